@@ -1,0 +1,1 @@
+"""TensorIR schedules, one operator family a file."""

@@ -1,0 +1,33 @@
+"""Pruned networks, fast on plain CPUs: a graph-optimization plugin for Apache TVM."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if importlib.util.find_spec("tvm_sparse.passes") is None:
+    raise ImportError(
+        "tvm_sparse is not installed: its folders passes/ and schedules/ are mapped into the "
+        "package at installation; run `pip install -e .` in the repository"
+    )
+
+if TYPE_CHECKING:
+    from tvm_sparse import passes, schedules
+    from tvm_sparse.api import compile, load
+    from tvm_sparse.engine import Engine
+    from tvm_sparse.errors import TvmSparseError
+
+__all__ = ["Engine", "TvmSparseError", "compile", "load", "passes", "schedules"]
+__version__ = "0.1.0"
+
+_HOME = {"Engine": "engine", "TvmSparseError": "errors", "compile": "api", "load": "api"}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that `import tvm_sparse` and `tvm-sparse --help` do not wait for TVM.
+    if name in _HOME:
+        return getattr(importlib.import_module(f"tvm_sparse.{_HOME[name]}"), name)
+    if name in ("passes", "schedules"):
+        return importlib.import_module(f"tvm_sparse.{name}")
+    raise AttributeError(f"module 'tvm_sparse' has no attribute {name!r}")
