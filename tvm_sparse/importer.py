@@ -1,0 +1,197 @@
+"""ONNX file => Relax module with static shapes and its weights as constants.
+
+The graph is simplified first by ONNX Runtime's basic offline optimizations (constant folding,
+dead nodes, normalization folding): raw exports hold shape arithmetic that TVM cannot import.
+Where ONNX Runtime refuses a model, TVM gets it as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.onnx_file import bind_shapes, read_model, tensor_array
+from tvm_sparse.specs import TensorSpec
+
+# Optimizers of ONNX Runtime that we undo or do better: the first wraps matrix products in
+# reshapes, the second moves transposes out of the attention that we look for.
+_DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer"]
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model in Relax.
+
+    Attributes
+    ----------
+    mod : tvm.IRModule
+        Its function ``main`` takes the inputs in order; weights are constants inside.
+    inputs, outputs : tuple of TensorSpec
+        Under the names that the ONNX file gives them.
+    """
+
+    mod: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def import_onnx(
+    path: str | os.PathLike[str], shapes: Mapping[str, Sequence[int]] | None = None
+) -> ImportedModel:
+    """Import an ONNX model; its file is never changed.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The ``.onnx`` file (weights may lie in external files next to it), or its folder.
+    shapes : mapping of str to sequence of int, optional
+        Shapes of the inputs that have dynamic dimensions.
+
+    Returns
+    -------
+    ImportedModel
+
+    Raises
+    ------
+    ModelError
+        If the file is no whole ONNX model, or TVM cannot import one of its nodes.
+    InputError
+        If `shapes` does not fit the model or leaves a dimension open.
+    """
+    model, folder = read_model(path)
+    bind_shapes(model, shapes)
+    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
+        try:
+            model, folder = _simplify(model, folder, Path(scratch))
+            tried = f"simplified by ONNX Runtime {onnxruntime.__version__}"
+        except _Refused as refusal:
+            tried = f"not simplified, since ONNX Runtime {onnxruntime.__version__} said: {refusal}"
+        inputs, outputs = (
+            [value.name for value in values] for values in (model.graph.input, model.graph.output)
+        )
+        mod = _GraphImporter(folder, tried).convert(model)
+    main = mod["main"]
+    output_types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
+    return ImportedModel(
+        mod,
+        tuple(map(tensor_spec, inputs, (param.ty for param in main.params))),
+        tuple(map(tensor_spec, outputs, output_types)),
+    )
+
+
+def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
+    """Return the spec of an input or output called `name` of Relax type `ty`.
+
+    Raises
+    ------
+    ModelError
+        If it is no tensor of known rank.
+    """
+    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+        raise ModelError(f"{name!r} is no tensor of known rank, but {ty}; it cannot be compiled")
+    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in ty.shape)
+    return TensorSpec(name, tuple(shape), str(ty.dtype))
+
+
+class _Refused(Exception):
+    """ONNX Runtime's reason for not simplifying a model."""
+
+
+def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> tuple[onnx.ModelProto, Path]:
+    """Return the simplified model and the folder that its weights lie in, inside `scratch`."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(scratch / "model.onnx")
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    # Large weights stay out of the protobuf message, whose limit is 2 GB.
+    for key, value in {
+        "session.model_external_initializers_file_folder_path": str(folder),
+        "session.optimized_model_external_initializers_file_name": "weights.bin",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }.items():
+        options.add_session_config_entry(key, value)
+    try:
+        onnxruntime.InferenceSession(
+            model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=_DISABLED_OPTIMIZERS,
+        )
+    # ONNX Runtime's errors share no base class below Exception.
+    except Exception as error:
+        raise _Refused(_first_line(error)) from None
+    simple = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    foreign = {node.domain for node in simple.graph.node} - {"", "ai.onnx"}
+    if foreign:
+        raise _Refused(f"it needs operators of {', '.join(sorted(foreign))}")
+    return simple, scratch
+
+
+class _GraphImporter(onnx_frontend.ONNXGraphImporter):
+    """TVM's importer, reading weights straight from their file and naming the failing node."""
+
+    def __init__(self, folder: Path, tried: str) -> None:
+        super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
+        self._folder = folder
+        self._tried = tried
+
+    def convert(self, model: onnx.ModelProto) -> tvm.IRModule:
+        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),  # TVM prints the node it fails at
+        ):
+            try:
+                return self.from_onnx(model.graph, opset)
+            except ModelError:
+                raise
+            # What a converter raises is whatever the Python or C++ below it does.
+            except Exception as error:
+                raise ModelError(
+                    f"TVM {tvm.__version__} cannot import the model ({self._tried}): "
+                    f"{_first_line(error)}"
+                ) from error
+
+    def _parse_array(self, tensor_proto: onnx.TensorProto) -> tvm.runtime.Tensor:
+        return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        known = {"If", "Constant", *onnx_frontend._get_convert_map()}
+        for node in graph.node:
+            if node.op_type not in known or node.domain not in ("", "ai.onnx"):
+                domain = f"{node.domain}." if node.domain else ""
+                raise self._error(node.name, f"{domain}{node.op_type}", "it has no converter")
+
+    def _convert_operator(
+        self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr:
+        try:
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        except Exception as error:
+            raise self._error(attrs["tvm_custom"]["name"], op_name, _first_line(error)) from error
+
+    def _error(self, node: str, op_type: str, reason: str) -> ModelError:
+        return ModelError(
+            f"node {node!r} ({op_type}) cannot be imported by TVM {tvm.__version__}: {reason} "
+            f"(the model was {self._tried})"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,235 @@
+"""Reading and writing ONNX files: checks, external data, and sizes for dynamic dimensions.
+
+The user's file is only read. Weights in external files stay there until `tensor_array`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import external_data_helper, numpy_helper
+
+from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.specs import unknown_input
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
+    """Read an ONNX file, leaving external weights where they are.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The file, or a folder that holds a ``model.onnx``.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+        The model; initializers that are also graph inputs are only initializers, and every
+        node has a name.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is not a whole ONNX model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.onnx"
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (DecodeError, ValueError, TypeError):
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one") from None
+    _check_whole(model, path)
+    _normalize(model.graph)
+    for tensor in external_tensors(model):
+        external_data_path(tensor, path.parent)
+    return model, path.parent
+
+
+def _check_whole(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse what protobuf accepts though it is no model: other formats, half a graph."""
+    graph = model.graph
+    if not model.ir_version or not model.opset_import or not graph.output:
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one")
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version > newest:
+            raise ModelError(
+                f"{path}: opset {opset.version} is newer than {newest}, the newest that the "
+                f"installed onnx {onnx.__version__} knows; export the model with opset {newest}"
+            )
+    known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer} | {""}
+    for node in graph.node:
+        missing = next((name for name in node.input if name not in known), None)
+        if missing is not None:
+            raise ModelError(
+                f"{path}: node {node.name!r} ({node.op_type}) reads {missing!r}, which nothing "
+                "before it produces; the file is truncated or its export went wrong"
+            )
+        known.update(node.output)
+    missing = next((value.name for value in graph.output if value.name not in known), None)
+    if missing is not None:
+        raise ModelError(f"{path}: no node produces output {missing!r}; the file is truncated")
+
+
+def _normalize(graph: onnx.GraphProto) -> None:
+    # ONNX lets a caller override an initializer that is also an input, which would forbid
+    # folding and packing it; such files come from exporters that list every weight as an input.
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    for node in graph.node:
+        node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of the main graph whose values lie in another file."""
+    graph = model.graph
+    attributes = (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
+    for tensor in (*graph.initializer, *attributes):
+        if external_data_helper.uses_external_data(tensor):
+            yield tensor
+
+
+def external_data_path(tensor: onnx.TensorProto, folder: Path) -> Path:
+    """Return the file that holds the values of `tensor`.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, too short, or outside of `folder`.
+    """
+    info = external_data_helper.ExternalDataInfo(tensor)
+    path = folder / info.location
+    where = f"weight {tensor.name!r} lies in {path}, which"
+    if Path(info.location).is_absolute() or ".." in Path(info.location).parts:
+        raise ModelError(f"{where} is outside of the model's folder")
+    if not path.is_file():
+        raise ModelError(f"{where} does not exist; keep it next to the model")
+    if path.stat().st_size < (info.offset or 0) + (info.length or 0):
+        raise ModelError(f"{where} is too short; the file is truncated")
+    return path
+
+
+def tensor_array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
+    """Return the values of a tensor; external ones are mapped from their file, not read."""
+    if not external_data_helper.uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    path = external_data_path(tensor, folder)
+    info = external_data_helper.ExternalDataInfo(tensor)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if tensor.data_type in _PACKED or 0 in shape:
+        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        return numpy_helper.to_array(tensor)
+    return np.memmap(path, dtype, "r", info.offset or 0, shape or (1,)).reshape(shape)
+
+
+# Element types that ONNX stores two to a byte.
+_PACKED = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1)
+
+
+def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> None:
+    """Give every dynamic dimension of the graph's inputs its size, in place.
+
+    A named dimension (``batch``, ``sequence``) that one input's shape fixes is fixed in all.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model whose ``graph.input`` is changed.
+    shapes : mapping of str to sequence of int, or None
+        Shape of every input that has a dynamic dimension which no other input fixes.
+
+    Raises
+    ------
+    InputError
+        If `shapes` does not fit the model or leaves a dimension open.
+    """
+    inputs = {value.name: value for value in model.graph.input}
+    sizes: dict[str, int] = {}
+    for name, given in (shapes or {}).items():
+        if name not in inputs:
+            raise unknown_input(name, inputs)
+        _bind(inputs[name], tuple(given), sizes)
+    for name, value in inputs.items():
+        if not value.type.tensor_type.HasField("shape"):
+            raise InputError(f"input {name!r}: its shape is unknown; {_remedy(name, 2)}")
+        dimensions = value.type.tensor_type.shape.dim
+        for axis, dimension in enumerate(dimensions):
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+            if dimension.dim_value < 1:
+                called = f" ({dimension.dim_param!r})" if dimension.dim_param else ""
+                raise InputError(
+                    f"input {name!r}: dimension {axis}{called} is dynamic; "
+                    f"{_remedy(name, len(dimensions))}"
+                )
+    # What the exporter noted for the dynamic shapes would contradict the bound ones.
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    dimensions = value.type.tensor_type.shape.dim
+    declared = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dimensions]
+    mismatch = f"input {value.name!r}: shape {shape} does not fit the model's {declared}"
+    if not value.type.tensor_type.HasField("shape"):
+        dimensions.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
+    if len(shape) != len(dimensions):
+        raise InputError(mismatch)
+    for dimension, size in zip(dimensions, shape, strict=True):
+        if size < 1:
+            raise InputError(f"input {value.name!r}: shape {shape} has a dimension below 1")
+        if dimension.dim_value > 0 and dimension.dim_value != size:
+            raise InputError(mismatch)
+        if dimension.dim_param and sizes.setdefault(dimension.dim_param, size) != size:
+            raise InputError(
+                f"{mismatch}: {dimension.dim_param!r} is {sizes[dimension.dim_param]} elsewhere"
+            )
+        dimension.dim_value = size
+
+
+def _remedy(name: str, rank: int) -> str:
+    example = (1, 128, 128, 128)[:rank] if rank < 4 else (1, 3, 224, 224, 1, 1)[:rank]
+    text = ",".join(str(size) for size in example)
+    return f"a library is compiled for fixed shapes: give this one, e.g. --shape {name}={text}"
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as one file, or as a file with its weights beside it if over 2 GB.
+
+    The files appear whole or not at all.
+
+    Raises
+    ------
+    ModelError
+        If `path` cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            temporary = Path(folder) / path.name
+            weights = f"{path.name}.data"
+            try:
+                onnx.save(model, str(temporary))
+            except (EncodeError, ValueError):
+                onnx.save(model, str(temporary), save_as_external_data=True, location=weights)
+                (Path(folder) / weights).replace(path.parent / weights)
+            temporary.replace(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,62 @@
+"""Name, shape and dtype of a model's inputs and outputs, and the check of what a caller passes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_sparse.errors import InputError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What an input or output of a model is.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the model.
+    shape : tuple of int
+        Its dimensions; -1 is one that is known only at run time (outputs only).
+    dtype : str
+        NumPy name of its element type.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+    def check(self, value: object) -> np.ndarray:
+        """Return `value` as an array of exactly this shape and dtype.
+
+        Raises
+        ------
+        InputError
+            If `value` has another shape or dtype; nothing is converted silently.
+        """
+        array = np.asarray(value)
+        if array.dtype != np.dtype(self.dtype):
+            raise InputError(
+                f"input {self.name!r}: expected dtype {self.dtype}, got {array.dtype}; "
+                f"convert it with .astype({self.dtype!r})"
+            )
+        if array.shape != self.shape:
+            raise InputError(
+                f"input {self.name!r}: expected shape {self.shape}, got {array.shape}; "
+                "the shapes are fixed when the model is compiled (shapes=, --shape)"
+            )
+        return array
+
+
+def unknown_input(name: str, known: Iterable[str]) -> InputError:
+    """Return the error for an input called `name`, which the model does not have."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown input {name!r}: {hint}the model's inputs are {', '.join(names)}")
