@@ -63,6 +63,14 @@ class CpuProfile:
         """Number of float32 values in one vector register."""
         return self.vector_bits // 32
 
+    def panel_lanes(self, tokens: int) -> int:
+        """Return how many of `tokens` tokens form one block of the row panel layout.
+
+        Two vectors: each non-zero weight is loaded once for both, and a panel of a common width
+        still fits L1 by halves. One, if that holds all tokens.
+        """
+        return self.vector_lanes * (1 if tokens <= self.vector_lanes else 2)
+
     def to_target(self) -> tvm.target.Target:
         """Return the TVM target that compiles for this processor."""
         import tvm

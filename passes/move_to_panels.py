@@ -1,0 +1,200 @@
+"""MoveToPanels: f(from_panels(p)) => from_panels(f(p)), to_panels(from_panels(p)) => p
+
+f is an elementwise operator, a normalization over the channels, an attention, or a reshape that
+leaves the panels as they are. Layout changes move down the graph this way until they meet and
+cancel; what is left of them stands at the borders of the network.
+
+Runs after `SparsifyWeights` and `PackDenseWeights`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_sparse.passes import operators
+from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
+from tvm_sparse.targets import CpuProfile
+
+UNARY = tuple(
+    f"relax.{name}"
+    for name in (
+        "abs clip erf exp negative rsqrt sigmoid sqrt tanh nn.gelu nn.gelu_tanh nn.leakyrelu "
+        "nn.relu nn.silu"
+    ).split()
+)
+BINARY = tuple(
+    f"relax.{name}" for name in "add divide maximum minimum multiply power subtract".split()
+)
+
+
+@tvm.transform.module_pass(opt_level=0, name="MoveToPanels")
+class MoveToPanels:
+    """Move every operator that can work on panels there."""
+
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+
+    def transform_module(
+        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with its layout changes moved down and cancelled."""
+        rewriter = _Mover(mod, self.cpu)
+        for gvar, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
+        return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+
+
+@mutator
+class _Mover(PyExprMutator):
+    def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
+        super().__init__(mod)
+        self.cpu = cpu
+        self.rules: dict[str, Callable[[relax.Call], relax.Expr | None]] = {
+            operators.TO_PANELS: self._cancel,
+            "relax.reshape": self._reshape,
+            "relax.nn.layer_norm": self._layer_norm,
+            "relax.nn.attention": self._attention,
+            "relax.nn.attention_bias": self._attention,
+            **dict.fromkeys(UNARY, self._elementwise),
+            **dict.fromkeys(BINARY, self._elementwise),
+        }
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        rule = self.rules.get(call.op.name) if isinstance(call.op, tvm.ir.Op) else None
+        return (rule(call) if rule else None) or call
+
+    def _producer(self, value: relax.Expr) -> relax.Expr | None:
+        return self.lookup_binding(value) if isinstance(value, relax.Var) else None
+
+    def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, Layout] | None:
+        """Return the panels that `value` was read from, and their layout."""
+        call = self._producer(value)
+        if not is_call_to(call, operators.FROM_PANELS):
+            return None
+        (panels,) = call.args
+        shape = [int(e) for e in call.attrs["shape"]]
+        return panels, Layout.of(shape, int(panels.ty.shape[2]))
+
+    def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
+        found = self._panels_of(value)
+        if found and found[1].is_compatible(layout):
+            return found[0]
+        return self.builder_.emit(operators.to_panels(value, layout.lanes))
+
+    def _cancel(self, call: relax.Call) -> relax.Expr | None:
+        """to_panels(from_panels(p)) => p"""
+        found = self._panels_of(call.args[0])
+        shape = static_shape(call.args[0])
+        if found and shape and found[1].is_compatible(Layout.of(shape, int(call.attrs["lanes"]))):
+            return found[0]
+        return None
+
+    def _reshape(self, call: relax.Call) -> relax.Expr | None:
+        """reshape(reshape(x)) => reshape(x), reshape(from_panels(p)) => from_panels(p)"""
+        source, shape = call.args[0], static_shape(call)
+        if shape is None:
+            return None
+        inner = self._producer(source)
+        if is_call_to(inner, "relax.reshape"):
+            source = inner.args[0]
+        if static_shape(source) == shape:
+            return source
+        found = self._panels_of(source)
+        if found and len(shape) >= 2 and found[1].is_compatible(Layout.of(shape, found[1].lanes)):
+            return operators.from_panels(found[0], shape)
+        return relax.op.reshape(source, shape) if source is not call.args[0] else None
+
+    def _elementwise(self, call: relax.Call) -> relax.Expr | None:
+        """f(from_panels(p), q) => from_panels(f(p, to_panels(q)))"""
+        shape = static_shape(call)
+        found = [f for f in map(self._panels_of, call.args) if f is not None]
+        if not found or shape is None or len(shape) < 2 or call.ty.dtype != "float32":
+            return None
+        layout = Layout.of(shape, found[0][1].lanes)
+        if layout.channels != found[0][1].channels:
+            return None
+        args = [self._operand(arg, shape, layout) for arg in call.args]
+        if any(a is None for a in args):
+            return None
+        moved = self.builder_.emit(relax.Call(call.op, args, call.attrs))
+        return operators.from_panels(moved, shape)
+
+    def _operand(
+        self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
+    ) -> relax.Expr | None:
+        """Return what stands for `value` beside panels of a tensor of shape `shape`."""
+        own = static_shape(value)
+        if own == shape:
+            return self._as_panels(value, layout)
+        if not isinstance(value, tvm.ir.GenericConst):
+            # The scalar arguments of clip and leakyrelu are not tensors.
+            return value if not isinstance(value.ty, relax.TensorType) else None
+        array = value.value.numpy()
+        if array.size == 1:
+            return relax.const(array.reshape(()))
+        if array.ndim and array.size == array.shape[-1] == layout.channels:
+            return relax.const(array.reshape(layout.channels, 1))
+        return self._as_panels(relax.const(np.broadcast_to(array, shape).copy()), layout)
+
+    def _layer_norm(self, call: relax.Call) -> relax.Expr | None:
+        """layer_norm(x) over the channels => from_panels(layer_norm(to_panels(x)))"""
+        x, gamma, beta = call.args
+        shape, axes = static_shape(x), [int(a) for a in call.attrs["axes"]]
+        if shape is None or len(shape) < 2 or axes not in ([-1], [len(shape) - 1]):
+            return None
+        if call.ty.dtype != "float32" or not (call.attrs["center"] and call.attrs["scale"]):
+            return None
+        found = self._panels_of(x)
+        lanes = found[1].lanes if found else self.cpu.panel_lanes(shape[-2])
+        panels = self._as_panels(x, Layout.of(shape, lanes))
+        moved = operators.layer_norm(panels, gamma, beta, float(call.attrs["epsilon"]))
+        return operators.from_panels(self.builder_.emit(moved), shape)
+
+    def _attention(self, call: relax.Call) -> relax.Expr | None:
+        """attention(q, k, v) => reshape(from_panels(attention(to_panels(...))))"""
+        query, key, value, *bias = call.args
+        q_shape, k_shape, v_shape = map(static_shape, (query, key, value))
+        if q_shape is None or k_shape is None or v_shape != k_shape or call.ty.dtype != "float32":
+            return None
+        if call.attrs["causal_mask"] is not None or call.attrs["window_size"] is not None:
+            return None
+        batch, tokens, heads, head_dim = q_shape
+        key_tokens = k_shape[1]
+        bias_shape = static_shape(bias[0]) if bias else ()
+        if bias_shape is None or k_shape[2:] != q_shape[2:]:
+            return None
+        if bias and (len(bias_shape) != 4 or bias_shape[3] != key_tokens):
+            return None
+        scale = call.attrs["scale"]
+        channels = heads * head_dim
+        lanes = self.cpu.panel_lanes(max(tokens, key_tokens))
+        panels = [
+            self._as_panels(self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes))
+            for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
+        ]
+        attrs = {
+            "batch": batch,
+            "tokens": tokens,
+            "key_tokens": key_tokens,
+            "heads": heads,
+            "head_dim": head_dim,
+            "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
+        }
+        moved = operators.attention(*panels, bias[0] if bias else None, attrs)
+        flat = operators.from_panels(self.builder_.emit(moved), (batch, tokens, channels))
+        return relax.op.reshape(self.builder_.emit(flat), q_shape)
+
+    def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
+        """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""
+        inner = self._producer(x)
+        if is_call_to(inner, "relax.reshape") and static_shape(inner.args[0]) == shape:
+            return inner.args[0]
+        return self.builder_.emit(relax.op.reshape(x, shape))

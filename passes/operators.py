@@ -1,0 +1,232 @@
+"""Our Relax operators: what the graph passes rewrite a network into.
+
+All of them work on panels, `[rows, channels, lanes]` float32 tensors that hold a batch of token
+sequences: rows = batch * ceil(tokens / lanes) blocks of tokens, channels = features, lanes = the
+tokens of a block (the padding lanes of a sequence's last block hold finite values that nobody
+reads).
+
+=========================  ==================================================================
+`to_panels(x)`             `(batch, tokens, channels)` or `(tokens, channels)` -> panels
+`from_panels(p)`           the inverse
+`sparse_linear(p, ...)`    activation(W p + bias + residual), W mostly zeros, packed
+`linear(p, ...)`           the same with a dense W
+`layer_norm(p, g, b)`      normalization over the channels
+`attention(q, k, v, [b])`  softmax(scale q k^T + b) v for every head
+=========================  ==================================================================
+
+They are ordinary Relax operators with type inference, so a module that contains them prints,
+is checked and is transformed like any other. `LowerOperators` turns them into PrimFuncs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+PREFIX = "relax.tvm_sparse."
+
+TO_PANELS = PREFIX + "to_panels"
+FROM_PANELS = PREFIX + "from_panels"
+SPARSE_LINEAR = PREFIX + "sparse_linear"
+LINEAR = PREFIX + "linear"
+LAYER_NORM = PREFIX + "layer_norm"
+ATTENTION = PREFIX + "attention"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies in panels.
+
+    Attributes
+    ----------
+    batch, tokens, channels : int
+        The logical tensor is `(batch, tokens, channels)`.
+    lanes : int
+        Tokens of a block.
+    """
+
+    batch: int
+    tokens: int
+    channels: int
+    lanes: int
+
+    @staticmethod
+    def of(shape: Sequence[int], lanes: int) -> Layout:
+        """Return the layout of a tensor `(..., tokens, channels)`."""
+        *leading, tokens, channels = shape
+        batch = 1
+        for extent in leading:
+            batch *= extent
+        return Layout(batch, tokens, channels, lanes)
+
+    @property
+    def rows(self) -> int:
+        """Blocks of tokens in all sequences."""
+        return self.batch * -(-self.tokens // self.lanes)
+
+    def is_compatible(self, other: Layout) -> bool:
+        """Whether the same panels hold both, whatever the logical shape says."""
+        if self.lanes != other.lanes or self.channels != other.channels:
+            return False
+        if (self.batch, self.tokens) == (other.batch, other.tokens):
+            return True
+        # Whole blocks follow one another without padding between sequences.
+        whole = self.batch == 1 or self.tokens % self.lanes == 0
+        other_whole = other.batch == 1 or other.tokens % other.lanes == 0
+        return whole and other_whole and self.batch * self.tokens == other.batch * other.tokens
+
+
+def static_shape(value: relax.Expr) -> tuple[int, ...] | None:
+    """Return the shape of a tensor as integers, or None if some extent is not known."""
+    shape = getattr(value.ty, "shape", None)
+    if not isinstance(shape, relax.ShapeExpr):
+        return None
+    extents = tuple(shape.values)
+    if not all(isinstance(e, int | tvm.tirx.IntImm) for e in extents):
+        return None
+    return tuple(int(e) for e in extents)
+
+
+def is_call_to(value: relax.Expr | None, *names: str) -> bool:
+    """Whether `value` is a call to one of the operators."""
+    return (
+        isinstance(value, relax.Call)
+        and isinstance(value.op, tvm.ir.Op)
+        and value.op.name in names
+    )
+
+
+def to_panels(x: relax.Expr, lanes: int) -> relax.Call:
+    """Lay out `x` `(..., tokens, channels)` as panels."""
+    return _call(TO_PANELS, [x], {"lanes": lanes})
+
+
+def from_panels(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
+    """Return the tensor of shape `shape` `(..., tokens, channels)` that the panels hold."""
+    return _call(FROM_PANELS, [panels], {"shape": list(shape)})
+
+
+def sparse_linear(
+    x: relax.Expr, weights: Sequence[relax.Expr], attrs: dict[str, Any]
+) -> relax.Call:
+    """Multiply panels by a packed sparse weight.
+
+    Parameters
+    ----------
+    x : relax.Expr
+        Panels, `(rows, in_channels, lanes)`.
+    weights : sequence of relax.Expr
+        The arrays of a `PackedSparse`: indptr, channels, offsets, values.
+    attrs : dict
+        `channels`: output channels; `tiling`: the fields of a `SparseTiling`.
+    """
+    return _call(SPARSE_LINEAR, [x, *weights], {**attrs, **NO_EPILOGUE})
+
+
+def linear(x: relax.Expr, weight: relax.Expr, channels: int) -> relax.Call:
+    """Multiply panels by a packed dense weight with `channels` output channels."""
+    return _call(LINEAR, [x, weight], {"channels": channels, **NO_EPILOGUE})
+
+
+def layer_norm(
+    x: relax.Expr, gamma: relax.Expr, beta: relax.Expr, epsilon: float
+) -> relax.Call:
+    """Normalize panels over their channels; `gamma` and `beta` are `(channels,)`."""
+    return _call(LAYER_NORM, [x, gamma, beta], {"epsilon": epsilon})
+
+
+def attention(
+    query: relax.Expr,
+    key: relax.Expr,
+    value: relax.Expr,
+    bias: relax.Expr | None,
+    attrs: dict[str, Any],
+) -> relax.Call:
+    """Attend with panels of `heads * head_dim` channels.
+
+    Parameters
+    ----------
+    query, key, value : relax.Expr
+        Panels.
+    bias : relax.Expr, optional
+        Added to the scaled scores, `(batch | 1, heads | 1, tokens | 1, key tokens)`.
+    attrs : dict
+        `batch`, `tokens`, `key_tokens`, `heads`, `head_dim`, `scale`.
+    """
+    return _call(ATTENTION, [query, key, value, *([bias] if bias is not None else [])], attrs)
+
+
+# The epilogue of a linear operator; `bias` and `residual` say that such an argument follows.
+NO_EPILOGUE: dict[str, Any] = {"bias": False, "residual": False, "activation": ""}
+
+
+def with_epilogue(
+    call: relax.Call,
+    *,
+    bias: relax.Expr | None = None,
+    residual: relax.Expr | None = None,
+    activation: str = "",
+) -> relax.Call:
+    """Return a (sparse) linear call with one more step of epilogue.
+
+    The epilogue is ``activation(y + bias + residual)``: `bias` `(channels,)` comes before
+    `residual` (panels of y's shape) in the arguments.
+    """
+    attrs = dict(call.attrs.items())
+    args = list(call.args)
+    if bias is not None:
+        args.insert(len(args) - bool(attrs["residual"]), bias)
+        attrs["bias"] = True
+    if residual is not None:
+        args.append(residual)
+        attrs["residual"] = True
+    if activation:
+        attrs["activation"] = activation
+    return _call(call.op.name, args, attrs)
+
+
+def _call(name: str, args: list[relax.Expr], attrs: dict[str, Any]) -> relax.Call:
+    return relax.Call(tvm.ir.Op.get(name), args, tvm.ir.DictAttrs(attrs))
+
+
+Infer = Callable[[relax.Call, relax.BlockBuilder], relax.Type]
+
+
+def _register(name: str, infer: Infer) -> None:
+    if name not in tvm.ir.Op.list_op_names():
+        tvm.ir._ffi_api.RegisterOp(name, f"{name} on panels [rows, channels, lanes]")
+    tvm.ir.register_op_attr(name, "FInferType", infer)
+    tvm.ir.register_op_attr(name, "FPurity", True)
+
+
+def _infer_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    shape = static_shape(call.args[0])
+    if shape is None:
+        raise ValueError(f"to_panels needs a static shape, got {call.args[0].ty}")
+    layout = Layout.of(shape, int(call.attrs["lanes"]))
+    return relax.TensorType((layout.rows, layout.channels, layout.lanes), "float32")
+
+
+def _infer_from_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    return relax.TensorType([int(e) for e in call.attrs["shape"]], "float32")
+
+
+def _infer_linear(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    rows, _, lanes = call.args[0].ty.shape
+    return relax.TensorType((rows, int(call.attrs["channels"]), lanes), "float32")
+
+
+def _infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    return call.args[0].ty
+
+
+_register(TO_PANELS, _infer_to_panels)
+_register(FROM_PANELS, _infer_from_panels)
+_register(SPARSE_LINEAR, _infer_linear)
+_register(LINEAR, _infer_linear)
+_register(LAYER_NORM, _infer_same)
+_register(ATTENTION, _infer_same)

@@ -1,0 +1,80 @@
+"""The pipeline: what happens to a network, in order.
+
+``tvm.compile(mod, target, relax_pipeline="tvm_sparse")`` runs it by name.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
+from tvm_sparse.passes.lower_operators import LowerOperators
+from tvm_sparse.passes.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.move_to_panels import MoveToPanels
+from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
+from tvm_sparse.passes.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.sparsify_weights import SparsifyWeights
+from tvm_sparse.passes.vectorize_math import VectorizeMath
+from tvm_sparse.targets import CpuProfile, native
+
+Passes = list[tvm.transform.Pass]
+
+
+def canonicalize() -> Passes:
+    """Make whole operators of what exporters decompose."""
+    return [
+        relax.transform.DecomposeOpsForInference(),
+        relax.transform.CanonicalizeBindings(),
+        relax.transform.FoldConstant(),
+        RecomposeLayerNorm(),
+        RecomposeGelu(),
+        RecomposeSilu(),
+        RecomposeAttention(),
+        relax.transform.DeadCodeElimination(),
+    ]
+
+
+def sparsify(cpu: CpuProfile) -> Passes:
+    """Choose a kernel for every weight and keep the activations in panels between them."""
+    return [
+        MeasureSparsity(),
+        SparsifyWeights(cpu),
+        PackDenseWeights(cpu),
+        MoveToPanels(cpu),
+        FuseEpilogue(),
+    ]
+
+
+def lower(cpu: CpuProfile) -> Passes:
+    """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
+    return [
+        LowerOperators(cpu),
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        VectorizeMath(),
+        ApplyDefaultSchedule(cpu),
+    ]
+
+
+def pipeline() -> tvm.transform.Pass:
+    """Return the whole pipeline, for the target in scope or else for this machine."""
+
+    @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
+    def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        target = tvm.target.Target.current(allow_none=True)
+        cpu = CpuProfile.from_target(target) if target is not None else native()
+        phases = [*canonicalize(), *sparsify(cpu), *lower(cpu)]
+        with target or cpu.to_target():
+            mod = tvm.transform.Sequential(phases)(mod)
+            return relax.get_pipeline("default_build")(mod)
+
+    return run

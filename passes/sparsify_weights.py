@@ -1,0 +1,94 @@
+"""SparsifyWeights: matmul(x, w) => from_panels(sparse_linear(to_panels(x), pack(w)))
+
+w is a constant, mostly zeros. Which weights are worth it is the cost model's choice; a dense or
+nearly dense weight stays as it is. Every decision is written to the module attribute
+``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
+
+Runs after constants are folded, and before anything is legalized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_sparse import cost_model
+from tvm_sparse.formats import PackedSparse
+from tvm_sparse.passes import operators
+from tvm_sparse.passes.constant_linear import ConstantLinear, match_constant_linear
+from tvm_sparse.targets import CpuProfile
+
+LAYERS = "tvm_sparse.layers"
+
+
+@tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
+class SparsifyWeights:
+    """Rewrite every pruned linear layer that the cost model wants sparse.
+
+    Parameters
+    ----------
+    target : tvm.target.Target or CpuProfile
+        What the module is compiled for.
+    """
+
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+
+    def transform_module(
+        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with its pruned linear layers rewritten."""
+        rewriter = _Sparsifier(mod, self.cpu)
+        for gvar, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
+        return rewriter.builder_.get().with_attr(LAYERS, rewriter.decisions)
+
+
+@mutator
+class _Sparsifier(PyExprMutator):
+    def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
+        super().__init__(mod)
+        self.cpu = cpu
+        self.decisions: list[dict[str, Any]] = []
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        value = self.visit_expr(binding.value)
+        layer = match_constant_linear(value, self.cpu) if isinstance(value, relax.Call) else None
+        if layer is not None:
+            value = self._rewrite(binding.var.name_hint, layer) or value
+        self.set_var_remap(binding.var, self.builder_.emit(value, binding.var.name_hint))
+
+    def _rewrite(self, name: str, layer: ConstantLinear) -> relax.Call | None:
+        out_channels, in_channels = layer.weight.shape
+        density = np.count_nonzero(layer.weight) / max(layer.weight.size, 1)
+        lanes = layer.layout.lanes
+        shape = (out_channels, in_channels, density)
+        choice = cost_model.sparse_pays(*shape, layer.layout.rows, lanes, self.cpu)
+        self.decisions.append(
+            {
+                "layer": name,
+                "shape": [out_channels, in_channels],
+                "tokens": layer.layout.batch * layer.layout.tokens,
+                "density": density,
+                "kernel": "sparse_linear" if choice.sparse else "linear",
+                "reason": choice.reason,
+            }
+        )
+        if not choice.sparse:
+            return None
+        tiling = cost_model.sparse_tiling(*shape, lanes, self.cpu)
+        packed = PackedSparse.from_dense(layer.weight, lanes, tiling)
+        arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
+        panels = self.builder_.emit(operators.to_panels(layer.x, lanes))
+        product = operators.sparse_linear(
+            panels,
+            [relax.const(a) for a in arrays],
+            {"channels": out_channels, "tiling": dataclasses.asdict(tiling)},
+        )
+        return operators.from_panels(self.builder_.emit(product), layer.out_shape)
