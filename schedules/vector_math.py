@@ -1,0 +1,235 @@
+"""Elementary functions in float32, as expressions that LLVM turns into vector code.
+
+TVM lowers ``exp`` and ``tanh`` to one call of libm per element and cannot lower ``erf`` for LLVM
+targets at all. The functions here take a scalar or vector expression and use only arithmetic,
+comparisons and bit operations of its type.
+
+Largest errors over all float32 inputs (an ulp is 2**-23 of the result's power of two):
+
+=========================================  ====================================================
+`exp`                                      1.5 ulp; 0 below 2**-126, inf above 2**128
+`log`                                      1.5 ulp
+`tanh`, `erf`                              4 ulp
+`sigmoid`                                  3 ulp; 0 below 2**-126
+`gelu`, `gelu_tanh`, `silu`, `hardswish`   2e-7 * max(1, abs(x))
+=========================================  ====================================================
+
+NaN gives NaN everywhere. The coefficients are minimax fits of the formula given beside them, by
+Lawson's iteration in double precision (J. R. Rice, The Approximation of Functions, vol. 2, 1969).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tvm.tirx import Let, Select, Var
+from tvm.tirx.script import builder as T
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+MIN_NORMAL = 2.0**-126
+MANTISSA_BITS = 23
+
+EXP_LOWEST = -87.33654
+"""The smallest float32 whose exp is not subnormal."""
+EXP_HIGHEST = 88.72283
+"""The largest float32 whose exp is finite."""
+# (exp(r) - 1 - r) / r**2 on abs(r) <= log(2) / 2; error 3e-9 of exp(r).
+_EXP = (0.4999999404, 0.1666652113, 0.0416683890, 0.0083687166, 0.0013814599)
+
+ERF_SATURATES = 3.92
+"""From here on erf is 1 within half an ulp."""
+# erf(x) / x in u = 2 * (x / 3.92)**2 - 1 on abs(u) <= 1; relative error 3e-8. In powers of x**2
+# itself all digits would cancel.
+_ERF = (
+    *(0.36073681712, -0.18010862172, 0.13408455253, -0.10917922854, 0.09059697390),
+    *(-0.07401981205, 0.05839599669, -0.04343687370, 0.02969756722, -0.01999499649),
+    *(0.01420995034, -0.00766056823, 0.00191997213, -0.00139451318, 0.00209875824),
+    -0.00084393425,
+)
+
+TANH_SMALL = 0.625
+# (tanh(x) / x - 1) / x**2 in powers of x**2 on abs(x) <= 0.625; error 4e-9 of tanh(x) / x.
+_TANH = (-0.3333328366, 0.1333149076, -0.0537434965, 0.0206505861, -0.0057170442)
+
+# (log(1 + r) - r + r**2 / 2) / r**3 on sqrt(0.5) <= 1 + r <= sqrt(2); error 6e-9 of log(1 + r).
+_LOG = (
+    *(0.3333333135, -0.2500081956, 0.2000122666, -0.1662335694),
+    *(0.1420175731, -0.1316018254, 0.1276157796, -0.0763449445),
+)
+
+# log(2) as a sum: the first part has 15 bits, so that its product with an exponent is exact.
+_LOG2_HIGH, _LOG2_LOW = 0.693145751953125, 1.42860682030941723e-6
+# Added to a float32, rounds it to an integer and leaves that integer in the low bits.
+_ROUND = 1.5 * 2**MANTISSA_BITS
+
+
+def exp(x: Expr) -> Expr:
+    """Return e to the power of `x`."""
+    let = _Lets()
+    x = let(x)
+    rounded = let(x * _of(math.log2(math.e), x) + _of(_ROUND, x))
+    n = rounded - _of(_ROUND, x)
+    r = let(x - n * _of(_LOG2_HIGH, x) - n * _of(_LOG2_LOW, x))
+    mantissa = r * r * _polynomial(_EXP, r) + r + _of(1, x)
+    power = _float(_bits(mantissa) + _shift_left(_bits(rounded), MANTISSA_BITS))
+    finite = Select(x > _of(EXP_HIGHEST, x), _of(math.inf, x), power)
+    return let.around(Select(x < _of(EXP_LOWEST, x), _of(0, x), finite))
+
+
+def log(x: Expr) -> Expr:
+    """Return the natural logarithm of `x`: -inf at 0, NaN below."""
+    let = _Lets()
+    x = let(x)
+    tiny = x < _of(MIN_NORMAL, x)
+    scaled = let(_bits(Select(tiny, x * _of(2.0**MANTISSA_BITS, x), x)))
+    sqrt_half = _int_of(0x3F3504F3, x)
+    exponent = let(T.shift_right(scaled - sqrt_half, _int_of(MANTISSA_BITS, x)))
+    r = let(_float(scaled - _shift_left(exponent, MANTISSA_BITS)) - _of(1, x))
+    unscaled = exponent - Select(tiny, _int_of(MANTISSA_BITS, x), _int_of(0, x))
+    n = let(T.Cast(x.ty.dtype, unscaled))
+    small = r * r * (r * _polynomial(_LOG, r) - _of(0.5, x)) + n * _of(_LOG2_LOW, x)
+    finite = n * _of(_LOG2_HIGH, x) + (r + small)
+    positive = Select(x < _of(math.inf, x), finite, x)
+    nonzero = Select(x < _of(0, x), _of(math.nan, x), positive)
+    return let.around(Select(T.EQ(x, _of(0, x)), _of(-math.inf, x), nonzero))
+
+
+def sigmoid(x: Expr) -> Expr:
+    """Return ``1 / (1 + exp(-x))``."""
+    return _of(1, x) / (_of(1, x) + exp(_of(0, x) - x))
+
+
+def tanh(x: Expr) -> Expr:
+    """Return the hyperbolic tangent of `x`."""
+    let = _Lets()
+    x = let(x)
+    square = let(x * x)
+    small = x * square * _polynomial(_TANH, square) + x
+    large = _of(1, x) - _of(2, x) / (exp(x + x) + _of(1, x))
+    return let.around(Select(square < _of(TANH_SMALL**2, x), small, large))
+
+
+def erf(x: Expr) -> Expr:
+    """Return the Gauss error function of `x`."""
+    let = _Lets()
+    x = let(x)
+    u = let(x * x * _of(2 / ERF_SATURATES**2, x) - _of(1, x))
+    below = Select(x < _of(-ERF_SATURATES, x), _of(-1, x), x * _polynomial(_ERF, u))
+    return let.around(Select(x > _of(ERF_SATURATES, x), _of(1, x), below))
+
+
+def gelu(x: Expr) -> Expr:
+    """Return ``x * (1 + erf(x / sqrt(2))) / 2``."""
+    let = _Lets()
+    x = let(x)
+    half = let(x * _of(0.5, x))
+    return let.around(half * erf(x * _of(math.sqrt(0.5), x)) + half)
+
+
+def gelu_tanh(x: Expr) -> Expr:
+    """Return the approximation ``x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``."""
+    let = _Lets()
+    x = let(x)
+    scale = 2 * math.sqrt(2 / math.pi)
+    return let.around(x * sigmoid(x * (x * x * _of(0.044715 * scale, x) + _of(scale, x))))
+
+
+def silu(x: Expr) -> Expr:
+    """Return ``x * sigmoid(x)``."""
+    let = _Lets()
+    x = let(x)
+    return let.around(x * sigmoid(x))
+
+
+def relu(x: Expr) -> Expr:
+    """Return the larger of `x` and 0."""
+    let = _Lets()
+    x = let(x)
+    return let.around(Select(x < _of(0, x), _of(0, x), x))
+
+
+def relu6(x: Expr) -> Expr:
+    """Return `x` limited to 0 to 6."""
+    return _clip(x, 0, 6)
+
+
+def hardswish(x: Expr) -> Expr:
+    """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
+    let = _Lets()
+    x = let(x)
+    return let.around(x * _clip(x * _of(1 / 6, x) + _of(0.5, x), 0, 1))
+
+
+ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
+    f.__name__: f for f in (relu, relu6, hardswish, gelu, gelu_tanh, silu, sigmoid, tanh)
+}
+"""The functions that may follow a linear layer, by name."""
+
+
+class _Lets:
+    """Names intermediate values that are used more than once, so that each is computed once."""
+
+    def __init__(self) -> None:
+        self._bound: list[tuple[Var, Expr]] = []
+
+    def __call__(self, value: Expr) -> Var:
+        var = Var("t", value.ty)
+        self._bound.append((var, value))
+        return var
+
+    def around(self, body: Expr) -> Expr:
+        """Return `body` with all names bound in front of it."""
+        for var, value in reversed(self._bound):
+            body = Let(var, value, body)
+        return body
+
+
+def _of(value: float, like: Expr) -> Expr:
+    """Return a float32 constant with the lanes of another expression."""
+    return _broadcast(T.float32(value), like)
+
+
+def _int_of(value: int, like: Expr) -> Expr:
+    return _broadcast(T.int32(value), like)
+
+
+def _broadcast(scalar: Expr, like: Expr) -> Expr:
+    lanes = like.ty.dtype.lanes
+    return scalar if lanes == 1 else T.Broadcast(scalar, lanes)
+
+
+def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
+    """Horner's scheme, lowest power first."""
+    value = _of(coefficients[-1], x)
+    for c in reversed(coefficients[:-1]):
+        value = value * x + _of(c, x)
+    return value
+
+
+def _clip(x: Expr, low: float, high: float) -> Expr:
+    # As selects, whose order lets NaN through; T.min and T.max would not.
+    let = _Lets()
+    x = let(x)
+    above = let(Select(x < _of(low, x), _of(low, x), x))
+    return let.around(Select(above > _of(high, x), _of(high, x), above))
+
+
+def _bits(x: Expr) -> Expr:
+    return T.reinterpret(_with_lanes("int32", x), x)
+
+
+def _float(bits: Expr) -> Expr:
+    return T.reinterpret(_with_lanes("float32", bits), bits)
+
+
+def _shift_left(x: Expr, count: int) -> Expr:
+    return T.shift_left(x, _int_of(count, x))
+
+
+def _with_lanes(scalar: str, like: Expr) -> str:
+    lanes = like.ty.dtype.lanes
+    return scalar if lanes == 1 else f"{scalar}x{lanes}"
