@@ -1,0 +1,131 @@
+"""What a user calls: compile a model, load a library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from tvm_sparse import library, targets
+from tvm_sparse.engine import Engine
+from tvm_sparse.errors import InputError
+from tvm_sparse.importer import ImportedModel, import_onnx, tensor_spec
+from tvm_sparse.library import LibraryInfo
+from tvm_sparse.passes import pipeline
+
+
+def compile(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    target: str = "native",
+    threads: int | None = None,
+) -> Engine:
+    """Compile a model for a CPU.
+
+    Parameters
+    ----------
+    model : str, PathLike or tvm.IRModule
+        An ONNX file, or a Relax module whose function ``main`` has static shapes and its weights
+        as constants.
+    shapes : mapping of str to sequence of int, optional
+        Shapes of the ONNX inputs that have dynamic dimensions.
+    target : str
+        Name of a CPU profile; ``"native"`` is this machine.
+    threads : int, optional
+        Threads that an inference runs on; by default all cores that this process may use.
+
+    Returns
+    -------
+    Engine
+        Runs the model if `target` fits this machine; its `save` writes the library.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or imported.
+    InputError
+        If `shapes` does not fit the model, or `threads` is below 1.
+    TargetError
+        If `target` is unknown.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+    tvm_target = targets.profile(target).to_target()
+    imported = import_module(model, shapes)
+    info = LibraryInfo(
+        inputs=imported.inputs,
+        outputs=imported.outputs,
+        constant_outputs=_constant_outputs(imported),
+        cpu=str(tvm_target.attrs["mcpu"]),
+        instruction_sets=library.instruction_sets(tvm_target),
+    )
+    mod = library.describe(imported.mod, info)
+    del imported  # its weights are replaced by packed ones on the way
+    executable = tvm.compile(mod, tvm_target, relax_pipeline=pipeline.pipeline())
+    return Engine(executable.mod, info, threads)
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
+    """Load a library that `Engine.save` or ``tvm-sparse compile`` wrote.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The library.
+    threads : int, optional
+        Threads that an inference runs on; by default all cores that this process may use.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    LibraryError
+        If the file is missing, truncated, not ours, or for another processor.
+    """
+    module, info = library.read_library(Path(path))
+    return Engine(module, info, threads)
+
+
+def import_module(
+    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int]] | None = None
+) -> ImportedModel:
+    """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
+
+    Raises
+    ------
+    ModelError, InputError
+        As `compile`.
+    """
+    if not isinstance(model, tvm.IRModule):
+        return import_onnx(model, shapes)
+    if shapes:
+        raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
+    main = model["main"]
+    inputs = tuple(tensor_spec(param.name_hint, param.ty) for param in main.params)
+    types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
+    outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
+    return ImportedModel(model, inputs, outputs)
+
+
+def _constant_outputs(imported: ImportedModel) -> tuple[str, ...]:
+    """Return the names of the outputs that depend on no input."""
+    main = imported.mod["main"]
+    varying = set(main.params)
+    values = {}
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            values[binding.var] = binding.value
+            if varying.intersection(relax.analysis.free_vars(binding.value)):
+                varying.add(binding.var)
+    result = values.get(main.body.body, main.body.body)
+    fields = list(result) if isinstance(result, relax.Tuple) else [main.body.body]
+    return tuple(
+        spec.name
+        for spec, field in zip(imported.outputs, fields, strict=True)
+        if not varying.intersection(relax.analysis.free_vars(field))
+    )

@@ -1,0 +1,171 @@
+"""The engine: runs a compiled model on NumPy arrays.
+
+A TVM virtual machine must not be used by two threads at once, and TVM gives every thread that
+runs one a pool of its own. So each engine has one thread that owns its virtual machine: calls
+from several Python threads queue up there, and no more than `threads` threads ever compute.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_sparse import library
+from tvm_sparse.errors import InputError
+from tvm_sparse.library import LibraryInfo
+from tvm_sparse.specs import TensorSpec, unknown_input
+
+# Generated code loads whole vectors from addresses that it takes to be aligned.
+_ALIGNMENT = 64
+
+# TVM's affinity mode in which all worker threads may move between the given cores.
+_SHARE_CORES = -3
+
+
+class Engine:
+    """A compiled model.
+
+    Made by `tvm_sparse.compile` and `tvm_sparse.load`. Safe to call from several threads.
+
+    Attributes
+    ----------
+    info : LibraryInfo
+        What the library says about itself.
+    threads : int
+        Number of threads that an inference runs on.
+    """
+
+    def __init__(
+        self, module: tvm.runtime.Module, info: LibraryInfo, threads: int | None = None
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        self.info = info
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._module = module
+        self._starting = threading.Lock()
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(map(str, specs)) for specs in (self.info.inputs, self.info.outputs)
+        )
+        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {self.threads} threads)"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes and dtypes of the inputs, in the order of the model."""
+        return self.info.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes and dtypes of the outputs, in the order of the model."""
+        return self.info.outputs
+
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, np.ndarray]:
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array, or sequence of array
+            Every input by name, or all inputs in the order of the model.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Every output by name. The arrays are the caller's to keep and to change.
+
+        Raises
+        ------
+        InputError
+            If an input is missing, unknown, or of another shape or dtype.
+        """
+        arrays = [
+            spec.check(value)
+            for spec, value in zip(self.inputs, self._in_order(inputs), strict=True)
+        ]
+        result = self._call([_to_tensor(array) for array in arrays])
+        tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        taken = list(arrays)
+        outputs: dict[str, np.ndarray] = {}
+        for spec, tensor in zip(self.outputs, tensors, strict=True):
+            array = np.from_dlpack(tensor)
+            # An output may be a view of an input, of another output or of a weight.
+            if spec.name in self.info.constant_outputs or any(
+                np.may_share_memory(array, other) for other in taken
+            ):
+                array = array.copy()
+            taken.append(array)
+            outputs[spec.name] = array
+        return outputs
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the library, with weights; loading it needs no original model.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Where to write; an existing file is replaced, at once and only by a whole library.
+
+        Raises
+        ------
+        LibraryError
+            If the file cannot be written, or no C compiler is there to link.
+        """
+        library.write_library(self._module, Path(path))
+
+    def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+        names = [spec.name for spec in self.inputs]
+        if not isinstance(inputs, Mapping):
+            if len(inputs) != len(names):
+                raise InputError(
+                    f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
+                )
+            return list(inputs)
+        for name in inputs:
+            if name not in names:
+                raise unknown_input(name, names)
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                raise InputError(f"missing input {spec.name!r}: expected {spec}")
+        return [inputs[name] for name in names]
+
+    def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
+        with self._starting:
+            worker, main = self._worker
+        return worker.submit(main, *tensors).result()
+
+    @functools.cached_property
+    def _worker(self) -> tuple[ThreadPoolExecutor, Callable[..., Any]]:
+        """The thread that owns the virtual machine, and the machine's function ``main``."""
+        executor = ThreadPoolExecutor(
+            1, "tvm_sparse", initializer=_start_pool, initargs=(self.threads,)
+        )
+        machine = executor.submit(relax.VirtualMachine, self._module, tvm.cpu()).result()
+        return executor, machine["main"]
+
+
+def _start_pool(threads: int) -> None:
+    """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
+    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    # The number of listed cores is the size of the pool that the first call makes; the second
+    # lets its threads move between all cores that the process may use.
+    configure(_SHARE_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
+    configure(_SHARE_CORES, threads, cores)
+
+
+def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
+    """Return `array` for TVM: its own memory if that is aligned, else a copy."""
+    in_place = array.flags.c_contiguous and array.flags.writeable
+    if in_place and array.ctypes.data % _ALIGNMENT == 0:
+        return tvm.runtime.from_dlpack(array)
+    return tvm.runtime.tensor(np.ascontiguousarray(array))
