@@ -1,0 +1,55 @@
+"""Buffers as the hand-written kernels use them: arguments, flat views, register arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+STACK_LIMIT_BYTES = 1024
+"""TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
+one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
+
+
+def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
+    """Add a buffer parameter; its extents are int64, as in the operators that Relax lowers."""
+    shape = tuple(T.int64(e) if isinstance(e, int) else e for e in extents)
+    return T.arg(name, T.buffer(shape, dtype))
+
+
+def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
+    """View memory from `start` on as a flat buffer, so that LLVM keeps one base pointer of it."""
+    return T.decl_buffer((size,), dtype, data=T.bind(T.address_of(start)))
+
+
+def vector(start: Expr, lanes: int) -> Expr:
+    """Return the index of `lanes` consecutive elements."""
+    return T.Ramp(start, T.int64(1), lanes)
+
+
+class Registers:
+    """An array of `count` float32 vectors of `lanes` values, allocated in the current sblock.
+
+    It is cut into buffers small enough to be promoted to registers, and must be indexed with
+    Python integers only.
+    """
+
+    def __init__(self, count: int, lanes: int) -> None:
+        self._lanes = lanes
+        self._per_buffer = (STACK_LIMIT_BYTES - 1) // (4 * lanes)
+        self._buffers = [
+            T.sblock_alloc_buffer((min(self._per_buffer, count - first) * lanes,), "float32")
+            for first in range(0, count, self._per_buffer)
+        ]
+
+    def __getitem__(self, i: int) -> Expr:
+        return self._buffers[i // self._per_buffer][self._place(i)]
+
+    def __setitem__(self, i: int, value: Expr) -> None:
+        T.buffer_store(self._buffers[i // self._per_buffer], value, [self._place(i)])
+
+    def _place(self, i: int) -> Expr:
+        return T.Ramp(i % self._per_buffer * self._lanes, 1, self._lanes)

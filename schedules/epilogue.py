@@ -1,0 +1,39 @@
+"""What happens to a linear layer's result while it is still in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm_sparse.schedules.vector_math import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """``activation(product + bias + residual)``.
+
+    Attributes
+    ----------
+    bias : bool
+        Add a value per output channel, float32 ``[N]``.
+    residual : bool
+        Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
+    activation : str, optional
+        A key of `tvm_sparse.schedules.vector_math.ACTIVATIONS`.
+    """
+
+    bias: bool = False
+    residual: bool = False
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            known = ", ".join(sorted(ACTIVATIONS))
+            raise ValueError(f"unknown activation {self.activation!r}; known: {known}")
+
+    def activate(self, value: Expr) -> Expr:
+        """Apply the activation to a float32 value or vector."""
+        return value if self.activation is None else ACTIVATIONS[self.activation](value)

@@ -1,0 +1,137 @@
+"""Dense linear layer on panels: ``y[r, n, :] = act(sum_k w[n, k] x[r, k, :] + ...)``.
+
+The loops::
+
+    for block, row in parallel:          # NB output channels, a panel of lanes
+        for piece of the lanes:          # at most two vectors
+            NB x V accumulators = 0
+            for k:                       # V vectors of the panel, NB weights
+                NB x V multiply-adds
+            y = accumulators, after bias, residual and activation
+
+All rows are visited while a block of weights is in the cache, so a thread reads its share of the
+weights from memory once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.cost_model import dense_tiling
+from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.targets import CpuProfile
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+
+def pack_linear(weight: NDArray[np.float32], cpu: CpuProfile) -> NDArray[np.float32]:
+    """Reorder a weight ``[N, K]`` into ``[blocks, K, NB]``, as `linear` reads it.
+
+    The last block is filled up with zeros.
+    """
+    n, k = weight.shape
+    channels = dense_tiling(n, cpu).channels
+    padded = np.pad(weight, ((0, -n % channels), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(-1, channels, k).transpose(0, 2, 1))
+
+
+def linear(
+    rows: int, lanes: int, n: int, k: int, epilogue: Epilogue, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a dense linear layer.
+
+    Parameters
+    ----------
+    rows, lanes : int
+        Rows (panels) of the activations, and lanes of a row: a multiple of the vector length.
+    n, k : int
+        Output and input channels.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, K, lanes], weight [blocks, K, NB], [bias [N]], [residual [rows, N, lanes]],
+        y [rows, N, lanes])``, all float32, the weight from `pack_linear`.
+    """
+    width = cpu.vector_lanes
+    if lanes % width:
+        raise ValueError(f"{lanes} lanes are not a multiple of the vector length {width}")
+    tiling = dense_tiling(n, cpu)
+    channels = tiling.channels
+    blocks = -(-n // channels)
+
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("linear")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = argument("x", rows, k, lanes)
+        weight = argument("weight", blocks, k, channels)
+        bias = argument("bias", n) if epilogue.bias else None
+        residual = argument("residual", rows, n, lanes) if epilogue.residual else None
+        y = argument("y", rows, n, lanes)
+
+        def multiply(first_vector: int, vectors: int) -> None:
+            panel = flat(x[row, 0, 0], k * lanes)
+            weights = flat(weight[block, 0, 0], k * channels)
+            for i in range(channels * vectors):
+                acc[i] = T.Broadcast(T.float32(0), width)
+            with T.serial(T.int64(0), T.int64(k)) as k_index:
+                sources = [
+                    T.bind(panel[vector(k_index * lanes + (first_vector + v) * width, width)])
+                    for v in range(vectors)
+                ]
+                for c in range(channels):
+                    factor = T.bind(T.Broadcast(weights[k_index * channels + c], width))
+                    for v in range(vectors):
+                        acc[c * vectors + v] = acc[c * vectors + v] + factor * sources[v]
+
+        def store(c: int, first_vector: int, vectors: int) -> None:
+            channel = block * channels + c
+            for v in range(vectors):
+                value = acc[c * vectors + v]
+                place = [row, channel, vector(T.int64((first_vector + v) * width), width)]
+                if bias is not None:
+                    value = value + T.Broadcast(bias[channel], width)
+                if residual is not None:
+                    value = value + residual[tuple(place)]
+                T.buffer_store(y, epilogue.activate(T.bind(value)), place)
+
+        jobs = T.parallel(T.int64(0), T.int64(blocks * rows))
+        with jobs as job, T.sblock("linear"):
+            block = T.axis.spatial(T.int64(blocks), job // rows)
+            row = T.axis.spatial(T.int64(rows), job % rows)
+            outputs = slice(block * channels, _end(block, channels, n))
+            T.reads(
+                x[row, 0:k, 0:lanes],
+                weight[block, 0:k, 0:channels],
+                *([] if bias is None else [bias[outputs]]),
+                *([] if residual is None else [residual[row, outputs, 0:lanes]]),
+            )
+            T.writes(y[row, outputs, 0:lanes])
+            acc = Registers(channels * tiling.vectors, width)
+            for first_vector in range(0, lanes // width, tiling.vectors):
+                vectors = min(tiling.vectors, lanes // width - first_vector)
+                multiply(first_vector, vectors)
+                for c in range(channels):
+                    if c < n - (blocks - 1) * channels:
+                        store(c, first_vector, vectors)
+                    else:  # the last block has no such channel
+                        with T.If(block < blocks - 1), T.Then():
+                            store(c, first_vector, vectors)
+    return builder.get()
+
+
+def _end(block: Expr, channels: int, n: int) -> Expr:
+    end = block * channels + channels
+    return end if n % channels == 0 else T.min(end, T.int64(n))

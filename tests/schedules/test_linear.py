@@ -1,0 +1,81 @@
+import re
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.cost_model import dense_tiling
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.linear import linear, pack_linear
+from tvm_sparse.targets import native, profile
+
+FULL = Epilogue(bias=True, residual=True, activation="relu")
+
+
+def build(func, cpu):
+    return tvm.compile(
+        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), cpu.to_target()
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    k=st.integers(1, 80),
+    rows=st.integers(1, 4),
+    vectors=st.integers(1, 4),
+    epilogue=st.sampled_from([Epilogue(), FULL, Epilogue(bias=True), Epilogue(residual=True)]),
+)
+def test_any_size(n, k, rows, vectors, epilogue):
+    cpu = native()
+    lanes = vectors * cpu.vector_lanes
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((n, k)).astype("float32")
+    x = rng.standard_normal((rows, k, lanes)).astype("float32")
+    expected = np.einsum("nk,rkl->rnl", weight.astype("float64"), x)
+    inputs = [x, pack_linear(weight, cpu)]
+    if epilogue.bias:
+        inputs.append(rng.standard_normal(n).astype("float32"))
+        expected += inputs[-1][:, None]
+    if epilogue.residual:
+        inputs.append(rng.standard_normal((rows, n, lanes)).astype("float32"))
+        expected += inputs[-1]
+    if epilogue.activation == "relu":
+        expected = np.maximum(expected, 0)
+    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, "float32"))
+    build(linear(rows, lanes, n, k, epilogue, cpu), cpu)["main"](
+        *map(tvm.runtime.tensor, inputs), y
+    )
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_packing_keeps_every_weight_and_fills_up_with_zeros():
+    cpu = profile("haswell")
+    weight = np.arange(1, 7 * 5 + 1, dtype="float32").reshape(7, 5)
+    packed = pack_linear(weight, cpu)
+    blocks, k, channels = packed.shape
+    assert k == 5 and channels == dense_tiling(7, cpu).channels
+    unpacked = packed.transpose(0, 2, 1).reshape(blocks * channels, k)
+    np.testing.assert_array_equal(unpacked[:7], weight)
+    assert not unpacked[7:].any()
+
+
+def test_lanes_must_be_whole_vectors():
+    with pytest.raises(ValueError, match="vector length 8"):
+        linear(1, 20, 8, 8, Epilogue(), profile("haswell"))
+
+
+@pytest.mark.parametrize(("name", "register"), [("skylake-avx512", "zmm"), ("haswell", "ymm")])
+def test_register_tile_is_not_spilled(name, register):
+    cpu = profile(name)
+    tile = dense_tiling(768, cpu)
+    func = linear(4, 2 * cpu.vector_lanes, 768, 96, Epilogue(bias=True), cpu)
+    assembly = build(func, cpu).mod.inspect_source("s")
+    loops = [b for b in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "vfmadd" in b]
+    assert loops
+    for loop in loops:
+        body = loop[: loop.rindex("vfmadd")]
+        assert len(re.findall(rf"vfmadd.*%{register}", loop)) % (tile.channels * tile.vectors) == 0
+        assert "rsp" not in body, "accumulators are spilled"

@@ -1,0 +1,137 @@
+import re
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.formats import PackedSparse, SparseTiling
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.sparse_linear import sparse_linear
+from tvm_sparse.targets import native, profile
+
+PLAIN = Epilogue()
+FULL = Epilogue(bias=True, residual=True, activation="relu")
+
+
+def build(func, cpu):
+    return tvm.compile(
+        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), cpu.to_target()
+    )
+
+
+def check(weight, rows, lanes, tiling, epilogue, seed=0):
+    """Compare the kernel with NumPy in double precision."""
+    n, k = weight.shape
+    cpu = native()
+    rng = np.random.default_rng(seed)
+    packed = PackedSparse.from_dense(weight, lanes, tiling)
+    kernel = build(sparse_linear(rows, lanes, n, k, tiling, epilogue, cpu), cpu)
+    x = rng.standard_normal((rows, k, lanes)).astype("float32")
+    expected = np.einsum("nk,rkl->rnl", weight.astype("float64"), x)
+    inputs = [x, packed.indptr, packed.channels, packed.offsets, packed.values]
+    if epilogue.bias:
+        inputs.append(rng.standard_normal(n).astype("float32"))
+        expected += inputs[-1][:, None]
+    if epilogue.residual:
+        inputs.append(rng.standard_normal((rows, n, lanes)).astype("float32"))
+        expected += inputs[-1]
+    if epilogue.activation == "relu":
+        expected = np.maximum(expected, 0)
+    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, "float32"))
+    kernel["main"](*map(tvm.runtime.tensor, inputs), y)
+    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def random_weight(n, k, density, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, k)) * (rng.random((n, k)) < density)).astype("float32")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    n=st.integers(1, 70),
+    k=st.integers(1, 150),
+    density=st.sampled_from([0.0, 0.02, 0.2, 0.7, 1.0]),
+    rows=st.integers(1, 4),
+    vectors=st.integers(1, 4),
+    group=st.sampled_from([4, 8]),
+    k_block=st.sampled_from([13, 64, 1000]),
+    split=st.booleans(),
+    epilogue=st.sampled_from([PLAIN, FULL, Epilogue(bias=True), Epilogue(residual=True)]),
+)
+def test_any_size(n, k, density, rows, vectors, group, k_block, split, epilogue):
+    n = 2 * n if split else n
+    tiling = SparseTiling(group, k_block, chunks=1 + split, window=24)
+    lanes = vectors * native().vector_lanes
+    check(random_weight(n, k, density), rows, lanes, tiling, epilogue)
+
+
+@pytest.mark.parametrize("k_block", [200, 100, 70])
+def test_epilogue_comes_once_however_many_k_blocks(k_block):
+    tiling = SparseTiling(4, k_block, chunks=2)
+    check(random_weight(24, 200, 0.3), 2, 2 * native().vector_lanes, tiling, FULL)
+
+
+def test_kernel_is_shared_by_weights_of_one_shape():
+    cpu = native()
+    tiling, lanes = SparseTiling(4, 32), cpu.vector_lanes
+    kernel = build(sparse_linear(1, lanes, 8, 64, tiling, PLAIN, cpu), cpu)
+    x = np.random.default_rng(0).standard_normal((1, 64, lanes)).astype("float32")
+    for density in (0.1, 0.6):
+        weight = random_weight(8, 64, density)
+        packed = PackedSparse.from_dense(weight, lanes, tiling)
+        y = tvm.runtime.tensor(np.zeros((1, 8, lanes), "float32"))
+        arrays = (x, packed.indptr, packed.channels, packed.offsets, packed.values)
+        kernel["main"](*map(tvm.runtime.tensor, arrays), y)
+        np.testing.assert_allclose(y.numpy()[0], weight @ x[0], atol=1e-4)
+
+
+def test_nan_weight_reaches_its_channel_only():
+    cpu = native()
+    weight = random_weight(8, 16, 0.5)
+    weight[3, 5] = np.nan
+    tiling, lanes = SparseTiling(4, 16), cpu.vector_lanes
+    packed = PackedSparse.from_dense(weight, lanes, tiling)
+    kernel = build(sparse_linear(1, lanes, 8, 16, tiling, PLAIN, cpu), cpu)
+    y = tvm.runtime.tensor(np.zeros((1, 8, lanes), "float32"))
+    x = np.ones((1, 16, lanes), "float32")
+    arrays = (x, packed.indptr, packed.channels, packed.offsets, packed.values)
+    kernel["main"](*map(tvm.runtime.tensor, arrays), y)
+    assert np.isnan(y.numpy()[0, 3]).all()
+    assert not np.isnan(np.delete(y.numpy()[0], 3, axis=0)).any()
+
+
+def test_lanes_must_be_whole_vectors():
+    with pytest.raises(ValueError, match="vector length 16"):
+        sparse_linear(1, 24, 8, 8, SparseTiling(4, 8), PLAIN, profile("skylake-avx512"))
+
+
+def test_wide_lanes_are_visited_in_pieces_where_registers_are_few():
+    cpu = profile("haswell")
+    func = sparse_linear(1, 4 * cpu.vector_lanes, 64, 64, SparseTiling(4, 64), PLAIN, cpu)
+    loops = hot_loops(build(func, cpu).mod.inspect_source("s"))
+    assert len(loops) == 2
+    assert not any("rsp" in loop for loop in loops)
+
+
+def hot_loops(assembly):
+    """Return the basic blocks that hold multiply-adds with a memory operand."""
+    blocks = re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE)
+    return [b for b in blocks if re.search(r"vfmadd\w+ps\s+-?\d*\(", b)]
+
+
+@pytest.mark.parametrize(
+    ("name", "register", "vectors"),
+    [("skylake-avx512", "zmm", 2), ("skylake-avx512", "zmm", 4), ("haswell", "ymm", 2)],
+)
+def test_inner_loop_stays_in_vector_registers(name, register, vectors):
+    cpu = profile(name)
+    tiling, lanes = SparseTiling(4, 384), vectors * cpu.vector_lanes
+    func = sparse_linear(4, lanes, 64, 768, tiling, Epilogue(bias=True), cpu)
+    loops = hot_loops(build(func, cpu).mod.inspect_source("s"))
+    assert loops
+    for loop in loops:
+        assert len(re.findall(rf"vfmadd\w+ps\s+-?\d*\(.*%{register}", loop)) == 4 * vectors
+        assert "rsp" not in loop, "accumulators or pointers are spilled"
