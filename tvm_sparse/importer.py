@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -74,12 +75,17 @@ def import_onnx(
     """
     model, folder = read_model(path)
     bind_shapes(model, shapes)
+    serialized = model.SerializeToString()
+    del model  # weights are hundreds of megabytes: never more copies than needed
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
         try:
-            model, folder = _simplify(model, folder, Path(scratch))
+            model = _simplify(serialized, folder, Path(scratch))
+            folder = Path(scratch)
             tried = f"simplified by ONNX Runtime {onnxruntime.__version__}"
         except _Refused as refusal:
             tried = f"not simplified, since ONNX Runtime {onnxruntime.__version__} said: {refusal}"
+            model = onnx.load_from_string(serialized)
+        del serialized
         inputs, outputs = (
             [value.name for value in values] for values in (model.graph.input, model.graph.output)
         )
@@ -111,8 +117,8 @@ class _Refused(Exception):
     """ONNX Runtime's reason for not simplifying a model."""
 
 
-def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> tuple[onnx.ModelProto, Path]:
-    """Return the simplified model and the folder that its weights lie in, inside `scratch`."""
+def _simplify(serialized: bytes, folder: Path, scratch: Path) -> onnx.ModelProto:
+    """Return the simplified model, whose large weights lie in a file in `scratch`."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(scratch / "model.onnx")
@@ -127,7 +133,7 @@ def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> tuple[onnx
         options.add_session_config_entry(key, value)
     try:
         onnxruntime.InferenceSession(
-            model.SerializeToString(),
+            serialized,
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
@@ -139,7 +145,7 @@ def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> tuple[onnx
     foreign = {node.domain for node in simple.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise _Refused(f"it needs operators of {', '.join(sorted(foreign))}")
-    return simple, scratch
+    return simple
 
 
 class _GraphImporter(onnx_frontend.ONNXGraphImporter):
@@ -193,5 +199,6 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"In ir\.Op\(.*?support_level=\d+\), ", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
