@@ -1,0 +1,161 @@
+"""Between sequences ``[batch, tokens, channels]`` and row panels ``[rows, channels, lanes]``.
+
+Each sequence of a batch is padded to whole blocks of `lanes` tokens, so ``rows = batch *
+ceil(tokens / lanes)``. A tile of one vector of tokens by one vector of channels is transposed in
+registers. The last tile of channels overlaps the one before it, so that every tile is whole.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.transpose import transpose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tvm
+    from tvm.ir import Expr
+
+    from tvm_sparse.targets import CpuProfile
+
+
+def panel_rows(batch: int, tokens: int, lanes: int) -> int:
+    """Return the number of panels that hold a batch of sequences."""
+    return batch * -(-tokens // lanes)
+
+
+def to_panels(
+    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the conversion of sequences to panels; lanes behind the last token become 0.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch, tokens, channels], y [rows, channels, lanes])``, float32.
+    """
+    rows = panel_rows(batch, tokens, lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("to_panels")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = T.arg("x", T.buffer(_shape(batch, tokens, channels), "float32"))
+        y = T.arg("y", T.buffer(_shape(rows, channels, lanes), "float32"))
+        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("to_panels"):
+            row = T.axis.spatial(T.int64(rows), i)
+            sequence, token = _first_token(row, tokens, lanes)
+            T.reads(x[sequence, 0:tokens, 0:channels])
+            T.writes(y[row, 0:channels, 0:lanes])
+
+            def move_tile(lane: int, valid: int, channel: Expr) -> None:
+                columns = [T.Broadcast(T.float32(0), vector)] * vector
+                for t in range(valid):
+                    columns[t] = T.bind(x[sequence, token + lane + t, _vector(channel, vector)])
+                for c, values in enumerate(transpose(columns) if valid else columns):
+                    T.buffer_store(y, values, [row, channel + c, _vector(lane, vector)])
+
+            def move_value(lane: int, valid: bool, channel: Expr) -> None:
+                value = x[sequence, token + lane, channel] if valid else T.float32(0)
+                T.buffer_store(y, value, [row, channel, lane])
+
+            _visit(row, tokens, channels, lanes, vector, move_tile, move_value)
+    return builder.get()
+
+
+def from_panels(
+    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the conversion of panels to sequences.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, channels, lanes], y [batch, tokens, channels])``, float32.
+    """
+    rows = panel_rows(batch, tokens, lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("from_panels")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = T.arg("x", T.buffer(_shape(rows, channels, lanes), "float32"))
+        y = T.arg("y", T.buffer(_shape(batch, tokens, channels), "float32"))
+        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("from_panels"):
+            row = T.axis.spatial(T.int64(rows), i)
+            sequence, token = _first_token(row, tokens, lanes)
+            T.reads(x[row, 0:channels, 0:lanes])
+            T.writes(y[sequence, 0:tokens, 0:channels])
+
+            def move_tile(lane: int, valid: int, channel: Expr) -> None:
+                if not valid:
+                    return
+                columns = [
+                    T.bind(x[row, channel + c, _vector(lane, vector)]) for c in range(vector)
+                ]
+                for t, values in enumerate(transpose(columns)[:valid]):
+                    T.buffer_store(
+                        y, values, [sequence, token + lane + t, _vector(channel, vector)]
+                    )
+
+            def move_value(lane: int, valid: bool, channel: Expr) -> None:
+                if valid:
+                    value = x[row, channel, lane]
+                    T.buffer_store(y, value, [sequence, token + lane, channel])
+
+            _visit(row, tokens, channels, lanes, vector, move_tile, move_value)
+    return builder.get()
+
+
+def _visit(
+    row: Expr,
+    tokens: int,
+    channels: int,
+    lanes: int,
+    vector: int,
+    move_tile: Callable[[int, int, Expr], None],
+    move_value: Callable[[int, bool, Expr], None],
+) -> None:
+    """Cover a panel with tiles, or value by value if it has fewer channels than a vector.
+
+    ``move_tile(lane, valid, channel)`` moves a tile of which the first `valid` lanes are tokens,
+    ``move_value(lane, valid, channel)`` one value.
+    """
+
+    def visit_panel(valid: int) -> None:
+        if channels < vector:
+            with T.serial(T.int64(0), T.int64(channels)) as channel:
+                for lane in range(lanes):
+                    move_value(lane, lane < valid, channel)
+            return
+        with T.serial(T.int64(0), T.int64(-(-channels // vector))) as tile:
+            first = T.bind(T.min(tile * vector, T.int64(channels - vector)))
+            for lane in range(0, lanes, vector):
+                move_tile(lane, min(max(valid - lane, 0), vector), first)
+
+    blocks, rest = -(-tokens // lanes), tokens % lanes
+    if blocks == 1 or not rest:
+        visit_panel(rest or lanes)
+        return
+    with T.If(row % blocks == blocks - 1):
+        with T.Then():
+            visit_panel(rest)
+        with T.Else():
+            visit_panel(lanes)
+
+
+def _first_token(row: Expr, tokens: int, lanes: int) -> tuple[Expr, Expr]:
+    """Return the sequence that a panel belongs to and the first of its tokens there."""
+    blocks = -(-tokens // lanes)
+    return row // blocks, row % blocks * lanes
+
+
+def _vector(first: Expr | int, length: int) -> Expr:
+    return T.Ramp(first, T.int64(1), length)
+
+
+def _shape(*extents: int) -> tuple[Expr, ...]:
+    return tuple(T.int64(e) for e in extents)
