@@ -186,10 +186,24 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
     def _convert_operator(
         self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
+        node = attrs["tvm_custom"]["name"]
         try:
-            return super()._convert_operator(op_name, inputs, attrs, opset)
+            result = super()._convert_operator(op_name, inputs, attrs, opset)
         except Exception as error:
-            raise self._error(attrs["tvm_custom"]["name"], op_name, _first_line(error)) from error
+            raise self._error(node, op_name, _first_line(error)) from error
+        if (
+            op_name == "Gather"
+            and isinstance(result, relax.Call)
+            and result.op.name == "relax.take"
+        ):
+            # TVM's choice reads any address for an index out of range, such as a token's.
+            table, index = result.args
+            result = self.bb.normalize(relax.op.take(table, index, result.attrs.axis, mode="clip"))
+        tensor = isinstance(result, relax.Call) and isinstance(result.ty, relax.TensorType)
+        if tensor and self.bb.current_block_is_dataflow():
+            # Variables called as the file calls its nodes make modules and reports readable.
+            return self.bb.emit(result, re.sub(r"\W+", "_", node).strip("_"))
+        return result
 
     def _error(self, node: str, op_type: str, reason: str) -> ModelError:
         return ModelError(
