@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.schedules.buffers import argument
+from tvm_sparse.schedules.buffers import vector as vector_at
 from tvm_sparse.schedules.transpose import transpose
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ def to_panels(
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("to_panels")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = T.arg("x", T.buffer(_shape(batch, tokens, channels), "float32"))
-        y = T.arg("y", T.buffer(_shape(rows, channels, lanes), "float32"))
+        x = argument("x", batch, tokens, channels)
+        y = argument("y", rows, channels, lanes)
         with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("to_panels"):
             row = T.axis.spatial(T.int64(rows), i)
             sequence, token = _first_token(row, tokens, lanes)
@@ -55,9 +57,9 @@ def to_panels(
             def move_tile(lane: int, valid: int, channel: Expr) -> None:
                 columns = [T.Broadcast(T.float32(0), vector)] * vector
                 for t in range(valid):
-                    columns[t] = T.bind(x[sequence, token + lane + t, _vector(channel, vector)])
+                    columns[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
                 for c, values in enumerate(transpose(columns) if valid else columns):
-                    T.buffer_store(y, values, [row, channel + c, _vector(lane, vector)])
+                    T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
 
             def move_value(lane: int, valid: bool, channel: Expr) -> None:
                 value = x[sequence, token + lane, channel] if valid else T.float32(0)
@@ -82,8 +84,8 @@ def from_panels(
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("from_panels")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = T.arg("x", T.buffer(_shape(rows, channels, lanes), "float32"))
-        y = T.arg("y", T.buffer(_shape(batch, tokens, channels), "float32"))
+        x = argument("x", rows, channels, lanes)
+        y = argument("y", batch, tokens, channels)
         with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("from_panels"):
             row = T.axis.spatial(T.int64(rows), i)
             sequence, token = _first_token(row, tokens, lanes)
@@ -94,11 +96,11 @@ def from_panels(
                 if not valid:
                     return
                 columns = [
-                    T.bind(x[row, channel + c, _vector(lane, vector)]) for c in range(vector)
+                    T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
                 ]
                 for t, values in enumerate(transpose(columns)[:valid]):
                     T.buffer_store(
-                        y, values, [sequence, token + lane + t, _vector(channel, vector)]
+                        y, values, [sequence, token + lane + t, vector_at(channel, vector)]
                     )
 
             def move_value(lane: int, valid: bool, channel: Expr) -> None:
@@ -151,11 +153,3 @@ def _first_token(row: Expr, tokens: int, lanes: int) -> tuple[Expr, Expr]:
     """Return the sequence that a panel belongs to and the first of its tokens there."""
     blocks = -(-tokens // lanes)
     return row // blocks, row % blocks * lanes
-
-
-def _vector(first: Expr | int, length: int) -> Expr:
-    return T.Ramp(first, T.int64(1), length)
-
-
-def _shape(*extents: int) -> tuple[Expr, ...]:
-    return tuple(T.int64(e) for e in extents)
