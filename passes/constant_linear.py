@@ -42,9 +42,9 @@ def match_constant_linear(call: relax.Call, cpu: CpuProfile) -> ConstantLinear |
     shape = static_shape(x)
     if not isinstance(w, tvm.ir.GenericConst) or shape is None or len(shape) < 2:
         return None
-    if len(static_shape(w) or ()) != 2 or {x.ty.dtype, w.ty.dtype} != {"float32"}:
+    if len(static_shape(w) or ()) != 2 or 0 in shape:
         return None
-    if 0 in shape:
+    if x.ty.dtype != "float32" or w.ty.dtype != "float32":
         return None
     weight = np.ascontiguousarray(w.value.numpy().T)
     layout = Layout.of(shape, cpu.panel_lanes(shape[-2]))

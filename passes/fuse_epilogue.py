@@ -32,9 +32,7 @@ ACTIVATIONS = {
 class FuseEpilogue:
     """Take bias, residual and activation into the linear operators."""
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its epilogues fused."""
         rewriter = _Fuser(mod)
         for gvar, func in mod.functions_items():

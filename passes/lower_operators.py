@@ -7,7 +7,6 @@ module is compiled for. Layers of one shape share one PrimFunc.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tvm
 from tvm import relax
@@ -29,9 +28,7 @@ class LowerOperators:
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its panel operators lowered."""
         others = [n for n in tvm.ir.Op.list_op_names() if n.startswith("relax.") and n not in RULES]
         rules = {name: self._legalize(rule) for name, rule in RULES.items()}
@@ -70,16 +67,9 @@ def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     rows, in_channels, lanes = _shape(call.args[0])
-    fields: dict[str, Any] = {k: int(v) for k, v in call.attrs["tiling"].items()}
-    return schedules.sparse_linear(
-        rows,
-        lanes,
-        int(call.attrs["channels"]),
-        in_channels,
-        SparseTiling(**fields),
-        _epilogue(call),
-        cpu,
-    )
+    tiling = SparseTiling(**{k: int(v) for k, v in call.attrs["tiling"].items()})
+    channels = int(call.attrs["channels"])
+    return schedules.sparse_linear(rows, lanes, channels, in_channels, tiling, _epilogue(call), cpu)
 
 
 def _linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:

@@ -21,9 +21,7 @@ WEIGHTS = "tvm_sparse.weights"
 class MeasureSparsity:
     """Annotate the module with the density of its constant weights."""
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with the attribute ``tvm_sparse.weights``."""
         found: list[dict[str, Any]] = []
         for _, func in mod.functions_items():
@@ -44,7 +42,7 @@ def _measure(func: relax.Function) -> list[dict[str, Any]]:
                 values = weight.value.numpy()
                 found.append(
                     {
-                        "layer": binding.var.name_hint,
+                        "layer": binding.var.name,
                         "operator": call.op.name.removeprefix("relax."),
                         "shape": list(values.shape),
                         "density": np.count_nonzero(values) / max(values.size, 1),

@@ -40,15 +40,19 @@ class MoveToPanels:
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""
         rewriter = _Mover(mod, self.cpu)
         for gvar, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+        return tvm.transform.Sequential(
+            [
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.EliminateCommonSubexpr(),
+                relax.transform.DeadCodeElimination(),
+            ]
+        )(rewriter.builder_.get())
 
 
 @mutator
@@ -69,70 +73,88 @@ class _Mover(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = super().visit_call_(call)
         rule = self.rules.get(call.op.name) if isinstance(call.op, tvm.ir.Op) else None
-        return (rule(call) if rule else None) or call
+        moved = rule(call) if rule is not None else None
+        return call if moved is None else moved
 
     def _producer(self, value: relax.Expr) -> relax.Expr | None:
-        return self.lookup_binding(value) if isinstance(value, relax.Var) else None
+        """Return what computes `value`, a variable or the alias of one."""
+        while isinstance(value, relax.Var):
+            value = self.lookup_binding(value)
+        return value
 
-    def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, Layout] | None:
-        """Return the panels that `value` was read from, and their layout."""
+    def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
+        """Return the panels that `value` was read from, and the shape they were read as.
+
+        A reshape in between that leaves the channels alone, as a layer between flat and
+        batched tokens has, is looked through.
+        """
         call = self._producer(value)
+        if is_call_to(call, "relax.reshape") and _same_channels(value, call.args[0]):
+            call = self._producer(call.args[0])
         if not is_call_to(call, operators.FROM_PANELS):
             return None
-        (panels,) = call.args
-        shape = [int(e) for e in call.attrs["shape"]]
-        return panels, Layout.of(shape, int(panels.ty.shape[2]))
+        return call.args[0], tuple(int(e) for e in call.attrs["shape"])
 
     def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         found = self._panels_of(value)
-        if found and found[1].is_compatible(layout):
+        if found and Layout.of(found[1], layout.lanes).is_compatible(layout):
             return found[0]
+        shape = (layout.batch, layout.tokens, layout.channels)
+        if Layout.of(static_shape(value) or (), layout.lanes) != layout:
+            value = self.builder_.emit(relax.op.reshape(value, shape))
         return self.builder_.emit(operators.to_panels(value, layout.lanes))
 
     def _cancel(self, call: relax.Call) -> relax.Expr | None:
         """to_panels(from_panels(p)) => p"""
         found = self._panels_of(call.args[0])
-        shape = static_shape(call.args[0])
-        if found and shape and found[1].is_compatible(Layout.of(shape, int(call.attrs["lanes"]))):
-            return found[0]
-        return None
+        if found is None:
+            return None
+        lanes = int(call.attrs["lanes"])
+        layout = Layout.of(static_shape(call.args[0]) or (), lanes)
+        is_same = int(found[0].ty.shape[2]) == lanes
+        return found[0] if is_same and Layout.of(found[1], lanes).is_compatible(layout) else None
 
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
-        """reshape(reshape(x)) => reshape(x), reshape(from_panels(p)) => from_panels(p)"""
+        """reshape(reshape(x)) => reshape(x), or x itself"""
         source, shape = call.args[0], static_shape(call)
+        inner = self._producer(source)
         if shape is None:
             return None
-        inner = self._producer(source)
         if is_call_to(inner, "relax.reshape"):
             source = inner.args[0]
         if static_shape(source) == shape:
             return source
-        found = self._panels_of(source)
-        if found and len(shape) >= 2 and found[1].is_compatible(Layout.of(shape, found[1].lanes)):
-            return operators.from_panels(found[0], shape)
-        return relax.op.reshape(source, shape) if source is not call.args[0] else None
+        return relax.op.reshape(source, shape)
 
     def _elementwise(self, call: relax.Call) -> relax.Expr | None:
         """f(from_panels(p), q) => from_panels(f(p, to_panels(q)))"""
         shape = static_shape(call)
-        found = [f for f in map(self._panels_of, call.args) if f is not None]
-        if not found or shape is None or len(shape) < 2 or call.ty.dtype != "float32":
+        found = next((f for f in map(self._panels_of, call.args) if f is not None), None)
+        if found is None or shape is None or call.ty.dtype != "float32":
             return None
-        layout = Layout.of(shape, found[0][1].lanes)
-        if layout.channels != found[0][1].channels:
+        panels, panel_shape = found
+        if shape[-1] != panel_shape[-1] or math.prod(shape) != math.prod(panel_shape):
             return None
+        layout = Layout.of(panel_shape, int(panels.ty.shape[2]))
         args = [self._operand(arg, shape, layout) for arg in call.args]
         if any(a is None for a in args):
             return None
-        moved = self.builder_.emit(relax.Call(call.op, args, call.attrs))
-        return operators.from_panels(moved, shape)
+        return self._read(relax.Call(call.op, args, call.attrs), panel_shape, shape)
+
+    def _read(
+        self, panels: relax.Call, panel_shape: tuple[int, ...], shape: tuple[int, ...]
+    ) -> relax.Expr:
+        """Return from_panels(panels) as a tensor of shape `shape`."""
+        tensor = operators.from_panels(self.builder_.emit(panels), panel_shape)
+        if shape == panel_shape:
+            return tensor
+        return relax.op.reshape(self.builder_.emit(tensor), shape)
 
     def _operand(
         self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
     ) -> relax.Expr | None:
         """Return what stands for `value` beside panels of a tensor of shape `shape`."""
-        own = static_shape(value)
-        if own == shape:
+        if static_shape(value) == shape:
             return self._as_panels(value, layout)
         if not isinstance(value, tvm.ir.GenericConst):
             # The scalar arguments of clip and leakyrelu are not tensors.
@@ -153,10 +175,10 @@ class _Mover(PyExprMutator):
         if call.ty.dtype != "float32" or not (call.attrs["center"] and call.attrs["scale"]):
             return None
         found = self._panels_of(x)
-        lanes = found[1].lanes if found else self.cpu.panel_lanes(shape[-2])
-        panels = self._as_panels(x, Layout.of(shape, lanes))
+        lanes = int(found[0].ty.shape[2]) if found else self.cpu.panel_lanes(shape[-2])
+        panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes))
         moved = operators.layer_norm(panels, gamma, beta, float(call.attrs["epsilon"]))
-        return operators.from_panels(self.builder_.emit(moved), shape)
+        return self._read(moved, found[1] if found else shape, shape)
 
     def _attention(self, call: relax.Call) -> relax.Expr | None:
         """attention(q, k, v) => reshape(from_panels(attention(to_panels(...))))"""
@@ -189,8 +211,7 @@ class _Mover(PyExprMutator):
             "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
         }
         moved = operators.attention(*panels, bias[0] if bias else None, attrs)
-        flat = operators.from_panels(self.builder_.emit(moved), (batch, tokens, channels))
-        return relax.op.reshape(self.builder_.emit(flat), q_shape)
+        return self._read(moved, (batch, tokens, channels), q_shape)
 
     def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
         """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""
@@ -198,3 +219,10 @@ class _Mover(PyExprMutator):
         if is_call_to(inner, "relax.reshape") and static_shape(inner.args[0]) == shape:
             return inner.args[0]
         return self.builder_.emit(relax.op.reshape(x, shape))
+
+
+def _same_channels(a: relax.Expr, b: relax.Expr) -> bool:
+    a_shape, b_shape = static_shape(a), static_shape(b)
+    if not a_shape or not b_shape:
+        return False
+    return len(a_shape) > 1 and len(b_shape) > 1 and a_shape[-1] == b_shape[-1]

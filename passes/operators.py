@@ -94,9 +94,7 @@ def static_shape(value: relax.Expr) -> tuple[int, ...] | None:
 def is_call_to(value: relax.Expr | None, *names: str) -> bool:
     """Whether `value` is a call to one of the operators."""
     return (
-        isinstance(value, relax.Call)
-        and isinstance(value.op, tvm.ir.Op)
-        and value.op.name in names
+        isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name in names
     )
 
 
@@ -132,9 +130,7 @@ def linear(x: relax.Expr, weight: relax.Expr, channels: int) -> relax.Call:
     return _call(LINEAR, [x, weight], {"channels": channels, **NO_EPILOGUE})
 
 
-def layer_norm(
-    x: relax.Expr, gamma: relax.Expr, beta: relax.Expr, epsilon: float
-) -> relax.Call:
+def layer_norm(x: relax.Expr, gamma: relax.Expr, beta: relax.Expr, epsilon: float) -> relax.Call:
     """Normalize panels over their channels; `gamma` and `beta` are `(channels,)`."""
     return _call(LAYER_NORM, [x, gamma, beta], {"epsilon": epsilon})
 

@@ -23,9 +23,7 @@ class PackDenseWeights:
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense linear layers rewritten."""
         rewriter = _Packer(mod, self.cpu)
         for gvar, func in mod.functions_items():

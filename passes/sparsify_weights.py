@@ -39,9 +39,7 @@ class SparsifyWeights:
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
-    def transform_module(
-        self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext
-    ) -> tvm.IRModule:
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its pruned linear layers rewritten."""
         rewriter = _Sparsifier(mod, self.cpu)
         for gvar, func in mod.functions_items():
@@ -55,16 +53,20 @@ class _Sparsifier(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
         super().__init__(mod)
         self.cpu = cpu
+        self.layer = ""
         self.decisions: list[dict[str, Any]] = []
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        value = self.visit_expr(binding.value)
-        layer = match_constant_linear(value, self.cpu) if isinstance(value, relax.Call) else None
-        if layer is not None:
-            value = self._rewrite(binding.var.name_hint, layer) or value
-        self.set_var_remap(binding.var, self.builder_.emit(value, binding.var.name_hint))
+        self.layer = binding.var.name
+        super().visit_var_binding_(binding)
 
-    def _rewrite(self, name: str, layer: ConstantLinear) -> relax.Call | None:
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        call = super().visit_call_(call)
+        layer = match_constant_linear(call, self.cpu)
+        product = self._rewrite(layer) if layer is not None else None
+        return call if product is None else product
+
+    def _rewrite(self, layer: ConstantLinear) -> relax.Call | None:
         out_channels, in_channels = layer.weight.shape
         density = np.count_nonzero(layer.weight) / max(layer.weight.size, 1)
         lanes = layer.layout.lanes
@@ -72,7 +74,7 @@ class _Sparsifier(PyExprMutator):
         choice = cost_model.sparse_pays(*shape, layer.layout.rows, lanes, self.cpu)
         self.decisions.append(
             {
-                "layer": name,
+                "layer": self.layer,
                 "shape": [out_channels, in_channels],
                 "tokens": layer.layout.batch * layer.layout.tokens,
                 "density": density,
