@@ -1,0 +1,67 @@
+"""Prints the README's table: this project and its peers in turns on pruned transformers.
+
+    benchmarks/peers.sh                      # once: environments of DeepSparse and OpenVINO
+    python benchmarks/run.py                 # every model of the table
+    python benchmarks/run.py bert-base-95 --threads 1 --json results.json
+
+Models are built once, with seeded weights, and kept in .cache/models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from tvm_sparse.benchmark_report import latency_table, readme_table, to_json
+from tvm_sparse.benchmarking import Comparison, compare
+from tvm_sparse.models import recipe
+from tvm_sparse.peers import OURS, PEERS
+
+TABLE = ("bert-base-95", "bert-base-90", "bert-base-80", "bert-base-0", "bert-large-95",
+         "vit-b-16-90")  # fmt: skip
+
+
+def main() -> None:
+    """Parse the command line, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=TABLE, metavar="MODEL",
+                        help="FAMILY-SPARSITY, such as bert-base-95; default: the table's")  # fmt: skip
+    parser.add_argument("--threads", type=int, help="of every engine; default: all usable cores")
+    parser.add_argument("--engines", nargs="+", choices=(OURS, *PEERS), default=(OURS, *PEERS))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a burst in each round")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
+    parser.add_argument("--json", type=Path, help="file to write everything measured to")
+    arguments = parser.parse_args()
+
+    console = Console(stderr=True)
+    comparisons: list[Comparison] = []
+    for name in arguments.models:
+        comparisons.append(_compare(name, arguments, console))
+        console.print(latency_table(comparisons[-1]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(to_json(comparisons), indent=1))
+    print(readme_table(comparisons))
+
+
+def _compare(name: str, arguments: argparse.Namespace, console: Console) -> Comparison:
+    model = recipe(name)
+    path = arguments.cache / f"{name}.onnx"
+    with console.status(f"{name}: building") as status:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            model.build(path)
+        return compare(
+            path, model.shapes, engines=arguments.engines, threads=arguments.threads,
+            rounds=arguments.rounds, seconds=arguments.seconds,
+            progress=lambda step: status.update(f"{name}: {step}"),
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
