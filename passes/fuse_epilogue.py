@@ -96,10 +96,10 @@ def _add(linear: relax.Call, result: relax.Expr, other: relax.Expr) -> relax.Cal
     """Return `linear` with `other` added as its bias or its residual, or None."""
     rows, channels, lanes = static_shape(result) or (0, 0, 0)
     shape = static_shape(other)
-    if shape == (channels, 1) and not linear.attrs["bias"]:
-        if isinstance(other, tvm.ir.GenericConst):
-            bias = relax.const(other.value.numpy().reshape(channels))
-            return operators.with_epilogue(linear, bias=bias)
+    is_bias = shape == (channels, 1) and isinstance(other, tvm.ir.GenericConst)
+    if is_bias and not linear.attrs["bias"]:
+        bias = relax.const(other.value.numpy().reshape(channels))
+        return operators.with_epilogue(linear, bias=bias)
     if shape == (rows, channels, lanes) and not linear.attrs["residual"]:
         return operators.with_epilogue(linear, residual=other)
     return None

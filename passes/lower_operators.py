@@ -1,7 +1,7 @@
 """LowerOperators: our operators => call_tir of scheduled PrimFuncs
 
-Every operator is lowered by the schedule of its name in `tvm_sparse.schedules`, for the CPU that the
-module is compiled for. Layers of one shape share one PrimFunc.
+Every operator is lowered by the schedule of its name in `tvm_sparse.schedules`, for the CPU that
+the module is compiled for. Layers of one shape share one PrimFunc.
 """
 
 from __future__ import annotations

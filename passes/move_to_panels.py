@@ -21,15 +21,30 @@ from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
 from tvm_sparse.targets import CpuProfile
 
-UNARY = tuple(
-    f"relax.{name}"
-    for name in (
-        "abs clip erf exp negative rsqrt sigmoid sqrt tanh nn.gelu nn.gelu_tanh nn.leakyrelu "
-        "nn.relu nn.silu"
-    ).split()
+UNARY = (
+    "relax.abs",
+    "relax.clip",
+    "relax.erf",
+    "relax.exp",
+    "relax.negative",
+    "relax.nn.gelu",
+    "relax.nn.gelu_tanh",
+    "relax.nn.leakyrelu",
+    "relax.nn.relu",
+    "relax.nn.silu",
+    "relax.rsqrt",
+    "relax.sigmoid",
+    "relax.sqrt",
+    "relax.tanh",
 )
-BINARY = tuple(
-    f"relax.{name}" for name in "add divide maximum minimum multiply power subtract".split()
+BINARY = (
+    "relax.add",
+    "relax.divide",
+    "relax.maximum",
+    "relax.minimum",
+    "relax.multiply",
+    "relax.power",
+    "relax.subtract",
 )
 
 

@@ -1,8 +1,8 @@
 """UnflattenLinear: matmul(reshape(x, (t, k)), w) => reshape(matmul(x, w), (t, n))
 
-x is `(batch, tokens, ...)`, its last dimensions making up k, and t = batch * tokens: what an exporter makes of a linear layer on batched
-tokens when it has only Gemm, a product of matrices. Undone, the sequences of a batch stay apart,
-as attention needs them.
+x is `(batch, tokens, ...)`, its last dimensions making up k, and t = batch * tokens: what an
+exporter makes of a linear layer on batched tokens when it has only Gemm, a product of matrices.
+Undone, the sequences of a batch stay apart, as attention needs them.
 
 Runs before `SparsifyWeights`.
 """
