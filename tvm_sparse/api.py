@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tvm
 from tvm import relax
 
 from tvm_sparse import library, targets
-from tvm_sparse.engine import Engine
+from tvm_sparse.engine import Engine, check_threads
 from tvm_sparse.errors import InputError
-from tvm_sparse.importer import ImportedModel, import_onnx, tensor_spec
 from tvm_sparse.library import LibraryInfo
-from tvm_sparse.passes import pipeline
+
+if TYPE_CHECKING:
+    from tvm_sparse.importer import ImportedModel
+
+# The importer and the passes are imported when something is compiled: loading needs neither.
 
 
 def compile(
@@ -51,8 +55,9 @@ def compile(
     TargetError
         If `target` is unknown.
     """
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    from tvm_sparse.passes import pipeline
+
+    check_threads(threads)
     tvm_target = targets.profile(target).to_target()
     imported = import_module(model, shapes)
     info = LibraryInfo(
@@ -101,6 +106,8 @@ def import_module(
     ModelError, InputError
         As `compile`.
     """
+    from tvm_sparse.importer import ImportedModel, import_onnx, tensor_spec
+
     if not isinstance(model, tvm.IRModule):
         return import_onnx(model, shapes)
     if shapes:

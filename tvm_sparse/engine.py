@@ -47,8 +47,7 @@ class Engine:
     def __init__(
         self, module: tvm.runtime.Module, info: LibraryInfo, threads: int | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
+        check_threads(threads)
         self.info = info
         self.threads = threads or len(os.sched_getaffinity(0))
         self._module = module
@@ -151,6 +150,18 @@ class Engine:
         )
         machine = executor.submit(relax.VirtualMachine, self._module, tvm.cpu()).result()
         return executor, machine["main"]
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads below 1; None means all usable cores.
+
+    Raises
+    ------
+    InputError
+        If `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
 
 
 def _start_pool(threads: int) -> None:

@@ -21,3 +21,7 @@ class TargetError(TvmSparseError):
 
 class LibraryError(TvmSparseError):
     """A compiled library that cannot be loaded or written."""
+
+
+class OutputError(TvmSparseError):
+    """A result, such as a pruned model or a table in JSON, that cannot be written."""

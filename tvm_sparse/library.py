@@ -23,6 +23,7 @@ from tvm.target import codegen
 
 import tvm_sparse
 from tvm_sparse.errors import LibraryError
+from tvm_sparse.files import replacing
 from tvm_sparse.specs import TensorSpec
 
 _DESCRIPTION = "tvm_sparse_description"
@@ -94,23 +95,6 @@ def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
     return builder.get()
 
 
-def check_writable(path: Path) -> None:
-    """Find out before a long compilation that the library cannot be written.
-
-    Raises
-    ------
-    LibraryError
-        If the folder of `path` is missing or not writable, or `path` is a folder.
-    """
-    if path.is_dir():
-        raise LibraryError(f"{path}: cannot be written: it is a folder")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise _not_written(path, error) from None
-
-
 def write_library(module: tvm.runtime.Module, path: Path) -> None:
     """Link a compiled module into a shared library, whole or not at all.
 
@@ -119,26 +103,16 @@ def write_library(module: tvm.runtime.Module, path: Path) -> None:
     LibraryError
         If `path` cannot be written, or no C compiler is there to link.
     """
-    check_writable(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / "library.so"
-            with _quiet_runtime():
-                module.export_library(
-                    str(temporary), fpack_imports=_pack_constants, workspace_dir=folder
-                )
-            temporary.replace(path)
-    except OSError as error:
-        raise _not_written(path, error) from None
+        with replacing(path, LibraryError) as temporary, _quiet_runtime():
+            module.export_library(
+                str(temporary), fpack_imports=_pack_constants, workspace_dir=str(temporary.parent)
+            )
     except (RuntimeError, ValueError) as error:
         raise LibraryError(
             f"{path}: linking failed; it needs a C compiler (g++, gcc or clang, or the one in "
             f"the environment variable CXX): {str(error).strip().splitlines()[-1]}"
         ) from error
-
-
-def _not_written(path: Path, error: OSError) -> LibraryError:
-    return LibraryError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _pack_constants(

@@ -6,16 +6,16 @@ The user's file is only read. Weights in external files stay there until `tensor
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.files import replacing
 from tvm_sparse.specs import unknown_input
 
 
@@ -214,22 +214,21 @@ def _remedy(name: str, rank: int) -> str:
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Write a model as one file, or as a file with its weights beside it if over 2 GB.
 
-    The files appear whole or not at all.
+    The model file appears whole or not at all.
 
     Raises
     ------
-    ModelError
+    OutputError
         If `path` cannot be written.
     """
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / path.name
-            weights = f"{path.name}.data"
-            try:
-                onnx.save(model, str(temporary))
-            except (EncodeError, ValueError):
-                onnx.save(model, str(temporary), save_as_external_data=True, location=weights)
-                (Path(folder) / weights).replace(path.parent / weights)
-            temporary.replace(path)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written: {error.strerror or error}") from None
+    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    external = size > _LARGEST_EMBEDDED
+    weights = path.with_name(f"{path.name}.data")
+    with replacing(path) as temporary:
+        onnx.save(model, str(temporary), save_as_external_data=external, location=weights.name)
+        if external:
+            temporary.with_name(weights.name).replace(weights)
+
+
+# Protobuf's limit is 2 GB for a message; the graph itself needs room too.
+_LARGEST_EMBEDDED = 1_900_000_000

@@ -1,0 +1,262 @@
+"""The command line: reads arguments and calls the Python API, one verb each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_sparse.errors import LibraryError, TvmSparseError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What needs TVM or rich is imported by the verbs, so that --help and mistakes answer at once.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Those of the process if not given.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 2 after an error of the user's, which is one line on stderr.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.verb(options)
+    except TvmSparseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    import tvm_sparse
+
+    parser = argparse.ArgumentParser(
+        prog="tvm-sparse", description="Compiles pruned networks to fast libraries for plain CPUs."
+    )
+    parser.add_argument("--version", action="version", version=tvm_sparse.__version__)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def add(name: str, does: str, verb: object) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        command.set_defaults(verb=verb)
+        return command
+
+    def add_model(command: argparse.ArgumentParser) -> None:
+        command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+        command.add_argument(
+            "--shape", type=_shape, action="append", default=[], metavar="NAME=1,128",
+            help="shape of an input that has dynamic dimensions",
+        )  # fmt: skip
+        command.add_argument(
+            "--target", default="native", metavar="NAME",
+            help="CPU to compile for; `tvm-sparse targets` lists them (default: this one)",
+        )  # fmt: skip
+
+    def add_threads(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
+        )
+
+    def add_json(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    command = add("compile", "compiles a model to a library", _compile)
+    add_model(command)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="LIB.so", help="library to write"
+    )
+    add_threads(command)
+    add_json(command)
+
+    command = add("run", "runs a library once", _run)
+    command.add_argument("library", type=Path, metavar="LIB.so", help="compiled library")
+    command.add_argument(
+        "--input", type=_input, action="append", default=[], metavar="NAME=FILE.npy",
+        help="an input; each must be given",
+    )  # fmt: skip
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("outputs.npz"), metavar="FILE.npz",
+        help="where the outputs go (default: outputs.npz)",
+    )  # fmt: skip
+    add_threads(command)
+    add_json(command)
+
+    command = add("benchmark", "measures the latency of a model or a library", _benchmark)
+    add_model(command)
+    command.add_argument(
+        "--compare", action="append", default=[], metavar="ENGINE",
+        help="also measure onnxruntime, deepsparse or openvino, in turns",
+    )  # fmt: skip
+    command.add_argument(
+        "--rounds", type=int, default=7, metavar="N", help="rounds of all engines (default: 7)"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=0.5, metavar="S",
+        help="length of an engine's turn in a round (default: 0.5)",
+    )  # fmt: skip
+    add_threads(command)
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
+
+    command = add("demo", "builds pruned models, compiles, checks and measures them", _demo)
+    add_threads(command)
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
+
+    command = add("analyze", "shows each layer's sparsity and kernel, and why", _analyze)
+    add_model(command)
+    add_json(command)
+
+    command = add("prune", "sets a model's smallest weights to zero, without training", _prune)
+    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="model to write"
+    )
+    command.add_argument(
+        "--sparsity", type=float, required=True, metavar="0.9", help="share of zeros"
+    )
+    command.add_argument(
+        "--scope", default="uniform", metavar="uniform|global|block",
+        help="the same sparsity everywhere (default), the smallest of all, or blocks of four",
+    )  # fmt: skip
+    add_json(command)
+
+    command = add("targets", "lists the CPUs that can be compiled for", _targets)
+    add_json(command)
+    return parser
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition("=")
+    try:
+        return _named(name), tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=1,128") from None
+
+
+def _input(text: str) -> tuple[str, Path]:
+    name, _, path = text.partition("=")
+    try:
+        return _named(name), Path(_named(path))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=ids.npy") from None
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from tvm_sparse import api, console, files
+
+    files.check_writable(options.output, LibraryError)
+    start = time.perf_counter()
+    with console.progress(f"compiling {options.model}"):
+        engine = api.compile(options.model, dict(options.shape), options.target, options.threads)
+        engine.save(options.output)
+    seconds = time.perf_counter() - start
+    size = options.output.stat().st_size
+    if options.json:
+        record = asdict(engine.info) | {"library": str(options.output)}
+        console.print_json(record | {"seconds": seconds, "bytes": size})
+    else:
+        print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from tvm_sparse import api, console, files
+
+    files.check_writable(options.output)
+    engine = api.load(options.library, options.threads)
+    inputs = {name: files.read_npy(path) for name, path in options.input}
+    outputs = engine.run(inputs)
+    files.write_npz(options.output, outputs)
+    if options.json:
+        console.print_json([asdict(spec) for spec in engine.outputs])
+    else:
+        console.print_tensors(engine.outputs)
+        print(f"written to {options.output}")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from tvm_sparse import api, benchmark_report, benchmarking, console, files
+    from tvm_sparse.peers import OURS
+
+    is_library = options.model.suffix == ".so"
+    inputs: dict[str, np.ndarray] | None = None
+    if is_library:
+        inputs = benchmarking.random_inputs(api.load(options.model).inputs)
+    with console.progress(f"measuring {options.model}") as update:
+        comparison = benchmarking.compare(
+            None if is_library else options.model,
+            dict(options.shape),
+            engines=(OURS, *options.compare),
+            library=options.model if is_library else None,
+            inputs=inputs,
+            threads=options.threads,
+            rounds=options.rounds,
+            seconds=options.seconds,
+            options={} if is_library else {"target": options.target},
+            progress=update,
+        )
+    console.print_table(benchmark_report.latency_table(comparison))
+    if options.json:
+        files.write_json(options.json, benchmark_report.to_json([comparison]))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from tvm_sparse import benchmark_report, console, demo, files
+
+    with console.progress("building models") as update:
+        comparisons = demo.run(options.threads, update)
+    for comparison in comparisons:
+        console.print_table(benchmark_report.latency_table(comparison))
+    if options.json:
+        files.write_json(options.json, benchmark_report.to_json(comparisons))
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from tvm_sparse import analysis, console
+
+    with console.progress(f"analyzing {options.model}"):
+        layers = analysis.analyze(options.model, dict(options.shape), options.target)
+    if options.json:
+        console.print_json([asdict(layer) for layer in layers])
+    else:
+        console.print_layers(layers)
+
+
+def _prune(options: argparse.Namespace) -> None:
+    from tvm_sparse import console, pruning
+
+    with console.progress(f"pruning {options.model}"):
+        weights = pruning.prune(options.model, options.output, options.sparsity, options.scope)
+    if options.json:
+        console.print_json([asdict(weight) for weight in weights])
+    else:
+        console.print_pruned(weights)
+
+
+def _targets(options: argparse.Namespace) -> None:
+    from tvm_sparse import console, targets
+
+    profiles = [targets.native(), *targets.PROFILES.values()]
+    if options.json:
+        console.print_json([asdict(profile) for profile in profiles])
+    else:
+        console.print_targets(profiles)

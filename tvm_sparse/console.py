@@ -1,0 +1,93 @@
+"""How the command line prints: results as tables or JSON on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tvm_sparse.analysis import LayerReport
+    from tvm_sparse.pruning import PrunedWeight
+    from tvm_sparse.specs import TensorSpec
+    from tvm_sparse.targets import CpuProfile
+
+# A pipe has no width: lines as long as a wide terminal's.
+_PIPE_WIDTH = 160
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table, no narrower than it needs if the output is no terminal."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+@contextlib.contextmanager
+def progress(start: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with a changing line of text while standard error is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status(start) as status:
+        yield status.update
+
+
+def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:
+    table = Table()
+    for header in headers:
+        right = header in numbers
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def print_layers(layers: Sequence[LayerReport]) -> None:
+    """Print what the compiler does with every layer."""
+    table = _table("layer", "operator", "weight", "sparsity", "kernel", "why", numbers=["sparsity"])
+    for layer in layers:
+        shape = "x".join(map(str, layer.shape))
+        sparsity = f"{1 - layer.density:.1%}"
+        table.add_row(layer.name, layer.operator, shape, sparsity, layer.kernel, layer.reason)
+    print_table(table)
+    size = sum(layer.size for layer in layers)
+    nonzero = sum(layer.size * layer.density for layer in layers)
+    sparse = sum(layer.kernel.startswith("sparse") for layer in layers)
+    share = 1 - nonzero / size if size else 0.0
+    print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
+
+
+def print_pruned(weights: Sequence[PrunedWeight]) -> None:
+    """Print what pruning did to every weight."""
+    table = _table("layer", "elements", "sparsity", "left dense", numbers=["elements", "sparsity"])
+    for weight in weights:
+        sparsity = f"{weight.zeros / max(weight.size, 1):.1%}"
+        table.add_row(weight.layer, str(weight.size), sparsity, weight.kept)
+    print_table(table)
+
+
+def print_targets(profiles: Sequence[CpuProfile]) -> None:
+    """Print CPU profiles."""
+    numbers = ("vector bits", "cores", "L1 KB", "L2 KB", "L3 KB")
+    table = _table("target", "LLVM cpu", "machine", *numbers, numbers=numbers)
+    for cpu in profiles:
+        sizes = (cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes)
+        values = (cpu.vector_bits, cpu.cores, *(size // 1024 for size in sizes))
+        table.add_row(cpu.name, cpu.mcpu, cpu.triple.split("-")[0], *map(str, values))
+    print_table(table)
+
+
+def print_tensors(specs: Sequence[TensorSpec]) -> None:
+    """Print names, dtypes and shapes."""
+    table = _table("name", "dtype", "shape")
+    for spec in specs:
+        table.add_row(spec.name, spec.dtype, "x".join(map(str, spec.shape)))
+    print_table(table)
