@@ -155,19 +155,22 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
         super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
         self._folder = folder
         self._tried = tried
+        self._building = False
 
     def convert(self, model: onnx.ModelProto) -> tvm.IRModule:
-        opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         with (
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(io.StringIO()),  # TVM prints the node it fails at
         ):
             try:
                 return self.from_onnx(model.graph, opset)
-            except ModelError:
-                raise
             # What a converter raises is whatever the Python or C++ below it does.
             except Exception as error:
+                if self._building:
+                    self.bb._end_block()  # or its destructor complains on stderr
+                if isinstance(error, ModelError):
+                    raise
                 raise ModelError(
                     f"TVM {tvm.__version__} cannot import the model ({self._tried}): "
                     f"{_first_line(error)}"
@@ -182,6 +185,10 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
             if node.op_type not in known or node.domain not in ("", "ai.onnx"):
                 domain = f"{node.domain}." if node.domain else ""
                 raise self._error(node.name, f"{domain}{node.op_type}", "it has no converter")
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        self._building = True
+        super()._construct_nodes(graph)
 
     def _convert_operator(
         self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int

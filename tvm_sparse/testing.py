@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
@@ -51,3 +54,58 @@ def run(executable: relax.VMExecutable, *inputs: NDArray[np.float32]) -> NDArray
     """Run ``main`` of a compiled module that returns one tensor."""
     machine = relax.VirtualMachine(executable, tvm.cpu())
     return machine["main"](*[tvm.runtime.tensor(x) for x in inputs]).numpy()
+
+
+def write_onnx(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str]],
+    outputs: Sequence[str],
+    weights: Mapping[str, NDArray[Any]],
+    opset: int = 17,
+    domains: Sequence[str] = (),
+    **options: Any,
+) -> Path:
+    """Write an ONNX model of float32 inputs and outputs; returns `path`.
+
+    `weights` become initializers; `options` go to ``onnx.save``.
+    """
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "test",
+        [helper.make_tensor_value_info(name, float32, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, float32, None) for name in outputs],
+        [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=8), path, **options)
+    return path
+
+
+def write_mlp(path: Path, density: float = 0.1, opset: int = 17, **options: Any) -> Path:
+    """Write ``y = relu(x w0 + b0) w1`` of widths 32, 64, 48 and dynamic batch and tokens."""
+    rng, node = np.random.default_rng(0), onnx.helper.make_node
+    weights = {
+        "w0": pruned(rng, (32, 64), density),
+        "b0": rng.standard_normal(64).astype("float32"),
+        "w1": pruned(rng, (64, 48), density),
+    }
+    nodes = [
+        node("MatMul", ["x", "w0"], ["h"], name="/up/MatMul"),
+        node("Add", ["h", "b0"], ["a"], name="/up/Add"),
+        node("Relu", ["a"], ["r"], name="/Relu"),
+        node("MatMul", ["r", "w1"], ["y"], name="/down/MatMul"),
+    ]
+    return write_onnx(path, nodes, {"x": ["batch", "tokens", 32]}, ["y"], weights, opset, **options)
+
+
+def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return what ONNX Runtime computes without its own optimizations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, dict(inputs)), strict=True))

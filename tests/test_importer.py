@@ -1,0 +1,238 @@
+"""The importer: whole files become Relax modules, everything else one clear error."""
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+from onnx.helper import make_node
+from tvm import relax
+
+from tvm_sparse import testing
+from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.importer import import_onnx
+from tvm_sparse.specs import TensorSpec
+
+SHAPES = {"x": (2, 5, 32)}
+
+
+def outputs_of(imported, *inputs):
+    """Compute with TVM's own pipeline, which has nothing of ours."""
+    target = tvm.target.Target({"kind": "llvm"})
+    pipeline = relax.get_default_pipeline(target)
+    executable = tvm.compile(imported.mod, target, relax_pipeline=pipeline)
+    return testing.run(executable, *inputs)
+
+
+def constants_of(mod):
+    found = []
+
+    def visit(expr):
+        if isinstance(expr, tvm.ir.GenericConst):
+            found.append(expr.value.numpy())
+
+    relax.analysis.post_order_visit(mod["main"], visit)
+    return found
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+def test_imports_and_keeps_the_numbers(tmp_path, opset):
+    path = testing.write_mlp(tmp_path / "mlp.onnx", opset=opset)
+    imported = import_onnx(path, SHAPES)
+    assert imported.inputs == (TensorSpec("x", (2, 5, 32), "float32"),)
+    assert imported.outputs == (TensorSpec("y", (2, 5, 48), "float32"),)
+    x = np.random.default_rng(1).standard_normal((2, 5, 32)).astype("float32")
+    expected = testing.onnxruntime_outputs(path, {"x": x})["y"]
+    np.testing.assert_allclose(outputs_of(imported, x), expected, atol=1e-4)
+
+
+def test_the_file_is_only_read(tmp_path):
+    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    before = path.read_bytes()
+    import_onnx(path, SHAPES)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_a_model_is_a_model(tmp_path):
+    testing.write_mlp(tmp_path / "model.onnx")
+    assert import_onnx(tmp_path, SHAPES).inputs[0].shape == (2, 5, 32)
+
+
+def test_variables_are_called_as_the_nodes(tmp_path):
+    mod = import_onnx(testing.write_mlp(tmp_path / "mlp.onnx"), SHAPES).mod
+    assert "up_MatMul" in mod.script()
+
+
+def test_shape_arithmetic_is_folded(tmp_path):
+    """What `torch.onnx` makes of `x.view(x.size(0), x.size(1), 4, 8)`."""
+    axes = {"zero": np.int64(0), "one": np.int64(1), "rest": np.array([4, 8])}
+    nodes = [
+        make_node("Shape", ["x"], ["shape"]),
+        make_node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        make_node("Gather", ["shape", "one"], ["tokens"], axis=0),
+        make_node("Unsqueeze", ["batch", "axis"], ["batch1"]),
+        make_node("Unsqueeze", ["tokens", "axis"], ["tokens1"]),
+        make_node("Concat", ["batch1", "tokens1", "rest"], ["new"], axis=0),
+        make_node("Reshape", ["x", "new"], ["y"]),
+    ]
+    weights = {name: np.asarray(a) for name, a in axes.items()} | {"axis": np.array([0])}
+    path = tmp_path / "view.onnx"
+    testing.write_onnx(path, nodes, {"x": ["batch", "tokens", 32]}, ["y"], weights)
+    imported = import_onnx(path, SHAPES)
+    assert imported.outputs[0].shape == (2, 5, 4, 8)
+    assert testing.operators_of(imported.mod) == ["reshape"]
+
+
+def test_an_initializer_that_is_also_an_input_is_a_constant(tmp_path):
+    nodes = [make_node("MatMul", ["x", "w"], ["y"])]
+    weights = {"w": np.eye(4, dtype="float32")}
+    path = testing.write_onnx(
+        tmp_path / "a.onnx", nodes, {"x": [2, 4], "w": [4, 4]}, ["y"], weights
+    )
+    assert [spec.name for spec in import_onnx(path).inputs] == ["x"]
+
+
+def test_nan_weights_are_kept(tmp_path):
+    weights = {"w": np.eye(8, dtype="float32")}
+    weights["w"][3, 4] = np.nan
+    nodes = [make_node("MatMul", ["x", "w"], ["y"])]
+    path = testing.write_onnx(tmp_path / "nan.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
+    (weight,) = constants_of(import_onnx(path).mod)
+    np.testing.assert_array_equal(weight, weights["w"])
+
+
+def test_an_index_out_of_range_reads_inside_of_the_table(tmp_path):
+    table = np.arange(12, dtype="float32").reshape(6, 2)
+    nodes = [make_node("Cast", ["x"], ["ids"], to=7), make_node("Gather", ["table", "ids"], ["y"])]
+    path = testing.write_onnx(tmp_path / "g.onnx", nodes, {"x": [4]}, ["y"], {"table": table})
+    y = outputs_of(import_onnx(path), np.array([0, 5, -1, 10**9], "float32"))
+    np.testing.assert_array_equal(y, table[[0, 5, 5, 5]])
+
+
+class TestExternalData:
+    @pytest.fixture
+    def path(self, tmp_path):
+        options = {"save_as_external_data": True, "location": "mlp.data", "size_threshold": 0}
+        return testing.write_mlp(tmp_path / "mlp.onnx", **options)
+
+    def test_is_read_from_next_to_the_model(self, path, monkeypatch, tmp_path_factory):
+        monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        weights = constants_of(import_onnx(path, SHAPES).mod)
+        assert sorted(w.shape for w in weights) == [(32, 64), (64,), (64, 48)]
+
+    def test_missing(self, path):
+        path.with_name("mlp.data").unlink()
+        with pytest.raises(ModelError, match=r"weight '\w+' lies in .*mlp\.data.*does not exist"):
+            import_onnx(path, SHAPES)
+
+    def test_truncated(self, path):
+        data = path.with_name("mlp.data")
+        data.write_bytes(data.read_bytes()[:100])
+        with pytest.raises(ModelError, match="too short"):
+            import_onnx(path, SHAPES)
+
+    def test_outside_of_the_folder(self, path):
+        model = onnx.load(path, load_external_data=False)
+        location = model.graph.initializer[0].external_data[0]
+        assert location.key == "location"
+        location.value = "../mlp.data"
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match="outside of the model's folder"):
+            import_onnx(path, SHAPES)
+
+
+class TestShapes:
+    @pytest.fixture
+    def path(self, tmp_path):
+        nodes = [make_node("Add", ["a", "b"], ["y"])]
+        inputs = {"a": ["batch", 3], "b": ["batch", 3]}
+        return testing.write_onnx(tmp_path / "add.onnx", nodes, inputs, ["y"], {})
+
+    def test_a_named_dimension_is_bound_in_every_input(self, path):
+        assert [spec.shape for spec in import_onnx(path, {"b": (7, 3)}).inputs] == [(7, 3)] * 2
+
+    def test_missing(self, path):
+        message = r"input 'a': dimension 0 \('batch'\) is dynamic.*--shape a="
+        with pytest.raises(InputError, match=message):
+            import_onnx(path)
+
+    def test_unknown_input(self, path):
+        with pytest.raises(InputError, match=r"unknown input 'c'.*a, b"):
+            import_onnx(path, {"c": (1, 3)})
+
+    @pytest.mark.parametrize("shape", [(2,), (2, 4), (2, 3, 1)])
+    def test_does_not_fit(self, path, shape):
+        with pytest.raises(InputError, match=r"input 'a': shape .* does not fit .*'batch', 3"):
+            import_onnx(path, {"a": shape})
+
+    def test_contradiction(self, path):
+        with pytest.raises(InputError, match="'batch' is 2 elsewhere"):
+            import_onnx(path, {"a": (2, 3), "b": (4, 3)})
+
+    def test_below_one(self, path):
+        with pytest.raises(InputError, match="below 1"):
+            import_onnx(path, {"a": (0, 3)})
+
+
+class TestBadFiles:
+    def test_missing(self, tmp_path):
+        with pytest.raises(ModelError, match="there is no such file"):
+            import_onnx(tmp_path / "no.onnx")
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"a text\n", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(range(256)) * 8]
+    )
+    def test_not_onnx(self, tmp_path, content):
+        path = tmp_path / "no.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"no\.onnx: not an ONNX model, or a truncated one"):
+            import_onnx(path)
+
+    def test_truncated_anywhere(self, tmp_path):
+        whole = testing.write_mlp(tmp_path / "mlp.onnx").read_bytes()
+        path = tmp_path / "cut.onnx"
+        for length in np.linspace(1, len(whole) - 1, 60).astype(int):
+            path.write_bytes(whole[:length])
+            with pytest.raises(ModelError, match="truncated"):
+                import_onnx(path, SHAPES)
+
+    def test_opset_of_the_future(self, tmp_path):
+        path = testing.write_mlp(tmp_path / "mlp.onnx")
+        model = onnx.load(path)
+        model.opset_import[0].version = 999
+        onnx.save(model, path)
+        with pytest.raises(ModelError, match="opset 999 is newer than"):
+            import_onnx(path, SHAPES)
+
+    def test_unknown_operator(self, tmp_path):
+        nodes = [make_node("Nonsense", ["x"], ["y"], name="/head/Nonsense")]
+        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {})
+        message = r"'/head/Nonsense' \(Nonsense\) cannot be imported by TVM.*ONNX Runtime.*said"
+        with pytest.raises(ModelError, match=message):
+            import_onnx(path)
+
+    def test_unknown_domain(self, tmp_path):
+        nodes = [make_node("Relu", ["x"], ["y"], name="mine", domain="my.own")]
+        path = testing.write_onnx(
+            tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {}, domains=["my.own"]
+        )
+        with pytest.raises(ModelError, match=r"'mine' \(my\.own\.Relu\)"):
+            import_onnx(path)
+
+    def test_an_operator_that_only_tvm_does_not_know(self, tmp_path):
+        nodes = [
+            make_node("Relu", ["x"], ["r"]),
+            make_node("DFT", ["r"], ["y"], name="spectrum"),
+        ]
+        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [1, 8, 1]}, ["y"], {})
+        with pytest.raises(ModelError, match=r"'spectrum' \(DFT\).*simplified by ONNX Runtime"):
+            import_onnx(path)
+
+    def test_a_node_that_the_importer_refuses(self, tmp_path, capfd):
+        nodes = [make_node("Add", ["x", "b"], ["y"], name="misfit")]
+        weights = {"b": np.ones(3, "float32")}
+        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
+        with pytest.raises(ModelError, match=r"'misfit' \(Add\).*not broadcastable") as error:
+            import_onnx(path)
+        assert "\n" not in str(error.value)
+        assert capfd.readouterr().out == ""
