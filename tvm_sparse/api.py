@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
         If the file is missing, truncated, not ours, or for another processor.
     """
     module, info = library.read_library(Path(path))
-    return Engine(module, info, threads)
+    return Engine(module, info, threads, Path(path))
 
 
 def import_module(
@@ -113,7 +113,7 @@ def import_module(
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
     main = model["main"]
-    inputs = tuple(tensor_spec(param.name_hint, param.ty) for param in main.params)
+    inputs = tuple(tensor_spec(param.name, param.ty) for param in main.params)
     types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
     return ImportedModel(model, inputs, outputs)

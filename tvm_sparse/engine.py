@@ -45,12 +45,17 @@ class Engine:
     """
 
     def __init__(
-        self, module: tvm.runtime.Module, info: LibraryInfo, threads: int | None = None
+        self,
+        module: tvm.runtime.Module,
+        info: LibraryInfo,
+        threads: int | None = None,
+        path: Path | None = None,
     ) -> None:
         check_threads(threads)
         self.info = info
         self.threads = threads or len(os.sched_getaffinity(0))
         self._module = module
+        self._path = path  # of the library that `module` was loaded from
         self._starting = threading.Lock()
 
     def __repr__(self) -> str:
@@ -119,7 +124,10 @@ class Engine:
         LibraryError
             If the file cannot be written, or no C compiler is there to link.
         """
-        library.write_library(self._module, Path(path))
+        if self._path is None:
+            library.write_library(self._module, Path(path))
+        else:
+            library.copy_library(self._path, Path(path))
 
     def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         names = [spec.name for spec in self.inputs]

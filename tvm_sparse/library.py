@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -113,6 +114,19 @@ def write_library(module: tvm.runtime.Module, path: Path) -> None:
             f"{path}: linking failed; it needs a C compiler (g++, gcc or clang, or the one in "
             f"the environment variable CXX): {str(error).strip().splitlines()[-1]}"
         ) from error
+
+
+def copy_library(source: Path, path: Path) -> None:
+    """Copy a library, whole or not at all.
+
+    Raises
+    ------
+    LibraryError
+        If `source` is gone or `path` cannot be written.
+    """
+    _check_elf(source)
+    with replacing(path, LibraryError) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _pack_constants(
