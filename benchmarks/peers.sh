@@ -4,7 +4,7 @@
 #   benchmarks/peers.sh [FOLDER]      default: .peers, where the benchmark looks for them
 #   PYTHON=python3.11 benchmarks/peers.sh
 #
-# DeepSparse 1.8.0 needs Python 3.8 to 3.11, NumPy 1 and ONNX below 1.15. Its licence allows
+# DeepSparse 1.8.0 needs Python 3.11 or older, NumPy 1 and ONNX below 1.15. Its licence allows
 # evaluation only.
 set -eu
 

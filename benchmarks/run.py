@@ -29,8 +29,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=TABLE, metavar="MODEL",
-                        help="FAMILY-SPARSITY, such as bert-base-95; default: the table's")  # fmt: skip
+    parser.add_argument(
+        "models", nargs="*", default=TABLE, metavar="MODEL",
+        help="FAMILY-SPARSITY, such as bert-base-95; default: the table's",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="of every engine; default: all usable cores")
     parser.add_argument("--engines", nargs="+", choices=(OURS, *PEERS), default=(OURS, *PEERS))
     parser.add_argument("--rounds", type=int, default=7)

@@ -25,7 +25,12 @@ TITLES = {
 
 
 def latency_table(comparison: Comparison) -> Table:
-    """Return one comparison, an engine a row, for a terminal of 80 columns."""
+    """Return one comparison, an engine a row, for a terminal of 80 columns.
+
+    Ratios are to ours, of the fastest runs and of the rounds; FMA is the share of the threads' peak
+    that multiply-adds at non-zero weights reach; error is relative to the largest output; MB is the
+    peak memory.
+    """
     table = Table(
         title=f"{comparison.model}, {_threads(comparison.threads)}",
         title_justify="left",
@@ -33,9 +38,10 @@ def latency_table(comparison: Comparison) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("engine", no_wrap=True)
-    headers = ("min ms", "median", "p99", "ratio", "rounds", "FMA peak", "error", "peak MB")
+    headers = ("min ms", "median", "p99", "ratio", "rounds", "FMA", "error", "MB")
     for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for measurement in comparison.measurements:
@@ -47,7 +53,7 @@ def _latency_row(comparison: Comparison, measurement: Measurement) -> list[str]:
     name = TITLES[measurement.engine]
     if measurement.failure:
         return [name, _short(measurement)]
-    ratio = comparison.ratio(measurement.engine)
+    ratio = comparison.ratio(measurement.engine) if measurement.engine != OURS else None
     share = comparison.share_of_peak(measurement.engine)
     error = measurement.output_error
     return [

@@ -228,7 +228,7 @@ def compare(
             del bound
         elif inputs is None or library is None or set(engines) != {OURS}:
             raise InputError("without an ONNX model, give a library and its inputs, and no peers")
-        np.savez(scratch / "inputs.npz", **dict(inputs))
+        np.savez(scratch / "inputs.npz", *inputs.values())
         peak = fma_peak()
         contenders = []
         for engine in engines:
@@ -241,7 +241,7 @@ def compare(
                         contender, model, shapes, threads, scratch, options or {}, progress
                     )
                 progress(f"loading {engine}")
-                _load(contender, path, threads, scratch, stack)
+                _load(contender, path, threads, list(inputs), scratch, stack)
             except PeerError as error:
                 contender.fail(str(error))
         _check_outputs(contenders, scratch, tolerance)
@@ -271,6 +271,7 @@ def random_inputs(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, np.nd
     """Return seeded inputs: normal floats, token ids below 1000, masks of ones, types 0 and 1."""
     rng = np.random.default_rng(seed)
     inputs: dict[str, np.ndarray] = {}
+    value: np.ndarray
     for spec in specs:
         if np.dtype(spec.dtype).kind == "f":
             value = rng.standard_normal(spec.shape)
@@ -319,7 +320,12 @@ def _compile(
 
 
 def _load(
-    contender: _Contender, path: Path | None, threads: int, scratch: Path, stack: ExitStack
+    contender: _Contender,
+    path: Path | None,
+    threads: int,
+    names: Sequence[str],
+    scratch: Path,
+    stack: ExitStack,
 ) -> None:
     assert path is not None
     engine = contender.result.engine
@@ -333,7 +339,7 @@ def _load(
         load_seconds=answer["seconds"],
         library_bytes=path.stat().st_size if engine == OURS else size,
     )
-    process.call("inputs", path=str(scratch / "inputs.npz"))
+    process.call("inputs", path=str(scratch / "inputs.npz"), names=names)
     process.call("outputs", path=str(scratch / f"{engine}.npz"))
     contender.process = process
 
@@ -355,14 +361,17 @@ def _check_outputs(contenders: Sequence[_Contender], scratch: Path, tolerance: f
 
 
 def output_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Return the largest difference over the largest expected value, of the worst output."""
+    """Return the largest difference over the largest expected value, of the worst output.
+
+    Infinite if the number of outputs or a shape differs; NaN if a value is.
+    """
     if [a.shape for a in actual] != [e.shape for e in expected]:
         return float("inf")
-    errors = []
-    for a, e in zip(actual, expected, strict=True):
-        largest = float(np.abs(e).max(initial=0.0)) or 1.0
-        errors.append(float(np.abs(a.astype(np.float64) - e).max(initial=0.0)) / largest)
-    return max(errors, default=0.0) if not any(np.isnan(errors)) else float("nan")
+    errors = [
+        np.abs(a - e.astype(np.float64)).max(initial=0.0) / (np.abs(e).max(initial=0.0) or 1.0)
+        for a, e in zip(actual, expected, strict=True)
+    ]
+    return float(np.max(errors))
 
 
 def _arrays(path: Path) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ classifier stay dense.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.onnx_builder import GraphBuilder
+from tvm_sparse.onnx_builder import Dim, GraphBuilder
 
 Weights = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 """Returns the parameter of a Hugging Face name and a shape."""
+
+Head = Callable[[GraphBuilder, str, str], Mapping[str, tuple[str, Sequence[Dim]]]]
+"""Appends to (graph, last hidden state, attention mask); returns what `GraphBuilder.save` wants."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def bert(
     *,
     opset: int = 17,
     shape: tuple[int, int] | None = None,
-    head: Callable[[GraphBuilder, str, str], dict[str, tuple[str, list[int | str]]]] | None = None,
+    head: Head | None = None,
 ) -> Path:
     """Write Hugging Face's ``BertModel`` as ``torch.onnx`` exports it.
 
@@ -125,8 +128,7 @@ def bert(
     shape : tuple of int, optional
         Batch and tokens; dynamic dimensions called "batch" and "sequence" without.
     head : callable, optional
-        ``head(graph, hidden, attention_mask)`` returns the outputs, as `GraphBuilder.save` wants
-        them; the last hidden state and the pooler's output without.
+        Makes the outputs; they are the last hidden state and the pooler's output without.
     """
     graph = GraphBuilder(opset)
     hidden = _bert_embeddings(graph, config, weights)
@@ -143,7 +145,8 @@ def bert(
         output = _feed_forward(graph, hidden, name, config, weights)
         hidden = _layer_norm(graph, graph.op("Add", output, hidden, at=_path(name)),
                              f"{name}.output.LayerNorm", config, weights)  # fmt: skip
-    ids = list(shape or ("batch", "sequence"))
+    ids: list[Dim] = [*(shape or ("batch", "sequence"))]
+    outputs: Mapping[str, tuple[str, Sequence[Dim]]]
     if head is not None:
         outputs = head(graph, hidden, "attention_mask")
     else:

@@ -1,12 +1,12 @@
 """Runs one inference engine in a process of its own, on commands read as JSON lines.
 
-This file is a script for the engine's own Python, which may be as old as 3.8 and lacks TVM and
-this package: it imports NumPy and the engine, nothing else. ``python peer_worker.py ENGINE`` reads
-one JSON object a line from standard input and answers each with one line:
+This file is a script for the engine's own Python (3.10 or newer), which lacks TVM and this
+package: it imports NumPy and the engine, nothing else. ``python peer_worker.py ENGINE`` reads one
+JSON object a line from standard input and answers each with one line:
 
 ``{"do": "compile", "model": .., "library": .., "options": {..}}``  -> ``{"seconds": ..}``
 ``{"do": "load", "path": .., "threads": ..}``  -> ``{"seconds": .., "version": .., "note": ..}``
-``{"do": "inputs", "path": "x.npz"}``          -> ``{}``
+``{"do": "inputs", "path": "x.npz", "names": [..]}``  -> ``{}``
 ``{"do": "outputs", "path": "y.npz"}``         -> ``{}``, arrays in the model's order
 ``{"do": "run", "seconds": ..}``               -> ``{"seconds": [one number an iteration]}``
 ``{"do": "memory"}``                           -> ``{"peak_bytes": ..}``
@@ -142,10 +142,11 @@ class Worker:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "version": self.engine.version, "note": self.engine.note}
 
-    def inputs(self, path: str) -> dict[str, Any]:
-        """Set the inputs."""
+    def inputs(self, path: str, names: list[str]) -> dict[str, Any]:
+        """Set the inputs: arrays in the order of their names."""
         with np.load(path) as arrays:
-            self.prepared = self.engine.prepare({name: arrays[name] for name in arrays.files})
+            values = [arrays[key] for key in arrays.files]
+        self.prepared = self.engine.prepare(dict(zip(names, values, strict=True)))
         return {}
 
     def outputs(self, path: str) -> dict[str, Any]:
