@@ -50,7 +50,8 @@ def to_panels(
         y = argument("y", rows, channels, lanes)
         with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("to_panels"):
             row = T.axis.spatial(T.int64(rows), i)
-            sequence, token = _first_token(row, tokens, lanes)
+            blocks = -(-tokens // lanes)
+            sequence, token = row // blocks, row % blocks * lanes
             T.reads(x[sequence, 0:tokens, 0:channels])
             T.writes(y[row, 0:channels, 0:lanes])
 
@@ -65,7 +66,7 @@ def to_panels(
                 value = x[sequence, token + lane, channel] if valid else T.float32(0)
                 T.buffer_store(y, value, [row, channel, lane])
 
-            _visit(row, tokens, channels, lanes, vector, move_tile, move_value)
+            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
     return builder.get()
 
 
@@ -88,7 +89,8 @@ def from_panels(
         y = argument("y", batch, tokens, channels)
         with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("from_panels"):
             row = T.axis.spatial(T.int64(rows), i)
-            sequence, token = _first_token(row, tokens, lanes)
+            blocks = -(-tokens // lanes)
+            sequence, token = row // blocks, row % blocks * lanes
             T.reads(x[row, 0:channels, 0:lanes])
             T.writes(y[sequence, 0:tokens, 0:channels])
 
@@ -108,12 +110,12 @@ def from_panels(
                     value = x[row, channel, lane]
                     T.buffer_store(y, value, [sequence, token + lane, channel])
 
-            _visit(row, tokens, channels, lanes, vector, move_tile, move_value)
+            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
     return builder.get()
 
 
-def _visit(
-    row: Expr,
+def visit_panel(
+    block: Expr,
     tokens: int,
     channels: int,
     lanes: int,
@@ -121,13 +123,22 @@ def _visit(
     move_tile: Callable[[int, int, Expr], None],
     move_value: Callable[[int, bool, Expr], None],
 ) -> None:
-    """Cover a panel with tiles, or value by value if it has fewer channels than a vector.
+    """Cover the panel of a block of tokens with tiles, or with values if no tile fits.
 
-    ``move_tile(lane, valid, channel)`` moves a tile of which the first `valid` lanes are tokens,
-    ``move_value(lane, valid, channel)`` one value.
+    Parameters
+    ----------
+    block : Expr
+        Number of the block in its sequence.
+    tokens, channels, lanes, vector : int
+        Tokens and channels of a sequence, lanes of a panel, lanes and channels of a tile.
+    move_tile : callable
+        ``move_tile(lane, valid, channel)`` moves the tile that begins there, of which the first
+        `valid` lanes are tokens.
+    move_value : callable
+        ``move_value(lane, valid, channel)`` moves one value, which may belong to a token or not.
     """
 
-    def visit_panel(valid: int) -> None:
+    def visit(valid: int) -> None:
         if channels < vector:
             with T.serial(T.int64(0), T.int64(channels)) as channel:
                 for lane in range(lanes):
@@ -140,16 +151,10 @@ def _visit(
 
     blocks, rest = -(-tokens // lanes), tokens % lanes
     if blocks == 1 or not rest:
-        visit_panel(rest or lanes)
+        visit(rest or lanes)
         return
-    with T.If(row % blocks == blocks - 1):
+    with T.If(block == blocks - 1):
         with T.Then():
-            visit_panel(rest)
+            visit(rest)
         with T.Else():
-            visit_panel(lanes)
-
-
-def _first_token(row: Expr, tokens: int, lanes: int) -> tuple[Expr, Expr]:
-    """Return the sequence that a panel belongs to and the first of its tokens there."""
-    blocks = -(-tokens // lanes)
-    return row // blocks, row % blocks * lanes
+            visit(lanes)

@@ -1,0 +1,273 @@
+"""Attention on row panels: ``o = softmax(scale q k^T + bias) v`` for every head.
+
+A job is a head and a block of `lanes` queries. The queries stay in the lanes throughout, so both
+products are outer products of scalars of k or v and a vector over queries, the softmax runs over
+keys that lie below each other, and nothing is transposed or reduced across lanes::
+
+    for batch, head, block of queries in parallel:
+        scores[j, :] = scale * sum_d k[d, j] q[d, :] + bias[j, :]
+        scores[j, :] = exp(scores[j, :] - max_j scores[j, :])
+        o[d, :] = sum_j v[d, j] scores[j, :] / sum_j scores[j, :]
+
+The products compute a tile of keys, or of channels d, by all lanes at a time in registers. The
+scores of a job take ``4 * key_tokens * lanes`` bytes. Lanes of k and v behind the last key are not
+read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.buffers import Registers, argument, flat
+from tvm_sparse.schedules.buffers import vector as vector_at
+from tvm_sparse.schedules.panels import panel_rows, visit_panel
+from tvm_sparse.schedules.transpose import transpose
+from tvm_sparse.schedules.vector_math import exp
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+    from tvm_sparse.targets import CpuProfile
+
+    Element = Callable[[Expr, int], Expr]
+
+
+MOST_ACCUMULATORS = 24
+"""More than these gain nothing, with 32 registers, at 12 heads of 128 tokens (measured)."""
+
+
+def attention(
+    batch: int,
+    tokens: int,
+    key_tokens: int,
+    heads: int,
+    head_dim: int,
+    lanes: int,
+    scale: float,
+    bias_shape: tuple[int, ...] | None,
+    cpu: CpuProfile,
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a multi-head attention, parallel over batch, heads and query blocks.
+
+    Parameters
+    ----------
+    batch, tokens, key_tokens : int
+        Sequences, and the queries and keys of each.
+    heads, head_dim : int
+        The channels of a panel are ``heads * head_dim``.
+    lanes : int
+        Lanes of all panels.
+    scale : float
+        Factor of the scores.
+    bias_shape : tuple of int, optional
+        ``(batch or 1, heads or 1, tokens or 1, key_tokens)``, shape of a bias that is added to the
+        scores. A query whose bias is -inf for all keys gives NaN.
+    cpu : CpuProfile
+        Gives the vector length and the number of registers.
+
+    Returns
+    -------
+    PrimFunc
+        ``(q [rows, channels, lanes], k [key rows, channels, lanes], v [key rows, channels, lanes],
+        [bias], o [rows, channels, lanes])``, float32; for the rows see
+        `tvm_sparse.schedules.panels.panel_rows`.
+    """
+    blocks, key_blocks = panel_rows(1, tokens, lanes), panel_rows(1, key_tokens, lanes)
+    channels = heads * head_dim
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("attention")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        q = argument("q", batch * blocks, channels, lanes)
+        k = argument("k", batch * key_blocks, channels, lanes)
+        v = argument("v", batch * key_blocks, channels, lanes)
+        bias = argument("bias", *bias_shape) if bias_shape else None
+        o = argument("o", batch * blocks, channels, lanes)
+
+        jobs = T.parallel(T.int64(0), T.int64(batch * heads * blocks))
+        with jobs as job, T.sblock("attention"):
+            sequence = T.axis.spatial(T.int64(batch), job // (heads * blocks))
+            head = T.axis.spatial(T.int64(heads), job // blocks % heads)
+            block = T.axis.spatial(T.int64(blocks), job % blocks)
+            row, first = sequence * blocks + block, head * head_dim
+            key_rows = slice(sequence * key_blocks, (sequence + 1) * key_blocks)
+            of_head = (slice(first, first + head_dim), slice(0, lanes))
+            reads = [q[row, *of_head], k[key_rows, *of_head], v[key_rows, *of_head]]
+            if bias_shape:
+                reads.append(bias[tuple(slice(0, extent) for extent in bias_shape)])
+            T.reads(*reads)
+            T.writes(o[row, *of_head])
+
+            def panel(x: Expr, of_row: Expr) -> Expr:
+                return flat(x[of_row, first, 0], head_dim * lanes)
+
+            kernel = _Job(tokens, key_tokens, head_dim, lanes, cpu)
+            added: Element | None = None
+            if bias_shape:
+                outer = [
+                    index if extent > 1 else T.int64(0)
+                    for index, extent in zip((sequence, head), bias_shape, strict=False)
+                ]
+                if bias_shape[2] > 1:
+                    added = kernel.gather_bias(lambda i, j: bias[*outer, i, j], block)
+                else:
+                    added = kernel.key_bias(lambda j: bias[*outer, 0, j])
+            kernel.score(panel(q, row), lambda b: panel(k, key_rows.start + b), scale, added)
+            kernel.exponentiate()
+            kernel.average(lambda b: panel(v, key_rows.start + b), panel(o, row))
+    return builder.get()
+
+
+class _Job:
+    """The loops of one head and one block of queries."""
+
+    def __init__(
+        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        self.tokens, self.key_tokens, self.head_dim, self.lanes = (
+            tokens,
+            key_tokens,
+            head_dim,
+            lanes,
+        )
+        self.width = math.gcd(lanes, cpu.vector_lanes)
+        self.vectors = range(lanes // self.width)
+        # The sources and a scalar need registers beside the accumulators.
+        spare = cpu.vector_registers - len(self.vectors) - 1
+        self.tile = max(min(spare, MOST_ACCUMULATORS) // len(self.vectors), 1)
+        self.scores = T.sblock_alloc_buffer((key_tokens * lanes,), "float32")
+        self.largest = Registers(len(self.vectors), self.width)
+        self.total = Registers(len(self.vectors), self.width)
+        self.acc = Registers(self.tile * len(self.vectors), self.width)
+
+    def key_bias(self, bias: Callable[[Expr], Expr]) -> Element:
+        """Return a bias that is the same for all queries, as an element of the scores."""
+        return lambda key, _: self.across(bias(key))
+
+    def gather_bias(self, bias: Callable[[Expr, Expr], Expr], block: Expr) -> Element:
+        """Transpose ``bias(query, key)`` of a block of queries into the scores."""
+        first = block * self.lanes
+
+        def move_tile(lane: int, valid: int, key: Expr) -> None:
+            rows = [self.across(T.float32(0))] * self.width
+            for i in range(valid):
+                rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.width)))
+            for j, values in enumerate(transpose(rows) if valid else rows):
+                place = vector_at((key + j) * self.lanes + lane, self.width)
+                T.buffer_store(self.scores, values, [place])
+
+        def move_value(lane: int, valid: bool, key: Expr) -> None:
+            value = bias(first + lane, key) if valid else T.float32(0)
+            T.buffer_store(self.scores, value, [key * self.lanes + lane])
+
+        sizes = (self.tokens, self.key_tokens, self.lanes, self.width)
+        visit_panel(block, *sizes, move_tile, move_value)
+        return lambda key, u: self.scores[self.part(key, u)]
+
+    def score(
+        self, queries: Expr, key_panel: Callable[[Expr], Expr], scale: float, added: Element | None
+    ) -> None:
+        """Compute the scores and the largest one of every query."""
+        for u in self.vectors:
+            self.largest[u] = self.across(T.float32(-math.inf))
+
+        def visit_keys(block: Expr, keys: int) -> None:
+            panel = key_panel(block)
+
+            def visit_tile(start: Expr, count: int) -> None:
+                self.clear(count)
+                self.multiply(
+                    self.head_dim,
+                    count,
+                    lambda d, i: panel[d * self.lanes + start + i],
+                    lambda d, u: queries[self.part(d, u)],
+                )
+                for i in range(count):
+                    key = block * self.lanes + start + i
+                    for u in self.vectors:
+                        score = self.acc[i * len(self.vectors) + u] * self.across(T.float32(scale))
+                        score = T.bind(score if added is None else score + added(key, u))
+                        T.buffer_store(self.scores, score, [self.part(key, u)])
+                        self.largest[u] = T.max(self.largest[u], score)
+
+            _each_tile(keys, self.tile, visit_tile)
+
+        self.each_key_block(visit_keys)
+
+    def exponentiate(self) -> None:
+        """Replace the scores by their exponentials and add these up."""
+        for u in self.vectors:
+            self.total[u] = self.across(T.float32(0))
+        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
+            for u in self.vectors:
+                weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
+                T.buffer_store(self.scores, weight, [self.part(key, u)])
+                self.total[u] = self.total[u] + weight
+
+    def average(self, value_panel: Callable[[Expr], Expr], outputs: Expr) -> None:
+        """Compute the averages of the values, weighted by the exponentials."""
+        share = [T.bind(self.across(T.float32(1)) / self.total[u]) for u in self.vectors]
+
+        def visit_tile(start: Expr, count: int) -> None:
+            def visit_keys(block: Expr, keys: int) -> None:
+                panel = value_panel(block)
+                self.multiply(
+                    keys,
+                    count,
+                    lambda j, i: panel[(start + i) * self.lanes + j],
+                    lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
+                )
+
+            self.clear(count)
+            self.each_key_block(visit_keys)
+            for i in range(count):
+                for u in self.vectors:
+                    result = self.acc[i * len(self.vectors) + u] * share[u]
+                    T.buffer_store(outputs, result, [self.part(start + i, u)])
+
+        _each_tile(self.head_dim, self.tile, visit_tile)
+
+    def clear(self, count: int) -> None:
+        for i in range(count * len(self.vectors)):
+            self.acc[i] = self.across(T.float32(0))
+
+    def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
+        """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""
+        with T.serial(T.int64(0), T.int64(steps)) as step:
+            sources = [T.bind(source(step, u)) for u in self.vectors]
+            for i in range(count):
+                scalar = T.bind(self.across(factor(step, i)))
+                for u in self.vectors:
+                    a = i * len(self.vectors) + u
+                    self.acc[a] = self.acc[a] + scalar * sources[u]
+
+    def each_key_block(self, visit: Callable[[Expr, int], None]) -> None:
+        """Call ``visit(block, keys)`` for the whole blocks of keys, then for the rest."""
+        whole, rest = divmod(self.key_tokens, self.lanes)
+        if whole:
+            with T.serial(T.int64(0), T.int64(whole)) as block:
+                visit(block, self.lanes)
+        if rest:
+            visit(T.int64(whole), rest)
+
+    def across(self, value: Expr) -> Expr:
+        return T.Broadcast(value, self.width)
+
+    def part(self, index: Expr, u: int) -> Expr:
+        """Return the place of vector u of the lanes of a channel or a key."""
+        return vector_at(index * self.lanes + u * self.width, self.width)
+
+
+def _each_tile(total: int, limit: int, visit: Callable[[Expr, int], None]) -> None:
+    """Call ``visit(start, count)`` for tiles of at most `limit`, their sizes as equal as can be."""
+    tiles = -(-total // limit)
+    small, larger = divmod(total, tiles)
+    for first, repeats, count in ((0, larger, small + 1), (larger, tiles - larger, small)):
+        if repeats:
+            with T.serial(T.int64(0), T.int64(repeats)) as i:
+                visit(first * (small + 1) + i * count, count)
