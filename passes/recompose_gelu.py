@@ -21,7 +21,7 @@ from tvm import relax
 
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.polynomial import Polynomial, equal, operands, polynomial
-from tvm_sparse.passes.rewriting import Lookup, rewrite_calls
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 
 _SLOPE = math.sqrt(2 / math.pi)
 
@@ -44,7 +44,7 @@ class RecomposeGelu:
         return rewrite_calls(mod, _recompose)
 
 
-def _recompose(call: relax.Call, lookup: Lookup) -> relax.Expr | None:
+def _recompose(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
     # The outermost operation of 0.5 x (1 + t) is a product, of 0.5 x + 0.5 x t a sum.
     if not is_call_to(call, "relax.multiply", "relax.add", "relax.divide"):
         return None

@@ -1,0 +1,44 @@
+"""Who reads what in the dataflow blocks of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+
+@dataclass(frozen=True)
+class Dataflow:
+    """The bindings of one dataflow block.
+
+    Attributes
+    ----------
+    bound : mapping of relax.Var to relax.Expr
+        What each variable is bound to.
+    readers : mapping of relax.Var to sequence of relax.Var
+        The variables of the block that are computed from each variable.
+    """
+
+    bound: Mapping[relax.Var, relax.Expr]
+    readers: Mapping[relax.Var, Sequence[relax.Var]]
+
+    def lookup(self, value: relax.Expr) -> relax.Expr:
+        """Return what a variable is bound to, and everything else as it is."""
+        return self.bound.get(value, value)
+
+    def is_read_only_by(self, value: relax.Expr, readers: Sequence[relax.Expr]) -> bool:
+        """Whether `value` leaves the block only through `readers`."""
+        return isinstance(value, relax.DataflowVar) and all(
+            reader in readers for reader in self.readers[value]
+        )
+
+
+def dataflow_blocks(mod: tvm.IRModule) -> Iterator[Dataflow]:
+    """Yield the dataflow blocks of all Relax functions of `mod`."""
+    for _, func in mod.functions_items():
+        for block in func.body.blocks if isinstance(func, relax.Function) else ():
+            if isinstance(block, relax.DataflowBlock):
+                bound = {binding.var: binding.value for binding in block.bindings}
+                yield Dataflow(bound, relax.analysis.udchain(block))
