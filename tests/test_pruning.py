@@ -1,0 +1,195 @@
+"""Pruning: exact shares of zeros, the smallest go first, and what must stay dense stays."""
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from onnx.helper import make_node
+
+from tvm_sparse import testing
+from tvm_sparse.errors import InputError, OutputError
+from tvm_sparse.pruning import BLOCK, prune
+
+
+def weights_of(path):
+    graph = onnx.load(path).graph
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+
+def sparsity(array):
+    return 1 - np.count_nonzero(array) / array.size
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Four layers: the outer ones stay dense, the inner ones are 64 x 48 and 48 x 40."""
+    rng = np.random.default_rng(0)
+    sizes = (32, 64, 48, 40, 36)
+    weights = {
+        f"w{i}": rng.standard_normal(shape).astype("float32") * (i + 1)
+        for i, shape in enumerate(itertools.pairwise(sizes))
+    }
+    nodes = [make_node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"n{i}") for i in range(4)]
+    return testing.write_onnx(tmp_path / "chain.onnx", nodes, {"h0": [2, 32]}, ["h4"], weights)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_uniform(chain, tmp_path, share):
+    before = weights_of(chain)
+    report = prune(chain, tmp_path / "out.onnx", share)
+    after = weights_of(tmp_path / "out.onnx")
+    for name in ("w1", "w2"):
+        zeros = after[name] == 0
+        assert zeros.sum() == round(share * zeros.size)
+        np.testing.assert_array_equal(after[name][~zeros], before[name][~zeros])
+        if zeros.any():
+            assert np.abs(before[name][zeros]).max() <= np.abs(before[name][~zeros]).min()
+    for name in ("w0", "w3"):
+        np.testing.assert_array_equal(after[name], before[name])
+    reasons = ["nearest to the input", "", "", "nearest to the output"]
+    assert [weight.kept for weight in report] == reasons
+    assert [weight.zeros for weight in report][1:3] == [round(share * 3072), round(share * 1920)]
+
+
+def test_global_prunes_small_weights_more(chain, tmp_path):
+    prune(chain, tmp_path / "out.onnx", 0.8, scope="global")
+    after = weights_of(tmp_path / "out.onnx")
+    inner = [after["w1"], after["w2"]]
+    assert sum(np.count_nonzero(w == 0) for w in inner) == round(0.8 * (3072 + 1920))
+    assert sparsity(after["w1"]) > 0.8 > sparsity(after["w2"])
+
+
+def test_block(chain, tmp_path):
+    prune(chain, tmp_path / "out.onnx", 0.75, scope="block")
+    weight = weights_of(tmp_path / "out.onnx")["w1"].T  # outputs first
+    zeros = (weight == 0).reshape(48, 64 // BLOCK, BLOCK)
+    assert np.all(zeros.all(axis=2) == zeros.any(axis=2))
+    assert zeros.mean() == 0.75
+
+
+def test_block_of_gemm_and_conv_runs_along_the_inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {
+        "first": rng.standard_normal((32, 32)).astype("float32"),
+        "gemm": rng.standard_normal((36, 32)).astype("float32"),
+        "shape": np.array([1, 36, 1, 2]),
+        "conv": rng.standard_normal((30, 36, 1, 1)).astype("float32"),
+        "last": rng.standard_normal((40, 30, 1, 1)).astype("float32"),
+    }
+    nodes = [
+        make_node("MatMul", ["x", "first"], ["a"]),
+        make_node("Gemm", ["a", "gemm"], ["b"], transB=1),
+        make_node("Reshape", ["b", "shape"], ["c"]),
+        make_node("Conv", ["c", "conv"], ["d"]),
+        make_node("Conv", ["d", "last"], ["y"]),
+    ]
+    path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 32]}, ["y"], weights)
+    prune(path, tmp_path / "out.onnx", 0.5, scope="block")
+    after = weights_of(tmp_path / "out.onnx")
+    for name, inputs in (("gemm", 32), ("conv", 36)):
+        zeros = (after[name] == 0).reshape(-1, inputs // BLOCK, BLOCK)
+        assert np.all(zeros.all(axis=2) == zeros.any(axis=2))
+        assert zeros.mean() == 0.5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 70), st.floats(0, 0.99), st.sampled_from(["uniform", "block"]))
+def test_any_size_and_share(tmp_path_factory, inputs, share, scope):
+    folder = tmp_path_factory.mktemp("size")
+    weight = np.random.default_rng(0).standard_normal((inputs, 1100)).astype("float32")
+    nodes = [make_node("MatMul", ["x", "w"], ["y"])]
+    path = testing.write_onnx(folder / "a.onnx", nodes, {"x": [2, inputs]}, ["y"], {"w": weight})
+    (report,) = prune(path, folder / "out.onnx", share, scope)
+    after = weights_of(folder / "out.onnx")["w"]
+    assert report.zeros == np.count_nonzero(after == 0)
+    if scope == "uniform":
+        assert report.zeros == round(share * weight.size)
+    else:
+        assert abs(report.zeros / weight.size - share) <= BLOCK / inputs
+
+
+def test_embeddings_and_small_weights_stay(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {
+        "table": rng.standard_normal((100, 32)).astype("float32"),
+        "w": rng.standard_normal((32, 64)).astype("float32"),
+        "tiny": rng.standard_normal((64, 8)).astype("float32"),
+        "back": rng.standard_normal((8, 32)).astype("float32"),
+    }
+    nodes = [
+        make_node("Cast", ["x"], ["ids"], to=7),
+        make_node("Gather", ["table", "ids"], ["e"], name="embedding"),
+        make_node("MatMul", ["e", "w"], ["a"], name="first layer after the embedding"),
+        make_node("MatMul", ["a", "tiny"], ["b"], name="tiny"),
+        make_node("MatMul", ["b", "back"], ["c"], name="back"),
+        make_node("Transpose", ["table"], ["t"]),
+        make_node("MatMul", ["c", "t"], ["y"], name="tied"),
+    ]
+    path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [5]}, ["y"], weights)
+    report = prune(path, tmp_path / "out.onnx", 0.9)
+    kept = {weight.layer: weight.kept for weight in report}
+    assert kept == {
+        "first layer after the embedding": "",
+        "tiny": "only 512 elements",
+        "back": "only 256 elements",
+        "tied": "an embedding shares it",
+    }
+
+
+def test_nan_is_kept(chain, tmp_path):
+    model = onnx.load(chain)
+    weight = numpy_helper.to_array(model.graph.initializer[1]).copy()
+    weight[3, 4] = np.nan
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(weight, "w1"))
+    onnx.save(model, chain)
+    prune(chain, tmp_path / "out.onnx", 0.9)
+    assert np.isnan(weights_of(tmp_path / "out.onnx")["w1"][3, 4])
+
+
+def test_external_data_is_read_and_the_model_left_alone(tmp_path):
+    path = tmp_path / "mlp.onnx"
+    options = {"save_as_external_data": True, "location": "mlp.data", "size_threshold": 0}
+    testing.write_mlp(path, density=1, **options)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    out = tmp_path / "elsewhere" / "out.onnx"
+    out.parent.mkdir()
+    prune(path, out, 0.9)
+    assert [file.name for file in out.parent.iterdir()] == ["out.onnx"]
+    after = weights_of(out)
+    assert sparsity(after["w0"]) == pytest.approx(0.9, abs=1e-3)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_weights_beyond_protobufs_limit_go_beside_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("tvm_sparse.onnx_file._LARGEST_EMBEDDED", 1000)
+    path = testing.write_mlp(tmp_path / "mlp.onnx", density=1)
+    out = tmp_path / "out" / "out.onnx"
+    out.parent.mkdir()
+    prune(path, out, 0.5)
+    assert sorted(file.name for file in out.parent.iterdir()) == ["out.onnx", "out.onnx.data"]
+    assert sparsity(weights_of(out)["w0"]) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 90, float("nan")])
+def test_bad_sparsity(chain, tmp_path, share):
+    with pytest.raises(InputError, match="sparsity must be at least 0 and below 1"):
+        prune(chain, tmp_path / "out.onnx", share)
+
+
+def test_bad_scope(chain, tmp_path):
+    with pytest.raises(InputError, match="unknown scope 'blocks'; choose one of uniform"):
+        prune(chain, tmp_path / "out.onnx", 0.5, "blocks")
+
+
+def test_never_overwrites_the_model(chain):
+    with pytest.raises(InputError, match="would overwrite itself"):
+        prune(chain, chain.parent / "." / chain.name, 0.5)
+
+
+def test_not_writable(chain, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written: No such file or directory"):
+        prune(chain, tmp_path / "no" / "out.onnx", 0.5)
