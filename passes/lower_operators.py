@@ -18,7 +18,7 @@ from tvm_sparse.passes.operators import Layout, static_shape
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.targets import CpuProfile
 
-Lowering = Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]
+Kernel = Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerOperators")
@@ -30,22 +30,31 @@ class LowerOperators:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its panel operators lowered."""
-        others = [n for n in tvm.ir.Op.list_op_names() if n.startswith("relax.") and n not in RULES]
-        rules = {name: self._legalize(rule) for name, rule in RULES.items()}
+        others = [name for name in tvm.ir.Op.list_op_names() if name not in KERNELS]
+        rules = {name: self._legalize(kernel) for name, kernel in KERNELS.items()}
         return relax.transform.LegalizeOps(rules, skip_ops=others)(mod)
 
-    def _legalize(self, rule: Lowering) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
+    def _legalize(self, kernel: Kernel) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
         def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-            func = rule(call, self.cpu).without_attr("global_symbol")
-            gvar = builder.add_func(func, call.op.name.removeprefix(operators.PREFIX))
-            return relax.call_tir(gvar, list(call.args), out_ty=call.ty)
+            gvar = builder.add_func(
+                kernel(call, self.cpu), call.op.name.removeprefix(operators.PREFIX)
+            )
+            return _call_batched(builder, gvar, call)
 
         return legalize
 
 
-def _epilogue(call: relax.Call) -> Epilogue:
-    attrs = call.attrs
-    return Epilogue(bool(attrs["bias"]), bool(attrs["residual"]), str(attrs["activation"]) or None)
+def _call_batched(
+    builder: relax.BlockBuilder, gvar: tvm.ir.GlobalVar, call: relax.Call
+) -> relax.Expr:
+    """Call a kernel; the layout changes' take `(batch, tokens, channels)` and nothing else."""
+    args, shape = list(call.args), _shape(call)
+    if call.op.name == operators.TO_PANELS:
+        args = [builder.emit(relax.op.reshape(args[0], _batched(_shape(args[0]))))]
+    if call.op.name == operators.FROM_PANELS:
+        result = relax.call_tir(gvar, args, relax.TensorType(_batched(shape), "float32"))
+        return relax.op.reshape(builder.emit(result), shape)
+    return relax.call_tir(gvar, args, relax.TensorType(shape, "float32"))
 
 
 def _shape(value: relax.Expr) -> tuple[int, ...]:
@@ -55,28 +64,34 @@ def _shape(value: relax.Expr) -> tuple[int, ...]:
     return shape
 
 
+def _batched(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    layout = Layout.of(shape, 1)
+    return layout.batch, layout.tokens, layout.channels
+
+
+def _epilogue(call: relax.Call) -> Epilogue:
+    attrs = call.attrs
+    return Epilogue(bool(attrs["bias"]), bool(attrs["residual"]), str(attrs["activation"]) or None)
+
+
 def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    shape = _shape(call.args[0])
-    layout = Layout.of(shape, int(call.attrs["lanes"]))
-    return schedules.to_panels(shape, layout.lanes, cpu)
+    return schedules.to_panels(*_batched(_shape(call.args[0])), int(call.attrs["lanes"]), cpu)
 
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.from_panels(_shape(call), _shape(call.args[0])[2], cpu)
+    return schedules.from_panels(*_batched(_shape(call)), _shape(call.args[0])[2], cpu)
 
 
 def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    rows, in_channels, lanes = _shape(call.args[0])
-    tiling = SparseTiling(**{k: int(v) for k, v in call.attrs["tiling"].items()})
-    channels = int(call.attrs["channels"])
-    return schedules.sparse_linear(rows, lanes, channels, in_channels, tiling, _epilogue(call), cpu)
+    rows, k, lanes = _shape(call.args[0])
+    tiling = SparseTiling(**{name: int(v) for name, v in call.attrs["tiling"].items()})
+    n = int(call.attrs["channels"])
+    return schedules.sparse_linear(rows, lanes, n, k, tiling, _epilogue(call), cpu)
 
 
 def _linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    rows, in_channels, lanes = _shape(call.args[0])
-    return schedules.linear(
-        rows, lanes, int(call.attrs["channels"]), in_channels, _epilogue(call), cpu
-    )
+    rows, k, lanes = _shape(call.args[0])
+    return schedules.linear(rows, lanes, int(call.attrs["channels"]), k, _epilogue(call), cpu)
 
 
 def _layer_norm(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -86,12 +101,20 @@ def _layer_norm(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 def _attention(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     attrs = call.attrs
-    bias = _shape(call.args[3]) if len(call.args) > 3 else None
-    sizes = [int(attrs[k]) for k in ("batch", "tokens", "key_tokens", "heads", "head_dim")]
-    return schedules.attention(*sizes, _shape(call.args[0])[2], float(attrs["scale"]), bias, cpu)
+    return schedules.attention(
+        batch=int(attrs["batch"]),
+        tokens=int(attrs["tokens"]),
+        key_tokens=int(attrs["key_tokens"]),
+        heads=int(attrs["heads"]),
+        head_dim=int(attrs["head_dim"]),
+        lanes=_shape(call.args[0])[2],
+        scale=float(attrs["scale"]),
+        bias_shape=_shape(call.args[3]) if len(call.args) > 3 else None,
+        cpu=cpu,
+    )
 
 
-RULES: dict[str, Lowering] = {
+KERNELS: dict[str, Kernel] = {
     operators.TO_PANELS: _to_panels,
     operators.FROM_PANELS: _from_panels,
     operators.SPARSE_LINEAR: _sparse_linear,

@@ -10,15 +10,15 @@ Runs after `SparsifyWeights` and `PackDenseWeights`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.targets import CpuProfile
 
 UNARY = (
@@ -57,45 +57,31 @@ class MoveToPanels:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""
-        rewriter = _Mover(mod, self.cpu)
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-        return tvm.transform.Sequential(
-            [
-                relax.transform.CanonicalizeBindings(),
-                relax.transform.EliminateCommonSubexpr(),
-                relax.transform.DeadCodeElimination(),
-            ]
-        )(rewriter.builder_.get())
+        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
+        return relax.transform.CanonicalizeBindings()(mod)
 
 
-@mutator
-class _Mover(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
-        super().__init__(mod)
-        self.cpu = cpu
-        self.rules: dict[str, Callable[[relax.Call], relax.Expr | None]] = {
-            operators.TO_PANELS: self._cancel,
-            "relax.reshape": self._reshape,
-            "relax.nn.layer_norm": self._layer_norm,
-            "relax.nn.attention": self._attention,
-            "relax.nn.attention_bias": self._attention,
-            **dict.fromkeys(UNARY, self._elementwise),
-            **dict.fromkeys(BINARY, self._elementwise),
-        }
+@dataclass(frozen=True)
+class _Mover:
+    """The rule at one call."""
 
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = super().visit_call_(call)
-        rule = self.rules.get(call.op.name) if isinstance(call.op, tvm.ir.Op) else None
-        moved = rule(call) if rule is not None else None
-        return call if moved is None else moved
+    cpu: CpuProfile
+    call: relax.Call
+    lookup: Lookup
+    emit: Emit
 
-    def _producer(self, value: relax.Expr) -> relax.Expr | None:
-        """Return what computes `value`, a variable or the alias of one."""
-        while isinstance(value, relax.Var):
-            value = self.lookup_binding(value)
-        return value
+    def move(self) -> relax.Expr | None:
+        """Return what takes the call's place, or None."""
+        call = self.call
+        if is_call_to(call, operators.TO_PANELS):
+            return self._cancel(call)
+        if is_call_to(call, "relax.reshape"):
+            return self._reshape(call)
+        if is_call_to(call, "relax.nn.layer_norm"):
+            return self._layer_norm(call)
+        if is_call_to(call, "relax.nn.attention", "relax.nn.attention_bias"):
+            return self._attention(call)
+        return self._elementwise(call) if is_call_to(call, *UNARY, *BINARY) else None
 
     def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
         """Return the panels that `value` was read from, and the shape they were read as.
@@ -103,9 +89,9 @@ class _Mover(PyExprMutator):
         A reshape in between that leaves the channels alone, as a layer between flat and
         batched tokens has, is looked through.
         """
-        call = self._producer(value)
+        call = self.lookup(value)
         if is_call_to(call, "relax.reshape") and _same_channels(value, call.args[0]):
-            call = self._producer(call.args[0])
+            call = self.lookup(call.args[0])
         if not is_call_to(call, operators.FROM_PANELS):
             return None
         return call.args[0], tuple(int(e) for e in call.attrs["shape"])
@@ -116,8 +102,8 @@ class _Mover(PyExprMutator):
             return found[0]
         shape = (layout.batch, layout.tokens, layout.channels)
         if Layout.of(static_shape(value) or (), layout.lanes) != layout:
-            value = self.builder_.emit(relax.op.reshape(value, shape))
-        return self.builder_.emit(operators.to_panels(value, layout.lanes))
+            value = self.emit(relax.op.reshape(value, shape))
+        return self.emit(operators.to_panels(value, layout.lanes))
 
     def _cancel(self, call: relax.Call) -> relax.Expr | None:
         """to_panels(from_panels(p)) => p"""
@@ -132,7 +118,7 @@ class _Mover(PyExprMutator):
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
         """reshape(reshape(x)) => reshape(x), or x itself"""
         source, shape = call.args[0], static_shape(call)
-        inner = self._producer(source)
+        inner = self.lookup(source)
         if shape is None:
             return None
         if is_call_to(inner, "relax.reshape"):
@@ -160,10 +146,10 @@ class _Mover(PyExprMutator):
         self, panels: relax.Call, panel_shape: tuple[int, ...], shape: tuple[int, ...]
     ) -> relax.Expr:
         """Return from_panels(panels) as a tensor of shape `shape`."""
-        tensor = operators.from_panels(self.builder_.emit(panels), panel_shape)
+        tensor = operators.from_panels(self.emit(panels), panel_shape)
         if shape == panel_shape:
             return tensor
-        return relax.op.reshape(self.builder_.emit(tensor), shape)
+        return relax.op.reshape(self.emit(tensor), shape)
 
     def _operand(
         self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
@@ -230,10 +216,10 @@ class _Mover(PyExprMutator):
 
     def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
         """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""
-        inner = self._producer(x)
+        inner = self.lookup(x)
         if is_call_to(inner, "relax.reshape") and static_shape(inner.args[0]) == shape:
             return inner.args[0]
-        return self.builder_.emit(relax.op.reshape(x, shape))
+        return self.emit(relax.op.reshape(x, shape))
 
 
 def _same_channels(a: relax.Expr, b: relax.Expr) -> bool:

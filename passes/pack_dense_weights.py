@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import tvm
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_linear import match_constant_linear
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.schedules.linear import pack_linear
 from tvm_sparse.targets import CpuProfile
 
@@ -25,25 +25,13 @@ class PackDenseWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense linear layers rewritten."""
-        rewriter = _Packer(mod, self.cpu)
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-        return rewriter.builder_.get()
+        return rewrite_calls(mod, self._pack)
 
-
-@mutator
-class _Packer(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
-        super().__init__(mod)
-        self.cpu = cpu
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = super().visit_call_(call)
+    def _pack(self, call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
         layer = match_constant_linear(call, self.cpu)
         if layer is None:
-            return call
-        panels = self.builder_.emit(operators.to_panels(layer.x, layer.layout.lanes))
+            return None
+        panels = emit(operators.to_panels(layer.x, layer.layout.lanes))
         weight = relax.const(pack_linear(layer.weight, self.cpu))
         product = operators.linear(panels, weight, layer.weight.shape[0])
-        return operators.from_panels(self.builder_.emit(product), layer.out_shape)
+        return operators.from_panels(emit(product), layer.out_shape)

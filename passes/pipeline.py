@@ -19,7 +19,6 @@ from tvm_sparse.passes.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
-from tvm_sparse.passes.unflatten_linear import UnflattenLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath
 from tvm_sparse.targets import CpuProfile, native
 
@@ -43,7 +42,6 @@ def canonicalize() -> Passes:
 def sparsify(cpu: CpuProfile) -> Passes:
     """Choose a kernel for every weight and keep the activations in panels between them."""
     return [
-        UnflattenLinear(),
         MeasureSparsity(),
         SparsifyWeights(cpu),
         PackDenseWeights(cpu),
