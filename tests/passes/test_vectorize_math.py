@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import scipy.special
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.vectorize_math import VectorizeMath
+from tvm_sparse.targets import native
+
+REFERENCES = {
+    relax.op.exp: np.exp,
+    relax.op.log: np.log,
+    relax.op.erf: scipy.special.erf,
+    relax.op.tanh: np.tanh,
+    relax.op.sigmoid: scipy.special.expit,
+    relax.op.nn.softmax: lambda x: scipy.special.softmax(x, -1),
+    relax.op.nn.log_softmax: lambda x: scipy.special.log_softmax(x, -1),
+    relax.op.nn.gelu: lambda x: x * scipy.special.ndtr(x),
+}
+
+
+def module(op, dtype: str = "float32") -> tvm.IRModule:
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((5, 33), dtype))
+    with builder.function("main", [x]):
+        builder.emit_func_output(builder.emit(op(x)))
+    return relax.transform.LegalizeOps()(builder.get())
+
+
+@pytest.mark.parametrize("op", REFERENCES)
+def test_against_numpy(op):
+    library = tvm.compile(VectorizeMath()(module(op)), target=native().to_target())
+    x = np.random.default_rng(0).uniform(0.1, 5, (5, 33)).astype("float32")
+    got = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
+    np.testing.assert_allclose(got, REFERENCES[op](x.astype("float64")), rtol=2e-6, atol=1e-6)
+
+
+def test_no_calls_are_left():
+    after = VectorizeMath()(module(relax.op.nn.gelu))
+    assert not re.search(r"T\.(exp|erf|tanh)", after.script())
+
+
+def test_other_types_stay():
+    before = module(relax.op.exp, "float64")
+    tvm.ir.assert_structural_equal(VectorizeMath()(before), before)
