@@ -34,7 +34,7 @@ from tvm_sparse.passes.attention_scores import (
 from tvm_sparse.passes.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.narrow import lower_bound, narrow
 from tvm_sparse.passes.operators import is_call_to, static_shape
-from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls, uniform_value
 from tvm_sparse.passes.sink_views import sink_views
 from tvm_sparse.passes.view_chains import RESHAPING, follow
 
@@ -76,7 +76,9 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
         return None
     bias = scores.bias
     if bias is not None:
-        bias = emit(_of_rank_4(narrow(bias, lookup, emit), groups, shape[-1]))
+        bias = narrow(bias, lookup, emit)
+        masks = uniform_value(bias) != 0
+        bias = emit(_of_rank_4(bias, groups, shape[-1])) if masks else None
     scale = scores.scale * q.factor * k.factor
     out = emit(relax.op.nn.attention(q.value, k.value, v.value, bias, scale))
     if guarded and bias is not None and lower_bound(bias, lookup) == -math.inf:

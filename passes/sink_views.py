@@ -36,7 +36,8 @@ def sink_views(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     """Return `call` with its layout change moved below it or shortened, or None."""
     if is_call_to(call, *RESHAPING, "relax.permute_dims"):
         return _shorten(call, lookup)
-    return _sink(call, lookup, emit) if _is_row_wise(call) else None
+    operand = _row_operand(call)
+    return None if operand is None else _sink(call, operand, lookup, emit)
 
 
 def _shorten(call: relax.Call, lookup: Lookup) -> relax.Expr | None:
@@ -62,23 +63,25 @@ def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
     return cost
 
 
-def _is_row_wise(call: relax.Call) -> bool:
-    """Whether `call` computes each row of its result from the same row of its first argument."""
+def _row_operand(call: relax.Call) -> int | None:
+    """Return which argument has the rows that `call` computes the rows of its result from."""
+    shape = static_shape(call) or ()
     if is_call_to(call, "relax.matmul"):
-        return constant_rank(call.args[1]) == 2
+        return 0 if constant_rank(call.args[1]) == 2 else None
     if is_call_to(call, "relax.add"):
-        shape = static_shape(call)
-        return constant_rank(call.args[1]) == 1 and shape == static_shape(call.args[0])
+        a, b = call.args
+        if constant_rank(b) == 1 and static_shape(a) == shape:
+            return 0
+        return 1 if constant_rank(a) == 1 and static_shape(b) == shape else None
     if is_call_to(call, "relax.nn.softmax"):
-        return int(call.attrs.axis) in (-1, len(static_shape(call) or ()) - 1)
+        return 0 if int(call.attrs.axis) in (-1, len(shape) - 1) else None
     if is_call_to(call, "relax.nn.layer_norm"):
-        last = (-1, len(static_shape(call) or ()) - 1)
-        return len(call.attrs.axes) == 1 and int(call.attrs.axes[0]) in last
-    return False
+        return 0 if [int(axis) for axis in call.attrs.axes] in ([-1], [len(shape) - 1]) else None
+    return None
 
 
-def _sink(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    view = follow(call.args[0], lookup)
+def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    view = follow(call.args[operand], lookup)
     if view is None or not view.axes:
         return None
     channels = view.shape[-1]
@@ -91,7 +94,8 @@ def _sink(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     rows = view.base
     if static_shape(rows) != (*leading, channels):
         rows = emit(relax.op.reshape(rows, (*leading, channels)))
-    result = emit(relax.Call(call.op, [rows, *call.args[1:]], call.attrs))
+    args = [*call.args[:operand], rows, *call.args[operand + 1 :]]
+    result = emit(relax.Call(call.op, args, call.attrs))
     width = (static_shape(result) or (0,))[-1]
     rescaled = [tuple((n, s // channels * width) for n, s in axis) for axis in view.axes[:-1]]
     return View(result, (*rescaled, _run(width))).materialize()

@@ -54,9 +54,9 @@ class _Linear:
     @staticmethod
     def match(value: relax.Expr, lookup: Lookup) -> _Linear | None:
         bias, product, call = None, value, lookup(value)
-        if is_call_to(call, "relax.add") and constant_rank(call.args[1]) == 1:
-            product, bias = call.args
-            call = lookup(product)
+        if is_call_to(call, "relax.add"):
+            product, bias = call.args if constant_rank(call.args[1]) == 1 else call.args[::-1]
+            call = lookup(product) if constant_rank(bias) == 1 else None
         if not is_call_to(call, "relax.matmul") or constant_rank(call.args[1]) != 2:
             return None
         x, weight = call.args

@@ -25,6 +25,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.onnx_attention import write_out_attention
 from tvm_sparse.onnx_file import bind_shapes, read_model, tensor_array
 from tvm_sparse.specs import TensorSpec
 
@@ -195,7 +196,10 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
     ) -> relax.Expr:
         node = attrs["tvm_custom"]["name"]
         try:
-            result = super()._convert_operator(op_name, inputs, attrs, opset)
+            if op_name == "Attention":
+                result = write_out_attention(self.bb, inputs, attrs)
+            else:
+                result = super()._convert_operator(op_name, inputs, attrs, opset)
         except Exception as error:
             raise self._error(node, op_name, _first_line(error)) from error
         if (
