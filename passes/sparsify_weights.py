@@ -84,7 +84,9 @@ class _Sparsifier(PyExprMutator):
         )
         if not choice.sparse:
             return None
-        tiling = cost_model.sparse_tiling(*shape, lanes, self.cpu)
+        tiling = cost_model.sparse_tiling(
+            out_channels, in_channels, layer.layout.rows, lanes, self.cpu
+        )
         packed = PackedSparse.from_dense(layer.weight, lanes, tiling)
         arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
         panels = self.builder_.emit(operators.to_panels(layer.x, lanes))

@@ -30,6 +30,13 @@ def vector(start: Expr, lanes: int) -> Expr:
     return T.Ramp(start, T.int64(1), lanes)
 
 
+def prefetch(element: Expr) -> None:
+    """Ask for the cache line of an element, which may lie beyond the buffer's end."""
+    for_reading, to_l1, data = T.int32(0), T.int32(3), T.int32(1)
+    arguments = (T.address_of(element), for_reading, to_l1, data)
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", *arguments))
+
+
 class Registers:
     """An array of `count` float32 vectors of `lanes` values, allocated in the current sblock.
 

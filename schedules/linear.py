@@ -2,15 +2,15 @@
 
 The loops::
 
-    for block, row in parallel:          # NB output channels, a panel of lanes
+    for rows of a thread, block, row in parallel:  # NB output channels, a panel of lanes
         for piece of the lanes:          # at most two vectors
             NB x V accumulators = 0
             for k:                       # V vectors of the panel, NB weights
                 NB x V multiply-adds
             y = accumulators, after bias, residual and activation
 
-All rows are visited while a block of weights is in the cache, so a thread reads its share of the
-weights from memory once.
+A thread keeps its rows from layer to layer, and with them their activations in its own cache. It
+visits all of its rows while a block of weights is in the cache.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def linear(
     tiling = dense_tiling(n, cpu)
     channels = tiling.channels
     blocks = -(-n // channels)
+    rows_per_thread = rows // cpu.cores if rows % cpu.cores == 0 else rows
 
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("linear")
@@ -109,8 +110,9 @@ def linear(
 
         jobs = T.parallel(T.int64(0), T.int64(blocks * rows))
         with jobs as job, T.sblock("linear"):
-            block = T.axis.spatial(T.int64(blocks), job // rows)
-            row = T.axis.spatial(T.int64(rows), job % rows)
+            share = job // (rows_per_thread * blocks) * rows_per_thread
+            row = T.axis.spatial(T.int64(rows), share + job % rows_per_thread)
+            block = T.axis.spatial(T.int64(blocks), job // rows_per_thread % blocks)
             outputs = slice(block * channels, _end(block, channels, n))
             T.reads(
                 x[row, 0:k, 0:lanes],

@@ -2,7 +2,7 @@
 
 The loops::
 
-    for chunk, row in parallel:          # a chunk of output channels, a panel of lanes
+    for row, chunk in parallel:          # a panel of lanes, a chunk of output channels
         for k_block:                     # its part of the panel stays in L1
             for group:                   # R output channels
                 for piece of the lanes:  # V vectors; all of them if the registers suffice
@@ -10,6 +10,10 @@ The loops::
                     for step:            # the R channels walk their own non-zeros side by side
                         R times: load offset and weight; V times: multiply-add from the panel
                     y = accumulators, in the last K block after residual and activation
+
+Rows are outermost, so that a thread works on the same rows in all layers of a network and finds
+their activations in its own cache; that was worth more than reading only a share of the weights
+(12 layers of 768 x 768 with 95 % zeros on two threads: 0.51 against 0.82 ms).
 
 Side by side, because a multiply-add has a latency of 4 cycles and two can start in each: fewer
 than 8 independent accumulators leave the units idle.
@@ -25,15 +29,16 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
-from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
+from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-OFFSETS_PER_WORD = 4
-"""16-bit offsets that one 64-bit load brings; loads are what limits the kernel."""
+PREFETCH_DISTANCE = 512
+"""Slots by which weights are asked for ahead of their use. They are read once per row of
+activations and come from the L2 or L3 cache; without the hint, 80 % zeros cost 10 % more time."""
 
 
 def sparse_linear(
@@ -96,7 +101,7 @@ def sparse_linear(
             index = T.bind((chunk * layout.k_blocks + k_block) * layout.chunk_groups + g)
             begin = T.bind(T.Cast("int64", indptr[index]))
             steps = T.bind(T.Cast("int64", indptr[index + 1]) - begin)
-            words = flat(offsets[begin * group], slots // OFFSETS_PER_WORD, "uint64")
+            positions = flat(offsets[begin * group], slots, "uint16")
             weights = flat(values[begin * group], slots)
             channel = [T.bind(T.Cast("int64", channels[index * group + r])) for r in range(group)]
             for first_vector in range(0, lanes // width, most_vectors):
@@ -116,10 +121,11 @@ def sparse_linear(
                     else:
                         acc[i] = T.Broadcast(T.float32(0), width)
                 with T.serial(T.int64(0), steps) as step:
+                    ahead = step * group + PREFETCH_DISTANCE
+                    prefetch(positions[ahead])
+                    prefetch(weights[ahead])
                     for r in range(group):
-                        if r % OFFSETS_PER_WORD == 0:
-                            word = T.bind(words[(step * group + r) // OFFSETS_PER_WORD])
-                        offset = T.bind(_offset(word, r % OFFSETS_PER_WORD))
+                        offset = T.bind(T.Cast("int64", positions[step * group + r]) * OFFSET_UNIT)
                         weight = T.bind(T.Broadcast(weights[step * group + r], width))
                         for v in range(vectors):
                             i = r * vectors + v
@@ -134,8 +140,8 @@ def sparse_linear(
 
         jobs = T.parallel(T.int64(0), T.int64(tiling.chunks * rows))
         with jobs as job, T.sblock("sparse_linear"):
-            chunk = T.axis.spatial(T.int64(tiling.chunks), job // rows)
-            row = T.axis.spatial(T.int64(rows), job % rows)
+            row = T.axis.spatial(T.int64(rows), job // tiling.chunks)
+            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
             outputs = slice(chunk * chunk_channels, chunk * chunk_channels + chunk_channels)
             T.reads(
                 x[row, 0:k, 0:lanes],
@@ -154,12 +160,6 @@ def sparse_linear(
                 with blocks as k_block, groups as g:
                     visit_group(k_block, g, is_first=first == 0, is_last=end == layout.k_blocks)
     return builder.get()
-
-
-def _offset(word: Expr, i: int) -> Expr:
-    """Return the i-th 16-bit offset of a word, in floats."""
-    offset = T.bitwise_and(T.shift_right(word, T.uint64(16 * i)), T.uint64(0xFFFF))
-    return T.Cast("int64", offset) * OFFSET_UNIT
 
 
 def _peel_ends(count: int) -> list[tuple[int, int]]:

@@ -5,48 +5,58 @@ from tvm_sparse.formats import SparseLayout
 from tvm_sparse.targets import PROFILES, profile
 
 CPUS = list(PROFILES)
+BERT = [(768, 768), (3072, 768), (768, 3072)]
 
 
 @pytest.mark.parametrize("name", CPUS)
-@pytest.mark.parametrize(
-    ("n", "k"), [(768, 768), (3072, 768), (768, 3072), (1000, 2048), (2, 768), (7, 13), (1, 1)]
-)
-@pytest.mark.parametrize("vectors", [1, 2, 3, 4])
-def test_every_tiling_is_possible(name, n, k, vectors):
+@pytest.mark.parametrize(("n", "k"), [*BERT, (1000, 2048), (2, 768), (7, 13), (1, 1)])
+def test_every_tiling_is_possible(name, n, k):
     cpu = profile(name)
-    lanes = vectors * cpu.vector_lanes
-    for density in (0.0, 0.05, 1.0):
-        tiling = sparse_tiling(n, k, density, lanes, cpu)
-        layout = SparseLayout(n, k, lanes, tiling)
-        assert layout.k_blocks * tiling.k_block >= k
-        assert tiling.k_block * lanes * 4 <= cpu.l1_bytes
+    for vectors in (1, 2, 3, 4):
+        lanes = vectors * cpu.vector_lanes
+        for rows in (1, 3, 4, 8):
+            tiling = sparse_tiling(n, k, rows, lanes, cpu)
+            layout = SparseLayout(n, k, lanes, tiling)
+            assert layout.k_blocks * tiling.k_block >= k
+            assert tiling.k_block * lanes * 4 <= cpu.l1_bytes
     dense = dense_tiling(n, cpu)
     assert dense.channels * dense.vectors + dense.vectors + 1 <= cpu.vector_registers
 
 
 @pytest.mark.parametrize("name", CPUS)
-def test_cores_get_equal_shares_of_usual_layers(name):
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 8, 16])
+def test_cores_get_equal_shares_of_usual_layers(name, rows):
     cpu = profile(name)
-    tiling = sparse_tiling(768, 768, 0.05, 2 * cpu.vector_lanes, cpu)
-    assert tiling.chunks % cpu.cores == 0
+    tiling = sparse_tiling(768, 768, rows, 2 * cpu.vector_lanes, cpu)
+    assert rows * tiling.chunks % cpu.cores == 0
+
+
+def test_channels_are_not_cut_if_there_are_rows_for_all_cores():
+    cpu = profile("haswell")
+    assert sparse_tiling(768, 768, 8, 16, cpu).chunks == 1
 
 
 @pytest.mark.parametrize("name", CPUS)
-def test_pruned_layers_are_sparse_and_dense_ones_dense(name):
+@pytest.mark.parametrize(("n", "k"), BERT)
+def test_pruned_layers_are_sparse_and_dense_ones_dense(name, n, k):
     cpu = profile(name)
     lanes = 2 * cpu.vector_lanes
     rows = 128 // lanes
-    for n, k in [(768, 768), (3072, 768), (768, 3072)]:
-        assert sparse_pays(n, k, 0.05, rows, lanes, cpu).sparse
-        assert sparse_pays(n, k, 0.20, rows, lanes, cpu).sparse
-        assert not sparse_pays(n, k, 0.90, rows, lanes, cpu).sparse
-        assert not sparse_pays(n, k, 1.00, rows, lanes, cpu).sparse
+    for density, sparse in [(0, True), (0.05, True), (0.2, True), (0.9, False), (1, False)]:
+        assert sparse_pays(n, k, density, rows, lanes, cpu).sparse is sparse
+
+
+def test_tiny_layers_stay_dense():
+    choice = sparse_pays(16, 16, 0.05, 1, 16, profile("haswell"))
+    assert not choice.sparse
+    assert "too small" in choice.reason
 
 
 def test_reason_names_the_zeros_and_the_gain():
     cpu = profile("haswell")
-    assert "95% zeros" in sparse_pays(768, 768, 0.05, 8, 16, cpu).reason
-    assert "would cost" in sparse_pays(768, 768, 0.95, 8, 16, cpu).reason
+    assert "95% zeros: " in sparse_pays(768, 768, 0.05, 8, 16, cpu).reason
+    assert "x faster" in sparse_pays(768, 768, 0.05, 8, 16, cpu).reason
+    assert "x slower" in sparse_pays(768, 768, 0.95, 8, 16, cpu).reason
 
 
 def test_more_zeros_are_never_slower():

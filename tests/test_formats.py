@@ -13,7 +13,7 @@ def random_weight(n, k, density, seed):
 
 tilings = st.builds(
     SparseTiling,
-    group=st.sampled_from([4, 8, 12]),
+    group=st.sampled_from([1, 4, 6, 12]),
     k_block=st.integers(1, 40),
     window=st.integers(1, 30),
 )
@@ -85,15 +85,16 @@ def test_wide_weights_fit_sixteen_bits_because_offsets_are_relative_to_the_block
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "arguments",
     [
-        ({"group": 3, "k_block": 8}, "multiple of 4"),
-        ({"group": 4, "k_block": 0}, "positive"),
-        ({"group": 4, "k_block": 8, "chunks": 0}, "positive"),
+        {"group": 0, "k_block": 8},
+        {"group": 4, "k_block": 0},
+        {"group": 4, "k_block": 8, "chunks": 0},
+        {"group": 4, "k_block": 8, "window": 0},
     ],
 )
-def test_senseless_tilings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_senseless_tilings_are_refused(arguments):
+    with pytest.raises(ValueError, match="positive"):
         SparseTiling(**arguments)
 
 

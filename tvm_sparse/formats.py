@@ -1,7 +1,7 @@
 """The packed form of a pruned weight matrix, in the order in which the kernels read it.
 
-A weight ``[N, K]`` is cut into chunks of output channels (a thread works on one chunk at a time)
-and blocks of K (the part of the activations that stays in the L1 cache). In each (chunk, K block)
+A weight ``[N, K]`` is cut into chunks of output channels (so that threads can share a row) and
+blocks of K (the part of the activations that stays in the L1 cache). In each (chunk, K block)
 the channels are sorted by their number of non-zeros inside small windows and taken in groups of
 R, which the kernel walks side by side, one non-zero each per step. Sorting makes the members of
 a group nearly equal, so that little padding is needed; the windows keep a group's outputs close
@@ -26,8 +26,7 @@ class SparseTiling:
     Attributes
     ----------
     group : int
-        Output channels that are computed side by side; a multiple of 4, because the kernel loads
-        four 16-bit offsets at a time.
+        Output channels that are computed side by side.
     k_block : int
         Input channels per K block.
     chunks : int
@@ -39,13 +38,11 @@ class SparseTiling:
     group: int
     k_block: int
     chunks: int = 1
-    window: int = 192
+    window: int = 384
 
     def __post_init__(self) -> None:
-        if self.group < 1 or self.group % 4:
-            raise ValueError(f"group must be a positive multiple of 4, not {self.group}")
-        if min(self.k_block, self.chunks, self.window) < 1:
-            raise ValueError(f"k_block, chunks and window must be positive: {self}")
+        if min(self.group, self.k_block, self.chunks, self.window) < 1:
+            raise ValueError(f"group, k_block, chunks and window must be positive: {self}")
 
 
 @dataclass(frozen=True)

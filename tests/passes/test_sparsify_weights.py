@@ -31,7 +31,8 @@ def network(density, k=256, n=128):
 def test_a_pruned_weight_becomes_sparse():
     weight, before = network(0.05)
     density = np.count_nonzero(weight) / weight.size
-    tiling = cost_model.sparse_tiling(128, 256, density, LANES, CPU)
+    rows = SHAPE[0] * -(-SHAPE[1] // LANES)
+    tiling = cost_model.sparse_tiling(128, 256, rows, LANES, CPU)
     packed = PackedSparse.from_dense(np.ascontiguousarray(weight.T), LANES, tiling)
 
     def after(emit, x):

@@ -56,7 +56,7 @@ def random_weight(n, k, density, seed=0):
     density=st.sampled_from([0.0, 0.02, 0.2, 0.7, 1.0]),
     rows=st.integers(1, 4),
     vectors=st.integers(1, 4),
-    group=st.sampled_from([4, 8]),
+    group=st.sampled_from([3, 6, 8]),
     k_block=st.sampled_from([13, 64, 1000]),
     split=st.booleans(),
     epilogue=st.sampled_from([PLAIN, FULL, Epilogue(bias=True), Epilogue(residual=True)]),
