@@ -37,7 +37,7 @@ def open_scaled(path, threads):
     engine.version = "0.1"
     return engine
 
-worker.ENGINES["openvino"] = open_scaled
+worker.ENGINES["openvino"] = ("onnxruntime", open_scaled)
 worker.main(sys.argv[2])
 """
 
