@@ -174,6 +174,7 @@ def compare(
     threads: int | None = None,
     rounds: int = 7,
     seconds: float = 0.5,
+    iterations: int | None = None,
     tolerance: float = 1e-4,
     options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda message: None,
@@ -199,6 +200,8 @@ def compare(
         Number of rounds.
     seconds : float
         Length of an engine's burst in every round; three runs at least.
+    iterations : int, optional
+        Runs of every engine in all rounds together, in place of `seconds`.
     tolerance : float
         Largest error relative to the largest output; an engine that exceeds it is not timed.
     options : mapping, optional
@@ -246,10 +249,13 @@ def compare(
                 contender.fail(str(error))
         _check_outputs(contenders, scratch, tolerance)
         running = [c for c in contenders if c.process is not None]
+        burst: dict[str, float] = {"seconds": seconds}
+        if iterations is not None:
+            burst = {"seconds": 0, "least": -(-iterations // rounds)}
         for number in range(rounds):
             progress(f"timing, round {number + 1} of {rounds}")
             for contender in running:
-                _time(contender, seconds)
+                _time(contender, burst)
         results = tuple(_finish(contender) for contender in contenders)
     name = model.stem if model is not None else str(library)
     return Comparison(name, threads, results, work, peak)
@@ -379,11 +385,11 @@ def _arrays(path: Path) -> list[np.ndarray]:
         return [arrays[name] for name in arrays.files]
 
 
-def _time(contender: _Contender, seconds: float) -> None:
+def _time(contender: _Contender, burst: Mapping[str, float]) -> None:
     if contender.process is None:
         return
     try:
-        samples = contender.process.call("run", seconds=seconds)["seconds"]
+        samples = contender.process.call("run", **burst)["seconds"]
     except PeerError as error:
         contender.fail(str(error))
     else:

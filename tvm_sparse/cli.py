@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=0.5, metavar="S",
         help="length of an engine's turn in a round (default: 0.5)",
     )  # fmt: skip
+    command.add_argument(
+        "--iterations", type=int, metavar="N", help="runs of each engine, in place of --seconds"
+    )
     add_threads(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
@@ -211,6 +214,7 @@ def _benchmark(options: argparse.Namespace) -> None:
             threads=options.threads,
             rounds=options.rounds,
             seconds=options.seconds,
+            iterations=options.iterations,
             options={} if is_library else {"target": options.target},
             progress=update,
         )

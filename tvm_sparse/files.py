@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,8 +76,9 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     OutputError
         If the file cannot be written.
     """
+    contents: dict[str, Any] = dict(arrays)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **dict(arrays))
+        np.savez(file, **contents)
 
 
 def read_npy(path: Path) -> np.ndarray:
