@@ -26,6 +26,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.schedules.buffers import Registers, argument, flat
 from tvm_sparse.schedules.buffers import vector as vector_at
 from tvm_sparse.schedules.panels import panel_rows, visit_panel
+from tvm_sparse.schedules.tiles import each_tile, tile_height
 from tvm_sparse.schedules.transpose import transpose
 from tvm_sparse.schedules.vector_math import exp
 
@@ -36,10 +37,6 @@ if TYPE_CHECKING:
     from tvm_sparse.targets import CpuProfile
 
     Element = Callable[[Expr, int], Expr]
-
-
-MOST_ACCUMULATORS = 24
-"""More than these gain nothing, with 32 registers, at 12 heads of 128 tokens (measured)."""
 
 
 def attention(
@@ -137,9 +134,7 @@ class _Job:
         )
         self.width = math.gcd(lanes, cpu.vector_lanes)
         self.vectors = range(lanes // self.width)
-        # The sources and a scalar need registers beside the accumulators.
-        spare = cpu.vector_registers - len(self.vectors) - 1
-        self.tile = max(min(spare, MOST_ACCUMULATORS) // len(self.vectors), 1)
+        self.tile = tile_height(len(self.vectors), cpu)
         self.scores = T.sblock_alloc_buffer((key_tokens * lanes,), "float32")
         self.largest = Registers(len(self.vectors), self.width)
         self.total = Registers(len(self.vectors), self.width)
@@ -195,7 +190,7 @@ class _Job:
                         T.buffer_store(self.scores, score, [self.part(key, u)])
                         self.largest[u] = T.max(self.largest[u], score)
 
-            _each_tile(keys, self.tile, visit_tile)
+            each_tile(keys, self.tile, visit_tile)
 
         self.each_key_block(visit_keys)
 
@@ -230,7 +225,7 @@ class _Job:
                     result = self.acc[i * len(self.vectors) + u] * share[u]
                     T.buffer_store(outputs, result, [self.part(start + i, u)])
 
-        _each_tile(self.head_dim, self.tile, visit_tile)
+        each_tile(self.head_dim, self.tile, visit_tile)
 
     def clear(self, count: int) -> None:
         for i in range(count * len(self.vectors)):
@@ -261,13 +256,3 @@ class _Job:
     def part(self, index: Expr, u: int) -> Expr:
         """Return the place of vector u of the lanes of a channel or a key."""
         return vector_at(index * self.lanes + u * self.width, self.width)
-
-
-def _each_tile(total: int, limit: int, visit: Callable[[Expr, int], None]) -> None:
-    """Call ``visit(start, count)`` for tiles of at most `limit`, their sizes as equal as can be."""
-    tiles = -(-total // limit)
-    small, larger = divmod(total, tiles)
-    for first, repeats, count in ((0, larger, small + 1), (larger, tiles - larger, small)):
-        if repeats:
-            with T.serial(T.int64(0), T.int64(repeats)) as i:
-                visit(first * (small + 1) + i * count, count)

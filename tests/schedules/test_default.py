@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax, tirx
+
+from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.vectorize_math import VectorizeMath
+from tvm_sparse.targets import native, profile
+
+OPS = relax.op
+
+
+def module(build, shapes) -> tvm.IRModule:
+    """Lower and fuse a function of tensors; ``((2, 3), "int64")`` is a shape with a dtype."""
+    builder = relax.BlockBuilder()
+    inputs = []
+    for i, spec in enumerate(shapes):
+        shape, dtype = spec if isinstance(spec[0], tuple) else (spec, "float32")
+        inputs.append(relax.Var(f"x{i}", relax.TensorType(shape, dtype)))
+    with builder.function("main", inputs):
+        with builder.dataflow():
+            out = builder.emit_output(builder.normalize(build(builder, *inputs)))
+        builder.emit_func_output(out)
+    passes = [
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+    ]
+    return tvm.transform.Sequential(passes)(builder.get())
+
+
+def run(mod: tvm.IRModule, inputs: list[np.ndarray]) -> np.ndarray:
+    library = tvm.compile(mod, target=native().to_target())
+    vm = relax.VirtualMachine(library, tvm.cpu())
+    return vm["main"](*(tvm.runtime.tensor(x) for x in inputs)).numpy()
+
+
+def check(build, shapes, rtol: float = 1e-4, atol: float = 1e-5) -> tvm.IRModule:
+    """Compare scheduled code with TVM's plain loops; returns the scheduled module."""
+    before = module(build, shapes)
+    random = np.random.default_rng(0)
+    inputs = []
+    for spec in shapes:
+        shape, dtype = spec if isinstance(spec[0], tuple) else (spec, "float32")
+        shape = [e if isinstance(e, int) else 37 for e in shape]
+        x = random.standard_normal(shape) if dtype == "float32" else random.integers(0, 5, shape)
+        inputs.append(x.astype(dtype))
+    after = tvm.transform.Sequential([ApplyDefaultSchedule(native()), VectorizeMath()])(before)
+    want = run(VectorizeMath()(before), inputs)
+    np.testing.assert_allclose(run(after, inputs), want, rtol=rtol, atol=atol)
+    return after
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ((128, 96), (96, 80)),
+        ((37, 41), (41, 67)),
+        ((1, 64), (64, 100)),
+        ((1, 3, 33, 20), (20, 5)),
+        ((2, 3, 35, 20), (2, 3, 20, 19)),
+        ((2, 3, 1, 20), (1, 3, 20, 33)),
+        ((7, 9), (9, 1)),
+    ],
+)
+def test_matmul(a, b):
+    check(lambda _, x, y: OPS.matmul(x, y), [a, b])
+
+
+@pytest.mark.parametrize("m", [1, 3, 40])
+def test_matmul_by_transposed(m):
+    def build(bb, x, w):
+        return OPS.matmul(x, bb.emit(OPS.permute_dims(w)))
+
+    check(build, [(m, 70), (33, 70)])
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "arguments"),
+    [
+        ((1, 3, 20, 20), (8, 3, 3, 3), {"padding": 1}),
+        ((2, 5, 17, 70), (7, 5, 3, 3), {"strides": 2, "padding": 1}),
+        ((1, 3, 32, 48), (24, 3, 16, 16), {"strides": 16}),
+        ((1, 8, 14, 14), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
+        ((1, 8, 9, 9), (12, 4, 1, 1), {"groups": 2}),
+    ],
+)
+def test_conv2d(x, w, arguments):
+    check(lambda _, a, b: OPS.nn.conv2d(a, b, **arguments), [x, w])
+
+
+def test_conv2d_with_epilogue():
+    def build(bb, x, w, bias):
+        y = bb.emit(OPS.nn.conv2d(x, w, padding=1))
+        return OPS.nn.relu(bb.emit(OPS.add(y, bias)))
+
+    check(build, [(1, 4, 18, 18), (16, 4, 3, 3), (1, 16, 1, 1)])
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, (1, 2)])
+@pytest.mark.parametrize("op", [OPS.sum, OPS.mean, OPS.max, OPS.min])
+def test_reductions(op, axis):
+    check(lambda _, x: op(x, axis), [(5, 37, 70)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda _, x: OPS.nn.softmax(x, -1),
+        lambda _, x: OPS.nn.softmax(x, 1),
+        lambda _, x: OPS.nn.log_softmax(x, -1),
+        lambda _, x: OPS.variance(x, -1),
+        lambda _, x: OPS.permute_dims(x, (2, 0, 1)),
+        lambda _, x: OPS.permute_dims(x, (1, 0, 2)),
+        lambda _, x: OPS.reshape(x, (-1,)),
+        lambda _, x: OPS.concat([x, x], 1),
+        lambda _, x: OPS.nn.pad(x, (0, 0, 1, 2, 3, 4)),
+        lambda _, x: OPS.strided_slice(x, [1, 2], [1, 3], [30, 60], [1, 2]),
+        lambda bb, x: OPS.erf(bb.emit(OPS.exp(bb.emit(OPS.multiply(x, x))))),
+        lambda bb, x: OPS.add(x, bb.emit(OPS.sum(x, 2, keepdims=True))),
+        lambda bb, x: OPS.divide(bb.emit(OPS.tanh(x)), bb.emit(OPS.sum(bb.emit(OPS.exp(x)), 0))),
+        lambda _, x: OPS.cumsum(x, 1),
+        lambda _, x: OPS.argmax(x, 2),
+        lambda _, x: OPS.astype(x, "int32"),
+        lambda _, x: OPS.broadcast_to(x, (3, 5, 37, 64)),
+    ],
+)
+def test_others(build):
+    check(build, [(5, 37, 64)])
+
+
+@pytest.mark.parametrize("op", [OPS.nn.max_pool2d, OPS.nn.avg_pool2d])
+def test_pooling(op):
+    check(lambda _, x: op(x, (3, 3), (2, 2), (1, 1)), [(1, 8, 23, 50)])
+
+
+def test_layer_norm():
+    check(lambda _, x, g, b: OPS.nn.layer_norm(x, g, b, -1), [(2, 9, 70), (70,), (70,)])
+
+
+def test_gather():
+    check(lambda _, x, i: OPS.take(x, i, 0), [(50, 40), ((1, 7), "int64")])
+
+
+def test_unknown_extent():
+    n = tirx.Var("n", "int64")
+    check(lambda _, x: OPS.nn.softmax(x, -1), [(4, n)])
+    check(lambda _, x, y: OPS.matmul(x, y), [(n, 20), (20, 33)])
+    check(lambda bb, x: OPS.exp(bb.emit(OPS.add(x, x))), [(n, 40)])
+
+
+def test_large_loops_are_parallel_and_small_ones_are_not():
+    def kinds(rows: int) -> str:
+        mod = module(lambda _, x: OPS.nn.relu(x), [(rows, 768)])
+        return ApplyDefaultSchedule(native())(mod).script()
+
+    assert "T.parallel" in kinds(512)
+    assert "T.parallel" not in kinds(4)
+
+
+def test_functions_that_are_scheduled_stay():
+    mod = module(lambda _, x: OPS.exp(x), [(512, 768)])
+    once = ApplyDefaultSchedule(native())(mod)
+    tvm.ir.assert_structural_equal(ApplyDefaultSchedule(native())(once), once)
+
+
+@pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
+def test_product_keeps_accumulators_in_registers(cpu, register):
+    cpu = profile(cpu)
+    mod = ApplyDefaultSchedule(cpu)(module(lambda _, x, y: OPS.matmul(x, y), [(96, 96)] * 2))
+    func = mod["matmul"].with_attr("global_symbol", "main")
+    source = tvm.compile(tvm.IRModule({"main": func}), target=cpu.to_target()).mod.inspect_source(
+        "s"
+    )
+    products = re.findall(rf"vfmadd231ps\s+%{register}\d+, %{register}\d+, %{register}\d+", source)
+    assert len(products) >= cpu.vector_registers // 2
