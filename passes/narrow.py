@@ -76,6 +76,8 @@ def _narrowed(value: relax.Expr, axes: set[int], lookup: Lookup, emit: Emit) -> 
     if is_call_to(call, "relax.broadcast_to"):
         source = _narrowed(call.args[0], axes, lookup, emit)
         target = tuple(1 if i - len(shape) in wide else n for i, n in enumerate(shape))
+        if static_shape(source) == target:
+            return source
         if math.prod(static_shape(source) or ()) == math.prod(target):
             return emit(relax.op.reshape(source, target))
         return emit(relax.op.broadcast_to(source, target))
