@@ -1,1 +1,33 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
+
+from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
+from tvm_sparse.passes.lower_operators import LowerOperators
+from tvm_sparse.passes.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.move_to_panels import MoveToPanels
+from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
+from tvm_sparse.passes.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.sink_views import SinkViews
+from tvm_sparse.passes.sparsify_weights import SparsifyWeights
+from tvm_sparse.passes.split_linear import SplitLinear
+from tvm_sparse.passes.vectorize_math import VectorizeMath
+
+__all__ = [
+    "ApplyDefaultSchedule",
+    "FuseEpilogue",
+    "LowerOperators",
+    "MeasureSparsity",
+    "MoveToPanels",
+    "PackDenseWeights",
+    "RecomposeAttention",
+    "RecomposeGelu",
+    "RecomposeLayerNorm",
+    "RecomposeSilu",
+    "SinkViews",
+    "SparsifyWeights",
+    "SplitLinear",
+    "VectorizeMath",
+]

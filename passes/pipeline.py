@@ -19,6 +19,7 @@ from tvm_sparse.passes.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
+from tvm_sparse.passes.split_linear import SplitLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath
 from tvm_sparse.targets import CpuProfile, native
 
@@ -35,6 +36,7 @@ def canonicalize() -> Passes:
         RecomposeGelu(),
         RecomposeSilu(),
         RecomposeAttention(),
+        SplitLinear(),
         relax.transform.DeadCodeElimination(),
     ]
 
