@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tvm_sparse.targets import CpuProfile
 
+TILE = 16
+"""Side of the tiles of a transpose: a cache line of 16 values each way."""
 CHUNKS_PER_CORE = 4
 """Parts that a parallel loop is cut into for every core."""
 
@@ -96,7 +98,12 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
     iterations = _iterations(schedule, block)
     enough = iterations is None or iterations >= PARALLEL_ITERATIONS
     outer, inner = loops[:spatial], None
-    if spatial and spatial == len(loops):
+    if not spatial:
+        return
+    across = _axis_read_contiguously(schedule.get(block))
+    if across is not None and spatial == len(loops):
+        outer = _tile(schedule, loops, across)
+    elif spatial == len(loops):
         joined = _contiguous_axes(schedule.get(block))
         outer, inner = loops[:-joined], schedule.fuse(*loops[-joined:])
         if _extent(schedule, inner) % cpu.vector_lanes == 0:
@@ -111,6 +118,19 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
         schedule.parallel(schedule.fuse(*outer))
 
 
+def _tile(schedule: s_tir.Schedule, loops: list[LoopRV], across: int) -> list[LoopRV]:
+    """Tile loop `across` and the last one; returns the loops over tiles."""
+    tiles = [_divisor_at_most(_extent(schedule, loops[i]), TILE) for i in (across, -1)]
+    (row, in_row), (column, in_column) = (
+        schedule.split(loops[i], factors=[None, tile])
+        for i, tile in zip((across, -1), tiles, strict=True)
+    )
+    outer = [*loops[:across], row, *loops[across + 1 : -1], column]
+    schedule.reorder(*outer, in_row, in_column)
+    schedule.vectorize(in_column)
+    return outer
+
+
 def _extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
     """Return the extent of a loop; 1, which nothing is split from, if it is not constant."""
     extent = schedule.get(loop).extent
@@ -120,6 +140,21 @@ def _extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
 def _divisor(n: int, least: int) -> int:
     """Return the smallest divisor of `n` that is at least `least`, or else `n` itself."""
     return next((d for d in range(min(least, n), n) if n % d == 0), n)
+
+
+def _divisor_at_most(n: int, most: int) -> int:
+    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
+
+
+def _axis_read_contiguously(block: s_tir.SBlock) -> int | None:
+    """Return the axis along which an input is contiguous that is transposed in the output."""
+    *axes, last = [axis.var for axis in block.iter_vars]
+    transposed = [
+        load.indices[-1]
+        for load in loads(block.body)
+        if any(last in variables(index) for index in load.indices[:-1])
+    ]
+    return next((i for i, var in enumerate(axes) if any(var.same_as(x) for x in transposed)), None)
 
 
 def _contiguous_axes(block: s_tir.SBlock) -> int:
