@@ -34,6 +34,9 @@ from tvm_sparse.specs import TensorSpec
 _DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer"]
 
 
+_TAKE = tvm.ir.Op.get("relax.take")
+
+
 @dataclass(frozen=True)
 class ImportedModel:
     """A model in Relax.
@@ -196,25 +199,33 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
     ) -> relax.Expr:
         node = attrs["tvm_custom"]["name"]
         try:
+            if not self.bb.current_block_is_dataflow():  # a branch of an If
+                return super()._convert_operator(op_name, inputs, attrs, opset)
             if op_name == "Attention":
                 result = write_out_attention(self.bb, inputs, attrs)
             else:
-                result = super()._convert_operator(op_name, inputs, attrs, opset)
+                converter = onnx_frontend._get_convert_map()[op_name].get_converter(opset)
+                result = converter(self.bb, inputs, attrs, [self._nodes, self._params])
+            return self._bind(result, re.sub(r"\W+", "_", node).strip("_"), {})
         except Exception as error:
             raise self._error(node, op_name, _first_line(error)) from error
-        if (
-            op_name == "Gather"
-            and isinstance(result, relax.Call)
-            and result.op.name == "relax.take"
-        ):
-            # TVM's choice reads any address for an index out of range, such as a token's.
-            table, index = result.args
-            result = self.bb.normalize(relax.op.take(table, index, result.attrs.axis, mode="clip"))
-        tensor = isinstance(result, relax.Call) and isinstance(result.ty, relax.TensorType)
-        if tensor and self.bb.current_block_is_dataflow():
-            # Variables called as the file calls its nodes make modules and reports readable.
-            return self.bb.emit(result, re.sub(r"\W+", "_", node).strip("_"))
-        return result
+
+    def _bind(self, expr: Any, name: str, bound: dict[relax.Expr, relax.Expr]) -> Any:
+        """Bind the calls in `expr` to variables called as the node, for readable reports."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._bind(field, name, bound) for field in expr.fields])
+        if not isinstance(expr, relax.Call):
+            return self.bb.normalize(expr) if isinstance(expr, relax.Expr) else expr
+        if expr not in bound:
+            args = [self._bind(arg, name, bound) for arg in expr.args]
+            call = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
+            if call.op == _TAKE and call.attrs.mode == "fast":
+                # TVM's choice reads any address for an index out of range, such as a token's.
+                call = relax.op.take(*args, call.attrs.axis, mode="clip")
+            call = self.bb.normalize(call)
+            tensor = isinstance(call.ty, relax.TensorType)
+            bound[expr] = self.bb.emit(call, name) if tensor else call
+        return bound[expr]
 
     def _error(self, node: str, op_type: str, reason: str) -> ModelError:
         return ModelError(
