@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.helper import make_node
 
-from tvm_sparse import cli, testing
+from tvm_sparse import cli, demo, testing
 from tvm_sparse.benchmarking import Comparison
 
 SHAPE = ["--shape", "x=1,20,32"]
@@ -137,6 +137,14 @@ class TestVerbs:
         assert status == 0
         assert "bert-base-95" in out
         assert len(json.loads((tmp_path / "d.json").read_text())["comparisons"]) == 1
+
+
+def test_demo_builds_checks_and_measures():
+    steps = []
+    (comparison,) = demo.run(1, steps.append, names=["bert-tiny-90"], seconds=0.01)
+    assert comparison["tvm-sparse"].output_error < 1e-4
+    assert comparison["onnxruntime"].rounds
+    assert all(step.startswith("bert-tiny-90: ") for step in steps)
 
 
 class TestMistakes:

@@ -63,6 +63,15 @@ def test_variables_are_called_as_the_nodes(tmp_path):
     assert "up_MatMul" in mod.script()
 
 
+def test_every_part_of_a_node_carries_its_name(tmp_path):
+    nodes = [make_node("Gemm", ["x", "w", "b"], ["y"], name="/head/Gemm")]
+    weights = {"w": np.ones((4, 3), "float32"), "b": np.ones(3, "float32")}
+    path = testing.write_onnx(tmp_path / "g.onnx", nodes, {"x": [2, 4]}, ["y"], weights)
+    (block,) = import_onnx(path).mod["main"].body.blocks
+    named = {binding.value.op.name: binding.var.name for binding in block.bindings[:2]}
+    assert named == {"relax.matmul": "head_Gemm", "relax.add": "head_Gemm1"}
+
+
 def test_shape_arithmetic_is_folded(tmp_path):
     """What `torch.onnx` makes of `x.view(x.size(0), x.size(1), 4, 8)`."""
     axes = {"zero": np.int64(0), "one": np.int64(1), "rest": np.array([4, 8])}
