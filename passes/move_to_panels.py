@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes import operators
+from tvm_sparse.passes.attention_scores import unguarded
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.targets import CpuProfile
@@ -81,6 +82,8 @@ class _Mover:
             return self._layer_norm(call)
         if is_call_to(call, "relax.nn.attention", "relax.nn.attention_bias"):
             return self._attention(call)
+        if is_call_to(call, "relax.where"):
+            return self._guard(call)
         return self._elementwise(call) if is_call_to(call, *UNARY, *BINARY) else None
 
     def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
@@ -141,6 +144,17 @@ class _Mover:
         if any(a is None for a in args):
             return None
         return self._read(relax.Call(call.op, args, call.attrs), panel_shape, shape)
+
+    def _guard(self, call: relax.Call) -> relax.Expr | None:
+        """where(isnan(x), 0, x) of x = from_panels(p) => from_panels(where(isnan(p), 0, p))"""
+        x, guarded = unguarded(call, self.lookup)
+        found, shape = self._panels_of(x) if guarded else None, static_shape(call)
+        if found is None or shape is None:
+            return None
+        panels, panel_shape = found
+        blind = self.emit(relax.op.isnan(panels))
+        moved = relax.op.where(blind, relax.const(0, call.ty.dtype), panels)
+        return self._read(moved, panel_shape, shape)
 
     def _read(
         self, panels: relax.Call, panel_shape: tuple[int, ...], shape: tuple[int, ...]

@@ -82,10 +82,18 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     scale = scores.scale * q.factor * k.factor
     out = emit(relax.op.nn.attention(q.value, k.value, v.value, bias, scale))
     if guarded and bias is not None and lower_bound(bias, lookup) == -math.inf:
-        zero = relax.const(0, out.ty.dtype)
-        out = emit(relax.op.where(relax.op.isnan(out), zero, out))
+        out = _nan_to_zero(out, emit)
     out = relax.op.permute_dims(out, [0, 2, 1, 3])
     return out if len(call.ty.shape) == 4 else relax.op.reshape(out, call.ty.shape)
+
+
+def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:
+    shape = static_shape(out) or ()
+    # On the tokens of linear layers, between which nothing else should stand.
+    tokens = emit(relax.op.reshape(out, (*shape[:2], -1)))
+    blind = emit(relax.op.isnan(tokens))
+    tokens = emit(relax.op.where(blind, relax.const(0, out.ty.dtype), tokens))
+    return emit(relax.op.reshape(tokens, shape))
 
 
 def _with_shared_weights(mod: tvm.IRModule) -> list[relax.Call]:

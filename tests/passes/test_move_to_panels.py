@@ -142,3 +142,14 @@ def test_causal_attention_stays():
         return emit(attention(q, q, q, causal_mask="TopLeft"))
 
     assert operators_of(moved(body, (2, 20, 3, 2))) == ["nn.attention"]
+
+
+def test_a_guard_against_nan():
+    def guarded(emit, x):
+        return emit(relax.op.where(emit(relax.op.isnan(x)), relax.const(0.0), x))
+
+    assert_moves(
+        lambda emit, p: guarded(emit, emit(panel.from_panels(p, (2, 20, 3)))),
+        lambda emit, p: emit(panel.from_panels(guarded(emit, p), (2, 20, 3))),
+        (4, 3, LANES),
+    )

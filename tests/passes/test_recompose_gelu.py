@@ -7,19 +7,11 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from tvm_sparse.passes.recompose_gelu import RecomposeGelu
-
-SHAPE = (2, 8)
+from tvm_sparse.testing import dataflow
 
 
 def function(body):
-    """A module whose main returns `body(x, emit)` for one float32 input x."""
-    builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType(SHAPE, "float32"))
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            y = builder.emit_output(body(x, builder.emit))
-        builder.emit_func_output(y)
-    return builder.finalize()
+    return dataflow(body, (2, 8))
 
 
 def f(value):
@@ -75,29 +67,29 @@ def test_gelu_of_torch_becomes_one_operator():
     ],
 )
 def test_the_order_of_terms_does_not_matter(compose, t_of):
-    after = RecomposeGelu()(function(lambda x, emit: compose(x, t_of(x, emit), emit)))
+    after = RecomposeGelu()(function(lambda emit, x: compose(x, t_of(x, emit), emit)))
     gelu = relax.op.nn.gelu if t_of is erf_of else relax.op.nn.gelu_tanh
-    tvm.ir.assert_structural_equal(after, function(lambda x, emit: gelu(x)))
+    tvm.ir.assert_structural_equal(after, function(lambda emit, x: gelu(x)))
 
 
 def test_cube_by_products_and_distributed_slope():
     slope = math.sqrt(2 / math.pi)
 
-    def before(x, e):
+    def before(e, x):
         square = e(e(x * x) * f(0.044715 * slope))
         t = e(relax.op.tanh(e(x * e(square + f(slope)))))
         return e(x * f(0.5)) * e(t + f(1.0))
 
     after = RecomposeGelu()(function(before))
-    tvm.ir.assert_structural_equal(after, function(lambda x, emit: relax.op.nn.gelu_tanh(x)))
+    tvm.ir.assert_structural_equal(after, function(lambda emit, x: relax.op.nn.gelu_tanh(x)))
 
 
 def test_argument_that_is_itself_arithmetic():
-    def before(x, e):
+    def before(e, x):
         gate = e(e(x * x) + f(1.0))
         return e(gate * f(0.5)) * e(erf_of(gate, e) + f(1.0))
 
-    def expected(x, e):
+    def expected(e, x):
         return relax.op.nn.gelu(e(e(x * x) + f(1.0)))
 
     tvm.ir.assert_structural_equal(RecomposeGelu()(function(before)), function(expected))
@@ -106,12 +98,12 @@ def test_argument_that_is_itself_arithmetic():
 @pytest.mark.parametrize(
     "body",
     [
-        lambda x, e: e(x * f(0.5)) * e(erf_of(x, e, divisor=1.5) + f(1.0)),
-        lambda x, e: e(x * f(0.5)) * e(erf_of(x, e) + f(2.0)),
-        lambda x, e: e(x * f(0.25)) * e(erf_of(x, e) + f(1.0)),
-        lambda x, e: e(x * f(0.5)) * e(f(1.0) - erf_of(x, e)),
-        lambda x, e: e(x * f(0.5)) * e(tanh_of(x, e, cubic=0.05) + f(1.0)),
-        lambda x, e: e(e(x + f(1.0)) * f(0.5)) * e(erf_of(x, e) + f(1.0)),
+        lambda e, x: e(x * f(0.5)) * e(erf_of(x, e, divisor=1.5) + f(1.0)),
+        lambda e, x: e(x * f(0.5)) * e(erf_of(x, e) + f(2.0)),
+        lambda e, x: e(x * f(0.25)) * e(erf_of(x, e) + f(1.0)),
+        lambda e, x: e(x * f(0.5)) * e(f(1.0) - erf_of(x, e)),
+        lambda e, x: e(x * f(0.5)) * e(tanh_of(x, e, cubic=0.05) + f(1.0)),
+        lambda e, x: e(e(x + f(1.0)) * f(0.5)) * e(erf_of(x, e) + f(1.0)),
     ],
     ids=["divisor", "shift", "factor", "sign", "cubic", "another x"],
 )

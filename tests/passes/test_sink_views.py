@@ -3,60 +3,50 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.sink_views import SinkViews
+from tvm_sparse.testing import dataflow
 
 W = relax.const(np.arange(48).reshape(8, 6) / 48, "float32")
 BIAS = relax.const(np.arange(6) / 6, "float32")
 
 
-def function(shape, body):
-    """A module whose main returns `body(x, emit)` for one float32 input x."""
-    builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType(shape, "float32"))
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            y = builder.emit_output(body(x, builder.emit))
-        builder.emit_func_output(y)
-    return builder.finalize()
-
-
 def check(shape, before, after):
-    actual = SinkViews()(function(shape, before))
-    tvm.ir.assert_structural_equal(actual, function(shape, after))
+    actual = SinkViews()(dataflow(before, shape))
+    tvm.ir.assert_structural_equal(actual, dataflow(after, shape))
     # What is sunk stays there.
     tvm.ir.assert_structural_equal(SinkViews()(actual), actual)
 
 
 def test_gemm_between_reshapes_becomes_batched():
-    def before(x, emit):
+    def before(emit, x):
         flat = emit(relax.op.reshape(x, (15, 8)))
         y = emit(relax.op.add(emit(relax.op.matmul(flat, W)), BIAS))
         return emit(relax.op.nn.relu(emit(relax.op.reshape(y, (3, 5, 6)))))
 
-    def after(x, emit):
+    def after(emit, x):
         return emit(relax.op.nn.relu(emit(relax.op.add(emit(relax.op.matmul(x, W)), BIAS))))
 
     check((3, 5, 8), before, after)
 
 
 def test_transposes_around_linear_layers_cancel():
-    def before(x, emit):
+    def before(emit, x):
         y = emit(relax.op.matmul(emit(relax.op.permute_dims(x, (1, 0, 2))), W))
         return emit(
             relax.op.nn.relu(emit(relax.op.permute_dims(emit(relax.op.add(BIAS, y)), (1, 0, 2))))
         )
 
-    def after(x, emit):
+    def after(emit, x):
         return emit(relax.op.nn.relu(emit(relax.op.add(BIAS, emit(relax.op.matmul(x, W))))))
 
     check((3, 5, 8), before, after)
 
 
 def test_heads_are_joined_before_a_linear_layer():
-    def before(x, emit):
+    def before(emit, x):
         y = emit(relax.op.matmul(emit(relax.op.reshape(x, (15, 8))), W))
         return emit(relax.op.nn.relu(emit(relax.op.reshape(y, (3, 5, 6)))))
 
-    def after(x, emit):
+    def after(emit, x):
         return emit(
             relax.op.nn.relu(emit(relax.op.matmul(emit(relax.op.reshape(x, (3, 5, 8))), W)))
         )
@@ -65,31 +55,31 @@ def test_heads_are_joined_before_a_linear_layer():
 
 
 def test_softmax_of_flattened_scores():
-    def before(x, emit):
+    def before(emit, x):
         y = emit(relax.op.nn.softmax(emit(relax.op.reshape(x, (12, 5)))))
         return emit(relax.op.nn.relu(emit(relax.op.reshape(y, (2, 2, 3, 5)))))
 
-    def after(x, emit):
+    def after(emit, x):
         return emit(relax.op.nn.relu(emit(relax.op.nn.softmax(x))))
 
     check((2, 2, 3, 5), before, after)
 
 
 def test_chains_are_shortened():
-    def before(x, emit):
+    def before(emit, x):
         y = emit(relax.op.permute_dims(emit(relax.op.reshape(x, (3, 5, 2, 4))), (0, 2, 1, 3)))
         y = emit(relax.op.permute_dims(emit(relax.op.reshape(y, (6, 5, 4))), (0, 2, 1)))
         y = emit(relax.op.permute_dims(emit(relax.op.reshape(y, (3, 2, 4, 5))), (0, 3, 1, 2)))
         return emit(relax.op.nn.relu(emit(relax.op.reshape(y, (15, 8)))))
 
-    def after(x, emit):
+    def after(emit, x):
         return emit(relax.op.nn.relu(emit(relax.op.reshape(x, (15, 8)))))
 
     check((3, 5, 8), before, after)
 
 
 def test_what_mixes_rows_stays():
-    def body(x, emit):
+    def body(emit, x):
         a = emit(
             relax.op.flatten(emit(relax.op.matmul(emit(relax.op.permute_dims(x, (0, 2, 1))), W)))
         )
