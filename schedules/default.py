@@ -58,7 +58,8 @@ def _inline(schedule: s_tir.Schedule) -> None:
         consumers = schedule.get_consumers(block)
         if not consumers or not _is_injective(schedule, block):
             continue
-        once = [_iterations(schedule, c) for c in consumers] == [_iterations(schedule, block)]
+        own = _iterations(schedule, block)
+        once = own is not None and [_iterations(schedule, c) for c in consumers] == [own]
         cheap = not _is_costly(schedule.get(block).body)
         if once or (cheap and all(_is_injective(schedule, c) for c in consumers)):
             try:

@@ -47,7 +47,7 @@ PARALLEL_ITERATIONS = 1 << 15
 WORTH_PACKING = 4
 """Rows of a product from which on packing its other operand takes less time than it saves."""
 WIDE, NARROW = 8, 2
-"""Vectors of a tile if there are few rows, and if there are enough to fill the registers."""
+"""Most vectors of a tile: of few rows, and of enough to fill the registers."""
 
 
 def tile_reduction(reduction: Reduction, cpu: CpuProfile) -> Stmt:
@@ -63,9 +63,12 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
     rows = [a for a in reduction.spatial if scalar is not None and a.var not in variables(vector)]
     if scalar is not None and size(rows) >= WORTH_PACKING:
         return False
-    last = [variables(load.indices[-1]) for load in loads(vector) if load.indices]
     spatial, reduced = reduction.spatial[-1].var, reduction.reduced[-1].var
-    return not any(spatial in used for used in last) and any(reduced in used for used in last)
+    inputs = [(variables(load), variables(load.indices[-1])) for load in loads(vector)]
+    # An input that varies along both decides, if there is one: it is the larger one.
+    deciding = [last for used, last in inputs if {spatial, reduced} <= used.keys()]
+    last = deciding or [last for _, last in inputs]
+    return any(reduced in used for used in last) and not any(spatial in used for used in last)
 
 
 class _Tiling:
@@ -91,7 +94,9 @@ class _Tiling:
 
         n, m = size(columns), size(rows)
         self.lanes = min(width, n)
-        vectors = min(NARROW if packs else WIDE, -(-n // self.lanes))
+        vectors = -(-n // self.lanes)
+        wide = min(WIDE, max(size(self.outer) * vectors // (2 * cpu.cores), 1))
+        vectors = min(NARROW if packs else wide, vectors)
         self.tile_columns = min(n, vectors * self.lanes)
         # The last vector of a tile, like the last tile, overlaps the one before it.
         self.offsets = [
