@@ -2,26 +2,27 @@
 
 The loops::
 
-    for row, chunk in parallel:          # a panel of lanes, a chunk of output channels
+    for rows, chunk in parallel:         # some panels of lanes, a chunk of output channels
         for k_block:                     # its part of the panel stays in L1
             for group:                   # R output channels
                 for piece of the lanes:  # V vectors; all of them if the registers suffice
-                    R x V accumulators = bias (first K block) or the partial sums in y
+                    R x rows x V accumulators = bias (first K block) or the partial sums in y
                     for step:            # the R channels walk their own non-zeros side by side
-                        R times: load offset and weight; V times: multiply-add from the panel
+                        R times: load offset and weight; rows x V multiply-adds from the panels
                     y = accumulators, in the last K block after residual and activation
 
 Rows are outermost, so that a thread works on the same rows in all layers of a network and finds
 their activations in its own cache; that was worth more than reading only a share of the weights
 (12 layers of 768 x 768 with 95 % zeros on two threads: 0.51 against 0.82 ms).
 
-Side by side, because a multiply-add has a latency of 4 cycles and two can start in each: fewer
-than 8 independent accumulators leave the units idle.
+Several rows are computed together where a row has so few lanes that they alone would not pay for
+loading a weight.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import tvm
@@ -29,16 +30,13 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
-from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
+from tvm_sparse.schedules.buffers import Registers, argument, flat
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.sparse_walk import SparseArguments
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
-
-PREFETCH_DISTANCE = 512
-"""Slots by which weights are asked for ahead of their use. They are read once per row of
-activations and come from the L2 or L3 cache; without the hint, 80 % zeros cost 10 % more time."""
 
 
 def sparse_linear(
@@ -66,7 +64,7 @@ def sparse_linear(
     epilogue : Epilogue
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
-        Gives the vector length, which must divide the lanes.
+        Gives the length and the number of vectors.
 
     Returns
     -------
@@ -75,94 +73,89 @@ def sparse_linear(
         [residual [rows, N, lanes]], y [rows, N, lanes])``, activations float32, the weight's
         arrays as in `PackedSparse`.
     """
-    layout = SparseLayout(n, k, lanes, tiling)
-    width = cpu.vector_lanes
-    if lanes % width:
-        raise ValueError(f"{lanes} lanes are not a multiple of the vector length {width}")
-    group, chunk_channels = tiling.group, layout.chunk_channels
+    layout = SparseLayout.linear(n, k, lanes, tiling)
+    width = cpu.vector_width(lanes)
+    vectors = lanes // width
     # Besides the accumulators, registers hold a weight and, without memory operands, an input.
-    pieces = -(-lanes // width * group // (cpu.vector_registers - 2))
-    most_vectors = -(-lanes // width // pieces)
-    slots = tvm.tirx.Var("slots", "int64")
+    pieces = -(-vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
+    most_vectors = -(-vectors // pieces)
+    blocks = -(-rows // tiling.rows)
 
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("sparse_linear")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         x = argument("x", rows, k, lanes)
-        indptr = argument("indptr", layout.groups + 1, dtype="int32")
-        channels = argument("channels", layout.groups * group, dtype="int32")
-        offsets = argument("offsets", slots, dtype="uint16")
-        values = argument("values", slots)
-        bias = argument("bias", n) if epilogue.bias else None
+        weight = SparseArguments(layout, OFFSET_UNIT, width, epilogue)
         residual = argument("residual", rows, n, lanes) if epilogue.residual else None
         y = argument("y", rows, n, lanes)
 
-        def visit_group(k_block: Expr, g: Expr, is_first: bool, is_last: bool) -> None:
-            index = T.bind((chunk * layout.k_blocks + k_block) * layout.chunk_groups + g)
-            begin = T.bind(T.Cast("int64", indptr[index]))
-            steps = T.bind(T.Cast("int64", indptr[index + 1]) - begin)
-            positions = flat(offsets[begin * group], slots, "uint16")
-            weights = flat(values[begin * group], slots)
-            channel = [T.bind(T.Cast("int64", channels[index * group + r])) for r in range(group)]
-            for first_vector in range(0, lanes // width, most_vectors):
-                vectors = min(most_vectors, lanes // width - first_vector)
-                panel = flat(x[row, k_block * tiling.k_block, first_vector * width], k * lanes)
-                out = flat(y[row, 0, first_vector * width], n * lanes)
-                places = [
-                    vector(channel[r] * lanes + v * width, width)
-                    for r in range(group)
-                    for v in range(vectors)
-                ]
-                for i, place in enumerate(places):
-                    if not is_first:
-                        acc[i] = out[place]
-                    elif bias is not None:
-                        acc[i] = T.Broadcast(bias[channel[i // vectors]], width)
-                    else:
-                        acc[i] = T.Broadcast(T.float32(0), width)
-                with T.serial(T.int64(0), steps) as step:
-                    ahead = step * group + PREFETCH_DISTANCE
-                    prefetch(positions[ahead])
-                    prefetch(weights[ahead])
-                    for r in range(group):
-                        offset = T.bind(T.Cast("int64", positions[step * group + r]) * OFFSET_UNIT)
-                        weight = T.bind(T.Broadcast(weights[step * group + r], width))
-                        for v in range(vectors):
-                            i = r * vectors + v
-                            acc[i] = acc[i] + weight * panel[vector(offset + v * width, width)]
-                if is_last and residual is not None:
-                    added = flat(residual[row, 0, first_vector * width], n * lanes)
-                    for i, place in enumerate(places):
-                        acc[i] = acc[i] + added[place]
-                for i, place in enumerate(places):
-                    value = epilogue.activate(T.bind(acc[i])) if is_last else acc[i]
-                    T.buffer_store(out, value, [place])
+        def visit(count: int, k_block: Expr, g: Expr, is_first: bool, is_last: bool) -> None:
+            group = weight.group(chunk, k_block, g)
+            for first_vector in range(0, vectors, most_vectors):
+                lane = first_vector * width
+                piece = min(most_vectors, vectors - first_vector)
+                tile = [(i, v * width) for i in range(count) for v in range(piece)]
 
-        jobs = T.parallel(T.int64(0), T.int64(tiling.chunks * rows))
-        with jobs as job, T.sblock("sparse_linear"):
-            row = T.axis.spatial(T.int64(rows), job // tiling.chunks)
-            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
-            outputs = slice(chunk * chunk_channels, chunk * chunk_channels + chunk_channels)
-            T.reads(
-                x[row, 0:k, 0:lanes],
-                indptr[0 : layout.groups + 1],
-                channels[0 : layout.groups * group],
-                offsets[0:slots],
-                values[0:slots],
-                *([] if bias is None else [bias[0:n]]),
-                *([] if residual is None else [residual[row, outputs, 0:lanes]]),
-            )
-            T.writes(y[row, outputs, 0:lanes])
-            acc = Registers(group * most_vectors, width)
-            for first, end in _peel_ends(layout.k_blocks):
-                blocks = T.serial(T.int64(first), T.int64(end))
+                def place(channel: Expr, t: int, tile: list[tuple[int, int]] = tile) -> Expr:
+                    return channel * lanes + (tile[t][0] * n * lanes + tile[t][1])
+
+                group.multiply(
+                    acc,
+                    flat(x[row, k_block * tiling.k_block, lane], k * lanes),
+                    [i * k * lanes + v for i, v in tile],
+                    flat(y[row, 0, lane], n * lanes),
+                    None if residual is None else flat(residual[row, 0, lane], n * lanes),
+                    place,
+                    is_first,
+                    is_last,
+                )
+
+        def visit_rows(count: int) -> None:
+            for first, end in peel_ends(layout.k_blocks):
+                k_blocks = T.serial(T.int64(first), T.int64(end))
                 groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
-                with blocks as k_block, groups as g:
-                    visit_group(k_block, g, is_first=first == 0, is_last=end == layout.k_blocks)
+                with k_blocks as k_block, groups as g:
+                    visit(count, k_block, g, first == 0, end == layout.k_blocks)
+
+        jobs = T.parallel(T.int64(0), T.int64(tiling.chunks * blocks))
+        with jobs as job, T.sblock("sparse_linear"):
+            block = T.axis.spatial(T.int64(blocks), job // tiling.chunks)
+            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
+            row = block * tiling.rows if tiling.rows > 1 else block
+            outputs = slice(
+                chunk * layout.chunk_channels, chunk * layout.chunk_channels + layout.chunk_channels
+            )
+            own = slice(row, row_end(row, tiling.rows, rows))
+            T.reads(
+                x[own, 0:k, 0:lanes],
+                *weight.regions(),
+                *([] if residual is None else [residual[own, outputs, 0:lanes]]),
+            )
+            T.writes(y[own, outputs, 0:lanes])
+            acc = Registers(tiling.group * tiling.rows * most_vectors, width)
+            visit_blocks(block, rows, tiling.rows, visit_rows)
     return builder.get()
 
 
-def _peel_ends(count: int) -> list[tuple[int, int]]:
+def row_end(row: Expr, size: int, rows: int) -> Expr:
+    """Return where the block of `size` rows that begins at `row` ends."""
+    return row + size if rows % size == 0 else T.min(row + size, T.int64(rows))
+
+
+def visit_blocks(block: Expr, rows: int, size: int, visit: Callable[[int], None]) -> None:
+    """Call `visit` with the number of rows of a block of `size` rows; the last may have fewer."""
+    whole, rest = divmod(rows, size)
+    if not (whole and rest):
+        visit(rest or size)
+        return
+    with T.If(block < whole):
+        with T.Then():
+            visit(size)
+        with T.Else():
+            visit(rest)
+
+
+def peel_ends(count: int) -> list[tuple[int, int]]:
     """Split ``range(count)`` so that its first and its last element stand alone."""
     cuts = sorted({0, 1, max(count - 1, 1), count})
     return list(itertools.pairwise(cuts))

@@ -16,7 +16,7 @@ def test_every_tiling_is_possible(name, n, k):
         lanes = vectors * cpu.vector_lanes
         for rows in (1, 3, 4, 8):
             tiling = sparse_tiling(n, k, rows, lanes, cpu)
-            layout = SparseLayout(n, k, lanes, tiling)
+            layout = SparseLayout.linear(n, k, lanes, tiling)
             assert layout.k_blocks * tiling.k_block >= k
             assert tiling.k_block * lanes * 4 <= cpu.l1_bytes
     dense = dense_tiling(n, cpu)

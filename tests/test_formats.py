@@ -100,8 +100,8 @@ def test_senseless_tilings_are_refused(arguments):
 
 def test_impossible_layouts_are_refused():
     with pytest.raises(ValueError, match="equal chunks"):
-        SparseLayout(10, 8, 32, SparseTiling(4, 8, chunks=3))
+        SparseLayout.linear(10, 8, 32, SparseTiling(4, 8, chunks=3))
     with pytest.raises(ValueError, match="16-bit"):
-        SparseLayout(8, 4096, 64, SparseTiling(4, 4096))
+        SparseLayout.linear(8, 4096, 64, SparseTiling(4, 4096))
     with pytest.raises(ValueError, match="multiple of 2"):
-        SparseLayout(8, 8, 7, SparseTiling(4, 8))
+        SparseLayout.linear(8, 8, 7, SparseTiling(4, 8))

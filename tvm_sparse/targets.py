@@ -71,6 +71,27 @@ class CpuProfile:
         """
         return self.vector_lanes * (1 if tokens <= self.vector_lanes else 2)
 
+    def image_lanes(self, width: int) -> int:
+        """Return how many lanes hold a row of an image of `width` columns.
+
+        Whole vectors; where one vector is enough, a multiple of 8.
+        """
+        whole = self.vector_lanes if width > self.vector_lanes else 8
+        return -(-width // whole) * whole
+
+    def vector_width(self, lanes: int) -> int:
+        """Return the values per vector for panels of `lanes` lanes: the longest that divides them.
+
+        Raises
+        ------
+        ValueError
+            If even vectors of 4 values don't.
+        """
+        for width in (self.vector_lanes, 8, 4):
+            if width <= self.vector_lanes and lanes % width == 0:
+                return width
+        raise ValueError(f"{lanes} lanes are not a multiple of 4, the shortest vector")
+
     def to_target(self) -> tvm.target.Target:
         """Return the TVM target that compiles for this processor."""
         import tvm

@@ -1,0 +1,142 @@
+"""The inner loops that all sparse kernels share: a group of output channels walks its non-zeros.
+
+The R channels of a group advance side by side, one non-zero each per step, because a multiply-add
+has a latency of 4 cycles and two can start in each: fewer than 8 independent accumulators leave
+the units idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.formats import SparseLayout
+from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
+from tvm_sparse.schedules.epilogue import Epilogue
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+PREFETCH_DISTANCE = 512
+"""Slots by which weights are asked for ahead of their use. They are read once per row of
+activations and come from the L2 or L3 cache; without the hint, 80 % zeros cost 10 % more time."""
+
+
+class SparseArguments:
+    """The parameters of a sparse kernel that hold its weight, as in `PackedSparse`.
+
+    Parameters
+    ----------
+    layout : SparseLayout
+        Sizes of the packed weight.
+    unit : int
+        Floats per unit of an offset.
+    width : int
+        Values per vector.
+    epilogue : Epilogue
+        What follows the product.
+    """
+
+    def __init__(self, layout: SparseLayout, unit: int, width: int, epilogue: Epilogue) -> None:
+        self.layout, self.unit, self.width, self.epilogue = layout, unit, width, epilogue
+        group = layout.tiling.group
+        self.slots = tvm.tirx.Var("slots", "int64")
+        self.indptr = argument("indptr", layout.groups + 1, dtype="int32")
+        self.channels = argument("channels", layout.groups * group, dtype="int32")
+        self.offsets = argument("offsets", self.slots, dtype="uint16")
+        self.values = argument("values", self.slots)
+        self.bias = argument("bias", layout.n) if epilogue.bias else None
+
+    def regions(self) -> list[Expr]:
+        """Return what a block reads of them: everything."""
+        layout = self.layout
+        return [
+            self.indptr[0 : layout.groups + 1],
+            self.channels[0 : layout.groups * layout.tiling.group],
+            self.offsets[0 : self.slots],
+            self.values[0 : self.slots],
+            *([] if self.bias is None else [self.bias[0 : layout.n]]),
+        ]
+
+    def group(self, chunk: Expr, k_block: Expr, g: Expr) -> SparseGroup:
+        """Begin the work on a group of a (chunk, K block)."""
+        layout = self.layout
+        first = (chunk * layout.k_blocks + k_block) * layout.chunk_groups
+        return SparseGroup(self, T.bind(first + g))
+
+
+class SparseGroup:
+    """A group of output channels whose non-zeros are walked, perhaps for several tiles."""
+
+    def __init__(self, arguments: SparseArguments, index: Expr) -> None:
+        self._arguments = arguments
+        self._size = size = arguments.layout.tiling.group
+        begin = T.bind(T.Cast("int64", arguments.indptr[index]))
+        self._steps = T.bind(T.Cast("int64", arguments.indptr[index + 1]) - begin)
+        self._positions = flat(arguments.offsets[begin * size], arguments.slots, "uint16")
+        self._weights = flat(arguments.values[begin * size], arguments.slots)
+        self._channels = [
+            T.bind(T.Cast("int64", arguments.channels[index * size + r])) for r in range(size)
+        ]
+
+    def multiply(
+        self,
+        acc: Registers,
+        inputs: Expr,
+        displacements: Sequence[int],
+        out: Expr,
+        residual: Expr | None,
+        place: Callable[[Expr, int], Expr],
+        is_first: bool,
+        is_last: bool,
+    ) -> None:
+        """Compute a tile of outputs: the group's channels times some vectors.
+
+        Parameters
+        ----------
+        acc : Registers
+            At least group times vectors accumulators.
+        inputs : Buffer
+            Flat memory that the offsets point into.
+        displacements : sequence of int
+            Distance of every vector from the place that an offset gives, in floats.
+        out, residual : Buffer
+            Flat memory of the outputs, which keeps the partial sums of K blocks, and of what is
+            added to them.
+        place : callable
+            ``place(channel, v)`` is where vector `v` of a channel lies in `out` and `residual`.
+        is_first, is_last : bool
+            Whether it is the first, and the last, K block.
+        """
+        arguments, size, vectors = self._arguments, self._size, len(displacements)
+        width, epilogue = arguments.width, arguments.epilogue
+        places = [
+            vector(place(channel, v), width) for channel in self._channels for v in range(vectors)
+        ]
+        for i, here in enumerate(places):
+            if not is_first:
+                acc[i] = out[here]
+            elif arguments.bias is not None:
+                acc[i] = T.Broadcast(arguments.bias[self._channels[i // vectors]], width)
+            else:
+                acc[i] = T.Broadcast(T.float32(0), width)
+        with T.serial(T.int64(0), self._steps) as step:
+            ahead = step * size + PREFETCH_DISTANCE
+            prefetch(self._positions[ahead])
+            prefetch(self._weights[ahead])
+            for r in range(size):
+                slot = step * size + r
+                offset = T.bind(T.Cast("int64", self._positions[slot]) * arguments.unit)
+                weight = T.bind(T.Broadcast(self._weights[slot], width))
+                for v, displacement in enumerate(displacements):
+                    i = r * vectors + v
+                    acc[i] = acc[i] + weight * inputs[vector(offset + displacement, width)]
+        if is_last and residual is not None:
+            for i, here in enumerate(places):
+                acc[i] = acc[i] + residual[here]
+        for i, here in enumerate(places):
+            value = epilogue.activate(T.bind(acc[i])) if is_last else acc[i]
+            T.buffer_store(out, value, [here])
