@@ -18,17 +18,19 @@ _SUMS = 12
 
 
 @functools.cache
-def fma_peak(iterations: int = 200_000, repeats: int = 25) -> float:
+def fma_peak(cpu: CpuProfile | None = None, iterations: int = 200_000, repeats: int = 25) -> float:
     """Return the peak of one core in floating-point operations a second (two a multiply-add).
 
     Parameters
     ----------
+    cpu : CpuProfile, optional
+        Gives the instruction set, which this machine must have; by default, this machine's.
     iterations : int
         Length of the measured loop; each iteration does twelve vector multiply-adds.
     repeats : int
         Runs of the loop; the fastest counts.
     """
-    cpu = native()
+    cpu = cpu or native()
     function = tvm.compile(
         tvm.IRModule({"multiply_adds": _probe(cpu, iterations)}), target=cpu.to_target()
     )["multiply_adds"]
