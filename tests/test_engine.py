@@ -18,6 +18,7 @@ from tvm_sparse import api, testing
 from tvm_sparse.errors import InputError, LibraryError, TargetError
 from tvm_sparse.library import LibraryInfo
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.targets import CpuProfile
 
 SHAPE = (1, 20, 32)
 
@@ -160,6 +161,18 @@ class TestBadInputs:
 
 
 class TestThreads:
+    def test_the_kernels_know_how_many(self, model, monkeypatch):
+        seen = []
+        from_target = CpuProfile.from_target
+
+        def spy(target):
+            seen.append(from_target(target))
+            return seen[-1]
+
+        monkeypatch.setattr(CpuProfile, "from_target", spy)
+        tvm_sparse.compile(model, {"x": SHAPE}, target="haswell", threads=3)
+        assert {(cpu.name, cpu.cores) for cpu in seen} == {("haswell", 3)}
+
     def test_many_python_threads_may_call(self, loaded, x, y):
         wrong = []
 

@@ -34,7 +34,7 @@ def constants_of(mod):
     return found
 
 
-@pytest.mark.parametrize("opset", [11, 13, 17, 21])
+@pytest.mark.parametrize("opset", [11, 13, 17, 21, 26])
 def test_imports_and_keeps_the_numbers(tmp_path, opset):
     path = testing.write_mlp(tmp_path / "mlp.onnx", opset=opset)
     imported = import_onnx(path, SHAPES)
@@ -43,6 +43,18 @@ def test_imports_and_keeps_the_numbers(tmp_path, opset):
     x = np.random.default_rng(1).standard_normal((2, 5, 32)).astype("float32")
     expected = testing.onnxruntime_outputs(path, {"x": x})["y"]
     np.testing.assert_allclose(outputs_of(imported, x), expected, atol=1e-4)
+
+
+def test_what_onnxruntime_refuses_is_imported_as_it_is(tmp_path, monkeypatch):
+    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    x = np.random.default_rng(1).standard_normal((2, 5, 32)).astype("float32")
+    expected = outputs_of(import_onnx(path, SHAPES), x)
+
+    def refuse(*arguments, **options):
+        raise RuntimeError("not this one")
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    np.testing.assert_allclose(outputs_of(import_onnx(path, SHAPES), x), expected, atol=1e-5)
 
 
 def test_the_file_is_only_read(tmp_path):

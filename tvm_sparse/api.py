@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ def compile(
     from tvm_sparse.passes import pipeline
 
     check_threads(threads)
-    tvm_target = targets.profile(target).to_target()
+    cpu = targets.profile(target)
+    tvm_target = replace(cpu, cores=threads or cpu.cores).to_target()
     imported = import_module(model, shapes)
     info = LibraryInfo(
         inputs=imported.inputs,

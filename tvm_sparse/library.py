@@ -176,7 +176,9 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
         machine = relax.VirtualMachine(module, tvm.cpu())
         info = LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
-        raise LibraryError(f"{foreign} (version {tvm_sparse.__version__})") from None
+        raise LibraryError(
+            f"{foreign}, or not version {tvm_sparse.__version__}; compile the model again"
+        ) from None
     _check_processor(path, info)
     return module, info
 
