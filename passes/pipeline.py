@@ -62,8 +62,8 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.DeadCodeElimination(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
-        VectorizeMath(),
         ApplyDefaultSchedule(cpu),
+        VectorizeMath(),
     ]
 
 

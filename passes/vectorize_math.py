@@ -1,8 +1,8 @@
 """VectorizeMath: exp(x), erf(x), ... => arithmetic
 
 Replaces the elementary functions in TensorIR by the expressions of
-`tvm_sparse.schedules.vector_math`, which LLVM keeps in vector code. Runs when no more operators are
-lowered; before or after the functions are scheduled.
+`tvm_sparse.schedules.vector_math`, which LLVM keeps in vector code. Runs after scheduling: the
+expressions bind variables, and a schedule that inlines or unrolls would bind them more than once.
 """
 
 from __future__ import annotations

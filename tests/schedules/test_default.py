@@ -163,12 +163,6 @@ def test_large_loops_are_parallel_and_small_ones_are_not():
     assert "T.parallel" not in kinds(4)
 
 
-def test_functions_that_are_scheduled_stay():
-    mod = module(lambda _, x: OPS.exp(x), [(512, 768)])
-    once = ApplyDefaultSchedule(native())(mod)
-    tvm.ir.assert_structural_equal(ApplyDefaultSchedule(native())(once), once)
-
-
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
 def test_product_keeps_accumulators_in_registers(cpu, register):
     cpu = profile(cpu)
