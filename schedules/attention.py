@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
@@ -83,7 +83,7 @@ def attention(
         q = argument("q", batch * blocks, channels, lanes)
         k = argument("k", batch * key_blocks, channels, lanes)
         v = argument("v", batch * key_blocks, channels, lanes)
-        bias = argument("bias", *bias_shape) if bias_shape else None
+        bias: Any = argument("bias", *bias_shape) if bias_shape else None
         o = argument("o", batch * blocks, channels, lanes)
 
         jobs = T.parallel(T.int64(0), T.int64(batch * heads * blocks))

@@ -197,7 +197,8 @@ def _with_nests(func: tirx.PrimFunc, nests: dict[str, tirx.Stmt]) -> tirx.PrimFu
         body = loop
         while isinstance(body, tirx.For):
             body = body.body
-        name = body.block.name_hint if isinstance(body, s_tir.SBlockRealize) else None
-        return nests.get(name, loop)
+        if not isinstance(body, s_tir.SBlockRealize):
+            return loop
+        return nests.get(body.block.name_hint, loop)
 
     return func.with_body(structural_map(func.body, (tirx.For, replace), order="pre"))
