@@ -87,7 +87,7 @@ class _Fuser(PyExprMutator):
         if not (only_use and isinstance(value, relax.Var)):
             return None
         call = self.lookup_binding(value)
-        if not is_call_to(call, operators.SPARSE_LINEAR, operators.LINEAR):
+        if not is_call_to(call, *operators.WITH_EPILOGUE):
             return None
         return None if call.attrs["activation"] else call
 

@@ -49,7 +49,14 @@ def _call_batched(
 ) -> relax.Expr:
     """Call a kernel; the layout changes' take `(batch, tokens, channels)` and nothing else."""
     args, shape = list(call.args), _shape(call)
-    if call.op.name == operators.TO_PANELS:
+    if call.op.name == operators.IMAGE_TO_PANELS:
+        args = [builder.emit(relax.op.permute_dims(args[0], [0, 2, 3, 1]))]
+    if call.op.name == operators.PANELS_TO_IMAGE:
+        pixels = _pixels(shape)
+        result = relax.call_tir(gvar, args, relax.TensorType(_batched(pixels), "float32"))
+        result = builder.emit(relax.op.reshape(builder.emit(result), pixels))
+        return relax.op.permute_dims(result, [0, 3, 1, 2])
+    if call.op.name in (operators.TO_PANELS, operators.IMAGE_TO_PANELS):
         args = [builder.emit(relax.op.reshape(args[0], _batched(_shape(args[0]))))]
     if call.op.name == operators.FROM_PANELS:
         result = relax.call_tir(gvar, args, relax.TensorType(_batched(shape), "float32"))
@@ -69,6 +76,11 @@ def _batched(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return layout.batch, layout.tokens, layout.channels
 
 
+def _pixels(shape: tuple[int, ...]) -> tuple[int, ...]:
+    batch, channels, height, width = shape
+    return batch, height, width, channels
+
+
 def _epilogue(call: relax.Call) -> Epilogue:
     attrs = call.attrs
     return Epilogue(bool(attrs["bias"]), bool(attrs["residual"]), str(attrs["activation"]) or None)
@@ -80,6 +92,15 @@ def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.from_panels(*_batched(_shape(call)), _shape(call.args[0])[2], cpu)
+
+
+def _image_to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    pixels = _batched(_pixels(_shape(call.args[0])))
+    return schedules.to_panels(*pixels, int(call.attrs["lanes"]), cpu)
+
+
+def _panels_to_image(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.from_panels(*_batched(_pixels(_shape(call))), _shape(call.args[0])[2], cpu)
 
 
 def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -121,4 +142,6 @@ KERNELS: dict[str, Kernel] = {
     operators.LINEAR: _linear,
     operators.LAYER_NORM: _layer_norm,
     operators.ATTENTION: _attention,
+    operators.IMAGE_TO_PANELS: _image_to_panels,
+    operators.PANELS_TO_IMAGE: _panels_to_image,
 }

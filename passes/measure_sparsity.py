@@ -34,7 +34,7 @@ def _measure(func: relax.Function) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for block in func.body.blocks:
         for binding in block.bindings:
-            call = getattr(binding, "value", None)
+            call = binding.value
             if not is_call_to(call, "relax.matmul", "relax.nn.conv2d"):
                 continue
             weight = call.args[1]

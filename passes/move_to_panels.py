@@ -213,10 +213,10 @@ class _Mover:
         scale = call.attrs["scale"]
         channels = heads * head_dim
         lanes = self.cpu.panel_lanes(max(tokens, key_tokens))
-        panels = [
+        query_panels, key_panels, value_panels = (
             self._as_panels(self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes))
             for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
-        ]
+        )
         attrs = {
             "batch": batch,
             "tokens": tokens,
@@ -225,7 +225,9 @@ class _Mover:
             "head_dim": head_dim,
             "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
         }
-        moved = operators.attention(*panels, bias[0] if bias else None, attrs)
+        moved = operators.attention(
+            query_panels, key_panels, value_panels, bias[0] if bias else None, attrs
+        )
         return self._read(moved, (batch, tokens, channels), q_shape)
 
     def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:

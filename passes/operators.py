@@ -12,7 +12,14 @@ reads).
 `linear(p, ...)`           the same with a dense W
 `layer_norm(p, g, b)`      normalization over the channels
 `attention(q, k, v, [b])`  softmax(scale q k^T + b) v for every head
+`image_to_panels(x)`       `(batch, channels, height, width)` -> panels of rows of the image
+`panels_to_image(p)`       the inverse
+`sparse_conv2d(p, ...)`    as `sparse_linear`, a convolution
+`conv2d(p, ...)`           the same with a dense W
+`depthwise_conv2d(p, ...)` the same with a W for each channel by itself
 =========================  ==================================================================
+
+The panels of an image hold a row of it in each of theirs, its columns in the lanes.
 
 They are ordinary Relax operators with type inference, so a module that contains them prints,
 is checked and is transformed like any other. `LowerOperators` turns them into PrimFuncs.
@@ -20,12 +27,15 @@ is checked and is transformed like any other. `LowerOperators` turns them into P
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import relax
+
+from tvm_sparse.convolution import Conv2d
 
 PREFIX = "relax.tvm_sparse."
 
@@ -35,6 +45,16 @@ SPARSE_LINEAR = PREFIX + "sparse_linear"
 LINEAR = PREFIX + "linear"
 LAYER_NORM = PREFIX + "layer_norm"
 ATTENTION = PREFIX + "attention"
+
+
+IMAGE_TO_PANELS = PREFIX + "image_to_panels"
+PANELS_TO_IMAGE = PREFIX + "panels_to_image"
+SPARSE_CONV2D = PREFIX + "sparse_conv2d"
+CONV2D = PREFIX + "conv2d"
+DEPTHWISE_CONV2D = PREFIX + "depthwise_conv2d"
+
+WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
+"""Operators whose attributes `bias`, `residual` and `activation` describe an epilogue."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +176,45 @@ def attention(
     return _call(ATTENTION, [query, key, value, *([bias] if bias is not None else [])], attrs)
 
 
-# The epilogue of a linear operator; `bias` and `residual` say that such an argument follows.
+def image_to_panels(x: relax.Expr, lanes: int) -> relax.Call:
+    """Lay out `x` `(batch, channels, height, width)` as panels, a row of the image in each."""
+    return _call(IMAGE_TO_PANELS, [x], {"lanes": lanes})
+
+
+def panels_to_image(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
+    """Return the image of shape `shape` `(batch, channels, height, width)` in the panels."""
+    return _call(PANELS_TO_IMAGE, [panels], {"shape": list(shape)})
+
+
+def sparse_conv2d(
+    x: relax.Expr, weights: Sequence[relax.Expr], conv: Conv2d, tiling: dict[str, Any]
+) -> relax.Call:
+    """Convolve panels of images with a packed sparse weight (`weights` as in `sparse_linear`)."""
+    attrs = {"conv": dataclasses.asdict(conv), "tiling": tiling}
+    return _call(SPARSE_CONV2D, [x, *weights], {**attrs, **NO_EPILOGUE})
+
+
+def conv2d(x: relax.Expr, weight: relax.Expr, conv: Conv2d) -> relax.Call:
+    """Convolve panels of images with a packed dense weight."""
+    return _call(CONV2D, [x, weight], {"conv": dataclasses.asdict(conv), **NO_EPILOGUE})
+
+
+def depthwise_conv2d(x: relax.Expr, weight: relax.Expr, conv: Conv2d) -> relax.Call:
+    """Convolve each channel of panels with its own `weight[channel]`."""
+    attrs = {"conv": dataclasses.asdict(conv)}
+    return _call(DEPTHWISE_CONV2D, [x, weight], {**attrs, **NO_EPILOGUE})
+
+
+def conv_of(call: relax.Call) -> Conv2d:
+    """Return the convolution that a call computes."""
+    fields: dict[str, Any] = {
+        name: int(value) if isinstance(value, int) else tuple(int(v) for v in value)
+        for name, value in call.attrs["conv"].items()
+    }
+    return Conv2d(**fields)
+
+
+# An epilogue; `bias` and `residual` say that such an argument follows.
 NO_EPILOGUE: dict[str, Any] = {"bias": False, "residual": False, "activation": ""}
 
 
@@ -167,7 +225,7 @@ def with_epilogue(
     residual: relax.Expr | None = None,
     activation: str = "",
 ) -> relax.Call:
-    """Return a (sparse) linear call with one more step of epilogue.
+    """Return a linear call or a convolution with one more step of epilogue.
 
     The epilogue is ``activation(y + bias + residual)``: `bias` `(channels,)` comes before
     `residual` (panels of y's shape) in the arguments.
@@ -216,6 +274,20 @@ def _infer_linear(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return relax.TensorType((rows, int(call.attrs["channels"]), lanes), "float32")
 
 
+def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    shape = static_shape(call.args[0])
+    if shape is None:
+        raise ValueError(f"image_to_panels needs a static shape, got {call.args[0].ty}")
+    batch, channels, height, _ = shape
+    return relax.TensorType((batch * height, channels, int(call.attrs["lanes"])), "float32")
+
+
+def _infer_conv2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    conv = conv_of(call)
+    rows = conv.batch * conv.out_height
+    return relax.TensorType((rows, conv.out_channels, conv.lanes_out), "float32")
+
+
 def _infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return call.args[0].ty
 
@@ -226,3 +298,8 @@ _register(SPARSE_LINEAR, _infer_linear)
 _register(LINEAR, _infer_linear)
 _register(LAYER_NORM, _infer_same)
 _register(ATTENTION, _infer_same)
+_register(IMAGE_TO_PANELS, _infer_image_to_panels)
+_register(PANELS_TO_IMAGE, _infer_from_panels)
+_register(SPARSE_CONV2D, _infer_conv2d)
+_register(CONV2D, _infer_conv2d)
+_register(DEPTHWISE_CONV2D, _infer_conv2d)

@@ -31,7 +31,6 @@ class PackDenseWeights:
         layer = match_constant_linear(call, self.cpu)
         if layer is None:
             return None
-        panels = emit(operators.to_panels(layer.x, layer.layout.lanes))
         weight = relax.const(pack_linear(layer.weight, self.cpu))
-        product = operators.linear(panels, weight, layer.weight.shape[0])
-        return operators.from_panels(emit(product), layer.out_shape)
+        product = operators.linear(emit(layer.panels), weight, layer.weight.shape[0])
+        return layer.read(emit(product))

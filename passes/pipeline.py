@@ -12,6 +12,7 @@ from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.lower_operators import LowerOperators
 from tvm_sparse.passes.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.move_to_panels import MoveToPanels
 from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.recompose_attention import RecomposeAttention
@@ -48,6 +49,7 @@ def sparsify(cpu: CpuProfile) -> Passes:
         SparsifyWeights(cpu),
         PackDenseWeights(cpu),
         MoveToPanels(cpu),
+        MoveImagesToPanels(),
         FuseEpilogue(),
     ]
 

@@ -69,14 +69,13 @@ class _Sparsifier(PyExprMutator):
     def _rewrite(self, layer: ConstantLinear) -> relax.Call | None:
         out_channels, in_channels = layer.weight.shape
         density = np.count_nonzero(layer.weight) / max(layer.weight.size, 1)
-        lanes = layer.layout.lanes
+        lanes = layer.lanes
         shape = (out_channels, in_channels, density)
-        choice = cost_model.sparse_pays(*shape, layer.layout.rows, lanes, self.cpu)
+        choice = cost_model.sparse_pays(*shape, layer.rows, lanes, self.cpu)
         self.decisions.append(
             {
                 "layer": self.layer,
                 "shape": [out_channels, in_channels],
-                "tokens": layer.layout.batch * layer.layout.tokens,
                 "density": density,
                 "kernel": "sparse_linear" if choice.sparse else "linear",
                 "reason": choice.reason,
@@ -84,15 +83,12 @@ class _Sparsifier(PyExprMutator):
         )
         if not choice.sparse:
             return None
-        tiling = cost_model.sparse_tiling(
-            out_channels, in_channels, layer.layout.rows, lanes, self.cpu
-        )
+        tiling = cost_model.sparse_tiling(out_channels, in_channels, layer.rows, lanes, self.cpu)
         packed = PackedSparse.from_dense(layer.weight, lanes, tiling)
         arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
-        panels = self.builder_.emit(operators.to_panels(layer.x, lanes))
         product = operators.sparse_linear(
-            panels,
+            self.builder_.emit(layer.panels),
             [relax.const(a) for a in arrays],
             {"channels": out_channels, "tiling": dataclasses.asdict(tiling)},
         )
-        return operators.from_panels(self.builder_.emit(product), layer.out_shape)
+        return layer.read(self.builder_.emit(product))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def register() -> None:
-    """Register the Relax pipeline ``"tvm_sparse"``; its passes are imported when it is first run."""
+    """Register the Relax pipeline ``"tvm_sparse"``; its passes are imported when it runs."""
     import tvm
 
     if tvm.base._RUNTIME_ONLY:  # a deployment machine: there is no tvm.relax

@@ -193,7 +193,14 @@ def native() -> CpuProfile:
 
     mcpu = codegen.llvm_get_system_cpu()
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    return replace(_from_features(target), name="native", cores=_usable_cores(), **_caches())
+    base = replace(_from_features(target), name="native", cores=_usable_cores())
+    caches = _caches()
+    return replace(
+        base,
+        l1_bytes=caches.get(1, base.l1_bytes),
+        l2_bytes=caches.get(2, base.l2_bytes),
+        l3_bytes=caches.get(3, base.l3_bytes),
+    )
 
 
 def _from_features(target: tvm.target.Target) -> CpuProfile:
@@ -216,17 +223,17 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _caches() -> dict[str, int]:
-    """Read the data cache sizes of core 0 from Linux; an unknown level is left out."""
-    sizes: dict[str, int] = {}
+def _caches() -> dict[int, int]:
+    """Return the bytes of core 0's data caches by level, as far as Linux tells."""
+    sizes: dict[int, int] = {}
     units = {"K": KB, "M": MB}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
-            if (index / "type").read_text().strip() == "Instruction":
-                continue
-            level = (index / "level").read_text().strip()
-            size = (index / "size").read_text().strip()
+            kind, level, size = (
+                (index / name).read_text().strip() for name in ("type", "level", "size")
+            )
         except OSError:
             continue
-        sizes[f"l{level}_bytes"] = int(size[:-1]) * units[size[-1]]
-    return {k: v for k, v in sizes.items() if k in ("l1_bytes", "l2_bytes", "l3_bytes")}
+        if kind != "Instruction":
+            sizes[int(level)] = int(size[:-1]) * units[size[-1]]
+    return sizes

@@ -1,0 +1,142 @@
+"""MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
+
+f is an elementwise operator, a concatenation or a slice of channels, or a mean over the image. What
+`MoveToPanels` does for tokens, for images `(batch, channels, height, width)`.
+
+Runs after `SparsifyWeights` and `PackDenseWeights`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes import operators
+from tvm_sparse.passes.move_to_panels import BINARY, UNARY
+from tvm_sparse.passes.operators import is_call_to, static_shape
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+
+CHANNEL_AXIS = 1
+
+
+@tvm.transform.module_pass(opt_level=0, name="MoveImagesToPanels")
+class MoveImagesToPanels:
+    """Move every operator on images that can work on panels there."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its layout changes moved down and cancelled."""
+        mod = rewrite_calls(mod, lambda *context: _Mover(*context).move())
+        return relax.transform.CanonicalizeBindings()(mod)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """The rule at one call."""
+
+    call: relax.Call
+    lookup: Lookup
+    emit: Emit
+
+    def move(self) -> relax.Expr | None:
+        """Return what takes the call's place, or None."""
+        call = self.call
+        if is_call_to(call, operators.IMAGE_TO_PANELS):
+            panels = self._panels_of(call.args[0])
+            is_same = panels is not None and panels.ty.shape[2] == call.attrs["lanes"]
+            return panels if is_same else None
+        shape = static_shape(call)
+        if shape is None or call.ty.dtype != "float32":
+            return None
+        if is_call_to(call, "relax.concat"):
+            return self._concat(shape)
+        if is_call_to(call, "relax.strided_slice"):
+            return self._slice(shape)
+        if is_call_to(call, "relax.mean"):
+            return self._mean()
+        return self._elementwise(shape) if is_call_to(call, *UNARY, *BINARY) else None
+
+    def _panels_of(self, value: relax.Expr) -> relax.Expr | None:
+        """Return the panels that the image `value` was read from."""
+        call = self.lookup(value)
+        return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE) else None
+
+    def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
+        found = [self._panels_of(arg) for arg in self.call.args]
+        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        if lanes is None or not any(static_shape(arg) == shape for arg in self.call.args):
+            return None
+        args = [self._operand(arg, shape, lanes) for arg in self.call.args]
+        if any(arg is None for arg in args):
+            return None
+        moved = relax.Call(self.call.op, args, self.call.attrs)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _operand(self, value: relax.Expr, shape: tuple[int, ...], lanes: int) -> relax.Expr | None:
+        """Return what stands for `value` beside panels of an image of shape `shape`."""
+        if not isinstance(value.ty, relax.TensorType):
+            return value  # the scalar arguments of clip and leakyrelu
+        batch, channels, height, _ = shape
+        own = static_shape(value)
+        if own == shape:
+            panels = self._panels_of(value)
+            return self.emit(operators.image_to_panels(value, lanes)) if panels is None else panels
+        if own is None:
+            return None
+        if math.prod(own) == 1:
+            return self._reshaped(value, ())
+        if own[-3:] == (channels, 1, 1) and math.prod(own) == channels:
+            return self._reshaped(value, (channels, 1))
+        if own == (batch, channels, 1, 1):
+            scale = self._reshaped(value, (batch, 1, channels, 1))
+            rows = self.emit(relax.op.broadcast_to(scale, (batch, height, channels, 1)))
+            return self._reshaped(rows, (batch * height, channels, 1))
+        return None
+
+    def _reshaped(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        if isinstance(value, tvm.ir.GenericConst):
+            return relax.const(value.value.numpy().reshape(shape))
+        return self.emit(relax.op.reshape(value, shape))
+
+    def _concat(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """concat(panels_to_image(p), ...) along the channels => panels_to_image(concat(p, ...))"""
+        fields = self.lookup(self.call.args[0])
+        if len(shape) != 4 or int(self.call.attrs["axis"]) not in (1, -3):
+            return None
+        if not isinstance(fields, relax.Tuple):
+            return None
+        found = [self._panels_of(field) for field in fields]
+        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        if lanes is None:
+            return None
+        panels = [
+            self.emit(operators.image_to_panels(field, lanes)) if p is None else p
+            for field, p in zip(fields, found, strict=True)
+        ]
+        moved = relax.op.concat(panels, CHANNEL_AXIS)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _slice(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """slice(panels_to_image(p)) of channels => panels_to_image(slice(p))"""
+        x, axes, begin, end, *strides = self.call.args
+        panels = self._panels_of(x)
+        is_channels = [int(axis.value) for axis in axes] in ([1], [-3])
+        if panels is None or not is_channels:
+            return None
+        moved = relax.op.strided_slice(panels, [CHANNEL_AXIS], begin, end, *strides)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _mean(self) -> relax.Expr | None:
+        """mean(panels_to_image(p)) over the image => mean(p) over rows and lanes"""
+        panels = self._panels_of(self.call.args[0])
+        axes = sorted(int(axis) % 4 for axis in self.call.attrs["axis"] or ())
+        if panels is None or axes != [2, 3]:
+            return None
+        batch, channels, height, width = static_shape(self.call.args[0]) or (0, 0, 0, 0)
+        rows = self.emit(relax.op.strided_slice(panels, [2], [0], [width]))
+        split = self.emit(relax.op.reshape(rows, (batch, height, channels, width)))
+        mean = self.emit(relax.op.mean(split, axis=[1, 3]))
+        return relax.op.reshape(mean, static_shape(self.call))
