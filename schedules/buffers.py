@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 STACK_LIMIT_BYTES = 1024
 """TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
 one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
+
+PARALLEL_ELEMENTS = 1 << 14
+"""Copying fewer values than this takes about as long as starting a parallel loop."""
 
 
 def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
@@ -28,6 +31,12 @@ def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
 def vector(start: Expr, lanes: int) -> Expr:
     """Return the index of `lanes` consecutive elements."""
     return T.Ramp(start, T.int64(1), lanes)
+
+
+def job_loop(count: int, elements: int) -> Any:
+    """Open a loop over `count` jobs on `elements` values; parallel, unless that takes longer."""
+    loop = T.parallel if elements >= PARALLEL_ELEMENTS else T.serial
+    return loop(T.int64(0), T.int64(count))
 
 
 def prefetch(element: Expr) -> None:

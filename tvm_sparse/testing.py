@@ -12,6 +12,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.targets import CpuProfile, native
+
 Emit = Callable[[relax.Expr], relax.Var]
 
 
@@ -109,3 +111,39 @@ def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+
+def run_kernel(
+    func: tvm.tirx.PrimFunc,
+    inputs: Sequence[NDArray[Any]],
+    shape: Sequence[int],
+    cpu: CpuProfile | None = None,
+) -> NDArray[np.float32]:
+    """Compile a kernel, for this machine or `cpu`, and return its output, which was NaN before."""
+    cpu = cpu or native()
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    kernel = tvm.compile(module, target=cpu.to_target())["main"]
+    y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
+    kernel(*[tvm.runtime.tensor(x) for x in inputs], y)
+    return y.numpy()
+
+
+def assembly(func: tvm.tirx.PrimFunc, cpu: CpuProfile) -> str:
+    """Compile a kernel for `cpu`, which may be another machine's, and return its assembly."""
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    return tvm.compile(module, target=cpu.to_target()).mod.inspect_source("s")
+
+
+def image_panels(x: NDArray[np.float32], lanes: int, junk: float = 0) -> NDArray[np.float32]:
+    """Return images `(batch, channels, height, width)` as panels with `junk` beside them."""
+    batch, channels, height, width = x.shape
+    panels = np.full((batch, height, channels, lanes), junk, "float32")
+    panels[..., :width] = x.transpose(0, 2, 1, 3)
+    return panels.reshape(batch * height, channels, lanes)
+
+
+def panel_image(panels: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """Return the images of shape `shape` `(batch, channels, height, width)` in panels."""
+    batch, channels, height, width = shape
+    split = panels.reshape(batch, height, channels, -1)[..., :width]
+    return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
