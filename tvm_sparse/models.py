@@ -8,6 +8,7 @@ classifier stay dense.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,6 +212,26 @@ def vit(
     return path
 
 
+def linear_chain(path: Path, widths: Sequence[int], weights: Weights, tokens: int = 128) -> Path:
+    """Write a chain of linear layers with bias and ReLU, each with weights of its own.
+
+    Input ``x`` is float32 ``(1, tokens, widths[0])``; output ``y`` ``(1, tokens, widths[-1])``.
+    What a linear kernel reaches in a network, where the weights of the last layer have pushed
+    those of the next one out of the cache.
+    """
+    graph = GraphBuilder(opset=13)
+    y = "x"
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+        name = f"encoder.layer.{i}"
+        y = graph.op("Relu", _linear(graph, y, name, weights, inputs, outputs), at=_path(name))
+    graph.save(
+        path,
+        {"x": ("float32", [1, tokens, widths[0]])},
+        {"y": (y, [1, tokens, widths[-1]])},
+    )
+    return path
+
+
 def _path(name: str) -> str:
     return name.replace(".", "/").replace("layer/", "layer.")
 
@@ -355,10 +376,18 @@ def _vit_recipe(config: TransformerConfig, sparsity: float, image: int) -> Model
     )
 
 
+def _chain_recipe(widths: Sequence[int], sparsity: float) -> ModelRecipe:
+    weights = RandomWeights(sparsity)
+    build = partial(linear_chain, widths=widths, weights=weights)
+    return ModelRecipe(build, {"x": (1, 128, widths[0])})
+
+
 _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "bert-base": partial(_bert_recipe, BERT_BASE, tokens=128),
     "bert-large": partial(_bert_recipe, BERT_LARGE, tokens=128),
     "bert-tiny": partial(_bert_recipe, BERT_TINY, tokens=16),
+    "linear-square": partial(_chain_recipe, [768] * 13),
+    "linear-ffn": partial(_chain_recipe, [768, 3072] * 4 + [768]),
     "vit-b-16": partial(_vit_recipe, VIT_BASE, image=224),
     "vit-tiny": partial(_vit_recipe, VIT_TINY, image=64),
 }
