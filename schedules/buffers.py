@@ -24,7 +24,11 @@ def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
 
 
 def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
-    """View memory from `start` on as a flat buffer, so that LLVM keeps one base pointer of it."""
+    """View memory from `start` on as a flat buffer, so that LLVM keeps one base pointer of it.
+
+    Only for memory that the function does not write: TVM tells LLVM that two buffers never alias,
+    and its storage rewriting does not see accesses through a view.
+    """
     return T.decl_buffer((size,), dtype, data=T.bind(T.address_of(start)))
 
 

@@ -30,7 +30,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
-from tvm_sparse.schedules.buffers import Registers, argument, flat
+from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.sparse_walk import SparseArguments
 from tvm_sparse.targets import CpuProfile
@@ -96,15 +96,17 @@ def sparse_linear(
                 piece = min(most_vectors, vectors - first_vector)
                 tile = [(i, v * width) for i in range(count) for v in range(piece)]
 
-                def place(channel: Expr, t: int, tile: list[tuple[int, int]] = tile) -> Expr:
-                    return channel * lanes + (tile[t][0] * n * lanes + tile[t][1])
+                def place(
+                    channel: Expr, t: int, lane: int = lane, tile: list[tuple[int, int]] = tile
+                ) -> tuple[Expr, ...]:
+                    return row + tile[t][0], channel, vector(T.int64(lane + tile[t][1]), width)
 
                 group.multiply(
                     acc,
                     flat(x[row, k_block * tiling.k_block, lane], k * lanes),
                     [i * k * lanes + v for i, v in tile],
-                    flat(y[row, 0, lane], n * lanes),
-                    None if residual is None else flat(residual[row, 0, lane], n * lanes),
+                    y,
+                    residual,
                     place,
                     is_first,
                     is_last,

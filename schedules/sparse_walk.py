@@ -86,10 +86,10 @@ class SparseGroup:
         self,
         acc: Registers,
         inputs: Expr,
-        displacements: Sequence[int],
+        displacements: Sequence[int | Expr],
         out: Expr,
         residual: Expr | None,
-        place: Callable[[Expr, int], Expr],
+        place: Callable[[Expr, int], Sequence[Expr]],
         is_first: bool,
         is_last: bool,
     ) -> None:
@@ -101,21 +101,18 @@ class SparseGroup:
             At least group times vectors accumulators.
         inputs : Buffer
             Flat memory that the offsets point into.
-        displacements : sequence of int
+        displacements : sequence of int or Expr
             Distance of every vector from the place that an offset gives, in floats.
         out, residual : Buffer
-            Flat memory of the outputs, which keeps the partial sums of K blocks, and of what is
-            added to them.
+            The outputs, which keep the partial sums of K blocks, and what is added to them.
         place : callable
-            ``place(channel, v)`` is where vector `v` of a channel lies in `out` and `residual`.
+            ``place(channel, v)`` is the index of vector `v` of a channel in both.
         is_first, is_last : bool
             Whether it is the first, and the last, K block.
         """
         arguments, size, vectors = self._arguments, self._size, len(displacements)
         width, epilogue = arguments.width, arguments.epilogue
-        places = [
-            vector(place(channel, v), width) for channel in self._channels for v in range(vectors)
-        ]
+        places = [tuple(place(c, v)) for c in self._channels for v in range(vectors)]
         for i, here in enumerate(places):
             if not is_first:
                 acc[i] = out[here]
@@ -139,4 +136,4 @@ class SparseGroup:
                 acc[i] = acc[i] + residual[here]
         for i, here in enumerate(places):
             value = epilogue.activate(T.bind(acc[i])) if is_last else acc[i]
-            T.buffer_store(out, value, [here])
+            T.buffer_store(out, value, list(here))

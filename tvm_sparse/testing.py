@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -12,7 +12,11 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.convolution import Conv2d
 from tvm_sparse.targets import CpuProfile, native
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 Emit = Callable[[relax.Expr], relax.Var]
 
@@ -147,3 +151,49 @@ def panel_image(panels: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np
     batch, channels, height, width = shape
     split = panels.reshape(batch, height, channels, -1)[..., :width]
     return np.ascontiguousarray(split.transpose(0, 2, 1, 3))
+
+
+def conv2d_reference(x: NDArray[Any], weight: NDArray[Any], problem: Conv2d) -> NDArray[np.float64]:
+    """Return ``conv2d(x, weight)`` in double precision, `(batch, out_channels, rows, columns)`."""
+    top, left, bottom, right = problem.padding
+    padded = np.pad(x.astype("float64"), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    rows, columns = problem.out_height, problem.out_width
+    (step_y, step_x), (dilation_y, dilation_x) = problem.stride, problem.dilation
+    shape = (problem.batch, problem.groups, -1, rows, columns)
+    result = np.zeros((problem.batch, problem.out_channels, rows, columns))
+    grouped = weight.reshape(problem.groups, -1, *weight.shape[1:])
+    for dy, dx in np.ndindex(problem.kernel):
+        seen = padded[:, :, dy * dilation_y :: step_y, dx * dilation_x :: step_x]
+        seen = seen[:, :, :rows, :columns].reshape(shape)
+        result += np.einsum("goc,ngchw->ngohw", grouped[:, :, :, dy, dx], seen).reshape(
+            result.shape
+        )
+    return result
+
+
+def conv2d_problems(cpu: CpuProfile, depthwise: bool = False) -> SearchStrategy[Conv2d]:
+    """Return a hypothesis strategy of small convolutions of any kind, of one group or depthwise."""
+    from hypothesis import strategies as st
+
+    @st.composite
+    def problems(draw: Callable[[SearchStrategy[int]], int]) -> Conv2d:
+        def pair(highest: int, lowest: int = 1) -> tuple[int, int]:
+            sizes = st.integers(lowest, highest)
+            return draw(sizes), draw(sizes)
+
+        kernel, stride, dilation = pair(4), pair(3), pair(2)
+        padding = (*pair(2, 0), *pair(2, 0))
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        height = draw(st.integers(max(1, reach[0] - padding[0] - padding[2]), 12))
+        width = draw(st.integers(max(1, reach[1] - padding[1] - padding[3]), 40))
+        channels = draw(st.integers(1, 9))
+        out_width = (width + padding[1] + padding[3] - reach[1]) // stride[1] + 1
+        return Conv2d(
+            draw(st.integers(1, 2)),
+            *(channels, height, width, channels if depthwise else draw(st.integers(1, 20))),
+            *(kernel, stride, padding, dilation, channels if depthwise else 1),
+            lanes_in=cpu.image_lanes(width),
+            lanes_out=cpu.image_lanes(out_width),
+        )
+
+    return problems()
