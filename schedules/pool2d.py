@@ -1,0 +1,277 @@
+"""Pooling on image panels: the maximum or the mean over windows of rows and columns.
+
+A window is a product of rows and columns, so an output row is made in two passes::
+
+    for output row in parallel:
+        for chunk of channels:
+            line[c, :] = over the rows of the window: x[row, c, :]      # whole vectors
+            y[row, c, :] = over the columns of the window: line[c, column...]
+
+The line stays in L1. It has the padding beside it, and in place of the lanes that no column has,
+so the second pass is free of conditions: one vector load per column, not aligned, and a shuffle
+where the stride is not 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.buffers import Registers, argument, job_loop, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import tvm
+    from tvm.ir import Expr
+
+    from tvm_sparse.pooling import Pool2d
+    from tvm_sparse.targets import CpuProfile
+
+MOST_ACCUMULATORS = 8
+LONGEST_UNROLLED = 8
+"""Columns of a window from which on they become a loop."""
+LOWEST = -3.4028234663852886e38
+"""The smallest float32: the maximum of no values."""
+
+
+def max_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Build the maximum over windows; the padding never wins.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
+        float32.
+    """
+    return _Pooling(pool, cpu, "max_pool2d", LOWEST, T.max).build()
+
+
+def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Build the mean over windows.
+
+    Returns
+    -------
+    PrimFunc
+        As that of `max_pool2d`.
+    """
+    return _Pooling(pool, cpu, "avg_pool2d", 0.0, lambda a, b: a + b, is_mean=True).build()
+
+
+@dataclass(frozen=True)
+class _Line:
+    """How a row of the image lies between the two passes.
+
+    Attributes
+    ----------
+    front : int
+        Values of padding before the columns of a channel, whole vectors.
+    pitch : int
+        Values from one channel to the next.
+    channels : int
+        Channels of a chunk.
+    size : int
+        Values in all, with those that the loads for lanes beyond the last column reach.
+    """
+
+    front: int
+    pitch: int
+    channels: int
+    size: int
+
+    @staticmethod
+    def of(pool: Pool2d, cpu: CpuProfile) -> _Line:
+        width, out = cpu.vector_width(pool.lanes_in), cpu.vector_width(pool.lanes_out)
+        reach = (pool.kernel[1] - 1) * pool.dilation[1] - pool.padding[1]
+        front = _up(pool.padding[1], width)
+        last = (pool.out_width - 1) * pool.stride[1] + reach + 1
+        pitch = front + _up(max(last, pool.width), width)
+        beyond = front + _up(pool.out_width, out) * pool.stride[1] + reach
+        most = max(cpu.l1_bytes // (2 * 4 * pitch), 1)
+        channels = next(c for c in range(min(most, pool.channels), 0, -1) if pool.channels % c == 0)
+        size = max(channels * pitch, (channels - 1) * pitch + beyond)
+        return _Line(front, pitch, channels, _up(size, width))
+
+
+@dataclass(frozen=True)
+class _Pooling:
+    """A pooling that combines values; a mean divides them by their number in the end."""
+
+    pool: Pool2d
+    cpu: CpuProfile
+    name: str
+    neutral: float
+    combine: Callable[[Expr, Expr], Expr]
+    is_mean: bool = False
+
+    def build(self) -> tvm.tirx.PrimFunc:
+        pool = self.pool
+        line = _Line.of(pool, self.cpu)
+        rows_in, rows = pool.batch * pool.height, pool.batch * pool.out_height
+        with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+            T.func_name(self.name)
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+            x = argument("x", rows_in, pool.channels, pool.lanes_in)
+            y = argument("y", rows, pool.channels, pool.lanes_out)
+            work = rows * pool.channels * pool.lanes_out * sum(pool.kernel)
+            with job_loop(rows, work) as i, T.sblock(self.name):
+                row = T.axis.spatial(T.int64(rows), i)
+                image, own = row // pool.out_height, T.bind(row % pool.out_height)
+                seen = slice(image * pool.height, image * pool.height + pool.height)
+                T.reads(x[seen, 0 : pool.channels, 0 : pool.lanes_in])
+                T.writes(y[row, 0 : pool.channels, 0 : pool.lanes_out])
+                memory = T.sblock_alloc_buffer((T.int64(line.size),), "float32")
+                self._fill_padding(memory, line)
+                share = self._row_share(own) if self.is_mean else None
+                with T.serial(T.int64(0), T.int64(pool.channels // line.channels)) as chunk:
+                    first = T.bind(chunk * line.channels)
+                    with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                        place = T.bind(c * line.pitch + line.front)
+                        self._combine_rows(x, memory, (image, own, first + c), place)
+                    with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                        place = T.bind(c * line.pitch + (line.front - pool.padding[1]))
+                        self._combine_columns(memory, y, (row, first + c), place, share)
+        return builder.get()
+
+    def _fill_padding(self, memory: Expr, line: _Line) -> None:
+        """Fill what lies beside the columns of every channel."""
+        width = self.cpu.vector_width(self.pool.lanes_in)
+        end = line.front + _up(self.pool.width, width)
+        neutral = T.Broadcast(T.float32(self.neutral), width)
+        beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
+        with T.serial(T.int64(0), T.int64(line.channels)) as c:
+            for lane in beside:
+                T.buffer_store(memory, neutral, [vector(c * line.pitch + lane, width)])
+
+    def _combine_rows(
+        self, x: Expr, memory: Expr, at: tuple[Expr, Expr, Expr], place: Expr
+    ) -> None:
+        """Combine the rows of a window that lie in the image, for all columns of a channel."""
+        pool, (image, row, channel) = self.pool, at
+        width = self.cpu.vector_width(pool.lanes_in)
+        neutral = T.Broadcast(T.float32(self.neutral), width)
+        first, end = self._rows_within(row, 0, pool.height)
+        start = image * pool.height + row * pool.stride[0] - pool.padding[0]
+        for group, count in _groups(-(-pool.width // width), looped=True):
+            acc = Registers(count, width)
+            for v in range(count):
+                acc[v] = neutral
+            with T.serial(first, end) as dy:
+                source = start + dy * pool.dilation[0]
+                for v in range(count):
+                    lane = vector((group + v) * width, width)
+                    acc[v] = self.combine(acc[v], x[source, channel, lane])
+            for v in range(count):
+                valid = pool.width - (group + v) * width if isinstance(group, int) else width
+                value = _masked(acc[v], valid, neutral)
+                T.buffer_store(memory, value, [vector(place + (group + v) * width, width)])
+
+    def _combine_columns(
+        self,
+        memory: Expr,
+        y: Expr,
+        at: tuple[Expr, Expr],
+        place: Expr,
+        share: Expr | None,
+    ) -> None:
+        """Combine the columns of a window, for all columns of a channel of the output."""
+        pool = self.pool
+        width = self.cpu.vector_width(pool.lanes_out)
+        zeros = T.Broadcast(T.float32(0), width)
+        vectors = -(-pool.out_width // width)
+        for group, count in _groups(vectors, looped=not self.is_mean or self._is_uniform()):
+            acc = Registers(count, width)
+            for v in range(count):
+                acc[v] = T.Broadcast(T.float32(self.neutral), width)
+
+            for dx in _columns(pool.kernel[1]):
+                start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
+                for v in range(count):
+                    column = start + v * (width * pool.stride[1])
+                    values = _strided(memory, column, width, pool.stride[1])
+                    acc[v] = self.combine(acc[v], values)
+            for v in range(count):
+                last = isinstance(group, int)
+                value = acc[v]
+                if share is not None:
+                    value = value * self._share(share, (group + v) * width, width)
+                valid = pool.out_width - (group + v) * width if last else width
+                lane = vector((group + v) * width, width)
+                T.buffer_store(y, _masked(value, valid, zeros), [*at, lane])
+        for lane in range(vectors * width, pool.lanes_out, width):
+            T.buffer_store(y, zeros, [*at, vector(T.int64(lane), width)])
+
+    def _rows_within(self, row: Expr, low: int, high: int) -> tuple[Expr, Expr]:
+        """Return the first of the window's rows from `low` of the image on, and from `high` on."""
+        pool = self.pool
+        start = row * pool.stride[0] - pool.padding[0]
+
+        def first_from(limit: int) -> Expr:
+            steps = T.max(limit + (pool.dilation[0] - 1) - start, T.int64(0)) // pool.dilation[0]
+            return T.bind(T.min(steps, T.int64(pool.kernel[0])))
+
+        return first_from(low), first_from(high)
+
+    def _row_share(self, row: Expr) -> Expr:
+        """Return one divided by the rows of the window that a mean counts."""
+        pool = self.pool
+        top, _, bottom, _ = pool.padding if pool.count_padding else (0, 0, 0, 0)
+        first, end = self._rows_within(row, -top, pool.height + bottom)
+        return T.bind(T.float32(1) / T.Cast("float32", T.max(end - first, T.int64(1))))
+
+    def _share(self, row_share: Expr, column: Expr | int, width: int) -> Expr:
+        """Return one divided by the values that a mean counts, for a vector of columns."""
+        last = self.pool.out_width - 1
+        first = column if isinstance(column, int) else 0  # in a loop all columns are alike
+        counts = [self.pool.columns_counted(min(first + i, last)) for i in range(width)]
+        shares = [T.float32(1 / max(count, 1)) for count in counts]
+        return T.Broadcast(row_share, width) * T.Shuffle(shares, list(range(width)))
+
+    def _is_uniform(self) -> bool:
+        """Whether all columns of the output are means over equally many."""
+        return len({self.pool.columns_counted(i) for i in range(self.pool.out_width)}) == 1
+
+
+def _groups(vectors: int, looped: bool) -> Iterator[tuple[Expr | int, int]]:
+    """Yield the first vector and the size of groups of vectors that fit the accumulators.
+
+    All but the last, which may hold lanes that are no columns, are a loop if `looped`.
+    """
+    whole = (vectors - 1) // MOST_ACCUMULATORS
+    if looped and whole > 1:
+        with T.serial(T.int64(0), T.int64(whole)) as group:
+            yield group * MOST_ACCUMULATORS, MOST_ACCUMULATORS
+    else:
+        for group in range(whole):
+            yield group * MOST_ACCUMULATORS, MOST_ACCUMULATORS
+    yield whole * MOST_ACCUMULATORS, vectors - whole * MOST_ACCUMULATORS
+
+
+def _columns(count: int) -> Iterator[Expr | int]:
+    """Yield the columns of a window."""
+    if count > LONGEST_UNROLLED:
+        with T.serial(T.int64(0), T.int64(count)) as i:
+            yield i
+    else:
+        yield from range(count)
+
+
+def _strided(memory: Expr, start: Expr, width: int, stride: int) -> Expr:
+    """Load every `stride`-th value from `start` on."""
+    loads = [memory[vector(start + i * width, width)] for i in range(stride)]
+    return loads[0] if stride == 1 else T.Shuffle(loads, [i * stride for i in range(width)])
+
+
+def _masked(value: Expr, valid: int, other: Expr) -> Expr:
+    """Return a vector with the lanes from `valid` on replaced."""
+    width = value.ty.dtype.lanes
+    if valid >= width:
+        return value
+    return T.Shuffle([value, other], [i if i < valid else width + i for i in range(width)])
+
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
