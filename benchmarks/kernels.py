@@ -5,17 +5,20 @@
     python benchmarks/kernels.py --target haswell     # the AVX2 code on an AVX-512 machine
 
 Every line is a chain of layers with distinct weights, as in a network: one layer repeated would
-find its weights in the cache. GF/s counts two operations per non-zero weight and token; the share
-is of the multiply-add peak of as many cores, measured at the start for the target's vector width.
+find its weights in the cache. GF/s counts two operations per non-zero weight and token. The shares
+are of two peaks of as many cores, measured at the start for the target's vector width: of
+multiply-adds, and of multiply-adds that each read a vector from the L1 cache, which is the most
+that unstructured non-zeros allow (and does not bind a dense kernel).
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +27,8 @@ import tvm
 from numpy.typing import NDArray
 
 from tvm_sparse.cost_model import sparse_tiling
-from tvm_sparse.fma_peak import fma_peak
 from tvm_sparse.formats import PackedSparse
+from tvm_sparse.peak_rates import fma_peak, l1_fma_peak
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.linear import linear, pack_linear
 from tvm_sparse.schedules.sparse_linear import sparse_linear
@@ -59,32 +62,33 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", default="native", help="see `tvm-sparse targets`")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each line of the table")
-    parser.add_argument("--lanes", type=int, help="default: two vectors")
+    parser.add_argument("--lanes", type=int, help="default: what the compiler takes")
     parser.add_argument("--json", type=Path, help="file to write everything measured to")
     arguments = parser.parse_args()
     # TVM reads it when its first parallel loop runs.
     os.environ["TVM_NUM_THREADS"] = str(arguments.threads)
-    cpu = profile(arguments.target)
-    lanes = arguments.lanes or 2 * cpu.vector_lanes
-    peak = fma_peak(cpu) * arguments.threads
+    cpu = dataclasses.replace(profile(arguments.target), cores=arguments.threads)
+    lanes = arguments.lanes or cpu.panel_lanes(TOKENS)
+    peaks = {"fma": fma_peak(cpu) * arguments.threads, "l1": l1_fma_peak(cpu) * arguments.threads}
     chains = [build(name, s, lanes, cpu) for name in CHAINS for s in SPARSITIES]
     measure(chains, arguments.seconds)
-    lines = [report(chain, peak) for chain in chains]
+    lines = [report(chain, peaks) for chain in chains]
     print(
         f"{cpu.name}, {cpu.vector_bits}-bit vectors, {arguments.threads} thread(s), {lanes} lanes, "
-        f"multiply-add peak {peak / 1e9:.0f} GF/s"
+        f"multiply-add peak {peaks['fma'] / 1e9:.0f} GF/s, {peaks['l1'] / 1e9:.0f} from L1"
     )
     print(
-        f"{'chain':24}{'zeros':>6}{'min ms':>9}{'GF/s':>7}{'peak':>6}{'median ms':>11}{'GF/s':>7}"
+        f"{'chain':24}{'zeros':>6}{'min ms':>9}{'GF/s':>7}{'of FMA':>8}{'of L1':>7}"
+        f"{'median ms':>11}{'GF/s':>7}"
     )
     for line in lines:
         print(
-            "{chain:24}{sparsity:6.0%}{min_ms:9.3f}{min_gflops:7.1f}{min_share:6.0%}"
-            "{median_ms:11.3f}{median_gflops:7.1f}".format(**line)
+            "{chain:24}{sparsity:6.0%}{min_ms:9.3f}{min_gflops:7.1f}{min_fma_share:8.0%}"
+            "{min_l1_share:7.0%}{median_ms:11.3f}{median_gflops:7.1f}".format(**line)
         )
     if arguments.json:
         settings = {"cpu": cpu.name, "vector_bits": cpu.vector_bits, "lanes": lanes}
-        settings |= {"threads": arguments.threads, "tokens": TOKENS, "peak_flops": peak}
+        settings |= {"threads": arguments.threads, "tokens": TOKENS, "peak_flops": peaks}
         arguments.json.write_text(json.dumps(settings | {"chains": lines}, indent=1))
 
 
@@ -145,15 +149,16 @@ def measure(chains: list[Chain], seconds: float) -> None:
                 chain.seconds.append(time.perf_counter() - start)
 
 
-def report(chain: Chain, peak: float) -> dict[str, float | str]:
-    """Return a chain's line of the table; `peak` in operations a second."""
+def report(chain: Chain, peaks: Mapping[str, float]) -> dict[str, float | str]:
+    """Return a chain's line of the table; `peaks` in operations a second."""
     line: dict[str, float | str] = {"chain": chain.name, "sparsity": chain.sparsity}
     times = {"min": min(chain.seconds), "median": float(np.median(chain.seconds))}
     for statistic, duration in times.items():
         rate = chain.operations / duration
         line[f"{statistic}_ms"] = duration * 1e3
         line[f"{statistic}_gflops"] = rate / 1e9
-        line[f"{statistic}_share"] = rate / peak
+        for bound, peak in peaks.items():
+            line[f"{statistic}_{bound}_share"] = rate / peak
     return line
 
 

@@ -67,9 +67,16 @@ class CpuProfile:
         """Return how many of `tokens` tokens form one block of the row panel layout.
 
         Two vectors: each non-zero weight is loaded once for both, and a panel of a common width
-        still fits L1 by halves. One, if that holds all tokens.
+        still fits L1 by halves. One, if that holds all tokens. Four, if the registers suffice and
+        it neither pads the tokens nor leaves a core without a block (measured with AVX-512:
+        BERT-base at 80 % zeros is 8 % faster than with two, at 95 % as fast).
         """
-        return self.vector_lanes * (1 if tokens <= self.vector_lanes else 2)
+        wide = 4 * self.vector_lanes
+        if tokens <= self.vector_lanes:
+            return self.vector_lanes
+        if self.vector_registers >= 32 and tokens % wide == 0 and tokens // wide >= self.cores:
+            return wide
+        return 2 * self.vector_lanes
 
     def image_lanes(self, width: int) -> int:
         """Return how many lanes hold a row of an image of `width` columns.
