@@ -1,4 +1,4 @@
-"""Pruned transformers as ONNX files: seeded weights, no download, no PyTorch.
+"""Pruned transformers as ONNX files, and all models by name: seeded weights, no PyTorch.
 
 Weights keep the signal alive in every layer whatever their sparsity (each row is divided by the
 norm of its survivors), so that outputs depend on the input and can be checked.
@@ -19,8 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from tvm_sparse import image_classifiers as classifiers
+from tvm_sparse import object_detectors as detectors
 from tvm_sparse.errors import ModelError
 from tvm_sparse.onnx_builder import Dim, GraphBuilder
+from tvm_sparse.random_weights import random_weight
 
 Weights = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 """Returns the parameter of a Hugging Face name and a shape."""
@@ -88,25 +91,6 @@ class RandomWeights:
         weight = random_weight(rng, shape, self.sparsity if pruned else 0.0)
         gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
         return weight * np.float32(gain)
-
-
-def random_weight(
-    rng: np.random.Generator, shape: tuple[int, ...], sparsity: float
-) -> NDArray[np.float32]:
-    """Return a weight (outputs first) of exact `sparsity` that keeps the variance of its input.
-
-    Survivors of pruning by magnitude are bounded away from zero, and so are these.
-    """
-    size = int(np.prod(shape))
-    count = round((1 - sparsity) * size)
-    flat = np.zeros(size, np.float32)
-    places = rng.choice(size, count, replace=False, shuffle=False) if count < size else slice(None)
-    values = rng.random(count, np.float32) - np.float32(0.5)
-    flat[places] = values + np.copysign(np.float32(0.5), values)
-    rows = flat.reshape(shape[0], -1)
-    norm = np.sqrt(np.einsum("nk,nk->n", rows, rows))
-    rows /= np.where(norm > 0, norm, 1)[:, None]
-    return rows.reshape(shape)
 
 
 def bert(
@@ -382,6 +366,30 @@ def _chain_recipe(widths: Sequence[int], sparsity: float) -> ModelRecipe:
     return ModelRecipe(build, {"x": (1, 128, widths[0])})
 
 
+def _classifier_recipe(
+    build: Callable[..., Path], sparsity: float, image: int = 224, classes: int = 1000
+) -> ModelRecipe:
+    options = {"sparsity": sparsity, "image": image, "classes": classes}
+    return ModelRecipe(partial(build, **options), {"input": (1, 3, image, image)})
+
+
+def _detector_recipe(build: Callable[..., Path], sparsity: float, image: int = 640) -> ModelRecipe:
+    return ModelRecipe(
+        partial(build, sparsity=sparsity, image=image), {"images": (1, 3, image, image)}
+    )
+
+
+_RESNET50 = partial(classifiers.resnet, config=classifiers.RESNET50)
+_RESNET_TINY = partial(classifiers.resnet, config=classifiers.RESNET_TINY)
+_MOBILENET_V2 = partial(classifiers.inverted_residuals, config=classifiers.MOBILENET_V2)
+_MOBILENET_TINY = partial(classifiers.inverted_residuals, config=classifiers.MOBILENET_TINY)
+_EFFICIENTNET = partial(classifiers.inverted_residuals, config=classifiers.EFFICIENTNET_B0)
+_EFFICIENTNET_TINY = partial(classifiers.inverted_residuals, config=classifiers.EFFICIENTNET_TINY)
+_YOLOV5S = partial(detectors.yolov5, config=detectors.YOLOV5S)
+_YOLOV8N = partial(detectors.yolov8, config=detectors.YOLOV8N)
+_YOLO_TINY = partial(detectors.yolov8, config=detectors.YOLO_TINY)
+
+
 _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "bert-base": partial(_bert_recipe, BERT_BASE, tokens=128),
     "bert-large": partial(_bert_recipe, BERT_LARGE, tokens=128),
@@ -390,6 +398,18 @@ _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "linear-ffn": partial(_chain_recipe, [768, 3072] * 4 + [768]),
     "vit-b-16": partial(_vit_recipe, VIT_BASE, image=224),
     "vit-tiny": partial(_vit_recipe, VIT_TINY, image=64),
+    "resnet50": partial(_classifier_recipe, _RESNET50),
+    "mobilenet-v1": partial(_classifier_recipe, classifiers.mobilenet_v1),
+    "mobilenet-v2": partial(_classifier_recipe, _MOBILENET_V2),
+    "efficientnet-b0": partial(_classifier_recipe, _EFFICIENTNET),
+    "yolov5s": partial(_detector_recipe, _YOLOV5S),
+    "yolov5s-320": partial(_detector_recipe, _YOLOV5S, image=320),
+    "yolov8n": partial(_detector_recipe, _YOLOV8N),
+    "yolov8n-320": partial(_detector_recipe, _YOLOV8N, image=320),
+    "resnet-tiny": partial(_classifier_recipe, _RESNET_TINY, image=64, classes=10),
+    "mobilenet-tiny": partial(_classifier_recipe, _MOBILENET_TINY, image=64, classes=10),
+    "efficientnet-tiny": partial(_classifier_recipe, _EFFICIENTNET_TINY, image=64, classes=10),
+    "yolo-tiny": partial(_detector_recipe, _YOLO_TINY, image=64),
 }
 
 

@@ -41,13 +41,18 @@ class GraphBuilder:
 
     def op(self, kind: str, *inputs: str, at: str = "", **attributes: object) -> str:
         """Append a node of type `kind`, named after the module path `at` as PyTorch does."""
+        return self._append(kind, inputs, 1, at, attributes)[0]
+
+    def _append(
+        self, kind: str, inputs: Sequence[str], outputs: int, at: str, attributes: dict[str, object]
+    ) -> list[str]:
         stem = f"/{at}/{kind}" if at else f"/{kind}"
         count = self._used.get(stem, 0)
         self._used[stem] = count + 1
         name = f"{stem}_{count}" if count else stem
-        output = f"{name}_output_0"
-        self._nodes.append(helper.make_node(kind, list(inputs), [output], name, **attributes))
-        return output
+        results = [f"{name}_output_{index}" for index in range(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), results, name, **attributes))
+        return results
 
     def constant(self, value: ArrayLike, dtype: str = "float32", at: str = "") -> str:
         """Append a ``Constant`` node."""
@@ -76,6 +81,18 @@ class GraphBuilder:
         if self.opset < 13:
             return self.op("Unsqueeze", x, at=at, axes=[axis])
         return self.op("Unsqueeze", x, self.constant([axis], "int64", at), at=at)
+
+    def split(self, x: str, sizes: Sequence[int], axis: int, at: str = "") -> list[str]:
+        """Split `x` along an axis into parts of the given sizes."""
+        if self.opset < 13:
+            return self._append("Split", [x], len(sizes), at, {"axis": axis, "split": list(sizes)})
+        lengths = self.constant(list(sizes), "int64", at)
+        return self._append("Split", [x, lengths], len(sizes), at, {"axis": axis})
+
+    def slice(self, x: str, start: int, stop: int, axis: int, at: str = "") -> str:
+        """Return ``x[start:stop]`` along an axis."""
+        bounds = (self.constant([n], "int64", at) for n in (start, stop, axis, 1))
+        return self.op("Slice", x, *bounds, at=at)
 
     def linear(self, x: str, weight: NDArray, bias: NDArray, at: str) -> str:
         """``x @ weight.T + bias`` of a ``torch.nn.Linear`` on 3-D input; `weight` is (N, K)."""
