@@ -12,7 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse import schedules
-from tvm_sparse.formats import SparseTiling
+from tvm_sparse.formats import SparseConvTiling, SparseTiling
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, static_shape
 from tvm_sparse.schedules.epilogue import Epilogue
@@ -49,14 +49,7 @@ def _call_batched(
 ) -> relax.Expr:
     """Call a kernel; the layout changes' take `(batch, tokens, channels)` and nothing else."""
     args, shape = list(call.args), _shape(call)
-    if call.op.name == operators.IMAGE_TO_PANELS:
-        args = [builder.emit(relax.op.permute_dims(args[0], [0, 2, 3, 1]))]
-    if call.op.name == operators.PANELS_TO_IMAGE:
-        pixels = _pixels(shape)
-        result = relax.call_tir(gvar, args, relax.TensorType(_batched(pixels), "float32"))
-        result = builder.emit(relax.op.reshape(builder.emit(result), pixels))
-        return relax.op.permute_dims(result, [0, 3, 1, 2])
-    if call.op.name in (operators.TO_PANELS, operators.IMAGE_TO_PANELS):
+    if call.op.name == operators.TO_PANELS:
         args = [builder.emit(relax.op.reshape(args[0], _batched(_shape(args[0]))))]
     if call.op.name == operators.FROM_PANELS:
         result = relax.call_tir(gvar, args, relax.TensorType(_batched(shape), "float32"))
@@ -76,11 +69,6 @@ def _batched(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return layout.batch, layout.tokens, layout.channels
 
 
-def _pixels(shape: tuple[int, ...]) -> tuple[int, ...]:
-    batch, channels, height, width = shape
-    return batch, height, width, channels
-
-
 def _epilogue(call: relax.Call) -> Epilogue:
     attrs = call.attrs
     return Epilogue(bool(attrs["bias"]), bool(attrs["residual"]), str(attrs["activation"]) or None)
@@ -94,20 +82,21 @@ def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.from_panels(*_batched(_shape(call)), _shape(call.args[0])[2], cpu)
 
 
-def _image_to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    pixels = _batched(_pixels(_shape(call.args[0])))
-    return schedules.to_panels(*pixels, int(call.attrs["lanes"]), cpu)
-
-
-def _panels_to_image(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.from_panels(*_batched(_pixels(_shape(call))), _shape(call.args[0])[2], cpu)
-
-
 def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     rows, k, lanes = _shape(call.args[0])
     tiling = SparseTiling(**{name: int(v) for name, v in call.attrs["tiling"].items()})
     n = int(call.attrs["channels"])
     return schedules.sparse_linear(rows, lanes, n, k, tiling, _epilogue(call), cpu)
+
+
+def _sparse_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    tiling = SparseConvTiling(
+        **{
+            name: bool(v) if name == "shifted" else int(v)
+            for name, v in call.attrs["tiling"].items()
+        }
+    )
+    return schedules.sparse_conv2d(operators.conv_of(call), tiling, _epilogue(call), cpu)
 
 
 def _linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -135,13 +124,51 @@ def _attention(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     )
 
 
+def _image_to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    batch, channels, height, width = _shape(call.args[0])
+    lanes = int(call.attrs["lanes"])
+    return schedules.image_to_panels(batch, channels, height, width, lanes, cpu)
+
+
+def _panels_to_image(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    batch, channels, height, width = _shape(call)
+    return schedules.panels_to_image(batch, channels, height, width, _shape(call.args[0])[2], cpu)
+
+
+def _max_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.max_pool2d(operators.pool_of(call), cpu)
+
+
+def _avg_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.avg_pool2d(operators.pool_of(call), cpu)
+
+
+def _global_avg_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
+    lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
+    return schedules.global_avg_pool2d(batch, channels, height, width, *lanes, cpu)
+
+
+def _upsample2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
+    vertical, horizontal = (int(factor) for factor in call.attrs["factors"])
+    lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
+    factors = (vertical, horizontal)
+    return schedules.upsample2d(batch, channels, height, width, factors, *lanes, cpu)
+
+
 KERNELS: dict[str, Kernel] = {
     operators.TO_PANELS: _to_panels,
     operators.FROM_PANELS: _from_panels,
     operators.SPARSE_LINEAR: _sparse_linear,
     operators.LINEAR: _linear,
+    operators.SPARSE_CONV2D: _sparse_conv2d,
     operators.LAYER_NORM: _layer_norm,
     operators.ATTENTION: _attention,
     operators.IMAGE_TO_PANELS: _image_to_panels,
     operators.PANELS_TO_IMAGE: _panels_to_image,
+    operators.MAX_POOL2D: _max_pool2d,
+    operators.AVG_POOL2D: _avg_pool2d,
+    operators.GLOBAL_AVG_POOL2D: _global_avg_pool2d,
+    operators.UPSAMPLE2D: _upsample2d,
 }

@@ -1,7 +1,8 @@
 """MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
 
-f is an elementwise operator, a concatenation or a slice of channels, or a mean over the image. What
-`MoveToPanels` does for tokens, for images `(batch, channels, height, width)`.
+f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an upsampling
+by whole factors, or a mean over the image. What `MoveToPanels` does for tokens, for images `(batch,
+channels, height, width)`.
 
 Runs after `SparsifyWeights` and `PackDenseWeights`.
 """
@@ -15,9 +16,11 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes import operators
+from tvm_sparse.passes.image_operators import is_global_mean, match_pool2d, upsampling_factors
 from tvm_sparse.passes.move_to_panels import BINARY, UNARY
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.targets import CpuProfile
 
 CHANNEL_AXIS = 1
 
@@ -26,9 +29,12 @@ CHANNEL_AXIS = 1
 class MoveImagesToPanels:
     """Move every operator on images that can work on panels there."""
 
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""
-        mod = rewrite_calls(mod, lambda *context: _Mover(*context).move())
+        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
         return relax.transform.CanonicalizeBindings()(mod)
 
 
@@ -36,6 +42,7 @@ class MoveImagesToPanels:
 class _Mover:
     """The rule at one call."""
 
+    cpu: CpuProfile
     call: relax.Call
     lookup: Lookup
     emit: Emit
@@ -47,6 +54,8 @@ class _Mover:
             panels = self._panels_of(call.args[0])
             is_same = panels is not None and panels.ty.shape[2] == call.attrs["lanes"]
             return panels if is_same else None
+        if is_call_to(call, "relax.split"):
+            return self._split()
         shape = static_shape(call)
         if shape is None or call.ty.dtype != "float32":
             return None
@@ -54,13 +63,20 @@ class _Mover:
             return self._concat(shape)
         if is_call_to(call, "relax.strided_slice"):
             return self._slice(shape)
-        if is_call_to(call, "relax.mean"):
-            return self._mean()
+        if is_global_mean(call):
+            return self._mean(shape)
+        if is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
+            return self._pool(shape)
+        if is_call_to(call, "relax.image.resize2d"):
+            return self._upsample(shape)
         return self._elementwise(shape) if is_call_to(call, *UNARY, *BINARY) else None
 
     def _panels_of(self, value: relax.Expr) -> relax.Expr | None:
         """Return the panels that the image `value` was read from."""
         call = self.lookup(value)
+        if isinstance(call, relax.TupleGetItem):
+            fields = self.lookup(call.tuple_value)
+            call = self.lookup(fields[call.index]) if isinstance(fields, relax.Tuple) else call
         return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE) else None
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
@@ -88,13 +104,23 @@ class _Mover:
             return None
         if math.prod(own) == 1:
             return self._reshaped(value, ())
+        if own == (batch, channels, 1, 1) and self._panels_of(value) is not None:
+            pixel = relax.op.strided_slice(self._panels_of(value), [2], [0], [1])
+            return self._for_rows(self.emit(pixel), height)
         if own[-3:] == (channels, 1, 1) and math.prod(own) == channels:
             return self._reshaped(value, (channels, 1))
         if own == (batch, channels, 1, 1):
-            scale = self._reshaped(value, (batch, 1, channels, 1))
-            rows = self.emit(relax.op.broadcast_to(scale, (batch, height, channels, 1)))
-            return self._reshaped(rows, (batch * height, channels, 1))
+            return self._for_rows(self._reshaped(value, (batch, channels, 1)), height)
         return None
+
+    def _for_rows(self, pixels: relax.Expr, height: int) -> relax.Expr:
+        """Repeat `(batch, channels, 1)` for all rows of an image; one image broadcasts."""
+        batch, channels, _ = static_shape(pixels) or (0, 0, 0)
+        if batch == 1:
+            return pixels
+        pixels = self._reshaped(pixels, (batch, 1, channels, 1))
+        rows = self.emit(relax.op.broadcast_to(pixels, (batch, height, channels, 1)))
+        return self._reshaped(rows, (batch * height, channels, 1))
 
     def _reshaped(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
         if isinstance(value, tvm.ir.GenericConst):
@@ -129,14 +155,48 @@ class _Mover:
         moved = relax.op.strided_slice(panels, [CHANNEL_AXIS], begin, end, *strides)
         return operators.panels_to_image(self.emit(moved), shape)
 
-    def _mean(self) -> relax.Expr | None:
-        """mean(panels_to_image(p)) over the image => mean(p) over rows and lanes"""
-        panels = self._panels_of(self.call.args[0])
-        axes = sorted(int(axis) % 4 for axis in self.call.attrs["axis"] or ())
-        if panels is None or axes != [2, 3]:
+    def _split(self) -> relax.Expr | None:
+        """split(panels_to_image(p)) of channels => panels_to_image(slice(p)), ..."""
+        call = self.call
+        panels = self._panels_of(call.args[0])
+        if panels is None or int(call.attrs["axis"]) not in (1, -3):
             return None
-        batch, channels, height, width = static_shape(self.call.args[0]) or (0, 0, 0, 0)
-        rows = self.emit(relax.op.strided_slice(panels, [2], [0], [width]))
-        split = self.emit(relax.op.reshape(rows, (batch, height, channels, width)))
-        mean = self.emit(relax.op.mean(split, axis=[1, 3]))
-        return relax.op.reshape(mean, static_shape(self.call))
+        begin, fields = 0, []
+        for field in call.ty.fields:
+            shape = tuple(int(extent) for extent in field.shape)
+            end = begin + shape[1]
+            part = self.emit(relax.op.strided_slice(panels, [CHANNEL_AXIS], [begin], [end]))
+            fields.append(self.emit(operators.panels_to_image(part, shape)))
+            begin = end
+        return relax.Tuple(fields)
+
+    def _mean(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
+        panels, image = self._panels_of(self.call.args[0]), static_shape(self.call.args[0])
+        if panels is None or image is None:
+            return None
+        moved = operators.global_avg_pool2d(panels, image, self.cpu.image_lanes(1))
+        mean = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
+        return mean if len(shape) == 4 else relax.op.reshape(self.emit(mean), shape)
+
+    def _pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """max_pool2d(panels_to_image(p)) => panels_to_image(max_pool2d(p))"""
+        panels = self._panels_of(self.call.args[0])
+        if panels is None:
+            return None
+        pool = match_pool2d(self.call, int(panels.ty.shape[2]), self.cpu)
+        if pool is None:
+            return None
+        is_max = is_call_to(self.call, "relax.nn.max_pool2d")
+        moved = (operators.max_pool2d if is_max else operators.avg_pool2d)(panels, pool)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _upsample(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """resize2d(panels_to_image(p)) that repeats pixels => panels_to_image(upsample2d(p))"""
+        image = self.call.args[0]
+        panels, factors = self._panels_of(image), upsampling_factors(self.call)
+        if panels is None or factors is None:
+            return None
+        lanes = self.cpu.image_lanes(shape[3])
+        moved = operators.upsample2d(panels, static_shape(image) or (), factors, lanes)
+        return operators.panels_to_image(self.emit(moved), shape)

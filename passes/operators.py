@@ -17,6 +17,10 @@ reads).
 `sparse_conv2d(p, ...)`    as `sparse_linear`, a convolution
 `conv2d(p, ...)`           the same with a dense W
 `depthwise_conv2d(p, ...)` the same with a W for each channel by itself
+`max_pool2d(p)`            the maximum over windows of an image
+`avg_pool2d(p)`            the mean over windows
+`global_avg_pool2d(p)`     the mean over all pixels -> panels of images of one pixel
+`upsample2d(p)`            repeats every pixel
 =========================  ==================================================================
 
 The panels of an image hold a row of it in each of theirs, its columns in the lanes.
@@ -28,7 +32,7 @@ is checked and is transformed like any other. `LowerOperators` turns them into P
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +40,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.pooling import Pool2d
 
 PREFIX = "relax.tvm_sparse."
 
@@ -52,6 +57,10 @@ PANELS_TO_IMAGE = PREFIX + "panels_to_image"
 SPARSE_CONV2D = PREFIX + "sparse_conv2d"
 CONV2D = PREFIX + "conv2d"
 DEPTHWISE_CONV2D = PREFIX + "depthwise_conv2d"
+MAX_POOL2D = PREFIX + "max_pool2d"
+AVG_POOL2D = PREFIX + "avg_pool2d"
+GLOBAL_AVG_POOL2D = PREFIX + "global_avg_pool2d"
+UPSAMPLE2D = PREFIX + "upsample2d"
 
 WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
 """Operators whose attributes `bias`, `residual` and `activation` describe an epilogue."""
@@ -205,13 +214,47 @@ def depthwise_conv2d(x: relax.Expr, weight: relax.Expr, conv: Conv2d) -> relax.C
     return _call(DEPTHWISE_CONV2D, [x, weight], {**attrs, **NO_EPILOGUE})
 
 
+def max_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
+    """Return the maximum of panels over windows of the image."""
+    return _call(MAX_POOL2D, [x], {"pool": dataclasses.asdict(pool)})
+
+
+def avg_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
+    """Return the mean of panels over windows of the image."""
+    return _call(AVG_POOL2D, [x], {"pool": dataclasses.asdict(pool)})
+
+
+def global_avg_pool2d(x: relax.Expr, shape: Sequence[int], lanes: int) -> relax.Call:
+    """Return the mean over an image of shape `shape` as panels of `lanes` lanes, in all of them."""
+    return _call(GLOBAL_AVG_POOL2D, [x], {"shape": list(shape), "lanes": lanes})
+
+
+def upsample2d(
+    x: relax.Expr, shape: Sequence[int], factors: tuple[int, int], lanes: int
+) -> relax.Call:
+    """Repeat every pixel of an image of shape `shape` vertically and horizontally.
+
+    The result lies in panels of `lanes` lanes.
+    """
+    attrs = {"shape": list(shape), "factors": list(factors), "lanes": lanes}
+    return _call(UPSAMPLE2D, [x], attrs)
+
+
 def conv_of(call: relax.Call) -> Conv2d:
     """Return the convolution that a call computes."""
-    fields: dict[str, Any] = {
-        name: int(value) if isinstance(value, int) else tuple(int(v) for v in value)
-        for name, value in call.attrs["conv"].items()
+    return Conv2d(**_fields(call.attrs["conv"]))
+
+
+def pool_of(call: relax.Call) -> Pool2d:
+    """Return the pooling that a call computes."""
+    return Pool2d(**_fields(call.attrs["pool"]))
+
+
+def _fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, bool | int) else tuple(int(v) for v in value)
+        for name, value in attrs.items()
     }
-    return Conv2d(**fields)
 
 
 # An epilogue; `bias` and `residual` say that such an argument follows.
@@ -288,6 +331,23 @@ def _infer_conv2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return relax.TensorType((rows, conv.out_channels, conv.lanes_out), "float32")
 
 
+def _infer_pool2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    pool = pool_of(call)
+    rows = pool.batch * pool.out_height
+    return relax.TensorType((rows, pool.channels, pool.lanes_out), "float32")
+
+
+def _infer_global_pool2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    batch, channels = (int(extent) for extent in call.attrs["shape"][:2])
+    return relax.TensorType((batch, channels, int(call.attrs["lanes"])), "float32")
+
+
+def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    rows, channels, _ = call.args[0].ty.shape
+    rows = int(rows) * int(call.attrs["factors"][0])
+    return relax.TensorType((rows, channels, int(call.attrs["lanes"])), "float32")
+
+
 def _infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return call.args[0].ty
 
@@ -303,3 +363,7 @@ _register(PANELS_TO_IMAGE, _infer_from_panels)
 _register(SPARSE_CONV2D, _infer_conv2d)
 _register(CONV2D, _infer_conv2d)
 _register(DEPTHWISE_CONV2D, _infer_conv2d)
+_register(MAX_POOL2D, _infer_pool2d)
+_register(AVG_POOL2D, _infer_pool2d)
+_register(GLOBAL_AVG_POOL2D, _infer_global_pool2d)
+_register(UPSAMPLE2D, _infer_upsample2d)

@@ -49,7 +49,7 @@ def sparsify(cpu: CpuProfile) -> Passes:
         SparsifyWeights(cpu),
         PackDenseWeights(cpu),
         MoveToPanels(cpu),
-        MoveImagesToPanels(),
+        MoveImagesToPanels(cpu),
         FuseEpilogue(),
     ]
 

@@ -9,15 +9,17 @@ from tvm.relax.op.nn import relu
 
 from tvm_sparse.passes import operators as panel
 from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
+from tvm_sparse.pooling import Pool2d
 from tvm_sparse.targets import profile
 from tvm_sparse.testing import dataflow, operators_of, pruned, run
 
+CPU = profile("haswell")
 IMAGE, PANELS, LANES = (2, 3, 5, 7), (10, 3, 8), 8
 
 
 def assert_moves(before, after, *shapes):
     canonical = relax.transform.CanonicalizeBindings()
-    mod = canonical(MoveImagesToPanels()(dataflow(before, *shapes)))
+    mod = canonical(MoveImagesToPanels(CPU)(dataflow(before, *shapes)))
     expected = canonical(dataflow(after, *shapes))
     tvm.ir.assert_structural_equal(mod["main"], expected["main"])
 
@@ -68,12 +70,118 @@ def test_slice_of_channels():
     assert_moves(before, after, PANELS)
 
 
+def test_fields_of_a_split():
+    def before(emit, p):
+        fields = emit(relax.op.split(emit(image(p)), [1], axis=1))
+        x = emit(concat([emit(relax.TupleGetItem(fields, i)) for i in (1, 0)], axis=1))
+        return emit(panel.image_to_panels(x, LANES))
+
+    def after(emit, p):
+        first = emit(relax.op.strided_slice(p, [1], [0], [1]))
+        return emit(concat([emit(relax.op.strided_slice(p, [1], [1], [3])), first], axis=1))
+
+    assert_moves(before, after, PANELS)
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d"])
+def test_pooling(name):
+    options = {"strides": [2, 1], "padding": [1, 0, 0, 1], "ceil_mode": True}
+    pool = Pool2d(*IMAGE, 3, 7, (3, 2), (2, 1), (1, 0, 0, 1), lanes_in=LANES, lanes_out=LANES)
+
+    def before(emit, p):
+        return emit(getattr(relax.op.nn, name)(emit(image(p)), [3, 2], **options))
+
+    def after(emit, p):
+        return emit(panel.panels_to_image(emit(getattr(panel, name)(p, pool)), (2, 3, 3, 7)))
+
+    assert_moves(before, after, PANELS)
+
+
+def test_mean_stays_on_panels_of_one_pixel():
+    def before(emit, p):
+        x = emit(relax.op.mean(emit(image(p)), axis=[2, 3], keepdims=True))
+        return emit(panel.image_to_panels(emit(relu(x)), LANES))
+
+    def after(emit, p):
+        return emit(relu(emit(panel.global_avg_pool2d(p, IMAGE, LANES))))
+
+    assert_moves(before, after, PANELS)
+
+
+def test_scale_of_channels_by_a_pixel():
+    def before(emit, p, pixel):
+        scale = emit(panel.panels_to_image(pixel, (1, 3, 1, 1)))
+        x = emit(panel.panels_to_image(p, (1, 3, 5, 7)))
+        return emit(panel.image_to_panels(emit(multiply(x, scale)), LANES))
+
+    def after(emit, p, pixel):
+        return emit(multiply(p, emit(relax.op.strided_slice(pixel, [2], [0], [1]))))
+
+    assert_moves(before, after, (5, 3, LANES), (1, 3, LANES))
+
+
+@pytest.mark.parametrize(
+    ("mode", "rounding"),
+    [("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round")],
+)
+def test_upsampling(mode, rounding):
+    def before(emit, p):
+        options = {"coordinate_transformation_mode": mode, "rounding_method": rounding}
+        options |= {"method": "nearest_neighbor", "roi": (0.0,) * 4}
+        return emit(relax.op.image.resize2d(emit(image(p)), (10, 21), layout="NCHW", **options))
+
+    def after(emit, p):
+        moved = emit(panel.upsample2d(p, IMAGE, (2, 3), CPU.image_lanes(21)))
+        return emit(panel.panels_to_image(moved, (2, 3, 10, 21)))
+
+    assert_moves(before, after, PANELS)
+
+
+def resized(size, **options):
+    return lambda emit, x: emit(relax.op.image.resize2d(x, size, (0.0,) * 4, "NCHW", **options))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        resized((10, 14), method="linear"),
+        resized((10, 14), method="nearest_neighbor", coordinate_transformation_mode="asymmetric"),
+        resized((8, 14), method="nearest_neighbor", rounding_method="round"),
+        lambda emit, x: emit(relax.op.mean(x, axis=[1, 2])),
+        lambda emit, x: emit(relax.op.nn.adaptive_avg_pool2d(x, (2, 1))),
+    ],
+)
+def test_others_read_the_image(body):
+    mod = MoveImagesToPanels(CPU)(dataflow(lambda emit, p: body(emit, emit(image(p))), PANELS))
+    assert operators_of(mod)[0] == "tvm_sparse.panels_to_image"
+
+
 @pytest.mark.parametrize(
     ("body", "others"),
     [
         (lambda emit, x, other: emit(multiply(x, other)), [(2, 3, 1, 1)]),
         (lambda emit, x: emit(relax.op.mean(x, axis=[2, 3], keepdims=True)), []),
         (lambda emit, x: emit(relax.op.mean(x, axis=[-1, -2])), []),
+        (lambda emit, x: emit(relax.op.nn.adaptive_avg_pool2d(x, (1, 1))), []),
+        (lambda emit, x: emit(relax.op.nn.max_pool2d(x, [3, 2], [2, 2], [1, 0, 1, 1])), []),
+        (lambda emit, x: emit(relax.op.nn.avg_pool2d(x, [3, 3], [2, 2], [1, 1, 1, 1])), []),
+        (
+            lambda emit, x: emit(
+                relax.op.nn.avg_pool2d(
+                    x, [2, 3], [2, 2], [1, 0, 0, 1], ceil_mode=True, count_include_pad=True
+                )
+            ),
+            [],
+        ),
+        (
+            resized(
+                (15, 14),
+                method="nearest_neighbor",
+                coordinate_transformation_mode="asymmetric",
+                rounding_method="floor",
+            ),
+            [],
+        ),
     ],
 )
 def test_numbers_of_what_needs_the_whole_image(body, others):
@@ -87,7 +195,7 @@ def test_numbers_of_what_needs_the_whole_image(body, others):
     target = profile("x86-64-v3").to_target()
     before = dataflow(network, IMAGE, *others)
     plain = dataflow(body, IMAGE, *others)
-    names = operators_of(MoveImagesToPanels()(before))
+    names = operators_of(MoveImagesToPanels(CPU)(before))
     assert names.index("tvm_sparse.image_to_panels") == 0
     expected = run(tvm.compile(plain, target), *inputs)
     result = run(tvm.compile(before, target, relax_pipeline="tvm_sparse"), *inputs)

@@ -1,0 +1,74 @@
+"""What Relax's operators on images `(batch, channels, height, width)` compute, as sizes."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from tvm_sparse.passes.operators import is_call_to, static_shape
+from tvm_sparse.pooling import Pool2d
+from tvm_sparse.targets import CpuProfile
+
+IMAGE_AXES = [2, 3]
+
+
+def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None:
+    """Return the sizes of a pooling of images that lie in panels of `lanes` lanes, or None."""
+    if not is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    if shape is None or out is None or (attrs["layout"], attrs["out_layout"]) != ("NCHW", "NCHW"):
+        return None
+    top, left, bottom, right = (int(p) for p in attrs["padding"])
+    kernel, stride, dilation = (
+        (int(pair[0]), int(pair[1]))
+        for pair in (attrs["pool_size"], attrs["strides"], attrs["dilation"])
+    )
+    return Pool2d(
+        *shape,
+        *out[2:],
+        kernel,
+        stride,
+        (top, left, bottom, right),
+        dilation,
+        bool(attrs["count_include_pad"]),
+        lanes_in=lanes,
+        lanes_out=cpu.image_lanes(out[3]),
+    )
+
+
+def is_global_mean(call: relax.Call) -> bool:
+    """Whether `call` is the mean over the pixels of its argument, an image."""
+    shape = static_shape(call.args[0]) if call.args else None
+    if shape is None or len(shape) != 4:
+        return False
+    if is_call_to(call, "relax.nn.adaptive_avg_pool2d"):
+        layouts = (call.attrs["layout"], call.attrs["out_layout"])
+        return layouts == ("NCHW", "NCHW") and (static_shape(call) or ())[2:] == (1, 1)
+    if not is_call_to(call, "relax.mean") or call.attrs["axis"] is None:
+        return False
+    return sorted(int(axis) % 4 for axis in call.attrs["axis"]) == IMAGE_AXES
+
+
+def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
+    """Return how often `call` repeats each pixel vertically and horizontally, or None.
+
+    Resizing by whole factors to the nearest neighbour repeats pixels if coordinates are rounded
+    down from those of pixels' corners, or to the nearest from those of their centers.
+    """
+    if not is_call_to(call, "relax.image.resize2d"):
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != "float32":
+        return None
+    if attrs["method"] != "nearest_neighbor" or out[2] % shape[2] or out[3] % shape[3]:
+        return None
+    rounding = str(attrs["rounding_method"])
+    repeats = {
+        "asymmetric": rounding in ("floor", ""),
+        "half_pixel": rounding.startswith("round"),
+    }
+    if not repeats.get(str(attrs["coordinate_transformation_mode"]), False):
+        return None
+    return out[2] // shape[2], out[3] // shape[3]
