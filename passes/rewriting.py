@@ -23,6 +23,8 @@ what is no call stays itself."""
 
 Rule: TypeAlias = Callable[[relax.Call, Lookup, Emit], "relax.Expr | None"]
 
+LayerRule: TypeAlias = Callable[[relax.Call, str, Emit], "relax.Expr | None"]
+
 
 @mutator
 class _Rewriter(PyExprMutator):
@@ -87,6 +89,31 @@ def rewrite_calls(mod: tvm.IRModule, rule: Rule, keep: Sequence[relax.Call] = ()
         if isinstance(func, relax.Function):
             rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
             rewriter.builder_.update_func(gvar, rewritten)
+    return rewriter.builder_.get()
+
+
+@mutator
+class _LayerRewriter(PyExprMutator):
+    def __init__(self, mod: tvm.IRModule, rule: LayerRule) -> None:
+        super().__init__(mod)
+        self.rule, self.layer = rule, ""
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.layer = binding.var.name
+        super().visit_var_binding_(binding)
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        visited = super().visit_call_(call)
+        replacement = self.rule(visited, self.layer, self.builder_.emit)
+        return visited if replacement is None else replacement
+
+
+def rewrite_layers(mod: tvm.IRModule, rule: LayerRule) -> tvm.IRModule:
+    """Apply `rule` to every call and the name of the variable that it is bound to."""
+    rewriter = _LayerRewriter(mod, rule)
+    for gvar, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
     return rewriter.builder_.get()
 
 

@@ -1,8 +1,9 @@
 """SparsifyWeights: matmul(x, w) => from_panels(sparse_linear(to_panels(x), pack(w)))
 
-w is a constant, mostly zeros. Which weights are worth it is the cost model's choice; a dense or
-nearly dense weight stays as it is. Every decision is written to the module attribute
-``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
+w is a constant, mostly zeros; a convolution by such a weight likewise becomes a `sparse_conv2d`
+between `image_to_panels` and `panels_to_image`. Which weights are worth it is the cost model's
+choice; a dense or nearly dense weight stays as it is. Every decision is written to the module
+attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
 
 Runs after constants are folded, and before anything is legalized.
 """
@@ -14,13 +15,21 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse import cost_model
+from tvm_sparse.conv_cost_model import sparse_conv_pays, sparse_conv_tiling
+from tvm_sparse.convolution import Conv2d
+from tvm_sparse.cost_model import Choice
 from tvm_sparse.formats import PackedSparse
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import ConstantLinear, match_constant_linear
+from tvm_sparse.passes.constant_linear import (
+    ConstantLinear,
+    match_constant_linear,
+    match_conv2d,
+)
+from tvm_sparse.passes.rewriting import Emit, rewrite_layers
 from tvm_sparse.targets import CpuProfile
 
 LAYERS = "tvm_sparse.layers"
@@ -28,7 +37,7 @@ LAYERS = "tvm_sparse.layers"
 
 @tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
 class SparsifyWeights:
-    """Rewrite every pruned linear layer that the cost model wants sparse.
+    """Rewrite every pruned linear layer and convolution that the cost model wants sparse.
 
     Parameters
     ----------
@@ -40,55 +49,69 @@ class SparsifyWeights:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """Return `mod` with its pruned linear layers rewritten."""
-        rewriter = _Sparsifier(mod, self.cpu)
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-        return rewriter.builder_.get().with_attr(LAYERS, rewriter.decisions)
+        """Return `mod` with its pruned layers rewritten."""
+        decisions: list[dict[str, Any]] = []
 
+        def sparsify(call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
+            linear = match_constant_linear(call, self.cpu)
+            conv = match_conv2d(call, self.cpu) if linear is None else None
+            if linear is not None:
+                choice, kernel = self._choose_linear(linear), "linear"
+            elif conv is not None:
+                weight = call.args[1].value.numpy()
+                choice, kernel = sparse_conv_pays(conv, _density(weight), self.cpu), "conv2d"
+            else:
+                return None
+            decisions.append(_decision(layer, call, choice, kernel))
+            if not choice.sparse:
+                return None
+            if linear is not None:
+                return self._sparse_linear(linear, emit)
+            return self._sparse_conv2d(call, conv, emit)
 
-@mutator
-class _Sparsifier(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
-        super().__init__(mod)
-        self.cpu = cpu
-        self.layer = ""
-        self.decisions: list[dict[str, Any]] = []
+        return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
 
-    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        self.layer = binding.var.name
-        super().visit_var_binding_(binding)
+    def _choose_linear(self, layer: ConstantLinear) -> Choice:
+        n, k = layer.weight.shape
+        density = _density(layer.weight)
+        return cost_model.sparse_pays(n, k, density, layer.rows, layer.lanes, self.cpu)
 
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = super().visit_call_(call)
-        layer = match_constant_linear(call, self.cpu)
-        product = self._rewrite(layer) if layer is not None else None
-        return call if product is None else product
+    def _sparse_linear(self, layer: ConstantLinear, emit: Emit) -> relax.Call:
+        n, k = layer.weight.shape
+        tiling = cost_model.sparse_tiling(n, k, layer.rows, layer.lanes, self.cpu)
+        packed = PackedSparse.from_dense(layer.weight, layer.lanes, tiling)
+        attrs = {"channels": n, "tiling": dataclasses.asdict(tiling)}
+        product = operators.sparse_linear(emit(layer.panels), _constants(packed), attrs)
+        return layer.read(emit(product))
 
-    def _rewrite(self, layer: ConstantLinear) -> relax.Call | None:
-        out_channels, in_channels = layer.weight.shape
-        density = np.count_nonzero(layer.weight) / max(layer.weight.size, 1)
-        lanes = layer.lanes
-        shape = (out_channels, in_channels, density)
-        choice = cost_model.sparse_pays(*shape, layer.rows, lanes, self.cpu)
-        self.decisions.append(
-            {
-                "layer": self.layer,
-                "shape": [out_channels, in_channels],
-                "density": density,
-                "kernel": "sparse_linear" if choice.sparse else "linear",
-                "reason": choice.reason,
-            }
+    def _sparse_conv2d(self, call: relax.Call, conv: Conv2d, emit: Emit) -> relax.Call:
+        weight = call.args[1].value.numpy()
+        tiling = sparse_conv_tiling(conv, _density(weight), self.cpu)
+        packed = PackedSparse.from_conv2d(weight, conv, tiling)
+        panels = emit(operators.image_to_panels(call.args[0], conv.lanes_in))
+        product = operators.sparse_conv2d(
+            panels, _constants(packed), conv, dataclasses.asdict(tiling)
         )
-        if not choice.sparse:
-            return None
-        tiling = cost_model.sparse_tiling(out_channels, in_channels, layer.rows, lanes, self.cpu)
-        packed = PackedSparse.from_dense(layer.weight, lanes, tiling)
-        arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
-        product = operators.sparse_linear(
-            self.builder_.emit(layer.panels),
-            [relax.const(a) for a in arrays],
-            {"channels": out_channels, "tiling": dataclasses.asdict(tiling)},
-        )
-        return layer.read(self.builder_.emit(product))
+        shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+        return operators.panels_to_image(emit(product), shape)
+
+
+def _density(weight: NDArray[np.float32]) -> float:
+    return np.count_nonzero(weight) / max(weight.size, 1)
+
+
+def _constants(packed: PackedSparse) -> list[relax.Expr]:
+    arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
+    return [relax.const(array) for array in arrays]
+
+
+def _decision(layer: str, call: relax.Call, choice: Choice, kernel: str) -> dict[str, Any]:
+    weight = call.args[1].value.numpy()
+    shape = weight.T.shape if weight.ndim == 2 else weight.shape
+    return {
+        "layer": layer,
+        "shape": list(shape),
+        "density": _density(weight),
+        "kernel": f"sparse_{kernel}" if choice.sparse else kernel,
+        "reason": choice.reason,
+    }

@@ -30,6 +30,9 @@ LEAST_GAIN_CYCLES = 5000
 L1_SHARE = 0.75
 """Share of the L1 cache for a K block of activations; the weights stream through the rest."""
 
+MOST_ROWS = 8
+"""Rows of a tile: more of them would leave registers for one output channel only."""
+
 
 @dataclass(frozen=True)
 class DenseTiling:
@@ -89,20 +92,37 @@ def sparse_tiling(n: int, k: int, rows: int, lanes: int, cpu: CpuProfile) -> Spa
     where there are too few rows to give all cores equal shares.
     """
     accumulators = 16 if cpu.vector_registers >= 32 else 12
-    group = max(4, accumulators * cpu.vector_lanes // lanes)
-    reach = min(int(L1_SHARE * cpu.l1_bytes) // 4, OFFSET_UNIT << 16) // lanes
+    vectors = lanes // cpu.vector_width(lanes)
+    tile = row_tile(rows, vectors)
+    group = max(2 if tile > 1 else 4, accumulators // (vectors * tile))
+    reach = min(int(L1_SHARE * cpu.l1_bytes) // 4 // tile, OFFSET_UNIT << 16) // lanes
     k_block = -(-k // -(-k // max(reach, 1)))
-    chunks = cpu.cores // math.gcd(cpu.cores, rows)
-    return SparseTiling(group, k_block, chunks if n % chunks == 0 else 1)
+    chunks = cpu.cores // math.gcd(cpu.cores, -(-rows // tile))
+    return SparseTiling(group, k_block, chunks if n % chunks == 0 else 1, rows=tile)
+
+
+def row_tile(rows: int, vectors: int) -> int:
+    """Return how many rows are computed together, so that loading a weight serves two vectors.
+
+    Preferably a divisor of the rows.
+    """
+    if vectors > 1 or rows == 1:
+        return 1
+    return next((tile for tile in range(2, MOST_ROWS + 1) if rows % tile == 0), 2)
 
 
 def sparse_pays(n: int, k: int, density: float, rows: int, lanes: int, cpu: CpuProfile) -> Choice:
     """Choose between the sparse and the dense kernel for a layer with a constant weight."""
     tiling = sparse_tiling(n, k, rows, lanes, cpu)
-    full_rate = rows * n * k * lanes / cpu.vector_lanes / FMA_PER_CYCLE
-    groups = rows * -(-n // tiling.group) * -(-k // tiling.k_block)
+    full_rate = rows * n * k * lanes / cpu.vector_width(lanes) / FMA_PER_CYCLE
+    groups = -(-rows // tiling.rows) * -(-n // tiling.group) * -(-k // tiling.k_block)
     dense = full_rate / DENSE_SHARE
     sparse = full_rate * density / SPARSE_SHARE + groups * GROUP_CYCLES
+    return choose(density, sparse, dense)
+
+
+def choose(density: float, sparse: float, dense: float) -> Choice:
+    """Return the choice between kernels of `sparse` and `dense` cycles."""
     zeros = f"{1 - density:.0%} zeros"
     if dense - sparse >= LEAST_GAIN_CYCLES:
         return Choice(True, f"{zeros}: {dense / sparse:.1f}x faster sparse", sparse, dense)

@@ -1,0 +1,222 @@
+"""How convolutions are tiled, and which of them are worth a sparse kernel, for any CPU profile.
+
+Nothing here touches the CPU. The constants were measured on the 3x3 layers of ResNet-50 on a Xeon
+with AVX-512 and 48 KB of L1, in its AVX-512 and AVX2 code.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tvm_sparse.convolution import Conv2d, Window
+from tvm_sparse.cost_model import FMA_PER_CYCLE, GROUP_CYCLES, Choice, choose
+from tvm_sparse.formats import SparseConvTiling
+from tvm_sparse.targets import CpuProfile
+
+CACHE_LINE_FLOATS = 16
+LOADS_PER_CYCLE = 1.6
+"""Of vectors that lie in L1; the processor's limit is 2."""
+PARTIAL_SUM_CYCLES = 2.0
+"""To load and store a vector of partial sums, from the L2 cache."""
+GATHER_CYCLES = 2.0
+"""To load, shuffle and store a vector of the window."""
+L1_SHARE = 0.8
+"""Share of the L1 cache for the window of a tile; the weights stream through the rest."""
+L2_SHARE = 0.5
+"""Share of the L2 cache for the window of a job, and so for a dense tile's input."""
+MOST_ROWS = 8
+"""Output rows of a tile: more of them would leave registers for one output channel only."""
+DENSE_SHARE = 0.65
+"""Share of the FMA peak that the dense kernel reaches."""
+
+
+@dataclass(frozen=True)
+class DenseConvTiling:
+    """How the work of a dense convolution is cut.
+
+    Attributes
+    ----------
+    channels : int
+        Output channels of a register tile.
+    vectors, rows : int
+        Vectors of a row, and output rows, of a register tile.
+    width : int
+        Values per vector.
+    row_block : int
+        Output rows of a job, which gathers their input rows once.
+    chunks : int
+        Parts of the output channels, for different threads.
+    """
+
+    channels: int
+    vectors: int
+    rows: int
+    width: int
+    row_block: int
+    chunks: int
+
+
+@functools.cache
+def sparse_conv_tiling(problem: Conv2d, density: float, cpu: CpuProfile) -> SparseConvTiling:
+    """Choose the tiling of a sparse convolution.
+
+    Raises
+    ------
+    ValueError
+        If the rows of even one input channel are out of reach of 16-bit offsets.
+    """
+    candidates = list(_sparse_tilings(problem, cpu))
+    if not candidates:
+        raise ValueError(f"no sparse kernel reaches the inputs of {problem}")
+    return min(candidates, key=lambda tiling: sparse_conv_cycles(problem, density, tiling, cpu))
+
+
+def sparse_conv_cycles(
+    problem: Conv2d, density: float, tiling: SparseConvTiling, cpu: CpuProfile
+) -> float:
+    """Return the expected cycles of a sparse convolution, summed over the cores."""
+    channels = min(tiling.k_block, problem.channels)
+    window = Window(problem, tiling.width, channels, tiling.shifted)
+    k_blocks = -(-problem.channels // channels)
+    row_blocks = problem.batch * -(-problem.out_height // tiling.row_block)
+    tiles = row_blocks * -(-tiling.row_block // tiling.rows)
+
+    nonzeros = density * problem.out_channels * problem.channels * math.prod(problem.kernel)
+    offset_and_weight = 2
+    vectors = tiling.rows * window.vectors
+    loads = offset_and_weight + vectors * _lines_per_load(window)
+    per_nonzero = max(loads / LOADS_PER_CYCLE, vectors / FMA_PER_CYCLE)
+    groups = -(-problem.out_channels // tiling.group) * k_blocks
+
+    gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
+    jobs = row_blocks * tiling.chunks
+    imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
+    partial_sums = (k_blocks - 1) * problem.out_channels * vectors
+    compute = tiles * (
+        nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * PARTIAL_SUM_CYCLES
+    )
+    return imbalance * (compute + jobs * gathered * GATHER_CYCLES)
+
+
+def sparse_conv_pays(problem: Conv2d, density: float, cpu: CpuProfile) -> Choice:
+    """Choose between the sparse and the dense kernel for a convolution with a constant weight."""
+    tiling = dense_conv_tiling(problem, cpu)
+    vectors = Window(problem, tiling.width, problem.channels).vectors
+    weights = problem.out_channels * problem.channels // problem.groups * math.prod(problem.kernel)
+    rows = problem.batch * problem.out_height
+    dense = rows * vectors * weights / FMA_PER_CYCLE / DENSE_SHARE
+    try:
+        if problem.groups > 1:
+            raise ValueError("the sparse kernel has one group")
+        sparse_tiling = sparse_conv_tiling(problem, density, cpu)
+    except ValueError as error:
+        return Choice(False, str(error), math.inf, dense)
+    sparse = sparse_conv_cycles(problem, density, sparse_tiling, cpu)
+    return choose(density, sparse, dense)
+
+
+@functools.cache
+def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
+    """Choose the tiling of a dense convolution."""
+    width = cpu.vector_width(problem.lanes_out)
+    window = Window(problem, width, problem.channels)
+    outputs = problem.out_channels // problem.groups
+    lines = _lines_per_load(window)
+
+    def cycles(tile: tuple[int, int, int]) -> float:
+        channels, vectors, rows = tile
+        sources = vectors * rows
+        tiles = -(-window.vectors // vectors) * -(-problem.out_height // rows)
+        work = max(
+            channels * sources / FMA_PER_CYCLE, (channels + sources * lines) / LOADS_PER_CYCLE, 4
+        )
+        work += 1  # the loop
+        return -(-outputs // channels) * tiles * work
+
+    tiles = [
+        (channels, vectors, rows)
+        for vectors in range(1, min(4, window.vectors) + 1)
+        for rows in range(1, min(4 // vectors, problem.out_height) + 1)
+        for channels in range(1, min(outputs, cpu.vector_registers) + 1)
+        if (channels + 1) * vectors * rows + 1 <= cpu.vector_registers
+    ]
+    channels, vectors, rows = min(tiles, key=cycles)
+    blocks = -(-outputs // channels) * problem.groups
+    floats = int(L2_SHARE * cpu.l2_bytes) // 4
+    row_block, chunks = _split_rows(problem, window, rows, floats, blocks, cpu)
+    return DenseConvTiling(channels, vectors, rows, width, row_block, chunks)
+
+
+def _sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
+    width = cpu.vector_width(problem.lanes_out)
+    accumulators = 16 if cpu.vector_registers >= 32 else 12
+    floats = int(L1_SHARE * cpu.l1_bytes) // 4
+    for shifted in (False, True):
+        one = Window(problem, width, 1, shifted)
+        for rows in range(1, min(MOST_ROWS, problem.out_height) + 1):
+            if rows > 1 and rows * one.vectors > accumulators:
+                break
+            group = max(1, accumulators // (rows * one.vectors))
+            group = max(group, 2) if one.vectors * rows * 2 <= cpu.vector_registers - 2 else group
+            reach = min(floats // (one.rows(rows) * one.row_pitch), problem.channels)
+            taps = one.rows(1) * one.row_pitch + one.lead + max(problem.width, width)
+            reach = min(reach, ((1 << 16) - 1) // taps)
+            if reach < 1:
+                continue
+            k_block = -(-problem.channels // -(-problem.channels // reach))
+            window = Window(problem, width, k_block, shifted)
+            floats_l2 = int(L2_SHARE * cpu.l2_bytes) // 4
+            for blocks in range(1, problem.out_height + 1):
+                row_block = -(-problem.out_height // blocks // rows) * rows
+                fits = window.size(row_block) <= floats_l2 or row_block == rows
+                if not fits or row_block > problem.out_height + rows - 1:
+                    continue
+                jobs = problem.batch * -(-problem.out_height // row_block)
+                chunks = cpu.cores // math.gcd(cpu.cores, jobs)
+                for n in {1, chunks if problem.out_channels % chunks == 0 else 1}:
+                    yield SparseConvTiling(
+                        group, k_block, n, rows=rows, width=width, row_block=row_block,
+                        shifted=shifted,
+                    )  # fmt: skip
+                if row_block <= rows:
+                    break
+
+
+def _split_rows(
+    problem: Conv2d, window: Window, rows: int, floats: int, blocks: int, cpu: CpuProfile
+) -> tuple[int, int]:
+    """Return output rows of a job, whose window should have `floats` at most, and chunks.
+
+    Of the splits that give all cores equal shares, the one that gathers least.
+    """
+
+    def cost(split: tuple[int, int]) -> float:
+        row_block, chunks = split
+        row_blocks = -(-problem.out_height // row_block)
+        jobs = problem.batch * row_blocks * chunks
+        imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
+        channels = -(-blocks // chunks) * chunks / blocks
+        padding = row_blocks * row_block / problem.out_height
+        gathered = row_blocks * chunks * window.rows(row_block) * window.row_pitch / window.width
+        outputs = blocks * problem.out_height * window.vectors
+        work = outputs * problem.channels * math.prod(problem.kernel)
+        return imbalance * (channels * padding * work + gathered * GATHER_CYCLES)
+
+    sizes = [
+        -(-problem.out_height // count // rows) * rows for count in range(1, problem.out_height + 1)
+    ]
+    fitting = [size for size in sizes if size and window.size(size) <= floats] or [rows]
+    splits = [(size, chunks) for size in fitting for chunks in {1, min(cpu.cores, blocks)}]
+    return min(splits, key=cost)
+
+
+def _lines_per_load(window: Window) -> float:
+    """Return how many cache lines a vector load touches on average."""
+    taps = [
+        (window.offset(0, 0, dx) - window.lead) % window.width
+        for dx in range(window.problem.kernel[1])
+    ]
+    return 1 + sum(map(bool, taps)) / len(taps) * window.width / CACHE_LINE_FLOATS
