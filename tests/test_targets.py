@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tvm
+
+from tvm_sparse.errors import TargetError
+from tvm_sparse.targets import PROFILES, CpuProfile, native, profile
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_survives_the_way_through_a_target(name):
+    cpu = profile(name)
+    assert CpuProfile.from_target(cpu.to_target()) == cpu
+
+
+def test_native_is_what_this_machine_has():
+    cpu = native()
+    assert profile("native") == cpu and CpuProfile.from_target(cpu.to_target()) == cpu
+    assert cpu.cores >= 1 and cpu.vector_bits in (256, 512)
+    assert 8 * 1024 <= cpu.l1_bytes < cpu.l2_bytes
+
+
+def test_the_target_wins_over_the_profile():
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "znver3", "num-cores": 3})
+    cpu = CpuProfile.from_target(target)
+    assert cpu == dataclasses.replace(profile("znver3"), cores=3)
+
+
+def test_an_unlisted_processor_gets_the_profile_of_its_vectors():
+    cpu = CpuProfile.from_target(tvm.target.Target({"kind": "llvm", "mcpu": "tigerlake"}))
+    assert (cpu.mcpu, cpu.vector_bits) == ("tigerlake", 512)
+    cpu = CpuProfile.from_target(tvm.target.Target({"kind": "llvm", "mcpu": "broadwell"}))
+    assert (cpu.mcpu, cpu.vector_bits) == ("broadwell", 256)
+
+
+def test_unknown_names_suggest_the_nearest():
+    with pytest.raises(TargetError, match="did you mean 'znver3'"):
+        profile("zenver3")
+
+
+def test_other_kinds_of_target_are_refused():
+    with pytest.raises(TargetError, match="not for 'c'"):
+        CpuProfile.from_target(tvm.target.Target({"kind": "c"}))
+
+
+def test_processors_without_wide_vectors_are_refused():
+    with pytest.raises(TargetError, match="neither AVX2 nor AVX-512"):
+        CpuProfile.from_target(tvm.target.Target({"kind": "llvm", "mcpu": "nehalem"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "tokens", "lanes"),
+    [
+        ("haswell", 2, 1, 8),
+        ("haswell", 2, 8, 8),
+        ("haswell", 2, 128, 16),
+        ("skylake-avx512", 2, 16, 16),
+        ("skylake-avx512", 2, 128, 64),  # four vectors: two blocks for two cores
+        ("skylake-avx512", 8, 128, 32),  # blocks for more cores
+        ("skylake-avx512", 2, 197, 32),  # four vectors would pad more
+    ],
+)
+def test_lanes_of_tokens(name, cores, tokens, lanes):
+    assert dataclasses.replace(profile(name), cores=cores).panel_lanes(tokens) == lanes
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lanes"),
+    [
+        ("skylake-avx512", 7, 8),
+        ("skylake-avx512", 14, 16),
+        ("skylake-avx512", 17, 32),
+        ("haswell", 7, 8),
+        ("haswell", 28, 32),
+    ],
+)
+def test_lanes_of_images(name, width, lanes):
+    assert profile(name).image_lanes(width) == lanes
+
+
+def test_vectors_divide_the_lanes():
+    cpu = profile("skylake-avx512")
+    assert [cpu.vector_width(lanes) for lanes in (48, 24, 12)] == [16, 8, 4]
+    with pytest.raises(ValueError, match="multiple of 4"):
+        cpu.vector_width(6)
