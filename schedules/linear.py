@@ -3,7 +3,7 @@
 The loops::
 
     for rows of a thread, block, row in parallel:  # NB output channels, a panel of lanes
-        for piece of the lanes:          # at most two vectors
+        for piece of the lanes:          # at most two vectors, perhaps of two rows
             NB x V accumulators = 0
             for k:                       # V vectors of the panel, NB weights
                 NB x V multiply-adds
@@ -25,6 +25,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.cost_model import dense_tiling
 from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.row_blocks import row_end, visit_blocks
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def linear(
     Parameters
     ----------
     rows, lanes : int
-        Rows (panels) of the activations, and lanes of a row: a multiple of the vector length.
+        Rows (panels) of the activations, and lanes of a row.
     n, k : int
         Output and input channels.
     epilogue : Epilogue
@@ -72,13 +73,13 @@ def linear(
         ``(x [rows, K, lanes], weight [blocks, K, NB], [bias [N]], [residual [rows, N, lanes]],
         y [rows, N, lanes])``, all float32, the weight from `pack_linear`.
     """
-    width = cpu.vector_lanes
-    if lanes % width:
-        raise ValueError(f"{lanes} lanes are not a multiple of the vector length {width}")
+    width = cpu.vector_width(lanes)
     tiling = dense_tiling(n, cpu)
-    channels = tiling.channels
+    channels, vectors = tiling.channels, lanes // width
+    tile_rows = 1 if vectors > 1 else min(tiling.vectors, rows)
+    tiles = -(-rows // tile_rows)
     blocks = -(-n // channels)
-    rows_per_thread = rows // cpu.cores if rows % cpu.cores == 0 else rows
+    tiles_per_thread = tiles // cpu.cores if tiles % cpu.cores == 0 else tiles
 
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("linear")
@@ -89,61 +90,65 @@ def linear(
         residual = argument("residual", rows, n, lanes) if epilogue.residual else None
         y = argument("y", rows, n, lanes)
 
-        def multiply(first_vector: int, vectors: int) -> None:
-            panel = flat(x[row, 0, 0], k * lanes)
+        def multiply(tile: list[tuple[int, int]]) -> None:
+            """Multiply and add for all (row, lane) vectors of a tile."""
+            panel = flat(x[first_row, 0, 0], tile_rows * k * lanes)
             weights = flat(weight[block, 0, 0], k * channels)
-            for i in range(channels * vectors):
+            for i in range(channels * len(tile)):
                 acc[i] = T.Broadcast(T.float32(0), width)
             with T.serial(T.int64(0), T.int64(k)) as k_index:
-                for v in range(vectors):
+                starts = [k_index * lanes + (row * k * lanes + lane) for row, lane in tile]
+                for v, start in enumerate(starts):
                     if v * width % FLOATS_PER_CACHE_LINE == 0:
-                        prefetch(
-                            panel[(k_index + PANEL_AHEAD) * lanes + (first_vector + v) * width]
-                        )
+                        prefetch(panel[start + PANEL_AHEAD * lanes])
                 prefetch(weights[k_index * channels + WEIGHTS_AHEAD])
-                sources = [
-                    T.bind(panel[vector(k_index * lanes + (first_vector + v) * width, width)])
-                    for v in range(vectors)
-                ]
+                sources = [T.bind(panel[vector(start, width)]) for start in starts]
                 for c in range(channels):
                     factor = T.bind(T.Broadcast(weights[k_index * channels + c], width))
-                    for v in range(vectors):
-                        acc[c * vectors + v] = acc[c * vectors + v] + factor * sources[v]
+                    for v, source in enumerate(sources):
+                        i = c * len(tile) + v
+                        acc[i] = acc[i] + factor * source
 
-        def store(c: int, first_vector: int, vectors: int) -> None:
+        def store(c: int, tile: list[tuple[int, int]]) -> None:
             channel = block * channels + c
-            for v in range(vectors):
-                value = acc[c * vectors + v]
-                place = [row, channel, vector(T.int64((first_vector + v) * width), width)]
+            for v, (row, lane) in enumerate(tile):
+                value = acc[c * len(tile) + v]
+                place = [first_row + row, channel, vector(T.int64(lane), width)]
                 if bias is not None:
                     value = value + T.Broadcast(bias[channel], width)
                 if residual is not None:
                     value = value + residual[tuple(place)]
                 T.buffer_store(y, epilogue.activate(T.bind(value)), place)
 
-        jobs = T.parallel(T.int64(0), T.int64(blocks * rows))
-        with jobs as job, T.sblock("linear"):
-            share = job // (rows_per_thread * blocks) * rows_per_thread
-            row = T.axis.spatial(T.int64(rows), share + job % rows_per_thread)
-            block = T.axis.spatial(T.int64(blocks), job // rows_per_thread % blocks)
-            outputs = slice(block * channels, _end(block, channels, n))
-            T.reads(
-                x[row, 0:k, 0:lanes],
-                weight[block, 0:k, 0:channels],
-                *([] if bias is None else [bias[outputs]]),
-                *([] if residual is None else [residual[row, outputs, 0:lanes]]),
-            )
-            T.writes(y[row, outputs, 0:lanes])
-            acc = Registers(channels * tiling.vectors, width)
-            for first_vector in range(0, lanes // width, tiling.vectors):
-                vectors = min(tiling.vectors, lanes // width - first_vector)
-                multiply(first_vector, vectors)
+        def visit_rows(count: int) -> None:
+            for first in range(0, vectors, tiling.vectors):
+                piece = range(first, min(first + tiling.vectors, vectors))
+                tile = [(row, v * width) for row in range(count) for v in piece]
+                multiply(tile)
                 for c in range(channels):
                     if c < n - (blocks - 1) * channels:
-                        store(c, first_vector, vectors)
+                        store(c, tile)
                     else:  # the last block has no such channel
                         with T.If(block < blocks - 1), T.Then():
-                            store(c, first_vector, vectors)
+                            store(c, tile)
+
+        jobs = T.parallel(T.int64(0), T.int64(blocks * tiles))
+        with jobs as job, T.sblock("linear"):
+            share = job // (tiles_per_thread * blocks) * tiles_per_thread
+            tile_index = T.axis.spatial(T.int64(tiles), share + job % tiles_per_thread)
+            block = T.axis.spatial(T.int64(blocks), job // tiles_per_thread % blocks)
+            first_row = tile_index * tile_rows if tile_rows > 1 else tile_index
+            own = slice(first_row, row_end(first_row, tile_rows, rows))
+            outputs = slice(block * channels, _end(block, channels, n))
+            T.reads(
+                x[own, 0:k, 0:lanes],
+                weight[block, 0:k, 0:channels],
+                *([] if bias is None else [bias[outputs]]),
+                *([] if residual is None else [residual[own, outputs, 0:lanes]]),
+            )
+            T.writes(y[own, outputs, 0:lanes])
+            acc = Registers(channels * tiling.vectors, width)
+            visit_blocks(tile_index, rows, tile_rows, visit_rows)
     return builder.get()
 
 

@@ -29,7 +29,7 @@ from tvm_sparse.formats import SparseConvTiling, SparseLayout, sparse_window
 from tvm_sparse.schedules.buffers import Registers, argument, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.sparse_linear import peel_ends, row_end, visit_blocks
+from tvm_sparse.schedules.row_blocks import peel_ends, row_end, visit_blocks
 from tvm_sparse.schedules.sparse_walk import SparseArguments
 from tvm_sparse.targets import CpuProfile
 

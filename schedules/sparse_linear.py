@@ -21,8 +21,6 @@ loading a weight.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import tvm
@@ -32,6 +30,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
 from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.row_blocks import peel_ends, row_end, visit_blocks
 from tvm_sparse.schedules.sparse_walk import SparseArguments
 from tvm_sparse.targets import CpuProfile
 
@@ -137,27 +136,3 @@ def sparse_linear(
             acc = Registers(tiling.group * tiling.rows * most_vectors, width)
             visit_blocks(block, rows, tiling.rows, visit_rows)
     return builder.get()
-
-
-def row_end(row: Expr, size: int, rows: int) -> Expr:
-    """Return where the block of `size` rows that begins at `row` ends."""
-    return row + size if rows % size == 0 else T.min(row + size, T.int64(rows))
-
-
-def visit_blocks(block: Expr, rows: int, size: int, visit: Callable[[int], None]) -> None:
-    """Call `visit` with the number of rows of a block of `size` rows; the last may have fewer."""
-    whole, rest = divmod(rows, size)
-    if not (whole and rest):
-        visit(rest or size)
-        return
-    with T.If(block < whole):
-        with T.Then():
-            visit(size)
-        with T.Else():
-            visit(rest)
-
-
-def peel_ends(count: int) -> list[tuple[int, int]]:
-    """Split ``range(count)`` so that its first and its last element stand alone."""
-    cuts = sorted({0, 1, max(count - 1, 1), count})
-    return list(itertools.pairwise(cuts))

@@ -1,0 +1,109 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.conv_cost_model import dense_conv_tiling
+from tvm_sparse.convolution import Conv2d
+from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import (
+    assembly,
+    conv2d_problems,
+    conv2d_reference,
+    image_panels,
+    panel_image,
+    run_kernel,
+)
+
+FULL = Epilogue(bias=True, residual=True, activation="relu")
+
+
+def check(problem, epilogue, cpu):
+    """Compare the kernel with NumPy in double precision; no lane may hold a NaN afterwards."""
+    rng = np.random.default_rng(0)
+    n, rows = problem.out_channels, problem.batch * problem.out_height
+    x = rng.standard_normal((problem.batch, problem.channels, problem.height, problem.width))
+    shape = (n, problem.channels // problem.groups, *problem.kernel)
+    weight = rng.standard_normal(shape).astype("float32")
+    expected = conv2d_reference(x, weight, problem)
+    inputs = [image_panels(x, problem.lanes_in, junk=7), pack_conv2d(weight, problem, cpu)]
+    if epilogue.bias:
+        inputs.append(rng.standard_normal(n).astype("float32"))
+        expected += inputs[-1][:, None, None]
+    if epilogue.residual:
+        residual = rng.standard_normal(expected.shape)
+        inputs.append(image_panels(residual, problem.lanes_out, junk=7))
+        expected += residual
+    if epilogue.activation == "relu":
+        expected = np.maximum(expected, 0)
+    y = run_kernel(conv2d(problem, epilogue, cpu), inputs, (rows, n, problem.lanes_out), cpu)
+    assert np.isfinite(y).all()
+    result = panel_image(y, expected.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    problem=conv2d_problems(native()),
+    groups=st.sampled_from([1, 1, 2, 3]),
+    epilogue=st.sampled_from([Epilogue(), FULL, Epilogue(bias=True), Epilogue(residual=True)]),
+    name=st.sampled_from(["native", "haswell"]),
+)
+def test_any_convolution(problem, groups, epilogue, name):
+    channels, outputs = problem.channels * groups, problem.out_channels * groups
+    problem = replace(problem, channels=channels, out_channels=outputs, groups=groups)
+    check(problem, epilogue, profile(name))
+
+
+def test_wide_images_are_cut_into_blocks_of_rows():
+    cpu = profile("haswell")
+    lanes = cpu.image_lanes(300)
+    problem = Conv2d(
+        1, 16, 19, 300, 7, (3, 3), (2, 1), (1, 1, 1, 1), lanes_in=lanes, lanes_out=lanes
+    )
+    assert dense_conv_tiling(problem, cpu).row_block < 10
+    check(problem, FULL, cpu)
+
+
+def test_few_rows_leave_a_share_of_the_channels_to_every_core():
+    cpu = replace(native(), cores=4)
+    problem = Conv2d(1, 6, 1, 20, 90, (1, 1), lanes_in=32, lanes_out=32)
+    assert dense_conv_tiling(problem, cpu).chunks == 4
+    check(problem, FULL, cpu)
+
+
+@pytest.mark.parametrize(("name", "register"), [("skylake-avx512", "zmm"), ("haswell", "ymm")])
+@pytest.mark.parametrize("width", [56, 14])
+def test_register_tile_is_not_spilled(name, register, width):
+    cpu = profile(name)
+    lanes = cpu.image_lanes(width)
+    problem = Conv2d(
+        1, 64, 14, width, 64, (3, 3), padding=(1, 1, 1, 1), lanes_in=lanes, lanes_out=lanes
+    )
+    tiling = dense_conv_tiling(problem, cpu)
+    code = assembly(conv2d(problem, FULL, cpu), cpu)
+    blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
+    loops = [b for b in blocks if len(re.findall(rf"vfmadd.*%{register}", b)) >= 24]
+    assert loops
+    for loop in loops:
+        assert len(re.findall("vfmadd", loop)) % (3 * tiling.channels) == 0
+        # LLVM unrolls the kernel rows, and then keeps a weight in memory here and there.
+        spills = len(re.findall(r"vmovups\s+%[yz]mm\d+, \d*\(%rsp\)", loop))
+        assert spills <= len(re.findall("vfmadd", loop)) // 24, "accumulators are spilled"
+
+
+def test_builds_for_128_bit_vectors():
+    cpu = replace(
+        profile("haswell"),
+        triple="aarch64-linux-gnu",
+        mcpu="cortex-a72",
+        vector_bits=128,
+        vector_registers=32,
+    )
+    problem = Conv2d(1, 3, 14, 14, 8, (7, 7), (2, 2), (3, 3, 3, 3), lanes_in=16, lanes_out=8)
+    assert "fmla" in assembly(conv2d(problem, FULL, cpu), cpu)
