@@ -4,10 +4,13 @@ from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.lower_operators import LowerOperators
 from tvm_sparse.passes.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.move_to_panels import MoveToPanels
 from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.recompose_clip import RecomposeClip
 from tvm_sparse.passes.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.sink_views import SinkViews
@@ -20,10 +23,13 @@ __all__ = [
     "FuseEpilogue",
     "LowerOperators",
     "MeasureSparsity",
+    "MoveImagesToPanels",
     "MoveToPanels",
     "PackDenseWeights",
     "RecomposeAttention",
+    "RecomposeClip",
     "RecomposeGelu",
+    "RecomposeHardSwish",
     "RecomposeLayerNorm",
     "RecomposeSilu",
     "SinkViews",

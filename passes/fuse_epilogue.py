@@ -25,6 +25,7 @@ ACTIVATIONS = {
     "relax.nn.silu": "silu",
     "relax.sigmoid": "sigmoid",
     "relax.tanh": "tanh",
+    operators.HARDSWISH: "hardswish",
 }
 
 
@@ -69,10 +70,11 @@ class _Fuser(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         only_use = [self.uses[a] == 1 for a in call.args]
         call = super().visit_call_(call)
-        if is_call_to(call, *ACTIVATIONS):
+        activation = _activation(call)
+        if activation is not None:
             linear = self._fusible(call.args[0], only_use[0])
             if linear is not None:
-                return operators.with_epilogue(linear, activation=ACTIVATIONS[call.op.name])
+                return operators.with_epilogue(linear, activation=activation)
         if is_call_to(call, "relax.add"):
             for this, other in ((0, 1), (1, 0)):
                 linear = self._fusible(call.args[this], only_use[this])
@@ -90,6 +92,15 @@ class _Fuser(PyExprMutator):
         if not is_call_to(call, *operators.WITH_EPILOGUE):
             return None
         return None if call.attrs["activation"] else call
+
+
+def _activation(call: relax.Call) -> str | None:
+    """Return what the epilogue calls the activation that `call` is, or None."""
+    if is_call_to(call, "relax.nn.leakyrelu"):
+        return f"leaky_relu({call.attrs['alpha']})"
+    if is_call_to(call, "relax.clip"):
+        return "relu6" if [bound.value for bound in call.args[1:]] == [0, 6] else None
+    return ACTIVATIONS[call.op.name] if is_call_to(call, *ACTIVATIONS) else None
 
 
 def _add(linear: relax.Call, result: relax.Expr, other: relax.Expr) -> relax.Call | None:

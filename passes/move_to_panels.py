@@ -37,6 +37,7 @@ UNARY = (
     "relax.sigmoid",
     "relax.sqrt",
     "relax.tanh",
+    operators.HARDSWISH,
 )
 BINARY = (
     "relax.add",

@@ -21,6 +21,7 @@ reads).
 `avg_pool2d(p)`            the mean over windows
 `global_avg_pool2d(p)`     the mean over all pixels -> panels of images of one pixel
 `upsample2d(p)`            repeats every pixel
+`hardswish(x)`             of tensors in any layout
 =========================  ==================================================================
 
 The panels of an image hold a row of it in each of theirs, its columns in the lanes.
@@ -37,7 +38,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx
 
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.pooling import Pool2d
@@ -61,6 +62,7 @@ MAX_POOL2D = PREFIX + "max_pool2d"
 AVG_POOL2D = PREFIX + "avg_pool2d"
 GLOBAL_AVG_POOL2D = PREFIX + "global_avg_pool2d"
 UPSAMPLE2D = PREFIX + "upsample2d"
+HARDSWISH = PREFIX + "hardswish"
 
 WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
 """Operators whose attributes `bias`, `residual` and `activation` describe an epilogue."""
@@ -240,6 +242,11 @@ def upsample2d(
     return _call(UPSAMPLE2D, [x], attrs)
 
 
+def hardswish(x: relax.Expr) -> relax.Call:
+    """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
+    return relax.Call(tvm.ir.Op.get(HARDSWISH), [x])
+
+
 def conv_of(call: relax.Call) -> Conv2d:
     """Return the convolution that a call computes."""
     return Conv2d(**_fields(call.attrs["conv"]))
@@ -352,6 +359,18 @@ def _infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return call.args[0].ty
 
 
+def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    def body(x: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            factor = x(*i) * tirx.const(1 / 6, "float32") + tirx.const(0.5, "float32")
+            one, zero = tirx.const(1, "float32"), tirx.const(0, "float32")
+            return x(*i) * tirx.max(tirx.min(factor, one), zero)
+
+        return te.compute(x.shape, value, name="hardswish")
+
+    return builder.call_te(body, call.args[0], primfunc_name_hint="hardswish")
+
+
 _register(TO_PANELS, _infer_to_panels)
 _register(FROM_PANELS, _infer_from_panels)
 _register(SPARSE_LINEAR, _infer_linear)
@@ -367,3 +386,5 @@ _register(MAX_POOL2D, _infer_pool2d)
 _register(AVG_POOL2D, _infer_pool2d)
 _register(GLOBAL_AVG_POOL2D, _infer_global_pool2d)
 _register(UPSAMPLE2D, _infer_upsample2d)
+_register(HARDSWISH, _infer_same)
+tvm.ir.register_op_attr(HARDSWISH, "FLegalize", _legalize_hardswish)

@@ -16,7 +16,9 @@ from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.move_to_panels import MoveToPanels
 from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.recompose_clip import RecomposeClip
 from tvm_sparse.passes.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
@@ -36,6 +38,8 @@ def canonicalize() -> Passes:
         RecomposeLayerNorm(),
         RecomposeGelu(),
         RecomposeSilu(),
+        RecomposeClip(),
+        RecomposeHardSwish(),
         RecomposeAttention(),
         SplitLinear(),
         relax.transform.DeadCodeElimination(),

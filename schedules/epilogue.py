@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm_sparse.schedules.vector_math import ACTIVATIONS
+from tvm_sparse.schedules.vector_math import activation
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -22,7 +22,7 @@ class Epilogue:
     residual : bool
         Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
     activation : str, optional
-        A key of `tvm_sparse.schedules.vector_math.ACTIVATIONS`.
+        What `tvm_sparse.schedules.vector_math.activation` knows.
     """
 
     bias: bool = False
@@ -30,10 +30,9 @@ class Epilogue:
     activation: str | None = None
 
     def __post_init__(self) -> None:
-        if self.activation is not None and self.activation not in ACTIVATIONS:
-            known = ", ".join(sorted(ACTIVATIONS))
-            raise ValueError(f"unknown activation {self.activation!r}; known: {known}")
+        if self.activation is not None:
+            activation(self.activation)  # raises if it is unknown
 
     def activate(self, value: Expr) -> Expr:
         """Apply the activation to a float32 value or vector."""
-        return value if self.activation is None else ACTIVATIONS[self.activation](value)
+        return value if self.activation is None else activation(self.activation)(value)

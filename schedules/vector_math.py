@@ -20,7 +20,9 @@ Lawson's iteration in double precision (J. R. Rice, The Approximation of Functio
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -157,6 +159,13 @@ def relu6(x: Expr) -> Expr:
     return _clip(x, 0, 6)
 
 
+def leaky_relu(x: Expr, slope: float) -> Expr:
+    """Return `x`, scaled by `slope` where it is negative."""
+    let = _Lets()
+    x = let(x)
+    return let.around(Select(x < _of(0, x), x * _of(slope, x), x))
+
+
 def hardswish(x: Expr) -> Expr:
     """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
     let = _Lets()
@@ -168,6 +177,23 @@ ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
     f.__name__: f for f in (relu, relu6, hardswish, gelu, gelu_tanh, silu, sigmoid, tanh)
 }
 """The functions that may follow a linear layer, by name."""
+
+
+def activation(name: str) -> Callable[[Expr], Expr]:
+    """Return the function of `ACTIVATIONS` called `name`, or that of ``leaky_relu(slope)``.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    slope = re.fullmatch(r"leaky_relu\((.+)\)", name)
+    if slope:
+        return functools.partial(leaky_relu, slope=float(slope[1]))
+    if name not in ACTIVATIONS:
+        known = ", ".join([*sorted(ACTIVATIONS), "leaky_relu(slope)"])
+        raise ValueError(f"unknown activation {name!r}; known: {known}")
+    return ACTIVATIONS[name]
 
 
 class _Lets:

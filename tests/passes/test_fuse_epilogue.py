@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tvm
 from tvm import relax
 from tvm.relax.op import add
@@ -82,3 +83,25 @@ def test_a_result_that_is_returned_stays():
 
     before = dataflow(body, PANELS)
     tvm.ir.assert_structural_equal(FuseEpilogue()(before), before)
+
+
+@pytest.mark.parametrize(
+    ("body", "activation"),
+    [
+        (lambda x: relax.op.clip(x, 0, 6), "relu6"),
+        (lambda x: relax.op.nn.leakyrelu(x, 0.25), "leaky_relu(0.25)"),
+        (panel.hardswish, "hardswish"),
+    ],
+)
+def test_other_activations(body, activation):
+    def after(emit, x):
+        return emit(panel.with_epilogue(linear(x), activation=activation))
+
+    assert_fuses(lambda emit, x: emit(body(emit(linear(x)))), after, PANELS)
+
+
+def test_other_limits_stay():
+    def body(emit, x):
+        return emit(relax.op.clip(emit(linear(x)), -1, 6))
+
+    assert operators_of(FuseEpilogue()(dataflow(body, PANELS))) == ["tvm_sparse.linear", "clip"]

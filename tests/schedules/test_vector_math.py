@@ -135,3 +135,17 @@ def test_code_for_neon():
     module = tvm.IRModule({"main": kernel(vector_math.gelu, 4)})
     source = tvm.compile(module, target=tvm.target.Target(target)).mod.inspect_source("s")
     assert re.search(r"fmla\s+v\d+\.4s", source)
+
+
+@pytest.mark.parametrize("lanes", [1, 16])
+def test_leaky_relu(lanes):
+    function = vector_math.activation("leaky_relu(0.125)")
+    module = tvm.IRModule({"main": kernel(function, lanes)})
+    x = np.array([-np.inf, -8, -0.0, 0, 3, np.inf, np.nan], "float32")
+    y = apply(tvm.compile(module, target=native().to_target()), x)
+    np.testing.assert_array_equal(y, [-np.inf, -1, 0, 0, 3, np.inf, np.nan])
+
+
+def test_unknown_activation():
+    with pytest.raises(ValueError, match=r"unknown activation 'mish'.*leaky_relu\(slope\)"):
+        vector_math.activation("mish")
