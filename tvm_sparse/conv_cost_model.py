@@ -27,6 +27,8 @@ L1_SHARE = 0.8
 """Share of the L1 cache for the window of a tile; the weights stream through the rest."""
 L2_SHARE = 0.5
 """Share of the L2 cache for the window of a job, and so for a dense tile's input."""
+DEPTHWISE_L1_SHARE = 0.5
+"""Share of the L1 cache for the window of a depthwise job; its outputs pass through the rest."""
 MOST_ROWS = 8
 """Output rows of a tile: more of them would leave registers for one output channel only."""
 DENSE_SHARE = 0.65
@@ -57,6 +59,29 @@ class DenseConvTiling:
     width: int
     row_block: int
     chunks: int
+
+
+@dataclass(frozen=True)
+class DepthwiseTiling:
+    """How the work of a depthwise convolution is cut.
+
+    Attributes
+    ----------
+    rows, vectors : int
+        Output rows, and vectors of a row, of a register tile.
+    width : int
+        Values per vector.
+    row_block : int
+        Output rows of a job.
+    channels : int
+        Channels of a job.
+    """
+
+    rows: int
+    vectors: int
+    width: int
+    row_block: int
+    channels: int
 
 
 @functools.cache
@@ -148,6 +173,30 @@ def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
     floats = int(L2_SHARE * cpu.l2_bytes) // 4
     row_block, chunks = _split_rows(problem, window, rows, floats, blocks, cpu)
     return DenseConvTiling(channels, vectors, rows, width, row_block, chunks)
+
+
+@functools.cache
+def depthwise_tiling(problem: Conv2d, cpu: CpuProfile) -> DepthwiseTiling:
+    """Choose the tiling of a depthwise convolution.
+
+    A tile is high rather than wide, because neighbouring rows share their inputs. A job takes
+    whole images where a channel of one fits in L1, and as many channels as fit.
+    """
+    width = cpu.vector_width(problem.lanes_out)
+    one = Window(problem, width, 1)
+    vectors = 1 if one.vectors == 1 else 2
+    rows = min(4, problem.out_height, cpu.vector_registers // (2 * vectors))
+    floats = int(cpu.l1_bytes * DEPTHWISE_L1_SHARE) // 4
+    row_block = -(-problem.out_height // rows) * rows
+    while row_block > rows and one.size(row_block) > floats:
+        row_block = -(-row_block // 2 // rows) * rows
+    fitting = max(floats // one.size(row_block), 1)
+    jobs = problem.batch * -(-problem.out_height // row_block)
+    # Blocks of equal size, and a whole number of them for every core.
+    blocks = -(-problem.channels // fitting)
+    cores = cpu.cores // math.gcd(cpu.cores, jobs)
+    blocks = min(-(-blocks // cores) * cores, problem.channels)
+    return DepthwiseTiling(rows, vectors, width, row_block, -(-problem.channels // blocks))
 
 
 def _sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:

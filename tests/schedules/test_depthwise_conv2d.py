@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.conv_cost_model import depthwise_tiling
+from tvm_sparse.convolution import Conv2d
+from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import (
+    assembly,
+    conv2d_problems,
+    conv2d_reference,
+    image_panels,
+    panel_image,
+    run_kernel,
+)
+
+FULL = Epilogue(bias=True, residual=True, activation="relu")
+ACTIVATIONS = {
+    None: lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+}
+EPILOGUES = [Epilogue(), FULL, *(Epilogue(True, False, f) for f in ("relu6", "silu", "hardswish"))]
+
+
+def check(problem, epilogue, cpu):
+    """Compare the kernel with NumPy in double precision; no lane may hold a NaN afterwards."""
+    rng = np.random.default_rng(0)
+    n, rows = problem.out_channels, problem.batch * problem.out_height
+    x = rng.standard_normal((problem.batch, problem.channels, problem.height, problem.width))
+    shape = (n, problem.channels // problem.groups, *problem.kernel)
+    weight = rng.standard_normal(shape).astype("float32")
+    expected = conv2d_reference(x, weight, problem)
+    inputs = [image_panels(x, problem.lanes_in, junk=7), weight]
+    if epilogue.bias:
+        inputs.append(rng.standard_normal(n).astype("float32"))
+        expected += inputs[-1][:, None, None]
+    if epilogue.residual:
+        residual = rng.standard_normal(expected.shape)
+        inputs.append(image_panels(residual, problem.lanes_out, junk=7))
+        expected += residual
+    expected = ACTIVATIONS[epilogue.activation](expected)
+    y = run_kernel(
+        depthwise_conv2d(problem, epilogue, cpu), inputs, (rows, n, problem.lanes_out), cpu
+    )
+    assert np.isfinite(y).all()
+    result = panel_image(y, expected.shape)
+    np.testing.assert_allclose(result, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    problem=conv2d_problems(native(), depthwise=True),
+    epilogue=st.sampled_from(EPILOGUES),
+    name=st.sampled_from(["native", "haswell"]),
+)
+def test_any_convolution(problem, epilogue, name):
+    check(problem, epilogue, profile(name))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_usual_kernels(size, stride):
+    cpu = native()
+    half, lanes = size // 2, cpu.image_lanes(28)
+    problem = Conv2d(
+        *(2, 37, 28, 28, 37, (size, size), (stride, stride), (half,) * 4, (1, 1), 37),
+        lanes_in=lanes,
+        lanes_out=lanes // stride,
+    )
+    check(problem, EPILOGUES[2], cpu)
+
+
+def test_large_images_are_cut_into_blocks_of_rows():
+    cpu = profile("haswell")
+    problem = Conv2d(
+        *(1, 3, 130, 300, 3, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 3), lanes_in=304, lanes_out=304
+    )
+    assert depthwise_tiling(problem, cpu).row_block < 130
+    check(problem, FULL, cpu)
+
+
+def test_grouped_convolutions_are_refused():
+    problem = Conv2d(1, 8, 7, 7, 8, (1, 1), groups=2, lanes_in=8, lanes_out=8)
+    with pytest.raises(ValueError, match="one channel per group"):
+        depthwise_conv2d(problem, Epilogue(), native())
+
+
+def test_builds_for_128_bit_vectors():
+    cpu = replace(
+        profile("haswell"),
+        triple="aarch64-linux-gnu",
+        mcpu="cortex-a72",
+        vector_bits=128,
+        vector_registers=32,
+    )
+    problem = Conv2d(
+        *(1, 8, 14, 14, 8, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 8), lanes_in=16, lanes_out=8
+    )
+    assert "fmla" in assembly(depthwise_conv2d(problem, FULL, cpu), cpu)
