@@ -19,19 +19,24 @@ def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None
     shape, out = static_shape(call.args[0]), static_shape(call)
     if shape is None or out is None or (attrs["layout"], attrs["out_layout"]) != ("NCHW", "NCHW"):
         return None
+    batch, channels, height, width = shape
     top, left, bottom, right = (int(p) for p in attrs["padding"])
     kernel, stride, dilation = (
         (int(pair[0]), int(pair[1]))
         for pair in (attrs["pool_size"], attrs["strides"], attrs["dilation"])
     )
     return Pool2d(
-        *shape,
-        *out[2:],
-        kernel,
-        stride,
-        (top, left, bottom, right),
-        dilation,
-        bool(attrs["count_include_pad"]),
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_height=out[2],
+        out_width=out[3],
+        kernel=kernel,
+        stride=stride,
+        padding=(top, left, bottom, right),
+        dilation=dilation,
+        count_padding=bool(attrs["count_include_pad"]),
         lanes_in=lanes,
         lanes_out=cpu.image_lanes(out[3]),
     )
