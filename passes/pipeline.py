@@ -10,6 +10,7 @@ from tvm import relax
 
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
+from tvm_sparse.passes.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.lower_operators import LowerOperators
 from tvm_sparse.passes.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
@@ -34,6 +35,7 @@ def canonicalize() -> Passes:
     return [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
+        LegalizeDynamicSlice(),
         relax.transform.FoldConstant(),
         RecomposeLayerNorm(),
         RecomposeGelu(),

@@ -57,7 +57,7 @@ def _rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
 
 
 def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    if not is_call_to(call, "relax.matmul"):
+    if not is_call_to(call, "relax.matmul") or call.ty.dtype != "float32":
         return None
     weights, guarded = unguarded(unreshaped(call.args[0], lookup), lookup)
     softmax, shape = lookup(weights), static_shape(weights) or ()

@@ -101,7 +101,7 @@ class Engine:
         taken = list(arrays)
         outputs: dict[str, np.ndarray] = {}
         for spec, tensor in zip(self.outputs, tensors, strict=True):
-            array = np.from_dlpack(tensor)
+            array = _to_array(tensor)
             # An output may be a view of an input, of another output or of a weight.
             if spec.name in self.info.constant_outputs or any(
                 np.may_share_memory(array, other) for other in taken
@@ -184,7 +184,18 @@ def _start_pool(threads: int) -> None:
 
 def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
     """Return `array` for TVM: its own memory if that is aligned, else a copy."""
-    in_place = array.flags.c_contiguous and array.flags.writeable
+    in_place = array.flags.c_contiguous and array.flags.writeable and array.dtype.kind != _FOREIGN
     if in_place and array.ctypes.data % _ALIGNMENT == 0:
         return tvm.runtime.from_dlpack(array)
-    return tvm.runtime.tensor(np.ascontiguousarray(array))
+    return tvm.runtime.tensor(array.copy(order="C"))
+
+
+def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
+    """Return `tensor` for NumPy: its own memory, or a copy where NumPy does not know the dtype."""
+    if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
+        return tensor.numpy()
+    return np.from_dlpack(tensor)
+
+
+# The kind of dtypes that NumPy has from ml_dtypes, such as bfloat16; DLPack refuses them.
+_FOREIGN = "V"

@@ -2,7 +2,7 @@
 
 The graph is simplified first by ONNX Runtime's basic offline optimizations (constant folding,
 dead nodes, normalization folding): raw exports hold shape arithmetic that TVM cannot import.
-Where ONNX Runtime refuses a model, TVM gets it as it is.
+Where ONNX Runtime refuses a model, or TVM what it made of it, TVM gets the model as it is.
 """
 
 from __future__ import annotations
@@ -82,18 +82,10 @@ def import_onnx(
     serialized = model.SerializeToString()
     del model  # weights are hundreds of megabytes: never more copies than needed
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
-        try:
-            model = _simplify(serialized, folder, Path(scratch))
-            folder = Path(scratch)
-            tried = f"simplified by ONNX Runtime {onnxruntime.__version__}"
-        except _Refused as refusal:
-            tried = f"not simplified, since ONNX Runtime {onnxruntime.__version__} said: {refusal}"
-            model = onnx.load_from_string(serialized)
-        del serialized
-        inputs, outputs = (
-            [value.name for value in values] for values in (model.graph.input, model.graph.output)
-        )
-        mod = _GraphImporter(folder, tried).convert(model)
+        model, mod = _import(serialized, folder, Path(scratch))
+    inputs, outputs = (
+        [value.name for value in values] for values in (model.graph.input, model.graph.output)
+    )
     main = mod["main"]
     output_types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     return ImportedModel(
@@ -101,6 +93,28 @@ def import_onnx(
         tuple(map(tensor_spec, inputs, (param.ty for param in main.params))),
         tuple(map(tensor_spec, outputs, output_types)),
     )
+
+
+def _import(serialized: bytes, folder: Path, scratch: Path) -> tuple[onnx.ModelProto, tvm.IRModule]:
+    """Return the model that TVM could import, simplified if possible, and its module."""
+    version = f"ONNX Runtime {onnxruntime.__version__}"
+    failure: ModelError | None = None
+    try:
+        model = _simplify(serialized, folder, scratch)
+    except _Refused as refusal:
+        tried = f"not simplified, since {version} said: {refusal}"
+    else:
+        tried = f"simplified by {version}"
+        try:
+            return model, _GraphImporter(scratch, tried).convert(model)
+        except ModelError as error:
+            # Some operators are written out that TVM has converters for, GroupNormalization say.
+            failure = error
+    model = onnx.load_from_string(serialized)
+    try:
+        return model, _GraphImporter(folder, tried).convert(model)
+    except ModelError as error:
+        raise failure or error from error.__cause__
 
 
 def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
@@ -111,9 +125,10 @@ def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
     ModelError
         If it is no tensor of known rank.
     """
-    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+    if not isinstance(ty, relax.TensorType) or ty.ndim < 0:
         raise ModelError(f"{name!r} is no tensor of known rank, but {ty}; it cannot be compiled")
-    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in ty.shape)
+    sizes = [None] * ty.ndim if ty.shape is None else ty.shape
+    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in sizes)
     return TensorSpec(name, tuple(shape), str(ty.dtype))
 
 

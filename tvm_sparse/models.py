@@ -409,7 +409,7 @@ _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "resnet-tiny": partial(_classifier_recipe, _RESNET_TINY, image=64, classes=10),
     "mobilenet-tiny": partial(_classifier_recipe, _MOBILENET_TINY, image=64, classes=10),
     "efficientnet-tiny": partial(_classifier_recipe, _EFFICIENTNET_TINY, image=64, classes=10),
-    "yolo-tiny": partial(_detector_recipe, _YOLO_TINY, image=64),
+    "yolo-tiny": partial(_detector_recipe, _YOLO_TINY, image=128),
 }
 
 

@@ -60,7 +60,7 @@ def write_out_attention(
     if cap:
         capped = emit(relax.op.tanh(emit(relax.op.divide(scores, relax.const(cap, dtype)))))
         scores = emit(relax.op.multiply(capped, relax.const(cap, dtype)))
-    for bias in _biases(emit, mask, scores, bool(attributes.get("is_causal", 0))):
+    for bias in _biases(emit, mask, scores, _visible(attributes, scores)):
         scores = emit(relax.op.add(scores, bias))
     weights = emit(relax.op.nn.softmax(scores, axis=-1))
     if mask is not None:
@@ -81,10 +81,10 @@ def _split_heads(emit: Any, operand: relax.Expr, heads: int) -> relax.Var:
 
 
 def _biases(
-    emit: Any, mask: relax.Expr | None, scores: relax.Expr, causal: bool
+    emit: Any, mask: relax.Expr | None, scores: relax.Expr, visible: np.ndarray
 ) -> list[relax.Expr]:
-    """Return what is added to the scores: the mask, and -inf for keys after the query."""
-    queries, keys = [int(extent) for extent in scores.ty.shape][-2:]
+    """Return what is added to the scores: the mask, and -inf for keys outside of the window."""
+    keys = int(scores.ty.shape[-1])
     dtype, biases = scores.ty.dtype, []
     if mask is not None:
         if int(mask.ty.shape[-1]) not in (1, keys):
@@ -93,7 +93,18 @@ def _biases(
             shown, hidden = relax.const(0, dtype), relax.const(-math.inf, dtype)
             mask = emit(relax.op.where(mask, shown, hidden))
         biases.append(mask)
-    if causal:
-        visible = np.tri(queries, keys, dtype=bool)
+    if not visible.all():
         biases.append(relax.const(np.where(visible, 0, -np.inf), dtype))
     return biases
+
+
+def _visible(attributes: Mapping[str, Any], scores: relax.Expr) -> np.ndarray:
+    """Return which keys each query sees, `(queries, keys)`; a window below 0 is unlimited."""
+    queries, keys = [int(extent) for extent in scores.ty.shape][-2:]
+    left, right = (int(attributes.get(f"{side}_window_size", -1)) for side in ("left", "right"))
+    if attributes.get("is_causal", 0):
+        right = 0
+    distance = np.arange(keys) - np.arange(queries)[:, None]
+    return (distance >= (-left if left >= 0 else -queries)) & (
+        distance <= (right if right >= 0 else keys)
+    )

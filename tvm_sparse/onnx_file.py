@@ -92,6 +92,12 @@ def _normalize(graph: onnx.GraphProto) -> None:
     inputs = [value for value in graph.input if value.name not in constants]
     del graph.input[:]
     graph.input.extend(inputs)
+    for value in graph.input:
+        # A compiled model always gets every input.
+        if value.type.HasField("optional_type"):
+            plain = onnx.TypeProto()
+            plain.CopyFrom(value.type.optional_type.elem_type)
+            value.type.CopyFrom(plain)
     for node in graph.node:
         node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
 
