@@ -17,6 +17,9 @@ from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
 from tvm_sparse.targets import CpuProfile
 
+WIDEST = 2048
+"""Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""
+
 
 @dataclass(frozen=True)
 class ConstantLinear:
@@ -91,9 +94,9 @@ def match_conv2d(call: relax.Call, cpu: CpuProfile) -> Conv2d | None:
     layouts = (attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"])
     if shape is None or weight_shape is None or layouts != ("NCHW", "OIHW", "NCHW"):
         return None
-    if 0 in shape:
-        return None
     batch, channels, height, width = shape
+    if 0 in shape or width > WIDEST:
+        return None
     top, left, bottom, right = (int(p) for p in attrs["padding"])
     strides = tuple(int(s) for s in attrs["strides"])
     dilation = tuple(int(d) for d in attrs["dilation"])
