@@ -1,0 +1,128 @@
+"""Small networks of images, from ONNX to numbers, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.importer import import_onnx
+from tvm_sparse.passes import pipeline
+from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import onnxruntime_outputs, operators_of, run, write_onnx
+
+node = onnx.helper.make_node
+CHANNELS = 6
+
+
+def check(folder, body, shape, weights=None, cpu=None, opset=17):
+    """Compare ``conv(body(conv(x)))`` with ONNX Runtime; returns the operators before lowering.
+
+    Convolutions of one pixel bring the image to panels and back.
+    """
+    cpu, rng = cpu or native(), np.random.default_rng(0)
+    weights = {"one": np.eye(CHANNELS, dtype="float32")[..., None, None], **(weights or {})}
+    nodes = [node("Conv", ["x", "one"], ["a"]), *body, node("Conv", ["b", "one"], ["y"])]
+    path = write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], weights, opset)
+    x = rng.standard_normal(shape).astype("float32")
+    want = onnxruntime_outputs(path, {"x": x})["y"]
+    mod = import_onnx(path).mod
+    executable = tvm.compile(mod, cpu.to_target(), relax_pipeline="tvm_sparse")
+    np.testing.assert_allclose(run(executable, x), want, rtol=1e-5, atol=1e-5)
+    phases = [*pipeline.canonicalize(), *pipeline.sparsify(cpu)]
+    return operators_of(tvm.transform.Sequential(phases)(mod))
+
+
+PANELS_ONLY = ("tvm_sparse.", "concat", "strided_slice", "multiply", "reshape", "clip")
+
+
+def assert_on_panels(names):
+    assert all(name.startswith(PANELS_ONLY) for name in names), names
+    assert [names.count(f"tvm_sparse.{n}") for n in ("image_to_panels", "panels_to_image")] == [
+        1,
+        1,
+    ]
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["MaxPool", "AveragePool"]))
+def test_pooling(tmp_path_factory, data, kind):
+    kernel = data.draw(st.tuples(*[st.integers(1, 4)] * 2))
+    attributes = {
+        "kernel_shape": kernel,
+        "strides": data.draw(st.tuples(*[st.integers(1, 3)] * 2)),
+        "pads": [data.draw(st.integers(0, kernel[axis % 2] // 2)) for axis in range(4)],
+        "ceil_mode": data.draw(st.integers(0, 1)),
+    }
+    if kind == "AveragePool":
+        attributes["count_include_pad"] = data.draw(st.integers(0, 1))
+    shape = (
+        data.draw(st.integers(1, 2)),
+        CHANNELS,
+        *data.draw(st.tuples(*[st.integers(8, 40)] * 2)),
+    )
+    cpu = data.draw(st.sampled_from([native(), profile("haswell")]))
+    names = check(
+        tmp_path_factory.mktemp("pool"), [node(kind, ["a"], ["b"], **attributes)], shape, cpu=cpu
+    )
+    assert_on_panels(names)
+
+
+@pytest.mark.parametrize("mode", ["asymmetric", "half_pixel", "pytorch_half_pixel"])
+@pytest.mark.parametrize("rounding", ["floor", "round_prefer_floor", "round_prefer_ceil", "ceil"])
+@pytest.mark.parametrize("scales", [(2, 2), (4, 3)])
+def test_nearest(tmp_path, mode, rounding, scales):
+    options = {"coordinate_transformation_mode": mode, "nearest_mode": rounding, "mode": "nearest"}
+    body = [node("Resize", ["a", "", "scales"], ["b"], **options)]
+    names = check(
+        tmp_path, body, (1, CHANNELS, 5, 9), {"scales": np.float32([1, 1, *scales])}, opset=18
+    )
+    repeats = (mode, rounding) == ("asymmetric", "floor") or (
+        mode == "half_pixel" and rounding.startswith("round")
+    )
+    assert ("tvm_sparse.upsample2d" in names) == repeats
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_squeeze_and_excite(tmp_path, batch):
+    body = [
+        node("GlobalAveragePool", ["a"], ["mean"]),
+        node("Conv", ["mean", "squeeze"], ["s"]),
+        node("Relu", ["s"], ["r"]),
+        node("Conv", ["r", "excite"], ["e"]),
+        node("HardSigmoid", ["e"], ["gate"]),
+        node("Mul", ["a", "gate"], ["b"]),
+    ]
+    squeeze = np.random.default_rng(1).standard_normal((3, CHANNELS, 1, 1)).astype("float32")
+    weights = {"squeeze": squeeze, "excite": squeeze.transpose(1, 0, 2, 3).copy()}
+    names = check(tmp_path, body, (batch, CHANNELS, 7, 7), weights)
+    assert names.count("tvm_sparse.image_to_panels") == 1
+
+
+def test_split_and_concat(tmp_path):
+    body = [
+        node("Split", ["a", "sizes"], ["p", "q", "r"], axis=1),
+        node("Clip", ["q", "low", "high"], ["t"]),
+        node("Concat", ["t", "r", "p"], ["b"], axis=1),
+    ]
+    weights = {"sizes": np.array([1, 2, 3]), "low": np.float32(0), "high": np.float32(6)}
+    assert_on_panels(check(tmp_path, body, (2, CHANNELS, 5, 20), weights))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        node("Clip", ["a", "low", "high"], ["b"]),
+        node("HardSwish", ["a"], ["b"]),
+        node("LeakyRelu", ["a"], ["b"], alpha=0.1),
+    ],
+    ids=lambda activation: activation.op_type,
+)
+def test_activations_become_epilogues(tmp_path, activation):
+    weights = {"low": np.float32(0), "high": np.float32(6)}
+    names = check(tmp_path, [activation], (1, CHANNELS, 5, 9), weights)
+    layers = ["tvm_sparse.linear"] * 2
+    assert names == ["tvm_sparse.image_to_panels", *layers, "tvm_sparse.panels_to_image"]
