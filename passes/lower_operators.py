@@ -99,6 +99,14 @@ def _sparse_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.sparse_conv2d(operators.conv_of(call), tiling, _epilogue(call), cpu)
 
 
+def _conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.conv2d(operators.conv_of(call), _epilogue(call), cpu)
+
+
+def _depthwise_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.depthwise_conv2d(operators.conv_of(call), _epilogue(call), cpu)
+
+
 def _linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     rows, k, lanes = _shape(call.args[0])
     return schedules.linear(rows, lanes, int(call.attrs["channels"]), k, _epilogue(call), cpu)
@@ -163,6 +171,8 @@ KERNELS: dict[str, Kernel] = {
     operators.SPARSE_LINEAR: _sparse_linear,
     operators.LINEAR: _linear,
     operators.SPARSE_CONV2D: _sparse_conv2d,
+    operators.CONV2D: _conv2d,
+    operators.DEPTHWISE_CONV2D: _depthwise_conv2d,
     operators.LAYER_NORM: _layer_norm,
     operators.ATTENTION: _attention,
     operators.IMAGE_TO_PANELS: _image_to_panels,

@@ -81,9 +81,10 @@ class _Mover:
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
-        found = [self._panels_of(arg) for arg in self.call.args]
+        # Weights per channel may be panels too, of images of one pixel.
+        found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
         lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
-        if lanes is None or not any(static_shape(arg) == shape for arg in self.call.args):
+        if lanes is None:
             return None
         args = [self._operand(arg, shape, lanes) for arg in self.call.args]
         if any(arg is None for arg in args):

@@ -1,7 +1,9 @@
 """PackDenseWeights: matmul(x, w) => from_panels(linear(to_panels(x), pack(w)))
 
-w is a constant that `SparsifyWeights` left alone. The dense kernel works on the same panels as the
-sparse one, so that a network with both kinds of layers changes its layout only at its borders.
+w is a constant that `SparsifyWeights` left alone; a convolution by such a weight likewise becomes a
+`conv2d` or a `depthwise_conv2d` between `image_to_panels` and `panels_to_image`. The dense kernels
+work on the same panels as the sparse ones, so that a network with both kinds of layers changes its
+layout only at its borders.
 """
 
 from __future__ import annotations
@@ -9,28 +11,42 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from tvm_sparse.convolution import Conv2d
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import match_constant_linear
+from tvm_sparse.passes.constant_linear import match_constant_linear, match_conv2d
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.schedules.conv2d import pack_conv2d
 from tvm_sparse.schedules.linear import pack_linear
 from tvm_sparse.targets import CpuProfile
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
 class PackDenseWeights:
-    """Rewrite every remaining linear layer with a constant weight."""
+    """Rewrite every remaining linear layer and convolution with a constant weight."""
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        """Return `mod` with its dense linear layers rewritten."""
+        """Return `mod` with its dense layers rewritten."""
         return rewrite_calls(mod, self._pack)
 
     def _pack(self, call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
         layer = match_constant_linear(call, self.cpu)
-        if layer is None:
-            return None
-        weight = relax.const(pack_linear(layer.weight, self.cpu))
-        product = operators.linear(emit(layer.panels), weight, layer.weight.shape[0])
-        return layer.read(emit(product))
+        if layer is not None:
+            weight = relax.const(pack_linear(layer.weight, self.cpu))
+            product = operators.linear(emit(layer.panels), weight, layer.weight.shape[0])
+            return layer.read(emit(product))
+        conv = match_conv2d(call, self.cpu)
+        return self._pack_conv2d(call, conv, emit) if conv is not None else None
+
+    def _pack_conv2d(self, call: relax.Call, conv: Conv2d, emit: Emit) -> relax.Call:
+        x, weight = call.args
+        panels = emit(operators.image_to_panels(x, conv.lanes_in))
+        if conv.groups == conv.channels == conv.out_channels:
+            product = operators.depthwise_conv2d(panels, weight, conv)
+        else:
+            packed = relax.const(pack_conv2d(weight.value.numpy(), conv, self.cpu))
+            product = operators.conv2d(panels, packed, conv)
+        shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+        return operators.panels_to_image(emit(product), shape)

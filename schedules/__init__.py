@@ -1,7 +1,9 @@
 """TensorIR schedules, one operator family a file."""
 
 from tvm_sparse.schedules.attention import attention
+from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
 from tvm_sparse.schedules.default import default_schedule
+from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
 from tvm_sparse.schedules.global_pool2d import global_avg_pool2d
 from tvm_sparse.schedules.image_panels import image_to_panels, panels_to_image
 from tvm_sparse.schedules.layer_norm import layer_norm
@@ -15,13 +17,16 @@ from tvm_sparse.schedules.upsample2d import upsample2d
 __all__ = [
     "attention",
     "avg_pool2d",
+    "conv2d",
     "default_schedule",
+    "depthwise_conv2d",
     "from_panels",
     "global_avg_pool2d",
     "image_to_panels",
     "layer_norm",
     "linear",
     "max_pool2d",
+    "pack_conv2d",
     "pack_linear",
     "panels_to_image",
     "sparse_conv2d",

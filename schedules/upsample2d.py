@@ -53,7 +53,9 @@ def upsample2d(
                         span = min(values, lanes_in)
                         source = x[row, channel, vector(T.int64(first), span)]
                         places = [min(column - first, span - 1) for column in columns]
-                        repeated = T.bind(T.Shuffle([source], places))
+                        # LLVM wants as many lanes to choose from as it gives.
+                        sources = [source] * (values // span)
+                        repeated = T.bind(T.Shuffle(sources, places))
                     else:
                         repeated = T.Broadcast(T.float32(0), values)
                     for copy in range(factors[0]):
