@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
+FLOATS_PER_CACHE_LINE = 16
 STACK_LIMIT_BYTES = 1024
 """TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
 one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""

@@ -23,7 +23,14 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cost_model import dense_tiling
-from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
+from tvm_sparse.schedules.buffers import (
+    FLOATS_PER_CACHE_LINE,
+    Registers,
+    argument,
+    flat,
+    prefetch,
+    vector,
+)
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.row_blocks import row_end, visit_blocks
 from tvm_sparse.targets import CpuProfile
@@ -32,7 +39,6 @@ if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
 
-FLOATS_PER_CACHE_LINE = 16
 PANEL_AHEAD = 16
 """Input channels by which a panel is asked for ahead of its use."""
 WEIGHTS_AHEAD = 1024

@@ -198,7 +198,8 @@ class PackedSparse:
     @staticmethod
     def from_dense(weight: NDArray[np.float32], lanes: int, tiling: SparseTiling) -> PackedSparse:
         """Pack the non-zeros (NaN included) of a linear layer's weight ``[N, K]``."""
-        return PackedSparse.pack(weight, SparseLayout.linear(*weight.shape, lanes, tiling))
+        n, k = weight.shape
+        return PackedSparse.pack(weight, SparseLayout.linear(n, k, lanes, tiling))
 
     @staticmethod
     def from_conv2d(

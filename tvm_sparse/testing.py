@@ -189,9 +189,16 @@ def conv2d_problems(cpu: CpuProfile, depthwise: bool = False) -> SearchStrategy[
         channels = draw(st.integers(1, 9))
         out_width = (width + padding[1] + padding[3] - reach[1]) // stride[1] + 1
         return Conv2d(
-            draw(st.integers(1, 2)),
-            *(channels, height, width, channels if depthwise else draw(st.integers(1, 20))),
-            *(kernel, stride, padding, dilation, channels if depthwise else 1),
+            batch=draw(st.integers(1, 2)),
+            channels=channels,
+            height=height,
+            width=width,
+            out_channels=channels if depthwise else draw(st.integers(1, 20)),
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=channels if depthwise else 1,
             lanes_in=cpu.image_lanes(width),
             lanes_out=cpu.image_lanes(out_width),
         )
