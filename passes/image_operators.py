@@ -42,15 +42,15 @@ def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None
     )
 
 
-def is_global_mean(call: relax.Call) -> bool:
-    """Whether `call` is the mean over the pixels of its argument, an image."""
+def is_global_pool(call: relax.Call) -> bool:
+    """Whether `call` is the mean or the maximum over the pixels of its argument, an image."""
     shape = static_shape(call.args[0]) if call.args else None
     if shape is None or len(shape) != 4:
         return False
     if is_call_to(call, "relax.nn.adaptive_avg_pool2d"):
         layouts = (call.attrs["layout"], call.attrs["out_layout"])
         return layouts == ("NCHW", "NCHW") and (static_shape(call) or ())[2:] == (1, 1)
-    if not is_call_to(call, "relax.mean") or call.attrs["axis"] is None:
+    if not is_call_to(call, "relax.mean", "relax.max") or call.attrs["axis"] is None:
         return False
     return sorted(int(axis) % 4 for axis in call.attrs["axis"]) == IMAGE_AXES
 

@@ -151,10 +151,12 @@ def _avg_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.avg_pool2d(operators.pool_of(call), cpu)
 
 
-def _global_avg_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+def _global_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
     lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
-    return schedules.global_avg_pool2d(batch, channels, height, width, *lanes, cpu)
+    is_max = call.op.name == operators.GLOBAL_MAX_POOL2D
+    build = schedules.global_max_pool2d if is_max else schedules.global_avg_pool2d
+    return build((batch, channels, height, width), *lanes, cpu)
 
 
 def _upsample2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -179,6 +181,7 @@ KERNELS: dict[str, Kernel] = {
     operators.PANELS_TO_IMAGE: _panels_to_image,
     operators.MAX_POOL2D: _max_pool2d,
     operators.AVG_POOL2D: _avg_pool2d,
-    operators.GLOBAL_AVG_POOL2D: _global_avg_pool2d,
+    operators.GLOBAL_AVG_POOL2D: _global_pool2d,
+    operators.GLOBAL_MAX_POOL2D: _global_pool2d,
     operators.UPSAMPLE2D: _upsample2d,
 }

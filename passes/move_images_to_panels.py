@@ -16,7 +16,8 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.image_operators import is_global_mean, match_pool2d, upsampling_factors
+from tvm_sparse.passes.constant_linear import WIDEST
+from tvm_sparse.passes.image_operators import is_global_pool, match_pool2d, upsampling_factors
 from tvm_sparse.passes.move_to_panels import BINARY, UNARY
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
@@ -63,8 +64,8 @@ class _Mover:
             return self._concat(shape)
         if is_call_to(call, "relax.strided_slice"):
             return self._slice(shape)
-        if is_global_mean(call):
-            return self._mean(shape)
+        if is_global_pool(call):
+            return self._global_pool(shape)
         if is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
             return self._pool(shape)
         if is_call_to(call, "relax.image.resize2d"):
@@ -171,23 +172,32 @@ class _Mover:
             begin = end
         return relax.Tuple(fields)
 
-    def _mean(self, shape: tuple[int, ...]) -> relax.Expr | None:
+    def _global_pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
         panels, image = self._panels_of(self.call.args[0]), static_shape(self.call.args[0])
         if panels is None or image is None:
             return None
-        moved = operators.global_avg_pool2d(panels, image, self.cpu.image_lanes(1))
-        mean = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
-        return mean if len(shape) == 4 else relax.op.reshape(self.emit(mean), shape)
+        is_max = is_call_to(self.call, "relax.max")
+        pool = operators.global_max_pool2d if is_max else operators.global_avg_pool2d
+        moved = pool(panels, image, self.cpu.image_lanes(1))
+        pixel = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
+        return pixel if len(shape) == 4 else relax.op.reshape(self.emit(pixel), shape)
 
     def _pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
-        """max_pool2d(panels_to_image(p)) => panels_to_image(max_pool2d(p))"""
-        panels = self._panels_of(self.call.args[0])
-        if panels is None:
+        """max_pool2d(x) => panels_to_image(max_pool2d(image_to_panels(x)))
+
+        Wherever x comes from: a pooling on panels is so much faster that it pays for both changes.
+        """
+        image = self.call.args[0]
+        panels, image_shape = self._panels_of(image), static_shape(image)
+        if image_shape is None or image_shape[3] > WIDEST:
             return None
-        pool = match_pool2d(self.call, int(panels.ty.shape[2]), self.cpu)
+        lanes = self.cpu.image_lanes(image_shape[3]) if panels is None else panels.ty.shape[2]
+        pool = match_pool2d(self.call, int(lanes), self.cpu)
         if pool is None:
             return None
+        if panels is None:
+            panels = self.emit(operators.image_to_panels(image, pool.lanes_in))
         is_max = is_call_to(self.call, "relax.nn.max_pool2d")
         moved = (operators.max_pool2d if is_max else operators.avg_pool2d)(panels, pool)
         return operators.panels_to_image(self.emit(moved), shape)

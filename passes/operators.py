@@ -20,6 +20,7 @@ reads).
 `max_pool2d(p)`            the maximum over windows of an image
 `avg_pool2d(p)`            the mean over windows
 `global_avg_pool2d(p)`     the mean over all pixels -> panels of images of one pixel
+`global_max_pool2d(p)`     the maximum over all pixels
 `upsample2d(p)`            repeats every pixel
 `hardswish(x)`             of tensors in any layout
 =========================  ==================================================================
@@ -61,6 +62,7 @@ DEPTHWISE_CONV2D = PREFIX + "depthwise_conv2d"
 MAX_POOL2D = PREFIX + "max_pool2d"
 AVG_POOL2D = PREFIX + "avg_pool2d"
 GLOBAL_AVG_POOL2D = PREFIX + "global_avg_pool2d"
+GLOBAL_MAX_POOL2D = PREFIX + "global_max_pool2d"
 UPSAMPLE2D = PREFIX + "upsample2d"
 HARDSWISH = PREFIX + "hardswish"
 
@@ -231,6 +233,11 @@ def global_avg_pool2d(x: relax.Expr, shape: Sequence[int], lanes: int) -> relax.
     return _call(GLOBAL_AVG_POOL2D, [x], {"shape": list(shape), "lanes": lanes})
 
 
+def global_max_pool2d(x: relax.Expr, shape: Sequence[int], lanes: int) -> relax.Call:
+    """Return the maximum over an image; see `global_avg_pool2d`."""
+    return _call(GLOBAL_MAX_POOL2D, [x], {"shape": list(shape), "lanes": lanes})
+
+
 def upsample2d(
     x: relax.Expr, shape: Sequence[int], factors: tuple[int, int], lanes: int
 ) -> relax.Call:
@@ -385,6 +392,7 @@ _register(DEPTHWISE_CONV2D, _infer_conv2d)
 _register(MAX_POOL2D, _infer_pool2d)
 _register(AVG_POOL2D, _infer_pool2d)
 _register(GLOBAL_AVG_POOL2D, _infer_global_pool2d)
+_register(GLOBAL_MAX_POOL2D, _infer_global_pool2d)
 _register(UPSAMPLE2D, _infer_upsample2d)
 _register(HARDSWISH, _infer_same)
 tvm.ir.register_op_attr(HARDSWISH, "FLegalize", _legalize_hardswish)

@@ -4,7 +4,7 @@ from tvm_sparse.schedules.attention import attention
 from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
 from tvm_sparse.schedules.default import default_schedule
 from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
-from tvm_sparse.schedules.global_pool2d import global_avg_pool2d
+from tvm_sparse.schedules.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.schedules.image_panels import image_to_panels, panels_to_image
 from tvm_sparse.schedules.layer_norm import layer_norm
 from tvm_sparse.schedules.linear import linear, pack_linear
@@ -22,6 +22,7 @@ __all__ = [
     "depthwise_conv2d",
     "from_panels",
     "global_avg_pool2d",
+    "global_max_pool2d",
     "image_to_panels",
     "layer_norm",
     "linear",

@@ -44,6 +44,14 @@ def job_loop(count: int, elements: int) -> Any:
     return loop(T.int64(0), T.int64(count))
 
 
+def masked(value: Expr, valid: int, other: Expr) -> Expr:
+    """Return a vector with the lanes from `valid` on replaced."""
+    width = value.ty.dtype.lanes
+    if valid >= width:
+        return value
+    return T.Shuffle([value, other], [i if i < valid else width + i for i in range(width)])
+
+
 def prefetch(element: Expr) -> None:
     """Ask for the cache line of an element, which may lie beyond the buffer's end."""
     for_reading, to_l1, data = T.int32(0), T.int32(3), T.int32(1)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.buffers import Registers, argument, job_loop, vector
+from tvm_sparse.schedules.buffers import Registers, argument, job_loop, masked, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,7 +166,7 @@ class _Pooling:
                     acc[v] = self.combine(acc[v], x[source, channel, lane])
             for v in range(count):
                 valid = pool.width - (group + v) * width if isinstance(group, int) else width
-                value = _masked(acc[v], valid, neutral)
+                value = masked(acc[v], valid, neutral)
                 T.buffer_store(memory, value, [vector(place + (group + v) * width, width)])
 
     def _combine_columns(
@@ -200,7 +200,7 @@ class _Pooling:
                     value = value * self._share(share, (group + v) * width, width)
                 valid = pool.out_width - (group + v) * width if last else width
                 lane = vector((group + v) * width, width)
-                T.buffer_store(y, _masked(value, valid, zeros), [*at, lane])
+                T.buffer_store(y, masked(value, valid, zeros), [*at, lane])
         for lane in range(vectors * width, pool.lanes_out, width):
             T.buffer_store(y, zeros, [*at, vector(T.int64(lane), width)])
 
@@ -263,14 +263,6 @@ def _strided(memory: Expr, start: Expr, width: int, stride: int) -> Expr:
     """Load every `stride`-th value from `start` on."""
     loads = [memory[vector(start + i * width, width)] for i in range(stride)]
     return loads[0] if stride == 1 else T.Shuffle(loads, [i * stride for i in range(width)])
-
-
-def _masked(value: Expr, valid: int, other: Expr) -> Expr:
-    """Return a vector with the lanes from `valid` on replaced."""
-    width = value.ty.dtype.lanes
-    if valid >= width:
-        return value
-    return T.Shuffle([value, other], [i if i < valid else width + i for i in range(width)])
 
 
 def _up(n: int, unit: int) -> int:

@@ -97,13 +97,30 @@ def test_pooling(name):
     assert_moves(before, after, PANELS)
 
 
-def test_mean_stays_on_panels_of_one_pixel():
+def test_pooling_moves_by_itself():
+    def before(emit, x):
+        return emit(relax.op.nn.max_pool2d(x, [3, 3]))
+
+    pool = Pool2d(*IMAGE, 3, 5, (3, 3), lanes_in=LANES, lanes_out=LANES)
+
+    def after(emit, x):
+        p = emit(panel.max_pool2d(emit(panel.image_to_panels(x, LANES)), pool))
+        return emit(panel.panels_to_image(p, (2, 3, 3, 5)))
+
+    assert_moves(before, after, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("whole", "moved"),
+    [(relax.op.mean, panel.global_avg_pool2d), (relax.op.max, panel.global_max_pool2d)],
+)
+def test_global_pooling_stays_on_panels_of_one_pixel(whole, moved):
     def before(emit, p):
-        x = emit(relax.op.mean(emit(image(p)), axis=[2, 3], keepdims=True))
+        x = emit(whole(emit(image(p)), axis=[2, 3], keepdims=True))
         return emit(panel.image_to_panels(emit(relu(x)), LANES))
 
     def after(emit, p):
-        return emit(relu(emit(panel.global_avg_pool2d(p, IMAGE, LANES))))
+        return emit(relu(emit(moved(p, IMAGE, LANES))))
 
     assert_moves(before, after, PANELS)
 
@@ -163,6 +180,7 @@ def test_others_read_the_image(body):
         (lambda emit, x: emit(relax.op.mean(x, axis=[2, 3], keepdims=True)), []),
         (lambda emit, x: emit(relax.op.mean(x, axis=[-1, -2])), []),
         (lambda emit, x: emit(relax.op.nn.adaptive_avg_pool2d(x, (1, 1))), []),
+        (lambda emit, x: emit(relax.op.max(x, axis=[2, 3])), []),
         (lambda emit, x: emit(relax.op.nn.max_pool2d(x, [3, 2], [2, 2], [1, 0, 1, 1])), []),
         (lambda emit, x: emit(relax.op.nn.avg_pool2d(x, [3, 3], [2, 2], [1, 1, 1, 1])), []),
         (

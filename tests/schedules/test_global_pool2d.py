@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.global_pool2d import global_avg_pool2d
+from tvm_sparse.schedules.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.targets import CpuProfile, native, profile
 from tvm_sparse.testing import assembly, image_panels, run_kernel
 
@@ -17,17 +17,18 @@ NEON = CpuProfile(
 @given(
     shape=st.tuples(*(st.integers(1, n) for n in (3, 40, 9, 70))),
     cpu=st.sampled_from([native(), profile("haswell")]),
+    is_mean=st.booleans(),
 )
-def test_mean_of_all_pixels(shape, cpu):
-    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+def test_all_pixels(shape, cpu, is_mean):
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32") - 9
     panels = image_panels(x, cpu.image_lanes(shape[3]), junk=99)
     lanes = cpu.image_lanes(1)
-    func = global_avg_pool2d(*shape, panels.shape[2], lanes, cpu)
-    got = run_kernel(func, [panels], (*shape[:2], lanes), cpu)
-    want = np.broadcast_to(x.mean((2, 3), dtype="float64")[..., None], got.shape)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    build = global_avg_pool2d if is_mean else global_max_pool2d
+    got = run_kernel(build(shape, panels.shape[2], lanes, cpu), [panels], (*shape[:2], lanes), cpu)
+    want = x.mean((2, 3), dtype="float64") if is_mean else x.max((2, 3))
+    np.testing.assert_allclose(got, np.broadcast_to(want[..., None], got.shape), rtol=1e-6)
 
 
 def test_cross_compilation():
-    func = global_avg_pool2d(1, 16, 7, 7, 8, 8, NEON)
+    func = global_avg_pool2d((1, 16, 7, 7), 8, 8, NEON)
     assert "fadd\tv" in assembly(func, NEON)
