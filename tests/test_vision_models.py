@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+import tvm_sparse
 from tvm_sparse import models
 from tvm_sparse.vision_builder import VisionBuilder
 
@@ -100,6 +101,18 @@ def test_sparsity_is_exact_and_the_rest_dense(build, family, percent):
             pruned += 1
             assert density == pytest.approx(1 - percent / 100, abs=1 / weight.size), node.name
     assert pruned >= 4
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_compiled_models_are_right(build, family):
+    path = build(f"{family}-80")
+    shapes = models.recipe(f"{family}-80").shapes
+    engine = tvm_sparse.compile(path, shapes)
+    ((name, shape),) = shapes.items()
+    x = np.random.default_rng(2).standard_normal(shape, np.float32)
+    (actual,) = engine.run({name: x}).values()
+    expected = session_of(path).run(None, {name: x})[0]
+    assert np.abs(actual - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_batches_are_dynamic(build):

@@ -181,7 +181,7 @@ def _squeeze_and_excite(graph: VisionBuilder, x: str, at: str, width: int) -> st
     """
     y = graph.conv(graph.mean(x, at), f"{at}.fc1", width, pruned=False, deviation=None)
     y = graph.conv(graph.silu(y, at), f"{at}.fc2", graph.channels(x), pruned=False, deviation=None)
-    return graph.multiply(x, graph.sigmoid(y, at), at)
+    return graph.multiply(graph.sigmoid(y, at), x, at)
 
 
 def _save(graph: VisionBuilder, path: Path, output: str, image: int, classes: int) -> Path:
