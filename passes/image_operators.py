@@ -6,6 +6,7 @@ from tvm import relax
 
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.pooling import Pool2d
+from tvm_sparse.resizing import COORDINATES, Resize2d
 from tvm_sparse.targets import CpuProfile
 
 IMAGE_AXES = [2, 3]
@@ -77,3 +78,30 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
     if not repeats.get(str(attrs["coordinate_transformation_mode"]), False):
         return None
     return out[2] // shape[2], out[3] // shape[3]
+
+
+def match_bilinear(call: relax.Call, lanes: int, cpu: CpuProfile) -> Resize2d | None:
+    """Return the sizes of a bilinear enlargement of images in panels of `lanes` lanes, or None."""
+    if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != "float32":
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    coordinates = str(attrs["coordinate_transformation_mode"])
+    if coordinates == "pytorch_half_pixel" and out is not None and min(out[2:]) > 1:
+        coordinates = "half_pixel"
+    if shape is None or out is None or (attrs["method"], attrs["layout"]) != ("linear", "NCHW"):
+        return None
+    if coordinates not in COORDINATES or out[3] < shape[3]:
+        return None
+    batch, channels, height, width = shape
+    return Resize2d(
+        batch,
+        channels,
+        height,
+        width,
+        out[2],
+        out[3],
+        coordinates,
+        lanes_in=lanes,
+        lanes_out=cpu.image_lanes(out[3]),
+    )

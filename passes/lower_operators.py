@@ -167,6 +167,10 @@ def _upsample2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.upsample2d(batch, channels, height, width, factors, *lanes, cpu)
 
 
+def _bilinear2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.bilinear2d(operators.resize_of(call), cpu)
+
+
 KERNELS: dict[str, Kernel] = {
     operators.TO_PANELS: _to_panels,
     operators.FROM_PANELS: _from_panels,
@@ -184,4 +188,5 @@ KERNELS: dict[str, Kernel] = {
     operators.GLOBAL_AVG_POOL2D: _global_pool2d,
     operators.GLOBAL_MAX_POOL2D: _global_pool2d,
     operators.UPSAMPLE2D: _upsample2d,
+    operators.BILINEAR2D: _bilinear2d,
 }

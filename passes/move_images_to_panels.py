@@ -1,7 +1,7 @@
 """MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
 
-f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an upsampling
-by whole factors, or a mean over the image. What `MoveToPanels` does for tokens, for images `(batch,
+f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an
+enlargement, or a mean over the image. What `MoveToPanels` does for tokens, for images `(batch,
 channels, height, width)`.
 
 Runs after `SparsifyWeights` and `PackDenseWeights`.
@@ -17,7 +17,12 @@ from tvm import relax
 
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_linear import WIDEST
-from tvm_sparse.passes.image_operators import is_global_pool, match_pool2d, upsampling_factors
+from tvm_sparse.passes.image_operators import (
+    is_global_pool,
+    match_bilinear,
+    match_pool2d,
+    upsampling_factors,
+)
 from tvm_sparse.passes.move_to_panels import BINARY, UNARY
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
@@ -69,7 +74,7 @@ class _Mover:
         if is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
             return self._pool(shape)
         if is_call_to(call, "relax.image.resize2d"):
-            return self._upsample(shape)
+            return self._resize(shape)
         return self._elementwise(shape) if is_call_to(call, *UNARY, *BINARY) else None
 
     def _panels_of(self, value: relax.Expr) -> relax.Expr | None:
@@ -188,26 +193,41 @@ class _Mover:
 
         Wherever x comes from: a pooling on panels is so much faster that it pays for both changes.
         """
-        image = self.call.args[0]
-        panels, image_shape = self._panels_of(image), static_shape(image)
-        if image_shape is None or image_shape[3] > WIDEST:
-            return None
-        lanes = self.cpu.image_lanes(image_shape[3]) if panels is None else panels.ty.shape[2]
-        pool = match_pool2d(self.call, int(lanes), self.cpu)
+        lanes = self._lanes_of(self.call.args[0])
+        pool = match_pool2d(self.call, lanes, self.cpu) if lanes else None
         if pool is None:
             return None
-        if panels is None:
-            panels = self.emit(operators.image_to_panels(image, pool.lanes_in))
+        panels = self._as_panels(self.call.args[0], pool.lanes_in)
         is_max = is_call_to(self.call, "relax.nn.max_pool2d")
         moved = (operators.max_pool2d if is_max else operators.avg_pool2d)(panels, pool)
         return operators.panels_to_image(self.emit(moved), shape)
 
-    def _upsample(self, shape: tuple[int, ...]) -> relax.Expr | None:
-        """resize2d(panels_to_image(p)) that repeats pixels => panels_to_image(upsample2d(p))"""
+    def _resize(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """resize2d(x) => panels_to_image(upsample2d(image_to_panels(x))), or bilinear2d"""
         image = self.call.args[0]
-        panels, factors = self._panels_of(image), upsampling_factors(self.call)
-        if panels is None or factors is None:
+        lanes = self._lanes_of(image)
+        factors = upsampling_factors(self.call)
+        if lanes is None:
             return None
-        lanes = self.cpu.image_lanes(shape[3])
-        moved = operators.upsample2d(panels, static_shape(image) or (), factors, lanes)
+        if factors is not None:
+            panels, size = self._as_panels(image, lanes), static_shape(image) or ()
+            moved = operators.upsample2d(panels, size, factors, self.cpu.image_lanes(shape[3]))
+            return operators.panels_to_image(self.emit(moved), shape)
+        resize = match_bilinear(self.call, lanes, self.cpu)
+        if resize is None:
+            return None
+        moved = operators.bilinear2d(self._as_panels(image, lanes), resize)
         return operators.panels_to_image(self.emit(moved), shape)
+
+    def _lanes_of(self, image: relax.Expr) -> int | None:
+        """Return the lanes of the panels of `image`, or those that it would have; None if many."""
+        panels, shape = self._panels_of(image), static_shape(image)
+        if panels is not None:
+            return int(panels.ty.shape[2])
+        if shape is None or len(shape) != 4 or shape[3] > WIDEST:
+            return None
+        return self.cpu.image_lanes(shape[3])
+
+    def _as_panels(self, image: relax.Expr, lanes: int) -> relax.Expr:
+        panels = self._panels_of(image)
+        return self.emit(operators.image_to_panels(image, lanes)) if panels is None else panels

@@ -22,6 +22,7 @@ reads).
 `global_avg_pool2d(p)`     the mean over all pixels -> panels of images of one pixel
 `global_max_pool2d(p)`     the maximum over all pixels
 `upsample2d(p)`            repeats every pixel
+`bilinear2d(p)`            enlarges an image by linear interpolation
 `hardswish(x)`             of tensors in any layout
 =========================  ==================================================================
 
@@ -43,6 +44,7 @@ from tvm import relax, te, tirx
 
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.pooling import Pool2d
+from tvm_sparse.resizing import Resize2d
 
 PREFIX = "relax.tvm_sparse."
 
@@ -64,6 +66,7 @@ AVG_POOL2D = PREFIX + "avg_pool2d"
 GLOBAL_AVG_POOL2D = PREFIX + "global_avg_pool2d"
 GLOBAL_MAX_POOL2D = PREFIX + "global_max_pool2d"
 UPSAMPLE2D = PREFIX + "upsample2d"
+BILINEAR2D = PREFIX + "bilinear2d"
 HARDSWISH = PREFIX + "hardswish"
 
 WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
@@ -249,6 +252,11 @@ def upsample2d(
     return _call(UPSAMPLE2D, [x], attrs)
 
 
+def bilinear2d(x: relax.Expr, resize: Resize2d) -> relax.Call:
+    """Enlarge the image in panels by linear interpolation."""
+    return _call(BILINEAR2D, [x], {"resize": dataclasses.asdict(resize)})
+
+
 def hardswish(x: relax.Expr) -> relax.Call:
     """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
     return relax.Call(tvm.ir.Op.get(HARDSWISH), [x])
@@ -264,9 +272,14 @@ def pool_of(call: relax.Call) -> Pool2d:
     return Pool2d(**_fields(call.attrs["pool"]))
 
 
+def resize_of(call: relax.Call) -> Resize2d:
+    """Return the enlargement that a call computes."""
+    return Resize2d(**_fields(call.attrs["resize"]))
+
+
 def _fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: value if isinstance(value, bool | int) else tuple(int(v) for v in value)
+        name: value if isinstance(value, bool | int | str) else tuple(int(v) for v in value)
         for name, value in attrs.items()
     }
 
@@ -362,6 +375,12 @@ def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.T
     return relax.TensorType((rows, channels, int(call.attrs["lanes"])), "float32")
 
 
+def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    resize = resize_of(call)
+    rows = resize.batch * resize.out_height
+    return relax.TensorType((rows, resize.channels, resize.lanes_out), "float32")
+
+
 def _infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return call.args[0].ty
 
@@ -394,5 +413,6 @@ _register(AVG_POOL2D, _infer_pool2d)
 _register(GLOBAL_AVG_POOL2D, _infer_global_pool2d)
 _register(GLOBAL_MAX_POOL2D, _infer_global_pool2d)
 _register(UPSAMPLE2D, _infer_upsample2d)
+_register(BILINEAR2D, _infer_bilinear2d)
 _register(HARDSWISH, _infer_same)
 tvm.ir.register_op_attr(HARDSWISH, "FLegalize", _legalize_hardswish)

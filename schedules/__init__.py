@@ -1,6 +1,7 @@
 """TensorIR schedules, one operator family a file."""
 
 from tvm_sparse.schedules.attention import attention
+from tvm_sparse.schedules.bilinear2d import bilinear2d
 from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
 from tvm_sparse.schedules.default import default_schedule
 from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
@@ -17,6 +18,7 @@ from tvm_sparse.schedules.upsample2d import upsample2d
 __all__ = [
     "attention",
     "avg_pool2d",
+    "bilinear2d",
     "conv2d",
     "default_schedule",
     "depthwise_conv2d",

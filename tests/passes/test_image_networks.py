@@ -86,6 +86,17 @@ def test_nearest(tmp_path, mode, rounding, scales):
     assert ("tvm_sparse.upsample2d" in names) == repeats
 
 
+@pytest.mark.parametrize(
+    "mode", ["asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"]
+)
+def test_bilinear(tmp_path, mode):
+    options = {"coordinate_transformation_mode": mode, "mode": "linear"}
+    body = [node("Resize", ["a", "", "", "sizes"], ["b"], **options)]
+    sizes = {"sizes": np.array([1, CHANNELS, 13, 31])}
+    names = check(tmp_path, body, (1, CHANNELS, 5, 9), sizes, opset=18)
+    assert_on_panels(names)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_squeeze_and_excite(tmp_path, batch):
     body = [

@@ -10,6 +10,7 @@ from tvm.relax.op.nn import relu
 from tvm_sparse.passes import operators as panel
 from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.pooling import Pool2d
+from tvm_sparse.resizing import Resize2d
 from tvm_sparse.targets import profile
 from tvm_sparse.testing import dataflow, operators_of, pruned, run
 
@@ -154,6 +155,21 @@ def test_upsampling(mode, rounding):
     assert_moves(before, after, PANELS)
 
 
+@pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel", "align_corners"])
+def test_bilinear_enlargement(mode):
+    coordinates = "align_corners" if mode == "align_corners" else "half_pixel"
+    resize = Resize2d(*IMAGE, 8, 9, coordinates, lanes_in=LANES, lanes_out=CPU.image_lanes(9))
+
+    def before(emit, p):
+        options = {"coordinate_transformation_mode": mode, "method": "linear", "layout": "NCHW"}
+        return emit(relax.op.image.resize2d(emit(image(p)), (8, 9), (0.0,) * 4, **options))
+
+    def after(emit, p):
+        return emit(panel.panels_to_image(emit(panel.bilinear2d(p, resize)), (2, 3, 8, 9)))
+
+    assert_moves(before, after, PANELS)
+
+
 def resized(size, **options):
     return lambda emit, x: emit(relax.op.image.resize2d(x, size, (0.0,) * 4, "NCHW", **options))
 
@@ -161,7 +177,8 @@ def resized(size, **options):
 @pytest.mark.parametrize(
     "body",
     [
-        resized((10, 14), method="linear"),
+        resized((10, 6), method="linear"),
+        resized((10, 14), method="cubic"),
         resized((10, 14), method="nearest_neighbor", coordinate_transformation_mode="asymmetric"),
         resized((8, 14), method="nearest_neighbor", rounding_method="round"),
         lambda emit, x: emit(relax.op.mean(x, axis=[1, 2])),
