@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,3 +194,31 @@ def test_never_overwrites_the_model(chain):
 def test_not_writable(chain, tmp_path):
     with pytest.raises(OutputError, match="cannot be written: No such file or directory"):
         prune(chain, tmp_path / "no" / "out.onnx", 0.5)
+
+
+def test_depthwise_convolutions_stay_dense_and_constant_nodes_are_pruned(tmp_path):
+    """Weights are in ``Constant`` nodes, as PaddlePaddle's exporter writes them."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "w0": (128, 8, 1, 1), "w1": (128, 1, 3, 3), "w2": (64, 128, 1, 1), "w3": (32, 64, 1, 1),
+    }  # fmt: skip
+    weights = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
+    nodes = [
+        make_node("Constant", [], [name], name=f"c{name}", value=numpy_helper.from_array(weight))
+        for name, weight in weights.items()
+    ]
+    nodes += [
+        make_node("Conv", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"n{i}",
+                  group=128 if i == 1 else 1, pads=[1] * 4 if i == 1 else [0] * 4)
+        for i in range(4)
+    ]  # fmt: skip
+    model = testing.write_onnx(tmp_path / "m.onnx", nodes, {"h0": [1, 8, 6, 6]}, ["h4"], {})
+    report = prune(model, tmp_path / "out.onnx", 0.9)
+    onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
+    assert [weight.kept for weight in report] == [
+        "nearest to the input", "its convolution is in groups", "", "nearest to the output",
+    ]  # fmt: skip
+    after = weights_of(tmp_path / "out.onnx")
+    assert sparsity(after["w2"]) == pytest.approx(0.9, abs=1e-3)
+    for name in ("w0", "w1", "w3"):
+        np.testing.assert_array_equal(after[name], weights[name])

@@ -4,8 +4,8 @@ Meant for trying things out: without any training afterwards, accuracy suffers.
 
 Pruned are the constant weights of ``MatMul``, ``Gemm`` and ``Conv``. Left dense are, as is common
 practice, the layers that cost little time and much accuracy: those nearest to an input or an
-output (unless the model has no others), and weights of less than 1024 elements. Embeddings, also
-those that a layer shares, are never touched.
+output (unless the model has no others), convolutions in groups such as depthwise ones, and weights
+of less than 1024 elements. Embeddings, also those that a layer shares, are never touched.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ BLOCK = 4
 """Consecutive input channels of one output channel that the scope "block" prunes together."""
 
 _SMALLEST = 1024
+
+_WEIGHTED = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def prune(
         raise InputError(f"{out}: the model would overwrite itself; choose another name")
     proto, folder = read_model(model)
     external_data_helper.load_external_data_for_model(proto, str(folder))
+    _lift_weights(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = list(_layers(proto.graph, tensors))
     kept = _kept_dense(proto.graph, layers, tensors)
@@ -132,6 +135,21 @@ def prune(
     )
 
 
+def _lift_weights(graph: onnx.GraphProto) -> None:
+    """Make initializers of the weights that some exporters write as ``Constant`` nodes."""
+    weights = {
+        node.input[1] for node in graph.node if node.op_type in _WEIGHTED and len(node.input) > 1
+    }
+    for node in [*graph.node]:
+        if node.op_type != "Constant" or node.output[0] not in weights:
+            continue
+        if node.attribute[0].HasField("t"):
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            graph.node.remove(node)
+
+
 def _layers(graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[_Layer]:
     """Yield the nodes with a constant weight; a shared weight belongs to its first user."""
     # What is a constant, seen through the transposes that exporters leave: name, transposed.
@@ -141,7 +159,7 @@ def _layers(graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]) -> 
         if node.op_type in ("Transpose", "Identity") and node.input[0] in source:
             name, transposed = source[node.input[0]]
             source[node.output[0]] = name, transposed != (node.op_type == "Transpose")
-        elif node.op_type in ("MatMul", "Gemm", "Conv") and node.input[1] in source:
+        elif node.op_type in _WEIGHTED and node.input[1] in source:
             name, transposed = source[node.input[1]]
             outputs_first = node.op_type == "Conv" or any(
                 attribute.name == "transB" and attribute.i for attribute in node.attribute
@@ -170,6 +188,9 @@ def _kept_dense(
         for name in node.input[:1]
         if name in tensors
     }
+    for node in graph.node:
+        if node.op_type == "Conv" and any(a.name == "group" and a.i > 1 for a in node.attribute):
+            kept.setdefault(node.input[1], "its convolution is in groups")
     for layer in layers:
         size = int(np.prod(tensors[layer.weight].dims))
         if size < _SMALLEST:
