@@ -7,6 +7,7 @@ the module is compiled for. Layers of one shape share one PrimFunc.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -90,12 +91,8 @@ def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 
 def _sparse_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    tiling = SparseConvTiling(
-        **{
-            name: bool(v) if name == "shifted" else int(v)
-            for name, v in call.attrs["tiling"].items()
-        }
-    )
+    fields: dict[str, Any] = {name: int(v) for name, v in call.attrs["tiling"].items()}
+    tiling = SparseConvTiling(**{**fields, "shifted": bool(fields["shifted"])})
     return schedules.sparse_conv2d(operators.conv_of(call), tiling, _epilogue(call), cpu)
 
 

@@ -54,20 +54,17 @@ class SparsifyWeights:
 
         def sparsify(call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
             linear = match_constant_linear(call, self.cpu)
-            conv = match_conv2d(call, self.cpu) if linear is None else None
             if linear is not None:
-                choice, kernel = self._choose_linear(linear), "linear"
-            elif conv is not None:
-                weight = call.args[1].value.numpy()
-                choice, kernel = sparse_conv_pays(conv, _density(weight), self.cpu), "conv2d"
-            else:
-                return None
-            decisions.append(_decision(layer, call, choice, kernel))
-            if not choice.sparse:
-                return None
-            if linear is not None:
-                return self._sparse_linear(linear, emit)
-            return self._sparse_conv2d(call, conv, emit)
+                choice = self._choose_linear(linear)
+                decisions.append(_decision(layer, call, choice, "linear"))
+                return self._sparse_linear(linear, emit) if choice.sparse else None
+            conv = match_conv2d(call, self.cpu)
+            if conv is not None:
+                density = _density(call.args[1].value.numpy())
+                choice = sparse_conv_pays(conv, density, self.cpu)
+                decisions.append(_decision(layer, call, choice, "conv2d"))
+                return self._sparse_conv2d(call, conv, emit) if choice.sparse else None
+            return None
 
         return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
 

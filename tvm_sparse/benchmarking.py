@@ -20,9 +20,9 @@ import onnx
 
 from tvm_sparse import multiply_adds
 from tvm_sparse.errors import InputError
-from tvm_sparse.peak_rates import fma_peak
 from tvm_sparse.multiply_adds import MultiplyAdds
 from tvm_sparse.onnx_file import bind_shapes, read_model
+from tvm_sparse.peak_rates import fma_peak
 from tvm_sparse.peers import OURS, PEERS, REFERENCE, PeerError, PeerProcess
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.targets import native
