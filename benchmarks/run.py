@@ -1,4 +1,4 @@
-"""Prints the README's table: this project and its peers in turns on pruned transformers.
+"""Prints the README's table: this project and its peers in turns on pruned networks.
 
     benchmarks/peers.sh                      # once: environments of DeepSparse and OpenVINO
     python benchmarks/run.py                 # every model of the table
@@ -20,8 +20,17 @@ from tvm_sparse.benchmarking import Comparison, compare
 from tvm_sparse.models import recipe
 from tvm_sparse.peers import OURS, PEERS
 
-TABLE = ("bert-base-95", "bert-base-90", "bert-base-80", "bert-base-0", "bert-large-95",
-         "vit-b-16-90")  # fmt: skip
+TABLE = (
+    "bert-base-95",
+    "bert-base-90",
+    "bert-base-80",
+    "bert-base-0",
+    "bert-large-95",
+    "vit-b-16-90",
+    "resnet50-95",
+    "mobilenet-v1-90",
+    "efficientnet-b0-90",
+)
 
 
 def main() -> None:
