@@ -19,7 +19,7 @@ class ApplyDefaultSchedule:
     """Schedule the PrimFuncs that are not scheduled yet."""
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+        self.cpu = CpuProfile.of(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with all its PrimFuncs scheduled."""

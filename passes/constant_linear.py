@@ -90,9 +90,14 @@ def match_conv2d(call: relax.Call, cpu: CpuProfile) -> Conv2d | None:
     if not is_call_to(call, "relax.nn.conv2d") or not _is_float_with_constant(call):
         return None
     attrs = call.attrs
-    shape, weight_shape = static_shape(call.args[0]), static_shape(call.args[1])
+    shape, weight_shape, out_shape = map(static_shape, (*call.args, call))
     layouts = (attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"])
-    if shape is None or weight_shape is None or layouts != ("NCHW", "OIHW", "NCHW"):
+    if (
+        shape is None
+        or weight_shape is None
+        or out_shape is None
+        or layouts != ("NCHW", "OIHW", "NCHW")
+    ):
         return None
     batch, channels, height, width = shape
     if 0 in shape or width > WIDEST:
@@ -100,8 +105,6 @@ def match_conv2d(call: relax.Call, cpu: CpuProfile) -> Conv2d | None:
     top, left, bottom, right = (int(p) for p in attrs["padding"])
     strides = tuple(int(s) for s in attrs["strides"])
     dilation = tuple(int(d) for d in attrs["dilation"])
-    reach = (weight_shape[3] - 1) * dilation[1] + 1
-    out_width = (width + left + right - reach) // strides[1] + 1
     return Conv2d(
         batch=batch,
         channels=channels,
@@ -114,7 +117,7 @@ def match_conv2d(call: relax.Call, cpu: CpuProfile) -> Conv2d | None:
         dilation=(dilation[0], dilation[1]),
         groups=int(attrs["groups"]),
         lanes_in=cpu.image_lanes(width),
-        lanes_out=cpu.image_lanes(out_width),
+        lanes_out=cpu.image_lanes(out_shape[3]),
     )
 
 

@@ -27,7 +27,7 @@ class LowerOperators:
     """Lower the operators of `tvm_sparse.passes.operators`; all others stay as they are."""
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+        self.cpu = CpuProfile.of(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its panel operators lowered."""

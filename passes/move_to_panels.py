@@ -55,7 +55,7 @@ class MoveToPanels:
     """Move every operator that can work on panels there."""
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+        self.cpu = CpuProfile.of(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""

@@ -46,7 +46,7 @@ class SparsifyWeights:
     """
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+        self.cpu = CpuProfile.of(target)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its pruned layers rewritten."""

@@ -117,6 +117,11 @@ class CpuProfile:
         return tvm.target.Target(config)
 
     @staticmethod
+    def of(target: tvm.target.Target | CpuProfile) -> CpuProfile:
+        """Return `target` itself if it is a profile, else that of the TVM target."""
+        return target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+
+    @staticmethod
     def from_target(target: tvm.target.Target) -> CpuProfile:
         """Return the profile of a TVM target.
 
