@@ -1,0 +1,375 @@
+"""Which rows every stage of a region computes, column by column and step by step.
+
+A region is a chain (or a graph without cycles) of stages, each of which computes rows from rows of
+others. Its last stage is cut into columns of rows, a column into steps. In every step each stage
+computes what its consumers ask for:
+
+* ``recompute``: all rows that the step needs, also those that the step before had.
+* ``carry``: only the rows that are new; those still needed are kept in a rolling buffer. Rows are
+  computed twice only where two columns meet.
+
+The functions work on integers, for the cost model, and on expressions, for the schedule: the loops
+that run are the ones that were counted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Overlap = Literal["recompute", "carry"]
+Row = Any
+"""A row number: an int or an expression of one."""
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """Input rows that an output row sees: from ``row * stride // factor - before`` on.
+
+    Attributes
+    ----------
+    stride : int
+        Input rows from one output row to the next.
+    before, after : int
+        The rows seen are ``[at - before, at + after)``.
+    factor : int
+        Output rows that share an input row, of a layer that enlarges.
+    """
+
+    stride: int = 1
+    before: int = 0
+    after: int = 1
+    factor: int = 1
+
+    def first(self, row: Row) -> Row:
+        """Return the first row that an output row sees; it may be negative."""
+        return self._at(row) - self.before
+
+    def end(self, end: Row) -> Row:
+        """Return where the rows end that the output rows before `end` see."""
+        return self._at(end - 1) + self.after
+
+    def _at(self, row: Row) -> Row:
+        scaled = row * self.stride if self.stride > 1 else row
+        return scaled // self.factor if self.factor > 1 else scaled
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Panels ``[images * rows, channels, lanes]``.
+
+    Attributes
+    ----------
+    images, rows, channels, lanes : int
+        Rows are those of one image.
+    """
+
+    images: int
+    rows: int
+    channels: int
+    lanes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return 4 * self.channels * self.lanes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.images * self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Where an operand of a stage comes from.
+
+    Attributes
+    ----------
+    source : int
+        Number of the stage that computes it, or ``-1 - i`` for input `i` of the region.
+    rows : RowMap, optional
+        What of it is seen; None if every row sees all rows. Only inputs of the region can be.
+    """
+
+    source: int
+    rows: RowMap | None
+
+
+@dataclass(frozen=True)
+class StageShape:
+    """What the planning needs to know of a stage.
+
+    Attributes
+    ----------
+    name : str
+        Its operator.
+    tensor : Tensor
+        What it computes.
+    edges : tuple of Edge
+        What it reads.
+    tile : int
+        Rows that it computes together: runs of rows begin and end at its multiples, or at the end
+        of the image.
+    cycles : float
+        Compute cycles of all rows of all images, from data in the nearest cache, summed over cores.
+    weight_bytes : int
+        Constants that every run reads.
+    key : str
+        Shapes, attributes and density, for the tuning records.
+    """
+
+    name: str
+    tensor: Tensor
+    edges: tuple[Edge, ...]
+    tile: int = 1
+    cycles: float = 0.0
+    weight_bytes: int = 0
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class RegionShape:
+    """Stages in an order in which they can run; the last one is cut into columns.
+
+    Attributes
+    ----------
+    stages : tuple of StageShape
+        All have the same number of images.
+    inputs : tuple of Tensor
+        What stages read from outside.
+    outputs : tuple of int
+        Stages whose result is used outside, the last one among them.
+    """
+
+    stages: tuple[StageShape, ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def images(self) -> int:
+        """Images of the batch."""
+        return self.stages[-1].tensor.images
+
+    @property
+    def height(self) -> int:
+        """Rows of the last stage, the unit of columns and steps."""
+        return self.stages[-1].tensor.rows
+
+    @functools.cached_property
+    def consumers(self) -> tuple[tuple[tuple[int, RowMap], ...], ...]:
+        """For every stage, the stages that read it and the rows they see."""
+        found: list[list[tuple[int, RowMap]]] = [[] for _ in self.stages]
+        for reader, stage in enumerate(self.stages):
+            for edge in stage.edges:
+                if edge.source >= 0:
+                    if edge.rows is None:
+                        raise ValueError(f"{stage.name} reads all rows of a stage of its region")
+                    found[edge.source].append((reader, edge.rows))
+        return tuple(map(tuple, found))
+
+
+@dataclass(frozen=True)
+class ColumnPlan:
+    """How a region is cut.
+
+    Attributes
+    ----------
+    column_rows : int
+        Rows of the last stage in a column; the last column of an image may have fewer.
+    step_rows : int
+        Rows of the last stage in a step.
+    overlap : str
+        ``"recompute"`` or ``"carry"``: what happens to rows that the next step needs again.
+    """
+
+    column_rows: int
+    step_rows: int
+    overlap: Overlap = "carry"
+
+    def columns(self, region: RegionShape) -> int:
+        """Return the columns of one image."""
+        return -(-region.height // self.column_rows)
+
+    def steps(self) -> int:
+        """Return the steps of a whole column."""
+        return -(-self.column_rows // self.step_rows)
+
+    def fitted(self, region: RegionShape) -> ColumnPlan:
+        """Return the plan with columns and steps that are whole tiles of the last stage."""
+        tile = region.stages[-1].tile
+        column = min(round_up(self.column_rows, tile), round_up(region.height, tile))
+        return ColumnPlan(column, min(round_up(self.step_rows, tile), column), self.overlap)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Minimum and maximum of rows: Python's for integers, another's for expressions."""
+
+    min: Callable[[Row, Row], Row] = min
+    max: Callable[[Row, Row], Row] = max
+
+
+INTEGERS = Minimum()
+
+
+def round_up(n: Row, unit: int) -> Row:
+    """Return the least multiple of `unit` that is not below `n`."""
+    return n if unit == 1 else (n + (unit - 1)) // unit * unit
+
+
+def frontier(
+    region: RegionShape, plan: ColumnPlan, column: Row, step: Row, of: Minimum = INTEGERS
+) -> tuple[Row, Row]:
+    """Return the rows ``[first, end)`` of the last stage that a step of a column computes."""
+    start = column * plan.column_rows
+    last = of.min(start + plan.column_rows, region.height)
+    first = of.min(start + step * plan.step_rows, last)
+    return first, of.min(first + plan.step_rows, last)
+
+
+def own_row(region: RegionShape, stage: int, row: Row, of: Minimum = INTEGERS) -> Row:
+    """Return up to where an output of the region is complete when the last stage is up to `row`.
+
+    The rows in between belong to one column only, which stores them.
+    """
+    shape, height = region.stages[stage], region.height
+    scaled = row
+    if shape.tensor.rows != height:
+        scaled = (row * shape.tensor.rows + (height - 1)) // height
+    return of.min(round_up(scaled, shape.tile), shape.tensor.rows)
+
+
+def rows_needed(
+    region: RegionShape, first: Row, end: Row, of: Minimum = INTEGERS
+) -> list[tuple[Row, Row]]:
+    """Return the rows ``[first, end)`` of every stage behind some rows of the last one."""
+    needed: list[tuple[Row, Row]] = [(0, 0)] * len(region.stages)
+    for i in reversed(range(len(region.stages))):
+        stage = region.stages[i]
+        height, tile = stage.tensor.rows, stage.tile
+        wanted = [
+            (of.max(seen.first(needed[reader][0]), 0), of.min(seen.end(needed[reader][1]), height))
+            for reader, seen in region.consumers[i]
+        ]
+        if i in region.outputs:
+            wanted.append((own_row(region, i, first, of), own_row(region, i, end, of)))
+        low = functools.reduce(of.min, (low for low, _ in wanted))
+        high = functools.reduce(of.max, (high for _, high in wanted))
+        low = low // tile * tile if tile > 1 else low
+        needed[i] = (low, of.min(round_up(high, tile), height) if tile > 1 else high)
+    return needed
+
+
+def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[int, int]]]:
+    """Return the rows ``[first, end)`` that each stage computes, for every step of a column."""
+    result = []
+    done: list[int] | None = None
+    for step in range(plan.steps()):
+        first, end = frontier(region, plan, column, step)
+        if first == end:
+            break
+        needed = rows_needed(region, first, end)
+        if done is not None and plan.overlap == "carry":
+            needed = [(d, max(d, high)) for d, (_, high) in zip(done, needed, strict=True)]
+        result.append(needed)
+        done = [high for _, high in needed]
+    return result
+
+
+def typical_columns(region: RegionShape, plan: ColumnPlan) -> list[tuple[int, int]]:
+    """Return columns that stand for all of an image, and for how many each stands."""
+    columns = plan.columns(region)
+    if columns <= 3:
+        return [(column, 1) for column in range(columns)]
+    return [(0, 1), (columns // 2, columns - 2), (columns - 1, 1)]
+
+
+def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
+    """Return the rows that each stage computes in one image; its height, without overlap."""
+    total = [0] * len(region.stages)
+    for column in range(plan.columns(region)):
+        for step in runs(region, plan, column):
+            for i, (first, end) in enumerate(step):
+                total[i] += end - first
+    return total
+
+
+def halo_share(region: RegionShape, plan: ColumnPlan) -> float:
+    """Return the compute cycles of rows that are computed again, as a share of all without."""
+    once = sum(stage.cycles for stage in region.stages)
+    computed = rows_computed(region, plan)
+    spent = sum(
+        stage.cycles * rows / stage.tensor.rows
+        for stage, rows in zip(region.stages, computed, strict=True)
+    )
+    return spent / once - 1 if once else 0.0
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What a stage needs inside a column.
+
+    Attributes
+    ----------
+    most_rows : int
+        Rows of its longest run.
+    capacity : int
+        Rows of its result that are kept in scratch memory, row r in place ``r % capacity``; 0 if
+        it is stored outside only.
+    is_stored : bool
+        Whether its result is also, or only, stored outside.
+    """
+
+    most_rows: int
+    capacity: int
+    is_stored: bool
+
+
+def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ...]:
+    """Return the memory of every stage.
+
+    An output of the region that stages of it read goes to scratch memory as well if two columns
+    compute a row of it: one must not see what the other is storing.
+    """
+    count = len(region.stages)
+    most_rows, kept, reach = [0] * count, [0] * count, [0] * count
+    overlapping = [False] * count
+    last_end = [0] * count
+    for column in range(plan.columns(region)):
+        for step, run in enumerate(runs(region, plan, column)):
+            begin, _ = frontier(region, plan, column, step)
+            for i, (first, end) in enumerate(run):
+                most_rows[i] = max(most_rows[i], end - first)
+                if step == 0 and column and first < last_end[i]:
+                    overlapping[i] = True
+                oldest = [
+                    max(seen.first(run[reader][0]), 0)
+                    for reader, seen in region.consumers[i]
+                    if run[reader][0] < run[reader][1]
+                ]
+                if i in region.outputs:
+                    oldest.append(own_row(region, i, begin))
+                kept[i] = max(kept[i], end - min([first, *oldest]))
+        last_end = [end for _, end in run]
+        reach = [max(a, b) for a, b in zip(reach, kept, strict=True)]
+    memory = []
+    for i, stage in enumerate(region.stages):
+        readers = region.consumers[i]
+        is_stored = i in region.outputs
+        needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
+        tile = math.lcm(stage.tile, *(region.stages[reader].tile for reader, _ in readers))
+        memory.append(
+            StageMemory(most_rows[i], round_up(reach[i], tile) if needs_scratch else 0, is_stored)
+        )
+    return tuple(memory)
+
+
+def scratch_bytes(region: RegionShape, memory: Sequence[StageMemory]) -> int:
+    """Return the bytes of a column's scratch memory for results."""
+    return sum(
+        m.capacity * stage.tensor.row_bytes for stage, m in zip(region.stages, memory, strict=True)
+    )
