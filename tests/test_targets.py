@@ -35,9 +35,35 @@ def test_an_unlisted_processor_gets_the_profile_of_its_vectors():
     assert (cpu.mcpu, cpu.vector_bits) == ("broadwell", 256)
 
 
-def test_unknown_names_suggest_the_nearest():
-    with pytest.raises(TargetError, match="did you mean 'znver3'"):
-        profile("zenver3")
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("zenver3", "znver3"), ("Raspberry Pi 4", "rpi4"), ("cortex-a76", "rpi5"), ("rpi6", "rpi")],
+)
+def test_unknown_names_suggest_the_nearest(name, nearest):
+    with pytest.raises(TargetError, match=f"did you mean '{nearest}"):
+        profile(name)
+
+
+def test_an_unlisted_arm_processor_gets_the_generic_profile():
+    config = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
+    cpu = CpuProfile.from_target(tvm.target.Target(config | {"mcpu": "cortex-a55"}))
+    assert cpu == dataclasses.replace(profile("armv8-a"), name="cortex-a55", mcpu="cortex-a55")
+    assert CpuProfile.from_target(tvm.target.Target(config)) == profile("armv8-a")
+
+
+def test_boards_with_the_same_core_differ():
+    assert profile("rpi3").mcpu == profile("imx8").mcpu
+    assert CpuProfile.from_target(profile("imx8").to_target()).name == "imx8"
+
+
+def test_boards_say_their_instruction_set():
+    from tvm_sparse.library import instruction_sets
+
+    sets = {name: instruction_sets(cpu.to_target()) for name, cpu in PROFILES.items()}
+    assert {sets[name] for name, cpu in PROFILES.items() if cpu.architecture == "aarch64"} == {
+        ("neon",)
+    }
+    assert sets["riscv64"] == ("v",)
 
 
 def test_other_kinds_of_target_are_refused():

@@ -31,7 +31,8 @@ _DESCRIPTION = "tvm_sparse_description"
 
 # Instruction sets that generated code may use and that not every processor has.
 _INSTRUCTION_SETS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "neon", "sve", "sve2",
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    "neon", "sve", "sve2", "v",
 )  # fmt: skip
 
 # ELF's e_machine, and what the platform calls it.

@@ -14,49 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_sparse.cpu_profiles import KB, MB, PROCESSORS, Processor
 from tvm_sparse.errors import TargetError
 
 if TYPE_CHECKING:
     import tvm
 
-KB = 1024
-MB = 1024 * KB
-
 
 @dataclass(frozen=True)
-class CpuProfile:
-    """Size of a core: what its vectors, registers and caches hold.
+class CpuProfile(Processor):
+    """A processor, and what follows from its sizes."""
 
-    Attributes
-    ----------
-    name : str
-        What the user writes after ``--target``.
-    triple : str
-        LLVM target triple.
-    mcpu : str
-        LLVM processor name.
-    mattr : tuple of str
-        LLVM processor features in addition to those of `mcpu`.
-    cores : int
-        Cores that a parallel loop is spread over.
-    vector_bits : int
-        Width of a vector register, in bits.
-    vector_registers : int
-        Number of vector registers.
-    l1_bytes, l2_bytes, l3_bytes : int
-        Data cache sizes in bytes: L1 and L2 of one core, L3 of the package.
-    """
-
-    name: str
-    triple: str
-    mcpu: str
-    mattr: tuple[str, ...]
-    cores: int
-    vector_bits: int
-    vector_registers: int
-    l1_bytes: int
-    l2_bytes: int
-    l3_bytes: int
+    @property
+    def architecture(self) -> str:
+        """First word of the triple, which is what Linux calls the machine."""
+        return self.triple.split("-")[0]
 
     @property
     def vector_lanes(self) -> int:
@@ -108,12 +80,15 @@ class CpuProfile:
             "mtriple": self.triple,
             "mcpu": self.mcpu,
             "num-cores": self.cores,
+            "model": self.name,
             # LLVM's SLP vectorizer turns the index loads of the sparse kernels into slow
             # vector inserts and extracts; those kernels are vectorized already.
             "cl-opt": ["-vectorize-slp:bool=false"],
         }
         if self.mattr:
             config["mattr"] = list(self.mattr)
+        if self.architecture == "riscv64":
+            config["mabi"] = "lp64d"  # that of Linux distributions; LLVM's default has no floats
         return tvm.target.Target(config)
 
     @staticmethod
@@ -134,10 +109,15 @@ class CpuProfile:
         """
         if target.kind.name != "llvm":
             raise TargetError(f"tvm_sparse compiles for llvm targets, not for {target.kind.name!r}")
-        mcpu = str(target.attrs.get("mcpu", ""))
-        known = next((p for p in PROFILES.values() if mcpu in (p.mcpu, p.name)), None)
-        here = native()
-        base = known or (here if mcpu in ("", here.mcpu) else _from_features(target))
+        mcpu, model = (str(target.attrs.get(key, "")) for key in ("mcpu", "model"))
+        same = [p for p in PROFILES.values() if p.architecture == _architecture(target)]
+        known = [p for p in same if (p.name, p.mcpu) == (model, mcpu)]
+        known += [p for p in same if mcpu in (p.mcpu, p.name) and model != "native"]
+        if known:
+            base = known[0]
+        else:
+            here = _architecture(target) == platform.machine() and mcpu in ("", native().mcpu)
+            base = native() if here else _from_features(target)
         mattr = target.attrs.get("mattr")
         return replace(
             base,
@@ -146,31 +126,8 @@ class CpuProfile:
         )
 
 
-def _x86(name: str, mcpu: str, bits: int, cores: int, l1: int, l2: int, l3: int) -> CpuProfile:
-    # Some AVX-512 processors are compiled for 256-bit vectors by default.
-    mattr = ("-prefer-256-bit",) if bits == 512 else ()
-    registers = 32 if bits == 512 else 16
-    return CpuProfile(
-        name, "x86_64-unknown-linux-gnu", mcpu, mattr, cores, bits, registers, l1, l2, l3
-    )
-
-
-# Sizes from the vendors' data sheets; cores are those of a common small instance or board.
 PROFILES: dict[str, CpuProfile] = {
-    p.name: p
-    for p in (
-        _x86("x86-64-v3", "x86-64-v3", 256, 4, 32 * KB, 256 * KB, 8 * MB),
-        _x86("x86-64-v4", "x86-64-v4", 512, 4, 32 * KB, 1 * MB, 16 * MB),
-        _x86("haswell", "haswell", 256, 4, 32 * KB, 256 * KB, 8 * MB),
-        _x86("skylake", "skylake", 256, 4, 32 * KB, 256 * KB, 8 * MB),
-        _x86("znver2", "znver2", 256, 8, 32 * KB, 512 * KB, 16 * MB),
-        _x86("znver3", "znver3", 256, 8, 32 * KB, 512 * KB, 32 * MB),
-        _x86("znver4", "znver4", 512, 8, 32 * KB, 1 * MB, 32 * MB),
-        _x86("skylake-avx512", "skylake-avx512", 512, 8, 32 * KB, 1 * MB, 11 * MB),
-        _x86("cascadelake", "cascadelake", 512, 8, 32 * KB, 1 * MB, 16 * MB),
-        _x86("icelake-server", "icelake-server", 512, 8, 48 * KB, 1280 * KB, 24 * MB),
-        _x86("sapphirerapids", "sapphirerapids", 512, 8, 48 * KB, 2 * MB, 30 * MB),
-    )
+    processor.name: CpuProfile(**vars(processor)) for processor in PROCESSORS
 }
 
 
@@ -186,8 +143,12 @@ def profile(name: str) -> CpuProfile:
         return native()
     if name in PROFILES:
         return PROFILES[name]
-    near = difflib.get_close_matches(name, ["native", *PROFILES], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    words = {"native": "native"}
+    for cpu in PROFILES.values():
+        words |= {cpu.about.lower(): cpu.name, cpu.mcpu: cpu.name}
+    words |= {name: name for name in PROFILES}
+    near = difflib.get_close_matches(name.lower(), words, n=1)
+    hint = f"did you mean {words[near[0]]!r}? " if near else ""
     raise TargetError(f"unknown target {name!r}: {hint}`tvm-sparse targets` lists all of them")
 
 
@@ -205,10 +166,14 @@ def native() -> CpuProfile:
 
     mcpu = codegen.llvm_get_system_cpu()
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    base = replace(_from_features(target), name="native", cores=_usable_cores())
+    known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu]
+    base = known[0] if known else _from_features(target)
     caches = _caches()
     return replace(
         base,
+        name="native",
+        about="this machine",
+        cores=_usable_cores(),
         l1_bytes=caches.get(1, base.l1_bytes),
         l2_bytes=caches.get(2, base.l2_bytes),
         l3_bytes=caches.get(3, base.l3_bytes),
@@ -220,15 +185,29 @@ def _from_features(target: tvm.target.Target) -> CpuProfile:
     from tvm.target import codegen
 
     mcpu = str(target.attrs.get("mcpu", ""))
-    if codegen.llvm_cpu_has_features(["avx512f"], target):
-        return replace(PROFILES["x86-64-v4"], name=mcpu, mcpu=mcpu)
-    if codegen.llvm_cpu_has_features(["avx2"], target):
-        return replace(PROFILES["x86-64-v3"], name=mcpu, mcpu=mcpu)
-    machine = target.attrs.get("mtriple", platform.machine())
+    machine = _architecture(target)
+    for name, feature in _BASELINES:
+        base = PROFILES[name]
+        if base.architecture == machine and codegen.llvm_cpu_has_features([feature], target):
+            return replace(base, name=mcpu or name, mcpu=mcpu or base.mcpu)
     raise TargetError(
-        f"no profile for processor {mcpu!r} of {machine}: it has neither AVX2 nor AVX-512; "
-        "`tvm-sparse targets` lists the known ones"
+        f"no profile for processor {mcpu!r} of {machine}: it has neither AVX2 nor AVX-512, and is "
+        "no 64-bit ARM; `tvm-sparse targets` lists the known ones"
     )
+
+
+# The widest vectors first.
+_BASELINES = (
+    ("x86-64-v4", "avx512f"),
+    ("x86-64-v3", "avx2"),
+    ("armv8-a", "neon"),
+    ("riscv64", "v"),
+)
+
+
+def _architecture(target: tvm.target.Target) -> str:
+    machine = str(target.attrs.get("mtriple", platform.machine())).split("-")[0]
+    return {"arm64": "aarch64"}.get(machine, machine)
 
 
 def _usable_cores() -> int:
