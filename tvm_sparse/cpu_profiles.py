@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_sparse.memory_system import MemorySystem
+
 KB = 1024
 MB = 1024 * KB
 
@@ -42,6 +44,8 @@ class Processor:
         in common), L3 of the package.
     about : str
         For people: which board or processors.
+    measured : MemorySystem, optional
+        Clock and bandwidths, where they were measured.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Processor:
     l2_bytes: int
     l3_bytes: int
     about: str = ""
+    measured: MemorySystem | None = None
 
 
 def _x86(name: str, bits: int, cores: int, l1: int, l2: int, l3: int, about: str = "") -> Processor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu_profiles import KB, MB, PROCESSORS, Processor
 from tvm_sparse.errors import TargetError
+from tvm_sparse.memory_system import MemorySystem, estimate
 
 if TYPE_CHECKING:
     import tvm
@@ -29,6 +30,12 @@ class CpuProfile(Processor):
     def architecture(self) -> str:
         """First word of the triple, which is what Linux calls the machine."""
         return self.triple.split("-")[0]
+
+    @property
+    def memory_system(self) -> MemorySystem:
+        """Clock and bandwidths: measured, or an estimate."""
+        has_l3 = self.l3_bytes > 0
+        return self.measured or estimate(self.name, self.vector_bits, self.cores, has_l3)
 
     @property
     def vector_lanes(self) -> int:
