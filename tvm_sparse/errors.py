@@ -25,3 +25,11 @@ class LibraryError(TvmSparseError):
 
 class OutputError(TvmSparseError):
     """A result, such as a pruned model or a table in JSON, that cannot be written."""
+
+
+class RecordsError(TvmSparseError):
+    """A file of tuning records that cannot be read or written."""
+
+
+class TuningError(TvmSparseError):
+    """Tuning that cannot go on: nothing to tune, or no device answers."""

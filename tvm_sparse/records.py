@@ -1,0 +1,278 @@
+"""Tuning records: what was measured, one JSON object a line, in a file that only grows.
+
+A record is one plan's times in one *turn*, in which several plans of a region ran alternately. Only
+times of the same turn are compared with each other where that is possible, since a machine is
+faster at one hour than at the next. Files are merged with ``cat``, and hold no weights.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tvm_sparse.errors import RecordsError
+
+VERSION = 1
+"""Version of the lines. It changes when a plan's fields or a region's name change their meaning."""
+
+LEAST_GAIN = 0.005
+"""A plan must be faster by this share: less is neither worth a change nor safe to tell."""
+
+BEYOND = 0.8
+"""Share of a turn's rounds in which a plan must be faster: as in 4 of 5."""
+
+Plan = Mapping[str, "int | str"]
+"""The fields of a plan."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a record is about; records of another key never serve in its place.
+
+    Attributes
+    ----------
+    region : str
+        Structure of the region: operators, shapes, a bucket of the density; not its weights.
+    target : str
+        The processor, by what matters for plans.
+    threads : int
+        Threads that the region runs on.
+    """
+
+    region: str
+    target: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One plan in one turn.
+
+    Attributes
+    ----------
+    key : Key
+        Region, target and threads.
+    plan : mapping of str to int or str
+        The plan's fields.
+    seconds : tuple of float
+        One time a round of the turn, the rounds in the same order as those of the turn's other
+        plans; empty after a failure.
+    turn : str
+        Names the turn.
+    failure : str
+        Why there are no times; empty if there are.
+    at : float
+        When, in seconds since 1970.
+    """
+
+    key: Key
+    plan: Plan
+    seconds: tuple[float, ...]
+    turn: str
+    failure: str = ""
+    at: float = field(default_factory=time.time)
+
+    def to_json(self) -> str:
+        """Return the line that `from_json` reads."""
+        content = {
+            "version": VERSION,
+            "region": self.key.region,
+            "target": self.key.target,
+            "threads": self.key.threads,
+            "plan": dict(self.plan),
+            "seconds": [float(f"{s:.6g}") for s in self.seconds],
+            "turn": self.turn,
+            "at": round(self.at, 3),
+        }
+        if self.failure:
+            content["failure"] = self.failure
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, line: str) -> Record:
+        """Return the record in a line.
+
+        Raises
+        ------
+        ValueError
+            If the line is damaged or of another version; the message says which.
+        """
+        try:
+            content = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            raise ValueError("damaged") from None
+        if not isinstance(content, dict):
+            raise ValueError("damaged")
+        version = content.pop("version", None)
+        if version != VERSION:
+            raise ValueError(f"of version {version}, and this tvm-sparse reads {VERSION}")
+        try:
+            return cls._checked(**content)
+        except TypeError:
+            raise ValueError("damaged") from None
+
+    @classmethod
+    def _checked(
+        cls,
+        region: str,
+        target: str,
+        threads: int,
+        plan: dict[str, int | str],
+        seconds: list[float],
+        turn: str,
+        at: float,
+        failure: str = "",
+    ) -> Record:
+        texts = (region, target, turn, failure)
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and type(threads) is int
+            and isinstance(plan, dict)
+            and all(type(value) in (int, str) for value in plan.values())
+            and isinstance(seconds, list)
+            and all(type(s) in (int, float) and 0 < s < math.inf for s in seconds)
+            and type(at) in (int, float)
+            and math.isfinite(at)
+            and bool(seconds) != bool(failure)
+        ):
+            raise ValueError("damaged")
+        key = Key(region, target, threads)
+        return cls(key, plan, tuple(float(s) for s in seconds), turn, failure, float(at))
+
+
+def default_path() -> Path:
+    """Return the file of records in the user's data folder."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "tvm-sparse" / "records.jsonl"
+
+
+def append(path: Path, records: Iterable[Record]) -> None:
+    """Add records to a file, all of them in one piece; it is made if there is none.
+
+    Several processes may do so at once. After a line that was cut off, a new one is started.
+
+    Raises
+    ------
+    RecordsError
+        If the file cannot be written.
+    """
+    text = "".join(record.to_json() + "\n" for record in records).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+                text = b"\n" + text
+            while text:
+                text = text[file.write(text) or 0 :]
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def read(path: Path) -> Records:
+    """Read a file of records; what cannot be used of it is left out, with one warning.
+
+    Raises
+    ------
+    RecordsError
+        If the file is missing or cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    records, faults = [], []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(Record.from_json(line.decode()))
+        except UnicodeDecodeError:
+            faults.append(f"line {number} is damaged")
+        except ValueError as fault:
+            faults.append(f"line {number} is {fault}")
+    if faults:
+        more = f" (and {len(faults) - 1} other lines)" if len(faults) > 1 else ""
+        _log.warning("%s: %s%s; the other %d records are used", path, faults[0], more, len(records))
+    return Records(records)
+
+
+class Records:
+    """Records in memory, by key.
+
+    Parameters
+    ----------
+    records : iterable of Record
+        In any order; duplicates are dropped.
+    """
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._by_key: dict[Key, list[Record]] = {}
+        self._lines: set[str] = set()
+        for record in records:
+            self.add(record)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, record: Record) -> None:
+        """Add a record."""
+        line = record.to_json()
+        if line not in self._lines:
+            self._lines.add(line)
+            self._by_key.setdefault(record.key, []).append(record)
+
+    def of(self, key: Key) -> list[Record]:
+        """Return the records of a key, the oldest first."""
+        return sorted(self._by_key.get(key, []), key=lambda record: record.at)
+
+    def best(self, key: Key) -> Record | None:
+        """Return the record of the best plan; None if nothing was measured.
+
+        Turns are read in the order of time. The winner of a turn takes the place of the best plan
+        so far if that ran in it too; if it didn't (records of two machines), the faster one stays.
+        """
+        turns: dict[str, list[Record]] = {}
+        for record in self.of(key):
+            if record.seconds:
+                turns.setdefault(record.turn, []).append(record)
+        best: Record | None = None
+        for turn in turns.values():
+            held = next((r for r in turn if best and r.plan == best.plan), None)
+            first = held or turn[0]
+            others = [record for record in turn if record is not first]
+            won = winner(first, others)
+            if best is None or held or np.median(won.seconds) < np.median(best.seconds):
+                best = won
+        return best
+
+
+def winner(first: Record, others: Sequence[Record]) -> Record:
+    """Return the fastest of `others` if it is faster than `first` beyond the spread, else `first`.
+
+    All of them ran in the same turn.
+    """
+    faster = [record for record in others if beats(record.seconds, first.seconds)]
+    return min(faster, key=lambda record: float(np.median(record.seconds)), default=first)
+
+
+def beats(seconds: Sequence[float], others: Sequence[float]) -> bool:
+    """Return whether the times are shorter beyond the spread of the rounds' ratios.
+
+    Round by round, so that a slow phase of the machine, which hits both, does not count.
+    """
+    rounds = min(len(seconds), len(others))
+    ratios = np.divide(seconds[:rounds], others[:rounds])
+    return bool(np.quantile(ratios, BEYOND) < 1 - LEAST_GAIN)
