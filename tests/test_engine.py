@@ -265,7 +265,7 @@ class TestLibrary:
         path = tmp_path / "a.so"
         path.write_text("old")
         monkeypatch.setenv("CXX", "/bin/false")
-        with pytest.raises(LibraryError, match=r"needs a C compiler"):
+        with pytest.raises(LibraryError, match="/bin/false: cannot link"):
             compiled.save(path)
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]

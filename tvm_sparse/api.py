@@ -45,7 +45,8 @@ def compile(
     Returns
     -------
     Engine
-        Runs the model if `target` fits this machine; its `save` writes the library.
+        Runs the model if `target` fits this machine; its `save` writes the library, which
+        runs on the target.
 
     Raises
     ------
@@ -66,7 +67,8 @@ def compile(
         inputs=imported.inputs,
         outputs=imported.outputs,
         constant_outputs=_constant_outputs(imported),
-        cpu=str(tvm_target.attrs["mcpu"]),
+        cpu=cpu.mcpu,
+        machine=cpu.architecture,
         instruction_sets=library.instruction_sets(tvm_target),
     )
     mod = library.describe(imported.mod, info)

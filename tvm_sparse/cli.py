@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="LIB.so", help="library to write"
     )
+    command.add_argument(
+        "--linker", default="auto", metavar="auto|zig|gcc",
+        help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
+    )  # fmt: skip
     add_threads(command)
     add_json(command)
 
@@ -165,13 +169,14 @@ def _named(text: str) -> str:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from tvm_sparse import api, console, files
+    from tvm_sparse import api, console, files, linking, targets
 
     files.check_writable(options.output, LibraryError)
+    linking.link_command(targets.profile(options.target).architecture, options.linker)
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}"):
         engine = api.compile(options.model, dict(options.shape), options.target, options.threads)
-        engine.save(options.output)
+        engine.save(options.output, options.linker)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
     if options.json:

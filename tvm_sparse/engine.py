@@ -91,6 +91,8 @@ class Engine:
         ------
         InputError
             If an input is missing, unknown, or of another shape or dtype.
+        TargetError
+            If the model was compiled for another machine.
         """
         arrays = [
             spec.check(value)
@@ -111,21 +113,24 @@ class Engine:
             outputs[spec.name] = array
         return outputs
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], linker: str = "auto") -> None:
         """Write the library, with weights; loading it needs no original model.
 
         Parameters
         ----------
         path : str or PathLike
             Where to write; an existing file is replaced, at once and only by a whole library.
+        linker : str
+            ``"gcc"``, the system's compiler for the target; ``"zig"``, from the Python package
+            ziglang; or ``"auto"``, the first of them that is there.
 
         Raises
         ------
         LibraryError
-            If the file cannot be written, or no C compiler is there to link.
+            If the file cannot be written, or no linker for the target is there.
         """
         if self._path is None:
-            library.write_library(self._module, Path(path))
+            library.write_library(self._module, Path(path), self.info.machine, linker)
         else:
             library.copy_library(self._path, Path(path))
 
@@ -153,8 +158,9 @@ class Engine:
     @functools.cached_property
     def _worker(self) -> tuple[ThreadPoolExecutor, Callable[..., Any]]:
         """The thread that owns the virtual machine, and the machine's function ``main``."""
+        library.check_machine(self.info)
         executor = ThreadPoolExecutor(
-            1, "tvm_sparse", initializer=_start_pool, initargs=(self.threads,)
+            1, "tvm_sparse", initializer=start_pool, initargs=(self.threads,)
         )
         machine = executor.submit(relax.VirtualMachine, self._module, tvm.cpu()).result()
         return executor, machine["main"]
@@ -172,7 +178,7 @@ def check_threads(threads: int | None) -> None:
         raise InputError(f"threads must be at least 1, got {threads}")
 
 
-def _start_pool(threads: int) -> None:
+def start_pool(threads: int) -> None:
     """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
     configure = tvm.get_global_func("runtime.config_threadpool")

@@ -7,6 +7,7 @@ that it can be read without running a single generated instruction.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -23,8 +24,9 @@ from tvm.runtime import _ffi_api
 from tvm.target import codegen
 
 import tvm_sparse
-from tvm_sparse.errors import LibraryError
+from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.files import replacing
+from tvm_sparse.linking import link, link_command
 from tvm_sparse.specs import TensorSpec
 
 _DESCRIPTION = "tvm_sparse_description"
@@ -51,6 +53,8 @@ class LibraryInfo:
         Outputs that depend on no input: they are constants of the library.
     cpu : str
         LLVM name of the processor that it was built for.
+    machine : str
+        What Linux calls that processor's architecture, such as ``"aarch64"``.
     instruction_sets : tuple of str
         Optional instruction sets that its code may use.
     tvm_version, version : str
@@ -61,6 +65,7 @@ class LibraryInfo:
     outputs: tuple[TensorSpec, ...]
     constant_outputs: tuple[str, ...]
     cpu: str
+    machine: str
     instruction_sets: tuple[str, ...]
     tvm_version: str = tvm.__version__
     version: str = tvm_sparse.__version__
@@ -97,24 +102,39 @@ def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
     return builder.get()
 
 
-def write_library(module: tvm.runtime.Module, path: Path) -> None:
+def write_library(
+    module: tvm.runtime.Module, path: Path, machine: str, linker: str = "auto"
+) -> None:
     """Link a compiled module into a shared library, whole or not at all.
+
+    Parameters
+    ----------
+    module : tvm.runtime.Module
+        What TVM compiled.
+    path : Path
+        Where to write.
+    machine : str
+        What `module` was compiled for.
+    linker : str
+        One of `tvm_sparse.linking.LINKERS`.
 
     Raises
     ------
     LibraryError
-        If `path` cannot be written, or no C compiler is there to link.
+        If `path` cannot be written, or no linker for `machine` is there.
     """
-    try:
-        with replacing(path, LibraryError) as temporary, _quiet_runtime():
-            module.export_library(
-                str(temporary), fpack_imports=_pack_constants, workspace_dir=str(temporary.parent)
-            )
-    except (RuntimeError, ValueError) as error:
-        raise LibraryError(
-            f"{path}: linking failed; it needs a C compiler (g++, gcc or clang, or the one in "
-            f"the environment variable CXX): {str(error).strip().splitlines()[-1]}"
-        ) from error
+    command = link_command(machine, linker)
+
+    def link_objects(output: str, objects: list[str]) -> None:
+        link(command, output, objects)
+
+    with replacing(path, LibraryError) as temporary, _quiet_runtime():
+        module.export_library(
+            str(temporary),
+            fcompile=link_objects,
+            fpack_imports=_pack_constants,
+            workspace_dir=str(temporary.parent),
+        )
 
 
 def copy_library(source: Path, path: Path) -> None:
@@ -208,15 +228,43 @@ def _check_elf(path: Path) -> None:
     raise LibraryError(f"{path}: truncated; copy or compile it again")
 
 
+def check_machine(info: LibraryInfo) -> None:
+    """Refuse what was compiled for another machine.
+
+    Raises
+    ------
+    TargetError
+        If this machine cannot run it; the message says why.
+    """
+    if info.machine != platform.machine():
+        raise TargetError(
+            f"compiled for {info.machine} ({info.cpu}), and this machine is {platform.machine()}; "
+            "save the library and run it there, or compile for the target native"
+        )
+    missing = _missing_instruction_sets(info)
+    if missing:
+        raise TargetError(f"compiled for {info.cpu}, and this processor lacks {missing}")
+
+
 def _check_processor(path: Path, info: LibraryInfo) -> None:
-    mcpu = codegen.llvm_get_system_cpu()
-    here = instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
-    missing = [name for name in info.instruction_sets if name not in here]
+    missing = _missing_instruction_sets(info)
     if missing:
         raise LibraryError(
-            f"{path}: built for {info.cpu}, and this processor ({mcpu}) lacks "
-            f"{', '.join(missing)}; compile the model again with --target native"
+            f"{path}: built for {info.cpu}, and this processor "
+            f"({codegen.llvm_get_system_cpu()}) lacks {missing}; compile the model again "
+            "with --target native"
         )
+
+
+def _missing_instruction_sets(info: LibraryInfo) -> str:
+    here = _instruction_sets_of_this_processor()
+    return ", ".join(name for name in info.instruction_sets if name not in here)
+
+
+@functools.cache
+def _instruction_sets_of_this_processor() -> tuple[str, ...]:
+    mcpu = codegen.llvm_get_system_cpu()
+    return instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 Emit = Callable[[relax.Expr], relax.Var]
+
+
+@contextlib.contextmanager
+def needs_tool(missing: type[Exception]) -> Iterator[None]:
+    """Skip a test whose tool is not there: where `missing` is raised, with its message.
+
+    In continuous integration, where the environment variable CI is ``true``, it fails.
+    """
+    import pytest
+
+    try:
+        yield
+    except missing as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
 
 
 def pruned(rng: np.random.Generator, shape: Sequence[int], density: float) -> NDArray[np.float32]:
