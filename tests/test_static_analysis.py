@@ -1,9 +1,8 @@
-import os
-
 import pytest
 
-from tvm_sparse import static_analysis
-from tvm_sparse.static_analysis import CORES, ToolError, estimate, inner_loop
+from tvm_sparse import static_analysis, testing
+from tvm_sparse.errors import ToolError
+from tvm_sparse.static_analysis import CORES, estimate, inner_loop
 
 LOOPS = """
 main:
@@ -30,13 +29,8 @@ main:
 
 @pytest.fixture
 def llvm_mca():
-    """Need llvm-mca; on a user's machine it may be missing, in continuous integration not."""
-    try:
+    with testing.needs_tool(ToolError):
         return static_analysis.llvm_mca()
-    except ToolError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -33,3 +33,7 @@ class RecordsError(TvmSparseError):
 
 class TuningError(TvmSparseError):
     """Tuning that cannot go on: nothing to tune, or no device answers."""
+
+
+class ToolError(TvmSparseError):
+    """A program of others that is missing, too old, or fails."""

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.errors import ToolError
 
 LEAST_LLVM = 16
 """The first version of LLVM with a model of the Neoverse N1."""
@@ -79,10 +79,6 @@ class LoopEstimate:
     def share(self) -> float:
         """Share of the multiply-add bound that the simulation reaches."""
         return self.fma_cycles / self.cycles
-
-
-class ToolError(TvmSparseError):
-    """A tool that is missing, too old, or fails."""
 
 
 def inner_loop(assembly: str, instruction: str = "fmla") -> list[str]:
