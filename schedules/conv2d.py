@@ -15,19 +15,21 @@ The loops::
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap
 from tvm_sparse.conv_cost_model import DenseConvTiling, dense_conv_tiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import row_end, visit_blocks
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -59,14 +61,8 @@ def conv2d(
 
     Parameters
     ----------
-    problem : Conv2d
-        The convolution, of any number of groups.
-    epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
-    cpu : CpuProfile
-        Gives the vector length and the register tile.
-    tiling : DenseConvTiling, optional
-        Instead of the cost model's; its `channels` must be those of the packed weight.
+    problem, epilogue, cpu, tiling
+        As `DenseConv2d`.
 
     Returns
     -------
@@ -75,120 +71,142 @@ def conv2d(
         [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all float32, the weight
         from `pack_conv2d`.
     """
-    tiling = tiling or dense_conv_tiling(problem, cpu)
-    window = Window(problem, tiling.width, problem.channels)
-    n, lanes, width = problem.out_channels, problem.lanes_out, tiling.width
-    group_inputs, group_outputs = problem.channels // problem.groups, n // problem.groups
-    group_blocks = -(-group_outputs // tiling.channels)
-    blocks = group_blocks * problem.groups
-    chunk_blocks = -(-blocks // tiling.chunks)
-    row_blocks = -(-problem.out_height // tiling.row_block)
-    out_rows = problem.batch * problem.out_height
-    kh, kw = problem.kernel
+    return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("conv2d")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", problem.batch * problem.height, problem.channels, problem.lanes_in)
-        weight = argument("weight", blocks, group_inputs, kh, kw, tiling.channels)
-        bias = argument("bias", n) if epilogue.bias else None
-        residual = argument("residual", out_rows, n, lanes) if epilogue.residual else None
-        y = argument("y", out_rows, n, lanes)
 
-        def multiply(row: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
-            """Multiply and add for all (row, lane) vectors of a tile."""
-            weights = flat(weight[block, 0, 0, 0, 0], group_inputs * kh * kw * tiling.channels)
-            first_channel = block // group_blocks * group_inputs
-            # Offsets count from `lead` floats before the rows, see `Window.offset`.
-            base = T.bind(
-                row * window.out_row_pitch
-                + first_channel * window.channel_pitch
-                + (window.front - window.lead)
-            )
-            for i in range(tiling.channels * len(tile)):
-                acc[i] = T.Broadcast(T.float32(0), width)
-            inputs = T.serial(T.int64(0), T.int64(group_inputs))
-            with inputs as c, T.serial(T.int64(0), T.int64(kh)) as dy:
-                start = base + c * window.channel_pitch
-                start = T.bind(start + dy * (problem.dilation[0] * window.row_pitch))
-                for dx in range(kw):
-                    tap = ((c * kh + dy) * kw + dx) * tiling.channels
-                    prefetch(weights[tap + WEIGHTS_AHEAD])
-                    places = [
-                        i * window.out_row_pitch + lane + window.offset(0, 0, dx)
-                        for i, lane in tile
-                    ]
-                    sources = [T.bind(memory[vector(start + p, width)]) for p in places]
-                    for k in range(tiling.channels):
-                        factor = T.bind(T.Broadcast(weights[tap + k], width))
-                        for v, source in enumerate(sources):
-                            i = k * len(tile) + v
-                            acc[i] = acc[i] + factor * source
+class DenseConv2d(Stage):
+    """A dense convolution.
 
-        def store(k: int, row: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
-            channel = block // group_blocks * group_outputs
-            channel = channel + block % group_blocks * tiling.channels + k
-            for v, (i, lane) in enumerate(tile):
-                value = acc[k * len(tile) + v]
-                place = [first_row + row + i, channel, vector(T.int64(lane), width)]
-                if bias is not None:
-                    value = value + T.Broadcast(bias[channel], width)
-                if residual is not None:
-                    value = value + residual[tuple(place)]
-                T.buffer_store(y, epilogue.activate(T.bind(value)), place)
-            if tile[-1][1] == (window.vectors - 1) * width:
-                zeros = T.Broadcast(T.float32(0), width)
-                # Nobody reads these lanes, but they must be finite.
-                for lane in range(window.vectors * width, lanes, width):
-                    for i in sorted({i for i, _ in tile}):
-                        place = [first_row + row + i, channel, vector(T.int64(lane), width)]
-                        T.buffer_store(y, zeros, place)
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution, of any number of groups.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+    tiling : DenseConvTiling, optional
+        Instead of the cost model's; its `channels` must be those of the packed weight.
+    """
 
-        def visit_tile(row: Expr, count: int, block: Expr) -> None:
-            pieces = -(-window.vectors // tiling.vectors)
-            for piece in range(pieces):
-                first, end = (window.vectors * p // pieces for p in (piece, piece + 1))
-                tile = [(i, v * width) for i in range(count) for v in range(first, end)]
-                multiply(row, block, tile)
-                for k in range(tiling.channels):
-                    if k < group_outputs - (group_blocks - 1) * tiling.channels:
-                        store(k, row, block, tile)
-                    else:  # the last block of a group has no such channel
-                        with T.If(block % group_blocks < group_blocks - 1), T.Then():
-                            store(k, row, block, tile)
+    name = "conv2d"
 
-        def visit_rows(count: int) -> None:
-            source = row_block * (tiling.row_block * problem.stride[0]) - problem.padding[0]
-            gather_window(x, memory, window, image, source, T.int64(0), problem.channels)
-            first_block = T.bind(chunk * chunk_blocks)
-            mine = T.bind(T.min(T.int64(chunk_blocks), blocks - first_block))
-            whole, rest = divmod(count, tiling.rows)
+    def __init__(
+        self,
+        problem: Conv2d,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: DenseConvTiling | None = None,
+    ) -> None:
+        self.problem, self.epilogue = problem, epilogue
+        self.tiling = tiling = tiling or dense_conv_tiling(problem, cpu)
+        self.window = Window(problem, tiling.width, problem.channels)
+        self.group_inputs = problem.channels // problem.groups
+        self.group_outputs = problem.out_channels // problem.groups
+        self.group_blocks = -(-self.group_outputs // tiling.channels)
+        self.blocks = self.group_blocks * problem.groups
+        self.tensor = problem.output
+        self.panels = {0: (problem.input, problem.rows_seen)}
+        if epilogue.residual:
+            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the packed weight and the bias."""
+        self.x = panels(0)
+        taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
+        self.weight = argument("weight", self.blocks, *taps)
+        has_bias = self.epilogue.bias
+        self.bias = argument("bias", self.tensor.channels) if has_bias else None
+        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the window and the accumulators."""
+        tiling = self.tiling
+        size = self.window.size(most_rows)
+        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        self.acc = Registers(tiling.channels * tiling.rows * tiling.vectors, tiling.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        problem, window = self.problem, self.window
+        source = T.bind(first * problem.stride[0] - problem.padding[0])
+        rows = T.bind(window.rows(end - first))
+        gather_window(
+            self.x, self.memory, window, image, source, rows, T.int64(0), problem.channels
+        )
+        chunk_blocks = -(-self.blocks // self.chunks)
+        with self.each_chunk(chunk) as own_chunk:
+            first_block = T.bind(own_chunk * chunk_blocks)
+            mine = T.bind(T.min(T.int64(chunk_blocks), self.blocks - first_block))
             with T.serial(T.int64(0), mine) as b:
                 block = T.bind(first_block + b)
-                if whole:
-                    with T.serial(T.int64(0), T.int64(whole)) as i:
-                        visit_tile(i * tiling.rows, tiling.rows, block)
-                if rest:
-                    visit_tile(T.int64(whole * tiling.rows), rest, block)
+                for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+                    residual = self.residual.tile(image, row) if self.residual else None
+                    base = T.bind((row - first) * window.out_row_pitch)
+                    self._visit_tile(base, block, count, y.tile(image, row), residual)
 
-        jobs = T.parallel(T.int64(0), T.int64(problem.batch * row_blocks * tiling.chunks))
-        with jobs as job, T.sblock("conv2d"):
-            image = T.axis.spatial(T.int64(problem.batch), job // (row_blocks * tiling.chunks))
-            row_block = T.axis.spatial(T.int64(row_blocks), job // tiling.chunks % row_blocks)
-            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
-            first_row = image * problem.out_height + row_block * tiling.row_block
-            end = row_end(row_block * tiling.row_block, tiling.row_block, problem.out_height)
-            own = slice(first_row, image * problem.out_height + end)
-            seen = slice(image * problem.height, image * problem.height + problem.height)
-            T.reads(
-                x[seen, 0 : problem.channels, 0 : problem.lanes_in],
-                weight[0:blocks, 0:group_inputs, 0:kh, 0:kw, 0 : tiling.channels],
-                *([] if bias is None else [bias[0:n]]),
-                *([] if residual is None else [residual[own, 0:n, 0:lanes]]),
-            )
-            T.writes(y[own, 0:n, 0:lanes])
-            size = window.size(tiling.row_block)
-            memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
-            acc = Registers(tiling.channels * tiling.rows * tiling.vectors, width)
-            visit_blocks(row_block, problem.out_height, tiling.row_block, visit_rows)
-    return builder.get()
+    def _visit_tile(
+        self, base: Expr, block: Expr, rows: int, y: Tile, residual: Tile | None
+    ) -> None:
+        tiling, vectors = self.tiling, self.window.vectors
+        pieces = -(-vectors // tiling.vectors)
+        for piece in range(pieces):
+            first, end = (vectors * p // pieces for p in (piece, piece + 1))
+            tile = [(i, v * tiling.width) for i in range(rows) for v in range(first, end)]
+            self._multiply(base, block, tile)
+            for k in range(tiling.channels):
+                if k < self.group_outputs - (self.group_blocks - 1) * tiling.channels:
+                    self._store(k, block, tile, y, residual)
+                else:  # the last block of a group has no such channel
+                    with T.If(block % self.group_blocks < self.group_blocks - 1), T.Then():
+                        self._store(k, block, tile, y, residual)
+
+    def _multiply(self, base: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
+        """Multiply and add for all (row, lane) vectors of a tile."""
+        problem, window, tiling = self.problem, self.window, self.tiling
+        kh, kw = problem.kernel
+        size = self.group_inputs * kh * kw * tiling.channels
+        weights = flat(self.weight[block, 0, 0, 0, 0], size)
+        first_channel = block // self.group_blocks * self.group_inputs
+        # Offsets count from `lead` floats before the rows, see `Window.offset`.
+        base = T.bind(base + first_channel * window.channel_pitch + (window.front - window.lead))
+        for i in range(tiling.channels * len(tile)):
+            self.acc[i] = T.Broadcast(T.float32(0), tiling.width)
+        inputs = T.serial(T.int64(0), T.int64(self.group_inputs))
+        with inputs as c, T.serial(T.int64(0), T.int64(kh)) as dy:
+            start = base + c * window.channel_pitch
+            start = T.bind(start + dy * (problem.dilation[0] * window.row_pitch))
+            for dx in range(kw):
+                tap = ((c * kh + dy) * kw + dx) * tiling.channels
+                prefetch(weights[tap + WEIGHTS_AHEAD])
+                places = [
+                    i * window.out_row_pitch + lane + window.offset(0, 0, dx) for i, lane in tile
+                ]
+                sources = [T.bind(self.memory[vector(start + p, tiling.width)]) for p in places]
+                for k in range(tiling.channels):
+                    factor = T.bind(T.Broadcast(weights[tap + k], tiling.width))
+                    for v, source in enumerate(sources):
+                        i = k * len(tile) + v
+                        self.acc[i] = self.acc[i] + factor * source
+
+    def _store(
+        self, k: int, block: Expr, tile: list[tuple[int, int]], y: Tile, residual: Tile | None
+    ) -> None:
+        width, vectors = self.tiling.width, self.window.vectors
+        channel = block // self.group_blocks * self.group_outputs
+        channel = channel + block % self.group_blocks * self.tiling.channels + k
+        for v, (i, lane) in enumerate(tile):
+            value = self.acc[k * len(tile) + v]
+            lanes = vector(T.int64(lane), width)
+            if self.bias is not None:
+                value = value + T.Broadcast(self.bias[channel], width)
+            if residual is not None:
+                value = value + residual[i, channel, lanes]
+            y.store(self.epilogue.activate(T.bind(value)), i, channel, lanes)
+        if tile[-1][1] == (vectors - 1) * width:
+            # Nobody reads these lanes, but they must be finite.
+            for lane in range(vectors * width, self.tensor.lanes, width):
+                for i in sorted({i for i, _ in tile}):
+                    zeros = T.Broadcast(T.float32(0), width)
+                    y.store(zeros, i, channel, vector(T.int64(lane), width))

@@ -16,17 +16,19 @@ The loops::
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap
 from tvm_sparse.conv_cost_model import depthwise_tiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import row_end, visit_blocks
+from tvm_sparse.schedules.row_blocks import each_tile, visit_blocks
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -39,12 +41,8 @@ def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tv
 
     Parameters
     ----------
-    problem : Conv2d
-        The convolution; as many groups as input and as output channels.
-    epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
-    cpu : CpuProfile
-        Gives the vector length and the register tile.
+    problem, epilogue, cpu
+        As `DepthwiseConv2d`.
 
     Returns
     -------
@@ -52,110 +50,113 @@ def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tv
         ``(x [N * H, C, lanes_in], weight [C, 1, kh, kw], [bias [C]],
         [residual [N * Ho, C, lanes_out]], y [N * Ho, C, lanes_out])``, all float32.
     """
-    channels = problem.channels
-    if not problem.groups == channels == problem.out_channels:
-        raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
-    tiling = depthwise_tiling(problem, cpu)
-    width, lanes, size = tiling.width, problem.lanes_out, tiling.channels
-    window = Window(problem, width, size)
-    channel_blocks = -(-channels // size)
-    row_blocks = -(-problem.out_height // tiling.row_block)
-    out_rows = problem.batch * problem.out_height
-    (kh, kw), (stride, _), (dilation, _) = problem.kernel, problem.stride, problem.dilation
+    return kernel(DepthwiseConv2d(problem, epilogue, cpu))
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("depthwise_conv2d")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", problem.batch * problem.height, channels, problem.lanes_in)
-        weight = argument("weight", channels, 1, kh, kw)
-        bias = argument("bias", channels) if epilogue.bias else None
-        residual = argument("residual", out_rows, channels, lanes) if epilogue.residual else None
-        y = argument("y", out_rows, channels, lanes)
 
-        def visit_tile(row: Expr, count: int, c: Expr, first: int, end: int) -> None:
-            """Compute `count` output rows from `row` on, vectors `first` to `end`."""
-            channel = first_channel + c
-            vectors = end - first
-            weights = flat(weight[channel, 0, 0, 0], kh * kw)
-            # Offsets count from `lead` floats before the rows, see `Window.offset`.
-            base = row * window.out_row_pitch + c * window.channel_pitch
-            base = T.bind(base + (window.front - window.lead))
-            for i in range(count * vectors):
-                start = T.float32(0) if bias is None else bias[channel]
-                acc[i] = T.Broadcast(start, width)
-            for seen in range(window.rows(count)):
-                users = [
-                    (i, (seen - i * stride) // dilation)
-                    for i in range(count)
-                    if (seen - i * stride) % dilation == 0
-                    and 0 <= (seen - i * stride) // dilation < kh
-                ]
-                for dx in range(kw if users else 0):
-                    for v in range(vectors):
-                        place = seen * window.row_pitch + window.offset(0, 0, dx)
-                        place += (first + v) * width
-                        source = T.bind(memory[vector(base + place, width)])
-                        for i, dy in users:
-                            factor = T.Broadcast(weights[dy * kw + dx], width)
-                            at = i * vectors + v
-                            acc[at] = acc[at] + factor * source
-            for i in range(count):
-                for v in range(vectors):
-                    value = acc[i * vectors + v]
-                    lane = T.int64((first + v) * width)
-                    store(row + i, channel, lane, value)
+class DepthwiseConv2d(Stage):
+    """A depthwise convolution.
 
-        def store(row: Expr, channel: Expr, lane: Expr, value: Expr) -> None:
-            place = [first_row + row, channel, vector(lane, width)]
-            if residual is not None:
-                value = value + residual[tuple(place)]
-            T.buffer_store(y, epilogue.activate(T.bind(value)), place)
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution; as many groups as input and as output channels.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+    """
 
-        def visit_channel(c: Expr, count: int) -> None:
-            pieces = -(-window.vectors // tiling.vectors)
-            cuts = [window.vectors * p // pieces for p in range(pieces + 1)]
-            whole, rest = divmod(count, tiling.rows)
-            for first, end in itertools.pairwise(cuts):
-                if whole:
-                    with T.serial(T.int64(0), T.int64(whole)) as i:
-                        visit_tile(i * tiling.rows, tiling.rows, c, first, end)
-                if rest:
-                    visit_tile(T.int64(whole * tiling.rows), rest, c, first, end)
-            # Nobody reads these lanes, but they must be finite.
-            for lane in range(window.vectors * width, lanes, width):
-                with T.serial(T.int64(0), T.int64(count)) as row:
-                    place = [first_row + row, first_channel + c, vector(T.int64(lane), width)]
-                    T.buffer_store(y, T.Broadcast(T.float32(0), width), place)
+    name = "depthwise_conv2d"
 
-        def visit_rows(count: int) -> None:
-            source = row_block * (tiling.row_block * stride) - problem.padding[0]
+    def __init__(self, problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> None:
+        if not problem.groups == problem.channels == problem.out_channels:
+            raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
+        self.problem, self.epilogue = problem, epilogue
+        self.tiling = tiling = depthwise_tiling(problem, cpu)
+        self.window = Window(problem, tiling.width, tiling.channels)
+        self.tensor = problem.output
+        self.panels = {0: (problem.input, problem.rows_seen)}
+        if epilogue.residual:
+            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile, self.row_block = tiling.rows, tiling.row_block
+        self.chunks = -(-problem.channels // tiling.channels)
 
-            def visit_channels(mine: int) -> None:
-                gather_window(x, memory, window, image, source, first_channel, mine)
-                with T.serial(T.int64(0), T.int64(mine)) as c:
-                    visit_channel(c, count)
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the weight and the bias."""
+        self.x = panels(0)
+        channels, has_bias = self.problem.channels, self.epilogue.bias
+        self.weight = argument("weight", channels, 1, *self.problem.kernel)
+        self.bias = argument("bias", channels) if has_bias else None
+        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
 
-            visit_blocks(block, channels, size, visit_channels)
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the window and the accumulators."""
+        tiling = self.tiling
+        size = self.window.size(most_rows)
+        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        self.acc = Registers(tiling.rows * tiling.vectors, tiling.width)
 
-        jobs = T.parallel(T.int64(0), T.int64(problem.batch * row_blocks * channel_blocks))
-        with jobs as job, T.sblock("depthwise_conv2d"):
-            image = T.axis.spatial(T.int64(problem.batch), job // (row_blocks * channel_blocks))
-            row_block = T.axis.spatial(T.int64(row_blocks), job // channel_blocks % row_blocks)
-            block = T.axis.spatial(T.int64(channel_blocks), job % channel_blocks)
-            first_row = image * problem.out_height + row_block * tiling.row_block
-            first_channel = T.bind(block * size)
-            end = row_end(row_block * tiling.row_block, tiling.row_block, problem.out_height)
-            own = slice(first_row, image * problem.out_height + end)
-            mine = slice(block * size, row_end(block * size, size, channels))
-            seen_rows = slice(image * problem.height, image * problem.height + problem.height)
-            T.reads(
-                x[seen_rows, mine, 0 : problem.lanes_in],
-                weight[mine, 0:1, 0:kh, 0:kw],
-                *([] if bias is None else [bias[mine]]),
-                *([] if residual is None else [residual[own, mine, 0:lanes]]),
-            )
-            T.writes(y[own, mine, 0:lanes])
-            memory = T.sblock_alloc_buffer((T.int64(window.size(tiling.row_block)),), "float32")
-            acc = Registers(tiling.rows * tiling.vectors, width)
-            visit_blocks(row_block, problem.out_height, tiling.row_block, visit_rows)
-    return builder.get()
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        problem, window, size = self.problem, self.window, self.tiling.channels
+        source = T.bind(first * problem.stride[0] - problem.padding[0])
+        rows = T.bind(window.rows(end - first))
+        with self.each_chunk(chunk) as own_chunk:
+            channel = T.bind(own_chunk * size)
+
+            def visit_channels(count: int) -> None:
+                gather_window(self.x, self.memory, window, image, source, rows, channel, count)
+                with T.serial(T.int64(0), T.int64(count)) as c:
+                    for row, tile_rows in each_tile(first, end, self.tensor.rows, self.tile):
+                        residual = self.residual.tile(image, row) if self.residual else None
+                        # Offsets count from `lead` floats before the rows, see `Window.offset`.
+                        base = (row - first) * window.out_row_pitch + c * window.channel_pitch
+                        base = T.bind(base + (window.front - window.lead))
+                        tile = y.tile(image, row)
+                        self._visit_tile(base, channel + c, tile_rows, tile, residual)
+
+            visit_blocks(own_chunk, problem.channels, size, visit_channels)
+
+    def _visit_tile(
+        self, base: Expr, channel: Expr, rows: int, y: Tile, residual: Tile | None
+    ) -> None:
+        tiling, vectors = self.tiling, self.window.vectors
+        pieces = -(-vectors // tiling.vectors)
+        cuts = [vectors * p // pieces for p in range(pieces + 1)]
+        for first, end in itertools.pairwise(cuts):
+            self._multiply(base, channel, rows, range(first, end))
+            for i in range(rows):
+                for v in range(end - first):
+                    lanes = vector(T.int64((first + v) * tiling.width), tiling.width)
+                    value = self.acc[i * (end - first) + v]
+                    if residual is not None:
+                        value = value + residual[i, channel, lanes]
+                    y.store(self.epilogue.activate(T.bind(value)), i, channel, lanes)
+        # Nobody reads these lanes, but they must be finite.
+        for lane in range(vectors * tiling.width, self.tensor.lanes, tiling.width):
+            for i in range(rows):
+                zeros = T.Broadcast(T.float32(0), tiling.width)
+                y.store(zeros, i, channel, vector(T.int64(lane), tiling.width))
+
+    def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: range) -> None:
+        """Multiply and add for some vectors of the rows of a tile."""
+        problem, window, width = self.problem, self.window, self.tiling.width
+        (kh, kw), stride, dilation = problem.kernel, problem.stride[0], problem.dilation[0]
+        weights = flat(self.weight[channel, 0, 0, 0], kh * kw)
+        for i in range(rows * len(vectors)):
+            start = T.float32(0) if self.bias is None else self.bias[channel]
+            self.acc[i] = T.Broadcast(start, width)
+        for seen in range(window.rows(rows)):
+            users = [
+                (i, (seen - i * stride) // dilation)
+                for i in range(rows)
+                if (seen - i * stride) % dilation == 0 and 0 <= (seen - i * stride) // dilation < kh
+            ]
+            for dx in range(kw if users else 0):
+                for v, lane in enumerate(vectors):
+                    place = seen * window.row_pitch + window.offset(0, 0, dx) + lane * width
+                    source = T.bind(self.memory[vector(base + place, width)])
+                    for i, dy in users:
+                        factor = T.Broadcast(weights[dy * kw + dx], width)
+                        at = i * len(vectors) + v
+                        self.acc[at] = self.acc[at] + factor * source

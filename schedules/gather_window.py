@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.convolution import Window
-from tvm_sparse.schedules.buffers import flat, vector
+from tvm_sparse.schedules.buffers import vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tvm.ir import Expr
 
+    from tvm_sparse.schedules.stage import Panels
+
 LONGEST_UNROLLED = 8
 """Vectors of a plane from which on those that only hold image columns become a loop."""
 
 
 def gather_window(
-    x: Expr, memory: Expr, window: Window, image: Expr, first_row: Expr, channel: Expr, count: int
+    x: Panels,
+    memory: Expr,
+    window: Window,
+    image: Expr,
+    first_row: Expr,
+    rows: Expr,
+    channel: Expr,
+    count: int,
 ) -> None:
     """Copy `count` channels of some image rows into a window.
 
     Parameters
     ----------
-    x : Buffer
-        Panels ``[N * H, C, lanes_in]``.
+    x : Panels
+        The images.
     memory : Buffer
-        Flat, of `Window.size` floats for a whole number of rows.
+        Flat, of at least `Window.size` floats for the rows.
     window : Window
         How the rows are stored.
     image : Expr
         Number of the image in the batch.
-    first_row : Expr
-        Row of the image that becomes row 0 of the window; it, and others, may lie outside.
+    first_row, rows : Expr
+        Row of the image that becomes row 0 of the window, and how many; they may lie outside.
     channel : Expr
         First of the channels.
     count : int
         Number of channels, at most those of the window.
     """
     problem = window.problem
-    rows = (int(memory.shape[0]) - window.front - window.back) // window.row_pitch
     width = math.gcd(problem.lanes_in, window.width)
     zero = T.Broadcast(T.float32(0), width)
 
@@ -50,21 +58,21 @@ def gather_window(
         with T.serial(T.int64(0), T.int64(size // width)) as i:
             T.buffer_store(memory, zero, [vector(start + i * width, width)])
 
-    for start, size in ((0, window.front), (rows * window.row_pitch + window.front, window.back)):
-        if size:
-            fill_with_zeros(T.int64(start), size)
-    with T.serial(T.int64(0), T.int64(rows)) as row:
+    if window.front:
+        fill_with_zeros(T.int64(0), window.front)
+    if window.back:
+        fill_with_zeros(T.bind(rows * window.row_pitch + window.front), window.back)
+    with T.serial(T.int64(0), rows) as row:
         source_row = T.bind(first_row + row)
         start = T.bind(row * window.row_pitch + window.front)
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
-                source = flat(
-                    x[image * problem.height + source_row, channel, 0], count * problem.lanes_in
-                )
+                at = x.at(image, source_row)
+                source = x.flat(at, channel, T.int64(0), count * problem.lanes_in)
                 with T.serial(T.int64(0), T.int64(count)) as c:
                     first = c * problem.lanes_in
 
-                    def load(i: Expr | int, first: Expr = first, source: Expr = source) -> Expr:
+                    def load(i: Expr | int, first: Expr = first, source: Any = source) -> Expr:
                         return source[vector(first + i * width, width)]
 
                     for plane, origin in enumerate(window.origins):

@@ -15,13 +15,15 @@ visits all of its rows while a block of weights is in the cache.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.cost_model import dense_tiling
 from tvm_sparse.schedules.buffers import (
     FLOATS_PER_CACHE_LINE,
@@ -32,7 +34,8 @@ from tvm_sparse.schedules.buffers import (
     vector,
 )
 from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.row_blocks import row_end, visit_blocks
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -64,14 +67,8 @@ def linear(
 
     Parameters
     ----------
-    rows, lanes : int
-        Rows (panels) of the activations, and lanes of a row.
-    n, k : int
-        Output and input channels.
-    epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
-    cpu : CpuProfile
-        Gives the vector length and the register tile.
+    rows, lanes, n, k, epilogue, cpu
+        As `DenseLinear`.
 
     Returns
     -------
@@ -79,85 +76,122 @@ def linear(
         ``(x [rows, K, lanes], weight [blocks, K, NB], [bias [N]], [residual [rows, N, lanes]],
         y [rows, N, lanes])``, all float32, the weight from `pack_linear`.
     """
-    width = cpu.vector_width(lanes)
-    tiling = dense_tiling(n, cpu)
-    channels, vectors = tiling.channels, lanes // width
-    tile_rows = 1 if vectors > 1 else min(tiling.vectors, rows)
-    tiles = -(-rows // tile_rows)
-    blocks = -(-n // channels)
-    tiles_per_thread = tiles // cpu.cores if tiles % cpu.cores == 0 else tiles
-
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("linear")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", rows, k, lanes)
-        weight = argument("weight", blocks, k, channels)
-        bias = argument("bias", n) if epilogue.bias else None
-        residual = argument("residual", rows, n, lanes) if epilogue.residual else None
-        y = argument("y", rows, n, lanes)
-
-        def multiply(tile: list[tuple[int, int]]) -> None:
-            """Multiply and add for all (row, lane) vectors of a tile."""
-            panel = flat(x[first_row, 0, 0], tile_rows * k * lanes)
-            weights = flat(weight[block, 0, 0], k * channels)
-            for i in range(channels * len(tile)):
-                acc[i] = T.Broadcast(T.float32(0), width)
-            with T.serial(T.int64(0), T.int64(k)) as k_index:
-                starts = [k_index * lanes + (row * k * lanes + lane) for row, lane in tile]
-                for v, start in enumerate(starts):
-                    if v * width % FLOATS_PER_CACHE_LINE == 0:
-                        prefetch(panel[start + PANEL_AHEAD * lanes])
-                prefetch(weights[k_index * channels + WEIGHTS_AHEAD])
-                sources = [T.bind(panel[vector(start, width)]) for start in starts]
-                for c in range(channels):
-                    factor = T.bind(T.Broadcast(weights[k_index * channels + c], width))
-                    for v, source in enumerate(sources):
-                        i = c * len(tile) + v
-                        acc[i] = acc[i] + factor * source
-
-        def store(c: int, tile: list[tuple[int, int]]) -> None:
-            channel = block * channels + c
-            for v, (row, lane) in enumerate(tile):
-                value = acc[c * len(tile) + v]
-                place = [first_row + row, channel, vector(T.int64(lane), width)]
-                if bias is not None:
-                    value = value + T.Broadcast(bias[channel], width)
-                if residual is not None:
-                    value = value + residual[tuple(place)]
-                T.buffer_store(y, epilogue.activate(T.bind(value)), place)
-
-        def visit_rows(count: int) -> None:
-            for first in range(0, vectors, tiling.vectors):
-                piece = range(first, min(first + tiling.vectors, vectors))
-                tile = [(row, v * width) for row in range(count) for v in piece]
-                multiply(tile)
-                for c in range(channels):
-                    if c < n - (blocks - 1) * channels:
-                        store(c, tile)
-                    else:  # the last block has no such channel
-                        with T.If(block < blocks - 1), T.Then():
-                            store(c, tile)
-
-        jobs = T.parallel(T.int64(0), T.int64(blocks * tiles))
-        with jobs as job, T.sblock("linear"):
-            share = job // (tiles_per_thread * blocks) * tiles_per_thread
-            tile_index = T.axis.spatial(T.int64(tiles), share + job % tiles_per_thread)
-            block = T.axis.spatial(T.int64(blocks), job // tiles_per_thread % blocks)
-            first_row = tile_index * tile_rows if tile_rows > 1 else tile_index
-            own = slice(first_row, row_end(first_row, tile_rows, rows))
-            outputs = slice(block * channels, _end(block, channels, n))
-            T.reads(
-                x[own, 0:k, 0:lanes],
-                weight[block, 0:k, 0:channels],
-                *([] if bias is None else [bias[outputs]]),
-                *([] if residual is None else [residual[own, outputs, 0:lanes]]),
-            )
-            T.writes(y[own, outputs, 0:lanes])
-            acc = Registers(channels * tiling.vectors, width)
-            visit_blocks(tile_index, rows, tile_rows, visit_rows)
-    return builder.get()
+    return kernel(DenseLinear(1, rows, lanes, n, k, epilogue, cpu))
 
 
-def _end(block: Expr, channels: int, n: int) -> Expr:
-    end = block * channels + channels
-    return end if n % channels == 0 else T.min(end, T.int64(n))
+class DenseLinear(Stage):
+    """A dense linear layer.
+
+    Parameters
+    ----------
+    images, rows, lanes : int
+        Images or sequences, rows (panels) of each, and lanes of a row.
+    n, k : int
+        Output and input channels.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+    """
+
+    name = "linear"
+
+    def __init__(
+        self,
+        images: int,
+        rows: int,
+        lanes: int,
+        n: int,
+        k: int,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+    ) -> None:
+        self.epilogue = epilogue
+        self.width = cpu.vector_width(lanes)
+        self.tiling = dense_tiling(n, cpu)
+        self.vectors = lanes // self.width
+        self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
+        self.panels = {0: (self.source, RowMap())}
+        if epilogue.residual:
+            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
+        self.blocks = -(-n // self.tiling.channels)
+        tiles = images * -(-rows // self.tile)
+        if tiles % cpu.cores == 0:  # a thread visits all of its rows with a block of weights
+            self.row_block, self.chunks = -(-rows // self.tile // cpu.cores) * self.tile, 1
+        else:
+            self.row_block, self.chunks = rows, self.blocks
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the packed weight and the bias."""
+        self.x = panels(0)
+        depth, has_bias = self.source.channels, self.epilogue.bias
+        self.weight = argument("weight", self.blocks, depth, self.tiling.channels)
+        self.bias = argument("bias", self.tensor.channels) if has_bias else None
+        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the accumulators."""
+        self.acc = Registers(self.tiling.channels * self.tiling.vectors, self.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        with self.each_block(chunk) as block:
+            for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+                residual = self.residual.tile(image, row) if self.residual else None
+                self._visit_tile(
+                    block, count, self.x.tile(image, row), y.tile(image, row), residual
+                )
+
+    def each_block(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
+        """Open the loop over the blocks of weights, unless a chunk is one of them."""
+        if self.chunks > 1:
+            return self.each_chunk(chunk)
+        return T.serial(T.int64(0), T.int64(self.blocks))
+
+    def _visit_tile(self, block: Expr, rows: int, x: Tile, y: Tile, residual: Tile | None) -> None:
+        channels, n = self.tiling.channels, self.tensor.channels
+        for first in range(0, self.vectors, self.tiling.vectors):
+            piece = range(first, min(first + self.tiling.vectors, self.vectors))
+            tile = [(row, v * self.width) for row in range(rows) for v in piece]
+            self._multiply(block, tile, x)
+            for c in range(channels):
+                if c < n - (self.blocks - 1) * channels:
+                    self._store(c, block, tile, y, residual)
+                else:  # the last block has no such channel
+                    with T.If(block < self.blocks - 1), T.Then():
+                        self._store(c, block, tile, y, residual)
+
+    def _multiply(self, block: Expr, tile: list[tuple[int, int]], x: Tile) -> None:
+        """Multiply and add for all (row, lane) vectors of a tile."""
+        channels, width = self.tiling.channels, self.width
+        k, lanes = self.source.channels, self.source.lanes
+        panel = x.flat(0, 0, self.tile * k * lanes)
+        weights = flat(self.weight[block, 0, 0], k * channels)
+        for i in range(channels * len(tile)):
+            self.acc[i] = T.Broadcast(T.float32(0), width)
+        with T.serial(T.int64(0), T.int64(k)) as k_index:
+            starts = [k_index * lanes + (row * k * lanes + lane) for row, lane in tile]
+            for v, start in enumerate(starts):
+                if v * width % FLOATS_PER_CACHE_LINE == 0:
+                    prefetch(panel[start + PANEL_AHEAD * lanes])
+            prefetch(weights[k_index * channels + WEIGHTS_AHEAD])
+            sources = [T.bind(panel[vector(start, width)]) for start in starts]
+            for c in range(channels):
+                factor = T.bind(T.Broadcast(weights[k_index * channels + c], width))
+                for v, source in enumerate(sources):
+                    i = c * len(tile) + v
+                    self.acc[i] = self.acc[i] + factor * source
+
+    def _store(
+        self, c: int, block: Expr, tile: list[tuple[int, int]], y: Tile, residual: Tile | None
+    ) -> None:
+        channel = block * self.tiling.channels + c
+        for v, (row, lane) in enumerate(tile):
+            value = self.acc[c * len(tile) + v]
+            lanes = vector(T.int64(lane), self.width)
+            if self.bias is not None:
+                value = value + T.Broadcast(self.bias[channel], self.width)
+            if residual is not None:
+                value = value + residual[row, channel, lanes]
+            y.store(self.epilogue.activate(T.bind(value)), row, channel, lanes)

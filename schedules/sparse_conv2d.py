@@ -2,7 +2,7 @@
 
 The loops::
 
-    for image, block of output rows, chunk of output channels in parallel:
+    for image, run of output rows, chunk of output channels in parallel:
         for k_block:                         # input channels
             gather the input rows, padded with zeros, into a window that stays in L1
             for tile of the output rows:
@@ -19,18 +19,20 @@ non-zero is one offset. Gathering costs one pass over the input for all output c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.formats import SparseConvTiling, SparseLayout, sparse_window
-from tvm_sparse.schedules.buffers import Registers, argument, vector
+from tvm_sparse.schedules.buffers import Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import peel_ends, row_end, visit_blocks
-from tvm_sparse.schedules.sparse_walk import SparseArguments
+from tvm_sparse.schedules.row_blocks import each_tile, peel_ends
+from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -42,6 +44,24 @@ def sparse_conv2d(
     problem: Conv2d, tiling: SparseConvTiling, epilogue: Epilogue, cpu: CpuProfile
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a sparse convolution.
+
+    Parameters
+    ----------
+    problem, tiling, epilogue, cpu
+        As `SparseConv2d`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [N * H, C, lanes_in], indptr, channels, offsets, values, [bias [Co]],
+        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, activations float32, the
+        weight's arrays as `PackedSparse.from_conv2d` makes them.
+    """
+    return kernel(SparseConv2d(problem, tiling, epilogue, cpu))
+
+
+class SparseConv2d(Stage):
+    """A sparse convolution.
 
     It does not depend on where the non-zeros are, nor on how many there are, so layers of one
     shape and tiling share it.
@@ -56,111 +76,99 @@ def sparse_conv2d(
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the number of vector registers.
-
-    Returns
-    -------
-    PrimFunc
-        ``(x [N * H, C, lanes_in], indptr, channels, offsets, values, [bias [Co]],
-        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, activations float32, the
-        weight's arrays as `PackedSparse.from_conv2d` makes them.
     """
-    layout = SparseLayout.conv2d(problem, tiling)
-    window = sparse_window(problem, tiling)
-    n, lanes, width = layout.n, problem.lanes_out, tiling.width
-    vectors = window.vectors
-    # Besides the accumulators, registers hold a weight and, without memory operands, an input.
-    pieces = -(-vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
-    most_vectors = -(-vectors // pieces)
-    blocks = -(-problem.out_height // tiling.row_block)
-    out_rows = problem.batch * problem.out_height
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("sparse_conv2d")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", problem.batch * problem.height, problem.channels, problem.lanes_in)
-        weight = SparseArguments(layout, 1, width, epilogue)
-        residual = argument("residual", out_rows, n, lanes) if epilogue.residual else None
-        y = argument("y", out_rows, n, lanes)
+    name = "sparse_conv2d"
 
-        def visit_group(
-            row: Expr, count: int, k_block: Expr, g: Expr, is_first: bool, is_last: bool
-        ) -> None:
-            group = weight.group(chunk, k_block, g)
-            # Offsets count from `lead` floats before the rows, see `Window.offset`.
-            base = T.bind(row * window.out_row_pitch + (window.front - window.lead))
-            for first_vector in range(0, vectors, most_vectors):
-                piece = range(first_vector, min(first_vector + most_vectors, vectors))
-                tile = [(i, v * width) for i in range(count) for v in piece]
+    def __init__(
+        self, problem: Conv2d, tiling: SparseConvTiling, epilogue: Epilogue, cpu: CpuProfile
+    ) -> None:
+        self.problem, self.tiling, self.epilogue = problem, tiling, epilogue
+        self.layout = SparseLayout.conv2d(problem, tiling)
+        self.window = sparse_window(problem, tiling)
+        # Besides the accumulators, registers hold a weight and, without memory operands, an input.
+        vectors = self.window.vectors
+        pieces = -(-vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
+        self.most_vectors = -(-vectors // pieces)
+        self.tensor, source = problem.output, problem.input
+        self.panels = {0: (source, problem.rows_seen)}
+        if epilogue.residual:
+            self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
 
-                def place(
-                    channel: Expr, t: int, tile: list[tuple[int, int]] = tile
-                ) -> tuple[Expr, ...]:
-                    i, lane = tile[t]
-                    return first_row + row + i, channel, vector(T.int64(lane), width)
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the packed weight and the bias."""
+        self.x = panels(0)
+        self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue)
+        self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
 
-                group.multiply(
-                    acc,
-                    memory,
-                    [base + (i * window.out_row_pitch + lane) for i, lane in tile],
-                    y,
-                    residual,
-                    place,
-                    is_first,
-                    is_last,
-                )
-            if is_last:
-                store_zeros(row, count)
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the window and the accumulators."""
+        size = self.window.size(most_rows)
+        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        count = self.tiling.group * self.tiling.rows * self.most_vectors
+        self.acc = Registers(count, self.tiling.width)
 
-        def store_zeros(row: Expr, count: int) -> None:
-            """Fill the lanes that no vector covers: nobody reads them, but they must be finite."""
-            for lane in range(vectors * width, lanes, width):
-                zeros = T.Broadcast(T.float32(0), width)
-                rows = T.serial(T.int64(0), T.int64(count))
-                with rows as i, T.serial(T.int64(0), T.int64(layout.chunk_channels)) as c:
-                    channel = chunk * layout.chunk_channels + c
-                    T.buffer_store(y, zeros, [first_row + row + i, channel, vector(lane, width)])
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        problem, window = self.problem, self.window
+        source = T.bind(first * problem.stride[0] - problem.padding[0])
+        rows = T.bind(window.rows(end - first))
+        for low, high in peel_ends(self.layout.k_blocks):
+            with T.serial(T.int64(low), T.int64(high)) as k_block:
+                channel = k_block * window.channels
+                count = min(window.channels, problem.channels - low * window.channels)
+                gather_window(self.x, self.memory, window, image, source, rows, channel, count)
+                ends = (low == 0, high == self.layout.k_blocks)
+                with self.each_chunk(chunk) as own_chunk:
+                    for row, rows_of_tile in each_tile(first, end, self.tensor.rows, self.tile):
+                        tile = y.tile(image, row)
+                        residual = self.residual.tile(image, row) if self.residual else None
+                        base = T.bind((row - first) * window.out_row_pitch)
+                        with T.serial(T.int64(0), T.int64(self.layout.chunk_groups)) as g:
+                            group = self.weight.group(own_chunk, k_block, g)
+                            self._multiply(group, base, tile, residual, rows_of_tile, ends)
+                        if ends[1]:
+                            self._store_zeros(tile, own_chunk, rows_of_tile)
 
-        def visit_tile(row: Expr, count: int, k_block: Expr, ends: tuple[bool, bool]) -> None:
-            with T.serial(T.int64(0), T.int64(layout.chunk_groups)) as g:
-                visit_group(row, count, k_block, g, *ends)
+    def _multiply(
+        self,
+        group: SparseGroup,
+        base: Expr,
+        y: Tile,
+        residual: Tile | None,
+        rows: int,
+        ends: tuple[bool, bool],
+    ) -> None:
+        """Compute the channels of a group, for a tile of rows."""
+        window, width = self.window, self.tiling.width
+        # Offsets count from `lead` floats before the rows, see `Window.offset`.
+        base = base + (window.front - window.lead)
+        for first_vector in range(0, window.vectors, self.most_vectors):
+            piece = range(first_vector, min(first_vector + self.most_vectors, window.vectors))
+            tile = [(i, v * width) for i in range(rows) for v in piece]
 
-        def visit_rows(count: int) -> None:
-            for first, end in peel_ends(layout.k_blocks):
-                ends = (first == 0, end == layout.k_blocks)
-                with T.serial(T.int64(first), T.int64(end)) as k_block:
-                    channel = k_block * window.channels
-                    left = problem.channels - first * window.channels
-                    source = block * (tiling.row_block * problem.stride[0]) - problem.padding[0]
-                    gather_window(
-                        x, memory, window, image, source, channel, min(window.channels, left)
-                    )
-                    whole, rest = divmod(count, tiling.rows)
-                    if whole:
-                        with T.serial(T.int64(0), T.int64(whole)) as i:
-                            visit_tile(i * tiling.rows, tiling.rows, k_block, ends)
-                    if rest:
-                        visit_tile(T.int64(whole * tiling.rows), rest, k_block, ends)
+            def place(
+                channel: Expr, t: int, tile: list[tuple[int, int]] = tile
+            ) -> tuple[Expr | int, Expr, Expr]:
+                i, lane = tile[t]
+                return i, channel, vector(T.int64(lane), width)
 
-        jobs = T.parallel(T.int64(0), T.int64(problem.batch * blocks * tiling.chunks))
-        with jobs as job, T.sblock("sparse_conv2d"):
-            image = T.axis.spatial(T.int64(problem.batch), job // (blocks * tiling.chunks))
-            block = T.axis.spatial(T.int64(blocks), job // tiling.chunks % blocks)
-            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
-            first_row = image * problem.out_height + block * tiling.row_block
-            outputs = slice(
-                chunk * layout.chunk_channels, chunk * layout.chunk_channels + layout.chunk_channels
+            group.multiply(
+                self.acc,
+                self.memory,
+                [base + (i * window.out_row_pitch + lane) for i, lane in tile],
+                y,
+                residual,
+                place,
+                *ends,
             )
-            end = row_end(block * tiling.row_block, tiling.row_block, problem.out_height)
-            own = slice(first_row, image * problem.out_height + end)
-            seen = slice(image * problem.height, image * problem.height + problem.height)
-            T.reads(
-                x[seen, 0 : problem.channels, 0 : problem.lanes_in],
-                *weight.regions(),
-                *([] if residual is None else [residual[own, outputs, 0:lanes]]),
-            )
-            T.writes(y[own, outputs, 0:lanes])
-            size = window.size(tiling.row_block)
-            memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
-            acc = Registers(tiling.group * tiling.rows * most_vectors, width)
-            visit_blocks(block, problem.out_height, tiling.row_block, visit_rows)
-    return builder.get()
+
+    def _store_zeros(self, y: Tile, chunk: Expr, count: int) -> None:
+        """Fill the lanes that no vector covers: nobody reads them, but they must be finite."""
+        width, channels = self.tiling.width, self.layout.chunk_channels
+        for lane in range(self.window.vectors * width, self.tensor.lanes, width):
+            zeros = T.Broadcast(T.float32(0), width)
+            rows = T.serial(T.int64(0), T.int64(count))
+            with rows as i, T.serial(T.int64(0), T.int64(channels)) as c:
+                y.store(zeros, i, chunk * channels + c, vector(T.int64(lane), width))

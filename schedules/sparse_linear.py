@@ -2,7 +2,7 @@
 
 The loops::
 
-    for rows, chunk in parallel:         # some panels of lanes, a chunk of output channels
+    for tile of rows, chunk in parallel: # some panels of lanes, a chunk of output channels
         for k_block:                     # its part of the panel stays in L1
             for group:                   # R output channels
                 for piece of the lanes:  # V vectors; all of them if the registers suffice
@@ -21,27 +21,22 @@ loading a weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import tvm
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
-from tvm_sparse.schedules.buffers import (
-    FLOATS_PER_CACHE_LINE,
-    Registers,
-    argument,
-    flat,
-    prefetch,
-    vector,
-)
+from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.row_blocks import peel_ends, row_end, visit_blocks
-from tvm_sparse.schedules.sparse_walk import SparseArguments
+from tvm_sparse.schedules.row_blocks import each_tile, peel_ends
+from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
+    import tvm
     from tvm.ir import Expr
 
 
@@ -56,21 +51,10 @@ def sparse_linear(
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a sparse linear layer.
 
-    It does not depend on where the non-zeros are, nor on how many there are, so layers of one
-    shape and tiling share it.
-
     Parameters
     ----------
-    rows, lanes : int
-        Rows (panels) of the activations, and lanes of a row.
-    n, k : int
-        Output and input channels.
-    tiling : SparseTiling
-        How the weight was packed.
-    epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
-    cpu : CpuProfile
-        Gives the length and the number of vectors.
+    rows, lanes, n, k, tiling, epilogue, cpu
+        As `SparseLinear`.
 
     Returns
     -------
@@ -79,85 +63,136 @@ def sparse_linear(
         [residual [rows, N, lanes]], y [rows, N, lanes])``, activations float32, the weight's
         arrays as in `PackedSparse`.
     """
-    layout = SparseLayout.linear(n, k, lanes, tiling)
-    width = cpu.vector_width(lanes)
-    vectors = lanes // width
-    # Besides the accumulators, registers hold a weight and, without memory operands, an input.
-    pieces = -(-vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
-    most_vectors = -(-vectors // pieces)
-    blocks = -(-rows // tiling.rows)
-    # Larger activations come from the L3 cache; non-zeros touch them in no order that the
-    # processor could foresee, and without hints that takes 20 to 40 % more time. Outputs are
-    # asked for only if they cannot stay in L2, since a hint that is not needed costs up to 10 %.
-    l2_floats = cpu.l2_bytes // 4
+    return kernel(SparseLinear(1, rows, lanes, n, k, tiling, epilogue, cpu))
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("sparse_linear")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", rows, k, lanes)
-        weight = SparseArguments(layout, OFFSET_UNIT, width, epilogue)
-        residual = argument("residual", rows, n, lanes) if epilogue.residual else None
-        y = argument("y", rows, n, lanes)
 
-        def visit(count: int, k_block: Expr, g: Expr, is_first: bool, is_last: bool) -> None:
-            group = weight.group(chunk, k_block, g)
-            for first_vector in range(0, vectors, most_vectors):
-                lane = first_vector * width
-                piece = min(most_vectors, vectors - first_vector)
-                tile = [(i, v * width) for i in range(count) for v in range(piece)]
+class SparseLinear(Stage):
+    """A sparse linear layer.
 
-                def place(
-                    channel: Expr, t: int, lane: int = lane, tile: list[tuple[int, int]] = tile
-                ) -> tuple[Expr, ...]:
-                    return row + tile[t][0], channel, vector(T.int64(lane + tile[t][1]), width)
+    It does not depend on where the non-zeros are, nor on how many there are, so layers of one
+    shape and tiling share it.
 
-                group.multiply(
-                    acc,
-                    flat(x[row, k_block * tiling.k_block, lane], k * lanes),
-                    [i * k * lanes + v for i, v in tile],
-                    y,
-                    residual,
-                    place,
-                    is_first,
-                    is_last,
+    Parameters
+    ----------
+    images, rows, lanes : int
+        Images or sequences, rows (panels) of each, and lanes of a row.
+    n, k : int
+        Output and input channels.
+    tiling : SparseTiling
+        How the weight was packed.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the length and the number of vectors.
+    """
+
+    name = "sparse_linear"
+
+    def __init__(
+        self,
+        images: int,
+        rows: int,
+        lanes: int,
+        n: int,
+        k: int,
+        tiling: SparseTiling,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+    ) -> None:
+        self.tiling, self.epilogue = tiling, epilogue
+        self.layout = SparseLayout.linear(n, k, lanes, tiling)
+        self.width = cpu.vector_width(lanes)
+        self.vectors = lanes // self.width
+        # Besides the accumulators, registers hold a weight and, without memory operands, an input.
+        pieces = -(-self.vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
+        self.most_vectors = -(-self.vectors // pieces)
+        # Larger activations come from the L3 cache; non-zeros touch them in no order that the
+        # processor could foresee, and without hints that takes 20 to 40 % more time. Outputs are
+        # asked for only if they cannot stay in L2, since a hint that is not needed costs up to
+        # 10 %.
+        l2_floats = cpu.l2_bytes // 4
+        self.asks_for_inputs = images * rows * k * lanes > l2_floats // 2
+        self.asks_for_outputs = images * rows * n * lanes > l2_floats
+        self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
+        self.panels = {0: (self.source, RowMap())}
+        if epilogue.residual:
+            self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile = self.row_block = tiling.rows
+        self.chunks = tiling.chunks
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the packed weight and the bias."""
+        self.x = panels(0)
+        self.weight = SparseArguments(self.layout, OFFSET_UNIT, self.width, self.epilogue)
+        self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the accumulators."""
+        self.acc = Registers(self.tiling.group * self.tiling.rows * self.most_vectors, self.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+            x, out = self.x.tile(image, row), y.tile(image, row)
+            residual = self.residual.tile(image, row) if self.residual else None
+            with self.each_chunk(chunk) as own_chunk:
+                self._visit_tile(own_chunk, count, x, out, residual)
+
+    def _visit_tile(self, chunk: Expr, count: int, x: Tile, y: Tile, residual: Tile | None) -> None:
+        layout = self.layout
+        for low, high in peel_ends(layout.k_blocks):
+            k_blocks = T.serial(T.int64(low), T.int64(high))
+            groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
+            with k_blocks as k_block, groups as g:
+                if self.asks_for_inputs:
+                    depth = layout.block_columns
+                    self._prefetch_next(x, k_block * depth, depth, g, count)
+                if self.asks_for_outputs and low == 0:
+                    first_channel = chunk * layout.chunk_channels
+                    self._prefetch_next(y, first_channel, layout.chunk_channels, g, count)
+                group = self.weight.group(chunk, k_block, g)
+                self._multiply(
+                    group, k_block, count, x, y, residual, (low == 0, high == layout.k_blocks)
                 )
 
-        def visit_rows(count: int) -> None:
-            for first, end in peel_ends(layout.k_blocks):
-                k_blocks = T.serial(T.int64(first), T.int64(end))
-                groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
-                with k_blocks as k_block, groups as g:
-                    if rows * k * lanes > l2_floats // 2:
-                        depth = layout.block_columns
-                        prefetch_next(x, k_block * depth, depth, g, count)
-                    if rows * n * lanes > l2_floats and first == 0:
-                        first_channel = chunk * layout.chunk_channels
-                        prefetch_next(y, first_channel, layout.chunk_channels, g, count)
-                    visit(count, k_block, g, first == 0, end == layout.k_blocks)
+    def _multiply(
+        self,
+        group: SparseGroup,
+        k_block: Expr,
+        rows: int,
+        x: Tile,
+        y: Tile,
+        residual: Tile | None,
+        ends: tuple[bool, bool],
+    ) -> None:
+        """Compute the channels of a group, for a tile of rows."""
+        row_floats = self.source.channels * self.source.lanes
+        for first_vector in range(0, self.vectors, self.most_vectors):
+            lane = first_vector * self.width
+            piece = min(self.most_vectors, self.vectors - first_vector)
+            tile = [(i, v * self.width) for i in range(rows) for v in range(piece)]
 
-        def prefetch_next(panels: Expr, channel: Expr, size: int, g: Expr, count: int) -> None:
-            """Ask for some channels of the next rows, a share of them with every group."""
-            share = -(-size * lanes // FLOATS_PER_CACHE_LINE // layout.chunk_groups)
-            with T.serial(T.int64(0), T.int64(share)) as line:
-                lane = (g * share + line) * FLOATS_PER_CACHE_LINE
-                for i in range(count):
-                    prefetch(panels[row + tiling.rows + i, channel, lane])
+            def place(
+                channel: Expr, t: int, lane: int = lane, tile: list[tuple[int, int]] = tile
+            ) -> tuple[Expr | int, Expr, Expr]:
+                i, ahead = tile[t]
+                return i, channel, vector(T.int64(lane + ahead), self.width)
 
-        jobs = T.parallel(T.int64(0), T.int64(tiling.chunks * blocks))
-        with jobs as job, T.sblock("sparse_linear"):
-            block = T.axis.spatial(T.int64(blocks), job // tiling.chunks)
-            chunk = T.axis.spatial(T.int64(tiling.chunks), job % tiling.chunks)
-            row = block * tiling.rows if tiling.rows > 1 else block
-            outputs = slice(
-                chunk * layout.chunk_channels, chunk * layout.chunk_channels + layout.chunk_channels
+            group.multiply(
+                self.acc,
+                x.flat(k_block * self.tiling.k_block, lane, row_floats),
+                [i * row_floats + ahead for i, ahead in tile],
+                y,
+                residual,
+                place,
+                *ends,
             )
-            own = slice(row, row_end(row, tiling.rows, rows))
-            T.reads(
-                x[own, 0:k, 0:lanes],
-                *weight.regions(),
-                *([] if residual is None else [residual[own, outputs, 0:lanes]]),
-            )
-            T.writes(y[own, outputs, 0:lanes])
-            acc = Registers(tiling.group * tiling.rows * most_vectors, width)
-            visit_blocks(block, rows, tiling.rows, visit_rows)
-    return builder.get()
+
+    def _prefetch_next(self, panels: Tile, channel: Expr, size: int, g: Expr, count: int) -> None:
+        """Ask for some channels of the next rows, a share of them with every group."""
+        lines = size * self.tensor.lanes // FLOATS_PER_CACHE_LINE
+        share = -(-lines // self.layout.chunk_groups)
+        with T.serial(T.int64(0), T.int64(share)) as line:
+            lane = (g * share + line) * FLOATS_PER_CACHE_LINE
+            for i in range(count):
+                panels.prefetch(self.tile + i, channel, lane)

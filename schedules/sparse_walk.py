@@ -8,7 +8,7 @@ the units idle.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm.tirx.script import builder as T
@@ -19,6 +19,8 @@ from tvm_sparse.schedules.epilogue import Epilogue
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
+
+    from tvm_sparse.schedules.stage import Tile
 
 PREFETCH_DISTANCE = 512
 """Slots by which weights are asked for ahead of their use. They are read once per row of
@@ -53,17 +55,6 @@ class SparseArguments:
         self.values = argument("values", self.slots)
         self.bias = argument("bias", layout.n) if epilogue.bias else None
 
-    def regions(self) -> list[Expr]:
-        """Return what a block reads of them: everything."""
-        layout = self.layout
-        return [
-            self.indptr[0 : layout.groups + 1],
-            self.channels[0 : layout.groups * layout.tiling.group],
-            self.offsets[0 : self.slots],
-            self.values[0 : self.slots],
-            *([] if self.bias is None else [self.bias[0 : layout.n]]),
-        ]
-
     def group(self, chunk: Expr, k_block: Expr, g: Expr) -> SparseGroup:
         """Begin the work on a group of a (chunk, K block)."""
         layout = self.layout
@@ -88,10 +79,10 @@ class SparseGroup:
     def multiply(
         self,
         acc: Registers,
-        inputs: Expr,
+        inputs: Any,
         displacements: Sequence[int | Expr],
-        out: Expr,
-        residual: Expr | None,
+        out: Tile,
+        residual: Tile | None,
         place: Callable[[Expr, int], Sequence[Expr]],
         is_first: bool,
         is_last: bool,
@@ -102,11 +93,11 @@ class SparseGroup:
         ----------
         acc : Registers
             At least group times vectors accumulators.
-        inputs : Buffer
+        inputs : Buffer or view of Panels
             Flat memory that the offsets point into.
         displacements : sequence of int or Expr
             Distance of every vector from the place that an offset gives, in floats.
-        out, residual : Buffer
+        out, residual : Tile
             The outputs, which keep the partial sums of K blocks, and what is added to them.
         place : callable
             ``place(channel, v)`` is the index of vector `v` of a channel in both.
@@ -133,7 +124,7 @@ class SparseGroup:
                 acc[i] = acc[i] + residual[here]
         for i, here in enumerate(places):
             value = epilogue.activate(T.bind(acc[i])) if is_last else acc[i]
-            T.buffer_store(out, value, list(here))
+            out.store(value, *here)
 
     def _load_step(self, step: Expr) -> Iterator[tuple[Expr, Expr]]:
         """Load every channel's next non-zero: its offset in floats, its weight in all lanes.

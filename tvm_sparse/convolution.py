@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tvm_sparse.columns import RowMap, Tensor
+
 
 @dataclass(frozen=True)
 class Conv2d:
@@ -66,6 +68,22 @@ class Conv2d:
         _, left, _, right = self.padding
         reach = (self.kernel[1] - 1) * self.dilation[1] + 1
         return (self.width + left + right - reach) // self.stride[1] + 1
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees."""
+        reach = (self.kernel[0] - 1) * self.dilation[0] + 1
+        return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
 
     @property
     def is_linear(self) -> bool:
