@@ -1,0 +1,126 @@
+"""What the cost model must get right whatever its constants: comparisons, not times."""
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_sparse.column_cost_model import (
+    best_plan,
+    candidates,
+    predict,
+    predict_alone,
+    scratch_bytes,
+)
+from tvm_sparse.columns import ColumnPlan, Edge, RegionShape, RowMap, StageShape, Tensor, halo_share
+from tvm_sparse.memory_traffic import Distance, caches
+from tvm_sparse.targets import PROFILES, profile
+
+WINDOW = RowMap(before=1, after=2)
+CPU = dataclasses.replace(profile("haswell"), cores=2)
+
+
+def chain(
+    depth: int, height: int, channels: int, lanes: int, images=1, weight_bytes=4096, seen=WINDOW
+) -> RegionShape:
+    """Layers of three multiply-adds per value read, which is little."""
+    tensor = Tensor(images, height, channels, lanes)
+    stages = [
+        StageShape("conv", tensor, (Edge(i - 1, seen),), 1, tensor.bytes / 4, weight_bytes)
+        for i in range(depth)
+    ]
+    return RegionShape(tuple(stages), (tensor,), (depth - 1,))
+
+
+def alone(region: RegionShape) -> RegionShape:
+    """Return the first layer as a region."""
+    return dataclasses.replace(region, stages=region.stages[:1], outputs=(0,))
+
+
+@given(
+    own=st.floats(0, 1e10),
+    others=st.floats(1, 64),
+    name=st.sampled_from(list(PROFILES)),
+)
+def test_every_byte_is_somewhere_and_farther_after_more_others(own, others, name):
+    here = caches(profile(name))
+    shares = here.levels(Distance(own, own * others))
+    assert sum(shares) == pytest.approx(1) and min(shares) >= 0
+    later = here.levels(Distance(2 * own, 2 * own * others))
+    assert all(sum(later[:n]) <= sum(shares[:n]) + 1e-9 for n in range(4))
+
+
+def test_fused_layers_leave_out_the_traffic_between_them():
+    region = chain(3, 320, 32, 320)
+    cpu = dataclasses.replace(profile("skylake-avx512"), cores=2)
+    plan, fused = best_plan(region, cpu)
+    apart = predict_alone(alone(region), cpu)
+    assert sum(fused.bytes_moved[2:]) < sum(apart.bytes_moved[2:]) * 3 / 2
+    assert fused.seconds < 3 * apart.seconds
+    assert fused.scratch_bytes <= cpu.l2_bytes and plan.column_rows >= 32
+
+
+def test_an_operator_costs_the_same_as_a_region_of_one():
+    region = chain(1, 320, 32, 320)
+    as_region = predict(region, ColumnPlan(160, 160), CPU)
+    as_kernel = predict_alone(region, CPU)
+    assert as_region.seconds == pytest.approx(as_kernel.seconds, rel=0.02)
+
+
+def test_large_weights_want_long_steps_or_no_region():
+    region = chain(4, 16, 64, 16, weight_bytes=CPU.l2_bytes // 2, seen=RowMap())
+    short, long = (predict(region, ColumnPlan(8, rows), CPU).seconds for rows in (1, 8))
+    assert long < short
+    fused = best_plan(region, CPU)[1].seconds
+    assert 4 * predict_alone(alone(region), CPU).seconds < fused + 4 * 5e-6
+
+
+def test_threads_wait_for_the_one_with_most_columns():
+    region = chain(2, 96, 8, 32, seen=RowMap())
+    three = predict(region, ColumnPlan(32, 32), CPU)
+    one = predict(region, ColumnPlan(32, 32), dataclasses.replace(CPU, cores=3))
+    assert three.compute_seconds == pytest.approx(2 * one.compute_seconds)
+    assert three.columns == 3
+
+
+def test_uneven_columns_of_several_images():
+    region = chain(2, 50, 8, 32, images=3)
+    prediction = predict(region, ColumnPlan(20, 20), CPU)
+    assert prediction.columns == 9
+    one = predict(region, ColumnPlan(20, 20), dataclasses.replace(CPU, cores=1))
+    assert one.compute_seconds / 2 < prediction.compute_seconds < one.compute_seconds
+
+
+@pytest.mark.parametrize("plan", [ColumnPlan(40, 4), ColumnPlan(40, 8, "recompute")])
+def test_the_halo_is_the_one_that_runs(plan):
+    region = chain(3, 200, 8, 32)
+    assert predict(region, plan, CPU).halo_share == pytest.approx(halo_share(region, plan))
+
+
+@pytest.mark.parametrize(("height", "cores"), [(1, 4), (7, 2), (7, 64), (320, 16)])
+def test_candidates_keep_the_cores_busy_and_fit_the_cache(height, cores):
+    cpu = dataclasses.replace(CPU, cores=cores)
+    region = chain(3, height, 32, 32)
+    plans = list(candidates(region, cpu))
+    assert plans
+    for plan in plans:
+        assert plan.columns(region) >= min(cores, height)
+        assert scratch_bytes(region, plan) <= cpu.l2_bytes
+
+
+def test_scratch_that_never_fits_still_has_a_plan():
+    region = chain(3, 8, 512, 512)
+    plan, prediction = best_plan(region, CPU, "recompute")
+    assert prediction.scratch_bytes > CPU.l2_bytes
+    assert plan == ColumnPlan(4, 1, "recompute") and math.isfinite(prediction.seconds)
+
+
+def test_keys_and_values_are_read_whole_in_every_step():
+    tokens, keys = Tensor(1, 32, 64, 16), Tensor(1, 32, 64, 16)
+    stage = StageShape("attention", tokens, (Edge(-1, RowMap()), Edge(-2, None)), 1, 1e5)
+    region = RegionShape((stage,), (tokens, keys), (0,))
+    often, once = (predict(region, ColumnPlan(16, rows), CPU) for rows in (1, 16))
+    more = sum(often.bytes_moved) - sum(once.bytes_moved)
+    assert more == pytest.approx((32 - 2) * keys.bytes)

@@ -1,0 +1,342 @@
+"""What a region costs under a plan, and which plan is the cheapest, for any CPU profile.
+
+In every step of a column each stage runs once. A run costs compute cycles, and the traffic of what
+it reads and writes. How far away these bytes are follows from what the core has touched since it
+used them last: the rows that the stage before has just written are near, the weights were last read
+a step ago, an input of the region when the region before wrote it. A single operator is a region of
+one stage, so that fused and unfused execution are compared by the same measure.
+
+Nothing here touches the CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_sparse.columns import (
+    ColumnPlan,
+    Overlap,
+    RegionShape,
+    RowMap,
+    Tensor,
+    rows_needed,
+    typical_columns,
+)
+from tvm_sparse.memory_traffic import Caches, Distance, Traffic, caches
+from tvm_sparse.targets import CpuProfile
+
+HIDDEN_SHARE = 0.5
+"""Share of the shorter one of computing and moving data that hides behind the longer one."""
+
+LAUNCH_SECONDS = 5e-6
+"""To start a parallel loop and to wait for its last thread."""
+
+RUN_CYCLES = 150.0
+"""To start a run of a stage: bounds of its rows, pointers, the first turns of its loops."""
+
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Steps, in tiles of the last stage, that are considered besides whole columns."""
+
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a region is expected to cost.
+
+    Attributes
+    ----------
+    seconds : float
+        Time of the region.
+    compute_seconds, traffic_seconds : float
+        Of the busiest core, each as if the other took no time.
+    bytes_moved : tuple of float
+        What all cores read and write in L1, L2, L3 and memory.
+    scratch_bytes : int
+        Rows of intermediate results that a core keeps.
+    working_set_bytes : int
+        What a core touches in a step: rows, weights, and the region's inputs and outputs.
+    halo_share : float
+        Compute cycles of rows that are computed again, as a share of all without.
+    columns : int
+        Columns of all images.
+    """
+
+    seconds: float
+    compute_seconds: float
+    traffic_seconds: float
+    bytes_moved: tuple[float, ...]
+    scratch_bytes: int
+    working_set_bytes: int
+    halo_share: float
+    columns: int
+
+
+def predict(region: RegionShape, plan: ColumnPlan, cpu: CpuProfile) -> Prediction:
+    """Return what `region` costs when its columns share the cores.
+
+    Parameters
+    ----------
+    region : RegionShape
+        Stages with their compute cycles.
+    plan : ColumnPlan
+        Columns and steps, in whole tiles of the last stage.
+    cpu : CpuProfile
+        All of its cores take part.
+    """
+    columns = region.images * plan.columns(region)
+    share = -(-columns // cpu.cores)  # of a thread; the last ones may have less
+    kinds = [
+        (_Column(region, plan, column, caches(cpu)), count)
+        for column, count in typical_columns(region, plan)
+    ]
+    clock_hz = cpu.memory_system.clock_hz
+    costs = [(column.cost(clock_hz, cold=1 / share), count) for column, count in kinds]
+    starts = [*range(0, columns, share), columns]
+    work = np.diff([_first_columns(costs, start) for start in starts], axis=0)
+    busiest = max(work, key=lambda cost: cost[0])
+    return _prediction(
+        busiest,
+        work.sum(axis=0),
+        scratch_bytes=scratch_bytes(region, plan),
+        working_set_bytes=round(max(column.step_bytes for column, _ in kinds)),
+        halo_share=_halo_share(region, kinds),
+        columns=columns,
+    )
+
+
+def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:
+    """Return what a region of one stage costs as a kernel of its own.
+
+    Such kernels cut channels, too, where the rows are too few: cores get equal shares.
+    """
+    (stage,) = region.stages
+    height = stage.tensor.rows
+    image = _Column(region, ColumnPlan(height, height), 0, caches(cpu))
+    cold = min(cpu.cores / region.images, 1.0)
+    work = region.images * image.cost(cpu.memory_system.clock_hz, cold)
+    return _prediction(
+        work / cpu.cores,
+        work,
+        scratch_bytes=0,
+        working_set_bytes=round(image.step_bytes / cpu.cores),
+        halo_share=0.0,
+        columns=max(region.images, cpu.cores),
+    )
+
+
+def best_plan(
+    region: RegionShape, cpu: CpuProfile, overlap: Overlap | Literal["auto"] = "auto"
+) -> tuple[ColumnPlan, Prediction]:
+    """Return the plan that is expected to be the fastest, and its cost.
+
+    Parameters
+    ----------
+    region : RegionShape
+        What to cut.
+    cpu : CpuProfile
+        For which processor.
+    overlap : str
+        ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
+    """
+    overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
+    plans = [(plan, predict(region, plan, cpu)) for plan in candidates(region, cpu, overlaps)]
+    return min(plans, key=lambda pair: pair[1].seconds)
+
+
+def candidates(
+    region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap] = ("carry", "recompute")
+) -> Iterator[ColumnPlan]:
+    """Yield the plans worth a prediction; at least one.
+
+    Not those with fewer columns than could keep the cores busy, nor those with more scratch memory
+    than the L2 cache holds.
+    """
+    tile = region.stages[-1].tile
+    tiles = -(-region.height // tile)
+    busy = min(cpu.cores, tiles * region.images)
+    sizes = {-(-tiles // count) for count in range(1, tiles + 1)}
+    sizes = {size for size in sizes if region.images * -(-tiles // size) >= busy}
+    found = False
+    for size in sorted(sizes, reverse=True):
+        for step in [*(step for step in STEPS if step < size), size]:
+            for overlap in overlaps if step < size else overlaps[:1]:
+                plan = ColumnPlan(size * tile, step * tile, overlap)
+                if scratch_bytes(region, plan) <= cpu.l2_bytes:
+                    found = True
+                    yield plan
+    if not found:
+        yield ColumnPlan(max(sizes) * tile, tile, overlaps[0])
+
+
+def scratch_bytes(region: RegionShape, plan: ColumnPlan) -> int:
+    """Return about the bytes of intermediate results that a core keeps: rows of a middle step."""
+    start = plan.columns(region) // 2 * plan.column_rows
+    start += plan.steps() // 2 * plan.step_rows
+    end = min(start + plan.step_rows, region.height)
+    needed = rows_needed(region, min(start, end - 1), end)
+    return sum(
+        (high - low) * stage.tensor.row_bytes
+        for i, (stage, (low, high)) in enumerate(zip(region.stages, needed, strict=True))
+        if i not in region.outputs
+    )
+
+
+class _Column:
+    """The work of one column, all of whose steps are taken to be alike.
+
+    Attributes
+    ----------
+    steps : int
+        How many.
+    rows : list of float
+        Rows that each stage computes in a step.
+    step_bytes : float
+        What a step touches.
+    """
+
+    def __init__(self, region: RegionShape, plan: ColumnPlan, column: int, caches: Caches) -> None:
+        self._region, self._caches = region, caches
+        start = column * plan.column_rows
+        end = min(start + plan.column_rows, region.height)
+        self.steps = -(-(end - start) // plan.step_rows)
+        self.rows = [rows / self.steps for rows in _rows_computed(region, plan, start, end)]
+        # Of the stages that read an input of the region, the first one brings its rows near.
+        self._first_readers: dict[int, int] = {}
+        touched = []
+        for i, stage in enumerate(region.stages):
+            size = stage.weight_bytes + self.rows[i] * stage.tensor.row_bytes
+            for edge in stage.edges:
+                if edge.source < 0 and edge.source not in self._first_readers:
+                    self._first_readers[edge.source] = i
+                    source = region.inputs[-1 - edge.source]
+                    size += _rows_read(edge.rows, self.rows[i], source)[0] * source.row_bytes
+            touched.append(size)
+        self._touched = touched
+        self._before = [0.0, *itertools.accumulate(touched)]
+        self.step_bytes = self._before[-1]
+
+    def cost(self, clock_hz: float, cold: float) -> Vector:
+        """Return seconds, those of computing, those of traffic, and the bytes from each level.
+
+        Parameters
+        ----------
+        clock_hz : float
+            Cycles a second.
+        cold : float
+            Share of these columns that are the first of their thread.
+        """
+        total = np.zeros(7)
+        for i, stage in enumerate(self._region.stages):
+            every_row = stage.tensor.images * stage.tensor.rows
+            compute = (stage.cycles * self.rows[i] / every_row + RUN_CYCLES) / clock_hz
+            traffic = Traffic(self._caches)
+            self._read_weights(i, cold / self.steps, traffic)
+            self._read_operands(i, traffic)
+            self._write_result(i, traffic)
+            longer, shorter = max(compute, traffic.seconds), min(compute, traffic.seconds)
+            seconds = longer + (1 - HIDDEN_SHARE) * shorter
+            total += (seconds, compute, traffic.seconds, *traffic.moved)
+        return self.steps * total
+
+    def _read_weights(self, i: int, cold: float, traffic: Traffic) -> None:
+        """Every tile of rows reads them; a share `cold` of steps after all else in the network."""
+        size = self._region.stages[i].weight_bytes
+        tiles = max(self.rows[i] / self._region.stages[i].tile, 1.0)
+        again = size + (self._touched[i] - size) / tiles
+        # All cores read the same.
+        traffic.read(size * cold, Distance(math.inf, self.step_bytes))
+        traffic.read(size * (1 - cold), Distance(self.step_bytes, self.step_bytes))
+        traffic.read(size * (tiles - 1), Distance(again, again))
+
+    def _read_operands(self, i: int, traffic: Traffic) -> None:
+        """Rows that are new in this step come from the one who made them, others from the last."""
+        for edge in self._region.stages[i].edges:
+            is_input = edge.source < 0
+            if is_input:
+                source = self._region.inputs[-1 - edge.source]
+                maker = self._first_readers[edge.source]
+            else:
+                source = self._region.stages[edge.source].tensor
+                maker = edge.source
+            new, again = _rows_read(edge.rows, self.rows[i], source)
+            if not is_input or maker < i:
+                distance = self._private(self._before[i + 1] - self._before[maker])
+            elif edge.rows is None:  # in every step, and by all cores
+                image = source.bytes / source.images + self.step_bytes
+                distance = Distance(image, source.bytes + self.step_bytes)
+            else:
+                distance = self._outside(source)
+            traffic.read(new * source.row_bytes, distance)
+            traffic.read(again * source.row_bytes, self._private(self.step_bytes))
+
+    def _write_result(self, i: int, traffic: Traffic) -> None:
+        tensor = self._region.stages[i].tensor
+        is_stored = i in self._region.outputs
+        distance = self._outside(tensor) if is_stored else self._private(self.step_bytes)
+        traffic.write(self.rows[i] * tensor.row_bytes, distance)
+
+    def _private(self, own: float) -> Distance:
+        return Distance(own, own * self._caches.cores)
+
+    def _outside(self, tensor: Tensor) -> Distance:
+        """All of a tensor is touched between two regions, by each core its share."""
+        return Distance(max(tensor.bytes / self._caches.cores, self.step_bytes), tensor.bytes)
+
+
+def _rows_computed(region: RegionShape, plan: ColumnPlan, start: int, end: int) -> list[int]:
+    """Return the rows that each stage computes in the column of rows ``[start, end)``."""
+    if plan.overlap == "carry":
+        return [high - low for low, high in rows_needed(region, start, end)]
+    steps = range(start, end, plan.step_rows)
+    total = [0] * len(region.stages)
+    # The first and the last step may be at the image's border; those between are alike.
+    for first, count in ((steps[0], 1), (steps[-1], 1), (steps[len(steps) // 2], len(steps) - 2)):
+        needed = rows_needed(region, first, min(first + plan.step_rows, end))
+        total = [t + count * (high - low) for t, (low, high) in zip(total, needed, strict=True)]
+    return total
+
+
+def _rows_read(seen: RowMap | None, rows: float, source: Tensor) -> tuple[float, float]:
+    """Return the rows of an operand read for `rows` rows: new ones, and some of the step before."""
+    if seen is None:
+        return source.rows, 0.0
+    window, advance = seen.before + seen.after, seen.stride / seen.factor
+    if window <= advance:
+        return rows * window, 0.0
+    return rows * advance, window - advance
+
+
+def _halo_share(region: RegionShape, columns: Sequence[tuple[_Column, int]]) -> float:
+    spent = sum(
+        count * column.steps * stage.cycles * rows / stage.tensor.rows
+        for column, count in columns
+        for stage, rows in zip(region.stages, column.rows, strict=True)
+    )
+    once = sum(stage.cycles for stage in region.stages)
+    return spent / once - 1 if once else 0.0
+
+
+def _first_columns(costs: Sequence[tuple[Vector, int]], columns: int) -> Vector:
+    """Return the cost of the first `columns` columns of all images."""
+    image = sum(count for _, count in costs)
+    images, left = divmod(columns, image)
+    total = np.zeros(7)
+    for cost, count in costs:
+        total += cost * (images * count + min(left, count))
+        left -= min(left, count)
+    return total
+
+
+def _prediction(busiest: Vector, work: Vector, columns: int, **sizes: Any) -> Prediction:
+    launch = LAUNCH_SECONDS if columns > 1 else 0.0
+    seconds, compute, traffic = (float(part) for part in busiest[:3])
+    moved = tuple(float(count) for count in work[3:])
+    return Prediction(seconds + launch, compute, traffic, moved, columns=columns, **sizes)
