@@ -171,7 +171,7 @@ class _Distances:
         return self._read(_ahead(index, self._start))
 
 
-def _ahead(index: Expr | int, by: Expr | int) -> Expr:
+def _ahead(index: Any, by: Expr | int) -> Expr:
     """Add to an index, or to the start of a Ramp."""
     base = getattr(index, "base", None)
     if base is None:
@@ -212,8 +212,7 @@ class Stage(ABC):
         Called inside the function, before `allocate` and `compute`.
         """
 
-    @abstractmethod
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self, most_rows: int) -> None:  # noqa: B027  (most stages need nothing)
         """Allocate memory for runs of at most that many rows, inside of a block."""
 
     @abstractmethod
@@ -241,6 +240,14 @@ class Stage(ABC):
     def work(self) -> int:
         """Return about how many values it touches; few of them are not worth several threads."""
         return PARALLEL_ELEMENTS
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows of all images, summed over cores."""
+        return 0.0
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of constants that every run reads."""
+        return 0
 
 
 def extents(tensor: Tensor) -> tuple[int, int, int]:

@@ -13,12 +13,18 @@ import onnx
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import Row, RowMap, Tensor, round_up
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.schedules.buffers import argument
+from tvm_sparse.schedules.stage import Panels, RollingPanels, Stage, TensorPanels, extents
 from tvm_sparse.targets import CpuProfile, native
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
+    from tvm.ir import Expr
 
 Emit = Callable[[relax.Expr], relax.Var]
 
@@ -148,6 +154,64 @@ def run_kernel(
     y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
     kernel(*[tvm.runtime.tensor(x) for x in inputs], y)
     return y.numpy()
+
+
+def rolling_kernel(stage: Stage, run_rows: int) -> tvm.tirx.PrimFunc:
+    """Make a kernel that computes a stage as a region does: run by run, in scratch memory.
+
+    For each run of about `run_rows` rows, the rows of the operands that it sees are copied to
+    scratch memory that holds no more than those, and its result from there; parameters as of
+    `tvm_sparse.schedules.stage.kernel`.
+    """
+    result = stage.tensor
+    run = min(round_up(run_rows, stage.tile), round_up(result.rows, stage.tile))
+    starts = range(0, result.rows, run)
+    rolling: list[tuple[TensorPanels, RollingPanels, RowMap]] = []
+
+    def scratch(tensor: Tensor, rows: int) -> RollingPanels:
+        capacity = round_up(rows, stage.tile)
+        size = T.int64(capacity * tensor.channels * tensor.lanes)
+        return RollingPanels(tensor, T.sblock_alloc_buffer((size,), "float32"), capacity)
+
+    def operand(i: int) -> Panels:
+        tensor, seen = stage.panels[i]
+        outside = TensorPanels(tensor, argument(f"x{i}", *extents(tensor)))
+        if seen is None:
+            return outside
+        every = [visible(seen, tensor, first, min(first + run, result.rows)) for first in starts]
+        inside = scratch(tensor, max(end - first for first, end in every))
+        rolling.append((outside, inside, seen))
+        return inside
+
+    def visible(seen: RowMap, tensor: Tensor, first: Row, end: Row) -> tuple[Row, Row]:
+        is_known = isinstance(first, int)
+        low, high = (max, min) if is_known else (T.max, T.min)
+        return low(seen.first(first), 0), high(seen.end(end), tensor.rows)
+
+    def copy(source: Panels, target: Panels, image: Expr, first: Expr, end: Expr) -> None:
+        tensor = source.tensor
+        rows = T.serial(T.int64(0), end - first)
+        with rows as i, T.grid(T.int64(tensor.channels), T.int64(tensor.lanes)) as (c, lane):
+            place = source.at(image, first + i)
+            target.store(source[place, c, lane], target.at(image, first + i), c, lane)
+
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        stage.declare(operand)
+        outside = TensorPanels(result, argument("y", *extents(result)))
+        inside = scratch(result, run)
+        jobs = T.grid(T.int64(result.images), T.int64(len(starts)))
+        with jobs as (image, job), T.sblock(stage.name):
+            T.reads()
+            T.writes(outside.buffer[tuple(slice(0, extent) for extent in extents(result))])
+            first = T.bind(job * run)
+            end = T.bind(T.min(first + run, T.int64(result.rows)))
+            for source, target, seen in rolling:
+                copy(source, target, image, *visible(seen, source.tensor, first, end))
+            stage.allocate(min(run, result.rows))
+            stage.compute(inside, image, first, end, None)
+            copy(inside, outside, image, first, end)
+    return builder.get()
 
 
 def assembly(func: tvm.tirx.PrimFunc, cpu: CpuProfile) -> str:

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm_sparse.columns import Tensor
+from tvm_sparse.schedules.slice_channels import SliceChannels, slice_channels
+from tvm_sparse.targets import native
+from tvm_sparse.testing import rolling_kernel, run_kernel
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    sizes=st.tuples(*(st.integers(1, n) for n in (2, 7, 9))),
+    cuts=st.tuples(st.integers(0, 8), st.integers(1, 9)),
+    lanes=st.sampled_from([8, 24, 144]),
+    run_rows=st.integers(1, 4),
+)
+def test_a_range_of_channels(sizes, cuts, lanes, run_rows):
+    source = Tensor(*sizes, lanes)
+    begin = min(cuts[0], source.channels - 1)
+    end = min(begin + cuts[1], source.channels)
+    shape = (source.images * source.rows, source.channels, lanes)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    want = x[:, begin:end]
+    stage = SliceChannels(source, begin, end, native())
+    for func in (slice_channels(source, begin, end, native()), rolling_kernel(stage, run_rows)):
+        np.testing.assert_array_equal(run_kernel(func, [x], want.shape), want)
+
+
+def test_channels_that_are_not_there():
+    with pytest.raises(ValueError, match="channels 2 to 5 are not in"):
+        SliceChannels(Tensor(1, 4, 4, 8), 2, 5, native())
