@@ -63,7 +63,7 @@ def _latency_row(comparison: Comparison, measurement: Measurement) -> list[str]:
         f"{ratio.low:.2f}-{ratio.high:.2f}" if ratio else "",
         f"{share:.0%}" if share is not None else "",
         f"{error:.0e}" if error is not None else "",
-        f"{measurement.peak_bytes / 1e6:.0f}",
+        f"{measurement.peak_bytes / 1e6:.0f}" if measurement.peak_bytes else "",
     ]
 
 

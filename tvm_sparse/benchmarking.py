@@ -119,7 +119,8 @@ class Comparison:
     work : MultiplyAdds or None
         Multiply-adds of one inference; None if only a library was given.
     fma_peak : float
-        Peak of one core in floating-point operations a second, two for a multiply-add.
+        Peak of one core in floating-point operations a second, two for a multiply-add; zero if it
+        is not known.
     """
 
     model: str
@@ -145,7 +146,7 @@ class Comparison:
     def share_of_peak(self, engine: str) -> float | None:
         """Return useful operations (at non-zero weights) a second over the threads' FMA peak."""
         measurement = self[engine]
-        if self.work is None or not measurement.rounds:
+        if self.work is None or not measurement.rounds or not self.fma_peak:
             return None
         rate = 2 * self.work.nonzero / measurement.minimum
         return rate / (self.fma_peak * self.threads)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_sparse.errors import LibraryError, TvmSparseError
+from tvm_sparse.errors import LibraryError, RemoteError, TvmSparseError
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tvm_sparse.benchmarking import Comparison
+    from tvm_sparse.remote import Board
 
 # What needs TVM or rich is imported by the verbs, so that --help and mistakes answer at once.
 
@@ -72,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
             "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
         )
 
+    def add_board(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--rpc", type=_address, metavar="HOST:PORT",
+            help="run on the board whose TVM RPC server listens there",
+        )  # fmt: skip
+        command.add_argument(
+            "--tracker", type=_address, metavar="HOST:PORT",
+            help="run on a board of this TVM RPC tracker, with --key",
+        )  # fmt: skip
+        command.add_argument("--key", metavar="NAME", help="which kind of board")
+
     def add_json(command: argparse.ArgumentParser) -> None:
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -116,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--iterations", type=int, metavar="N", help="runs of each engine, in place of --seconds"
     )
+    add_board(command)
     add_threads(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
@@ -162,6 +177,13 @@ def _input(text: str) -> tuple[str, Path]:
         raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=ids.npy") from None
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 192.168.1.20:9090")
+    return host.strip("[]"), int(port)
+
+
 def _named(text: str) -> str:
     if not text:
         raise ValueError
@@ -201,31 +223,75 @@ def _run(options: argparse.Namespace) -> None:
         print(f"written to {options.output}")
 
 
+def _board(options: argparse.Namespace) -> Board | None:
+    """Return the board that the options name, or None for this machine."""
+    if (options.tracker is None) != (options.key is None):
+        raise RemoteError("--tracker HOST:PORT and --key NAME belong together")
+    if options.rpc and options.tracker:
+        raise RemoteError("--rpc names a board, --tracker asks for one: give one of them")
+    address = options.rpc or options.tracker
+    if address is None:
+        return None
+    from tvm_sparse.remote import Board
+
+    return Board(*address, options.key)
+
+
 def _benchmark(options: argparse.Namespace) -> None:
-    from tvm_sparse import api, benchmark_report, benchmarking, console, files
+    from tvm_sparse import benchmark_report, console, files
+
+    board = _board(options)
+    with console.progress(f"measuring {options.model}") as update:
+        if board is None:
+            comparison = _measure_here(options, update)
+        else:
+            comparison = _measure_on_board(options, board, update)
+    console.print_table(benchmark_report.latency_table(comparison))
+    if options.json:
+        files.write_json(options.json, benchmark_report.to_json([comparison]))
+
+
+def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:
+    from tvm_sparse import api, benchmarking
     from tvm_sparse.peers import OURS
 
     is_library = options.model.suffix == ".so"
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
         inputs = benchmarking.random_inputs(api.load(options.model).inputs)
-    with console.progress(f"measuring {options.model}") as update:
-        comparison = benchmarking.compare(
-            None if is_library else options.model,
-            dict(options.shape),
-            engines=(OURS, *options.compare),
-            library=options.model if is_library else None,
-            inputs=inputs,
-            threads=options.threads,
-            rounds=options.rounds,
-            seconds=options.seconds,
-            iterations=options.iterations,
-            options={} if is_library else {"target": options.target},
-            progress=update,
-        )
-    console.print_table(benchmark_report.latency_table(comparison))
-    if options.json:
-        files.write_json(options.json, benchmark_report.to_json([comparison]))
+    return benchmarking.compare(
+        None if is_library else options.model,
+        dict(options.shape),
+        engines=(OURS, *options.compare),
+        library=options.model if is_library else None,
+        inputs=inputs,
+        threads=options.threads,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        iterations=options.iterations,
+        options={} if is_library else {"target": options.target},
+        progress=update,
+    )
+
+
+def _measure_on_board(
+    options: argparse.Namespace, board: Board, update: Callable[[str], None]
+) -> Comparison:
+    from tvm_sparse.board_benchmark import measure_on_board
+
+    if options.compare:
+        raise RemoteError("--compare measures engines on this machine: leave it out for a board")
+    return measure_on_board(
+        options.model,
+        board,
+        dict(options.shape),
+        target=options.target,
+        threads=options.threads,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        iterations=options.iterations,
+        progress=update,
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -37,3 +37,7 @@ class TuningError(TvmSparseError):
 
 class ToolError(TvmSparseError):
     """A program of others that is missing, too old, or fails."""
+
+
+class RemoteError(TvmSparseError):
+    """A board that cannot be reached, or is lost."""

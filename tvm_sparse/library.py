@@ -194,14 +194,18 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
     except (OSError, RuntimeError, ValueError) as error:
         raise LibraryError(f"{foreign}: {str(error).strip().splitlines()[-1]}") from None
     try:
-        machine = relax.VirtualMachine(module, tvm.cpu())
-        info = LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
+        info = description(relax.VirtualMachine(module, tvm.cpu()))
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
         raise LibraryError(
             f"{foreign}, or not version {tvm_sparse.__version__}; compile the model again"
         ) from None
     _check_processor(path, info)
     return module, info
+
+
+def description(machine: relax.VirtualMachine) -> LibraryInfo:
+    """Return what the library that a virtual machine runs says about itself."""
+    return LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
 
 
 def _check_elf(path: Path) -> None:
