@@ -15,6 +15,7 @@ The loops::
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap
-from tvm_sparse.conv_cost_model import DenseConvTiling, dense_conv_tiling
+from tvm_sparse.conv_cost_model import DenseConvTiling, dense_conv_cycles, dense_conv_tiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
@@ -98,7 +99,7 @@ class DenseConv2d(Stage):
         cpu: CpuProfile,
         tiling: DenseConvTiling | None = None,
     ) -> None:
-        self.problem, self.epilogue = problem, epilogue
+        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
         self.tiling = tiling = tiling or dense_conv_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, problem.channels)
         self.group_inputs = problem.channels // problem.groups
@@ -145,6 +146,19 @@ class DenseConv2d(Stage):
                     residual = self.residual.tile(image, row) if self.residual else None
                     base = T.bind((row - first) * window.out_row_pitch)
                     self._visit_tile(base, block, count, y.tile(image, row), residual)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        return dense_conv_cycles(self.problem, self.cpu)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weight."""
+        taps = self.group_inputs * math.prod(self.problem.kernel)
+        return 4 * self.problem.out_channels * taps
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.problem} {self.epilogue}"
 
     def _visit_tile(
         self, base: Expr, block: Expr, rows: int, y: Tile, residual: Tile | None

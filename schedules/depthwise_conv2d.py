@@ -16,13 +16,14 @@ The loops::
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap
-from tvm_sparse.conv_cost_model import depthwise_tiling
+from tvm_sparse.conv_cost_model import depthwise_cycles, depthwise_tiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
 from tvm_sparse.schedules.epilogue import Epilogue
@@ -71,7 +72,7 @@ class DepthwiseConv2d(Stage):
     def __init__(self, problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> None:
         if not problem.groups == problem.channels == problem.out_channels:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
-        self.problem, self.epilogue = problem, epilogue
+        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
         self.tiling = tiling = depthwise_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tensor = problem.output
@@ -116,6 +117,18 @@ class DepthwiseConv2d(Stage):
                         self._visit_tile(base, channel + c, tile_rows, tile, residual)
 
             visit_blocks(own_chunk, problem.channels, size, visit_channels)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        return depthwise_cycles(self.problem, self.cpu)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weight."""
+        return 4 * self.problem.channels * math.prod(self.problem.kernel)
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.problem} {self.epilogue}"
 
     def _visit_tile(
         self, base: Expr, channel: Expr, rows: int, y: Tile, residual: Tile | None

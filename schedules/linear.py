@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.cost_model import dense_tiling
+from tvm_sparse.cost_model import dense_cycles, dense_tiling
 from tvm_sparse.schedules.buffers import (
     FLOATS_PER_CACHE_LINE,
     Registers,
@@ -106,7 +106,7 @@ class DenseLinear(Stage):
         epilogue: Epilogue,
         cpu: CpuProfile,
     ) -> None:
-        self.epilogue = epilogue
+        self.epilogue, self.cpu = epilogue, cpu
         self.width = cpu.vector_width(lanes)
         self.tiling = dense_tiling(n, cpu)
         self.vectors = lanes // self.width
@@ -142,6 +142,20 @@ class DenseLinear(Stage):
                 self._visit_tile(
                     block, count, self.x.tile(image, row), y.tile(image, row), residual
                 )
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        tensor = self.tensor
+        rows, depth = tensor.images * tensor.rows, self.source.channels
+        return dense_cycles(tensor.channels, depth, rows, tensor.lanes, self.cpu)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weight."""
+        return 4 * self.tensor.channels * self.source.channels
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.source.channels} {self.epilogue}"
 
     def each_block(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
         """Open the loop over the blocks of weights, unless a chunk is one of them."""

@@ -20,13 +20,15 @@ non-zero is one offset. Gathering costs one pass over the input for all output c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap
+from tvm_sparse.conv_cost_model import sparse_conv_cycles
 from tvm_sparse.convolution import Conv2d
-from tvm_sparse.formats import SparseConvTiling, SparseLayout, sparse_window
+from tvm_sparse.formats import SparseConvTiling, SparseLayout, density_bucket, sparse_window
 from tvm_sparse.schedules.buffers import Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
@@ -76,14 +78,22 @@ class SparseConv2d(Stage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the number of vector registers.
+    density : float
+        Non-zero fraction of the weight; only the costs depend on it.
     """
 
     name = "sparse_conv2d"
 
     def __init__(
-        self, problem: Conv2d, tiling: SparseConvTiling, epilogue: Epilogue, cpu: CpuProfile
+        self,
+        problem: Conv2d,
+        tiling: SparseConvTiling,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        density: float = 1.0,
     ) -> None:
         self.problem, self.tiling, self.epilogue = problem, tiling, epilogue
+        self.cpu, self.density = cpu, density
         self.layout = SparseLayout.conv2d(problem, tiling)
         self.window = sparse_window(problem, tiling)
         # Besides the accumulators, registers hold a weight and, without memory operands, an input.
@@ -130,6 +140,21 @@ class SparseConv2d(Stage):
                             self._multiply(group, base, tile, residual, rows_of_tile, ends)
                         if ends[1]:
                             self._store_zeros(tile, own_chunk, rows_of_tile)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        one_core = replace(self.cpu, cores=1)
+        return sparse_conv_cycles(self.problem, self.density, self.tiling, one_core)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the packed weight."""
+        return self.layout.bytes(self.density)
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        problem = self.problem
+        window = f"{problem.kernel} {problem.stride} {problem.padding} {problem.dilation}"
+        return f"{self.name} {window} {density_bucket(self.density)} {self.epilogue}"
 
     def _multiply(
         self,

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling
+from tvm_sparse.cost_model import sparse_cycles
+from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.row_blocks import each_tile, peel_ends
@@ -84,6 +85,8 @@ class SparseLinear(Stage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the length and the number of vectors.
+    density : float
+        Non-zero fraction of the weight; only the costs depend on it.
     """
 
     name = "sparse_linear"
@@ -98,8 +101,10 @@ class SparseLinear(Stage):
         tiling: SparseTiling,
         epilogue: Epilogue,
         cpu: CpuProfile,
+        density: float = 1.0,
     ) -> None:
         self.tiling, self.epilogue = tiling, epilogue
+        self.cpu, self.density = cpu, density
         self.layout = SparseLayout.linear(n, k, lanes, tiling)
         self.width = cpu.vector_width(lanes)
         self.vectors = lanes // self.width
@@ -137,6 +142,23 @@ class SparseLinear(Stage):
             residual = self.residual.tile(image, row) if self.residual else None
             with self.each_chunk(chunk) as own_chunk:
                 self._visit_tile(own_chunk, count, x, out, residual)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        tensor, layout = self.tensor, self.layout
+        rows = tensor.images * tensor.rows
+        return sparse_cycles(
+            layout.n, layout.k, self.density, rows, tensor.lanes, self.tiling, self.cpu
+        )
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the packed weight."""
+        return self.layout.bytes(self.density)
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        depth = self.source.channels
+        return f"{self.name} {depth} {density_bucket(self.density)} {self.epilogue}"
 
     def _visit_tile(self, chunk: Expr, count: int, x: Tile, y: Tile, residual: Tile | None) -> None:
         layout = self.layout

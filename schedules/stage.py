@@ -89,14 +89,20 @@ class TensorPanels(Panels):
     ----------
     tensor : Tensor
         Its extents.
-    buffer : Buffer
-        The parameter.
     """
 
-    def __init__(self, tensor: Tensor, buffer: Expr) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         super().__init__(tensor)
-        self.buffer = buffer
         self._is_written = False
+
+    def declare(self, name: str) -> None:
+        """Add the parameter to the function."""
+        tensor = self.tensor
+        self.buffer = argument(name, tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+
+    def whole(self) -> Expr:
+        """Return the region of all of it."""
+        return self.buffer[tuple(slice(0, extent) for extent in self.buffer.shape)]
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's number among those of all images."""
@@ -128,19 +134,22 @@ class RollingPanels(Panels):
     ----------
     tensor : Tensor
         Of which it keeps rows.
-    memory : Buffer
-        At least ``capacity * channels * lanes`` floats.
     capacity : int
         Rows, a multiple of every tile that they are computed or read in.
     """
 
-    def __init__(self, tensor: Tensor, memory: Expr, capacity: int) -> None:
+    def __init__(self, tensor: Tensor, capacity: int) -> None:
         super().__init__(tensor)
-        self._memory, self._capacity = memory, capacity
+        self.capacity = capacity
+
+    def allocate(self) -> None:
+        """Allocate the memory, inside of a block."""
+        size = self.capacity * self.tensor.channels * self.tensor.lanes
+        self._memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
-        return row if self._capacity >= self.tensor.rows else row % self._capacity
+        return row if self.capacity >= self.tensor.rows else row % self.capacity
 
     def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
         return self._memory[self._index(*place)]
@@ -231,6 +240,18 @@ class Stage(ABC):
             Which of the chunks; all of them if not given.
         """
 
+    @abstractmethod
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of constants that every run reads."""
+        return 0
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return self.name
+
     def each_chunk(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
         """Open the loop over the chunks, unless one is given."""
         if chunk is not None:
@@ -240,19 +261,6 @@ class Stage(ABC):
     def work(self) -> int:
         """Return about how many values it touches; few of them are not worth several threads."""
         return PARALLEL_ELEMENTS
-
-    def cycles(self) -> float:
-        """Return the compute cycles of all rows of all images, summed over cores."""
-        return 0.0
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of constants that every run reads."""
-        return 0
-
-
-def extents(tensor: Tensor) -> tuple[int, int, int]:
-    """Return the shape of a tensor's panels."""
-    return tensor.images * tensor.rows, tensor.channels, tensor.lanes
 
 
 def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
@@ -265,21 +273,21 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         operands: list[TensorPanels] = []
 
         def operand(i: int) -> TensorPanels:
-            operand_tensor, _ = stage.panels[i]
-            buffer = argument(f"x{i}" if i else "x", *extents(operand_tensor))
-            operands.append(TensorPanels(operand_tensor, buffer))
+            operands.append(TensorPanels(stage.panels[i][0]))
+            operands[-1].declare(f"x{i}" if i else "x")
             return operands[-1]
 
         stage.declare(operand)
-        y = TensorPanels(tensor, argument("y", *extents(tensor)))
+        y = TensorPanels(tensor)
+        y.declare("y")
         count = tensor.images * blocks * stage.chunks
         loop = T.parallel if stage.work() >= PARALLEL_ELEMENTS else T.serial
         with loop(T.int64(0), T.int64(count)) as job, T.sblock(stage.name):
             image = T.axis.spatial(T.int64(tensor.images), job // (blocks * stage.chunks))
             block = T.axis.spatial(T.int64(blocks), job // stage.chunks % blocks)
             chunk = T.axis.spatial(T.int64(stage.chunks), job % stage.chunks)
-            T.reads(*(whole(panels.buffer) for panels in operands))
-            T.writes(whole(y.buffer))
+            T.reads(*(panels.whole() for panels in operands))
+            T.writes(y.whole())
             first = T.bind(block * stage.row_block)
             end = first + stage.row_block
             if tensor.rows % stage.row_block:
@@ -287,8 +295,3 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             stage.allocate(min(stage.row_block, tensor.rows))
             stage.compute(y, image, first, end, chunk)
     return builder.get()
-
-
-def whole(buffer: Expr) -> Expr:
-    """Return the region of all of a buffer."""
-    return buffer[tuple(slice(0, extent) for extent in buffer.shape)]

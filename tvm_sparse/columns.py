@@ -322,11 +322,14 @@ class StageMemory:
         it is stored outside only.
     is_stored : bool
         Whether its result is also, or only, stored outside.
+    is_carried : bool
+        Whether a step reads rows of it that a step before computed.
     """
 
     most_rows: int
     capacity: int
     is_stored: bool
+    is_carried: bool
 
 
 def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ...]:
@@ -336,8 +339,8 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     compute a row of it: one must not see what the other is storing.
     """
     count = len(region.stages)
-    most_rows, kept, reach = [0] * count, [0] * count, [0] * count
-    overlapping = [False] * count
+    most_rows, kept = [0] * count, [0] * count
+    overlapping, carried = [False] * count, [False] * count
     last_end = [0] * count
     for column in range(plan.columns(region)):
         for step, run in enumerate(runs(region, plan, column)):
@@ -354,17 +357,16 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
                 if i in region.outputs:
                     oldest.append(own_row(region, i, begin))
                 kept[i] = max(kept[i], end - min([first, *oldest]))
+                carried[i] = carried[i] or min([first, *oldest]) < first
         last_end = [end for _, end in run]
-        reach = [max(a, b) for a, b in zip(reach, kept, strict=True)]
     memory = []
     for i, stage in enumerate(region.stages):
         readers = region.consumers[i]
         is_stored = i in region.outputs
         needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
         tile = math.lcm(stage.tile, *(region.stages[reader].tile for reader, _ in readers))
-        memory.append(
-            StageMemory(most_rows[i], round_up(reach[i], tile) if needs_scratch else 0, is_stored)
-        )
+        capacity = round_up(kept[i], tile) if needs_scratch else 0
+        memory.append(StageMemory(most_rows[i], capacity, is_stored, carried[i]))
     return tuple(memory)
 
 

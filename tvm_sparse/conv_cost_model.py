@@ -127,13 +127,30 @@ def sparse_conv_cycles(
     return imbalance * (compute + jobs * gathered * GATHER_CYCLES)
 
 
-def sparse_conv_pays(problem: Conv2d, density: float, cpu: CpuProfile) -> Choice:
-    """Choose between the sparse and the dense kernel for a convolution with a constant weight."""
+def dense_conv_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
+    """Return the expected cycles of a dense convolution, summed over the cores."""
     tiling = dense_conv_tiling(problem, cpu)
     vectors = Window(problem, tiling.width, problem.channels).vectors
     weights = problem.out_channels * problem.channels // problem.groups * math.prod(problem.kernel)
     rows = problem.batch * problem.out_height
-    dense = rows * vectors * weights / FMA_PER_CYCLE / DENSE_SHARE
+    return rows * vectors * weights / FMA_PER_CYCLE / DENSE_SHARE
+
+
+def depthwise_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
+    """Return the expected cycles of a depthwise convolution, summed over the cores."""
+    tiling = depthwise_tiling(problem, cpu)
+    window = Window(problem, tiling.width, tiling.channels)
+    rows = problem.batch * problem.out_height * problem.channels
+    # Rows of a tile share the vectors that they load.
+    loads = window.rows(tiling.rows) / tiling.rows * problem.kernel[1] * _lines_per_load(window)
+    work = max(math.prod(problem.kernel) / FMA_PER_CYCLE, loads / LOADS_PER_CYCLE)
+    gathered = problem.stride[0] * window.channel_pitch / tiling.width
+    return rows * (window.vectors * work + gathered * GATHER_CYCLES)
+
+
+def sparse_conv_pays(problem: Conv2d, density: float, cpu: CpuProfile) -> Choice:
+    """Choose between the sparse and the dense kernel for a convolution with a constant weight."""
+    dense = dense_conv_cycles(problem, cpu)
     try:
         if problem.groups > 1:
             raise ValueError("the sparse kernel has one group")

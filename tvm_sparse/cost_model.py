@@ -114,11 +114,22 @@ def row_tile(rows: int, vectors: int) -> int:
 def sparse_pays(n: int, k: int, density: float, rows: int, lanes: int, cpu: CpuProfile) -> Choice:
     """Choose between the sparse and the dense kernel for a layer with a constant weight."""
     tiling = sparse_tiling(n, k, rows, lanes, cpu)
-    full_rate = rows * n * k * lanes / cpu.vector_width(lanes) / FMA_PER_CYCLE
+    sparse = sparse_cycles(n, k, density, rows, lanes, tiling, cpu)
+    return choose(density, sparse, dense_cycles(n, k, rows, lanes, cpu))
+
+
+def sparse_cycles(
+    n: int, k: int, density: float, rows: int, lanes: int, tiling: SparseTiling, cpu: CpuProfile
+) -> float:
+    """Return the expected cycles of a sparse layer, summed over the cores."""
     groups = -(-rows // tiling.rows) * -(-n // tiling.group) * -(-k // tiling.k_block)
-    dense = full_rate / DENSE_SHARE
-    sparse = full_rate * density / SPARSE_SHARE + groups * GROUP_CYCLES
-    return choose(density, sparse, dense)
+    multiply_adds = density * rows * n * k * lanes / cpu.vector_width(lanes)
+    return multiply_adds / FMA_PER_CYCLE / SPARSE_SHARE + groups * GROUP_CYCLES
+
+
+def dense_cycles(n: int, k: int, rows: int, lanes: int, cpu: CpuProfile) -> float:
+    """Return the expected cycles of a dense layer, summed over the cores."""
+    return rows * n * k * lanes / cpu.vector_width(lanes) / FMA_PER_CYCLE / DENSE_SHARE
 
 
 def choose(density: float, sparse: float, dense: float) -> Choice:

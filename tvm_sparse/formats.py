@@ -155,10 +155,19 @@ class SparseLayout:
         """Groups of a chunk; the last one is filled up by repeating its last channel."""
         return -(-self.chunk_channels // self.tiling.group)
 
+    def bytes(self, density: float) -> int:
+        """Return the bytes of a weight that is packed so: offsets, values, a few indices."""
+        return int(density * self.n * self.k) * 6 + self.groups * (self.tiling.group + 1) * 4
+
     @property
     def groups(self) -> int:
         """Groups over all chunks and K blocks."""
         return self.tiling.chunks * self.k_blocks * self.chunk_groups
+
+
+def density_bucket(density: float) -> str:
+    """Return the density in steps of a twentieth, within which times hardly differ."""
+    return f"density {round(density * 20) / 20:.2f}" if density > 0.025 else "density 0.02"
 
 
 def sparse_window(problem: Conv2d, tiling: SparseConvTiling) -> Window:

@@ -1,0 +1,199 @@
+"""Several stages as one function: columns of rows are carried through all of them.
+
+The loops::
+
+    for image, column in parallel:
+        for step:
+            for stage:
+                the rows that its readers need in this step, and that are not there yet
+
+    A stage's rows stay in scratch memory, from where they are taken while they are in the cache;
+    only the outputs of the region are written out. Which rows, `tvm_sparse.columns` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns import (
+    ColumnPlan,
+    Edge,
+    Minimum,
+    RegionShape,
+    StageMemory,
+    StageShape,
+    Tensor,
+    frontier,
+    own_row,
+    rows_needed,
+    stage_memory,
+)
+from tvm_sparse.schedules.buffers import vector
+from tvm_sparse.schedules.stage import Panels, RollingPanels, Stage, TensorPanels
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+EXPRESSIONS = Minimum(lambda a, b: T.min(_row(a), _row(b)), lambda a, b: T.max(_row(a), _row(b)))
+COPIED_LANES = 4
+"""Values that are copied at a time; every row of panels is a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Stages that hand rows to one another.
+
+    Attributes
+    ----------
+    stages : tuple of Stage
+        In an order in which they can run.
+    operands : tuple of mapping of int to int
+        For every stage, where its panels arguments come from: as `Edge.source`.
+    inputs : tuple of Tensor
+        Panels from outside.
+    outputs : tuple of int
+        Stages whose result is used outside, the last one among them.
+    """
+
+    stages: tuple[Stage, ...]
+    operands: tuple[Mapping[int, int], ...]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def shape(self) -> RegionShape:
+        """What the planning needs to know of it."""
+        stages = []
+        for stage, sources in zip(self.stages, self.operands, strict=True):
+            edges = tuple(Edge(source, stage.panels[i][1]) for i, source in sources.items())
+            stages.append(
+                StageShape(
+                    stage.name,
+                    stage.tensor,
+                    edges,
+                    stage.tile,
+                    stage.cycles(),
+                    stage.weight_bytes(),
+                    stage.key(),
+                )
+            )
+        return RegionShape(tuple(stages), self.inputs, self.outputs)
+
+
+def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
+    """Build the function of a region.
+
+    Parameters
+    ----------
+    region : Region
+        Its stages are emitted, which can be done once.
+    plan : ColumnPlan
+        How the rows of the last stage are cut.
+
+    Returns
+    -------
+    PrimFunc
+        ``(inputs, the other arguments of each stage in turn, outputs)``.
+    """
+    shape = region.shape
+    plan = plan.fitted(shape)
+    memory = stage_memory(shape, plan)
+    columns = plan.columns(shape)
+    inputs = [TensorPanels(tensor) for tensor in region.inputs]
+    stored = {i: TensorPanels(region.stages[i].tensor) for i in region.outputs}
+    scratch = {
+        i: RollingPanels(stage.tensor, memory[i].capacity)
+        for i, stage in enumerate(region.stages)
+        if memory[i].capacity
+    }
+    results: list[Panels] = [
+        scratch[i] if i in scratch else stored[i] for i in range(len(region.stages))
+    ]
+
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("tensor_column")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        for i, panels in enumerate(inputs):
+            panels.declare(f"x{i}")
+        for stage, sources in zip(region.stages, region.operands, strict=True):
+            operands = {
+                i: results[source] if source >= 0 else inputs[-1 - source]
+                for i, source in sources.items()
+            }
+            stage.declare(operands.__getitem__)
+        for i, panels in stored.items():
+            panels.declare(f"y{i}")
+        with (
+            T.parallel(T.int64(0), T.int64(shape.images * columns)) as job,
+            T.sblock("tensor_column"),
+        ):
+            image = T.axis.spatial(T.int64(shape.images), job // columns)
+            column = T.axis.spatial(T.int64(columns), job % columns)
+            T.reads(*(panels.whole() for panels in inputs))
+            T.writes(*(panels.whole() for panels in stored.values()))
+            for i in scratch:
+                if memory[i].is_carried:
+                    scratch[i].allocate()
+            done = T.sblock_alloc_buffer((len(region.stages),), "int64")
+            with T.serial(T.int64(0), T.int64(plan.steps())) as step, T.sblock("step"):
+                at_step = T.axis.spatial(T.int64(plan.steps()), step)
+                T.reads()
+                T.writes()
+                for i in scratch:
+                    if not memory[i].is_carried:
+                        scratch[i].allocate()
+                rows = tuple(map(T.bind, frontier(shape, plan, column, at_step, EXPRESSIONS)))
+                with T.If(rows[0] < rows[1]), T.Then():
+                    needed = rows_needed(shape, *rows, EXPRESSIONS)
+                    for i, stage in enumerate(region.stages):
+                        run = _run(needed[i], i, at_step, plan, done)
+                        _compute(stage, memory[i], results[i], image, run)
+                        if i in scratch and i in stored:
+                            own = [T.bind(own_row(shape, i, row, EXPRESSIONS)) for row in rows]
+                            _store(results[i], stored[i], image, own[0], own[1])
+    return builder.get()
+
+
+def _run(
+    needed: tuple[Expr, Expr], i: int, step: Expr, plan: ColumnPlan, done: Expr
+) -> tuple[Expr, Expr]:
+    """Return the rows that a stage computes: those needed, less those that are there."""
+    first, end = (T.bind(_row(row)) for row in needed)
+    if plan.overlap == "recompute" or plan.steps() == 1:
+        return first, end
+    first = T.bind(T.if_then_else(step == 0, first, done[i]))
+    end = T.bind(T.max(first, end))
+    T.buffer_store(done, end, [i])
+    return first, end
+
+
+def _compute(
+    stage: Stage, memory: StageMemory, y: Panels, image: Expr, run: tuple[Expr, Expr]
+) -> None:
+    with T.If(run[0] < run[1]), T.Then(), T.sblock(stage.name):
+        T.reads()
+        T.writes()
+        stage.allocate(memory.most_rows)
+        stage.compute(y, image, run[0], run[1], None)
+
+
+def _store(source: Panels, y: Panels, image: Expr, first: Expr, end: Expr) -> None:
+    """Copy rows to the output of the region that they belong to."""
+    tensor = source.tensor
+    with T.serial(T.int64(0), end - first) as i:
+        rows, out = source.tile(image, first + i), y.tile(image, first + i)
+        channels = T.serial(T.int64(0), T.int64(tensor.channels))
+        vectors = T.serial(T.int64(0), T.int64(tensor.lanes // COPIED_LANES))
+        with channels as channel, vectors as v:
+            lanes = vector(v * COPIED_LANES, COPIED_LANES)
+            out.store(rows[0, channel, lanes], 0, channel, lanes)
+
+
+def _row(row: Expr | int) -> Expr:
+    return T.int64(row) if isinstance(row, int) else row
