@@ -1,0 +1,170 @@
+// Runs a library that tvm-sparse compiled, with raw files as inputs and outputs.
+//
+//   run MODEL.so [--input FILE]... [--output FILE]... [--runs N] [--threads N]
+//
+// Inputs and outputs are given in the order of the model; a file holds the values of one tensor,
+// row by row, and nothing else (NumPy's array.tofile and numpy.fromfile). Without arguments besides
+// the library, it says what the model's inputs and outputs are.
+
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/json.h>
+#include <tvm/ffi/extra/module.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ffi = tvm::ffi;
+
+// Generated code loads whole vectors from addresses that it takes to be aligned.
+struct AlignedAllocator {
+  static constexpr size_t kAlignment = 64;
+  void AllocData(DLTensor* tensor) {
+    const size_t size = ffi::GetDataSize(*tensor);
+    tensor->data = std::aligned_alloc(kAlignment, (size / kAlignment + 1) * kAlignment);
+  }
+  void FreeData(DLTensor* tensor) { std::free(tensor->data); }
+};
+
+struct Arguments {
+  std::string library;
+  std::vector<std::string> inputs, outputs;
+  int runs = 10;
+};
+
+Arguments Parse(int argc, char** argv) {
+  Arguments arguments;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.rfind("--", 0) != 0 && arguments.library.empty()) {
+      arguments.library = word;
+    } else if (i + 1 == argc) {
+      throw std::runtime_error(word + ": needs a value");
+    } else if (word == "--input") {
+      arguments.inputs.push_back(argv[++i]);
+    } else if (word == "--output") {
+      arguments.outputs.push_back(argv[++i]);
+    } else if (word == "--runs") {
+      arguments.runs = std::max(1, std::atoi(argv[++i]));
+    } else if (word == "--threads") {
+      setenv("TVM_NUM_THREADS", argv[++i], 1);  // read when the first parallel loop starts
+    } else {
+      throw std::runtime_error(word + ": unknown argument");
+    }
+  }
+  if (arguments.library.empty()) throw std::runtime_error("usage: run MODEL.so [--input FILE]...");
+  return arguments;
+}
+
+ffi::Tensor Read(const std::string& path, const ffi::json::Object& spec) {
+  std::vector<int64_t> shape;
+  for (const ffi::Any& size : spec["shape"].cast<ffi::json::Array>()) {
+    shape.push_back(size.cast<int64_t>());
+  }
+  const DLDataType dtype = ffi::StringToDLDataType(spec["dtype"].cast<ffi::String>());
+  ffi::Tensor tensor = ffi::Tensor::FromNDAlloc(AlignedAllocator(), ffi::Shape(shape), dtype,
+                                                DLDevice{kDLCPU, 0});
+  const std::streamsize size = ffi::GetDataSize(tensor);
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) throw std::runtime_error(path + ": cannot be read");
+  if (file.tellg() != size) {
+    throw std::runtime_error(path + ": has " + std::to_string(file.tellg()) + " bytes, and " +
+                             std::string(spec["name"].cast<ffi::String>()) + " has " +
+                             std::to_string(size));
+  }
+  file.seekg(0);
+  file.read(static_cast<char*>(tensor.data_ptr()), size);
+  return tensor;
+}
+
+void Write(const std::string& path, const ffi::Tensor& tensor) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(static_cast<const char*>(tensor.data_ptr()),
+             ffi::GetDataSize(tensor));
+  if (!file.flush()) throw std::runtime_error(path + ": cannot be written");
+}
+
+// One output is a tensor, several are an array of them.
+std::vector<ffi::Tensor> Tensors(const ffi::Any& result) {
+  if (auto tensor = result.try_cast<ffi::Tensor>()) return {*tensor};
+  std::vector<ffi::Tensor> tensors;
+  for (const ffi::Any& field : result.cast<ffi::Array<ffi::Any>>()) {
+    tensors.push_back(field.cast<ffi::Tensor>());
+  }
+  return tensors;
+}
+
+void Print(const char* kind, const ffi::json::Array& specs) {
+  for (const ffi::Any& spec : specs) {
+    const auto fields = spec.cast<ffi::json::Object>();
+    std::cout << kind << " " << fields["name"].cast<ffi::String>() << " "
+              << fields["dtype"].cast<ffi::String>() << " "
+              << ffi::json::Stringify(fields["shape"]) << "\n";
+  }
+}
+
+void Run(const Arguments& arguments) {
+  // The virtual machine comes from libtvm_runtime, the rest from the library.
+  const auto load = ffi::Function::GetGlobalRequired("ffi.ModuleLoadFromFile");
+  const auto path = std::filesystem::absolute(arguments.library);  // else it is searched for
+  const auto library = load(path.string()).cast<ffi::Module>();
+  const auto executable = library->GetFunction("vm_load_executable");
+  if (!executable) throw std::runtime_error(arguments.library + ": tvm-sparse did not compile it");
+  const auto machine = (*executable)().cast<ffi::Module>();
+  constexpr int kPooledAllocator = 2;
+  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+
+  const auto describe = machine->GetFunction("tvm_sparse_description").value();
+  const auto description = ffi::json::Parse(describe().cast<ffi::String>());
+  const auto info = description.cast<ffi::json::Object>();
+  const auto inputs = info["inputs"].cast<ffi::json::Array>();
+  const auto outputs = info["outputs"].cast<ffi::json::Array>();
+  if (arguments.inputs.empty() && !inputs.empty()) {
+    Print("input", inputs);
+    Print("output", outputs);
+    return;
+  }
+  if (arguments.inputs.size() != inputs.size() || arguments.outputs.size() > outputs.size()) {
+    throw std::runtime_error("the model has " + std::to_string(inputs.size()) + " inputs and " +
+                             std::to_string(outputs.size()) + " outputs");
+  }
+
+  std::vector<ffi::Any> tensors;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    tensors.push_back(Read(arguments.inputs[i], inputs[i].cast<ffi::json::Object>()));
+  }
+  const std::vector<ffi::AnyView> views(tensors.begin(), tensors.end());
+  const auto main = machine->GetFunction("main").value();
+
+  ffi::Any result;
+  std::vector<double> milliseconds;
+  for (int i = 0; i < arguments.runs; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    main.CallPacked(views.data(), static_cast<int32_t>(views.size()), &result);
+    const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+    milliseconds.push_back(time.count());
+  }
+  std::sort(milliseconds.begin(), milliseconds.end());
+  std::printf("%d runs: fastest %.3f ms, median %.3f ms\n", arguments.runs, milliseconds.front(),
+              milliseconds[milliseconds.size() / 2]);
+
+  const std::vector<ffi::Tensor> values = Tensors(result);
+  for (size_t i = 0; i < arguments.outputs.size(); ++i) Write(arguments.outputs[i], values[i]);
+}
+
+int main(int argc, char** argv) {
+  try {
+    Run(Parse(argc, argv));
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << error.what() << "\n";
+    return 2;
+  }
+}

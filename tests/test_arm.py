@@ -1,0 +1,272 @@
+"""Libraries for ARM boards, run under qemu: the same numbers as on this machine.
+
+By both ways to run on a board: the C++ program of examples/cpp, and Python.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import tvm_sparse
+from tvm_sparse import models, testing
+
+ROOT = Path(__file__).parent.parent
+QEMU = "qemu-aarch64-static"
+COMPILER = "aarch64-linux-gnu-g++"
+SYSROOT = "/usr/aarch64-linux-gnu"
+
+node = onnx.helper.make_node
+
+
+def tools(*names):
+    """Skip if a program is missing, or fail in continuous integration."""
+    for name in names:
+        with testing.needs_tool(LookupError):
+            if not shutil.which(name):
+                raise LookupError(f"{name} is not installed: see .ci/run for the packages")
+
+
+def fetch(script, folder):
+    """Call a script that downloads into a folder that is kept for the next time."""
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    with testing.needs_tool(subprocess.CalledProcessError):
+        subprocess.run([ROOT / script, folder], check=True, capture_output=True, env=environment)
+
+
+@pytest.fixture(scope="session")
+def kept(request):
+    return request.config.cache.mkdir("aarch64")
+
+
+@pytest.fixture(scope="session")
+def program(kept, tmp_path_factory):
+    """The C++ program, for 64-bit ARM, in a folder with all that it needs on a board."""
+    tools(QEMU, COMPILER, "cmake")
+    fetch("examples/cpp/fetch_runtime.sh", kept / "runtime")
+    return build(
+        tmp_path_factory.mktemp("program"),
+        f"-DTVM_LIBRARIES={kept / 'runtime'}",
+        f"-DCMAKE_TOOLCHAIN_FILE={ROOT / 'examples/cpp/aarch64.cmake'}",
+    )
+
+
+@pytest.fixture(scope="session")
+def python(kept):
+    """A Python for 64-bit ARM that has apache-tvm and tvm_sparse."""
+    tools(QEMU, "apt-get", "dpkg-deb")
+    fetch(".ci/aarch64_python", kept / "python")
+    return kept / "python" / "python"
+
+
+def build(folder, *options):
+    source = ROOT / "examples" / "cpp"
+    options = (f"-DPYTHON={sys.executable}", *options)
+    for command in (["cmake", "-S", source, "-B", folder, *options], ["cmake", "--build", folder]):
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "run"
+
+
+class Case:
+    """A model's inputs, its outputs on this machine, and files of both."""
+
+    def __init__(self, model, shapes, folder):
+        self.model, self.shapes, self.folder = model, shapes, folder
+        engine = tvm_sparse.compile(model, shapes, threads=1)
+        rng = np.random.default_rng(0)
+        self.inputs = {
+            spec.name: rng.standard_normal(spec.shape).astype("float32")
+            if spec.dtype == "float32"
+            else rng.integers(0, 2, spec.shape, spec.dtype)
+            for spec in engine.inputs
+        }
+        self.specs, self.outputs = engine.outputs, engine.run(self.inputs)
+        for name, array in self.inputs.items():
+            array.tofile(folder / f"{name}.bin")
+
+    def compile(self, target):
+        path = self.folder / f"{target}.so"
+        tvm_sparse.compile(self.model, self.shapes, target=target).save(path)
+        return path
+
+    def check(self, outputs):
+        for spec in self.specs:
+            want = self.outputs[spec.name]
+            assert np.isfinite(want).all() and np.ptp(want) > 0
+            atol = 1e-4 * np.abs(want).max()
+            np.testing.assert_allclose(outputs[spec.name], want, rtol=0, atol=atol)
+
+    def run(self, command, library, *options):
+        """Run the C++ program; returns what it prints."""
+        arguments = [*command, library, *options, "--runs", "2"]
+        for name in self.inputs:
+            arguments += ["--input", self.folder / f"{name}.bin"]
+        files = {spec.name: self.folder / f"out_{i}.bin" for i, spec in enumerate(self.specs)}
+        for path in files.values():
+            arguments += ["--output", path]
+        result = subprocess.run(arguments, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        self.check(
+            {
+                spec.name: np.fromfile(files[spec.name], spec.dtype).reshape(spec.shape)
+                for spec in self.specs
+            }
+        )
+        for path in files.values():
+            path.unlink()
+        return result.stdout
+
+
+def write_fallbacks(path):
+    """Write a model of a sparse layer and of operators that TVM's own lowering computes.
+
+    Some need a library besides the generated code: sorting TVM's, powers and sines the C library's.
+    """
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": testing.pruned(rng, (32, 64), 0.1),
+        "k": np.array([5]),
+        "axis": np.array(1),
+        "exponent": np.array(1.7, "float32"),
+    }
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("Sin", ["a"], ["b"]),
+        node("CumSum", ["b", "axis"], ["c"]),
+        node("Abs", ["c"], ["d"]),
+        node("Pow", ["d", "exponent"], ["y"]),
+        node("TopK", ["y", "k"], ["values", "indices"], axis=-1),
+        node("Cast", ["indices"], ["places"], to=onnx.TensorProto.FLOAT),
+    ]
+    outputs = ["y", "values", "places"]
+    return testing.write_onnx(path, nodes, {"x": [1, 20, 32]}, outputs, weights)
+
+
+def write_transformer(path):
+    config = replace(models.BERT_TINY, layers=1)
+    return models.bert(path, config, models.RandomWeights(0.9))
+
+
+def write_convolutional(path):
+    """Write a chain of convolutions of every kind, with pooling."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (16, 3, 3, 3), "w1": (16, 1, 3, 3), "w2": (32, 16, 1, 1), "w3": (32, 32, 3, 3)}
+    weights = {name: testing.pruned(rng, shape, 0.2) for name, shape in shapes.items()}
+    same, half = {"pads": [1, 1, 1, 1]}, {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"], **same),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "w1"], ["c"], group=16, **same),
+        node("MaxPool", ["c"], ["d"], **half),
+        node("Conv", ["d", "w2"], ["e"]),
+        node("Relu", ["e"], ["f"]),
+        node("Conv", ["f", "w3"], ["g"], **same),
+        node("GlobalAveragePool", ["g"], ["y"]),
+    ]
+    return testing.write_onnx(path, nodes, {"x": [1, 3, 28, 28]}, ["y"], weights)
+
+
+TOKENS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, 16))
+
+NETWORKS = {
+    "transformer": (write_transformer, TOKENS),
+    "convolutional": (write_convolutional, None),
+    "fallbacks": (write_fallbacks, None),
+}
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    made = {}
+
+    def case(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            write, shapes = NETWORKS[name]
+            made[name] = Case(write(folder / "model.onnx"), shapes, folder)
+        return made[name]
+
+    return case
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_program_computes_what_this_machine_does(program, cases, name):
+    case = cases(name)
+    said = case.run([QEMU, "-L", SYSROOT, program], case.compile("rpi4"), "--threads", "2")
+    assert re.match(r"2 runs: fastest \d+\.\d+ ms, median \d+\.\d+ ms\n", said)
+
+
+def test_python_computes_what_this_machine_does(python, cases):
+    script = (
+        "import sys, numpy as np, tvm_sparse\n"
+        "for folder in sys.argv[1:]:\n"
+        "    engine = tvm_sparse.load(f'{folder}/rpi5.so', threads=2)\n"
+        "    inputs = [np.fromfile(f'{folder}/{s.name}.bin', s.dtype).reshape(s.shape)\n"
+        "              for s in engine.inputs]\n"
+        "    np.savez(f'{folder}/out.npz', **engine.run(inputs))\n"
+    )
+    networks = [cases(name) for name in NETWORKS]
+    for case in networks:
+        case.compile("rpi5")
+    folders = [case.folder for case in networks]
+    command = [python, "-c", script, *folders]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=folders[0])
+    assert result.returncode == 0, result.stderr
+    for case in networks:
+        case.check(np.load(case.folder / "out.npz"))
+
+
+@pytest.mark.parametrize(
+    ("target", "cpu"),
+    [
+        ("armv8-a", "cortex-a53"),
+        ("rpi3", "cortex-a53"),
+        ("rpi4", "cortex-a72"),
+        ("rpi5", "cortex-a76"),
+        ("graviton2", "neoverse-n1"),
+        # Its code has no SVE: any length of SVE's vectors, and none, must do.
+        ("graviton3", "max,sve=off"),
+        ("graviton3", "max,sve-max-vq=1"),
+        ("graviton3", "max,sve-max-vq=4"),
+        ("apple-m1", "max"),
+    ],
+)
+def test_processors_have_all_instructions_of_their_profile(program, cases, target, cpu):
+    case = cases("transformer")
+    case.run([QEMU, "-cpu", cpu, "-L", SYSROOT, program], case.compile(target))
+
+
+def test_the_program_says_what_is_wrong(program, cases):
+    case = cases("fallbacks")
+    library = case.compile("rpi4")
+
+    def fails(*arguments):
+        command = [QEMU, "-L", SYSROOT, program, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (2, "")
+        return result.stderr
+
+    assert "usage: run MODEL.so" in fails()
+    assert "missing.so" in fails("missing.so")
+    assert "no.bin: cannot be read" in fails(library, "--input", "no.bin")
+    assert "bytes, and x has 2560" in fails(library, "--input", library)
+    assert "has 1 inputs and 3 outputs" in fails(library, *["--input", library] * 2)
+    assert "--inptu: unknown argument" in fails(library, "--inptu", "x.bin")
+
+
+def test_the_program_builds_for_this_machine_too(cases, tmp_path):
+    tools("cmake", "c++")
+    program, case = build(tmp_path), cases("fallbacks")
+    library = case.compile("native")
+    case.run([program], library)
+    result = subprocess.run([program, library], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[0] == "input x float32 [1,20,32]"
