@@ -13,18 +13,16 @@ import onnx
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns import Row, RowMap, Tensor, round_up
+from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
-from tvm_sparse.schedules.buffers import argument
-from tvm_sparse.schedules.stage import Panels, RollingPanels, Stage, TensorPanels, extents
+from tvm_sparse.schedules.slice_channels import SliceChannels
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.targets import CpuProfile, native
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
-    from tvm.ir import Expr
 
 Emit = Callable[[relax.Expr], relax.Var]
 
@@ -156,62 +154,36 @@ def run_kernel(
     return y.numpy()
 
 
-def rolling_kernel(stage: Stage, run_rows: int) -> tvm.tirx.PrimFunc:
-    """Make a kernel that computes a stage as a region does: run by run, in scratch memory.
+def run_in_columns(
+    stage: Stage, arrays: Sequence[NDArray[Any]], plan: ColumnPlan, cpu: CpuProfile | None = None
+) -> NDArray[np.float32]:
+    """Compute a stage, compiled for this machine or `cpu`, as part of a region.
 
-    For each run of about `run_rows` rows, the rows of the operands that it sees are copied to
-    scratch memory that holds no more than those, and its result from there; parameters as of
-    `tvm_sparse.schedules.stage.kernel`.
+    Stages that copy rows stand before and behind it, so that it reads from and writes to scratch
+    memory that holds no more rows than needed. `arrays` are the arguments of its call.
     """
-    result = stage.tensor
-    run = min(round_up(run_rows, stage.tile), round_up(result.rows, stage.tile))
-    starts = range(0, result.rows, run)
-    rolling: list[tuple[TensorPanels, RollingPanels, RowMap]] = []
-
-    def scratch(tensor: Tensor, rows: int) -> RollingPanels:
-        capacity = round_up(rows, stage.tile)
-        size = T.int64(capacity * tensor.channels * tensor.lanes)
-        return RollingPanels(tensor, T.sblock_alloc_buffer((size,), "float32"), capacity)
-
-    def operand(i: int) -> Panels:
-        tensor, seen = stage.panels[i]
-        outside = TensorPanels(tensor, argument(f"x{i}", *extents(tensor)))
-        if seen is None:
-            return outside
-        every = [visible(seen, tensor, first, min(first + run, result.rows)) for first in starts]
-        inside = scratch(tensor, max(end - first for first, end in every))
-        rolling.append((outside, inside, seen))
-        return inside
-
-    def visible(seen: RowMap, tensor: Tensor, first: Row, end: Row) -> tuple[Row, Row]:
-        is_known = isinstance(first, int)
-        low, high = (max, min) if is_known else (T.max, T.min)
-        return low(seen.first(first), 0), high(seen.end(end), tensor.rows)
-
-    def copy(source: Panels, target: Panels, image: Expr, first: Expr, end: Expr) -> None:
-        tensor = source.tensor
-        rows = T.serial(T.int64(0), end - first)
-        with rows as i, T.grid(T.int64(tensor.channels), T.int64(tensor.lanes)) as (c, lane):
-            place = source.at(image, first + i)
-            target.store(source[place, c, lane], target.at(image, first + i), c, lane)
-
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        stage.declare(operand)
-        outside = TensorPanels(result, argument("y", *extents(result)))
-        inside = scratch(result, run)
-        jobs = T.grid(T.int64(result.images), T.int64(len(starts)))
-        with jobs as (image, job), T.sblock(stage.name):
-            T.reads()
-            T.writes(outside.buffer[tuple(slice(0, extent) for extent in extents(result))])
-            first = T.bind(job * run)
-            end = T.bind(T.min(first + run, T.int64(result.rows)))
-            for source, target, seen in rolling:
-                copy(source, target, image, *visible(seen, source.tensor, first, end))
-            stage.allocate(min(run, result.rows))
-            stage.compute(inside, image, first, end, None)
-            copy(inside, outside, image, first, end)
-    return builder.get()
+    cpu = cpu or native()
+    sources = {i: tensor for i, (tensor, _) in stage.panels.items()}
+    copied = [
+        i for i, (tensor, seen) in stage.panels.items() if seen is not None and tensor.lanes > 1
+    ]
+    copies = [SliceChannels(sources[i], 0, sources[i].channels, cpu) for i in copied]
+    places = {i: -1 - n for n, i in enumerate(sources)}
+    region = Region(
+        stages=(*copies, stage, SliceChannels(stage.tensor, 0, stage.tensor.channels, cpu)),
+        operands=(
+            *({0: places[i]} for i in copied),
+            {i: copied.index(i) if i in copied else places[i] for i in sources},
+            {0: len(copies)},
+        ),
+        inputs=tuple(sources.values()),
+        outputs=(len(copies) + 1,),
+    )
+    others = [array for i, array in enumerate(arrays) if i not in sources]
+    tensor = stage.tensor
+    shape = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+    inputs = [*(arrays[i] for i in sources), *others]
+    return run_kernel(tensor_column(region, plan), inputs, shape, cpu)
 
 
 def assembly(func: tvm.tirx.PrimFunc, cpu: CpuProfile) -> str:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import Tensor
+from tvm_sparse.columns import ColumnPlan, Tensor
 from tvm_sparse.schedules.concat import Concat, concat
 from tvm_sparse.targets import native
-from tvm_sparse.testing import rolling_kernel, run_kernel
+from tvm_sparse.testing import run_in_columns, run_kernel
 
 
 @settings(max_examples=10, deadline=None)
@@ -26,8 +26,11 @@ def test_channels_lie_behind_one_another(images, rows, channels, lanes, run_rows
     sources = [Tensor(images, rows, count, lanes) for count in channels]
     want = np.concatenate(arrays, 1)
     stage = Concat(sources, native())
-    for func in (concat(sources, native()), rolling_kernel(stage, run_rows)):
-        np.testing.assert_array_equal(run_kernel(func, arrays, want.shape), want)
+    for got in (
+        run_kernel(concat(sources, native()), arrays, want.shape),
+        run_in_columns(stage, arrays, ColumnPlan(5, run_rows)),
+    ):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_operands_of_different_rows():

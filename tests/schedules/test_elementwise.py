@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import RowMap, Tensor
+from tvm_sparse.columns import ColumnPlan, RowMap, Tensor
 from tvm_sparse.schedules.elementwise import BINARY, Elementwise, elementwise
 from tvm_sparse.targets import native, profile
-from tvm_sparse.testing import assembly, rolling_kernel, run_kernel
+from tvm_sparse.testing import assembly, run_in_columns, run_kernel
 
 KINDS = ("panels", "one lane", "channels", "value")
 
@@ -45,8 +45,11 @@ def test_two_operands(operator, kinds, sizes, lanes, run_rows):
     shape = shape_of("panels", tensor)
     want = np.broadcast_to(getattr(np, operator)(*arrays), shape)
     stage = Elementwise(operator, tensor, shapes, cpu)
-    for func in (elementwise(operator, tensor, shapes, cpu), rolling_kernel(stage, run_rows)):
-        np.testing.assert_allclose(run_kernel(func, arrays, shape), want, rtol=1e-6)
+    for got in (
+        run_kernel(elementwise(operator, tensor, shapes, cpu), arrays, shape),
+        run_in_columns(stage, arrays, ColumnPlan(5, run_rows)),
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ def test_activations(operator, reference):
     tensor = Tensor(2, 5, 3, 40)
     x = np.random.default_rng(0).standard_normal((10, 3, 40)).astype("float32")
     stage = Elementwise(operator, tensor, [x.shape], native())
-    got = run_kernel(rolling_kernel(stage, 2), [x], x.shape)
+    got = run_in_columns(stage, [x], ColumnPlan(3, 2))
     np.testing.assert_allclose(got, reference(x), rtol=1e-6)
 
 
