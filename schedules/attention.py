@@ -20,21 +20,24 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.buffers import Registers, argument, flat
+from tvm_sparse.columns import RowMap, Tensor
+from tvm_sparse.cost_model import DENSE_SHARE, FMA_PER_CYCLE
+from tvm_sparse.schedules import row_blocks
+from tvm_sparse.schedules.buffers import Registers, argument
 from tvm_sparse.schedules.buffers import vector as vector_at
 from tvm_sparse.schedules.panels import panel_rows, visit_panel
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.schedules.tiles import each_tile, tile_height
 from tvm_sparse.schedules.transpose import transpose
 from tvm_sparse.schedules.vector_math import exp
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import FUNCTION_OPERATIONS, vector_cycles
 
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-    from tvm_sparse.targets import CpuProfile
 
     Element = Callable[[Expr, int], Expr]
 
@@ -54,6 +57,25 @@ def attention(
 
     Parameters
     ----------
+    batch, tokens, key_tokens, heads, head_dim, lanes, scale, bias_shape, cpu
+        As `Attention`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(q [rows, channels, lanes], k [key rows, channels, lanes], v [key rows, channels, lanes],
+        [bias], o [rows, channels, lanes])``, float32; for the rows see
+        `tvm_sparse.schedules.panels.panel_rows`.
+    """
+    sizes = (batch, tokens, key_tokens, heads, head_dim, lanes)
+    return kernel(Attention(*sizes, scale, bias_shape, cpu))
+
+
+class Attention(Stage):
+    """A multi-head attention, whose rows are blocks of queries and whose chunks are the heads.
+
+    Parameters
+    ----------
     batch, tokens, key_tokens : int
         Sequences, and the queries and keys of each.
     heads, head_dim : int
@@ -67,57 +89,92 @@ def attention(
         scores. A query whose bias is -inf for all keys gives NaN.
     cpu : CpuProfile
         Gives the vector length and the number of registers.
-
-    Returns
-    -------
-    PrimFunc
-        ``(q [rows, channels, lanes], k [key rows, channels, lanes], v [key rows, channels, lanes],
-        [bias], o [rows, channels, lanes])``, float32; for the rows see
-        `tvm_sparse.schedules.panels.panel_rows`.
     """
-    blocks, key_blocks = panel_rows(1, tokens, lanes), panel_rows(1, key_tokens, lanes)
-    channels = heads * head_dim
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("attention")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        q = argument("q", batch * blocks, channels, lanes)
-        k = argument("k", batch * key_blocks, channels, lanes)
-        v = argument("v", batch * key_blocks, channels, lanes)
-        bias: Any = argument("bias", *bias_shape) if bias_shape else None
-        o = argument("o", batch * blocks, channels, lanes)
 
-        jobs = T.parallel(T.int64(0), T.int64(batch * heads * blocks))
-        with jobs as job, T.sblock("attention"):
-            sequence = T.axis.spatial(T.int64(batch), job // (heads * blocks))
-            head = T.axis.spatial(T.int64(heads), job // blocks % heads)
-            block = T.axis.spatial(T.int64(blocks), job % blocks)
-            row, first = sequence * blocks + block, head * head_dim
-            key_rows = slice(sequence * key_blocks, (sequence + 1) * key_blocks)
-            of_head = (slice(first, first + head_dim), slice(0, lanes))
-            reads = [q[row, *of_head], k[key_rows, *of_head], v[key_rows, *of_head]]
-            if bias_shape:
-                reads.append(bias[tuple(slice(0, extent) for extent in bias_shape)])
-            T.reads(*reads)
-            T.writes(o[row, *of_head])
+    name = "attention"
+    chunks_outermost = True
 
-            def panel(x: Expr, of_row: Expr) -> Expr:
-                return flat(x[of_row, first, 0], head_dim * lanes)
+    def __init__(
+        self,
+        batch: int,
+        tokens: int,
+        key_tokens: int,
+        heads: int,
+        head_dim: int,
+        lanes: int,
+        scale: float,
+        bias_shape: tuple[int, ...] | None,
+        cpu: CpuProfile,
+    ) -> None:
+        self.tokens, self.key_tokens, self.head_dim = tokens, key_tokens, head_dim
+        self.scale, self.bias_shape, self.cpu = scale, bias_shape, cpu
+        channels = heads * head_dim
+        self.tensor = Tensor(batch, panel_rows(1, tokens, lanes), channels, lanes)
+        keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes)
+        self.panels = {0: (self.tensor, RowMap()), 1: (keys, None), 2: (keys, None)}
+        self.chunks = heads
 
-            kernel = _Job(tokens, key_tokens, head_dim, lanes, cpu)
-            added: Element | None = None
-            if bias_shape:
-                outer = [
-                    index if extent > 1 else T.int64(0)
-                    for index, extent in zip((sequence, head), bias_shape, strict=False)
-                ]
-                if bias_shape[2] > 1:
-                    added = kernel.gather_bias(lambda i, j: bias[*outer, i, j], block)
-                else:
-                    added = kernel.key_bias(lambda j: bias[*outer, 0, j])
-            kernel.score(panel(q, row), lambda b: panel(k, key_rows.start + b), scale, added)
-            kernel.exponentiate()
-            kernel.average(lambda b: panel(v, key_rows.start + b), panel(o, row))
-    return builder.get()
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare queries, keys, values and the bias."""
+        self.q, self.k, self.v = (panels(i) for i in range(3))
+        self.bias: Any = argument("bias", *self.bias_shape) if self.bias_shape else None
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the scores and the accumulators."""
+        sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
+        self.job = _Job(*sizes, self.cpu)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of a sequence."""
+        with self.each_chunk(chunk) as head:
+            for row, _ in row_blocks.each_tile(first, end, self.tensor.rows, self.tile):
+                self._attend(y.tile(image, row), image, head, row)
+
+    def _attend(self, y: Tile, image: Expr, head: Expr, row: Expr) -> None:
+        """Compute a head of a block of queries."""
+        channel = T.bind(head * self.head_dim)
+
+        def panel(x: Panels, of_row: Expr) -> Any:
+            size = self.head_dim * self.tensor.lanes
+            return x.tile(image, of_row).flat(channel, T.int64(0), size)
+
+        def store(value: Expr, d: Expr, lanes: Expr) -> None:
+            y.store(value, 0, channel + d, lanes)
+
+        added = self._bias(image, head, row)
+        self.job.score(panel(self.q, row), lambda b: panel(self.k, b), self.scale, added)
+        self.job.exponentiate()
+        self.job.average(lambda b: panel(self.v, b), store)
+
+    def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
+        """Return what is added to the scores."""
+        if not self.bias_shape:
+            return None
+        outer = [
+            index if extent > 1 else T.int64(0)
+            for index, extent in zip((image, head), self.bias_shape, strict=False)
+        ]
+        if self.bias_shape[2] > 1:
+            return self.job.gather_bias(lambda i, j: self.bias[*outer, i, j], row)
+        return self.job.key_bias(lambda j: self.bias[*outer, 0, j])
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        tensor = self.tensor
+        width = math.gcd(self.tensor.lanes, self.cpu.vector_lanes)
+        vectors = tensor.images * tensor.rows * tensor.lanes // width
+        scores = vectors * self.chunks * self.key_tokens
+        products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
+        exp = FUNCTION_OPERATIONS["exp"]
+        return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the bias."""
+        return 4 * math.prod(self.bias_shape) if self.bias_shape else 0
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.chunks} heads {self.key_tokens} keys {self.bias_shape}"
 
 
 class _Job:
@@ -165,7 +222,7 @@ class _Job:
         return lambda key, u: self.scores[self.part(key, u)]
 
     def score(
-        self, queries: Expr, key_panel: Callable[[Expr], Expr], scale: float, added: Element | None
+        self, queries: Any, key_panel: Callable[[Expr], Any], scale: float, added: Element | None
     ) -> None:
         """Compute the scores and the largest one of every query."""
         for u in self.vectors:
@@ -204,7 +261,9 @@ class _Job:
                 T.buffer_store(self.scores, weight, [self.part(key, u)])
                 self.total[u] = self.total[u] + weight
 
-    def average(self, value_panel: Callable[[Expr], Expr], outputs: Expr) -> None:
+    def average(
+        self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
+    ) -> None:
         """Compute the averages of the values, weighted by the exponentials."""
         share = [T.bind(self.across(T.float32(1)) / self.total[u]) for u in self.vectors]
 
@@ -223,7 +282,7 @@ class _Job:
             for i in range(count):
                 for u in self.vectors:
                     result = self.acc[i * len(self.vectors) + u] * share[u]
-                    T.buffer_store(outputs, result, [self.part(start + i, u)])
+                    store(result, start + i, vector_at(T.int64(u * self.width), self.width))
 
         each_tile(self.head_dim, self.tile, visit_tile)
 

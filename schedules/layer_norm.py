@@ -10,21 +10,22 @@ American Statistician 37, 1983: the corrected two-pass algorithm).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.schedules.buffers import Registers, argument
 from tvm_sparse.schedules.buffers import vector as vector_at
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import tvm
     from tvm.ir import Expr
-
-    from tvm_sparse.targets import CpuProfile
 
 LINE_LANES = 16
 """float32 values in a cache line of 64 bytes; threads should not share one."""
@@ -52,76 +53,118 @@ def layer_norm(
         ``(x [rows, channels, lanes], gamma [channels], beta [channels], y [rows, channels,
         lanes])``, float32.
     """
-    vector = math.gcd(lanes, cpu.vector_lanes)
-    column = math.gcd(lanes, max(LINE_LANES, vector))
-    vectors, columns = column // vector, lanes // column
-    unroll = min(max(CHAINS // vectors, 1), channels)
+    return kernel(LayerNorm(Tensor(1, rows, channels, lanes), epsilon, cpu))
 
-    def across(value: Expr) -> Expr:
-        return T.Broadcast(value, vector)
 
-    def averages(*terms: Callable[[Expr, int], Expr]) -> list[list[Expr]]:
+class LayerNorm(Stage):
+    """A layer normalization; its chunks are columns of lanes.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The panels; to which image a row belongs matters to other stages only.
+    epsilon : float
+        Added to the variance.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    name = "layer_norm"
+
+    def __init__(self, tensor: Tensor, epsilon: float, cpu: CpuProfile) -> None:
+        self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
+        self.panels = {0: (tensor, RowMap())}
+        self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
+        self.column = math.gcd(tensor.lanes, max(LINE_LANES, self.width))
+        self.vectors = self.column // self.width
+        self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
+        self.chunks = tensor.lanes // self.column
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the panels, gamma and beta."""
+        self.x = panels(0)
+        self.gamma = argument("gamma", self.tensor.channels)
+        self.beta = argument("beta", self.tensor.channels)
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the chains of two sums."""
+        count, terms = self.vectors * self.unroll, 2
+        self.chains = [Registers(count, self.width) for _ in range(terms)]
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+            x, tile = self.x.tile(image, row), y.tile(image, row)
+            with self.each_chunk(chunk) as column:
+                self._normalize(x, tile, T.bind(column * self.column))
+
+    def _normalize(self, x: Tile, y: Tile, first: Expr) -> None:
+        """Normalize the lanes of a column."""
+
+        def lanes(v: int) -> Expr:
+            return vector_at(first + v * self.width, self.width)
+
+        def value(channel: Expr, v: int) -> Expr:
+            return x[0, channel, lanes(v)]
+
+        def distance(channel: Expr, v: int) -> Expr:
+            return value(channel, v) - mean[v]
+
+        def squared(channel: Expr, v: int) -> Expr:
+            d = T.bind(distance(channel, v))
+            return d * d
+
+        (mean,) = self._averages(value)
+        shift, square = self._averages(distance, squared)
+        scale = []
+        for v in range(self.vectors):
+            variance = square[v] - shift[v] * shift[v]
+            deviation = T.sqrt(variance + self._across(T.float32(self.epsilon)))
+            scale.append(T.bind(self._across(T.float32(1)) / deviation))
+        with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
+            for v in range(self.vectors):
+                normal = (distance(channel, v) - shift[v]) * scale[v]
+                gamma, beta = self._across(self.gamma[channel]), self._across(self.beta[channel])
+                y.store(normal * gamma + beta, 0, channel, lanes(v))
+
+    def _averages(self, *terms: Callable[[Expr, int], Expr]) -> list[list[Expr]]:
         """Average each ``term(channel, v)`` over the channels, for every vector v of the column."""
-        chains = [[Registers(unroll, vector) for _ in range(vectors)] for _ in terms]
+        channels, unroll = self.tensor.channels, self.unroll
         every = [
-            (t, v, i) for i in range(unroll) for v in range(vectors) for t in range(len(terms))
+            (t, v, i) for i in range(unroll) for v in range(self.vectors) for t in range(len(terms))
         ]
         for t, v, i in every:
-            chains[t][v][i] = across(T.float32(0))
+            self.chains[t][v * unroll + i] = self._across(T.float32(0))
 
         def add(first: Expr, count: int) -> None:
             for t, v, i in every:
                 if i < count:
-                    chains[t][v][i] = chains[t][v][i] + terms[t](first + i, v)
+                    chain, at = self.chains[t], v * unroll + i
+                    chain[at] = chain[at] + terms[t](first + i, v)
 
         with T.serial(T.int64(0), T.int64(channels // unroll)) as group:
             add(group * unroll, unroll)
         add(T.int64(channels - channels % unroll), channels % unroll)
-        share = across(T.float32(1 / channels))
+        share = self._across(T.float32(1 / channels))
         return [
-            [T.bind(_sum([chain[i] for i in range(unroll)]) * share) for chain in of_term]
-            for of_term in chains
+            [
+                T.bind(_sum([chain[v * unroll + i] for i in range(unroll)]) * share)
+                for v in range(self.vectors)
+            ]
+            for chain in self.chains[: len(terms)]
         ]
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("layer_norm")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", rows, channels, lanes)
-        gamma = argument("gamma", channels)
-        beta = argument("beta", channels)
-        y = argument("y", rows, channels, lanes)
-        with T.parallel(T.int64(0), T.int64(rows * columns)) as job, T.sblock("layer_norm"):
-            row = T.axis.spatial(T.int64(rows), job // columns)
-            first = T.axis.spatial(T.int64(columns), job % columns) * column
-            T.reads(x[row, 0:channels, first : first + column], gamma[0:channels], beta[0:channels])
-            T.writes(y[row, 0:channels, first : first + column])
+    def _across(self, value: Expr) -> Expr:
+        return T.Broadcast(value, self.width)
 
-            def place(channel: Expr, v: int) -> list[Expr]:
-                return [row, channel, vector_at(first + v * vector, vector)]
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        # Three passes, of which the last one also loads gamma and beta.
+        return vector_cycles(vectors_of(self.tensor, self.cpu), loads=5, stores=1, operations=9)
 
-            def value(channel: Expr, v: int) -> Expr:
-                return x[tuple(place(channel, v))]
-
-            def distance(channel: Expr, v: int) -> Expr:
-                return value(channel, v) - mean[v]
-
-            def squared(channel: Expr, v: int) -> Expr:
-                d = T.bind(distance(channel, v))
-                return d * d
-
-            (mean,) = averages(value)
-            shift, square = averages(distance, squared)
-            scale = []
-            for v in range(vectors):
-                variance = square[v] - shift[v] * shift[v]
-                deviation = T.sqrt(variance + across(T.float32(epsilon)))
-                scale.append(T.bind(across(T.float32(1)) / deviation))
-            with T.serial(T.int64(0), T.int64(channels)) as channel:
-                for v in range(vectors):
-                    normal = (distance(channel, v) - shift[v]) * scale[v]
-                    result = normal * across(gamma[channel]) + across(beta[channel])
-                    T.buffer_store(y, result, place(channel, v))
-    return builder.get()
+    def weight_bytes(self) -> int:
+        """Return the bytes of gamma and beta."""
+        return 2 * 4 * self.tensor.channels
 
 
 def _sum(values: list[Expr]) -> Expr:

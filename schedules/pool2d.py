@@ -3,7 +3,7 @@
 A window is a product of rows and columns, so an output row is made in two passes::
 
     for output row in parallel:
-        for chunk of channels:
+        for block of channels:
             line[c, :] = over the rows of the window: x[row, c, :]      # whole vectors
             y[row, c, :] = over the columns of the window: line[c, column...]
 
@@ -14,22 +14,23 @@ where the stride is not 1.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.buffers import Registers, argument, job_loop, masked, vector
+from tvm_sparse.pooling import Pool2d
+from tvm_sparse.schedules.buffers import Registers, masked, vector
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import tvm
     from tvm.ir import Expr
-
-    from tvm_sparse.pooling import Pool2d
-    from tvm_sparse.targets import CpuProfile
 
 MOST_ACCUMULATORS = 8
 LONGEST_UNROLLED = 8
@@ -47,7 +48,7 @@ def max_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
         ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
         float32.
     """
-    return _Pooling(pool, cpu, "max_pool2d", LOWEST, T.max).build()
+    return kernel(MaxPool2d(pool, cpu))
 
 
 def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -58,7 +59,7 @@ def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     PrimFunc
         As that of `max_pool2d`.
     """
-    return _Pooling(pool, cpu, "avg_pool2d", 0.0, lambda a, b: a + b, is_mean=True).build()
+    return kernel(AvgPool2d(pool, cpu))
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class _Line:
     pitch : int
         Values from one channel to the next.
     channels : int
-        Channels of a chunk.
+        Channels of a block.
     size : int
         Values in all, with those that the loads for lanes beyond the last column reach.
     """
@@ -96,87 +97,101 @@ class _Line:
         return _Line(front, pitch, channels, _up(size, width))
 
 
-@dataclass(frozen=True)
-class _Pooling:
-    """A pooling that combines values; a mean divides them by their number in the end."""
+class _Pooling(Stage):
+    """A pooling that combines values; a mean divides them by their number in the end.
 
-    pool: Pool2d
-    cpu: CpuProfile
-    name: str
+    Parameters
+    ----------
+    pool : Pool2d
+        The sizes.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
     neutral: float
-    combine: Callable[[Expr, Expr], Expr]
-    is_mean: bool = False
+    is_mean: bool
 
-    def build(self) -> tvm.tirx.PrimFunc:
-        pool = self.pool
-        line = _Line.of(pool, self.cpu)
-        rows_in, rows = pool.batch * pool.height, pool.batch * pool.out_height
-        with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-            T.func_name(self.name)
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-            x = argument("x", rows_in, pool.channels, pool.lanes_in)
-            y = argument("y", rows, pool.channels, pool.lanes_out)
-            work = rows * pool.channels * pool.lanes_out * sum(pool.kernel)
-            with job_loop(rows, work) as i, T.sblock(self.name):
-                row = T.axis.spatial(T.int64(rows), i)
-                image, own = row // pool.out_height, T.bind(row % pool.out_height)
-                seen = slice(image * pool.height, image * pool.height + pool.height)
-                T.reads(x[seen, 0 : pool.channels, 0 : pool.lanes_in])
-                T.writes(y[row, 0 : pool.channels, 0 : pool.lanes_out])
-                memory = T.sblock_alloc_buffer((T.int64(line.size),), "float32")
-                self._fill_padding(memory, line)
-                share = self._row_share(own) if self.is_mean else None
-                with T.serial(T.int64(0), T.int64(pool.channels // line.channels)) as chunk:
-                    first = T.bind(chunk * line.channels)
-                    with T.serial(T.int64(0), T.int64(line.channels)) as c:
-                        place = T.bind(c * line.pitch + line.front)
-                        self._combine_rows(x, memory, (image, own, first + c), place)
-                    with T.serial(T.int64(0), T.int64(line.channels)) as c:
-                        place = T.bind(c * line.pitch + (line.front - pool.padding[1]))
-                        self._combine_columns(memory, y, (row, first + c), place, share)
-        return builder.get()
+    def __init__(self, pool: Pool2d, cpu: CpuProfile) -> None:
+        self.pool, self.cpu = pool, cpu
+        self.line = _Line.of(pool, cpu)
+        self.tensor = pool.output
+        self.panels = {0: (pool.input, pool.rows_seen)}
 
-    def _fill_padding(self, memory: Expr, line: _Line) -> None:
+    @abstractmethod
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Combine two values of a window."""
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the image."""
+        self.x = panels(0)
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the line, and the places of a window's rows."""
+        self.memory = T.sblock_alloc_buffer((T.int64(self.line.size),), "float32")
+        self.places = T.sblock_alloc_buffer((T.int64(self.pool.kernel[0]),), "int64")
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        pool, line = self.pool, self.line
+        self._fill_padding()
+        for row, _ in each_tile(first, end, pool.out_height, self.tile):
+            tile = y.tile(image, row)
+            window = self._rows_within(row, 0, pool.height)
+            top = T.bind(row * pool.stride[0] - pool.padding[0])
+            with T.serial(*window) as dy:
+                place = self.x.at(image, top + dy * pool.dilation[0])
+                T.buffer_store(self.places, place, [dy])
+            share = self._row_share(row) if self.is_mean else None
+            with T.serial(T.int64(0), T.int64(pool.channels // line.channels)) as block:
+                channel = T.bind(block * line.channels)
+                with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                    start = T.bind(c * line.pitch + line.front)
+                    self._combine_rows(window, channel + c, start)
+                with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                    start = T.bind(c * line.pitch + (line.front - pool.padding[1]))
+                    self._combine_columns(tile, channel + c, start, share)
+
+    def work(self) -> int:
+        """Return how many values it combines."""
+        return self.tensor.bytes // 4 * sum(self.pool.kernel)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        rows, columns = self.pool.kernel
+        loads = rows + columns * self.pool.stride[1]
+        return vector_cycles(vectors_of(self.tensor, self.cpu), loads, 2, rows + 2 * columns)
+
+    def _fill_padding(self) -> None:
         """Fill what lies beside the columns of every channel."""
+        line = self.line
         width = self.cpu.vector_width(self.pool.lanes_in)
         end = line.front + _up(self.pool.width, width)
         neutral = T.Broadcast(T.float32(self.neutral), width)
         beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
         with T.serial(T.int64(0), T.int64(line.channels)) as c:
             for lane in beside:
-                T.buffer_store(memory, neutral, [vector(c * line.pitch + lane, width)])
+                T.buffer_store(self.memory, neutral, [vector(c * line.pitch + lane, width)])
 
-    def _combine_rows(
-        self, x: Expr, memory: Expr, at: tuple[Expr, Expr, Expr], place: Expr
-    ) -> None:
+    def _combine_rows(self, window: tuple[Expr, Expr], channel: Expr, place: Expr) -> None:
         """Combine the rows of a window that lie in the image, for all columns of a channel."""
-        pool, (image, row, channel) = self.pool, at
+        pool = self.pool
         width = self.cpu.vector_width(pool.lanes_in)
         neutral = T.Broadcast(T.float32(self.neutral), width)
-        first, end = self._rows_within(row, 0, pool.height)
-        start = image * pool.height + row * pool.stride[0] - pool.padding[0]
         for group, count in _groups(-(-pool.width // width), looped=True):
             acc = Registers(count, width)
             for v in range(count):
                 acc[v] = neutral
-            with T.serial(first, end) as dy:
-                source = start + dy * pool.dilation[0]
+            with T.serial(*window) as dy:
+                source = T.bind(self.places[dy])
                 for v in range(count):
                     lane = vector((group + v) * width, width)
-                    acc[v] = self.combine(acc[v], x[source, channel, lane])
+                    acc[v] = self.combine(acc[v], self.x[source, channel, lane])
             for v in range(count):
                 valid = pool.width - (group + v) * width if isinstance(group, int) else width
                 value = masked(acc[v], valid, neutral)
-                T.buffer_store(memory, value, [vector(place + (group + v) * width, width)])
+                T.buffer_store(self.memory, value, [vector(place + (group + v) * width, width)])
 
-    def _combine_columns(
-        self,
-        memory: Expr,
-        y: Expr,
-        at: tuple[Expr, Expr],
-        place: Expr,
-        share: Expr | None,
-    ) -> None:
+    def _combine_columns(self, y: Tile, channel: Expr, place: Expr, share: Expr | None) -> None:
         """Combine the columns of a window, for all columns of a channel of the output."""
         pool = self.pool
         width = self.cpu.vector_width(pool.lanes_out)
@@ -191,7 +206,7 @@ class _Pooling:
                 start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
                 for v in range(count):
                     column = start + v * (width * pool.stride[1])
-                    values = _strided(memory, column, width, pool.stride[1])
+                    values = _strided(self.memory, column, width, pool.stride[1])
                     acc[v] = self.combine(acc[v], values)
             for v in range(count):
                 last = isinstance(group, int)
@@ -200,9 +215,9 @@ class _Pooling:
                     value = value * self._share(share, (group + v) * width, width)
                 valid = pool.out_width - (group + v) * width if last else width
                 lane = vector((group + v) * width, width)
-                T.buffer_store(y, masked(value, valid, zeros), [*at, lane])
+                y.store(masked(value, valid, zeros), 0, channel, lane)
         for lane in range(vectors * width, pool.lanes_out, width):
-            T.buffer_store(y, zeros, [*at, vector(T.int64(lane), width)])
+            y.store(zeros, 0, channel, vector(T.int64(lane), width))
 
     def _rows_within(self, row: Expr, low: int, high: int) -> tuple[Expr, Expr]:
         """Return the first of the window's rows from `low` of the image on, and from `high` on."""
@@ -233,6 +248,26 @@ class _Pooling:
     def _is_uniform(self) -> bool:
         """Whether all columns of the output are means over equally many."""
         return len({self.pool.columns_counted(i) for i in range(self.pool.out_width)}) == 1
+
+
+class MaxPool2d(_Pooling):
+    """The maximum over windows; parameters as `max_pool2d`."""
+
+    name, neutral, is_mean = "max_pool2d", LOWEST, False
+
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Return the larger value."""
+        return T.max(a, b)
+
+
+class AvgPool2d(_Pooling):
+    """The mean over windows; parameters as `avg_pool2d`."""
+
+    name, neutral, is_mean = "avg_pool2d", 0.0, True
+
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Return the sum."""
+        return a + b
 
 
 def _groups(vectors: int, looped: bool) -> Iterator[tuple[Expr | int, int]]:

@@ -205,6 +205,8 @@ class Stage(ABC):
         Rows of a run when it is a kernel of its own.
     chunks : int
         Parts of its channels that can be computed by different threads.
+    chunks_outermost : bool
+        Whether a kernel of its own computes all rows of a chunk before those of the next one.
     """
 
     name: str
@@ -213,6 +215,7 @@ class Stage(ABC):
     tile: int = 1
     row_block: int = 1
     chunks: int = 1
+    chunks_outermost: bool = False
 
     @abstractmethod
     def declare(self, panels: Callable[[int], Panels]) -> None:
@@ -284,8 +287,12 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         loop = T.parallel if stage.work() >= PARALLEL_ELEMENTS else T.serial
         with loop(T.int64(0), T.int64(count)) as job, T.sblock(stage.name):
             image = T.axis.spatial(T.int64(tensor.images), job // (blocks * stage.chunks))
-            block = T.axis.spatial(T.int64(blocks), job // stage.chunks % blocks)
-            chunk = T.axis.spatial(T.int64(stage.chunks), job % stage.chunks)
+            if stage.chunks_outermost:
+                chunk = T.axis.spatial(T.int64(stage.chunks), job // blocks % stage.chunks)
+                block = T.axis.spatial(T.int64(blocks), job % blocks)
+            else:
+                block = T.axis.spatial(T.int64(blocks), job // stage.chunks % blocks)
+                chunk = T.axis.spatial(T.int64(stage.chunks), job % stage.chunks)
             T.reads(*(panels.whole() for panels in operands))
             T.writes(y.whole())
             first = T.bind(block * stage.row_block)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tvm_sparse.columns import RowMap, Tensor
+
 
 @dataclass(frozen=True)
 class Pool2d:
@@ -42,6 +44,22 @@ class Pool2d:
     def __post_init__(self) -> None:
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
             raise ValueError(f"fewer lanes than columns: {self}")
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees."""
+        reach = (self.kernel[0] - 1) * self.dilation[0] + 1
+        return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
 
     def columns_counted(self, column: int) -> int:
         """Return how many columns of its window output column `column` is a mean over."""

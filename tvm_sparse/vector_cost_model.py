@@ -17,6 +17,7 @@ FUNCTION_OPERATIONS = {
     "relu6": 2.0,
     "hardswish": 5.0,
     "divide": 19.0,
+    "exp": 14.0,
     "sigmoid": 25.0,
     "silu": 26.0,
     "gelu": 28.0,

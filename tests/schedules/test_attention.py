@@ -8,8 +8,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.attention import attention
+from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.schedules.attention import Attention, attention
 from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import run_in_columns
 
 FLOAT_MIN = np.finfo("float32").min
 
@@ -75,6 +77,23 @@ def test_against_numpy(batch, tokens, keys, heads, head_dim, lanes, bias):
         shape = [e if own else 1 for e, own in zip((batch, heads, tokens), bias, strict=True)]
         bias = np.random.default_rng(1).standard_normal((*shape, keys)).astype("float32")
     got = run(q, k, v, bias, heads, lanes, 0.3)
+    np.testing.assert_allclose(got, reference(q, k, v, bias, heads, 0.3), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "tokens", "lanes", "bias_shape"),
+    [(1, 70, 16, None), (2, 41, 8, (2, 1, 1, 37)), (2, 41, 8, (1, 3, 41, 37))],
+)
+def test_rows_in_columns(batch, tokens, lanes, bias_shape):
+    keys, heads, head_dim = 37, 3, 5
+    q, k, v = operands(batch, tokens, keys, heads * head_dim)
+    bias = None
+    if bias_shape:
+        bias = np.random.default_rng(1).standard_normal(bias_shape).astype("float32")
+    sizes = (batch, tokens, keys, heads, head_dim, lanes)
+    stage = Attention(*sizes, 0.3, bias_shape, native())
+    arrays = [as_panels(x, lanes) for x in (q, k, v)] + ([] if bias is None else [bias])
+    got = from_panels(run_in_columns(stage, arrays, ColumnPlan(3, 2)), batch, tokens)
     np.testing.assert_allclose(got, reference(q, k, v, bias, heads, 0.3), rtol=1e-4, atol=2e-5)
 
 

@@ -6,8 +6,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.layer_norm import layer_norm
+from tvm_sparse.columns import ColumnPlan, Tensor
+from tvm_sparse.schedules.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import run_in_columns
 
 
 def run(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:
@@ -42,6 +44,14 @@ def test_against_numpy(rows, channels, lanes, epsilon):
     x, gamma, beta = operands(rows, channels, lanes)
     want = reference(x, gamma, beta, epsilon)
     np.testing.assert_allclose(run(x, gamma, beta, epsilon), want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("images", "lanes", "step"), [(1, 32, 1), (3, 24, 2)])
+def test_rows_in_columns(images, lanes, step):
+    arrays = operands(7 * images, 13, lanes)
+    stage = LayerNorm(Tensor(images, 7, 13, lanes), 1e-5, native())
+    got = run_in_columns(stage, arrays, ColumnPlan(5, step))
+    np.testing.assert_allclose(got, reference(*arrays, 1e-5), rtol=2e-5, atol=2e-5)
 
 
 def test_mean_much_larger_than_deviation():

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.pooling import Pool2d
-from tvm_sparse.schedules.pool2d import avg_pool2d, max_pool2d
+from tvm_sparse.schedules.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
 from tvm_sparse.targets import CpuProfile, native, profile
-from tvm_sparse.testing import assembly, image_panels, panel_image, run_kernel
+from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20
@@ -98,6 +99,25 @@ def check(pool: Pool2d, cpu: CpuProfile, is_mean: bool) -> None:
     assert np.isfinite(got).all()
     image = panel_image(got, want.shape)
     np.testing.assert_allclose(image, want, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    data=st.data(),
+    is_mean=st.booleans(),
+    column=st.integers(1, 13),
+    step=st.integers(1, 5),
+    overlap=st.sampled_from(["carry", "recompute"]),
+)
+def test_rows_in_columns(data, is_mean, column, step, overlap):
+    pool = data.draw(pools(native()))
+    shape = (pool.batch, pool.channels, pool.height, pool.width)
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    stage = (AvgPool2d if is_mean else MaxPool2d)(pool, native())
+    panels = image_panels(x, pool.lanes_in, junk=99)
+    got = run_in_columns(stage, [panels], ColumnPlan(column, step, overlap))
+    want = reference(pool, x, is_mean)
+    np.testing.assert_allclose(panel_image(got, want.shape), want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("is_mean", [False, True])
