@@ -157,6 +157,10 @@ def _parser() -> argparse.ArgumentParser:
     add_json(command)
 
     command = add("targets", "lists the CPUs that can be compiled for", _targets)
+    command.add_argument(
+        "--measure", action="store_true",
+        help="measure this machine's caches and speed, and use them from now on",
+    )  # fmt: skip
     add_json(command)
     return parser
 
@@ -330,8 +334,27 @@ def _prune(options: argparse.Namespace) -> None:
 def _targets(options: argparse.Namespace) -> None:
     from tvm_sparse import console, targets
 
+    if options.measure:
+        _measure_this_machine(options.json)
+        return
     profiles = [targets.native(), *targets.PROFILES.values()]
     if options.json:
-        console.print_json([asdict(profile) for profile in profiles])
+        systems = [{"memory_system": asdict(cpu.memory_system)} for cpu in profiles]
+        console.print_json(
+            [asdict(cpu) | system for cpu, system in zip(profiles, systems, strict=True)]
+        )
     else:
         console.print_targets(profiles)
+
+
+def _measure_this_machine(as_json: bool) -> None:
+    from tvm_sparse import console, cpu_measurement, cpu_probe
+
+    with console.progress("measuring") as update:
+        measurement = cpu_probe.measure(update)
+    path = cpu_measurement.store(measurement)
+    if as_json:
+        console.print_json(asdict(measurement) | {"file": str(path)})
+    else:
+        console.print_measurement(measurement)
+        print(f"stored in {path}")

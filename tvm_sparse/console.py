@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from tvm_sparse.memory_system import LEVELS
+
 if TYPE_CHECKING:
     from tvm_sparse.analysis import LayerReport
+    from tvm_sparse.cpu_measurement import CpuMeasurement
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.targets import CpuProfile
@@ -83,6 +86,24 @@ def print_targets(profiles: Sequence[CpuProfile]) -> None:
         values = (cpu.vector_bits, cpu.cores, *(size // 1024 for size in sizes))
         table.add_row(cpu.name, cpu.mcpu, cpu.architecture, *map(str, values), cpu.about)
     print_table(table)
+
+
+def print_measurement(measurement: CpuMeasurement) -> None:
+    """Print sizes, bandwidths and clock of this machine."""
+    together = f"all {measurement.cores} cores read GB/s"
+    headers = ("size KB", "read GB/s", "read and write GB/s", together)
+    table = _table("level", *headers, numbers=headers)
+    system = measurement.system
+    for name, size, level in zip(
+        LEVELS, (*measurement.cache_bytes, None), system.levels, strict=True
+    ):
+        if size == 0:
+            continue
+        most = level.shared or level.read * measurement.cores
+        rates = (f"{rate / 1e9:.1f}" for rate in (level.read, level.copy, most))
+        table.add_row(name, f"{size / 1024:,.0f}" if size else "", *rates)
+    print_table(table)
+    print(f"{measurement.cpu}: {system.clock_hz / 1e9:.2f} GHz at two multiply-adds a cycle")
 
 
 def print_tensors(specs: Sequence[TensorSpec]) -> None:

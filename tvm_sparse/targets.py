@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tvm_sparse import cpu_measurement
 from tvm_sparse.cpu_profiles import KB, MB, PROCESSORS, Processor
 from tvm_sparse.errors import TargetError
 from tvm_sparse.memory_system import MemorySystem, estimate
@@ -161,7 +162,7 @@ def profile(name: str) -> CpuProfile:
 
 @functools.cache
 def native() -> CpuProfile:
-    """Return this machine's profile.
+    """Return this machine's profile, with what `tvm-sparse targets --measure` has stored.
 
     Raises
     ------
@@ -175,15 +176,20 @@ def native() -> CpuProfile:
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
     known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu]
     base = known[0] if known else _from_features(target)
-    caches = _caches()
+    cores, caches = _usable_cores(), _caches()
+    measured = cpu_measurement.load(cpu_measurement.cpu_name(), cores)
+    l1, l2, l3 = measured.cache_bytes if measured else (base.l1_bytes, base.l2_bytes, None)
+    # The system knows a core's own caches exactly, but not how much of a shared one is for us: a
+    # virtual machine may be told the size of all that others use as well.
     return replace(
         base,
         name="native",
-        about="this machine",
-        cores=_usable_cores(),
-        l1_bytes=caches.get(1, base.l1_bytes),
-        l2_bytes=caches.get(2, base.l2_bytes),
-        l3_bytes=caches.get(3, base.l3_bytes),
+        about="this machine, measured" if measured else "this machine",
+        cores=cores,
+        l1_bytes=caches.get(1, l1),
+        l2_bytes=caches.get(2, l2),
+        l3_bytes=caches.get(3, base.l3_bytes) if l3 is None else l3,
+        measured=measured.system if measured else None,
     )
 
 
