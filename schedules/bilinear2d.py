@@ -7,19 +7,21 @@ then every output vector mixes two permutations of it, whose patterns and weight
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.buffers import argument, job_loop, vector
+from tvm_sparse.resizing import Resize2d
+from tvm_sparse.schedules.buffers import vector
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, kernel
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-    from tvm_sparse.resizing import Resize2d
-    from tvm_sparse.targets import CpuProfile
 
 
 def bilinear2d(resize: Resize2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -31,39 +33,72 @@ def bilinear2d(resize: Resize2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
         ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
         float32.
     """
-    rows, channels = resize.batch * resize.out_height, resize.channels
-    width, out = cpu.vector_width(resize.lanes_in), cpu.vector_width(resize.lanes_out)
-    pitch = -(-resize.width // width) * width
-    most = max(cpu.l1_bytes // (2 * 4 * pitch), 1)
-    chunk = next(c for c in range(min(most, channels), 0, -1) if channels % c == 0)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("bilinear2d")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", resize.batch * resize.height, channels, resize.lanes_in)
-        y = argument("y", rows, channels, resize.lanes_out)
-        with job_loop(rows, rows * channels * resize.lanes_out) as i, T.sblock("bilinear2d"):
-            row = T.axis.spatial(T.int64(rows), i)
-            image = row // resize.out_height
-            seen = slice(image * resize.height, image * resize.height + resize.height)
-            T.reads(x[seen, 0:channels, 0 : resize.lanes_in])
-            T.writes(y[row, 0:channels, 0 : resize.lanes_out])
-            # The loads of the last channel may reach beyond its end.
-            memory = T.sblock_alloc_buffer((T.int64(chunk * pitch + out),), "float32")
-            upper, lower, share = _rows(resize, row % resize.out_height)
-            with T.serial(T.int64(0), T.int64(channels // chunk)) as block:
-                first = T.bind(block * chunk)
-                with T.serial(T.int64(0), T.int64(chunk)) as c:
-                    for lane in range(0, pitch, width):
+    return kernel(Bilinear2d(resize, cpu))
+
+
+class Bilinear2d(Stage):
+    """The enlargement.
+
+    Parameters
+    ----------
+    resize : Resize2d
+        The sizes.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    name = "bilinear2d"
+
+    def __init__(self, resize: Resize2d, cpu: CpuProfile) -> None:
+        self.resize, self.cpu = resize, cpu
+        self.tensor = resize.output
+        self.panels = {0: (resize.input, resize.rows_seen)}
+        self.width_in = cpu.vector_width(resize.lanes_in)
+        self.width_out = cpu.vector_width(resize.lanes_out)
+        self.pitch = -(-resize.width // self.width_in) * self.width_in
+        most, channels = max(cpu.l1_bytes // (2 * 4 * self.pitch), 1), resize.channels
+        self.block = next(c for c in range(min(most, channels), 0, -1) if channels % c == 0)
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the images."""
+        self.x = panels(0)
+
+    def allocate(self, most_rows: int) -> None:
+        """Allocate the line; the loads of the last channel may reach beyond its end."""
+        size = self.block * self.pitch + self.width_out
+        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        resize, memory, width, out = self.resize, self.memory, self.width_in, self.width_out
+        for row, _ in each_tile(first, end, resize.out_height, self.tile):
+            tile = y.tile(image, row)
+            *between, share = _rows(resize, row)
+            upper, lower = (self.x.tile(image, i) for i in between)
+            with T.serial(T.int64(0), T.int64(resize.channels // self.block)) as block:
+                channel = T.bind(block * self.block)
+                with T.serial(T.int64(0), T.int64(self.block)) as c:
+                    for lane in range(0, self.pitch, width):
                         place = vector(T.int64(lane), width)
-                        above = T.bind(x[image * resize.height + upper, first + c, place])
-                        below = x[image * resize.height + lower, first + c, place]
+                        above = T.bind(upper[0, channel + c, place])
+                        below = lower[0, channel + c, place]
                         mixed = above + (below - above) * T.Broadcast(share, width)
-                        T.buffer_store(memory, mixed, [vector(c * pitch + lane, width)])
-                with T.serial(T.int64(0), T.int64(chunk)) as c:
+                        T.buffer_store(memory, mixed, [vector(c * self.pitch + lane, width)])
+                with T.serial(T.int64(0), T.int64(self.block)) as c:
                     for lane in range(0, resize.lanes_out, out):
-                        mixed = _mix_columns(resize, memory, c * pitch, lane, out)
-                        T.buffer_store(y, mixed, [row, first + c, vector(T.int64(lane), out)])
-    return builder.get()
+                        mixed = _mix_columns(resize, memory, c * self.pitch, lane, out)
+                        tile.store(mixed, 0, channel + c, vector(T.int64(lane), out))
+
+    def work(self) -> int:
+        """Return how many values it computes."""
+        return self.tensor.bytes // 4
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        rows = vectors_of(self.tensor, self.cpu) * self.resize.width // self.resize.out_width
+        columns = vectors_of(self.tensor, self.cpu)
+        shuffles = 2
+        return vector_cycles(rows, 2, 1, 2) + vector_cycles(columns, 2 + shuffles, 1, 2)
 
 
 def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:

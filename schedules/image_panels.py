@@ -6,21 +6,23 @@ The last vector of a row that is not whole overlaps the one before it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns import Tensor
 from tvm_sparse.schedules.buffers import argument, job_loop
 from tvm_sparse.schedules.buffers import vector as vector_at
+from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import vector_cycles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import tvm
     from tvm.ir import Expr
-
-    from tvm_sparse.targets import CpuProfile
 
 LONGEST_UNROLLED = 8
 """Vectors of a row from which on the whole ones become a loop."""
@@ -36,35 +38,70 @@ def image_to_panels(
     PrimFunc
         ``(x [batch, channels, height, width], y [batch * height, channels, lanes])``, float32.
     """
-    vector = _vector(width, lanes, cpu)
-    zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("image_to_panels")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", batch, channels, height, width)
-        y = argument("y", batch * height, channels, lanes)
-        rows = job_loop(batch * height, batch * channels * height * lanes)
-        with rows as i, T.sblock("image_to_panels"):
-            row = T.axis.spatial(T.int64(batch * height), i)
-            image, line = row // height, row % height
-            T.reads(x[image, 0:channels, line, 0:width])
-            T.writes(y[row, 0:channels, 0:lanes])
-            with T.serial(T.int64(0), T.int64(channels)) as channel:
+    return kernel(ImageToPanels(batch, channels, height, width, lanes, cpu))
 
-                def copy(lane: Expr | int) -> None:
-                    value = x[image, channel, line, _at(lane, vector)]
-                    T.buffer_store(y, value, [row, channel, _at(lane, vector)])
 
-                _each_vector(width // vector, vector, copy)
-                whole = width // vector * vector
-                for lane in range(whole, lanes, vector):
-                    valid, values = width - lane, zeros
-                    if valid > 0:
-                        last = T.bind(x[image, channel, line, _at(width - vector, vector)])
-                        places = [min(vector - valid + j, vector) for j in range(vector)]
-                        values = T.Shuffle([last, zeros], places)
-                    T.buffer_store(y, values, [row, channel, _at(lane, vector)])
-    return builder.get()
+class ImageToPanels(Stage):
+    """The conversion of images, which are no panels, to panels.
+
+    Parameters
+    ----------
+    batch, channels, height, width : int
+        Extents of the images.
+    lanes : int
+        Lanes of the result.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    name = "image_to_panels"
+
+    def __init__(
+        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        self.width, self.vector = width, _vector(width, lanes, cpu)
+        self.tensor = Tensor(batch, height, channels, lanes)
+        self.panels = {}
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the images."""
+        tensor = self.tensor
+        self.x = argument("x", tensor.images, tensor.channels, tensor.rows, self.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+            tile = y.tile(image, row)
+            with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
+                self._copy(tile, image, channel, row)
+
+    def _copy(self, y: Tile, image: Expr, channel: Expr, row: Expr) -> None:
+        """Copy a channel of a row; lanes behind the last column become 0."""
+        vector, width = self.vector, self.width
+        zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
+
+        def load(column: Expr | int) -> Expr:
+            return self.x[image, channel, row, _at(column, vector)]
+
+        def store(lane: Expr | int) -> None:
+            y.store(load(lane), 0, channel, _at(lane, vector))
+
+        _each_vector(width // vector, vector, store)
+        for lane in range(width // vector * vector, self.tensor.lanes, vector):
+            valid, values = width - lane, zeros
+            if valid > 0:
+                last = T.bind(load(width - vector))
+                places = [min(vector - valid + j, vector) for j in range(vector)]
+                values = T.Shuffle([last, zeros], places)
+            y.store(values, 0, channel, _at(lane, vector))
+
+    def work(self) -> int:
+        """Return how many values it stores."""
+        return self.tensor.bytes // 4
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        return vector_cycles(self.tensor.bytes // 4 // self.vector, loads=1, stores=1)
 
 
 def panels_to_image(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from tvm_sparse.columns import RowMap, Tensor
+
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+
+_ROUNDING = 2.0**-10
+"""More than the error of a float32 place among some thousand rows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,31 @@ class Resize2d:
             raise ValueError(f"fewer lanes than columns: {self}")
         if self.out_width < self.width:
             raise ValueError(f"the image would become narrower: {self}")
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees, or one more on either side.
+
+        A place on a row may be rounded to just before it.
+        """
+        scale, shift = self.line(0)
+        before, after = 0, 1
+        for row in range(self.out_height):
+            place, at = scale * row + shift, row * self.height // self.out_height
+            first = max(math.floor(place - _ROUNDING), 0)
+            last = min(math.floor(place + _ROUNDING) + 1, self.height - 1)
+            before, after = max(before, at - first), max(after, last + 1 - at)
+        return RowMap(self.height, before, after, self.out_height)
 
     def line(self, axis: int) -> tuple[float, float]:
         """Return (scale, shift) of the place ``scale * i + shift`` in the input of output i."""

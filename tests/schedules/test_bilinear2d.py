@@ -4,10 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.resizing import COORDINATES, Resize2d
-from tvm_sparse.schedules.bilinear2d import bilinear2d
+from tvm_sparse.schedules.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.targets import CpuProfile, native, profile
-from tvm_sparse.testing import assembly, image_panels, panel_image, run_kernel
+from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20
@@ -45,6 +46,31 @@ def test_linear_in_both_axes(shape, out_height, wider, coordinates, cpu):
     down, across = (weights(shape[2 + i], size[i], coordinates) for i in range(2))
     want = np.einsum("nchw,ih,jw->ncij", x, down, across)
     np.testing.assert_allclose(panel_image(got, want.shape), want, rtol=1e-5, atol=2e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    shape=st.tuples(*(st.integers(1, n) for n in (2, 3, 9, 20))),
+    out_height=st.integers(1, 20),
+    coordinates=st.sampled_from(COORDINATES),
+    column=st.integers(1, 20),
+    step=st.integers(1, 7),
+)
+def test_rows_in_columns(shape, out_height, coordinates, column, step):
+    x, cpu = np.random.default_rng(0).standard_normal(shape).astype("float32"), native()
+    size = (out_height, shape[3] + 3)
+    lanes = [cpu.image_lanes(width) for width in (shape[3], size[1])]
+    resize = Resize2d(*shape, *size, coordinates, lanes_in=lanes[0], lanes_out=lanes[1])
+    stage, panels = Bilinear2d(resize, cpu), image_panels(x, lanes[0], junk=99)
+    got = run_in_columns(stage, [panels], ColumnPlan(column, step))
+    out = (resize.batch * out_height, resize.channels, lanes[1])
+    np.testing.assert_array_equal(got, run_kernel(bilinear2d(resize, cpu), [panels], out, cpu))
+
+
+def test_a_row_twice_as_high_sees_its_neighbours_only():
+    resize = Resize2d(1, 1, 40, 8, 80, 16, "half_pixel", lanes_in=8, lanes_out=16)
+    seen = resize.rows_seen
+    assert [(seen.first(row), seen.end(row + 1)) for row in (10, 11)] == [(4, 7), (4, 7)]
 
 
 def test_cross_compilation():

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.image_panels import image_to_panels, panels_to_image
+from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.schedules.image_panels import ImageToPanels, image_to_panels, panels_to_image
 from tvm_sparse.targets import CpuProfile, native, profile
-from tvm_sparse.testing import assembly, image_panels, run_kernel
+from tvm_sparse.testing import assembly, image_panels, run_in_columns, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20
@@ -29,6 +30,14 @@ def test_both_directions(shape, spare, cpu):
     junk = image_panels(x, lanes, junk=7)
     got = run_kernel(panels_to_image(*shape, lanes, cpu), [junk], x.shape, cpu)
     np.testing.assert_array_equal(got, x)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 21), (1, 2, 9, 160)])
+def test_rows_in_columns(shape):
+    x, cpu = np.random.default_rng(0).standard_normal(shape).astype("float32"), native()
+    lanes = cpu.image_lanes(shape[3])
+    got = run_in_columns(ImageToPanels(*shape, lanes, cpu), [x], ColumnPlan(5, 2))
+    np.testing.assert_array_equal(got, image_panels(x, lanes))
 
 
 @pytest.mark.parametrize(
