@@ -238,15 +238,21 @@ class Records:
         """Return the records of a key, the oldest first."""
         return sorted(self._by_key.get(key, []), key=lambda record: record.at)
 
+    def failed(self, key: Key, plan: Plan) -> bool:
+        """Return whether the last record of a plan is a failure."""
+        own = [record for record in self.of(key) if record.plan == plan]
+        return bool(own and own[-1].failure)
+
     def best(self, key: Key) -> Record | None:
         """Return the record of the best plan; None if nothing was measured.
 
         Turns are read in the order of time. The winner of a turn takes the place of the best plan
         so far if that ran in it too; if it didn't (records of two machines), the faster one stays.
+        Plans that failed since do not count.
         """
         turns: dict[str, list[Record]] = {}
         for record in self.of(key):
-            if record.seconds:
+            if record.seconds and not self.failed(key, record.plan):
                 turns.setdefault(record.turn, []).append(record)
         best: Record | None = None
         for turn in turns.values():

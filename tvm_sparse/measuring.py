@@ -1,0 +1,327 @@
+"""Builds candidates in parallel and measures them: on this machine or on devices of a tracker.
+
+Everything that runs generated code, or makes it, does so in another process with a time limit. A
+candidate that crashes or hangs is a failed trial; a device that disappears is replaced by another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm_sparse.errors import TuningError, TvmSparseError
+from tvm_sparse.isolated import CommandError, IsolatedProcess, ProcessDied
+
+WORKER = "tvm_sparse.trial_worker"
+
+BUILD_SECONDS = 60.0
+LOAD_SECONDS = 20.0
+MEASURE_SECONDS = 60.0
+"""Limits of a candidate: to build, to load and run once, and to be measured."""
+
+WAIT_SECONDS = 300.0
+"""How long to wait for a free device."""
+
+_CONNECT_SECONDS = 5.0
+
+HOLD_SECONDS = 900.0
+"""After how long a device takes itself back, if we should have disappeared."""
+
+ROUND_SECONDS = 0.02
+"""How long a candidate runs in a round."""
+
+HOPELESS = 1.5
+"""A candidate that takes this many times as long as another is measured once only."""
+
+
+class CandidateFailed(TvmSparseError):
+    """A candidate cannot be built, raises, or computes something else."""
+
+
+class SessionLost(TvmSparseError):
+    """The process or the device that measured has ended: open it again."""
+
+
+class DeviceGone(TvmSparseError):
+    """No device can be had any more."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a candidate's library is made.
+
+    Attributes
+    ----------
+    function : str
+        ``"module:name"`` of a function with a parameter `library`, the file that it writes; the
+        library's function ``main`` is what is measured.
+    arguments : mapping
+        Its other arguments; values of JSON.
+    """
+
+    function: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What candidates are called with.
+
+    Attributes
+    ----------
+    path : Path
+        File of arrays in the order of the function's parameters, as of `numpy.savez`.
+    outputs : tuple of int
+        Which of them the function writes.
+    """
+
+    path: Path
+    outputs: tuple[int, ...]
+
+
+class Builders:
+    """Processes that build libraries.
+
+    Parameters
+    ----------
+    count : int
+        Number of processes.
+    limit : float
+        Seconds that a build may take.
+    """
+
+    def __init__(self, count: int, limit: float = BUILD_SECONDS) -> None:
+        self._limit = limit
+        self._executor = ThreadPoolExecutor(count, "build")
+        self._own = threading.local()
+        self._processes: list[IsolatedProcess] = []
+
+    def submit(self, build: Build, library: Path) -> Future[Path]:
+        """Start to build; the future raises `CandidateFailed` if that fails."""
+        return self._executor.submit(self._build, build, library)
+
+    def stop(self) -> None:
+        """End what is being built; nothing can be built any more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for process in self._processes:
+            process.kill()
+
+    def close(self) -> None:
+        """End all processes."""
+        self.stop()
+        self._executor.shutdown()
+        for process in self._processes:
+            process.close()
+
+    def _build(self, build: Build, library: Path) -> Path:
+        if not hasattr(self._own, "process"):
+            self._own.process = IsolatedProcess(WORKER)
+            self._processes.append(self._own.process)
+        try:
+            self._own.process.call(
+                "build",
+                self._limit,
+                function=build.function,
+                arguments=dict(build.arguments),
+                library=str(library),
+            )
+        except (CommandError, ProcessDied) as error:
+            raise CandidateFailed(f"not built: {error}") from None
+        return library
+
+
+class Device:
+    """A place to measure on: this machine.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that candidates run on.
+    flush_bytes : int
+        Bytes copied between two runs: about twice the private cache.
+    """
+
+    name = "this machine"
+    is_remote = False
+    strikes = 1
+    """How often a session may end under a candidate before that is the one to blame."""
+
+    def __init__(self, threads: int, flush_bytes: int) -> None:
+        self.threads = threads
+        self._flush_bytes = flush_bytes
+        self._process = IsolatedProcess(WORKER)
+
+    @contextlib.contextmanager
+    def session(self, arguments: Arguments) -> Iterator[Device]:
+        """Prepare to measure candidates with the same arguments.
+
+        Raises
+        ------
+        SessionLost
+            If the device disappears while it is prepared.
+        DeviceGone
+            If there is no device.
+        """
+        try:
+            self._open()
+            self._call(
+                "set_arguments", LOAD_SECONDS, path=str(arguments.path), outputs=arguments.outputs
+            )
+            yield self
+        finally:
+            self._leave()
+
+    def load(self, name: str, library: Path) -> None:
+        """Load a candidate and compare its outputs with those of the session's first.
+
+        Raises
+        ------
+        CandidateFailed, SessionLost
+        """
+        self._call("load", LOAD_SECONDS, name=name, library=str(library))
+
+    def unload(self, name: str) -> None:
+        """Forget a candidate.
+
+        Raises
+        ------
+        SessionLost
+        """
+        self._call("unload", LOAD_SECONDS, name=name)
+
+    def measure(self, names: Sequence[str], rounds: int) -> list[tuple[float, ...]]:
+        """Run candidates in turns; returns the seconds of every round, of hopeless ones of one.
+
+        Raises
+        ------
+        CandidateFailed, SessionLost
+        """
+        answer = self._call(
+            "measure",
+            MEASURE_SECONDS,
+            names=list(names),
+            rounds=rounds,
+            seconds=ROUND_SECONDS,
+            hopeless=HOPELESS,
+            flush_bytes=self._flush_bytes,
+        )
+        return [tuple(times) for times in answer["times"]]
+
+    def stop(self) -> None:
+        """End what another thread measures; nothing can be measured any more."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def _open(self) -> None:
+        try:
+            self._process.call("open_local", LOAD_SECONDS, threads=self.threads)
+        except (CommandError, ProcessDied) as error:
+            raise DeviceGone(str(error)) from None
+
+    def _leave(self) -> None:
+        """Give back what `_open` took."""
+
+    def _call(self, command: str, limit: float, **arguments: object) -> dict[str, Any]:
+        try:
+            return self._process.call(command, limit, **arguments)
+        except ProcessDied as error:
+            raise SessionLost(str(error)) from None
+        except CommandError as error:
+            failure = error
+        try:
+            self._process.call("ping", LOAD_SECONDS)
+        except (CommandError, ProcessDied):
+            raise SessionLost(str(failure)) from None
+        raise CandidateFailed(str(failure))
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """A TVM RPC tracker and the key under which devices of one kind are found.
+
+    Attributes
+    ----------
+    host : str
+        Its name or address.
+    port : int
+        Its port.
+    key : str
+        Name that the devices' servers gave themselves.
+    """
+
+    host: str
+    port: int
+    key: str
+
+    def devices(self) -> int:
+        """Return the number of devices under the key.
+
+        Raises
+        ------
+        TuningError
+            If the tracker does not answer, or has no such device.
+        """
+        from tvm import rpc
+
+        at = f"{self.host}:{self.port}"
+        try:
+            # TVM itself would try for a minute.
+            socket.create_connection((self.host, self.port), _CONNECT_SECONDS).close()
+            servers = rpc.connect_tracker(self.host, self.port).summary()["server_info"]
+        except (OSError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise TuningError(f"no RPC tracker answers at {at}: {reason}") from None
+        keys = [str(server["key"]).removeprefix("server:") for server in servers]
+        if self.key not in keys:
+            others = f"; it has {', '.join(sorted(set(keys)))}" if keys else ""
+            raise TuningError(f"no device {self.key!r} at the tracker {at}{others}")
+        return keys.count(self.key)
+
+
+class RemoteDevice(Device):
+    """One device of a tracker at a time, whichever is free.
+
+    Parameters
+    ----------
+    tracker : Tracker
+        Where to ask for one.
+    threads, flush_bytes
+        As of `Device`.
+    """
+
+    is_remote = True
+    strikes = 2
+
+    def __init__(self, tracker: Tracker, threads: int, flush_bytes: int) -> None:
+        super().__init__(threads, flush_bytes)
+        self.name = f"{tracker.key} at {tracker.host}:{tracker.port}"
+        self._tracker = tracker
+
+    def _open(self) -> None:
+        tracker = self._tracker
+        try:
+            tracker.devices()
+            self._process.call(
+                "open_remote",
+                WAIT_SECONDS,
+                host=tracker.host,
+                port=tracker.port,
+                key=tracker.key,
+                threads=self.threads,
+                seconds=HOLD_SECONDS,
+            )
+        except (CommandError, ProcessDied, TuningError) as error:
+            raise DeviceGone(str(error)) from None
+
+    def _leave(self) -> None:
+        with contextlib.suppress(CommandError, ProcessDied):
+            self._process.call("close_remote", LOAD_SECONDS)

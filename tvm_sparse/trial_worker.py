@@ -1,0 +1,164 @@
+"""Builds or measures the candidates of the tuner, in a process of its own.
+
+It measures on this machine, or on a device of a TVM RPC tracker. See `tvm_sparse.measuring` for
+the other side.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import rpc
+
+from tvm_sparse.engine import start_pool
+from tvm_sparse.isolated import serve
+
+TOLERANCE = 1e-3
+"""Largest difference between two candidates' outputs, over the largest value."""
+
+_PILOT_RUNS = 3
+_ONE_CORE_EACH = 1
+"""TVM's affinity mode of one thread per core, the fastest cores first."""
+
+
+class Worker:
+    """Each method is a command; returns the answer, if any."""
+
+    def __init__(self) -> None:
+        self._session: rpc.RPCSession | None = None
+        self._device = tvm.cpu()
+        self._arguments: list[Any] = []
+        self._outputs: list[int] = []
+        self._expected: list[np.ndarray] = []
+        self._kernels: dict[str, Any] = {}
+
+    def build(self, function: str, arguments: dict[str, Any], library: str) -> None:
+        """Call a function, as ``module:name``, that writes a library.
+
+        It appears whole or not at all.
+        """
+        module, _, name = function.partition(":")
+        make: Callable[..., None] = getattr(importlib.import_module(module), name)
+        path = Path(library)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            temporary = Path(folder) / path.name
+            make(library=temporary, **arguments)
+            temporary.replace(path)
+
+    def open_local(self, threads: int) -> None:
+        """Measure on this machine from now on."""
+        start_pool(threads)
+
+    def open_remote(self, host: str, port: int, key: str, threads: int, seconds: float) -> None:
+        """Measure on a device of a tracker from now on; waits until one is free.
+
+        `seconds` is how long we may hold it.
+        """
+        self.close_remote()
+        tracker = rpc.connect_tracker(host, port)
+        self._session = tracker.request(key, session_timeout=seconds, max_retry=1)
+        self._device = self._session.cpu()
+        # Lists cannot be passed to a device: its pool is as large as its server's, or smaller.
+        self._session.get_function("runtime.config_threadpool")(_ONE_CORE_EACH, threads)
+        found = self._session.get_function("runtime.NumThreads")()
+        if found != threads:
+            raise RuntimeError(
+                f"the device runs {found} threads, not {threads}: give its RPC server "
+                f"TVM_NUM_THREADS={threads}"
+            )
+
+    def close_remote(self) -> None:
+        """Give the device back."""
+        # The connection lasts as long as anything refers to it.
+        self._arguments, self._kernels = [], {}
+        self._session, self._device = None, tvm.cpu()
+        gc.collect()
+
+    def ping(self) -> None:
+        """Raise if the device is gone."""
+        if self._session is not None:
+            self._session.get_function("runtime.NumThreads")()
+
+    def set_arguments(self, path: str, outputs: Sequence[int]) -> None:
+        """Take the arguments of all candidates from now on, of which some are outputs."""
+        with np.load(path) as arrays:
+            self._arguments = [tvm.runtime.tensor(arrays[n], self._device) for n in arrays.files]
+        self._outputs = list(outputs)
+        self._expected, self._kernels = [], {}
+
+    def load(self, name: str, library: str) -> None:
+        """Load a candidate, run it once and compare its outputs with the first one's."""
+        if self._session is None:
+            module = tvm.runtime.load_module(library)
+        else:
+            self._session.upload(library)
+            module = self._session.load_module(Path(library).name)
+        module["main"](*self._arguments)
+        actual = [self._arguments[i].numpy() for i in self._outputs]
+        self._expected = self._expected or actual
+        for a, e in zip(actual, self._expected, strict=True):
+            error = np.abs(a - e).max(initial=0) / (np.abs(e).max(initial=0) or 1)
+            if not error <= TOLERANCE:
+                raise ArithmeticError(f"outputs differ by {error:.1e} from another plan's")
+        self._kernels[name] = module
+
+    def unload(self, name: str) -> None:
+        """Forget a candidate."""
+        del self._kernels[name]
+
+    def measure(
+        self, names: Sequence[str], rounds: int, seconds: float, hopeless: float, flush_bytes: int
+    ) -> dict[str, Any]:
+        """Run candidates in turns.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Loaded candidates.
+        rounds : int
+            Rounds of all of them.
+        seconds : float
+            About how long a candidate runs in a round.
+        hopeless : float
+            One that takes this many times as long as the fastest gets a single round.
+        flush_bytes : int
+            Bytes copied between two runs, to have other data in the cache, as a network would.
+
+        Returns
+        -------
+        dict
+            ``times``: for each candidate the seconds of the fastest run of every round.
+        """
+
+        def fastest(name: str, runs: int) -> float:
+            evaluator = self._kernels[name].time_evaluator(
+                "main", self._device, number=1, repeat=runs, cache_flush_bytes=flush_bytes
+            )
+            return min(evaluator(*self._arguments).results)
+
+        runs, pilot = {}, {}
+        for name in names:
+            start = time.perf_counter()
+            pilot[name] = fastest(name, _PILOT_RUNS)
+            whole = (time.perf_counter() - start) / _PILOT_RUNS
+            runs[name] = min(max(int(seconds / whole), _PILOT_RUNS), 100)
+        best = min(pilot.values())
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(rounds):
+            # Every other round backwards, so that none is always the one after a pause.
+            for name in names if number % 2 else reversed(names):
+                if not (number and pilot[name] > hopeless * best):
+                    times[name].append(fastest(name, runs[name]))
+        return {"times": [times[name] for name in names]}
+
+
+if __name__ == "__main__":
+    serve(Worker())
