@@ -1,14 +1,18 @@
 """Libraries for ARM boards, run under qemu: the same numbers as on this machine.
 
-By both ways to run on a board: the C++ program of examples/cpp, and Python.
+By all ways to run on a board: the C++ program of examples/cpp, Python, and TVM's RPC server.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +22,8 @@ import pytest
 
 import tvm_sparse
 from tvm_sparse import models, testing
+from tvm_sparse.errors import RemoteError
+from tvm_sparse.remote import Board, RemoteEngine
 
 ROOT = Path(__file__).parent.parent
 QEMU = "qemu-aarch64-static"
@@ -65,6 +71,34 @@ def python(kept):
     tools(QEMU, "apt-get", "dpkg-deb")
     fetch(".ci/aarch64_python", kept / "python")
     return kept / "python" / "python"
+
+
+@pytest.fixture(scope="module")
+def board(python):
+    """TVM's RPC server on 64-bit ARM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Its own command would start sys.executable again, and that is no program of this machine.
+    script = (
+        "import threading\nfrom tvm.rpc import server\n"
+        f"server._popen_start_rpc_server('127.0.0.1', {port}, {port + 1}, silent=True)\n"
+        "threading.Event().wait()\n"
+    )
+    environment = os.environ | {"TVM_NUM_THREADS": "2"}
+    server = subprocess.Popen([python, "-c", script], env=environment)
+    found, end = Board("127.0.0.1", port), time.monotonic() + 120
+    try:
+        while True:
+            with contextlib.suppress(RemoteError):
+                found.check()
+                break
+            assert server.poll() is None and time.monotonic() < end, "the server did not start"
+            time.sleep(0.2)
+        yield found
+    finally:
+        server.kill()
+        server.wait()
 
 
 def build(folder, *options):
@@ -223,6 +257,15 @@ def test_python_computes_what_this_machine_does(python, cases):
     assert result.returncode == 0, result.stderr
     for case in networks:
         case.check(np.load(case.folder / "out.npz"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_board_computes_over_rpc_what_this_machine_does(board, cases, name):
+    case = cases(name)
+    with RemoteEngine(board.connect(), case.compile("rpi4")) as engine:
+        case.check(engine.run(case.inputs))
+        assert (engine.threads, engine.info.machine) == (2, "aarch64")
+        assert len(engine.measure(2)) == 2
 
 
 @pytest.mark.parametrize(

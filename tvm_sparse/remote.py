@@ -192,7 +192,7 @@ class RemoteEngine:
         RemoteError
             If the session is lost.
         """
-        with _clear(_LOST):
+        with _clear(_LOST, "the board cannot run the model"):
             tensors = [
                 tvm.runtime.tensor(np.ascontiguousarray(inputs[spec.name]), self._device)
                 for spec in self.info.inputs
@@ -214,7 +214,7 @@ class RemoteEngine:
         RemoteError
             If the session is lost.
         """
-        with _clear(_LOST):
+        with _clear(_LOST, "the board cannot run the model"):
             evaluator = self._machine.time_evaluator(
                 "invoke_stateful", self._device, number=1, repeat=runs
             )
@@ -228,10 +228,11 @@ _LOST = (
 
 
 @contextlib.contextmanager
-def _clear(message: str) -> Iterator[None]:
-    """Turn what TVM raises into one line."""
+def _clear(message: str, refused: str | None = None) -> Iterator[None]:
+    """Turn what TVM raises into one line; `refused` is for what the board answered."""
     try:
         yield
     except (AttributeError, OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise RemoteError(f"{message}: {reason}") from None
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        answered = refused is not None and "Error caught from RPC call" in lines[0]
+        raise RemoteError(f"{refused if answered else message}: {lines[-1]}") from None
