@@ -114,7 +114,7 @@ def measure_on_board(
                     TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in answer["inputs"]
                 )
                 inputs = random_inputs(specs)
-            np.savez(scratch / "inputs.npz", **inputs)
+            np.savez(scratch / "inputs.npz", *inputs.values())
             paths = {name: str(scratch / f"{name}.npz") for name in ("inputs", "outputs")}
             process.call("run", RUN_SECONDS, **paths)
             if expected is not None:

@@ -39,7 +39,7 @@ class Worker:
         """Run once, on arrays in the order of the inputs, and write the outputs."""
         names = [spec.name for spec in self.engine.info.inputs]
         with np.load(inputs) as arrays:
-            values = {name: arrays[name] for name in names}
+            values = dict(zip(names, (arrays[key] for key in arrays.files), strict=True))
         np.savez(outputs, *self.engine.run(values).values())
 
     def measure(self, runs: int) -> dict[str, Any]:

@@ -238,7 +238,8 @@ def _board(options: argparse.Namespace) -> Board | None:
         return None
     from tvm_sparse.remote import Board
 
-    return Board(*address, options.key)
+    host, port = address
+    return Board(host, port, options.key)
 
 
 def _benchmark(options: argparse.Namespace) -> None:
