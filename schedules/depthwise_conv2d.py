@@ -134,29 +134,40 @@ class DepthwiseConv2d(Stage):
         self, base: Expr, channel: Expr, rows: int, y: Tile, residual: Tile | None
     ) -> None:
         tiling, vectors = self.tiling, self.window.vectors
-        pieces = -(-vectors // tiling.vectors)
-        cuts = [vectors * p // pieces for p in range(pieces + 1)]
-        for first, end in itertools.pairwise(cuts):
-            self._multiply(base, channel, rows, range(first, end))
+
+        def visit(first: Expr, count: int) -> None:
+            self._multiply(base + first * tiling.width, channel, rows, count)
             for i in range(rows):
-                for v in range(end - first):
-                    lanes = vector(T.int64((first + v) * tiling.width), tiling.width)
-                    value = self.acc[i * (end - first) + v]
+                for v in range(count):
+                    lanes = vector((first + v) * tiling.width, tiling.width)
+                    value = self.acc[i * count + v]
                     if residual is not None:
                         value = value + residual[i, channel, lanes]
                     y.store(self.epilogue.activate(T.bind(value)), i, channel, lanes)
+
+        pieces = -(-vectors // tiling.vectors)
+        if self.cpu.vector_bits > 128:
+            cuts = [vectors * p // pieces for p in range(pieces + 1)]
+            for first, end in itertools.pairwise(cuts):
+                visit(T.int64(first), end - first)
+        else:  # unrolled, LLVM would mix the pieces and spill the weights, which take registers
+            whole, rest = divmod(vectors, tiling.vectors)
+            with T.serial(T.int64(0), T.int64(whole)) as piece:
+                visit(T.bind(piece * tiling.vectors), tiling.vectors)
+            if rest:
+                visit(T.int64(vectors - rest), rest)
         # Nobody reads these lanes, but they must be finite.
         for lane in range(vectors * tiling.width, self.tensor.lanes, tiling.width):
             for i in range(rows):
                 zeros = T.Broadcast(T.float32(0), tiling.width)
                 y.store(zeros, i, channel, vector(T.int64(lane), tiling.width))
 
-    def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: range) -> None:
-        """Multiply and add for some vectors of the rows of a tile."""
+    def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: int) -> None:
+        """Multiply and add for the `vectors` vectors after `base` of the rows of a tile."""
         problem, window, width = self.problem, self.window, self.tiling.width
         (kh, kw), stride, dilation = problem.kernel, problem.stride[0], problem.dilation[0]
         weights = flat(self.weight[channel, 0, 0, 0], kh * kw)
-        for i in range(rows * len(vectors)):
+        for i in range(rows * vectors):
             start = T.float32(0) if self.bias is None else self.bias[channel]
             self.acc[i] = T.Broadcast(start, width)
         for seen in range(window.rows(rows)):
@@ -166,10 +177,10 @@ class DepthwiseConv2d(Stage):
                 if (seen - i * stride) % dilation == 0 and 0 <= (seen - i * stride) // dilation < kh
             ]
             for dx in range(kw if users else 0):
-                for v, lane in enumerate(vectors):
-                    place = seen * window.row_pitch + window.offset(0, 0, dx) + lane * width
+                for v in range(vectors):
+                    place = seen * window.row_pitch + window.offset(0, 0, dx) + v * width
                     source = T.bind(self.memory[vector(base + place, width)])
                     for i, dy in users:
                         factor = T.Broadcast(weights[dy * kw + dx], width)
-                        at = i * len(vectors) + v
+                        at = i * vectors + v
                         self.acc[at] = self.acc[at] + factor * source

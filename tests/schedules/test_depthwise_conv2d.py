@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from tvm_sparse.conv_cost_model import depthwise_tiling
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.static_analysis import inner_loop
 from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import (
     assembly,
@@ -93,15 +95,31 @@ def test_grouped_convolutions_are_refused():
         depthwise_conv2d(problem, Epilogue(), native())
 
 
-def test_builds_for_128_bit_vectors():
-    cpu = replace(
-        profile("haswell"),
-        triple="aarch64-linux-gnu",
-        mcpu="cortex-a72",
-        vector_bits=128,
-        vector_registers=32,
-    )
+@pytest.mark.parametrize("width", [7, 30, 41])
+def test_short_vectors(width):
+    cpu = replace(native(), vector_bits=128)
+    lanes = cpu.image_lanes(width)
     problem = Conv2d(
-        *(1, 8, 14, 14, 8, (3, 3), (2, 2), (1, 1, 1, 1), (1, 1), 8), lanes_in=16, lanes_out=8
+        *(1, 3, 9, width, 3, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 3),
+        lanes_in=lanes,
+        lanes_out=lanes,
     )
-    assert "fmla" in assembly(depthwise_conv2d(problem, FULL, cpu), cpu)
+    check(problem, FULL, cpu)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("board", ["rpi4", "rpi5", "graviton2"])
+def test_neon_multiplies_by_elements_and_hardly_spills(board, stride):
+    cpu = profile(board)
+    problem = Conv2d(
+        *(1, 64, 56, 56, 64, (3, 3), (stride, stride), (1, 1, 1, 1), (1, 1), 64),
+        lanes_in=cpu.image_lanes(56),
+        lanes_out=cpu.image_lanes(56 // stride),
+    )
+    tiling = depthwise_tiling(problem, cpu)
+    loop = inner_loop(assembly(depthwise_conv2d(problem, FULL, cpu), cpu))
+    sums = [line for line in loop if line.startswith("fmla")]
+    assert len(sums) == 9 * tiling.rows * tiling.vectors
+    assert all(re.search(r"\.s\[\d\]$", line) for line in sums)
+    spills = [line for line in loop if re.match(r"st.*\bq\d+.*\[sp", line)]
+    assert len(spills) <= len(sums) // 8, "weights are spilled"
