@@ -7,12 +7,14 @@ from tvm_sparse.passes.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.move_to_panels import MoveToPanels
 from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.read_panels_in_place import ReadPanelsInPlace
 from tvm_sparse.passes.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.recompose_clip import RecomposeClip
 from tvm_sparse.passes.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.recompose_square import RecomposeSquare
 from tvm_sparse.passes.sink_views import SinkViews
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
 from tvm_sparse.passes.split_linear import SplitLinear
@@ -26,12 +28,14 @@ __all__ = [
     "MoveImagesToPanels",
     "MoveToPanels",
     "PackDenseWeights",
+    "ReadPanelsInPlace",
     "RecomposeAttention",
     "RecomposeClip",
     "RecomposeGelu",
     "RecomposeHardSwish",
     "RecomposeLayerNorm",
     "RecomposeSilu",
+    "RecomposeSquare",
     "SinkViews",
     "SparsifyWeights",
     "SplitLinear",

@@ -1,7 +1,8 @@
 """MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
 
 f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an
-enlargement, or a mean over the image. What `MoveToPanels` does for tokens, for images `(batch,
+enlargement, or a mean over the image. An activation moves there from behind reshapes and
+transposes of the image too. What `MoveToPanels` does for tokens, for images `(batch,
 channels, height, width)`.
 
 Runs after `SparsifyWeights` and `PackDenseWeights`.
@@ -26,6 +27,7 @@ from tvm_sparse.passes.image_operators import (
 from tvm_sparse.passes.move_to_panels import BINARY, UNARY
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.view_chains import RESHAPING
 from tvm_sparse.targets import CpuProfile
 
 CHANNEL_AXIS = 1
@@ -91,12 +93,27 @@ class _Mover:
         found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
         lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
         if lanes is None:
-            return None
+            return self._above_views()
         args = [self._operand(arg, shape, lanes) for arg in self.call.args]
         if any(arg is None for arg in args):
             return None
         moved = relax.Call(self.call.op, args, self.call.attrs)
         return operators.panels_to_image(self.emit(moved), shape)
+
+    def _above_views(self) -> relax.Expr | None:
+        """f(view(panels_to_image(p))) => view(panels_to_image(f(p)))"""
+        views, value = [], self.call.args[0]
+        while is_call_to(self.lookup(value), *RESHAPING, "relax.permute_dims"):
+            views.append(self.lookup(value))
+            value = views[-1].args[0]
+        panels, shape = self._panels_of(value), static_shape(value)
+        if not is_call_to(self.call, *UNARY) or panels is None or shape is None:
+            return None
+        moved = relax.Call(self.call.op, [panels, *self.call.args[1:]], self.call.attrs)
+        result = operators.panels_to_image(self.emit(moved), shape)
+        for view in reversed(views):
+            result = relax.Call(view.op, [self.emit(result), *view.args[1:]], view.attrs)
+        return result
 
     def _operand(self, value: relax.Expr, shape: tuple[int, ...], lanes: int) -> relax.Expr | None:
         """Return what stands for `value` beside panels of an image of shape `shape`."""

@@ -15,8 +15,11 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
+from tvm_sparse.schedules.copy_nest import copy_nest
+from tvm_sparse.schedules.nests import PARALLEL_ITERATIONS
+from tvm_sparse.schedules.pieces import cut
 from tvm_sparse.schedules.reduction import Reduction, loads, variables
-from tvm_sparse.schedules.tiled_reduction import PARALLEL_ITERATIONS, tile_reduction
+from tvm_sparse.schedules.tiled_reduction import tile_reduction
 
 if TYPE_CHECKING:
     from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -40,6 +43,13 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
         reduction = Reduction.of(schedule.get(block))
         if reduction is not None:
             nests[reduction.name] = tile_reduction(reduction, cpu)
+            continue
+        pieces = cut(schedule.get(block))
+        if pieces is not None:
+            name = schedule.get(block).name_hint
+            nests[name] = tirx.stmt_seq(
+                *(copy_nest(piece, f"{name}_piece{i}", cpu) for i, piece in enumerate(pieces))
+            )
         else:
             try:
                 _schedule_loops(schedule, block, cpu)

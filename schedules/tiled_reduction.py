@@ -25,6 +25,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.buffers import Registers
 from tvm_sparse.schedules.buffers import vector as vector_at
+from tvm_sparse.schedules.nests import clipped, each_job
 from tvm_sparse.schedules.reduction import (
     Axis,
     Reduction,
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
     from tvm_sparse.targets import CpuProfile
 
-PARALLEL_ITERATIONS = 1 << 15
-"""Fewer iterations than this take about as long as starting a parallel loop, 5 us."""
 WORTH_PACKING = 4
 """Rows of a product from which on packing its other operand takes less time than it saves."""
 WIDE, NARROW = 8, 2
@@ -117,10 +116,10 @@ class _Tiling:
         with IRBuilder() as builder, _jobs(jobs, reduction) as job:
             part, tile = job % self.parts, job // self.parts % self.tiles
             self.fixed = places(self.outer, job // (self.parts * self.tiles))
-            self.column = T.bind(_clipped(tile * self.tile_columns, n - self.tile_columns))
+            self.column = T.bind(clipped(tile * self.tile_columns, n - self.tile_columns))
             self.temporary = [T.sblock_alloc_buffer((self.lanes,)) for _ in self.offsets]
             self.acc = Registers(self.tile_rows * len(self.offsets), self.lanes)
-            first = T.bind(_clipped(part * self.part_rows, m - self.part_rows))
+            first = T.bind(clipped(part * self.part_rows, m - self.part_rows))
             if self.packs:
                 depth = size(reduction.reduced)
                 self.packed = T.sblock_alloc_buffer((T.int64(depth * self.tile_columns),))
@@ -227,16 +226,9 @@ def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
     return builder.get()
 
 
-@contextlib.contextmanager
-def _jobs(count: int, reduction: Reduction) -> Iterator[Expr]:
-    """Open the outermost loop, parallel if that pays, and a block that reads and writes all."""
-    kind = T.parallel if reduction.iterations >= PARALLEL_ITERATIONS and count > 1 else T.serial
-    with kind(T.int64(0), T.int64(count)) as i, T.sblock(reduction.name + "_tiled"):
-        job = T.axis.spatial(T.int64(count), i)
-        sources = dict.fromkeys(load.source for load in loads(reduction.term))
-        T.reads(*(_whole(source) for source in sources))
-        T.writes(_whole(reduction.store.buffer))
-        yield job
+def _jobs(count: int, reduction: Reduction) -> contextlib.AbstractContextManager[Expr]:
+    name, out = reduction.name + "_tiled", reduction.store.buffer
+    return each_job(count, reduction.iterations, name, reduction.term, out)
 
 
 @contextlib.contextmanager
@@ -250,11 +242,3 @@ def _loops(axes: list[Axis] | tuple[Axis, ...]) -> Iterator[tuple[dict[Var, Expr
             place[axis.var] = i
             step = step * axis.extent + i
         yield place, step
-
-
-def _whole(buffer: Expr) -> Expr:
-    return buffer[tuple(slice(0, extent) for extent in buffer.shape)]
-
-
-def _clipped(start: Expr, highest: int) -> Expr:
-    return T.min(start, T.int64(highest))

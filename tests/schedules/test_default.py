@@ -173,3 +173,39 @@ def test_product_keeps_accumulators_in_registers(cpu, register):
     )
     products = re.findall(rf"vfmadd231ps\s+%{register}\d+, %{register}\d+, %{register}\d+", source)
     assert len(products) >= cpu.vector_registers // 2
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_concat_is_a_copy_per_input(axis):
+    shapes = [[4, 5, 40], [4, 5, 40], [4, 5, 40]]
+    for i, shape in enumerate(shapes):
+        shape[axis] += i
+
+    def build(bb, x, y, z):
+        scaled = bb.emit(OPS.multiply(y, relax.const(2.0)))
+        return OPS.concat([x, scaled, z], axis)
+
+    scheduled = check(build, [tuple(shape) for shape in shapes])
+    assert "if_then_else" not in scheduled.script()
+
+
+def test_heads_of_a_detector():
+    """Reshape, transpose and slices between concatenations: neither conditions nor divisions."""
+
+    def build(bb, x, y, sides):
+        heads = []
+        for image, size in ((x, 20), (y, 10)):
+            cells = bb.emit(OPS.reshape(image, (1, 3, 21, size, size)))
+            cells = bb.emit(OPS.permute_dims(cells, [0, 1, 3, 4, 2]))
+            boxes = bb.emit(OPS.strided_slice(cells, [4], [0], [2]))
+            boxes = bb.emit(OPS.multiply(boxes, sides))
+            rest = bb.emit(OPS.strided_slice(cells, [4], [2], [21]))
+            cells = bb.emit(OPS.concat([boxes, rest], 4))
+            heads.append(bb.emit(OPS.reshape(cells, (1, 3 * size * size, 21))))
+        return OPS.concat(heads, 1)
+
+    shapes = [(1, 63, 20, 20), (1, 63, 10, 10), (1, 3, 1, 1, 2)]
+    script = check(build, shapes).script()
+    assert "if_then_else" not in script
+    stores = [line for line in script.splitlines() if "] = " in line and "T.let" not in line]
+    assert stores and not [line for line in stores if "%" in line or "//" in line]
