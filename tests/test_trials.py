@@ -70,7 +70,7 @@ def task(arguments, *plans, key=KEY):
 def test_finds_the_fastest(arguments, builders, device, store):
     states = []
     work = task(arguments, *({"work": w} for w in (400, 900, 60, 2000, 200)))
-    (outcome,) = trials.run([work], [device], builders, store, 10, states.append)
+    (outcome,) = trials.run([work], [device], builders, store, states.append)
     assert outcome.best.plan == {"work": 60}
     assert outcome.default.plan == {"work": 400}
     assert outcome.default.turn == outcome.best.turn
@@ -87,7 +87,7 @@ def test_bad_candidates_are_failed_trials(arguments, builders, device, store, mo
     bad = [{"work": 50, "fault": fault} for fault in faults]
     good = [{"work": 400}, {"work": 100}]
     work = task(arguments, good[0], *bad, good[1])
-    (outcome,) = trials.run([work], [device], builders, store, 10)
+    (outcome,) = trials.run([work], [device], builders, store)
     assert outcome.best.plan == good[1]
     reasons = {record.plan["fault"]: record.failure for record in outcome.failures}
     assert reasons == {
@@ -101,28 +101,29 @@ def test_bad_candidates_are_failed_trials(arguments, builders, device, store, mo
     assert reasons["is wrong"].startswith("ArithmeticError: outputs differ by")
 
     before = store.path.read_bytes()
-    trials.run([work], [device], builders, Store(store.path), 10)
+    trials.run([work], [device], builders, Store(store.path))
     assert store.path.read_bytes() == before
 
 
 def test_a_default_that_crashes(arguments, builders, device, store):
     work = task(arguments, {"work": 50, "fault": "crashes"}, {"work": 90}, {"work": 400})
-    (outcome,) = trials.run([work], [device], builders, store, 10)
+    (outcome,) = trials.run([work], [device], builders, store)
     assert outcome.best.plan == {"work": 90}
     assert outcome.default is None
 
 
 def test_one_plan_only(arguments, builders, device, store):
-    (outcome,) = trials.run([task(arguments, {"work": 90})], [device], builders, store, 10)
+    (outcome,) = trials.run([task(arguments, {"work": 90})], [device], builders, store)
     assert outcome.best == outcome.default
     assert outcome.gain == 1
 
 
 def test_more_trials_go_on_where_fewer_stopped(arguments, builders, device, store):
-    work = task(arguments, *({"work": w} for w in (400, 300, 200, 100)))
+    plans = [{"work": w} for w in (400, 300, 200, 100)]
     states = []
-    trials.run([work], [device], builders, store, 1)
-    (outcome,) = trials.run([work], [device], builders, store, 3, states.append)
+    trials.run([task(arguments, *plans[:2])], [device], builders, store)
+    work = task(arguments, *plans)
+    (outcome,) = trials.run([work], [device], builders, store, states.append)
     assert outcome.best.plan == {"work": 100}
     assert [(s.done, s.total) for s in states] == [(1, 2), (2, 2)]
 
@@ -135,7 +136,7 @@ TUNE = """
     from tvm_sparse.records import Key
 
     if __name__ == "__main__":
-        plans = tuple({"work": 300 + w} for w in range(40))
+        plans = tuple({"work": 300 + w} for w in range(int(sys.argv[3])))
         task = trials.Task(
             "tiny", Key("tiny", "here", 1), plans,
             lambda plan: Build("candidates:build", plan), Arguments(Path(sys.argv[1]), (1,)),
@@ -143,7 +144,7 @@ TUNE = """
         store = trials.Store(Path(sys.argv[2]))
         progress = lambda state: print(state.done, state.total, flush=True)
         builders, device = Builders(2), Device(1, 4096)
-        trials.run([task], [device], builders, store, int(sys.argv[3]), progress)
+        trials.run([task], [device], builders, store, progress)
         builders.close()
         device.close()
 """
@@ -154,7 +155,7 @@ def test_ended_in_the_middle_and_taken_up_again(arguments, tmp_path, how):
     """No record is lost and no trial repeated."""
     script, path = tmp_path / "tune.py", tmp_path / "records.jsonl"
     script.write_text(textwrap.dedent(TUNE))
-    command = [sys.executable, script, arguments.path, path, "39"]
+    command = [sys.executable, script, arguments.path, path, "40"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -167,7 +168,7 @@ def test_ended_in_the_middle_and_taken_up_again(arguments, tmp_path, how):
     tried = {record.plan["work"] for record in first.of(KEY)}
     assert len(tried) - 1 in (done, done + 1)  # the default is no trial
 
-    command[-1] = str(len(tried) + 4)
+    command[-1] = str(len(tried) + 5)
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout.splitlines()[-1] == f"{5} {5}"
     both = records.read(path)
@@ -246,7 +247,7 @@ def test_a_farm_of_which_one_device_dies(arguments, builders, store, farm):
         if state.done == 5:
             end_group(servers[0])
 
-    outcomes = trials.run(work, devices, builders, store, 100, kill_one)
+    outcomes = trials.run(work, devices, builders, store, kill_one)
     for device in devices:
         device.close()
     assert tracker.devices() == 1
@@ -272,7 +273,7 @@ def test_all_devices_gone(arguments, builders, store, farm):
 
     work = [task(arguments, *({"work": w} for w in range(900, 740, -20)))]
     with pytest.raises(TuningError, match=r"no device is left .*1 of 7 trials are in"):
-        trials.run(work, devices, builders, store, 100, kill_both)
+        trials.run(work, devices, builders, store, kill_both)
     devices[0].close()
     assert len(store.records) >= 2
 

@@ -246,20 +246,18 @@ class Records:
     def best(self, key: Key) -> Record | None:
         """Return the record of the best plan; None if nothing was measured.
 
-        Turns are read in the order of time. The winner of a turn takes the place of the best plan
-        so far if that ran in it too; if it didn't (records of two machines), the faster one stays.
-        Plans that failed since do not count.
+        Turns are read in the order of time; the first plan of each is the one to beat. The winner
+        takes the place of the best plan so far if that ran in the same turn; if it didn't (records
+        of two machines), the faster one stays. Plans that failed since do not count.
         """
         turns: dict[str, list[Record]] = {}
         for record in self.of(key):
             if record.seconds and not self.failed(key, record.plan):
                 turns.setdefault(record.turn, []).append(record)
         best: Record | None = None
-        for turn in turns.values():
-            held = next((r for r in turn if best and r.plan == best.plan), None)
-            first = held or turn[0]
-            others = [record for record in turn if record is not first]
+        for first, *others in turns.values():
             won = winner(first, others)
+            held = best is not None and any(r.plan == best.plan for r in (first, *others))
             if best is None or held or np.median(won.seconds) < np.median(best.seconds):
                 best = won
         return best

@@ -13,6 +13,7 @@ import math
 import secrets
 import tempfile
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -61,7 +62,7 @@ class Task:
     key : Key
         Of its records.
     plans : tuple of Plan
-        The cost model's choice, then the others, the most hopeful first.
+        The cost model's choice, then others to try, the most hopeful first.
     build : callable
         Tells how the library of a plan is built.
     arguments : Arguments
@@ -153,10 +154,9 @@ def run(
     devices: Sequence[Device],
     builders: Builders,
     store: Store,
-    trials: int,
     progress: Callable[[Progress], None] = lambda state: None,
 ) -> list[Outcome]:
-    """Tune regions, each as far as `trials` plans.
+    """Tune regions.
 
     Parameters
     ----------
@@ -168,8 +168,6 @@ def run(
         What builds; waits while this machine measures.
     store : Store
         Plans with a record in it are not tried again.
-    trials : int
-        Most plans of a region besides the cost model's choice.
     progress : callable
         Called after each trial.
 
@@ -185,8 +183,7 @@ def run(
     """
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         searches = [
-            _Search(task, builders, store, Path(folder) / str(i), trials)
-            for i, task in enumerate(tasks)
+            _Search(task, builders, store, Path(folder) / str(i)) for i, task in enumerate(tasks)
         ]
         _Run(searches, devices, builders, store, progress).wait()
     return [search.outcome() for search in searches]
@@ -195,9 +192,7 @@ def run(
 class _Search:
     """What is done, and left to do, for one region."""
 
-    def __init__(
-        self, task: Task, builders: Builders, store: Store, folder: Path, trials: int
-    ) -> None:
+    def __init__(self, task: Task, builders: Builders, store: Store, folder: Path) -> None:
         self.task = task
         self._builders = builders
         self._store = store
@@ -206,7 +201,7 @@ class _Search:
         self._lock = threading.Lock()
         self.strikes: Counter[str] = Counter()
         tried = {_name(record.plan) for record in self._records()}
-        plans = task.plans[: trials + 1]
+        plans = task.plans
         self.todo = [plan for plan in plans[1:] if _name(plan) not in tried]
         if len(plans) == 1 and _name(plans[0]) not in tried:
             self.todo = list(plans)
@@ -235,14 +230,14 @@ class _Search:
         return self._store.records.failed(self.task.key, plan)
 
     def finalists(self) -> list[Plan]:
-        """Return the best plan, the default and the next few; none if the best won such a turn."""
+        """Return the default, the best plan and the next few; none if the best won such a turn."""
         best = self._store.records.best(self.task.key)
         if best is None or len(best.seconds) == FINAL_ROUNDS:
             return []
         timed = [r for r in self._records() if r.seconds and not self.has_failed(r.plan)]
         ranked = [r.plan for r in sorted(timed, key=lambda r: float(np.median(r.seconds)))]
         default = [plan for plan in ranked if plan == self.task.plans[0]]
-        return _distinct([best.plan, *default, *ranked])[: FINALISTS + 1]
+        return _distinct([*default, best.plan, *ranked])[: FINALISTS + 1]
 
     def outcome(self) -> Outcome:
         """Return what is known by now."""
@@ -419,9 +414,14 @@ class _Run:
         """Measure loaded plans side by side and record their times."""
         with self._blame(device, search, plans[-1]):
             times = device.measure([_name(plan) for plan in plans], rounds)
-            turn, key = secrets.token_hex(8), search.task.key
-            pairs = zip(plans, times, strict=True)
-            self._store.add([Record(key, plan, seconds, turn) for plan, seconds in pairs])
+            turn, key, now = secrets.token_hex(8), search.task.key, time.time()
+            # The milliseconds tell their order, also in a file whose lines were sorted.
+            self._store.add(
+                [
+                    Record(key, plan, seconds, turn, at=now + i / 1000)
+                    for i, (plan, seconds) in enumerate(zip(plans, times, strict=True))
+                ]
+            )
 
     @contextlib.contextmanager
     def _blame(self, device: Device, search: _Search, plan: Plan) -> Iterator[None]:
