@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from tvm_sparse.targets import CpuProfile
 
-FULL_HIT, NO_HIT = 0.7, 1.4
+FULL_HIT, NO_HIT = 0.8, 1.5
 """Distances, as shares of a cache's size, up to which everything is found in it, and from which on
-nothing is. Measured: loops over arrays of these sizes are at full and at the next level's speed."""
+nothing is. Measured: the step between two levels is that wide for loops over arrays, and a little
+later for chains of kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,13 @@ class Caches:
 class Traffic:
     """What a core moves, and how long it takes.
 
+    Parameters
+    ----------
+    caches : Caches
+        Where it moves from and to.
+    stream_share : float
+        Share of the bandwidth of L3 and memory that it reaches.
+
     Attributes
     ----------
     seconds : float
@@ -68,8 +76,9 @@ class Traffic:
         Bytes from and to L1, L2, L3 and memory.
     """
 
-    def __init__(self, caches: Caches) -> None:
+    def __init__(self, caches: Caches, stream_share: float = 1.0) -> None:
         self._caches = caches
+        self._slower = (1.0, 1.0, 1 / stream_share, 1 / stream_share)
         self.seconds = 0.0
         self.moved = [0.0, 0.0, 0.0, 0.0]
 
@@ -85,7 +94,7 @@ class Traffic:
         for level, share in enumerate(self._caches.levels(distance)):
             if share:
                 self.moved[level] += count * share
-                self.seconds += count * share * seconds[level]
+                self.seconds += count * share * seconds[level] * self._slower[level]
 
 
 @functools.cache
