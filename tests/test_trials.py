@@ -37,7 +37,7 @@ def arguments(tmp_path_factory):
     path = tmp_path_factory.mktemp("arguments") / "arguments.npz"
     x = np.random.default_rng(0).standard_normal(4096, "float32")
     np.savez(path, x=x, y=np.zeros_like(x))
-    return Arguments(path, (1,))
+    return Arguments(path, ((1, 4096),))
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ TUNE = """
         plans = tuple({"work": 300 + w} for w in range(int(sys.argv[3])))
         task = trials.Task(
             "tiny", Key("tiny", "here", 1), plans,
-            lambda plan: Build("candidates:build", plan), Arguments(Path(sys.argv[1]), (1,)),
+            lambda plan: Build("candidates:build", plan), Arguments(Path(sys.argv[1]), ((1, 4096),)),
         )
         store = trials.Store(Path(sys.argv[2]))
         progress = lambda state: print(state.done, state.total, flush=True)

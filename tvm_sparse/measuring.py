@@ -37,7 +37,7 @@ ROUND_SECONDS = 0.02
 """How long a candidate runs in a round."""
 
 HOPELESS = 1.5
-"""A candidate that takes this many times as long as another is measured once only."""
+"""A candidate that takes this many times as long as the one to beat is measured once only."""
 
 
 class CandidateFailed(TvmSparseError):
@@ -77,12 +77,13 @@ class Arguments:
     ----------
     path : Path
         File of arrays in the order of the function's parameters, as of `numpy.savez`.
-    outputs : tuple of int
-        Which of them the function writes.
+    outputs : tuple of (int, int)
+        Which of them the function writes, and how many values of the last axis are the same for
+        all candidates; the others may be padding.
     """
 
     path: Path
-    outputs: tuple[int, ...]
+    outputs: tuple[tuple[int, int], ...]
 
 
 class Builders:
@@ -195,8 +196,12 @@ class Device:
         """
         self._call("unload", LOAD_SECONDS, name=name)
 
-    def measure(self, names: Sequence[str], rounds: int) -> list[tuple[float, ...]]:
-        """Run candidates in turns; returns the seconds of every round, of hopeless ones of one.
+    def measure(
+        self, names: Sequence[str], rounds: int, hopeless: float = HOPELESS
+    ) -> list[tuple[float, ...]]:
+        """Run candidates in turns; returns the seconds of every round.
+
+        Those that take `hopeless` times as long as the first get one round; 0: none.
 
         Raises
         ------
@@ -208,7 +213,7 @@ class Device:
             names=list(names),
             rounds=rounds,
             seconds=ROUND_SECONDS,
-            hopeless=HOPELESS,
+            hopeless=hopeless,
             flush_bytes=self._flush_bytes,
         )
         return [tuple(times) for times in answer["times"]]

@@ -36,7 +36,7 @@ class Worker:
         self._session: rpc.RPCSession | None = None
         self._device = tvm.cpu()
         self._arguments: list[Any] = []
-        self._outputs: list[int] = []
+        self._outputs: list[tuple[int, int]] = []
         self._expected: list[np.ndarray] = []
         self._kernels: dict[str, Any] = {}
 
@@ -87,8 +87,8 @@ class Worker:
         if self._session is not None:
             self._session.get_function("runtime.NumThreads")()
 
-    def set_arguments(self, path: str, outputs: Sequence[int]) -> None:
-        """Take the arguments of all candidates from now on, of which some are outputs."""
+    def set_arguments(self, path: str, outputs: Sequence[tuple[int, int]]) -> None:
+        """Take the arguments of all candidates from now on, and which of them are outputs."""
         with np.load(path) as arrays:
             self._arguments = [tvm.runtime.tensor(arrays[n], self._device) for n in arrays.files]
         self._outputs = list(outputs)
@@ -102,7 +102,7 @@ class Worker:
             self._session.upload(library)
             module = self._session.load_module(Path(library).name)
         module["main"](*self._arguments)
-        actual = [self._arguments[i].numpy() for i in self._outputs]
+        actual = [self._arguments[i].numpy()[..., :lanes] for i, lanes in self._outputs]
         self._expected = self._expected or actual
         for a, e in zip(actual, self._expected, strict=True):
             error = np.abs(a - e).max(initial=0) / (np.abs(e).max(initial=0) or 1)
@@ -122,13 +122,14 @@ class Worker:
         Parameters
         ----------
         names : sequence of str
-            Loaded candidates.
+            Loaded candidates; the first is the one to beat.
         rounds : int
             Rounds of all of them.
         seconds : float
             About how long a candidate runs in a round.
         hopeless : float
-            One that takes this many times as long as the fastest gets a single round.
+            One that takes this many times as long as the first, before and in the first round, is
+            left out of the others. 0: none is.
         flush_bytes : int
             Bytes copied between two runs, to have other data in the cache, as a network would.
 
@@ -150,13 +151,17 @@ class Worker:
             pilot[name] = fastest(name, _PILOT_RUNS)
             whole = (time.perf_counter() - start) / _PILOT_RUNS
             runs[name] = min(max(int(seconds / whole), _PILOT_RUNS), 100)
-        best = min(pilot.values())
         times: dict[str, list[float]] = {name: [] for name in names}
+        running = list(names)
         for number in range(rounds):
             # Every other round backwards, so that none is always the one after a pause.
-            for name in names if number % 2 else reversed(names):
-                if not (number and pilot[name] > hopeless * best):
-                    times[name].append(fastest(name, runs[name]))
+            for name in running if number % 2 else reversed(running):
+                times[name].append(fastest(name, runs[name]))
+            if hopeless and not number:
+                limits = hopeless * pilot[names[0]], hopeless * times[names[0]][0]
+                running = [
+                    name for name in names if pilot[name] < limits[0] or times[name][0] < limits[1]
+                ]
         return {"times": [times[name] for name in names]}
 
 

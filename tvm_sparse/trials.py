@@ -25,6 +25,7 @@ import numpy as np
 from tvm_sparse import records
 from tvm_sparse.errors import TuningError
 from tvm_sparse.measuring import (
+    HOPELESS,
     Arguments,
     Build,
     Builders,
@@ -88,14 +89,17 @@ class Outcome:
         The cost model's choice and the best plan, of the same turn; None if nothing ran.
     trials : int
         Plans that were tried, now or before, failed ones among them.
+    records : tuple of Record
+        Of all plans with times, the last of each.
     failures : tuple of Record
-        Plans that failed.
+        Of plans that failed.
     """
 
     task: Task
     default: Record | None
     best: Record | None
     trials: int
+    records: tuple[Record, ...]
     failures: tuple[Record, ...]
 
     @property
@@ -103,7 +107,9 @@ class Outcome:
         """How many times faster the best plan is than the default: median of the rounds' ratios."""
         if self.default is None or self.best is None:
             return 1.0
-        return float(np.median(np.divide(self.default.seconds, self.best.seconds)))
+        # The rounds of both; one that was hopeless has only one.
+        pairs = zip(self.default.seconds, self.best.seconds, strict=False)
+        return float(np.median([before / after for before, after in pairs]))
 
 
 @dataclass(frozen=True)
@@ -246,8 +252,11 @@ class _Search:
         first = self.task.plans[0]
         beside = [r for r in known if best and r.turn == best.turn and r.plan == first]
         others = {_name(record.plan) for record in known} - {_name(first)}
-        failures = tuple(record for record in known if record.failure)
-        return Outcome(self.task, beside[0] if beside else None, best, len(others), failures)
+        last = {_name(record.plan): record for record in known}.values()
+        timed = tuple(record for record in last if record.seconds)
+        failed = tuple(record for record in last if record.failure)
+        default = beside[0] if beside else None
+        return Outcome(self.task, default, best, len(others), timed, failed)
 
     def median(self, plan: Plan) -> float:
         """Return the median seconds of a plan's last turn; NaN if it has none."""
@@ -413,7 +422,8 @@ class _Run:
     def _turn(self, device: Device, search: _Search, plans: Sequence[Plan], rounds: int) -> None:
         """Measure loaded plans side by side and record their times."""
         with self._blame(device, search, plans[-1]):
-            times = device.measure([_name(plan) for plan in plans], rounds)
+            names = [_name(plan) for plan in plans]
+            times = device.measure(names, rounds, HOPELESS if rounds == ROUNDS else 0)
             turn, key, now = secrets.token_hex(8), search.task.key, time.time()
             # The milliseconds tell their order, also in a file whose lines were sorted.
             self._store.add(
