@@ -70,7 +70,7 @@ class _Fuser(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         only_use = [self.uses[a] == 1 for a in call.args]
         call = super().visit_call_(call)
-        activation = _activation(call)
+        activation = activation_of(call)
         if activation is not None:
             linear = self._fusible(call.args[0], only_use[0])
             if linear is not None:
@@ -94,7 +94,7 @@ class _Fuser(PyExprMutator):
         return None if call.attrs["activation"] else call
 
 
-def _activation(call: relax.Call) -> str | None:
+def activation_of(call: relax.Call) -> str | None:
     """Return what the epilogue calls the activation that `call` is, or None."""
     if is_call_to(call, "relax.nn.leakyrelu"):
         return f"leaky_relu({call.attrs['alpha']})"

@@ -1,22 +1,20 @@
 """LowerOperators: our operators => call_tir of scheduled PrimFuncs
 
-Every operator is lowered by the schedule of its name in `tvm_sparse.schedules`, for the CPU that
-the module is compiled for. Layers of one shape share one PrimFunc.
+Operators that can be stages of tensor columns become kernels of one stage, the others have a
+schedule of their own. Layers of one shape share one PrimFunc.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import tvm
 from tvm import relax
 
 from tvm_sparse import schedules
-from tvm_sparse.formats import SparseConvTiling, SparseTiling
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, static_shape
-from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.passes.stages import STAGES, images_of, stage_of
 from tvm_sparse.targets import CpuProfile
 
 Kernel = Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]
@@ -70,63 +68,12 @@ def _batched(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return layout.batch, layout.tokens, layout.channels
 
 
-def _epilogue(call: relax.Call) -> Epilogue:
-    attrs = call.attrs
-    return Epilogue(bool(attrs["bias"]), bool(attrs["residual"]), str(attrs["activation"]) or None)
-
-
 def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.to_panels(*_batched(_shape(call.args[0])), int(call.attrs["lanes"]), cpu)
 
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.from_panels(*_batched(_shape(call)), _shape(call.args[0])[2], cpu)
-
-
-def _sparse_linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    rows, k, lanes = _shape(call.args[0])
-    tiling = SparseTiling(**{name: int(v) for name, v in call.attrs["tiling"].items()})
-    n = int(call.attrs["channels"])
-    return schedules.sparse_linear(rows, lanes, n, k, tiling, _epilogue(call), cpu)
-
-
-def _sparse_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    fields: dict[str, Any] = {name: int(v) for name, v in call.attrs["tiling"].items()}
-    tiling = SparseConvTiling(**{**fields, "shifted": bool(fields["shifted"])})
-    return schedules.sparse_conv2d(operators.conv_of(call), tiling, _epilogue(call), cpu)
-
-
-def _conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.conv2d(operators.conv_of(call), _epilogue(call), cpu)
-
-
-def _depthwise_conv2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.depthwise_conv2d(operators.conv_of(call), _epilogue(call), cpu)
-
-
-def _linear(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    rows, k, lanes = _shape(call.args[0])
-    return schedules.linear(rows, lanes, int(call.attrs["channels"]), k, _epilogue(call), cpu)
-
-
-def _layer_norm(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    rows, channels, lanes = _shape(call.args[0])
-    return schedules.layer_norm(rows, channels, lanes, float(call.attrs["epsilon"]), cpu)
-
-
-def _attention(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    attrs = call.attrs
-    return schedules.attention(
-        batch=int(attrs["batch"]),
-        tokens=int(attrs["tokens"]),
-        key_tokens=int(attrs["key_tokens"]),
-        heads=int(attrs["heads"]),
-        head_dim=int(attrs["head_dim"]),
-        lanes=_shape(call.args[0])[2],
-        scale=float(attrs["scale"]),
-        bias_shape=_shape(call.args[3]) if len(call.args) > 3 else None,
-        cpu=cpu,
-    )
 
 
 def _image_to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -140,14 +87,6 @@ def _panels_to_image(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.panels_to_image(batch, channels, height, width, _shape(call.args[0])[2], cpu)
 
 
-def _max_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.max_pool2d(operators.pool_of(call), cpu)
-
-
-def _avg_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.avg_pool2d(operators.pool_of(call), cpu)
-
-
 def _global_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
     lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
@@ -156,34 +95,25 @@ def _global_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return build((batch, channels, height, width), *lanes, cpu)
 
 
-def _upsample2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
-    vertical, horizontal = (int(factor) for factor in call.attrs["factors"])
-    lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
-    factors = (vertical, horizontal)
-    return schedules.upsample2d(batch, channels, height, width, factors, *lanes, cpu)
-
-
 def _bilinear2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.bilinear2d(operators.resize_of(call), cpu)
 
 
+def _alone(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Return the kernel of an operator that can be a stage."""
+    stage = stage_of(call, images_of(call) or 1, cpu)
+    if stage is None:
+        raise ValueError(f"no stage computes {call}")
+    return schedules.kernel(stage)
+
+
 KERNELS: dict[str, Kernel] = {
+    **{name: _alone for name in STAGES if name.startswith(operators.PREFIX)},
     operators.TO_PANELS: _to_panels,
     operators.FROM_PANELS: _from_panels,
-    operators.SPARSE_LINEAR: _sparse_linear,
-    operators.LINEAR: _linear,
-    operators.SPARSE_CONV2D: _sparse_conv2d,
-    operators.CONV2D: _conv2d,
-    operators.DEPTHWISE_CONV2D: _depthwise_conv2d,
-    operators.LAYER_NORM: _layer_norm,
-    operators.ATTENTION: _attention,
     operators.IMAGE_TO_PANELS: _image_to_panels,
     operators.PANELS_TO_IMAGE: _panels_to_image,
-    operators.MAX_POOL2D: _max_pool2d,
-    operators.AVG_POOL2D: _avg_pool2d,
     operators.GLOBAL_AVG_POOL2D: _global_pool2d,
     operators.GLOBAL_MAX_POOL2D: _global_pool2d,
-    operators.UPSAMPLE2D: _upsample2d,
     operators.BILINEAR2D: _bilinear2d,
 }

@@ -9,9 +9,11 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.form_regions import FormRegions
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.lower_operators import LowerOperators
+from tvm_sparse.passes.lower_regions import LowerRegions
 from tvm_sparse.passes.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.move_to_panels import MoveToPanels
@@ -24,6 +26,7 @@ from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.recompose_square import RecomposeSquare
+from tvm_sparse.passes.region_planner import Columns, OverlapOption, PlanFor
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
 from tvm_sparse.passes.split_linear import SplitLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath
@@ -67,6 +70,7 @@ def sparsify(cpu: CpuProfile) -> Passes:
 def lower(cpu: CpuProfile) -> Passes:
     """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
     return [
+        LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
@@ -79,14 +83,23 @@ def lower(cpu: CpuProfile) -> Passes:
     ]
 
 
-def pipeline() -> tvm.transform.Pass:
-    """Return the whole pipeline, for the target in scope or else for this machine."""
+def pipeline(
+    columns: Columns = "auto", overlap: OverlapOption = "auto", plan_for: PlanFor | None = None
+) -> tvm.transform.Pass:
+    """Return the whole pipeline, for the target in scope or else for this machine.
+
+    Parameters
+    ----------
+    columns, overlap, plan_for
+        As `FormRegions`.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        phases = [*canonicalize(), *sparsify(cpu), *lower(cpu)]
+        regions = FormRegions(cpu, columns, overlap, plan_for)
+        phases = [*canonicalize(), *sparsify(cpu), regions, *lower(cpu)]
         with target or cpu.to_target():
             mod = tvm.transform.Sequential(phases)(mod)
             return relax.get_pipeline("default_build")(mod)

@@ -24,8 +24,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.cost_model import DENSE_SHARE, FMA_PER_CYCLE
-from tvm_sparse.schedules import row_blocks
-from tvm_sparse.schedules.buffers import Registers, argument
+from tvm_sparse.schedules.buffers import Registers, argument, scratch
 from tvm_sparse.schedules.buffers import vector as vector_at
 from tvm_sparse.schedules.panels import panel_rows, visit_panel
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
@@ -119,7 +118,7 @@ class Attention(Stage):
         self.q, self.k, self.v = (panels(i) for i in range(3))
         self.bias: Any = argument("bias", *self.bias_shape) if self.bias_shape else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the scores and the accumulators."""
         sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
         self.job = _Job(*sizes, self.cpu)
@@ -127,7 +126,7 @@ class Attention(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
         with self.each_chunk(chunk) as head:
-            for row, _ in row_blocks.each_tile(first, end, self.tensor.rows, self.tile):
+            for row, _ in self.tiles(first, end):
                 self._attend(y.tile(image, row), image, head, row)
 
     def _attend(self, y: Tile, image: Expr, head: Expr, row: Expr) -> None:
@@ -192,7 +191,7 @@ class _Job:
         self.width = math.gcd(lanes, cpu.vector_lanes)
         self.vectors = range(lanes // self.width)
         self.tile = tile_height(len(self.vectors), cpu)
-        self.scores = T.sblock_alloc_buffer((key_tokens * lanes,), "float32")
+        self.scores = scratch(key_tokens * lanes)
         self.largest = Registers(len(self.vectors), self.width)
         self.total = Registers(len(self.vectors), self.width)
         self.acc = Registers(self.tile * len(self.vectors), self.width)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.resizing import Resize2d
-from tvm_sparse.schedules.buffers import vector
-from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.buffers import scratch, vector
 from tvm_sparse.schedules.stage import Panels, Stage, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
@@ -63,15 +62,15 @@ class Bilinear2d(Stage):
         """Declare the images."""
         self.x = panels(0)
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the line; the loads of the last channel may reach beyond its end."""
         size = self.block * self.pitch + self.width_out
-        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        self.memory = scratch(size)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         resize, memory, width, out = self.resize, self.memory, self.width_in, self.width_out
-        for row, _ in each_tile(first, end, resize.out_height, self.tile):
+        for row, _ in self.tiles(first, end):
             tile = y.tile(image, row)
             *between, share = _rows(resize, row)
             upper, lower = (self.x.tile(image, i) for i in between)

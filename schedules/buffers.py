@@ -24,6 +24,27 @@ def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
     return T.arg(name, T.buffer(shape, dtype))
 
 
+def scratch(size: int, dtype: str = "float32") -> Expr:
+    """Allocate flat memory, which lasts until the current loop, condition or block ends.
+
+    TVM neither looks for a better place for it, nor for parts of it that are not used, which with
+    bounds that are expressions of rows takes longer than all else.
+    """
+    return T.alloc_buffer((T.int64(size),), dtype)
+
+
+def opaque(value: Expr) -> Expr:
+    """Pass an int64 value through memory, which LLVM removes again.
+
+    TVM looks for the region of every buffer that is accessed, and inlines into the indices and
+    conditions what is known of rows. Where those are minima, the union of thousands of indices
+    takes minutes; of a value from memory nothing is known.
+    """
+    memory = scratch(1, "int64")
+    T.buffer_store(memory, value, [T.int64(0)])
+    return T.bind(memory[0])
+
+
 def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
     """View memory from `start` on as a flat buffer, so that LLVM keeps one base pointer of it.
 
@@ -70,7 +91,7 @@ class Registers:
         self._lanes = lanes
         self._per_buffer = (STACK_LIMIT_BYTES - 1) // (4 * lanes)
         self._buffers = [
-            T.sblock_alloc_buffer((min(self._per_buffer, count - first) * lanes,), "float32")
+            scratch(min(self._per_buffer, count - first) * lanes)
             for first in range(0, count, self._per_buffer)
         ]
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.row_vectors import copy_channels
 from tvm_sparse.schedules.stage import Panels, Stage, kernel
 from tvm_sparse.targets import CpuProfile
@@ -67,7 +66,7 @@ class Concat(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         lanes = self.tensor.lanes
-        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+        for row, _ in self.tiles(first, end):
             tile, written = y.tile(image, row), 0
             for x in self.operands:
                 channels = x.tensor.channels

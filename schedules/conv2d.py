@@ -26,10 +26,9 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns import RowMap
 from tvm_sparse.conv_cost_model import DenseConvTiling, dense_conv_cycles, dense_conv_tiling
 from tvm_sparse.convolution import Conv2d, Window
-from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, vector
+from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
@@ -121,20 +120,28 @@ class DenseConv2d(Stage):
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
         self.residual = panels(2 + has_bias) if self.epilogue.residual else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the window and the accumulators."""
         tiling = self.tiling
-        size = self.window.size(most_rows)
-        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        size = self.window.size(self.most_rows)
+        self.memory = scratch(size)
         self.acc = Registers(tiling.channels * tiling.rows * tiling.vectors, tiling.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         problem, window = self.problem, self.window
         source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows = T.bind(window.rows(end - first))
+        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
         gather_window(
-            self.x, self.memory, window, image, source, rows, T.int64(0), problem.channels
+            self.x,
+            self.memory,
+            window,
+            image,
+            source,
+            rows,
+            most_rows,
+            T.int64(0),
+            problem.channels,
         )
         chunk_blocks = -(-self.blocks // self.chunks)
         with self.each_chunk(chunk) as own_chunk:
@@ -142,7 +149,7 @@ class DenseConv2d(Stage):
             mine = T.bind(T.min(T.int64(chunk_blocks), self.blocks - first_block))
             with T.serial(T.int64(0), mine) as b:
                 block = T.bind(first_block + b)
-                for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+                for row, count in self.tiles(first, end):
                     residual = self.residual.tile(image, row) if self.residual else None
                     base = T.bind((row - first) * window.out_row_pitch)
                     self._visit_tile(base, block, count, y.tile(image, row), residual)

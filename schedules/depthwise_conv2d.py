@@ -25,10 +25,10 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns import RowMap
 from tvm_sparse.conv_cost_model import depthwise_cycles, depthwise_tiling
 from tvm_sparse.convolution import Conv2d, Window
-from tvm_sparse.schedules.buffers import Registers, argument, flat, vector
+from tvm_sparse.schedules.buffers import Registers, argument, flat, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import each_tile, visit_blocks
+from tvm_sparse.schedules.row_blocks import visit_blocks
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
@@ -90,25 +90,27 @@ class DepthwiseConv2d(Stage):
         self.bias = argument("bias", channels) if has_bias else None
         self.residual = panels(2 + has_bias) if self.epilogue.residual else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the window and the accumulators."""
         tiling = self.tiling
-        size = self.window.size(most_rows)
-        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        size = self.window.size(self.most_rows)
+        self.memory = scratch(size)
         self.acc = Registers(tiling.rows * tiling.vectors, tiling.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         problem, window, size = self.problem, self.window, self.tiling.channels
         source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows = T.bind(window.rows(end - first))
+        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
         with self.each_chunk(chunk) as own_chunk:
             channel = T.bind(own_chunk * size)
 
             def visit_channels(count: int) -> None:
-                gather_window(self.x, self.memory, window, image, source, rows, channel, count)
+                gather_window(
+                    self.x, self.memory, window, image, source, rows, most_rows, channel, count
+                )
                 with T.serial(T.int64(0), T.int64(count)) as c:
-                    for row, tile_rows in each_tile(first, end, self.tensor.rows, self.tile):
+                    for row, tile_rows in self.tiles(first, end):
                         residual = self.residual.tile(image, row) if self.residual else None
                         # Offsets count from `lead` floats before the rows, see `Window.offset`.
                         base = (row - first) * window.out_row_pitch + c * window.channel_pitch

@@ -13,7 +13,6 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.schedules.buffers import argument
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.row_vectors import each_vector
 from tvm_sparse.schedules.stage import Panels, Stage, kernel
 from tvm_sparse.schedules.vector_math import activation
@@ -107,7 +106,7 @@ class Elementwise(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         tensor = self.tensor
-        for row, _ in each_tile(first, end, tensor.rows, self.tile):
+        for row, _ in self.tiles(first, end):
             reads = [self._read(i, image, row) for i in range(len(self.operands))]
             tile = y.tile(image, row)
             for channel, lane in each_vector(tensor.channels, tensor.lanes, self.width):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.convolution import Window
-from tvm_sparse.schedules.buffers import vector
+from tvm_sparse.schedules.buffers import opaque, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ def gather_window(
     image: Expr,
     first_row: Expr,
     rows: Expr,
+    most_rows: int,
     channel: Expr,
     count: int,
 ) -> None:
@@ -45,6 +46,8 @@ def gather_window(
         Number of the image in the batch.
     first_row, rows : Expr
         Row of the image that becomes row 0 of the window, and how many; they may lie outside.
+    most_rows : int
+        Not fewer than the rows.
     channel : Expr
         First of the channels.
     count : int
@@ -60,11 +63,13 @@ def gather_window(
 
     if window.front:
         fill_with_zeros(T.int64(0), window.front)
-    if window.back:
-        fill_with_zeros(T.bind(rows * window.row_pitch + window.front), window.back)
-    with T.serial(T.int64(0), rows) as row:
-        source_row = T.bind(first_row + row)
+    rows = opaque(rows)
+    # The bounds of the loop are constants, see `opaque`.
+    with T.serial(T.int64(0), T.int64(most_rows)) as row, T.If(opaque(rows - row) > 0), T.Then():
+        source_row = opaque(first_row + row)
         start = T.bind(row * window.row_pitch + window.front)
+        if window.back:  # overwritten by the next row
+            fill_with_zeros(start + window.row_pitch, window.back)
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
                 at = x.at(image, source_row)

@@ -15,7 +15,6 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns import Tensor
 from tvm_sparse.schedules.buffers import argument, job_loop
 from tvm_sparse.schedules.buffers import vector as vector_at
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles
@@ -70,7 +69,7 @@ class ImageToPanels(Stage):
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+        for row, _ in self.tiles(first, end):
             tile = y.tile(image, row)
             with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
                 self._copy(tile, image, channel, row)

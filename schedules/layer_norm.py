@@ -18,7 +18,6 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.schedules.buffers import Registers, argument
 from tvm_sparse.schedules.buffers import vector as vector_at
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
@@ -86,14 +85,14 @@ class LayerNorm(Stage):
         self.gamma = argument("gamma", self.tensor.channels)
         self.beta = argument("beta", self.tensor.channels)
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the chains of two sums."""
         count, terms = self.vectors * self.unroll, 2
         self.chains = [Registers(count, self.width) for _ in range(terms)]
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+        for row, _ in self.tiles(first, end):
             x, tile = self.x.tile(image, row), y.tile(image, row)
             with self.each_chunk(chunk) as column:
                 self._normalize(x, tile, T.bind(column * self.column))

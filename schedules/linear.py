@@ -34,7 +34,6 @@ from tvm_sparse.schedules.buffers import (
     vector,
 )
 from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 
@@ -130,14 +129,14 @@ class DenseLinear(Stage):
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
         self.residual = panels(2 + has_bias) if self.epilogue.residual else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the accumulators."""
         self.acc = Registers(self.tiling.channels * self.tiling.vectors, self.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         with self.each_block(chunk) as block:
-            for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+            for row, count in self.tiles(first, end):
                 residual = self.residual.tile(image, row) if self.residual else None
                 self._visit_tile(
                     block, count, self.x.tile(image, row), y.tile(image, row), residual

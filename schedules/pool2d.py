@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.pooling import Pool2d
-from tvm_sparse.schedules.buffers import Registers, masked, vector
-from tvm_sparse.schedules.row_blocks import each_tile
+from tvm_sparse.schedules.buffers import Registers, masked, scratch, vector
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
@@ -125,16 +124,16 @@ class _Pooling(Stage):
         """Declare the image."""
         self.x = panels(0)
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the line, and the places of a window's rows."""
-        self.memory = T.sblock_alloc_buffer((T.int64(self.line.size),), "float32")
-        self.places = T.sblock_alloc_buffer((T.int64(self.pool.kernel[0]),), "int64")
+        self.memory = scratch(self.line.size)
+        self.places = scratch(self.pool.kernel[0], "int64")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         pool, line = self.pool, self.line
         self._fill_padding()
-        for row, _ in each_tile(first, end, pool.out_height, self.tile):
+        for row, _ in self.tiles(first, end):
             tile = y.tile(image, row)
             window = self._rows_within(row, 0, pool.height)
             top = T.bind(row * pool.stride[0] - pool.padding[0])

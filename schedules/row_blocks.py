@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tvm.ir import Expr
 
@@ -29,20 +29,6 @@ def visit_blocks(block: Expr, rows: int, size: int, visit: Callable[[int], None]
             visit(size)
         with T.Else():
             visit(rest)
-
-
-def each_tile(first: Expr, end: Expr, height: int, tile: int) -> Iterator[tuple[Expr, int]]:
-    """Yield the first row of every tile of a run of rows, and how many it has.
-
-    What is done with it is emitted twice at most: as a loop over whole tiles, and for what is left
-    at the end of an image. The run begins at a tile, and ends at one or at the image's end.
-    """
-    if height >= tile:
-        with T.serial(T.int64(0), (end - first) // tile if tile > 1 else end - first) as i:
-            yield T.bind(first + i * tile), tile
-    if height % tile:
-        with T.If(end % tile != 0), T.Then():
-            yield T.bind(end - height % tile), height % tile
 
 
 def peel_ends(count: int) -> list[tuple[int, int]]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.row_vectors import copy_channels
 from tvm_sparse.schedules.stage import Panels, Stage, kernel
 from tvm_sparse.targets import CpuProfile
@@ -67,7 +66,7 @@ class SliceChannels(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         sizes = (self.tensor.channels, self.tensor.lanes, self.width)
-        for row, _ in each_tile(first, end, self.tensor.rows, self.tile):
+        for row, _ in self.tiles(first, end):
             copy_channels(self.x.tile(image, row), y.tile(image, row), self.begin, 0, *sizes)
 
     def work(self) -> int:

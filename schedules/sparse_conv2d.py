@@ -29,10 +29,10 @@ from tvm_sparse.columns import RowMap
 from tvm_sparse.conv_cost_model import sparse_conv_cycles
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.formats import SparseConvTiling, SparseLayout, density_bucket, sparse_window
-from tvm_sparse.schedules.buffers import Registers, vector
+from tvm_sparse.schedules.buffers import Registers, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.row_blocks import each_tile, peel_ends
+from tvm_sparse.schedules.row_blocks import peel_ends
 from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
@@ -112,10 +112,10 @@ class SparseConv2d(Stage):
         self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue)
         self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the window and the accumulators."""
-        size = self.window.size(most_rows)
-        self.memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        size = self.window.size(self.most_rows)
+        self.memory = scratch(size)
         count = self.tiling.group * self.tiling.rows * self.most_vectors
         self.acc = Registers(count, self.tiling.width)
 
@@ -123,15 +123,17 @@ class SparseConv2d(Stage):
         """Compute rows ``[first, end)`` of an image."""
         problem, window = self.problem, self.window
         source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows = T.bind(window.rows(end - first))
+        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
         for low, high in peel_ends(self.layout.k_blocks):
             with T.serial(T.int64(low), T.int64(high)) as k_block:
                 channel = k_block * window.channels
                 count = min(window.channels, problem.channels - low * window.channels)
-                gather_window(self.x, self.memory, window, image, source, rows, channel, count)
+                gather_window(
+                    self.x, self.memory, window, image, source, rows, most_rows, channel, count
+                )
                 ends = (low == 0, high == self.layout.k_blocks)
                 with self.each_chunk(chunk) as own_chunk:
-                    for row, rows_of_tile in each_tile(first, end, self.tensor.rows, self.tile):
+                    for row, rows_of_tile in self.tiles(first, end):
                         tile = y.tile(image, row)
                         residual = self.residual.tile(image, row) if self.residual else None
                         base = T.bind((row - first) * window.out_row_pitch)

@@ -31,7 +31,7 @@ from tvm_sparse.cost_model import sparse_cycles
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.row_blocks import each_tile, peel_ends
+from tvm_sparse.schedules.row_blocks import peel_ends
 from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
@@ -131,13 +131,13 @@ class SparseLinear(Stage):
         self.weight = SparseArguments(self.layout, OFFSET_UNIT, self.width, self.epilogue)
         self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
 
-    def allocate(self, most_rows: int) -> None:
+    def allocate(self) -> None:
         """Allocate the accumulators."""
         self.acc = Registers(self.tiling.group * self.tiling.rows * self.most_vectors, self.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        for row, count in each_tile(first, end, self.tensor.rows, self.tile):
+        for row, count in self.tiles(first, end):
             x, out = self.x.tile(image, row), y.tile(image, row)
             residual = self.residual.tile(image, row) if self.residual else None
             with self.each_chunk(chunk) as own_chunk:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.schedules.buffers import PARALLEL_ELEMENTS, argument, flat, prefetch
+from tvm_sparse.schedules.buffers import (
+    PARALLEL_ELEMENTS,
+    argument,
+    flat,
+    opaque,
+    prefetch,
+    scratch,
+)
 
 if TYPE_CHECKING:
-    import tvm
     from tvm.ir import Expr
 
 
@@ -143,9 +150,9 @@ class RollingPanels(Panels):
         self.capacity = capacity
 
     def allocate(self) -> None:
-        """Allocate the memory, inside of a block."""
+        """Allocate the memory, for as long as the current loop or block runs."""
         size = self.capacity * self.tensor.channels * self.tensor.lanes
-        self._memory = T.sblock_alloc_buffer((T.int64(size),), "float32")
+        self._memory = scratch(size)
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
@@ -205,6 +212,8 @@ class Stage(ABC):
         Rows of a run when it is a kernel of its own.
     chunks : int
         Parts of its channels that can be computed by different threads.
+    most_rows : int
+        Rows of its longest run, known when it is emitted.
     chunks_outermost : bool
         Whether a kernel of its own computes all rows of a chunk before those of the next one.
     """
@@ -215,6 +224,7 @@ class Stage(ABC):
     tile: int = 1
     row_block: int = 1
     chunks: int = 1
+    most_rows: int = 1
     chunks_outermost: bool = False
 
     @abstractmethod
@@ -224,8 +234,8 @@ class Stage(ABC):
         Called inside the function, before `allocate` and `compute`.
         """
 
-    def allocate(self, most_rows: int) -> None:  # noqa: B027  (most stages need nothing)
-        """Allocate memory for runs of at most that many rows, inside of a block."""
+    def allocate(self) -> None:  # noqa: B027  (most stages need nothing)
+        """Allocate memory for runs of at most `most_rows` rows."""
 
     @abstractmethod
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
@@ -254,6 +264,24 @@ class Stage(ABC):
     def key(self) -> str:
         """Return what the time depends on, apart from the tensors."""
         return self.name
+
+    def tiles(self, first: Expr, end: Expr) -> Iterator[tuple[Expr, int]]:
+        """Yield the first row of every tile of a run of rows, and how many it has.
+
+        What is done with it is emitted twice at most: for whole tiles, and for what is left at the
+        end of an image.
+        """
+        height, tile = self.tensor.rows, self.tile
+        # The bounds of the loop are constants, see `opaque`.
+        with T.serial(T.int64(0), T.int64(-(-self.most_rows // tile))) as i:
+            row = T.bind(first + i * tile)
+            left = opaque(end - row)
+            if height >= tile:
+                with T.If(left >= tile), T.Then():
+                    yield row, tile
+            if height % tile:
+                with T.If(T.And(left > 0, left < tile)), T.Then():
+                    yield row, height % tile
 
     def each_chunk(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
         """Open the loop over the chunks, unless one is given."""
@@ -295,10 +323,11 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
                 chunk = T.axis.spatial(T.int64(stage.chunks), job % stage.chunks)
             T.reads(*(panels.whole() for panels in operands))
             T.writes(y.whole())
-            first = T.bind(block * stage.row_block)
+            first = opaque(block * stage.row_block)
             end = first + stage.row_block
             if tensor.rows % stage.row_block:
-                end = T.bind(T.min(end, T.int64(tensor.rows)))
-            stage.allocate(min(stage.row_block, tensor.rows))
+                end = opaque(T.min(end, T.int64(tensor.rows)))
+            stage.most_rows = min(stage.row_block, tensor.rows)
+            stage.allocate()
             stage.compute(y, image, first, end, chunk)
     return builder.get()

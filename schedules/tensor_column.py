@@ -33,7 +33,8 @@ from tvm_sparse.columns import (
     rows_needed,
     stage_memory,
 )
-from tvm_sparse.schedules.buffers import vector
+from tvm_sparse.schedules.buffers import opaque, vector
+from tvm_sparse.schedules.buffers import scratch as allocate
 from tvm_sparse.schedules.stage import Panels, RollingPanels, Stage, TensorPanels
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             for i in scratch:
                 if memory[i].is_carried:
                     scratch[i].allocate()
-            done = T.sblock_alloc_buffer((len(region.stages),), "int64")
+            done = allocate(len(region.stages), "int64")
             with T.serial(T.int64(0), T.int64(plan.steps())) as step, T.sblock("step"):
                 at_step = T.axis.spatial(T.int64(plan.steps()), step)
                 T.reads()
@@ -148,14 +149,15 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                 for i in scratch:
                     if not memory[i].is_carried:
                         scratch[i].allocate()
-                rows = tuple(map(T.bind, frontier(shape, plan, column, at_step, EXPRESSIONS)))
+                bounds = frontier(shape, plan, column, at_step, EXPRESSIONS)
+                rows = opaque(bounds[0]), opaque(bounds[1])
                 with T.If(rows[0] < rows[1]), T.Then():
                     needed = rows_needed(shape, *rows, EXPRESSIONS)
                     for i, stage in enumerate(region.stages):
                         run = _run(needed[i], i, at_step, plan, done)
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
-                            own = [T.bind(own_row(shape, i, row, EXPRESSIONS)) for row in rows]
+                            own = [opaque(own_row(shape, i, row, EXPRESSIONS)) for row in rows]
                             _store(results[i], stored[i], image, own[0], own[1])
     return builder.get()
 
@@ -164,11 +166,11 @@ def _run(
     needed: tuple[Expr, Expr], i: int, step: Expr, plan: ColumnPlan, done: Expr
 ) -> tuple[Expr, Expr]:
     """Return the rows that a stage computes: those needed, less those that are there."""
-    first, end = (T.bind(_row(row)) for row in needed)
+    first, end = (opaque(_row(row)) for row in needed)
     if plan.overlap == "recompute" or plan.steps() == 1:
         return first, end
-    first = T.bind(T.if_then_else(step == 0, first, done[i]))
-    end = T.bind(T.max(first, end))
+    first = opaque(T.if_then_else(step == 0, first, done[i]))
+    end = opaque(T.max(first, end))
     T.buffer_store(done, end, [i])
     return first, end
 
@@ -179,7 +181,8 @@ def _compute(
     with T.If(run[0] < run[1]), T.Then(), T.sblock(stage.name):
         T.reads()
         T.writes()
-        stage.allocate(memory.most_rows)
+        stage.most_rows = memory.most_rows
+        stage.allocate()
         stage.compute(y, image, run[0], run[1], None)
 
 

@@ -9,7 +9,6 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.schedules.buffers import vector
-from tvm_sparse.schedules.row_blocks import each_tile
 from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
@@ -76,7 +75,7 @@ class Upsample2d(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         copies = self.factors[0]
-        for row, _ in each_tile(first, end, self.tensor.rows, copies):
+        for row, _ in self.tiles(first, end):
             x, tile = self.x.tile(image, row // copies), y.tile(image, row)
             with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
                 self._repeat(x, tile, channel)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tvm
 from tvm import relax
@@ -15,6 +15,8 @@ from tvm_sparse import library, targets
 from tvm_sparse.engine import Engine, check_threads
 from tvm_sparse.errors import InputError
 from tvm_sparse.library import LibraryInfo
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
     from tvm_sparse.importer import ImportedModel
@@ -27,6 +29,9 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "native",
     threads: int | None = None,
+    columns: Literal["auto", "off"] | int = "auto",
+    overlap: Literal["auto", "recompute", "carry"] = "auto",
+    records: str | os.PathLike[str] | RecordedPlans | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -41,6 +46,17 @@ def compile(
         Name of a CPU profile; ``"native"`` is this machine.
     threads : int, optional
         Threads that an inference runs on; by default all cores that this process may use.
+    columns : "auto", "off" or int
+        Whether operators are grouped into regions that run as tensor columns, and with how many
+        rows per column.
+    overlap : str
+        What happens to rows that two steps of a column need: ``"recompute"``, ``"carry"``, or
+        ``"auto"``, as the cost model says.
+    records : str, PathLike or RecordedPlans, optional
+        What `tvm_sparse.tuning.tune` found for this target and number of threads, which takes the
+        place of the cost model's plans. By default from the user's data folder, if there is
+        something; ``RecordedPlans()`` is nothing. Afterwards, a `RecordedPlans` tells what was used
+        of it.
 
     Returns
     -------
@@ -56,10 +72,14 @@ def compile(
         If `shapes` does not fit the model, or `threads` is below 1.
     TargetError
         If `target` is unknown.
+    RecordsError
+        If the file `records` cannot be read.
     """
     from tvm_sparse.passes import pipeline
 
     check_threads(threads)
+    if not isinstance(records, RecordedPlans):
+        records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)
     tvm_target = replace(cpu, cores=threads or cpu.cores).to_target()
     imported = import_module(model, shapes)
@@ -73,7 +93,9 @@ def compile(
     )
     mod = library.describe(imported.mod, info)
     del imported  # its weights are replaced by packed ones on the way
-    executable = tvm.compile(mod, tvm_target, relax_pipeline=pipeline.pipeline())
+    plan_for = records.on(CpuProfile.from_target(tvm_target))
+    passes = pipeline.pipeline(columns, overlap, plan_for)
+    executable = tvm.compile(mod, tvm_target, relax_pipeline=passes)
     return Engine(executable.mod, info, threads)
 
 

@@ -6,6 +6,7 @@ of panels, its columns are the lanes. Lanes from W on hold finite values that no
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from tvm_sparse.columns import RowMap, Tensor
@@ -128,19 +129,19 @@ class Window:
     channels: int
     shifted: bool = False
 
-    @property
+    @functools.cached_property
     def origins(self) -> tuple[int, ...]:
         """The image column in lane 0 of every plane; may lie outside of the image."""
         if self.shifted:
             return self._columns
         return tuple(sorted({column % self.problem.stride[1] for column in self._columns}))
 
-    @property
+    @functools.cached_property
     def lead(self) -> int:
         """Lanes by which loads may reach back before a plane."""
         return max(0, -min(shift for _, shift in self._taps))
 
-    @property
+    @functools.cached_property
     def pitch(self) -> int:
         """Lanes from one plane to the next."""
         lanes = self.vectors * self.width
@@ -150,27 +151,27 @@ class Window:
             lanes = max(held + self.lead, last)
         return -(-lanes // self.width) * self.width
 
-    @property
+    @functools.cached_property
     def vectors(self) -> int:
         """Vectors of an output row."""
         return -(-self.problem.out_width // self.width)
 
-    @property
+    @functools.cached_property
     def channel_pitch(self) -> int:
         """Floats from one channel to the next."""
         return len(self.origins) * self.pitch
 
-    @property
+    @functools.cached_property
     def row_pitch(self) -> int:
         """Floats from one row to the next."""
         return self.channels * self.channel_pitch
 
-    @property
+    @functools.cached_property
     def out_row_pitch(self) -> int:
         """Floats from the inputs of one output row to those of the next."""
         return self.problem.stride[0] * self.row_pitch
 
-    @property
+    @functools.cached_property
     def front(self) -> int:
         """Zeros in front of the first row: `lead`, in whole vectors."""
         return -(-self.lead // self.width) * self.width
@@ -186,7 +187,7 @@ class Window:
         """Return the floats of the memory, with zeros behind it that the last loads reach."""
         return self.front + self.rows(out_rows) * self.row_pitch + self.back
 
-    @property
+    @functools.cached_property
     def back(self) -> int:
         """Zeros behind the last row, in whole vectors."""
         reach = self.vectors * self.width + max(shift for _, shift in self._taps) - self.pitch
@@ -198,7 +199,7 @@ class Window:
         row = dy * self.problem.dilation[0] * self.row_pitch
         return row + channel * self.channel_pitch + plane * self.pitch + shift + self.lead
 
-    @property
+    @functools.cached_property
     def _columns(self) -> tuple[int, ...]:
         """The image column that output column 0 sees through every kernel column."""
         problem = self.problem
@@ -206,7 +207,7 @@ class Window:
             dx * problem.dilation[1] - problem.padding[1] for dx in range(problem.kernel[1])
         )
 
-    @property
+    @functools.cached_property
     def _taps(self) -> tuple[tuple[int, int], ...]:
         """The plane of every kernel column, and the shift of its loads in lanes."""
         if self.shifted:
