@@ -225,6 +225,19 @@ class TestMistakes:
     def test_run_output(self, fails, library, x):
         assert "cannot be written" in fails("run", library, "--input", f"x={x}", "-o", "no/y.npz")
 
+    def test_tune(self, fails, model):
+        assert "belong together" in fails("tune", model, *SHAPE, "--key", "rpi4")
+        assert "no RPC tracker answers" in fails(
+            "tune", model, *SHAPE, "--tracker", "127.0.0.1:1", "--key", "rpi4"
+        )
+        assert "rpi4 is not this machine" in fails("tune", model, *SHAPE, "--target", "rpi4")
+        assert "trials must be at least 1" in fails("tune", model, *SHAPE, "--trials", 0)
+        assert "ends in .png" in fails("tune", model, *SHAPE, "--plot", "a.gif")
+
+    def test_records(self, fails, model):
+        arguments = ["-o", "a.so", "--records", "no.jsonl"]
+        assert "no.jsonl: cannot be read" in fails("compile", model, *SHAPE, *arguments)
+
     def test_prune(self, fails, model):
         assert "below 1" in fails("prune", model, "-o", "p.onnx", "--sparsity", 95)
         arguments = ["--sparsity", 0.5, "--scope", "all"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tvm_sparse.benchmarking import Comparison
+    from tvm_sparse.recorded_plans import RecordedPlans
     from tvm_sparse.remote import Board
 
 # What needs TVM or rich is imported by the verbs, so that --help and mistakes answer at once.
@@ -98,6 +99,34 @@ def _parser() -> argparse.ArgumentParser:
         "--linker", default="auto", metavar="auto|zig|gcc",
         help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
     )  # fmt: skip
+    add_threads(command)
+    command.add_argument(
+        "--records", metavar="FILE|off",
+        help="what `tvm-sparse tune` found (default: the file in the user's data folder, if any)",
+    )  # fmt: skip
+    add_json(command)
+
+    command = add("tune", "measures how each part of a model runs fastest on a CPU", _tune)
+    add_model(command)
+    command.add_argument(
+        "--level", default="quick", choices=("quick", "normal", "thorough"),
+        help="a dozen trials of each region, some dozens, or all (default: quick)",
+    )  # fmt: skip
+    command.add_argument(
+        "--trials", type=int, metavar="N", help="most trials of a region, in place of --level"
+    )
+    command.add_argument(
+        "--tracker", type=_address, metavar="HOST:PORT",
+        help="measure on all boards of this TVM RPC tracker at once, with --key",
+    )  # fmt: skip
+    command.add_argument("--key", metavar="NAME", help="which kind of board")
+    command.add_argument(
+        "--records", type=Path, metavar="FILE",
+        help="where the records are added (default: a file in the user's data folder)",
+    )  # fmt: skip
+    command.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw time against column size"
+    )
     add_threads(command)
     add_json(command)
 
@@ -199,17 +228,72 @@ def _compile(options: argparse.Namespace) -> None:
 
     files.check_writable(options.output, LibraryError)
     linking.link_command(targets.profile(options.target).architecture, options.linker)
+    plans = _recorded_plans(options.records)
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}"):
-        engine = api.compile(options.model, dict(options.shape), options.target, options.threads)
+        engine = api.compile(
+            options.model, dict(options.shape), options.target, options.threads, records=plans
+        )
         engine.save(options.output, options.linker)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
     if options.json:
         record = asdict(engine.info) | {"library": str(options.output)}
-        console.print_json(record | {"seconds": seconds, "bytes": size})
+        regions = {"by_records": len(plans.found), "by_cost_model": len(plans.missing)}
+        console.print_json(record | {"seconds": seconds, "bytes": size, "regions": regions})
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
+        print(plans.summary())
+
+
+def _recorded_plans(records: str | None) -> RecordedPlans:
+    from tvm_sparse.recorded_plans import RecordedPlans
+
+    if records == "off":
+        return RecordedPlans()
+    return RecordedPlans.read(None if records is None else Path(records))
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from tvm_sparse import console, files, tuning, tuning_report
+    from tvm_sparse.measuring import Tracker
+    from tvm_sparse.records import default_path
+    from tvm_sparse.region_candidates import processor
+
+    if bool(options.tracker) != bool(options.key):
+        raise RemoteError("--tracker HOST:PORT and --key NAME belong together")
+    if options.plot:
+        tuning_report.check_plot(options.plot)
+    tracker = None
+    if options.tracker:
+        host, port = options.tracker
+        tracker = Tracker(host, port, options.key)
+    records = options.records or default_path()
+    try:
+        with console.trials(f"tuning {options.model}") as progress:
+            tuned = tuning.tune(
+                options.model,
+                dict(options.shape),
+                options.target,
+                options.threads,
+                level=options.level,
+                trials_per_region=options.trials,
+                tracker=tracker,
+                records=records,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
+        raise
+    if options.json:
+        console.print_json(tuning_report.to_json(tuned))
+    else:
+        console.print_table(tuning_report.table(tuned))
+        print(tuning_report.summary(tuned, records))
+    if options.plot:
+        cpu = processor(options.target, options.threads)
+        with files.replacing(options.plot) as temporary:
+            tuning_report.plot(tuned, temporary, cpu)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.targets import CpuProfile
+    from tvm_sparse.trials import Progress
 
 # A pipe has no width: lines as long as a wide terminal's.
 _PIPE_WIDTH = 160
@@ -43,6 +44,33 @@ def progress(start: str) -> Iterator[Callable[[str], None]]:
         return
     with console.status(start) as status:
         yield status.update
+
+
+@contextlib.contextmanager
+def trials(start: str) -> Iterator[Callable[[Progress | str], None]]:
+    """Show a bar of trials, the best time so far and the time left, on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[best]}"),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(start, total=None, best="")
+
+        def update(state: Progress | str) -> None:
+            if isinstance(state, str):
+                bar.update(task, description=f"{start}: {state}")
+                return
+            best = f"best {1e6 * state.best:.0f} us, before {1e6 * state.default:.0f} us"
+            bar.update(task, description=start, total=state.total, completed=state.done, best=best)
+
+        yield update
 
 
 def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:

@@ -1,0 +1,169 @@
+"""Tuning of a small network: from the model to the records, and back into a library."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from onnx.helper import make_node
+
+from tvm_sparse import (
+    api,
+    cli,
+    records,
+    region_candidates,
+    targets,
+    testing,
+    tuning,
+    tuning_report,
+)
+from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.errors import TuningError
+from tvm_sparse.recorded_plans import RecordedPlans, from_fields, region_key, target_key, to_fields
+from tvm_sparse.records import Records
+
+SHAPES = {"x": (1, 16, 48, 48)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Three convolutions of 3x3, all alike, nine in ten weights zero."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": testing.pruned(rng, (16, 16, 3, 3), 0.1) for i in range(3)}
+    names = ["x", "a", "b", "y"]
+    nodes = [
+        make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1]) for i in range(3)
+    ]
+    path = tmp_path_factory.mktemp("tuning") / "convolutions.onnx"
+    return testing.write_onnx(path, nodes, {"x": SHAPES["x"]}, ["y"], weights)
+
+
+@pytest.fixture(scope="module")
+def tuned(model, tmp_path_factory):
+    """Tune once, with few trials; returns the file of records and the result."""
+    path = tmp_path_factory.mktemp("records") / "records.jsonl"
+    return path, tuning.tune(model, threads=1, trials_per_region=3, records=path)
+
+
+def test_every_trial_is_recorded(tuned):
+    path, regions = tuned
+    found = records.read(path)
+    for region in regions:
+        assert region.outcome.failures == ()
+        plans = {tuple(r.plan.values()) for r in found.of(region.outcome.task.key)}
+        assert len(plans) == region.outcome.trials + 1 == len(region.candidates)
+        assert region.outcome.gain >= 1
+
+
+def test_compile_uses_the_records(model, tuned):
+    path, regions = tuned
+    plans = RecordedPlans.read(path)
+    engine = api.compile(model, threads=1, records=plans)
+    assert (len(plans.found), plans.missing) == (sum(region.count for region in regions), [])
+    assert str(path) in plans.summary()
+    x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
+    expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
+    actual = engine.run({"x": x})["y"]
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_record_decides_the_plan(model, tuned, monkeypatch):
+    """A plan that the cost model would not choose reaches the schedule."""
+    from tvm_sparse.passes import lower_regions
+
+    _, (region, *_) = tuned
+    plan = ColumnPlan(region.shape.height, 5, "recompute")
+    measured = records.Record(region.outcome.task.key, to_fields(plan), (1e-9,), "later", at=2e9)
+    used = []
+    schedule = lower_regions.tensor_column
+
+    def note(region, plan):
+        used.append(plan)
+        return schedule(region, plan)
+
+    monkeypatch.setattr(lower_regions, "tensor_column", note)
+    api.compile(model, threads=1, records=RecordedPlans(Records([measured])))
+    assert plan.fitted(region.shape) in used
+
+
+@pytest.mark.parametrize(
+    "options", [{"threads": 2}, {"threads": 1, "target": "haswell"}], ids=["threads", "target"]
+)
+def test_records_of_something_else_are_not_used(model, tuned, options):
+    plans = RecordedPlans.read(tuned[0])
+    api.compile(model, records=plans, **options)
+    assert plans.found == []
+    assert plans.summary().endswith("planned by the cost model")
+
+
+def test_the_users_records(model, tuned, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert len(RecordedPlans.read(None).records) == 0
+    records.append(records.default_path(), records.read(tuned[0]).of(tuned[1][0].outcome.task.key))
+    assert RecordedPlans.read(None).records.best(tuned[1][0].outcome.task.key) is not None
+
+
+def test_another_target_needs_a_device(model):
+    with pytest.raises(TuningError, match=r"rpi4 is not this machine .*--tracker"):
+        tuning.tune(model, target="rpi4")
+
+
+def test_keys_know_structure_and_processor(tuned):
+    region = tuned[1][0].shape
+    here = targets.native()
+    assert region_key(region) == region_key(region)
+    names = [stage.name for stage in region.stages]
+    assert names[-1] in region_key(region)
+    assert target_key(here) != target_key(targets.profile("rpi4"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"column_rows": 4, "step_rows": 8, "overlap": "carry"},
+        {"column_rows": 0, "step_rows": 0, "overlap": "carry"},
+        {"column_rows": "4", "step_rows": 2, "overlap": "carry"},
+        {"column_rows": 4, "step_rows": 2, "overlap": "keep"},
+    ],
+)
+def test_fields_that_are_no_plan(fields):
+    assert from_fields(fields) is None
+
+
+def test_plans_survive_the_records():
+    plan = ColumnPlan(8, 2, "recompute")
+    assert from_fields(json.loads(json.dumps(dict(to_fields(plan))))) == plan
+
+
+def test_command_line(model, tuned, capfd, tmp_path):
+    path, regions = tuned
+    common = [str(model), "--threads", "1", "--records", str(path)]
+    plot = tmp_path / "p.png"
+    assert cli.main(["tune", *common, "--trials", "3", "--plot", str(plot)]) == 0
+    assert "all regions: " in capfd.readouterr().out
+    assert plot.exists()
+    assert cli.main(["tune", *common, "--trials", "3", "--json"]) == 0
+    assert len(json.loads(capfd.readouterr().out)) == len(regions)
+    assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so")]) == 0
+    assert f"by {path}" in capfd.readouterr().out
+    common[-1] = "off"
+    assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["regions"]["by_records"] == 0
+
+
+def test_report(tuned, tmp_path):
+    path, regions = tuned
+    assert tuning_report.table(regions).row_count == len(regions)
+    assert "before" in tuning_report.summary(regions, path)
+    (first, *_) = tuning_report.to_json(regions)
+    assert first["best"].keys() == {"column_rows", "step_rows", "overlap"}
+
+
+def test_plot(tuned, tmp_path):
+    drawing = tmp_path / "tuning.png"
+    tuning_report.check_plot(drawing)
+    tuning_report.plot(tuned[1], drawing, region_candidates.processor("native", 1))
+    assert drawing.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [drawing]

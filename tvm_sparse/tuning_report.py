@@ -1,0 +1,178 @@
+"""What tuning found, as a table, as JSON and as a drawing."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from tvm_sparse import files
+from tvm_sparse.column_cost_model import predict
+from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.errors import OutputError
+from tvm_sparse.recorded_plans import from_fields
+from tvm_sparse.records import Record
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.tuning import TunedRegion, seconds_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS = 3
+
+
+def table(tuned: Sequence[TunedRegion]) -> Table:
+    """Return a table of every region before and after."""
+    result = Table()
+    for header in ("region", "plan before", "plan after"):
+        result.add_column(header, overflow="fold")
+    for header in ("times", "trials", "failed", "before us", "after us", "gain"):
+        result.add_column(header, justify="right")
+    for region in tuned:
+        outcome = region.outcome
+        after = _median(outcome.best)
+        result.add_row(
+            region.name,
+            _text(region.candidates[0].plan),
+            _text(from_fields(outcome.best.plan) if outcome.best else None),
+            str(region.count),
+            str(outcome.trials),
+            str(len(outcome.failures)),
+            _us(after * outcome.gain),
+            _us(after),
+            f"{outcome.gain:.2f}x",
+        )
+    return result
+
+
+def summary(tuned: Sequence[TunedRegion], records: Path) -> str:
+    """Return the sum of the table in a line."""
+    if not tuned:
+        return "the model has no tensor columns: nothing to tune"
+    before, after = seconds_of(tuned)
+    gain = before / after if after else 1.0
+    return (
+        f"all regions: {1e6 * before:.0f} us before, {1e6 * after:.0f} us after ({gain:.2f}x); "
+        f"`tvm-sparse compile` finds the records in {records}"
+    )
+
+
+def to_json(tuned: Sequence[TunedRegion]) -> list[dict[str, Any]]:
+    """Return all of it as values of JSON."""
+    return [
+        {
+            "region": region.outcome.task.key.region,
+            "count": region.count,
+            "trials": region.outcome.trials,
+            "failures": [record.failure for record in region.outcome.failures],
+            "default": asdict(region.candidates[0].plan),
+            "best": dict(region.outcome.best.plan) if region.outcome.best else None,
+            "default_seconds": _median(region.outcome.default),
+            "best_seconds": _median(region.outcome.best),
+            "gain": region.outcome.gain,
+        }
+        for region in tuned
+    ]
+
+
+def check_plot(path: Path) -> None:
+    """Find out before the tuning that the drawing cannot be made.
+
+    Raises
+    ------
+    OutputError
+        If Matplotlib is missing, its format unknown, or `path` cannot be written.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise OutputError("--plot needs Matplotlib: pip install 'tvm-sparse[plot]'")
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise OutputError(f"{path}: the name of a drawing ends in .png, .svg or .pdf")
+    files.check_writable(path)
+
+
+def plot(tuned: Sequence[TunedRegion], path: Path, cpu: CpuProfile) -> None:
+    """Draw time against column size for every region, measured and predicted.
+
+    Parameters
+    ----------
+    tuned : sequence of TunedRegion
+        The regions.
+    path : Path
+        File to write.
+    cpu : CpuProfile
+        What they were planned for; its caches are marked.
+    """
+    from matplotlib.figure import Figure
+
+    rows = max(math.ceil(len(tuned) / _COLUMNS), 1)
+    figure = Figure(figsize=(5 * _COLUMNS, 3.6 * rows), layout="constrained")
+    all_axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    for axes in all_axes:
+        axes.set_visible(False)
+    for axes, region in zip(all_axes, tuned, strict=False):
+        axes.set_visible(True)
+        _draw(axes, region, cpu)
+    figure.savefig(path)
+
+
+def _draw(axes: Axes, region: TunedRegion, cpu: CpuProfile) -> None:
+    predicted: dict[int, float] = {}
+    for candidate in region.candidates:
+        size = candidate.plan.column_rows
+        predicted[size] = min(candidate.seconds, predicted.get(size, math.inf))
+    sizes = sorted(predicted)
+    axes.plot(sizes, [1e6 * predicted[s] for s in sizes], "--", color="gray", label="predicted")
+    for overlap, color in (("carry", "tab:blue"), ("recompute", "tab:orange")):
+        points = [
+            (int(record.plan["column_rows"]), 1e6 * _median(record))
+            for record in region.outcome.records
+            if record.plan.get("overlap") == overlap
+        ]
+        if points:
+            axes.plot(*zip(*points, strict=True), ".", color=color, label=f"measured, {overlap}")
+    best = region.outcome.best
+    if best is not None:
+        at = (int(best.plan["column_rows"]), 1e6 * _median(best))
+        axes.plot(*at, "*", color="tab:red", markersize=12, label="best")
+    for name, size in _cache_sizes(region, cpu):
+        axes.axvline(size, color="tab:green", linewidth=0.8)
+        axes.annotate(name, (size, 1), xycoords=("data", "axes fraction"), fontsize=7)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_title(region.name, fontsize=7, wrap=True)
+    axes.set_xlabel("rows of a column")
+    axes.set_ylabel("us")
+    axes.legend(fontsize=7)
+
+
+def _cache_sizes(region: TunedRegion, cpu: CpuProfile) -> list[tuple[str, int]]:
+    """Return the largest columns that stay within a cache when they are one step long."""
+    tile = region.shape.stages[-1].tile
+    found = []
+    for name, limit in (("L1", cpu.l1_bytes), ("L2", cpu.l2_bytes)):
+        fitting = [
+            rows
+            for rows in range(tile, region.shape.height + 1, tile)
+            if predict(region.shape, ColumnPlan(rows, rows), cpu).working_set_bytes <= limit
+        ]
+        if fitting and fitting[-1] + tile <= region.shape.height:
+            found.append((name, fitting[-1]))
+    return found
+
+
+def _median(record: Record | None) -> float:
+    return float(np.median(record.seconds)) if record else math.nan
+
+
+def _us(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{1e6 * seconds:.1f}"
+
+
+def _text(plan: ColumnPlan | None) -> str:
+    return f"{plan.column_rows} rows by {plan.step_rows}, {plan.overlap}" if plan else "-"
