@@ -1,0 +1,143 @@
+"""Tuned plans against the cost model's, and the tuner against an exhaustive sweep.
+
+    python benchmarks/tuning.py                          # tune models, then both libraries in turns
+    python benchmarks/tuning.py resnet50-95 --level normal
+    python benchmarks/tuning.py --sweep                  # one region: all plans
+
+Models are built once, with seeded weights, and kept in .cache/models. Records are kept in
+.cache/tuning: what was measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from onnx.helper import make_node
+from rich.console import Console
+
+from tvm_sparse import api, region_candidates, testing, tuning
+from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.measuring import Builders, Device
+from tvm_sparse.models import recipe
+from tvm_sparse.peers import OURS, PeerProcess
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.records import Plan
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.trials import Task
+
+MODELS = ("resnet50-95", "mobilenet-v1-90", "efficientnet-b0-90", "yolov5s-320-85", "vit-b-16-90")
+ROUNDS, SECONDS = 7, 0.4
+RECORDS = Path(".cache/tuning")
+
+
+def main() -> None:
+    """Parse the command line, tune, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("--level", default="quick", choices=tuning.LEVELS)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
+    arguments = parser.parse_args()
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    if arguments.sweep:
+        sweep(arguments.threads)
+        return
+    print("| model | regions | trials | tuning s | cost model ms | tuned ms | faster | in rounds |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    for name in arguments.models:
+        print(compare(name, arguments.cache, arguments.level, arguments.threads), flush=True)
+
+
+def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) -> str:
+    """Tune a model and time the two libraries in turns; returns a row of the table."""
+    made, path = recipe(name), cache / f"{name}.onnx"
+    cache.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        made.build(path)
+    start = time.perf_counter()
+    records = RECORDS / f"{name}.jsonl"
+    tuned = tuning.tune(path, made.shapes, threads=threads, level=level, records=records)
+    seconds = time.perf_counter() - start
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PeerProcess(OURS) as one,
+        PeerProcess(OURS) as two,
+    ):
+        processes = (one, two)
+        for process, plans in zip(
+            processes, (RecordedPlans(), RecordedPlans.read(records)), strict=True
+        ):
+            library = Path(folder) / f"{processes.index(process)}.so"
+            engine = api.compile(path, made.shapes, threads=threads, records=plans)
+            engine.save(library)
+            inputs = random_inputs(engine.inputs)
+            np.savez(Path(folder) / "inputs.npz", *inputs.values())
+            process.call("load", path=str(library), threads=engine.threads)
+            process.call("inputs", path=f"{folder}/inputs.npz", names=list(inputs))
+        rounds = [
+            [min(process.call("run", seconds=SECONDS)["seconds"]) for process in processes]
+            for _ in range(ROUNDS)
+        ]
+    default, best = np.array(rounds).T
+    ratios = default / best
+    trials = sum(region.outcome.trials for region in tuned)
+    return (
+        f"| {name} | {sum(region.count for region in tuned)} | {trials} | {seconds:.0f} "
+        f"| {1e3 * default.min():.2f} | {1e3 * best.min():.2f} "
+        f"| {default.min() / best.min():.3f}x | {ratios.min():.3f} to {ratios.max():.3f} |"
+    )
+
+
+def sweep(threads: int | None) -> None:
+    """Measure all plans of three convolutions, and compare the best with the tuner's pick."""
+    rng, shape = np.random.default_rng(0), (1, 32, 320, 320)
+    weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.05) for i in range(3)}
+    nodes = [
+        make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
+        for i, (source, result) in enumerate(["xa", "ab", "by"])
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
+        results = {
+            level: tuning.tune(
+                model, threads=threads, level=level, records=RECORDS / f"sweep-{level}.jsonl"
+            )[0].outcome
+            for level in ("quick", "thorough")
+        }
+        cpu = region_candidates.processor("native", threads)
+        ((_, _, _, task),) = tuning.region_tasks(model, None, "native", cpu, Path(folder), 1, 1.0)
+        picks = [results[level].best.plan for level in ("quick", "thorough")]
+        ratio = side_by_side(task, picks, cpu)
+    for level, outcome in results.items():
+        Console().print(f"{level}: {outcome.trials} trials, best {dict(outcome.best.plan)}")
+    print(f"the tuner's pick takes {ratio:.3f} times as long as the sweep's best")
+
+
+def side_by_side(task: Task, plans: list[Plan], cpu: CpuProfile) -> float:
+    """Return how many times as long the first of two plans takes, as a ratio of minima."""
+    if plans[0] == plans[1]:
+        return 1.0
+    device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [
+            builders.submit(task.build(plan), Path(folder) / f"{i}.so")
+            for i, plan in enumerate(plans)
+        ]
+        with device.session(task.arguments):
+            for i, path in enumerate(paths):
+                device.load(str(i), path.result())
+            one, two = device.measure(["0", "1"], 50, 0)
+    device.close()
+    builders.close()
+    return min(one) / min(two)
+
+
+if __name__ == "__main__":
+    main()
