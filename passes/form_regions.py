@@ -15,14 +15,10 @@ from typing import Any, TypeAlias
 import tvm
 from tvm import relax
 
+from tvm_sparse import column_options
+from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.passes.region_graph import order_of, runs_of
-from tvm_sparse.passes.region_planner import (
-    Columns,
-    OverlapOption,
-    PlanFor,
-    PlannedRegion,
-    RegionPlanner,
-)
+from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
 from tvm_sparse.targets import CpuProfile
 
 REGION = "tvm_sparse.region"
@@ -47,6 +43,11 @@ class FormRegions:
         What happens to rows that two steps need; ``"auto"``: as the cost model says.
     plan_for : callable, optional
         Plans that were measured, which the cost model's give way to.
+
+    Raises
+    ------
+    InputError
+        If `columns` or `overlap` is nothing of the above.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class FormRegions:
         overlap: OverlapOption = "auto",
         plan_for: PlanFor | None = None,
     ) -> None:
+        column_options.check(columns, overlap)
         self.columns = columns
         self.planner = RegionPlanner(CpuProfile.of(target), columns, overlap, plan_for)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.form_regions import FormRegions
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
@@ -26,7 +27,7 @@ from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.recompose_square import RecomposeSquare
-from tvm_sparse.passes.region_planner import Columns, OverlapOption, PlanFor
+from tvm_sparse.passes.region_planner import PlanFor
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
 from tvm_sparse.passes.split_linear import SplitLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from tvm_sparse.column_cost_model import Prediction, best_plan, predict, predict_alone
-from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape
+from tvm_sparse.column_options import Columns, OverlapOption
+from tvm_sparse.columns import ColumnPlan, RegionShape
 from tvm_sparse.passes.region_graph import Node, region_of
 from tvm_sparse.targets import CpuProfile
 
@@ -21,8 +22,6 @@ MOST_STAGES = 16
 HOPELESS = 1.3
 """A region that takes so many times as long as its operators by themselves is not made longer."""
 
-Columns: TypeAlias = Literal["auto", "off"] | int
-OverlapOption: TypeAlias = Overlap | Literal["auto"]
 PlanFor: TypeAlias = Callable[[RegionShape], ColumnPlan | None]
 """Returns the plan that was measured to be the best for a region, if one was."""
 

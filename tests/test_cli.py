@@ -189,6 +189,17 @@ class TestMistakes:
         message = fails("compile", model, *SHAPE, "--threads", 0, "-o", "a.so")
         assert "threads must be at least 1" in message
 
+    @pytest.mark.parametrize("columns", ["0", "-4", "foo"])
+    def test_columns(self, fails, model, columns):
+        message = "columns must be 'auto', 'off' or a number of rows of at least 1"
+        assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--columns", columns)
+        assert message in fails("benchmark", model, *SHAPE, "--columns", columns)
+
+    def test_overlap(self, fails, model):
+        message = "overlap must be 'auto', 'recompute' or 'carry', got 'both'"
+        assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--overlap", "both")
+        assert message in fails("benchmark", model, *SHAPE, "--overlap", "both")
+
     @pytest.mark.parametrize("output", ["no/such/a.so", ".", "/proc/a.so"])
     def test_output_not_writable(self, fails, model, output, monkeypatch):
         def compile_anyway(*arguments):

@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import tvm
 from tvm import relax
 
-from tvm_sparse import library, targets
+from tvm_sparse import column_options, library, targets
+from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.engine import Engine, check_threads
 from tvm_sparse.errors import InputError
 from tvm_sparse.library import LibraryInfo
@@ -29,8 +30,8 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "native",
     threads: int | None = None,
-    columns: Literal["auto", "off"] | int = "auto",
-    overlap: Literal["auto", "recompute", "carry"] = "auto",
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
@@ -69,7 +70,8 @@ def compile(
     ModelError
         If the model cannot be read or imported.
     InputError
-        If `shapes` does not fit the model, or `threads` is below 1.
+        If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` is
+        nothing of the above.
     TargetError
         If `target` is unknown.
     RecordsError
@@ -78,6 +80,7 @@ def compile(
     from tvm_sparse.passes import pipeline
 
     check_threads(threads)
+    column_options.check(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)

@@ -50,6 +50,7 @@ def measure_on_board(
     seconds: float = 0.5,
     iterations: int | None = None,
     tolerance: float = 1e-4,
+    options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Comparison:
     """Compile a model here, run it on a board, check and time it.
@@ -66,6 +67,8 @@ def measure_on_board(
         Name of the board's CPU profile; a library has its own.
     threads : int, optional
         Threads on the board; as many as its RPC server gives if not set.
+    options : mapping, optional
+        Other arguments of `tvm_sparse.compile`.
     rounds, seconds, iterations, tolerance, progress
         As of `tvm_sparse.benchmarking.compare`; the board takes the times.
 
@@ -98,8 +101,9 @@ def measure_on_board(
             inputs = random_inputs(graph_inputs(bound))
             del bound
             library = scratch / "model.so"
-            options = {"shapes": {n: list(s) for n, s in (shapes or {}).items()}, "target": target}
-            result = _compile(result, model, library, options | {"threads": threads})
+            lists = {name: list(shape) for name, shape in (shapes or {}).items()}
+            compiling = {"shapes": lists, "target": target, "threads": threads, **(options or {})}
+            result = _compile(result, model, library, compiling)
             progress("running ONNX Runtime here")
             expected = _reference(model, inputs, scratch)
         with _BoardProcess(board) as process:

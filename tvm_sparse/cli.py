@@ -87,6 +87,18 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
         command.add_argument("--key", metavar="NAME", help="which kind of board")
 
+    def add_columns(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--columns", type=_columns, default="auto", metavar="auto|off|N",
+            help="run regions column by column: of as many rows as the cost model says (default), "
+            "not at all, or of N rows",
+        )  # fmt: skip
+        command.add_argument(
+            "--overlap", default="auto", metavar="auto|recompute|carry",
+            help="rows that two steps of a column need: as the cost model says (default), "
+            "computed again, or kept",
+        )  # fmt: skip
+
     def add_json(command: argparse.ArgumentParser) -> None:
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -100,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
     )  # fmt: skip
     add_threads(command)
+    add_columns(command)
     command.add_argument(
         "--records", metavar="FILE|off",
         help="what `tvm-sparse tune` found (default: the file in the user's data folder, if any)",
@@ -161,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_board(command)
     add_threads(command)
+    add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
     command = add("demo", "builds pruned models, compiles, checks and measures them", _demo)
@@ -202,6 +216,13 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=1,128") from None
 
 
+def _columns(text: str) -> str | int:
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
 def _input(text: str) -> tuple[str, Path]:
     name, _, path = text.partition("=")
     try:
@@ -224,15 +245,22 @@ def _named(text: str) -> str:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from tvm_sparse import api, console, files, linking, targets
+    from tvm_sparse import api, column_options, console, files, linking, targets
 
     files.check_writable(options.output, LibraryError)
     linking.link_command(targets.profile(options.target).architecture, options.linker)
+    column_options.check(options.columns, options.overlap)
     plans = _recorded_plans(options.records)
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}"):
         engine = api.compile(
-            options.model, dict(options.shape), options.target, options.threads, records=plans
+            options.model,
+            dict(options.shape),
+            options.target,
+            options.threads,
+            options.columns,
+            options.overlap,
+            plans,
         )
         engine.save(options.output, options.linker)
     seconds = time.perf_counter() - start
@@ -327,8 +355,9 @@ def _board(options: argparse.Namespace) -> Board | None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
-    from tvm_sparse import benchmark_report, console, files
+    from tvm_sparse import benchmark_report, column_options, console, files
 
+    column_options.check(options.columns, options.overlap)
     board = _board(options)
     with console.progress(f"measuring {options.model}") as update:
         if board is None:
@@ -358,7 +387,7 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
         rounds=options.rounds,
         seconds=options.seconds,
         iterations=options.iterations,
-        options={} if is_library else {"target": options.target},
+        options={} if is_library else {"target": options.target, **_column_options(options)},
         progress=update,
     )
 
@@ -379,8 +408,13 @@ def _measure_on_board(
         rounds=options.rounds,
         seconds=options.seconds,
         iterations=options.iterations,
+        options=_column_options(options),
         progress=update,
     )
+
+
+def _column_options(options: argparse.Namespace) -> dict[str, str | int]:
+    return {"columns": options.columns, "overlap": options.overlap}
 
 
 def _demo(options: argparse.Namespace) -> None:
