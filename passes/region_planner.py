@@ -13,17 +13,19 @@ from typing import Any, TypeAlias
 
 from tvm_sparse.column_cost_model import Prediction, best_plan, predict, predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
-from tvm_sparse.columns import ColumnPlan, RegionShape
+from tvm_sparse.columns import ColumnPlan, RegionShape, Stops
 from tvm_sparse.passes.region_graph import Node, region_of
 from tvm_sparse.targets import CpuProfile
 
 MOST_STAGES = 16
 """Stages of a region: more of them gain nothing that could be measured, and take long to plan."""
+LEAST_GAIN = 0.05
+"""What a region must be expected to gain: less than that is within the errors of the prediction."""
 HOPELESS = 1.3
 """A region that takes so many times as long as its operators by themselves is not made longer."""
 
-PlanFor: TypeAlias = Callable[[RegionShape], ColumnPlan | None]
-"""Returns the plan that was measured to be the best for a region, if one was."""
+PlanFor: TypeAlias = Callable[[RegionShape], ColumnPlan | Stops | None]
+"""Returns what was measured to be the best for a region, if something was."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class RegionPlanner:
             stop = self._stop(region, regions[0] if regions else None)
             regions.insert(0, dataclasses.replace(region, stop=stop))
             end = best[end].start
-        return [self._final(region) for region in regions]
+        return [final for region in regions for final in self._final(region)]
 
     def _last_region(
         self,
@@ -134,7 +136,8 @@ class RegionPlanner:
             plan, prediction = self._best_plan(shape)
             one_by_one = sum(one.alone_seconds for one in alone[start:end])
             planned = PlannedRegion(nodes[start:end], shape, plan, prediction, one_by_one)
-            cuts.append(_Cut(best[start].seconds + prediction.seconds, start, planned))
+            seconds = prediction.seconds * (1 + LEAST_GAIN)
+            cuts.append(_Cut(best[start].seconds + seconds, start, planned))
             if prediction.seconds > HOPELESS * one_by_one:
                 break
         return min(cuts, key=lambda cut: cut.seconds)
@@ -150,20 +153,45 @@ class RegionPlanner:
             self._known[shape] = best_plan(shape, self.cpu, self._overlap)
         return self._known[shape]
 
-    def _final(self, region: PlannedRegion) -> PlannedRegion:
+    def whole(self, nodes: Sequence[Node], plan: ColumnPlan | Stops) -> list[PlannedRegion]:
+        """Return operators that can be one region as `plan` says, stops as several."""
+        if isinstance(plan, ColumnPlan):
+            region = region_of(nodes, self.cpu)
+            assert region is not None
+            one_by_one = sum(self._alone(node).alone_seconds for node in nodes)
+            plan = plan.fitted(region.shape)
+            prediction = predict(region.shape, plan, self.cpu)
+            return [PlannedRegion(nodes, region.shape, plan, prediction, one_by_one)]
+        parts = [nodes[first:end] for first, end in plan.parts(len(nodes))]
+        return [region for part in parts for region in self._part(part)]
+
+    def _part(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
+        """Return what stands between two cache stops, as was measured or as the cost model says."""
+        if len(nodes) == 1:
+            return [self._alone(nodes[0])]
+        region = region_of(nodes, self.cpu)
+        assert region is not None  # it is a part of one
+        (chosen,) = self.whole(nodes, self._best_plan(region.shape)[0])
+        return self._final(chosen)
+
+    def _final(self, region: PlannedRegion) -> list[PlannedRegion]:
         """Replace the cost model's plan by the user's, or by one that was measured."""
         plan, source = region.plan, region.source
         if plan is None:
-            return region
+            return [region]
         measured = self._plan_for(region.shape) if self._plan_for else None
         if isinstance(self._columns, int):
             rows = self._columns
             plan, source = ColumnPlan(rows, min(plan.step_rows, rows), plan.overlap), "user"
+        elif isinstance(measured, Stops):
+            *parts, last = self.whole(region.nodes, measured)
+            parts = [dataclasses.replace(p, stop="a record says so") for p in parts]
+            return [*parts, dataclasses.replace(last, stop=region.stop)]
         elif measured is not None:
             plan, source = measured, "record"
         plan = plan.fitted(region.shape)
         prediction = predict(region.shape, plan, self.cpu)
-        return dataclasses.replace(region, plan=plan, source=source, prediction=prediction)
+        return [dataclasses.replace(region, plan=plan, source=source, prediction=prediction)]
 
     def _stop(self, region: PlannedRegion, following: PlannedRegion | None) -> str:
         """Return why a region ends before the one that follows it."""
