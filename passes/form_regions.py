@@ -43,6 +43,8 @@ class FormRegions:
         What happens to rows that two steps need; ``"auto"``: as the cost model says.
     plan_for : callable, optional
         Plans that were measured, which the cost model's give way to.
+    planner : RegionPlanner, optional
+        Cuts runs of operators into regions, in place of one made of the other arguments.
 
     Raises
     ------
@@ -56,10 +58,12 @@ class FormRegions:
         columns: Columns = "auto",
         overlap: OverlapOption = "auto",
         plan_for: PlanFor | None = None,
+        planner: RegionPlanner | None = None,
     ) -> None:
         column_options.check(columns, overlap)
         self.columns = columns
-        self.planner = RegionPlanner(CpuProfile.of(target), columns, overlap, plan_for)
+        cpu = CpuProfile.of(target)
+        self.planner = planner or RegionPlanner(cpu, columns, overlap, plan_for)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its regions as functions of their own."""

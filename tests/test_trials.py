@@ -36,8 +36,8 @@ def candidates_in_workers():
 def arguments(tmp_path_factory):
     path = tmp_path_factory.mktemp("arguments") / "arguments.npz"
     x = np.random.default_rng(0).standard_normal(4096, "float32")
-    np.savez(path, x=x, y=np.zeros_like(x))
-    return Arguments(path, ((1, 4096),))
+    np.savez(path, x=x)
+    return Arguments(path, (4096,))
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,9 @@ TUNE = """
 
     if __name__ == "__main__":
         plans = tuple({"work": 300 + w} for w in range(int(sys.argv[3])))
-        task = trials.Task(
-            "tiny", Key("tiny", "here", 1), plans,
-            lambda plan: Build("candidates:build", plan), Arguments(Path(sys.argv[1]), ((1, 4096),)),
-        )
+        arguments = Arguments(Path(sys.argv[1]), (4096,))
+        build = lambda plan: Build("candidates:build", plan)
+        task = trials.Task("tiny", Key("tiny", "here", 1), plans, build, arguments)
         store = trials.Store(Path(sys.argv[2]))
         progress = lambda state: print(state.done, state.total, flush=True)
         builders, device = Builders(2), Device(1, 4096)

@@ -18,19 +18,19 @@ from tvm_sparse import (
     tuning,
     tuning_report,
 )
-from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.columns import ColumnPlan, Stops, part
 from tvm_sparse.errors import TuningError
 from tvm_sparse.recorded_plans import RecordedPlans, from_fields, region_key, target_key, to_fields
 from tvm_sparse.records import Records
 
-SHAPES = {"x": (1, 16, 48, 48)}
+SHAPES = {"x": (1, 32, 160, 160)}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Three convolutions of 3x3, all alike, nine in ten weights zero."""
     rng = np.random.default_rng(0)
-    weights = {f"w{i}": testing.pruned(rng, (16, 16, 3, 3), 0.1) for i in range(3)}
+    weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
     names = ["x", "a", "b", "y"]
     nodes = [
         make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1]) for i in range(3)
@@ -87,14 +87,47 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
     assert plan.fitted(region.shape) in used
 
 
-@pytest.mark.parametrize(
-    "options", [{"threads": 2}, {"threads": 1, "target": "haswell"}], ids=["threads", "target"]
-)
-def test_records_of_something_else_are_not_used(model, tuned, options):
-    plans = RecordedPlans.read(tuned[0])
-    api.compile(model, records=plans, **options)
-    assert plans.found == []
-    assert plans.summary().endswith("planned by the cost model")
+def test_recorded_stops_cut_a_region(model, tuned):
+    _, (region, *_) = tuned
+    count = len(region.shape.stages)
+    for stops in (Stops(tuple(range(1, count))), Stops((1,))):
+        measured = records.Record(region.outcome.task.key, to_fields(stops), (1e-9,), "a", at=2e9)
+        engine = api.compile(model, threads=1, records=RecordedPlans(Records([measured])))
+        x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
+        expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
+        actual = engine.run({"x": x})["y"]
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_every_kind_of_plan_computes_the_same(tuned):
+    """The workers compare results: a difference would be a failure."""
+    tried = [record.plan for region in tuned[1] for record in region.outcome.records]
+    assert {"stops_before", "column_rows"} <= {name for plan in tried for name in plan}
+
+
+def test_parts_of_a_region(tuned):
+    shape = tuned[1][0].shape
+    count = len(shape.stages)
+    assert part(shape, 0, count) == shape
+    for stage in range(1, count):
+        front, back = part(shape, 0, stage), part(shape, stage, count)
+        assert front.stages + back.stages != shape.stages
+        assert [s.key for s in front.stages + back.stages] == [s.key for s in shape.stages]
+        assert front.stages[-1].tensor in back.inputs
+        assert stage - 1 in front.outputs
+
+
+@pytest.mark.parametrize("target, threads", [("native", 1), ("native", 2), ("haswell", 1)])
+def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
+    path, (region, *_) = tuned
+    plans = RecordedPlans.read(path)
+    plan = plans.on(region_candidates.processor(target, threads))(region.shape)
+    if (target, threads) == ("native", 1):
+        assert plan == from_fields(region.outcome.best.plan)
+        assert plans.summary() == f"1 regions of tensor columns: 1 by {path}"
+    else:
+        assert plan is None
+        assert plans.summary() == "1 regions of tensor columns, planned by the cost model"
 
 
 def test_the_users_records(model, tuned, monkeypatch, tmp_path):
@@ -122,6 +155,10 @@ def test_keys_know_structure_and_processor(tuned):
     "fields",
     [
         {},
+        {"stops_before": ""},
+        {"stops_before": "2,1"},
+        {"stops_before": "0,1"},
+        {"stops_before": 1},
         {"column_rows": 4, "step_rows": 8, "overlap": "carry"},
         {"column_rows": 0, "step_rows": 0, "overlap": "carry"},
         {"column_rows": "4", "step_rows": 2, "overlap": "carry"},
@@ -132,8 +169,8 @@ def test_fields_that_are_no_plan(fields):
     assert from_fields(fields) is None
 
 
-def test_plans_survive_the_records():
-    plan = ColumnPlan(8, 2, "recompute")
+@pytest.mark.parametrize("plan", [ColumnPlan(8, 2, "recompute"), Stops((1,)), Stops((2, 5))])
+def test_plans_survive_the_records(plan):
     assert from_fields(json.loads(json.dumps(dict(to_fields(plan))))) == plan
 
 
@@ -158,7 +195,7 @@ def test_report(tuned, tmp_path):
     assert tuning_report.table(regions).row_count == len(regions)
     assert "before" in tuning_report.summary(regions, path)
     (first, *_) = tuning_report.to_json(regions)
-    assert first["best"].keys() == {"column_rows", "step_rows", "overlap"}
+    assert first["default"].keys() == {"column_rows", "step_rows", "overlap"}
 
 
 def test_plot(tuned, tmp_path):

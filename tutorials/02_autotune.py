@@ -25,12 +25,12 @@ from tvm_sparse import testing
 
 folder = Path(tempfile.mkdtemp())
 rng = np.random.default_rng(0)
-weights = {f"w{i}": testing.pruned(rng, (16, 16, 3, 3), 0.1) for i in range(3)}
+weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
 nodes = [
     make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
     for i, (source, result) in enumerate(["xa", "ab", "by"])
 ]
-shape = (1, 16, 48, 48)
+shape = (1, 32, 160, 160)
 model = testing.write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], weights)
 
 # %%

@@ -15,9 +15,10 @@ that run are the ones that were counted.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Overlap = Literal["recompute", "carry"]
@@ -206,6 +207,23 @@ class ColumnPlan:
 
 
 @dataclass(frozen=True)
+class Stops:
+    """Cache stops inside of what could be one region, in place of a plan for the whole.
+
+    Attributes
+    ----------
+    before : tuple of int
+        Numbers of the stages before which all rows are written.
+    """
+
+    before: tuple[int, ...]
+
+    def parts(self, stages: int) -> list[tuple[int, int]]:
+        """Return the first stage of every part of so many stages, and the first one behind it."""
+        return list(itertools.pairwise((0, *self.before, stages)))
+
+
+@dataclass(frozen=True)
 class Minimum:
     """Minimum and maximum of rows: Python's for integers, another's for expressions."""
 
@@ -219,6 +237,27 @@ INTEGERS = Minimum()
 def round_up(n: Row, unit: int) -> Row:
     """Return the least multiple of `unit` that is not below `n`."""
     return n if unit == 1 else (n + (unit - 1)) // unit * unit
+
+
+def part(region: RegionShape, first: int, end: int) -> RegionShape:
+    """Return the stages ``[first, end)`` of a region as a region."""
+    inputs: dict[int, int] = {}
+    stages = []
+    for stage in region.stages[first:end]:
+        edges = []
+        for edge in stage.edges:
+            source = edge.source - first
+            if edge.source < first:
+                source = -1 - inputs.setdefault(edge.source, len(inputs))
+            edges.append(Edge(source, edge.rows))
+        stages.append(replace(stage, edges=tuple(edges)))
+    tensors = [region.stages[i].tensor if i >= 0 else region.inputs[-1 - i] for i in inputs]
+    outputs = tuple(
+        i - first
+        for i in range(first, end)
+        if i in region.outputs or any(reader >= end for reader, _ in region.consumers[i])
+    )
+    return RegionShape(tuple(stages), tuple(tensors), outputs)
 
 
 def frontier(

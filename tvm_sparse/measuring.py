@@ -59,8 +59,8 @@ class Build:
     Attributes
     ----------
     function : str
-        ``"module:name"`` of a function with a parameter `library`, the file that it writes; the
-        library's function ``main`` is what is measured.
+        ``"module:name"`` of a function with a parameter `library`, the file that it writes: an
+        executable of TVM's virtual machine, whose function ``main`` is what is measured.
     arguments : mapping
         Its other arguments; values of JSON.
     """
@@ -77,13 +77,13 @@ class Arguments:
     ----------
     path : Path
         File of arrays in the order of the function's parameters, as of `numpy.savez`.
-    outputs : tuple of (int, int)
-        Which of them the function writes, and how many values of the last axis are the same for
-        all candidates; the others may be padding.
+    common : tuple of int
+        Of each result, how many values of the last axis are the same for all candidates; the others
+        may be padding.
     """
 
     path: Path
-    outputs: tuple[tuple[int, int], ...]
+    common: tuple[int, ...]
 
 
 class Builders:
@@ -172,7 +172,7 @@ class Device:
         try:
             self._open()
             self._call(
-                "set_arguments", LOAD_SECONDS, path=str(arguments.path), outputs=arguments.outputs
+                "set_arguments", LOAD_SECONDS, path=str(arguments.path), common=arguments.common
             )
             yield self
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tvm_sparse import records
-from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape
+from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape, Stops
 from tvm_sparse.records import Key, Plan, Records
 
 if TYPE_CHECKING:
@@ -49,13 +49,22 @@ def target_key(cpu: CpuProfile) -> str:
     return f"{cpu.mcpu}{features}, {cpu.vector_bits} bits, {caches}"
 
 
-def to_fields(plan: ColumnPlan) -> Plan:
+def to_fields(plan: ColumnPlan | Stops) -> Plan:
     """Return a plan as the records hold it."""
+    if isinstance(plan, Stops):
+        return {"stops_before": ",".join(map(str, plan.before))}
     return cast(Plan, asdict(plan))
 
 
-def from_fields(fields: Plan) -> ColumnPlan | None:
+def from_fields(fields: Plan) -> ColumnPlan | Stops | None:
     """Return the plan in a record, or None if a plan cannot have these fields."""
+    stops = fields.get("stops_before")
+    if isinstance(stops, str):
+        try:
+            before = tuple(int(stage) for stage in stops.split(","))
+        except ValueError:
+            return None
+        return Stops(before) if before == tuple(sorted({*before})) and before[0] > 0 else None
     rows, steps, overlap = (fields.get(name) for name in ("column_rows", "step_rows", "overlap"))
     if not (isinstance(rows, int) and isinstance(steps, int) and 1 <= steps <= rows):
         return None
@@ -97,16 +106,18 @@ class RecordedPlans:
             return cls()
         return cls(records.read(chosen), str(chosen))
 
-    def on(self, cpu: CpuProfile) -> Callable[[RegionShape], ColumnPlan | None]:
+    def on(self, cpu: CpuProfile) -> Callable[[RegionShape], ColumnPlan | Stops | None]:
         """Return a function that gives the best plan for a region on a processor, if one is known.
 
         Records of another processor or number of threads are not used.
         """
 
-        def plan_for(region: RegionShape) -> ColumnPlan | None:
+        def plan_for(region: RegionShape) -> ColumnPlan | Stops | None:
             key = key_of(region, cpu)
             best = self.records.best(key)
             plan = from_fields(best.plan) if best else None
+            if isinstance(plan, Stops) and plan.before[-1] >= len(region.stages):
+                plan = None
             (self.missing if plan is None else self.found).append(key.region)
             return plan
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse import column_cost_model, targets
-from tvm_sparse.columns import ColumnPlan, RegionShape
+from tvm_sparse.columns import ColumnPlan, RegionShape, Stops, part
 from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
+from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import REGION, FormRegions
-from tvm_sparse.passes.lower_regions import LowerRegions
-from tvm_sparse.passes.vectorize_math import VectorizeMath
-from tvm_sparse.recorded_plans import from_fields, to_fields
+from tvm_sparse.passes.region_graph import Node
+from tvm_sparse.passes.region_planner import PlannedRegion, RegionPlanner
+from tvm_sparse.recorded_plans import from_fields
 from tvm_sparse.records import Plan
 from tvm_sparse.targets import CpuProfile
 
@@ -28,34 +32,52 @@ class Candidate:
 
     Attributes
     ----------
-    plan : ColumnPlan
+    plan : ColumnPlan or Stops
         The plan.
     seconds : float
         The cost model's prediction.
     """
 
-    plan: ColumnPlan
+    plan: ColumnPlan | Stops
     seconds: float
 
 
 def candidates(region: RegionShape, cpu: CpuProfile, hopeless: float) -> list[Candidate]:
-    """Return the plans to try: the cost model's choice, then the best of every column size.
+    """Return what to try: the cost model's choice, then the best of every column size, and stops.
 
     After them the second best of every column size, and so on: neighbouring steps of the same
-    columns differ too little to spend the first trials on them. Plans that are expected to take
-    `hopeless` times as long as the best are left out.
+    columns differ too little to spend the first trials on them. The first trial is the one without
+    any fusion. Plans that are expected to take `hopeless` times as long as the best are left out.
     """
     plans = column_cost_model.candidates(region, cpu)
     known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
+    count = len(region.stages)
+    known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
     known.sort(key=lambda candidate: candidate.seconds)
-    seen: dict[int, int] = {}
+    default = next(c for c in known if isinstance(c.plan, ColumnPlan))
+    apart = _stopped(region, Stops(tuple(range(1, count))), cpu)
+    seen: Counter[object] = Counter()
     ranked = []
     for candidate in known:
-        if candidate.seconds <= hopeless * known[0].seconds:
-            rank = seen.get(candidate.plan.column_rows, 0)
-            seen[candidate.plan.column_rows] = rank + 1
-            ranked.append((rank, candidate))
-    return [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
+        if candidate.seconds <= hopeless * default.seconds:
+            plan = candidate.plan
+            group = plan.column_rows if isinstance(plan, ColumnPlan) else plan
+            ranked.append((seen[group], candidate))
+            seen[group] += 1
+    others = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
+    return [default, apart, *(c for c in others if c not in (default, apart))]
+
+
+def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
+    """Return stops with the cost model's choice for every part."""
+    seconds = 0.0
+    for first, end in stops.parts(len(region.stages)):
+        shape = part(region, first, end)
+        if end - first == 1:
+            seconds += column_cost_model.predict_alone(shape, cpu).seconds
+        else:
+            seconds += column_cost_model.best_plan(shape, cpu)[1].seconds
+    return Candidate(stops, seconds)
 
 
 @dataclass(frozen=True)
@@ -89,22 +111,18 @@ class RegionKernel:
         }
         return Build(f"{__name__}:build_region", arguments)
 
-    def arguments(self) -> Arguments:
-        """Write what the kernels are called with: random panels, the region's own weights."""
-        mod = _read(str(self.folder / "region.json"))
-        cpu = processor(self.target, self.threads)
-        (call,) = _calls(tvm.transform.Sequential([LowerRegions(cpu)])(mod)["main"])
+    def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
+        """Write what the kernels are called with: random panels, and the region's own weights."""
+        main = _read(str(self.folder / "region.json"))["main"]
         rng = np.random.default_rng(0)
-        arrays = [_array(value, rng) for value in call.args[1].fields]
-        results = [call.ty] if isinstance(call.ty, relax.TensorType) else list(call.ty.fields)
-        shapes = [[int(n) for n in ty.shape] for ty in results]
-        outputs = tuple(
-            (len(arrays) + i, _common_lanes(shape[-1], cpu)) for i, shape in enumerate(shapes)
-        )
-        arrays += [np.zeros(shape, "float32") for shape in shapes]
+        count = len(main.params) - len(weights)
+        arrays = [_random(param.ty, rng) for param in main.params[:count]] + [*weights]
         path = self.folder / "arguments.npz"
         np.savez(path, *arrays)
-        return Arguments(path, outputs)
+        is_tuple = isinstance(main.ret_ty, relax.TupleType)
+        results = list(main.ret_ty.fields) if is_tuple else [main.ret_ty]
+        cpu = processor(self.target, self.threads)
+        return Arguments(path, tuple(_common_lanes(int(ty.shape[-1]), cpu) for ty in results))
 
 
 def form_regions(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
@@ -128,33 +146,67 @@ def form_regions(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[tvm.IRModule, dict
     return mod, dict(zip(names, shapes, strict=True))
 
 
-def write_region(mod: tvm.IRModule, name: str, folder: Path) -> None:
-    """Write the function of a region, and a ``main`` that calls it, to ``region.json``."""
-    region = mod.get_global_var(name)
-    func = mod[region]
-    builder = relax.BlockBuilder(tvm.IRModule({region: func}))
-    params = [relax.Var(param.name, param.ty) for param in func.params]
-    with builder.function("main", params):
-        with builder.dataflow():
-            result = builder.emit_output(relax.Call(region, params))
-        builder.emit_func_output(result)
-    (folder / "region.json").write_text(tvm.ir.save_json(builder.get()))
+def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:
+    """Write the operators of a region as ``main`` to ``region.json``, and return its weights.
+
+    They are parameters of ``main``, behind the others.
+    """
+    func = mod[name]
+    weights: dict[tvm.ir.GenericConst, relax.Var] = {}
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, tvm.ir.GenericConst) and expr not in weights:
+            weights[expr] = relax.Var(f"weight_{len(weights)}", expr.ty)
+
+    relax.analysis.post_order_visit(func, visit)
+    main = _Parameters(weights).visit_expr(func)
+    params = [*main.params, *weights.values()]
+    main = relax.Function(params, main.body, main.ret_ty, main.is_pure)
+    main = main.with_attr("global_symbol", "main")
+    (folder / "region.json").write_text(tvm.ir.save_json(tvm.IRModule({"main": main})))
+    return [weight.value.numpy() for weight in weights]
+
+
+@mutator
+class _Parameters(PyExprMutator):
+    """Replaces constants."""
+
+    def __init__(self, params: Mapping[tvm.ir.GenericConst, relax.Var]) -> None:
+        super().__init__()
+        self._params = params
+
+    def visit_constant_(self, const: tvm.ir.GenericConst) -> relax.Expr:
+        return self._params[const]
 
 
 def build_region(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
-    """Build the kernel of a plan as the function ``main`` of a library."""
+    """Build a region under a plan, as the function ``main`` of a library for the virtual machine.
+
+    Its parameters are those of ``main`` in `module`.
+    """
     cpu = processor(target, threads)
     chosen = from_fields(plan)
     assert chosen is not None
-    mod = _with_plan(_read(module), chosen)
-    mod = tvm.transform.Sequential([LowerRegions(cpu), VectorizeMath()])(mod)
-    (call,) = _calls(mod["main"])
-    kernel = mod[call.args[0]].with_attr("global_symbol", "main")
+    passes = [FormRegions(cpu, planner=_Given(cpu, chosen)), *pipeline.lower(cpu)]
     # Scratch memory of regions is as small as can be; TVM takes long to find that out.
-    with tvm.transform.PassContext(disabled_pass=["s_tir.CompactBufferAllocation"]):
-        executable = tvm.compile(tvm.IRModule({"main": kernel}), target=cpu.to_target())
+    disabled = ["s_tir.CompactBufferAllocation"]
+    with cpu.to_target() as tvm_target, tvm.transform.PassContext(disabled_pass=disabled):
+        mod = tvm.transform.Sequential(passes)(_read(module))
+        executable = tvm.compile(mod, tvm_target, relax_pipeline="default_build")
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))
+
+
+class _Given(RegionPlanner):
+    """Cuts the only run of operators as a plan says."""
+
+    def __init__(self, cpu: CpuProfile, plan: ColumnPlan | Stops) -> None:
+        super().__init__(cpu, "auto", "auto", None)
+        self._plan = plan
+
+    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
+        """Return the regions."""
+        return self.whole(nodes, self._plan)
 
 
 def processor(target: str, threads: int | None) -> CpuProfile:
@@ -174,15 +226,6 @@ def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
 
 
-def _with_plan(mod: tvm.IRModule, plan: ColumnPlan) -> tvm.IRModule:
-    functions = {}
-    for gvar, func in mod.functions_items():
-        if _is_region(func):
-            func = func.with_attr(REGION, {**func.attrs[REGION], **to_fields(plan)})
-        functions[gvar] = func
-    return tvm.IRModule(functions)
-
-
 def _common_lanes(lanes: int, cpu: CpuProfile) -> int:
     """Return how many lanes hold no padding, which no plan needs to compute: whatever the width."""
     return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
@@ -192,23 +235,8 @@ def _is_region(func: tvm.ir.BaseFunc) -> bool:
     return isinstance(func, relax.Function) and bool(func.attrs) and REGION in func.attrs
 
 
-def _calls(func: relax.Function) -> list[relax.Call]:
-    bindings = [binding for block in func.body.blocks for binding in block.bindings]
-    return [
-        binding.value
-        for binding in bindings
-        if isinstance(binding.value, relax.Call) and binding.value.op == _CALL_TIR
-    ]
-
-
-_CALL_TIR = tvm.ir.Op.get("relax.call_tir")
-
-
-def _array(value: relax.Expr, rng: np.random.Generator) -> np.ndarray:
-    """Return a weight as it is, and for an activation random values."""
-    if isinstance(value, tvm.ir.GenericConst):
-        return value.value.numpy()
-    shape, dtype = [int(n) for n in value.ty.shape], np.dtype(str(value.ty.dtype))
+def _random(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:
+    shape, dtype = [int(n) for n in ty.shape], np.dtype(str(ty.dtype))
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     return np.ones(shape, dtype)

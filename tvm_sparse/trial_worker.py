@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import rpc
+from tvm import relax, rpc
 
 from tvm_sparse.engine import start_pool
 from tvm_sparse.isolated import serve
@@ -25,6 +25,7 @@ TOLERANCE = 1e-3
 """Largest difference between two candidates' outputs, over the largest value."""
 
 _PILOT_RUNS = 3
+_TIMED = "timed"
 _ONE_CORE_EACH = 1
 """TVM's affinity mode of one thread per core, the fastest cores first."""
 
@@ -36,9 +37,9 @@ class Worker:
         self._session: rpc.RPCSession | None = None
         self._device = tvm.cpu()
         self._arguments: list[Any] = []
-        self._outputs: list[tuple[int, int]] = []
+        self._common: list[int] = []
         self._expected: list[np.ndarray] = []
-        self._kernels: dict[str, Any] = {}
+        self._machines: dict[str, Any] = {}
 
     def build(self, function: str, arguments: dict[str, Any], library: str) -> None:
         """Call a function, as ``module:name``, that writes a library.
@@ -78,7 +79,7 @@ class Worker:
     def close_remote(self) -> None:
         """Give the device back."""
         # The connection lasts as long as anything refers to it.
-        self._arguments, self._kernels = [], {}
+        self._arguments, self._machines = [], {}
         self._session, self._device = None, tvm.cpu()
         gc.collect()
 
@@ -87,32 +88,38 @@ class Worker:
         if self._session is not None:
             self._session.get_function("runtime.NumThreads")()
 
-    def set_arguments(self, path: str, outputs: Sequence[tuple[int, int]]) -> None:
-        """Take the arguments of all candidates from now on, and which of them are outputs."""
+    def set_arguments(self, path: str, common: Sequence[int]) -> None:
+        """Take the arguments of all candidates from now on, and how much of results is compared."""
         with np.load(path) as arrays:
             self._arguments = [tvm.runtime.tensor(arrays[n], self._device) for n in arrays.files]
-        self._outputs = list(outputs)
-        self._expected, self._kernels = [], {}
+        self._common = list(common)
+        self._expected, self._machines = [], {}
 
     def load(self, name: str, library: str) -> None:
-        """Load a candidate, run it once and compare its outputs with the first one's."""
+        """Load a candidate, run it once and compare its results with the first one's."""
         if self._session is None:
             module = tvm.runtime.load_module(library)
         else:
             self._session.upload(library)
             module = self._session.load_module(Path(library).name)
-        module["main"](*self._arguments)
-        actual = [self._arguments[i].numpy()[..., :lanes] for i, lanes in self._outputs]
+        machine = relax.VirtualMachine(module, self._device)
+        machine.set_input("main", *self._arguments)
+        machine.invoke_stateful("main")
+        results = machine.get_outputs("main")
+        results = [results] if len(self._common) == 1 else list(results)
+        pairs = zip(results, self._common, strict=True)
+        actual = [result.numpy()[..., :common] for result, common in pairs]
         self._expected = self._expected or actual
         for a, e in zip(actual, self._expected, strict=True):
             error = np.abs(a - e).max(initial=0) / (np.abs(e).max(initial=0) or 1)
             if not error <= TOLERANCE:
                 raise ArithmeticError(f"outputs differ by {error:.1e} from another plan's")
-        self._kernels[name] = module
+        machine.save_function("main", _TIMED, *self._arguments, include_return=False)
+        self._machines[name] = machine
 
     def unload(self, name: str) -> None:
         """Forget a candidate."""
-        del self._kernels[name]
+        del self._machines[name]
 
     def measure(
         self, names: Sequence[str], rounds: int, seconds: float, hopeless: float, flush_bytes: int
@@ -140,10 +147,10 @@ class Worker:
         """
 
         def fastest(name: str, runs: int) -> float:
-            evaluator = self._kernels[name].time_evaluator(
-                "main", self._device, number=1, repeat=runs, cache_flush_bytes=flush_bytes
+            evaluator = self._machines[name].module.time_evaluator(
+                _TIMED, self._device, number=1, repeat=runs, cache_flush_bytes=flush_bytes
             )
-            return min(evaluator(*self._arguments).results)
+            return min(evaluator().results)
 
         runs, pilot = {}, {}
         for name in names:

@@ -212,11 +212,11 @@ def region_tasks(
         chosen = tuple(plans[key][: min(most, share) + 1])
         own = folder / str(i)
         own.mkdir()
-        write_region(mod, name, own)
+        weights = write_region(mod, name, own)
         kernel = RegionKernel(named[name], own, target, cpu.cores)
         fields = tuple(to_fields(candidate.plan) for candidate in chosen)
         label = key.region.partition(" #")[0]
-        task = Task(label, key, fields, kernel.build, kernel.arguments())
+        task = Task(label, key, fields, kernel.build, kernel.arguments(weights))
         found.append((named[name], counts[key], chosen, task))
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from tvm_sparse import files
 from tvm_sparse.column_cost_model import predict
-from tvm_sparse.columns import ColumnPlan
+from tvm_sparse.columns import ColumnPlan, Stops
 from tvm_sparse.errors import OutputError
 from tvm_sparse.recorded_plans import from_fields
 from tvm_sparse.records import Record
@@ -36,11 +35,11 @@ def table(tuned: Sequence[TunedRegion]) -> Table:
         result.add_column(header, justify="right")
     for region in tuned:
         outcome = region.outcome
-        after = _median(outcome.best)
+        after, stages = _median(outcome.best), len(region.shape.stages)
         result.add_row(
             region.name,
-            _text(region.candidates[0].plan),
-            _text(from_fields(outcome.best.plan) if outcome.best else None),
+            _text(region.candidates[0].plan, stages),
+            _text(from_fields(outcome.best.plan) if outcome.best else None, stages),
             str(region.count),
             str(outcome.trials),
             str(len(outcome.failures)),
@@ -71,7 +70,7 @@ def to_json(tuned: Sequence[TunedRegion]) -> list[dict[str, Any]]:
             "count": region.count,
             "trials": region.outcome.trials,
             "failures": [record.failure for record in region.outcome.failures],
-            "default": asdict(region.candidates[0].plan),
+            "default": dict(region.outcome.task.plans[0]),
             "best": dict(region.outcome.best.plan) if region.outcome.best else None,
             "default_seconds": _median(region.outcome.default),
             "best_seconds": _median(region.outcome.best),
@@ -124,20 +123,26 @@ def plot(tuned: Sequence[TunedRegion], path: Path, cpu: CpuProfile) -> None:
 def _draw(axes: Axes, region: TunedRegion, cpu: CpuProfile) -> None:
     predicted: dict[int, float] = {}
     for candidate in region.candidates:
-        size = candidate.plan.column_rows
-        predicted[size] = min(candidate.seconds, predicted.get(size, math.inf))
+        if isinstance(candidate.plan, ColumnPlan):
+            size = candidate.plan.column_rows
+            predicted[size] = min(candidate.seconds, predicted.get(size, math.inf))
     sizes = sorted(predicted)
     axes.plot(sizes, [1e6 * predicted[s] for s in sizes], "--", color="gray", label="predicted")
-    for overlap, color in (("carry", "tab:blue"), ("recompute", "tab:orange")):
-        points = [
-            (int(record.plan["column_rows"]), 1e6 * _median(record))
-            for record in region.outcome.records
-            if record.plan.get("overlap") == overlap
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), ".", color=color, label=f"measured, {overlap}")
+    points: dict[str, list[tuple[int, float]]] = {}
+    stops: list[tuple[str, float]] = []
+    for record in region.outcome.records:
+        plan, us = from_fields(record.plan), 1e6 * _median(record)
+        if isinstance(plan, ColumnPlan):
+            points.setdefault(plan.overlap, []).append((plan.column_rows, us))
+        elif isinstance(plan, Stops):
+            stops.append((_text(plan, len(region.shape.stages)), us))
+    for overlap, measured in sorted(points.items()):
+        axes.plot(*zip(*measured, strict=True), ".", label=f"measured, {overlap}")
+    if stops:
+        text, us = min(stops, key=lambda stop: stop[1])
+        axes.axhline(us, color="tab:purple", linewidth=0.8, label=f"measured, {text}")
     best = region.outcome.best
-    if best is not None:
+    if best is not None and "column_rows" in best.plan:
         at = (int(best.plan["column_rows"]), 1e6 * _median(best))
         axes.plot(*at, "*", color="tab:red", markersize=12, label="best")
     for name, size in _cache_sizes(region, cpu):
@@ -174,5 +179,11 @@ def _us(seconds: float) -> str:
     return "-" if math.isnan(seconds) else f"{1e6 * seconds:.1f}"
 
 
-def _text(plan: ColumnPlan | None) -> str:
-    return f"{plan.column_rows} rows by {plan.step_rows}, {plan.overlap}" if plan else "-"
+def _text(plan: ColumnPlan | Stops | None, stages: int) -> str:
+    if plan is None:
+        return "-"
+    if isinstance(plan, ColumnPlan):
+        return f"{plan.column_rows} rows by {plan.step_rows}, {plan.overlap}"
+    if len(plan.before) == stages - 1:
+        return "operator by operator"
+    return f"stop before operator {', '.join(str(stage + 1) for stage in plan.before)}"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import tvm
-from tvm import tirx
+from tvm import relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -21,14 +21,19 @@ def build(library: Path, work: int, fault: str = "") -> None:
         time.sleep(1000)
     if fault == "build raises":
         raise ValueError("no such tile")
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((SIZE,), "float32"))
+    with builder.function("main", [x]):
+        kernel_var = builder.add_func(kernel(work, fault), "kernel")
+        y = builder.emit(relax.call_tir(kernel_var, [x], x.ty))
+        builder.emit_func_output(y)
     target = tvm.target.Target({"kind": "llvm"})
-    module = tvm.IRModule({"main": kernel(work, fault)})
-    tvm.compile(module, target=target).export_library(str(library))
+    tvm.compile(builder.get(), target=target).export_library(str(library))
 
 
 def kernel(work: int, fault: str) -> tirx.PrimFunc:
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
-        T.func_name("main")
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("kernel")
         x = T.arg("x", T.buffer((SIZE,), "float32"))
         y = T.arg("y", T.buffer((SIZE,), "float32"))
         if fault == "crashes":
