@@ -70,6 +70,8 @@ def gather_window(
         start = T.bind(row * window.row_pitch + window.front)
         if window.back:  # overwritten by the next row
             fill_with_zeros(start + window.row_pitch, window.back)
+        if window.front and count < window.channels:  # what the next row reaches back to
+            fill_with_zeros(start + (window.row_pitch - window.front), window.front)
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
                 at = x.at(image, source_row)
