@@ -313,6 +313,17 @@ def with_epilogue(
     return _call(call.op.name, args, attrs)
 
 
+def of_layer(call: relax.Call, layer: str) -> relax.Call:
+    """Return a linear call or a convolution that knows which layer of the model it is."""
+    return _call(call.op.name, list(call.args), {**call.attrs, "layer": layer})
+
+
+def layer_of(call: relax.Expr) -> str | None:
+    """Return the name that `of_layer` gave to a call, or None."""
+    named = is_call_to(call, *WITH_EPILOGUE) and "layer" in call.attrs
+    return str(call.attrs["layer"]) if named else None
+
+
 def _call(name: str, args: list[relax.Expr], attrs: dict[str, Any]) -> relax.Call:
     return relax.Call(tvm.ir.Op.get(name), args, tvm.ir.DictAttrs(attrs))
 

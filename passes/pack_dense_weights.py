@@ -14,7 +14,7 @@ from tvm import relax
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_linear import match_constant_linear, match_conv2d
-from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.rewriting import Emit, rewrite_layers
 from tvm_sparse.schedules.conv2d import pack_conv2d
 from tvm_sparse.schedules.linear import pack_linear
 from tvm_sparse.targets import CpuProfile
@@ -29,18 +29,18 @@ class PackDenseWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""
-        return rewrite_calls(mod, self._pack)
+        return rewrite_layers(mod, self._pack)
 
-    def _pack(self, call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
-        layer = match_constant_linear(call, self.cpu)
-        if layer is not None:
-            weight = relax.const(pack_linear(layer.weight, self.cpu))
-            product = operators.linear(emit(layer.panels), weight, layer.weight.shape[0])
-            return layer.read(emit(product))
+    def _pack(self, call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
+        linear = match_constant_linear(call, self.cpu)
+        if linear is not None:
+            weight = relax.const(pack_linear(linear.weight, self.cpu))
+            product = operators.linear(emit(linear.panels), weight, linear.weight.shape[0])
+            return linear.read(emit(operators.of_layer(product, layer)))
         conv = match_conv2d(call, self.cpu)
-        return self._pack_conv2d(call, conv, emit) if conv is not None else None
+        return self._pack_conv2d(call, conv, layer, emit) if conv is not None else None
 
-    def _pack_conv2d(self, call: relax.Call, conv: Conv2d, emit: Emit) -> relax.Call:
+    def _pack_conv2d(self, call: relax.Call, conv: Conv2d, layer: str, emit: Emit) -> relax.Call:
         x, weight = call.args
         panels = emit(operators.image_to_panels(x, conv.lanes_in))
         if conv.groups == conv.channels == conv.out_channels:
@@ -49,4 +49,4 @@ class PackDenseWeights:
             packed = relax.const(pack_conv2d(weight.value.numpy(), conv, self.cpu))
             product = operators.conv2d(panels, packed, conv)
         shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-        return operators.panels_to_image(emit(product), shape)
+        return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)

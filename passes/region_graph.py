@@ -10,6 +10,7 @@ from typing import TypeAlias
 from tvm import relax
 
 from tvm_sparse.columns import Tensor
+from tvm_sparse.passes.operators import layer_of
 from tvm_sparse.passes.stages import images_of, operands_of, stage_of
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region
@@ -48,8 +49,8 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Name of its result in the module."""
-        return str(self.binding.var.name)
+        """Name of the layer, or else of its result in the module."""
+        return layer_of(self.binding.value) or str(self.binding.var.name)
 
 
 Item: TypeAlias = "relax.Binding | list[Node]"

@@ -24,13 +24,14 @@ what is no call stays itself."""
 Rule: TypeAlias = Callable[[relax.Call, Lookup, Emit], "relax.Expr | None"]
 
 LayerRule: TypeAlias = Callable[[relax.Call, str, Emit], "relax.Expr | None"]
+"""Sees the name of the variable that the call is bound to, too, which is that of a layer."""
 
 
 @mutator
 class _Rewriter(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, rule: Rule, keep: Sequence[relax.Call]) -> None:
         super().__init__(mod)
-        self.rule, self.keep = rule, keep
+        self.rule, self.keep, self.layer = rule, keep, ""
         self.emitted: dict[tuple[str, relax.Expr], list[relax.Var]] = {}
 
     def visit_dataflow_block_(self, block: relax.DataflowBlock) -> relax.BindingBlock:
@@ -59,6 +60,10 @@ class _Rewriter(PyExprMutator):
         bound = self.lookup(renamed)
         return bound if isinstance(bound, relax.Var) else renamed
 
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.layer = binding.var.name
+        super().visit_var_binding_(binding)
+
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         visited = self.builder_.normalize(super().visit_call_(call))
         replacement = None
@@ -84,36 +89,20 @@ def rewrite_calls(mod: tvm.IRModule, rule: Rule, keep: Sequence[relax.Call] = ()
     tvm.IRModule
         The rewritten module.
     """
-    rewriter = _Rewriter(mod, rule, keep)
-    for gvar, func in mod.functions_items():
-        if isinstance(func, relax.Function):
-            rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
-            rewriter.builder_.update_func(gvar, rewritten)
-    return rewriter.builder_.get()
-
-
-@mutator
-class _LayerRewriter(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, rule: LayerRule) -> None:
-        super().__init__(mod)
-        self.rule, self.layer = rule, ""
-
-    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        self.layer = binding.var.name
-        super().visit_var_binding_(binding)
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        visited = super().visit_call_(call)
-        replacement = self.rule(visited, self.layer, self.builder_.emit)
-        return visited if replacement is None else replacement
+    return _rewrite(mod, _Rewriter(mod, rule, keep))
 
 
 def rewrite_layers(mod: tvm.IRModule, rule: LayerRule) -> tvm.IRModule:
     """Apply `rule` to every call and the name of the variable that it is bound to."""
-    rewriter = _LayerRewriter(mod, rule)
+    rewriter = _Rewriter(mod, lambda call, _, emit: rule(call, rewriter.layer, emit), ())
+    return _rewrite(mod, rewriter)
+
+
+def _rewrite(mod: tvm.IRModule, rewriter: _Rewriter) -> tvm.IRModule:
     for gvar, func in mod.functions_items():
         if isinstance(func, relax.Function):
-            rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
+            rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
+            rewriter.builder_.update_func(gvar, rewritten)
     return rewriter.builder_.get()
 
 

@@ -57,13 +57,13 @@ class SparsifyWeights:
             if linear is not None:
                 choice = self._choose_linear(linear)
                 decisions.append(_decision(layer, call, choice, "linear"))
-                return self._sparse_linear(linear, emit) if choice.sparse else None
+                return self._sparse_linear(linear, layer, emit) if choice.sparse else None
             conv = match_conv2d(call, self.cpu)
             if conv is not None:
                 density = _density(call.args[1].value.numpy())
                 choice = sparse_conv_pays(conv, density, self.cpu)
                 decisions.append(_decision(layer, call, choice, "conv2d"))
-                return self._sparse_conv2d(call, conv, emit) if choice.sparse else None
+                return self._sparse_conv2d(call, conv, layer, emit) if choice.sparse else None
             return None
 
         return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
@@ -73,15 +73,15 @@ class SparsifyWeights:
         density = _density(layer.weight)
         return cost_model.sparse_pays(n, k, density, layer.rows, layer.lanes, self.cpu)
 
-    def _sparse_linear(self, layer: ConstantLinear, emit: Emit) -> relax.Call:
-        n, k = layer.weight.shape
-        tiling = cost_model.sparse_tiling(n, k, layer.rows, layer.lanes, self.cpu)
-        packed = PackedSparse.from_dense(layer.weight, layer.lanes, tiling)
+    def _sparse_linear(self, linear: ConstantLinear, layer: str, emit: Emit) -> relax.Call:
+        n, k = linear.weight.shape
+        tiling = cost_model.sparse_tiling(n, k, linear.rows, linear.lanes, self.cpu)
+        packed = PackedSparse.from_dense(linear.weight, linear.lanes, tiling)
         attrs = {"channels": n, "tiling": dataclasses.asdict(tiling)}
-        product = operators.sparse_linear(emit(layer.panels), _constants(packed), attrs)
-        return layer.read(emit(product))
+        product = operators.sparse_linear(emit(linear.panels), _constants(packed), attrs)
+        return linear.read(emit(operators.of_layer(product, layer)))
 
-    def _sparse_conv2d(self, call: relax.Call, conv: Conv2d, emit: Emit) -> relax.Call:
+    def _sparse_conv2d(self, call: relax.Call, conv: Conv2d, layer: str, emit: Emit) -> relax.Call:
         weight = call.args[1].value.numpy()
         tiling = sparse_conv_tiling(conv, _density(weight), self.cpu)
         packed = PackedSparse.from_conv2d(weight, conv, tiling)
@@ -90,7 +90,7 @@ class SparsifyWeights:
             panels, _constants(packed), conv, dataclasses.asdict(tiling)
         )
         shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-        return operators.panels_to_image(emit(product), shape)
+        return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
 
 
 def _density(weight: NDArray[np.float32]) -> float:

@@ -37,7 +37,8 @@ def test_a_pruned_convolution_becomes_sparse():
         arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
         p = emit(panel.image_to_panels(x, 32))
         constants = [relax.const(a) for a in arrays]
-        y = emit(panel.sparse_conv2d(p, constants, conv, dataclasses.asdict(tiling)))
+        y = panel.sparse_conv2d(p, constants, conv, dataclasses.asdict(tiling))
+        y = emit(panel.of_layer(y, "lv"))
         return emit(panel.panels_to_image(y, (1, 64, 14, 14)))
 
     mod = SparsifyWeights(CPU)(dataflow(before, SHAPE))

@@ -39,7 +39,8 @@ def test_a_pruned_weight_becomes_sparse():
         arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
         attrs = {"channels": 128, "tiling": dataclasses.asdict(tiling)}
         p = emit(panel.to_panels(x, LANES))
-        y = emit(panel.sparse_linear(p, [relax.const(a) for a in arrays], attrs))
+        y = panel.sparse_linear(p, [relax.const(a) for a in arrays], attrs)
+        y = emit(panel.of_layer(y, "lv"))
         return emit(panel.from_panels(y, (2, 40, 128)))
 
     mod = SparsifyWeights(CPU)(dataflow(before, SHAPE))
@@ -63,7 +64,8 @@ def test_a_dense_weight_is_packed():
 
     def after(emit, x):
         packed = relax.const(pack_linear(np.ascontiguousarray(weight.T), CPU))
-        y = emit(panel.linear(emit(panel.to_panels(x, LANES)), packed, 128))
+        y = panel.linear(emit(panel.to_panels(x, LANES)), packed, 128)
+        y = emit(panel.of_layer(y, "lv"))
         return emit(panel.from_panels(y, (2, 40, 128)))
 
     mod = PackDenseWeights(CPU)(dataflow(before, SHAPE))
