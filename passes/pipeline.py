@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import tvm
 from tvm import relax
 
 from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
-from tvm_sparse.passes.form_regions import FormRegions
+from tvm_sparse.passes.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.lower_operators import LowerOperators
@@ -85,7 +88,10 @@ def lower(cpu: CpuProfile) -> Passes:
 
 
 def pipeline(
-    columns: Columns = "auto", overlap: OverlapOption = "auto", plan_for: PlanFor | None = None
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
+    plan_for: PlanFor | None = None,
+    report: Callable[[Sequence[Mapping[str, Any]]], None] | None = None,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -93,6 +99,8 @@ def pipeline(
     ----------
     columns, overlap, plan_for
         As `FormRegions`.
+    report : callable, optional
+        Called with what the attribute `REGIONS` says of the regions.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
@@ -103,6 +111,8 @@ def pipeline(
         phases = [*canonicalize(), *sparsify(cpu), regions, *lower(cpu)]
         with target or cpu.to_target():
             mod = tvm.transform.Sequential(phases)(mod)
+            if report is not None and mod.attrs and REGIONS in mod.attrs:
+                report(mod.attrs[REGIONS])
             return relax.get_pipeline("default_build")(mod)
 
     return run

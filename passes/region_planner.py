@@ -13,18 +13,18 @@ from typing import Any, TypeAlias
 
 from tvm_sparse.column_cost_model import Prediction, best_plan, predict, predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
-from tvm_sparse.columns import ColumnPlan, RegionShape, Stops
+from tvm_sparse.columns import ColumnPlan, Measured, RegionShape, Stops
 from tvm_sparse.passes.region_graph import Node, region_of
 from tvm_sparse.targets import CpuProfile
 
 MOST_STAGES = 16
 """Stages of a region: more of them gain nothing that could be measured, and take long to plan."""
-LEAST_GAIN = 0.05
+LEAST_GAIN = 0.02
 """What a region must be expected to gain: less than that is within the errors of the prediction."""
 HOPELESS = 1.3
 """A region that takes so many times as long as its operators by themselves is not made longer."""
 
-PlanFor: TypeAlias = Callable[[RegionShape], ColumnPlan | Stops | None]
+PlanFor: TypeAlias = Callable[[RegionShape], Measured | None]
 """Returns what was measured to be the best for a region, if something was."""
 
 
@@ -94,13 +94,21 @@ class RegionPlanner:
     ----------
     cpu, columns, overlap, plan_for
         As `tvm_sparse.passes.form_regions.FormRegions`.
+    least_gain : float
+        What a region must be expected to gain; below 0, those that lose as much are formed, too.
     """
 
     def __init__(
-        self, cpu: CpuProfile, columns: Columns, overlap: OverlapOption, plan_for: PlanFor | None
+        self,
+        cpu: CpuProfile,
+        columns: Columns,
+        overlap: OverlapOption,
+        plan_for: PlanFor | None,
+        least_gain: float = LEAST_GAIN,
     ) -> None:
         self.cpu = cpu
         self._columns, self._overlap, self._plan_for = columns, overlap, plan_for
+        self._least_gain = least_gain
         self._known: dict[RegionShape, tuple[ColumnPlan, Prediction]] = {}
 
     def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
@@ -136,7 +144,11 @@ class RegionPlanner:
             plan, prediction = self._best_plan(shape)
             one_by_one = sum(one.alone_seconds for one in alone[start:end])
             planned = PlannedRegion(nodes[start:end], shape, plan, prediction, one_by_one)
-            seconds = prediction.seconds * (1 + LEAST_GAIN)
+            measured = self._plan_for(shape) if self._plan_for else None
+            seconds = prediction.seconds * (1 + self._least_gain)
+            if measured is not None:
+                # A share, since only operators by themselves are comparable with what is predicted.
+                seconds = measured.share * one_by_one
             cuts.append(_Cut(best[start].seconds + seconds, start, planned))
             if prediction.seconds > HOPELESS * one_by_one:
                 break
@@ -180,15 +192,20 @@ class RegionPlanner:
         if plan is None:
             return [region]
         measured = self._plan_for(region.shape) if self._plan_for else None
+        best = measured.plan if measured else None
         if isinstance(self._columns, int):
             rows = self._columns
             plan, source = ColumnPlan(rows, min(plan.step_rows, rows), plan.overlap), "user"
-        elif isinstance(measured, Stops):
-            *parts, last = self.whole(region.nodes, measured)
-            parts = [dataclasses.replace(p, stop="a record says so") for p in parts]
-            return [*parts, dataclasses.replace(last, stop=region.stop)]
-        elif measured is not None:
-            plan, source = measured, "record"
+        elif isinstance(best, Stops):
+            parts = self.whole(region.nodes, best)
+            stops = ["measured to be faster than together with the next"] * len(parts)
+            stops[-1] = region.stop
+            return [
+                dataclasses.replace(part, source="record", stop=stop)
+                for part, stop in zip(parts, stops, strict=True)
+            ]
+        elif best is not None:
+            plan, source = best, "record"
         plan = plan.fitted(region.shape)
         prediction = predict(region.shape, plan, self.cpu)
         return [dataclasses.replace(region, plan=plan, source=source, prediction=prediction)]

@@ -57,15 +57,23 @@ def test_every_trial_is_recorded(tuned):
 
 
 def test_compile_uses_the_records(model, tuned):
-    path, regions = tuned
+    path, _ = tuned
     plans = RecordedPlans.read(path)
     engine = api.compile(model, threads=1, records=plans)
-    assert (len(plans.found), plans.missing) == (sum(region.count for region in regions), [])
-    assert str(path) in plans.summary()
+    assert plans.by_records > 0
+    assert plans.by_cost_model == 0
+    assert plans.summary() == f"tensor columns planned: {plans.by_records} by {path}"
     x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
     expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
     actual = engine.run({"x": x})["y"]
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def turn_of(region, plan):
+    """Return a turn in which a plan was much faster than the operators one by one."""
+    key, apart = region.outcome.task.key, to_fields(region_candidates.one_by_one(region.shape))
+    slow = records.Record(key, apart, (2.0,), "a", at=1.0)
+    return [slow, records.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
 
 
 def test_a_record_decides_the_plan(model, tuned, monkeypatch):
@@ -74,7 +82,7 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
 
     _, (region, *_) = tuned
     plan = ColumnPlan(region.shape.height, 5, "recompute")
-    measured = records.Record(region.outcome.task.key, to_fields(plan), (1e-9,), "later", at=2e9)
+    measured = turn_of(region, plan)
     used = []
     schedule = lower_regions.tensor_column
 
@@ -83,7 +91,7 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
         return schedule(region, plan)
 
     monkeypatch.setattr(lower_regions, "tensor_column", note)
-    api.compile(model, threads=1, records=RecordedPlans(Records([measured])))
+    api.compile(model, threads=1, records=RecordedPlans(Records(measured)))
     assert plan.fitted(region.shape) in used
 
 
@@ -91,8 +99,8 @@ def test_recorded_stops_cut_a_region(model, tuned):
     _, (region, *_) = tuned
     count = len(region.shape.stages)
     for stops in (Stops(tuple(range(1, count))), Stops((1,))):
-        measured = records.Record(region.outcome.task.key, to_fields(stops), (1e-9,), "a", at=2e9)
-        engine = api.compile(model, threads=1, records=RecordedPlans(Records([measured])))
+        measured = turn_of(region, stops)
+        engine = api.compile(model, threads=1, records=RecordedPlans(Records(measured)))
         x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
         expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
         actual = engine.run({"x": x})["y"]
@@ -121,13 +129,12 @@ def test_parts_of_a_region(tuned):
 def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     path, (region, *_) = tuned
     plans = RecordedPlans.read(path)
-    plan = plans.on(region_candidates.processor(target, threads))(region.shape)
+    found = plans.on(region_candidates.processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
-        assert plan == from_fields(region.outcome.best.plan)
-        assert plans.summary() == f"1 regions of tensor columns: 1 by {path}"
+        assert found.plan == from_fields(region.outcome.best.plan)
+        assert 0 < found.share <= 1
     else:
-        assert plan is None
-        assert plans.summary() == "1 regions of tensor columns, planned by the cost model"
+        assert found is None
 
 
 def test_the_users_records(model, tuned, monkeypatch, tmp_path):

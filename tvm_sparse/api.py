@@ -97,7 +97,7 @@ def compile(
     mod = library.describe(imported.mod, info)
     del imported  # its weights are replaced by packed ones on the way
     plan_for = records.on(CpuProfile.from_target(tvm_target))
-    passes = pipeline.pipeline(columns, overlap, plan_for)
+    passes = pipeline.pipeline(columns, overlap, plan_for, records.count)
     executable = tvm.compile(mod, tvm_target, relax_pipeline=passes)
     return Engine(executable.mod, info, threads)
 

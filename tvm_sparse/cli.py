@@ -267,7 +267,7 @@ def _compile(options: argparse.Namespace) -> None:
     size = options.output.stat().st_size
     if options.json:
         record = asdict(engine.info) | {"library": str(options.output)}
-        regions = {"by_records": len(plans.found), "by_cost_model": len(plans.missing)}
+        regions = {"by_records": plans.by_records, "by_cost_model": plans.by_cost_model}
         console.print_json(record | {"seconds": seconds, "bytes": size, "regions": regions})
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")

@@ -224,6 +224,22 @@ class Stops:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What was measured to be the best for a region.
+
+    Attributes
+    ----------
+    plan : ColumnPlan or Stops
+        The plan, or that the region is better in parts.
+    share : float
+        Its time, as a share of that of the operators one by one.
+    """
+
+    plan: ColumnPlan | Stops
+    share: float
+
+
+@dataclass(frozen=True)
 class Minimum:
     """Minimum and maximum of rows: Python's for integers, another's for expressions."""
 

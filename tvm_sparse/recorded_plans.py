@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tvm_sparse import records
-from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape, Stops
-from tvm_sparse.records import Key, Plan, Records
+from tvm_sparse.columns import ColumnPlan, Measured, Overlap, RegionShape, Stops
+from tvm_sparse.records import Key, Plan, Records, ratio
 
 if TYPE_CHECKING:
     from tvm_sparse.targets import CpuProfile
@@ -83,14 +83,14 @@ class RecordedPlans:
         What was measured.
     source : str
         Where they are from, for people; empty if there are none.
-    found, missing : list of str
-        Keys of the regions for which a plan was asked: with and without one.
+    by_records, by_cost_model : int
+        How many regions were planned by either when something was compiled.
     """
 
     records: Records = field(default_factory=Records)
     source: str = ""
-    found: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    by_records: int = 0
+    by_cost_model: int = 0
 
     @classmethod
     def read(cls, path: Path | None) -> RecordedPlans:
@@ -106,29 +106,42 @@ class RecordedPlans:
             return cls()
         return cls(records.read(chosen), str(chosen))
 
-    def on(self, cpu: CpuProfile) -> Callable[[RegionShape], ColumnPlan | Stops | None]:
+    def on(self, cpu: CpuProfile) -> Callable[[RegionShape], Measured | None]:
         """Return a function that gives the best plan for a region on a processor, if one is known.
 
         Records of another processor or number of threads are not used.
         """
 
-        def plan_for(region: RegionShape) -> ColumnPlan | Stops | None:
+        def plan_for(region: RegionShape) -> Measured | None:
             key = key_of(region, cpu)
             best = self.records.best(key)
             plan = from_fields(best.plan) if best else None
-            if isinstance(plan, Stops) and plan.before[-1] >= len(region.stages):
-                plan = None
-            (self.missing if plan is None else self.found).append(key.region)
-            return plan
+            count = len(region.stages)
+            if best is None or plan is None:
+                return None
+            if isinstance(plan, Stops) and plan.before[-1] >= count:
+                return None
+            apart = self.records.beside(best, to_fields(Stops(tuple(range(1, count)))))
+            return Measured(plan, 1 / ratio(apart, best)) if apart else None
 
         return plan_for
 
+    def count(self, regions: Sequence[Mapping[str, Any]]) -> None:
+        """Note who planned the regions of a module, whose attribute this is."""
+        by = [str(region["source"]) for region in regions]
+        self.by_records = by.count("record")
+        self.by_cost_model = sum(
+            source == "cost model" and "column_rows" in region
+            for source, region in zip(by, regions, strict=True)
+        )
+
     def summary(self) -> str:
         """Say how many regions got a plan from records, and how many from the cost model."""
-        count = len(self.found) + len(self.missing)
-        if not count:
+        if not self.by_records + self.by_cost_model:
             return "no tensor columns"
-        if not self.found:
-            return f"{count} regions of tensor columns, planned by the cost model"
-        by_model = f", {len(self.missing)} by the cost model" if self.missing else ""
-        return f"{count} regions of tensor columns: {len(self.found)} by {self.source}{by_model}"
+        by = []
+        if self.by_records:
+            by.append(f"{self.by_records} by {self.source}")
+        if self.by_cost_model:
+            by.append(f"{self.by_cost_model} by the cost model")
+        return f"tensor columns planned: {', '.join(by)}"

@@ -243,6 +243,11 @@ class Records:
         own = [record for record in self.of(key) if record.plan == plan]
         return bool(own and own[-1].failure)
 
+    def beside(self, record: Record, plan: Plan) -> Record | None:
+        """Return the record of a plan in the same turn as another one; None if it has none."""
+        turn = (r for r in self.of(record.key) if r.turn == record.turn and r.plan == plan)
+        return next(turn, None)
+
     def best(self, key: Key) -> Record | None:
         """Return the record of the best plan; None if nothing was measured.
 
@@ -261,6 +266,13 @@ class Records:
             if best is None or held or np.median(won.seconds) < np.median(best.seconds):
                 best = won
         return best
+
+
+def ratio(record: Record, other: Record) -> float:
+    """Return how many times as long as another a plan takes, of the same turn: the median."""
+    # One that was hopeless has fewer rounds.
+    pairs = zip(record.seconds, other.seconds, strict=False)
+    return float(np.median([a / b for a, b in pairs]))
 
 
 def winner(first: Record, others: Sequence[Record]) -> Record:

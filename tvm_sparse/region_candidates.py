@@ -42,30 +42,39 @@ class Candidate:
     seconds: float
 
 
-def candidates(region: RegionShape, cpu: CpuProfile, hopeless: float) -> list[Candidate]:
+def candidates(
+    region: RegionShape, cpu: CpuProfile, hopeless: float, is_formed: bool = True
+) -> list[Candidate]:
     """Return what to try: the cost model's choice, then the best of every column size, and stops.
 
     After them the second best of every column size, and so on: neighbouring steps of the same
-    columns differ too little to spend the first trials on them. The first trial is the one without
-    any fusion. Plans that are expected to take `hopeless` times as long as the best are left out.
+    columns differ too little to spend the first trials on them. Plans that are expected to take
+    `hopeless` times as long as the best are left out, but never the operators one by one, which
+    are the second, or the first if the cost model would not form the region (`is_formed`).
     """
     plans = column_cost_model.candidates(region, cpu)
     known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
     count = len(region.stages)
     known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
     known.sort(key=lambda candidate: candidate.seconds)
-    default = next(c for c in known if isinstance(c.plan, ColumnPlan))
-    apart = _stopped(region, Stops(tuple(range(1, count))), cpu)
+    fused = next(c for c in known if isinstance(c.plan, ColumnPlan))
+    apart = _stopped(region, one_by_one(region), cpu)
     seen: Counter[object] = Counter()
     ranked = []
     for candidate in known:
-        if candidate.seconds <= hopeless * default.seconds:
+        if candidate.seconds <= hopeless * fused.seconds:
             plan = candidate.plan
             group = plan.column_rows if isinstance(plan, ColumnPlan) else plan
             ranked.append((seen[group], candidate))
             seen[group] += 1
     others = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
-    return [default, apart, *(c for c in others if c not in (default, apart))]
+    first = [fused, apart] if is_formed else [apart, fused]
+    return [*first, *(c for c in others if c not in first)]
+
+
+def one_by_one(region: RegionShape) -> Stops:
+    """Return the stops that leave nothing of a region."""
+    return Stops(tuple(range(1, len(region.stages))))
 
 
 def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
@@ -125,8 +134,19 @@ class RegionKernel:
         return Arguments(path, tuple(_common_lanes(int(ty.shape[-1]), cpu) for ty in results))
 
 
-def form_regions(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
+def form_regions(
+    mod: tvm.IRModule, cpu: CpuProfile, least_gain: float
+) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
     """Form the regions of a module by the cost model alone.
+
+    Parameters
+    ----------
+    mod : IRModule
+        Before `FormRegions`.
+    cpu : CpuProfile
+        For which processor.
+    least_gain : float
+        As of `RegionPlanner`.
 
     Returns
     -------
@@ -135,15 +155,28 @@ def form_regions(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[tvm.IRModule, dict
     dict of str to RegionShape
         What they are, by the names of their functions.
     """
-    shapes: list[RegionShape] = []
-
-    def note(shape: RegionShape) -> None:
-        shapes.append(shape)
-
-    mod = tvm.transform.Sequential([FormRegions(cpu, plan_for=note)])(mod)
-    names = [gvar.name_hint for gvar, func in mod.functions_items() if _is_region(func)]
+    planner = _Noting(cpu, "auto", "auto", None, least_gain)
+    mod = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(mod)
+    names = [
+        gvar.name_hint
+        for gvar, func in mod.functions_items()
+        if isinstance(func, relax.Function) and func.attrs and REGION in func.attrs
+    ]
     names.sort(key=lambda name: int(name.rpartition("_")[2]))
-    return mod, dict(zip(names, shapes, strict=True))
+    return mod, dict(zip(names, planner.shapes, strict=True))
+
+
+class _Noting(RegionPlanner):
+    """Keeps the shapes of the regions that it forms, in order."""
+
+    shapes: list[RegionShape]
+
+    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
+        """Return the regions."""
+        self.shapes = getattr(self, "shapes", [])
+        regions = super().partition(nodes)
+        self.shapes += [region.shape for region in regions if region.plan is not None]
+        return regions
 
 
 def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:
@@ -229,10 +262,6 @@ def _read(path: str) -> tvm.IRModule:
 def _common_lanes(lanes: int, cpu: CpuProfile) -> int:
     """Return how many lanes hold no padding, which no plan needs to compute: whatever the width."""
     return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
-
-
-def _is_region(func: tvm.ir.BaseFunc) -> bool:
-    return isinstance(func, relax.Function) and bool(func.attrs) and REGION in func.attrs
 
 
 def _random(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:

@@ -68,6 +68,8 @@ class Task:
         Tells how the library of a plan is built.
     arguments : Arguments
         What the region is called with.
+    references : tuple of Plan
+        Plans that run in the last turn in any case, besides the cost model's choice.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Task:
     plans: tuple[Plan, ...]
     build: Callable[[Plan], Build]
     arguments: Arguments
+    references: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,7 @@ class Outcome:
         """How many times faster the best plan is than the default: median of the rounds' ratios."""
         if self.default is None or self.best is None:
             return 1.0
-        # The rounds of both; one that was hopeless has only one.
-        pairs = zip(self.default.seconds, self.best.seconds, strict=False)
-        return float(np.median([before / after for before, after in pairs]))
+        return records.ratio(self.default, self.best)
 
 
 @dataclass(frozen=True)
@@ -242,20 +243,19 @@ class _Search:
             return []
         timed = [r for r in self._records() if r.seconds and not self.has_failed(r.plan)]
         ranked = [r.plan for r in sorted(timed, key=lambda r: float(np.median(r.seconds)))]
-        default = [plan for plan in ranked if plan == self.task.plans[0]]
-        return _distinct([*default, best.plan, *ranked])[: FINALISTS + 1]
+        always = [p for p in (self.task.plans[0], *self.task.references) if p in ranked]
+        return _distinct([*always, best.plan, *ranked])[: FINALISTS + len(always)]
 
     def outcome(self) -> Outcome:
         """Return what is known by now."""
         known = self._records()
         best = self._store.records.best(self.task.key)
         first = self.task.plans[0]
-        beside = [r for r in known if best and r.turn == best.turn and r.plan == first]
+        default = self._store.records.beside(best, first) if best else None
         others = {_name(record.plan) for record in known} - {_name(first)}
         last = {_name(record.plan): record for record in known}.values()
         timed = tuple(record for record in last if record.seconds)
         failed = tuple(record for record in last if record.failure)
-        default = beside[0] if beside else None
         return Outcome(self.task, default, best, len(others), timed, failed)
 
     def median(self, plan: Plan) -> float:

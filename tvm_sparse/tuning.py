@@ -23,12 +23,15 @@ from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.measuring import Builders, Device, RemoteDevice, Tracker
 from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.recorded_plans import key_of, to_fields
+from tvm_sparse.records import Key
 from tvm_sparse.region_candidates import (
     Candidate,
     RegionKernel,
     candidates,
     form_regions,
+    one_by_one,
     processor,
     write_region,
 )
@@ -40,6 +43,9 @@ Level = Literal["quick", "normal", "thorough"]
 LEVELS = {"quick": (12, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
 """Most trials of a region, and how many times as long as the best a plan may be expected to take
 to get one."""
+
+LEAST_GAINS = (LEAST_GAIN, -0.25)
+"""Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
 
 LEAST_TRIALS = 4
 """Trials of a region that hardly takes part of the model's time, if the level is quick."""
@@ -197,28 +203,51 @@ def region_tasks(
     mod = import_module(model, shapes).mod
     with cpu.to_target():
         passes = [*pipeline.canonicalize(), *pipeline.sparsify(cpu)]
-        mod, named = form_regions(tvm.transform.Sequential(passes)(mod), cpu)
-    keys = {name: key_of(shape, cpu) for name, shape in named.items()}
-    counts = collections.Counter(keys.values())
-    first = {key: name for name, key in reversed(keys.items())}
-    plans = {key: candidates(named[name], cpu, hopeless) for key, name in first.items()}
-    spent = {key: counts[key] * plans[key][0].seconds for key in first}
-    mean = float(np.mean(list(spent.values()))) if spent else 0.0
-    found = []
-    for i, key in enumerate(sorted(spent, key=lambda key: -spent[key])):
-        name = first[key]
+        mod = tvm.transform.Sequential(passes)(mod)
+        formed = [form_regions(mod, cpu, least_gain) for least_gain in LEAST_GAINS]
+    regions: dict[Key, _Region] = {}
+    for i, (mod, named) in enumerate(formed):
+        keys = {name: key_of(shape, cpu) for name, shape in named.items()}
+        counts = collections.Counter(keys.values())
+        for name, key in keys.items():
+            if key not in regions:
+                plans = candidates(named[name], cpu, hopeless, is_formed=i == 0)
+                regions[key] = _Region(mod, name, named[name], counts[key], plans)
+    mean = float(np.mean([region.seconds for region in regions.values()])) if regions else 0.0
+    found: list[Found] = []
+    for key, region in sorted(regions.items(), key=lambda item: -item[1].seconds):
         # Where little time is spent, little is to be gained.
-        share = max(round(most * spent[key] / mean), min(most, LEAST_TRIALS))
-        chosen = tuple(plans[key][: min(most, share) + 1])
-        own = folder / str(i)
+        share = max(round(most * region.seconds / mean), min(most, LEAST_TRIALS))
+        chosen = tuple(region.plans[: min(most, share) + 1])
+        own = folder / str(len(found))
         own.mkdir()
-        weights = write_region(mod, name, own)
-        kernel = RegionKernel(named[name], own, target, cpu.cores)
-        fields = tuple(to_fields(candidate.plan) for candidate in chosen)
-        label = key.region.partition(" #")[0]
-        task = Task(label, key, fields, kernel.build, kernel.arguments(weights))
-        found.append((named[name], counts[key], chosen, task))
+        weights = write_region(region.mod, region.name, own)
+        kernel = RegionKernel(region.shape, own, target, cpu.cores)
+        task = Task(
+            key.region.partition(" #")[0],
+            key,
+            tuple(to_fields(candidate.plan) for candidate in chosen),
+            kernel.build,
+            kernel.arguments(weights),
+            references=(to_fields(one_by_one(region.shape)),),
+        )
+        found.append((region.shape, region.count, chosen, task))
     return found
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A region of a module, and its plans."""
+
+    mod: tvm.IRModule
+    name: str
+    shape: RegionShape
+    count: int
+    plans: Sequence[Candidate]
+
+    @property
+    def seconds(self) -> float:
+        return self.count * self.plans[0].seconds
 
 
 def seconds_of(tuned: Sequence[TunedRegion]) -> tuple[float, float]:
