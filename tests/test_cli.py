@@ -92,10 +92,14 @@ class TestVerbs:
         assert (status, err) == (0, "")
         assert "up_MatMul" in out
         assert "2 layers" in out
+        assert "no tensor columns" in call("analyze", model, *SHAPE, "--columns", "off")[1]
 
     def test_analyze_json(self, call, model):
         _, out, _ = call("analyze", model, *SHAPE, "--json")
-        up, down = json.loads(out)
+        report = json.loads(out)
+        up, down = report["layers"]
+        assert report["target"] == "native"
+        assert report["regions"][up["region"]]["layers"][0] == "up_MatMul"
         assert (up["shape"], down["shape"]) == ([32, 64], [64, 48])
         assert up["density"] == pytest.approx(0.1, abs=0.05)
         assert up["kernel"]
@@ -194,11 +198,13 @@ class TestMistakes:
         message = "columns must be 'auto', 'off' or a number of rows of at least 1"
         assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--columns", columns)
         assert message in fails("benchmark", model, *SHAPE, "--columns", columns)
+        assert message in fails("analyze", model, *SHAPE, "--columns", columns)
 
     def test_overlap(self, fails, model):
         message = "overlap must be 'auto', 'recompute' or 'carry', got 'both'"
         assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--overlap", "both")
         assert message in fails("benchmark", model, *SHAPE, "--overlap", "both")
+        assert message in fails("analyze", model, *SHAPE, "--overlap", "both")
 
     @pytest.mark.parametrize("output", ["no/such/a.so", ".", "/proc/a.so"])
     def test_output_not_writable(self, fails, model, output, monkeypatch):

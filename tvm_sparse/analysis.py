@@ -1,19 +1,32 @@
-"""What the compiler does with every layer of a model, and why, without compiling it."""
+"""What the compiler does with a model, and why, without compiling it: its layers and regions."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import tvm
+from tvm import relax
 
-from tvm_sparse import targets
+from tvm_sparse import column_options, targets
 from tvm_sparse.api import import_module
+from tvm_sparse.column_cost_model import Prediction
+from tvm_sparse.column_options import Columns, OverlapOption
+from tvm_sparse.columns import ColumnPlan, RegionShape
+from tvm_sparse.engine import check_threads
 from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.measure_sparsity import WEIGHTS
+from tvm_sparse.passes.operators import static_shape
+from tvm_sparse.passes.region_graph import Node
+from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
 from tvm_sparse.passes.sparsify_weights import LAYERS
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.targets import CpuProfile
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,8 @@ class LayerReport:
         Non-zero fraction of its weight.
     kernel, reason : str
         What computes it, and why.
+    region : int, optional
+        Number of its region; None if it is in none, not even by itself.
     """
 
     name: str
@@ -38,6 +53,7 @@ class LayerReport:
     density: float
     kernel: str
     reason: str
+    region: int | None = None
 
     @property
     def size(self) -> int:
@@ -45,33 +61,202 @@ class LayerReport:
         return math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class OperatorReport:
+    """An operator, in the order of execution.
+
+    Attributes
+    ----------
+    name, operator : str
+        Name of the layer or of the result, and what it is.
+    shape : tuple of int
+        Of its result, in panels if it is in a region; empty if it is not known.
+    reads : tuple of int
+        Numbers of the operators whose results it reads.
+    region : int, optional
+        Number of its region.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    reads: tuple[int, ...]
+    region: int | None
+
+
+@dataclass(frozen=True)
+class RegionReport:
+    """Operators that run as tensor columns together, or one by itself.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names of its operators.
+    shape : RegionShape
+        For the cost model.
+    plan : ColumnPlan, optional
+        How it is cut; None for an operator by itself.
+    prediction : Prediction
+        What it is expected to cost.
+    alone_seconds : float
+        What its operators are expected to cost one by one.
+    source : str
+        Who chose the plan: ``"cost model"``, ``"record"`` or ``"user"``.
+    stop : str
+        Why it ends where it does.
+    """
+
+    layers: tuple[str, ...]
+    shape: RegionShape
+    plan: ColumnPlan | None
+    prediction: Prediction
+    alone_seconds: float
+    source: str
+    stop: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values of JSON, seconds and bytes."""
+        plan = asdict(self.plan) if self.plan else {"column_rows": None}
+        return {
+            "layers": list(self.layers),
+            "operators": [stage.name for stage in self.shape.stages],
+            **plan,
+            **asdict(self.prediction),
+            "alone_seconds": self.alone_seconds,
+            "source": self.source,
+            "stop": self.stop,
+        }
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a model before it is compiled.
+
+    Attributes
+    ----------
+    model : str
+        Its name.
+    cpu : CpuProfile
+        What it is analyzed for.
+    layers : tuple of LayerReport
+        Those with a constant weight, in the order of the model.
+    operators : tuple of OperatorReport
+        In the order of execution.
+    regions : tuple of RegionReport
+        In the order of execution; numbers count from 0.
+    """
+
+    model: str
+    cpu: CpuProfile
+    layers: tuple[LayerReport, ...]
+    operators: tuple[OperatorReport, ...]
+    regions: tuple[RegionReport, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of all regions."""
+        return sum(region.prediction.seconds for region in self.regions)
+
+    @property
+    def alone_seconds(self) -> float:
+        """Expected time of all operators of the regions one by one."""
+        return sum(region.alone_seconds for region in self.regions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values of JSON."""
+        return {
+            "model": self.model,
+            "target": self.cpu.name,
+            "threads": self.cpu.cores,
+            "l2_bytes": self.cpu.l2_bytes,
+            "layers": [asdict(layer) for layer in self.layers],
+            "regions": [region.to_json() for region in self.regions],
+        }
+
+
 def analyze(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "native",
-) -> tuple[LayerReport, ...]:
-    """Report on every layer with a constant weight, in the order of the model.
+    threads: int | None = None,
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
+    records: str | os.PathLike[str] | RecordedPlans | None = None,
+) -> Analysis:
+    """Report on the layers, the operators and the regions of a model.
 
     Parameters
     ----------
-    model, shapes, target
+    model, shapes, target, threads, columns, overlap, records
         As `tvm_sparse.compile`.
 
     Returns
     -------
-    tuple of LayerReport
+    Analysis
 
     Raises
     ------
-    ModelError, InputError, TargetError
+    ModelError, InputError, TargetError, RecordsError
         As `tvm_sparse.compile`.
     """
+    check_threads(threads)
+    column_options.check(columns, overlap)
+    if not isinstance(records, RecordedPlans):
+        records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)
+    cpu = replace(cpu, cores=threads or cpu.cores)
+    mod = canonical_panels(model, shapes, cpu)
+    planner = _Noting(cpu, columns, overlap, records.on(cpu))
+    formed = FormRegions(cpu, columns, overlap, planner=planner)(mod)
+    operators = _operators(formed, planner.regions)
+    regions = tuple(map(_region, planner.regions))
+    name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
+    return Analysis(name, cpu, _layers(mod, operators), operators, regions)
+
+
+def canonical_panels(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None,
+    cpu: CpuProfile,
+) -> tvm.IRModule:
+    """Return a model as operators on panels, before regions are formed."""
     mod = import_module(model, shapes).mod
     with cpu.to_target():
         passes = [*pipeline.canonicalize(), *pipeline.sparsify(cpu)]
-        mod = tvm.transform.Sequential(passes)(mod)
+        return tvm.transform.Sequential(passes)(mod)
+
+
+class _Noting(RegionPlanner):
+    """Keeps the regions that it forms, in order."""
+
+    def __init__(
+        self, cpu: CpuProfile, columns: Columns, overlap: OverlapOption, plan_for: PlanFor
+    ) -> None:
+        super().__init__(cpu, columns, overlap, plan_for)
+        self.regions: list[PlannedRegion] = []
+
+    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
+        """Return the regions."""
+        regions = super().partition(nodes)
+        self.regions += regions
+        return regions
+
+
+def _region(planned: PlannedRegion) -> RegionReport:
+    return RegionReport(
+        tuple(node.name for node in planned.nodes),
+        planned.shape,
+        planned.plan,
+        planned.prediction,
+        planned.alone_seconds,
+        planned.source,
+        planned.stop,
+    )
+
+
+def _layers(mod: tvm.IRModule, operators: Sequence[OperatorReport]) -> tuple[LayerReport, ...]:
     chosen = {str(layer["layer"]): layer for layer in mod.attrs[LAYERS]}
+    regions = {operator.name: operator.region for operator in operators}
     reports = []
     for weight in mod.attrs[WEIGHTS]:
         name = str(weight["layer"])
@@ -84,9 +269,43 @@ def analyze(
                 float(weight["density"]),
                 str(layer["kernel"]),
                 str(layer["reason"]),
+                regions.get(name),
             )
         )
     return tuple(reports)
 
 
 _DEFAULT = {"kernel": "default", "reason": "no kernel of ours: TVM's operator, default schedule"}
+
+
+def _operators(mod: tvm.IRModule, regions: Sequence[PlannedRegion]) -> tuple[OperatorReport, ...]:
+    found: list[OperatorReport] = []
+    makers: dict[relax.Var, tuple[int, ...]] = {}
+    alone = {region.nodes[0].binding.var: i for i, region in enumerate(regions) if not region.plan}
+
+    def read_by(value: relax.Expr) -> tuple[int, ...]:
+        reads = (makers.get(var, ()) for var in relax.analysis.free_vars(value))
+        return tuple(sorted({number for numbers in reads for number in numbers}))
+
+    def append(binding: relax.VarBinding, name: str, operator: str, region: int | None) -> None:
+        reads, shape = read_by(binding.value), static_shape(binding.var) or ()
+        makers[binding.var] = (len(found),)
+        found.append(OperatorReport(name, operator, shape, reads, region))
+
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function) or (func.attrs and REGION in func.attrs):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            call, number = binding.value, alone.get(binding.var)
+            if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.GlobalVar):
+                number = int(call.op.name_hint.removeprefix(f"{PREFIX}_"))
+            if number is not None:
+                region = regions[number]
+                for node, stage in zip(region.nodes, region.shape.stages, strict=True):
+                    append(node.binding, node.name, stage.name, number)
+            elif isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op):
+                operator = call.op.name.removeprefix("relax.").removeprefix("tvm_sparse.")
+                append(binding, str(binding.var.name), operator, None)
+            elif binding.var not in makers:  # a tuple, or an element of one
+                makers[binding.var] = read_by(call)
+    return tuple(found)

@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
             "computed again, or kept",
         )  # fmt: skip
 
+    def add_records(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--records", metavar="FILE|off",
+            help="what `tvm-sparse tune` found (default: the user's data folder's file, if any)",
+        )  # fmt: skip
+
     def add_json(command: argparse.ArgumentParser) -> None:
         command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -113,10 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_threads(command)
     add_columns(command)
-    command.add_argument(
-        "--records", metavar="FILE|off",
-        help="what `tvm-sparse tune` found (default: the file in the user's data folder, if any)",
-    )  # fmt: skip
+    add_records(command)
     add_json(command)
 
     command = add("tune", "measures how each part of a model runs fastest on a CPU", _tune)
@@ -181,8 +184,11 @@ def _parser() -> argparse.ArgumentParser:
     add_threads(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
-    command = add("analyze", "shows each layer's sparsity and kernel, and why", _analyze)
+    command = add("analyze", "shows each layer's kernel and all tensor columns, and why", _analyze)
     add_model(command)
+    add_threads(command)
+    add_columns(command)
+    add_records(command)
     add_json(command)
 
     command = add("prune", "sets a model's smallest weights to zero, without training", _prune)
@@ -432,11 +438,20 @@ def _analyze(options: argparse.Namespace) -> None:
     from tvm_sparse import analysis, console
 
     with console.progress(f"analyzing {options.model}"):
-        layers = analysis.analyze(options.model, dict(options.shape), options.target)
+        found = analysis.analyze(
+            options.model,
+            dict(options.shape),
+            options.target,
+            options.threads,
+            options.columns,
+            options.overlap,
+            _recorded_plans(options.records),
+        )
     if options.json:
-        console.print_json([asdict(layer) for layer in layers])
+        console.print_json(found.to_json())
     else:
-        console.print_layers(layers)
+        console.print_layers(found.layers)
+        console.print_regions(found)
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from tvm_sparse.memory_system import LEVELS
 
 if TYPE_CHECKING:
-    from tvm_sparse.analysis import LayerReport
+    from tvm_sparse.analysis import Analysis, LayerReport
     from tvm_sparse.cpu_measurement import CpuMeasurement
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.specs import TensorSpec
@@ -83,17 +83,51 @@ def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:
 
 def print_layers(layers: Sequence[LayerReport]) -> None:
     """Print what the compiler does with every layer."""
-    table = _table("layer", "operator", "weight", "sparsity", "kernel", "why", numbers=["sparsity"])
+    headers = ("layer", "operator", "weight", "sparsity", "kernel", "region", "why")
+    table = _table(*headers, numbers=["sparsity", "region"])
     for layer in layers:
         shape = "x".join(map(str, layer.shape))
         sparsity = f"{1 - layer.density:.1%}"
-        table.add_row(layer.name, layer.operator, shape, sparsity, layer.kernel, layer.reason)
+        region = "" if layer.region is None else str(layer.region)
+        row = (layer.name, layer.operator, shape, sparsity, layer.kernel, region, layer.reason)
+        table.add_row(*row)
     print_table(table)
     size = sum(layer.size for layer in layers)
     nonzero = sum(layer.size * layer.density for layer in layers)
     sparse = sum(layer.kernel.startswith("sparse") for layer in layers)
     share = 1 - nonzero / size if size else 0.0
     print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
+
+
+def print_regions(analysis: Analysis) -> None:
+    """Print the tensor columns of a model, and what they are expected to gain."""
+    numbers = ("region", "columns", "rows", "step", "halo", "scratch KB", "us", "alone us")
+    headers = ("region", "operators", *numbers[1:4], "overlap", *numbers[4:], "stop")
+    table = _table(*headers, numbers=numbers)
+    for number, region in enumerate(analysis.regions):
+        if region.plan is None:
+            continue
+        cost, plan = region.prediction, region.plan
+        table.add_row(
+            str(number),
+            " > ".join(stage.name for stage in region.shape.stages),
+            *map(str, (cost.columns, plan.column_rows, plan.step_rows)),
+            plan.overlap,
+            f"{cost.halo_share:.1%}",
+            f"{cost.scratch_bytes / 1024:.0f}",
+            *(f"{1e6 * seconds:.1f}" for seconds in (cost.seconds, region.alone_seconds)),
+            region.stop,
+        )
+    if not table.rows:
+        print("no tensor columns")
+        return
+    print_table(table)
+    alone = len(analysis.regions) - len(table.rows)
+    print(
+        f"{len(table.rows)} regions of tensor columns and {alone} operators by themselves: "
+        f"{1e6 * analysis.seconds:.0f} us expected on {analysis.cpu.name} with "
+        f"{analysis.cpu.cores} threads, {1e6 * analysis.alone_seconds:.0f} one by one"
+    )
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:
