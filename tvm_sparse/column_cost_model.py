@@ -160,14 +160,14 @@ def candidates(
 ) -> Iterator[ColumnPlan]:
     """Yield the plans worth a prediction; at least one.
 
-    Not those with fewer columns than could keep the cores busy, nor those with more scratch memory
-    than the L2 cache holds.
+    Columns give all cores equal shares, and are halved from there on. Not those with more scratch
+    memory than the L2 cache holds.
     """
     tile = region.stages[-1].tile
     tiles = -(-region.height // tile)
-    busy = min(cpu.cores, tiles * region.images)
-    sizes = {-(-tiles // count) for count in range(1, tiles + 1)}
-    sizes = {size for size in sizes if region.images * -(-tiles // size) >= busy}
+    fewest = -(-min(cpu.cores, tiles * region.images) // region.images)
+    counts = (fewest << k for k in range(tiles.bit_length()) if fewest << k <= tiles)
+    sizes = {-(-tiles // count) for count in counts}
     found = False
     for size in sorted(sizes, reverse=True):
         for step in [*(step for step in STEPS if step < size), size]:
