@@ -67,7 +67,8 @@ class _Lowered(PyExprMutator):
         region = build_region(bindings, outputs, int(attrs["images"]), self.cpu)
         if region is None:
             raise ValueError(f"not a region: {func}")
-        plan = ColumnPlan(*(int(attrs[n]) for n in ("column_rows", "step_rows")), attrs["overlap"])
+        rows, step_rows = int(attrs["column_rows"]), int(attrs["step_rows"])
+        plan = ColumnPlan(rows, step_rows, attrs["overlap"])
         gvar = self._share(call.op, tensor_column(region, plan))
         named = dict(zip(func.params, call.args, strict=True))
         panels, others = inputs_of(bindings, region)

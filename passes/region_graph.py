@@ -134,7 +134,7 @@ def region_of(nodes: Sequence[Node], cpu: CpuProfile) -> Region | None:
     None if they cannot be one: because they work on different numbers of images, or because one
     of them needs all rows of another.
     """
-    known = {node.images for node in nodes} - {None}
+    known = {node.images for node in nodes if node.images is not None}
     if len(known) > 1:
         return None
     images = next(iter(known), 1)

@@ -163,8 +163,9 @@ def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None
     operator = activation_of(call) or call.op.name.removeprefix("relax.")
     if activation_of(call) is None and operator not in BINARY:
         return None
-    shapes = [static_shape(arg) for arg in operands_of(call)]
-    if any(shape is None for shape in shapes):
+    operands = operands_of(call)
+    shapes = [shape for shape in map(static_shape, operands) if shape is not None]
+    if len(shapes) != len(operands):
         return None
     return schedules.Elementwise(operator, panels_of(call, images), shapes, cpu)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def register() -> None:
     """Register the Relax pipeline ``"tvm_sparse"``; its passes are imported when it runs."""
@@ -12,7 +14,7 @@ def register() -> None:
     from tvm import relax
 
     @relax.register_pipeline("tvm_sparse")
-    def tvm_sparse(**options: object) -> tvm.transform.Pass:
+    def tvm_sparse(**options: Any) -> tvm.transform.Pass:
         from tvm_sparse.passes import pipeline
 
         return pipeline.pipeline(**options)
