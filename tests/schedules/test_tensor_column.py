@@ -1,0 +1,410 @@
+"""Regions compute what their stages do one by one, and no row more than the plan says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.column_cost_model import predict
+from tvm_sparse.columns import ColumnPlan, RowMap, Tensor, halo_share, rows_computed, stage_memory
+from tvm_sparse.convolution import Conv2d
+from tvm_sparse.engine import start_pool
+from tvm_sparse.formats import PackedSparse, SparseConvTiling, SparseTiling
+from tvm_sparse.pooling import Pool2d
+from tvm_sparse.schedules.buffers import argument
+from tvm_sparse.schedules.concat import Concat
+from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.elementwise import Elementwise
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.pool2d import MaxPool2d
+from tvm_sparse.schedules.row_vectors import each_vector
+from tvm_sparse.schedules.sparse_conv2d import SparseConv2d
+from tvm_sparse.schedules.sparse_linear import SparseLinear
+from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.tensor_column import Region, tensor_column
+from tvm_sparse.schedules.upsample2d import Upsample2d
+from tvm_sparse.targets import native
+from tvm_sparse.testing import image_panels, panel_image, pruned, run_kernel
+
+CPU = native()
+KINDS = (
+    *("conv3x3", "strided", "pool", "depthwise", "pointwise"),
+    *("residual", "add", "concat", "upsample"),
+)
+
+
+@dataclass
+class Layer:
+    """An operator of a random network.
+
+    Attributes
+    ----------
+    make : callable
+        Builds its stage; a stage can be emitted once.
+    sources : tuple of int
+        The layers it reads, in the order of its panels; -1 is the image.
+    constants : sequence of array
+        Its other arguments.
+    """
+
+    make: Callable[[], Stage]
+    sources: tuple[int, ...]
+    constants: Sequence[NDArray[Any]] = field(default=(), repr=False)
+
+
+@dataclass
+class Network:
+    """A random network of images; `shapes` are those of its layers' results, the image's last."""
+
+    images: int
+    shapes: list[tuple[int, int, int]]
+    layers: list[Layer] = field(default_factory=list)
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def shape_of(self, source: int) -> tuple[int, int, int]:
+        """Return channels, height, width."""
+        return self.shapes[source]
+
+    def lanes(self, source: int) -> int:
+        return CPU.image_lanes(self.shapes[source][2])
+
+    def tensor(self, source: int) -> Tensor:
+        channels, height, _ = self.shapes[source]
+        return Tensor(self.images, height, channels, self.lanes(source))
+
+    def append(self, layer: Layer, shape: tuple[int, int, int]) -> None:
+        self.layers.append(layer)
+        self.shapes.insert(len(self.shapes) - 1, shape)
+
+    def conv(self, x: int, outputs: int, kernel: int, stride: int, residual: int | None) -> None:
+        channels, height, width = self.shape_of(x)
+        problem = Conv2d(
+            *(self.images, channels, height, width, outputs, (kernel, kernel), (stride, stride)),
+            (kernel // 2,) * 4,
+            lanes_in=self.lanes(x),
+            lanes_out=CPU.image_lanes(-(-width // stride)),
+        )
+        tiling = SparseConvTiling(
+            *(2, 3, 1, 16, int(self.rng.integers(1, 4))),
+            width=CPU.vector_width(problem.lanes_out),
+            row_block=6,
+        )
+        epilogue = Epilogue(bias=True, residual=residual is not None, activation="relu")
+        weight = pruned(self.rng, (outputs, channels, kernel, kernel), 0.4)
+        packed = PackedSparse.from_conv2d(weight, problem, tiling)
+        bias = self.rng.standard_normal(outputs).astype("float32")
+        constants = [packed.indptr, packed.channels, packed.offsets, packed.values, bias]
+        sources = (x,) if residual is None else (x, residual)
+        make = lambda: SparseConv2d(problem, tiling, epilogue, CPU, 0.4)  # noqa: E731
+        shape = (outputs, problem.out_height, problem.out_width)
+        self.append(Layer(make, sources, constants), shape)
+
+    def depthwise(self, x: int) -> None:
+        channels, height, width = self.shape_of(x)
+        lanes = self.lanes(x)
+        problem = Conv2d(
+            *(self.images, channels, height, width, channels, (3, 3)),
+            padding=(1, 1, 1, 1),
+            groups=channels,
+            lanes_in=lanes,
+            lanes_out=lanes,
+        )
+        weight = self.rng.standard_normal((channels, 1, 3, 3)).astype("float32")
+        make = lambda: DepthwiseConv2d(problem, Epilogue(), CPU)  # noqa: E731
+        self.append(Layer(make, (x,), [weight]), (channels, height, width))
+
+    def pool(self, x: int) -> None:
+        channels, height, width = self.shape_of(x)
+        rows, columns = -(-height // 2), -(-width // 2)
+        pool = Pool2d(
+            *(self.images, channels, height, width, rows, columns, (3, 3), (2, 2), (1, 1, 1, 1)),
+            lanes_in=self.lanes(x),
+            lanes_out=CPU.image_lanes(columns),
+        )
+        self.append(Layer(lambda: MaxPool2d(pool, CPU), (x,)), (channels, rows, columns))
+
+    def pointwise(self, x: int, outputs: int) -> None:
+        channels, height, width = self.shape_of(x)
+        lanes = self.lanes(x)
+        tiling = SparseTiling(2, 3, rows=int(self.rng.integers(1, 3)))
+        weight = pruned(self.rng, (outputs, channels), 0.4)
+        packed = PackedSparse.from_dense(weight, lanes, tiling)
+        constants = [packed.indptr, packed.channels, packed.offsets, packed.values]
+        sizes = (self.images, height, lanes, outputs, channels)
+        make = lambda: SparseLinear(*sizes, tiling, Epilogue(activation="relu"), CPU)  # noqa: E731
+        self.append(Layer(make, (x,), constants), (outputs, height, width))
+
+    def add(self, x: int, other: int) -> None:
+        tensor = self.tensor(x)
+        shape = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+        make = lambda: Elementwise("add", tensor, [shape, shape], CPU)  # noqa: E731
+        self.append(Layer(make, (x, other)), self.shape_of(x))
+
+    def concat(self, x: int, other: int) -> None:
+        sources = [self.tensor(x), self.tensor(other)]
+        channels, height, width = self.shape_of(x)
+        shape = (channels + self.shape_of(other)[0], height, width)
+        self.append(Layer(lambda: Concat(sources, CPU), (x, other)), shape)
+
+    def upsample(self, x: int) -> None:
+        channels, height, width = self.shape_of(x)
+        source, lanes = self.tensor(x), CPU.image_lanes(2 * width)
+        make = lambda: Upsample2d(source, width, (2, 2), lanes, CPU)  # noqa: E731
+        self.append(Layer(make, (x,)), (channels, 2 * height, 2 * width))
+
+    def region(self, outputs: tuple[int, ...]) -> Region:
+        stages = tuple(layer.make() for layer in self.layers)
+        operands = tuple(
+            dict(zip(stage.panels, layer.sources, strict=True))
+            for stage, layer in zip(stages, self.layers, strict=True)
+        )
+        return Region(stages, operands, (self.tensor(-1),), outputs)
+
+    def one_by_one(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the result of every layer."""
+        results = [x]
+        for layer in self.layers:
+            stage, panels = layer.make(), [results[source] for source in layer.sources]
+            arguments = list(layer.constants)
+            for i, panel in zip(stage.panels, panels, strict=True):
+                arguments.insert(i, panel)
+            results.insert(len(results) - 1, run_kernel(kernel(stage), arguments, extents(stage)))
+        return results[:-1]
+
+
+def extents(stage: Stage) -> tuple[int, int, int]:
+    tensor = stage.tensor
+    return tensor.images * tensor.rows, tensor.channels, tensor.lanes
+
+
+def run_region(
+    region: Region, plan: ColumnPlan, inputs: Sequence[NDArray[Any]]
+) -> list[NDArray[np.float32]]:
+    """Return the outputs of a region, whose arrays held NaN before."""
+    func = tensor_column(region, plan).with_attr("global_symbol", "main")
+    main = tvm.compile(tvm.IRModule({"main": func}), target=CPU.to_target())["main"]
+    outputs = [
+        tvm.runtime.tensor(np.full(extents(region.stages[i]), np.nan, "float32"))
+        for i in region.outputs
+    ]
+    main(*map(tvm.runtime.tensor, inputs), *outputs)
+    return [output.numpy() for output in outputs]
+
+
+@st.composite
+def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
+    """Return a network of two to four layers that depend on one another."""
+    shape = (draw(st.integers(2, 5)), draw(st.integers(4, 19)), draw(st.integers(3, 20)))
+    network = Network(draw(st.integers(1, 2)), [shape])
+    for x in range(-1, draw(st.integers(1, 3))):
+        size = network.shape_of(x)[1:]
+        others = [i for i in range(-1, len(network.layers)) if i != x]
+        alike = [i for i in others if network.shape_of(i)[1:] == size]
+        equal = [i for i in alike if network.shape_of(i) == network.shape_of(x)]
+        allowed = [
+            kind
+            for kind in KINDS
+            if (alike or kind != "concat")
+            and (equal or kind != "add")
+            and (alike or kind != "residual")
+            and (size[0] < 20 or kind != "upsample")
+        ]
+        kind = draw(st.sampled_from(allowed))
+        outputs = draw(st.integers(1, 6))
+        if kind == "residual":
+            other = draw(st.sampled_from(alike))
+            network.conv(x, network.shape_of(other)[0], 3, 1, other)
+        elif kind == "add":
+            network.add(x, draw(st.sampled_from(equal)))
+        elif kind == "concat":
+            network.concat(x, draw(st.sampled_from(alike)))
+        elif kind == "conv3x3":
+            network.conv(x, outputs, 3, 1, None)
+        elif kind == "strided":
+            network.conv(x, outputs, 3, 2, None)
+        elif kind == "pointwise":
+            network.pointwise(x, outputs)
+        else:
+            getattr(network, kind)(x)
+    return network
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    network=networks(),
+    column=st.integers(1, 12),
+    step=st.integers(1, 6),
+    overlap=st.sampled_from(["recompute", "carry"]),
+    also=st.sets(st.integers(0, 2), max_size=2),
+)
+def test_any_region(network, column, step, overlap, also):
+    last = len(network.layers) - 1
+    outputs = tuple(sorted({*(i for i in also if i < last), last}))
+    channels, height, width = network.shape_of(-1)
+    images = network.rng.standard_normal((network.images, channels, height, width))
+    x = image_panels(images, network.lanes(-1), junk=7)
+    constants = [array for layer in network.layers for array in layer.constants]
+    region = network.region(outputs)
+    plan = ColumnPlan(column, step, overlap).fitted(region.shape)
+    results = run_region(region, plan, [x, *constants])
+    expected = network.one_by_one(x)
+    for i, result in zip(outputs, results, strict=True):
+        assert np.isfinite(result).all()
+        channels, height, width = network.shape_of(i)
+        shape = (network.images, channels, height, width)
+        want = panel_image(expected[i], shape)
+        tolerance = 1e-6 * max(1.0, float(np.abs(want).max()))
+        np.testing.assert_allclose(panel_image(result, shape), want, atol=tolerance)
+
+
+class CountingStage(Stage):
+    """The sum of the rows that an output row sees; counts how often every row is computed.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The result.
+    source : Tensor
+        What it reads, of the same channels and lanes.
+    seen : RowMap
+        Which rows of it.
+    tile : int
+        Rows that are computed together.
+    """
+
+    name = "counting"
+
+    def __init__(self, tensor: Tensor, source: Tensor, seen: RowMap, tile: int) -> None:
+        self.tensor, self.source, self.seen, self.tile = tensor, source, seen, tile
+        self.panels = {0: (source, seen)}
+
+    def declare(self, panels):
+        self.x = panels(0)
+        self.counts = argument("counts", self.tensor.images, self.tensor.rows, dtype="int64")
+
+    def compute(self, y, image, first, end, chunk):
+        for start, count in self.tiles(first, end):
+            tile = y.tile(image, start)
+            for i in range(count):
+                place = [image, start + i]
+                T.buffer_store(self.counts, self.counts[tuple(place)] + T.int64(1), place)
+                low, high = self._rows_seen(start + i)
+                for channel, lane in each_vector(self.tensor.channels, self.tensor.lanes, LANES):
+                    tile.store(T.Broadcast(T.float32(0), LANES), i, channel, lane)
+                    with T.serial(T.int64(0), high - low) as j:
+                        value = self.x.tile(image, low + j)[0, channel, lane]
+                        tile.store(tile[i, channel, lane] + value, i, channel, lane)
+
+    def _rows_seen(self, row):
+        low = T.bind(T.max(self.seen.first(row), T.int64(0)))
+        return low, T.bind(T.min(self.seen.end(row + 1), T.int64(self.source.rows)))
+
+    def cycles(self):
+        return float(self.tensor.images * self.tensor.rows)
+
+
+WINDOW = RowMap(before=1, after=2)
+STRIDED = RowMap(stride=2, before=1, after=2)
+ENLARGED = RowMap(factor=2)
+LANES = 4
+
+
+def counting_region(height, maps, tiles, images):
+    """Return a chain of stages that each read `maps` rows of the one before."""
+    source = Tensor(images, height, 1, LANES)
+    inputs, stages = (source,), []
+    for seen, tile in zip(maps, tiles, strict=True):
+        rows = source.rows * seen.factor if seen.factor > 1 else -(-source.rows // seen.stride)
+        tensor = Tensor(images, rows, 1, LANES)
+        stages.append(CountingStage(tensor, source, seen, tile))
+        source = tensor
+    operands = tuple({0: i - 1} for i in range(len(stages)))
+    return Region(tuple(stages), operands, inputs, (len(stages) - 1,))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(3, 40),
+    maps=st.lists(st.sampled_from([WINDOW, WINDOW, STRIDED, ENLARGED]), min_size=2, max_size=4),
+    tiles=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    images=st.integers(1, 2),
+    column=st.integers(1, 20),
+    step=st.integers(1, 8),
+    overlap=st.sampled_from(["recompute", "carry"]),
+)
+def test_rows_that_run_are_those_that_were_counted(
+    height, maps, tiles, images, column, step, overlap
+):
+    region = counting_region(height, maps, tiles[: len(maps)], images)
+    shape = region.shape
+    plan = ColumnPlan(column, step, overlap).fitted(shape)
+    counts = count_rows(region, plan, images)
+    for counted, planned in zip(counts, rows_computed(shape, plan), strict=True):
+        assert counted.sum() == images * planned
+        assert (counted >= 1).all()
+    work = sum(int(counted.sum()) for counted in counts)
+    once = sum(stage.tensor.images * stage.tensor.rows for stage in region.stages)
+    assert halo_share(shape, plan) == pytest.approx(work / once - 1)
+
+
+def count_rows(region, plan, images):
+    """Return how often each row of each stage is computed; one thread, so that none is missed."""
+    func = tensor_column(region, plan).with_attr("global_symbol", "main")
+    main = tvm.compile(tvm.IRModule({"main": func}), target=CPU.to_target())["main"]
+    counts = [
+        tvm.runtime.tensor(np.zeros((images, stage.tensor.rows), "int64"))
+        for stage in region.stages
+    ]
+    rng = np.random.default_rng(0)
+    tensor = region.inputs[0]
+    x = rng.integers(-3, 4, (images, tensor.rows, tensor.channels, tensor.lanes))
+    y = tvm.runtime.tensor(np.full(extents(region.stages[-1]), np.nan, "float32"))
+    panels = tvm.runtime.tensor(x.reshape(-1, *x.shape[2:]).astype("float32"))
+    with ThreadPoolExecutor(1, initializer=start_pool, initargs=(1,)) as executor:
+        executor.submit(main, panels, *counts, y).result()
+    for stage in region.stages:
+        rows = np.arange(stage.tensor.rows)
+        low = np.maximum([stage.seen.first(int(row)) for row in rows], 0)
+        high = np.minimum([stage.seen.end(int(row) + 1) for row in rows], x.shape[1])
+        x = np.stack([x[:, a:b].sum(axis=1) for a, b in zip(low, high, strict=True)], axis=1)
+    np.testing.assert_array_equal(y.numpy(), x.reshape(y.shape))
+    return [count.numpy() for count in counts]
+
+
+@pytest.mark.parametrize("overlap", ["recompute", "carry"])
+def test_the_predicted_halo_is_the_one_that_runs(overlap):
+    region = counting_region(36, [WINDOW] * 3, [1, 1, 1], 1)
+    plan = ColumnPlan(12, 4, overlap)
+    counts = count_rows(region, plan, 1)
+    # Three columns, of which two meet a neighbour on one side and one on both.
+    rows = [36 + 4 * 2, 36 + 4, 36] if overlap == "carry" else [36 + 8 * 4, 36 + 8 * 2, 36]
+    assert [int(count.sum()) for count in counts] == rows
+    share = sum(rows) / (3 * 36) - 1
+    assert predict(region.shape, plan, CPU).halo_share == pytest.approx(share)
+
+
+def test_carried_rows_are_computed_once():
+    region = counting_region(30, [WINDOW, WINDOW], [1, 1], 2)
+    plan = ColumnPlan(30, 3, "carry")
+    assert all((count == 1).all() for count in count_rows(region, plan, 2))
+    assert [m.capacity for m in stage_memory(region.shape, plan)] == [5, 0]
+
+
+def test_a_column_begins_anew():
+    # Rows that the last column left behind are not those that the next one needs.
+    region = counting_region(24, [WINDOW, WINDOW], [1, 1], 2)
+    counts = count_rows(region, ColumnPlan(8, 2, "carry"), 2)
+    twice = [7, 8, 15, 16]
+    expected = np.ones((2, 24), "int64")
+    expected[:, twice] = 2
+    np.testing.assert_array_equal(counts[0], expected)
