@@ -1,10 +1,16 @@
-"""What `analyze` says of layers, operators and regions."""
+"""What `analyze` says of layers, operators and regions, in Python, on a page, and measured."""
+
+import dataclasses
+import json
+import platform
+from html.parser import HTMLParser
 
 import pytest
 
-from tvm_sparse import models
+from tvm_sparse import cli, models, region_page, testing
 from tvm_sparse.analysis import analyze
 from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.region_measurement import rank_correlation
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +91,86 @@ def test_json(found):
     assert len(record["regions"]) == len(found.regions)
     for region in record["regions"]:
         assert {"column_rows", "seconds", "alone_seconds", "halo_share", "stop"} <= set(region)
+
+
+class _Page(HTMLParser):
+    """Checks that elements are closed in order; collects what links and frames name."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.links, self.outside = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        named = dict(attrs)
+        self.ids += [named["id"]] if "id" in named else []
+        self.links += [named["href"]] if "href" in named else []
+        self.outside += [name for name in named if name in ("src", "srcset", "data")]
+        if tag not in ("meta", "rect", "path"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+
+class TestPage:
+    def test_it_shows_every_region_and_needs_nothing_else(self, found):
+        text = region_page.render(found)
+        page = _Page(text)
+        assert page.open == []
+        assert page.ids == [f"region-{number}" for number in range(len(found.regions))]
+        columns = [i for i, region in enumerate(found.regions) if region.plan]
+        assert page.links == [f"#region-{number}" for number in columns]
+        assert page.outside == []
+        assert "http" not in text and "url(" not in text and "@import" not in text
+        assert text.count("Cache stop") == len(columns)
+
+    def test_both_ways_to_treat_the_overlap(self, found):
+        region = next(region for region in found.regions if region.plan)
+        for overlap in ("recompute", "carry"):
+            plan, cost = region.best(overlap, found.cpu)
+            assert plan.overlap == overlap
+            assert f"{1e6 * cost.seconds:,.1f} us" in region_page.render(found)
+        chosen = region.best(region.plan.overlap, found.cpu)
+        assert chosen == (region.plan, region.prediction)
+
+    def test_names_are_escaped(self, found):
+        text = region_page.render(dataclasses.replace(found, model="<a & b>"))
+        assert "<a & b>" not in text
+        assert "&lt;a &amp; b&gt;" in text
+
+    def test_without_columns(self, resnet):
+        page = _Page(region_page.render(resnet(columns="off")))
+        assert page.open == []
+        assert page.links == []
+
+
+def test_measure(tmp_path, capsys):
+    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    arguments = ["analyze", str(path), "--shape", "x=2,40,32", "--records", "off", "--measure"]
+    page = tmp_path / "mlp.html"
+    assert cli.main([*arguments, "--html", str(page), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    measured = report["measured"]
+    fused = [str(i) for i, region in enumerate(report["regions"]) if region["column_rows"]]
+    assert fused and list(measured["regions"]) == fused
+    for run in (*measured["regions"].values(), measured["together"], measured["alone"]):
+        assert run["seconds"] > 0
+    assert measured["alone"]["peak_bytes"] > 0
+    assert "measured, one by one" in page.read_text()
+
+
+def test_only_this_machine_is_measured(tmp_path, capsys):
+    target = "rpi4" if platform.machine() == "x86_64" else "haswell"
+    assert cli.main(["analyze", str(tmp_path / "a.onnx"), "--target", target, "--measure"]) == 2
+    assert "is not this machine" in capsys.readouterr().err
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3], [10, 20, 25]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [30, 20, 10]) == pytest.approx(-1)
+    assert abs(rank_correlation([1, 2, 3, 4], [2, 4, 1, 3])) < 0.5

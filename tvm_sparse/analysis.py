@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from tvm import relax
 
 from tvm_sparse import column_options, targets
 from tvm_sparse.api import import_module
-from tvm_sparse.column_cost_model import Prediction
+from tvm_sparse.column_cost_model import Prediction, best_plan, predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
-from tvm_sparse.columns import ColumnPlan, RegionShape
+from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape, part
 from tvm_sparse.engine import check_threads
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import PREFIX, REGION, FormRegions
@@ -114,12 +114,27 @@ class RegionReport:
     source: str
     stop: str
 
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """What its operators are."""
+        return tuple(stage.name for stage in self.shape.stages)
+
+    def best(self, overlap: Overlap, cpu: CpuProfile) -> tuple[ColumnPlan, Prediction]:
+        """Return the best plan with one way of treating the overlap, and what it would cost."""
+        return best_plan(self.shape, cpu, overlap)
+
+    def alone_bytes_moved(self, cpu: CpuProfile) -> tuple[float, ...]:
+        """Return what its operators would move one by one, in L1, L2, L3 and memory."""
+        stages = (part(self.shape, i, i + 1) for i in range(len(self.shape.stages)))
+        moved = (predict_alone(stage, cpu).bytes_moved for stage in stages)
+        return tuple(map(sum, zip(*moved, strict=True)))
+
     def to_json(self) -> dict[str, Any]:
         """Return it as values of JSON, seconds and bytes."""
         plan = asdict(self.plan) if self.plan else {"column_rows": None}
         return {
             "layers": list(self.layers),
-            "operators": [stage.name for stage in self.shape.stages],
+            "operators": list(self.operators),
             **plan,
             **asdict(self.prediction),
             "alone_seconds": self.alone_seconds,
@@ -144,6 +159,8 @@ class Analysis:
         In the order of execution.
     regions : tuple of RegionReport
         In the order of execution; numbers count from 0.
+    alone, together : IRModule
+        The operators, before and after those of a region were made a function.
     """
 
     model: str
@@ -151,6 +168,8 @@ class Analysis:
     layers: tuple[LayerReport, ...]
     operators: tuple[OperatorReport, ...]
     regions: tuple[RegionReport, ...]
+    alone: tvm.IRModule = field(repr=False)
+    together: tvm.IRModule = field(repr=False)
 
     @property
     def seconds(self) -> float:
@@ -205,16 +224,18 @@ def analyze(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)
     cpu = replace(cpu, cores=threads or cpu.cores)
-    mod = canonical_panels(model, shapes, cpu)
+    alone = _panels(model, shapes, cpu)
     planner = _Noting(cpu, columns, overlap, records.on(cpu))
-    formed = FormRegions(cpu, columns, overlap, planner=planner)(mod)
-    operators = _operators(formed, planner.regions)
+    passes = [FormRegions(cpu, columns, overlap, planner=planner)]
+    together = tvm.transform.Sequential(passes)(alone)
+    operators = _operators(together, planner.regions)
+    layers = _layers(alone, operators)
     regions = tuple(map(_region, planner.regions))
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
-    return Analysis(name, cpu, _layers(mod, operators), operators, regions)
+    return Analysis(name, cpu, layers, operators, regions, alone, together)
 
 
-def canonical_panels(
+def _panels(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None,
     cpu: CpuProfile,

@@ -189,6 +189,13 @@ def _parser() -> argparse.ArgumentParser:
     add_threads(command)
     add_columns(command)
     add_records(command)
+    command.add_argument(
+        "--html", type=Path, metavar="FILE", help="also draw the network and its regions as a page"
+    )
+    command.add_argument(
+        "--measure", action="store_true",
+        help="also measure regions against their operators one by one, and the whole model",
+    )  # fmt: skip
     add_json(command)
 
     command = add("prune", "sets a model's smallest weights to zero, without training", _prune)
@@ -435,9 +442,14 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _analyze(options: argparse.Namespace) -> None:
-    from tvm_sparse import analysis, console
+    from tvm_sparse import analysis, console, files, region_measurement, region_page, targets
 
-    with console.progress(f"analyzing {options.model}"):
+    if options.html:
+        files.check_writable(options.html)
+    if options.measure:
+        region_measurement.check_target(targets.profile(options.target))
+    measured = None
+    with console.progress(f"analyzing {options.model}") as update:
         found = analysis.analyze(
             options.model,
             dict(options.shape),
@@ -447,11 +459,19 @@ def _analyze(options: argparse.Namespace) -> None:
             options.overlap,
             _recorded_plans(options.records),
         )
+        if options.measure:
+            measured = region_measurement.measure(found, update)
+        if options.html:
+            update("drawing")
+            page = region_page.render(found, measured)
+            with files.replacing(options.html) as temporary:
+                temporary.write_text(page, encoding="utf-8")
     if options.json:
-        console.print_json(found.to_json())
+        measurement = {"measured": measured.to_json()} if measured else {}
+        console.print_json(found.to_json() | measurement)
     else:
         console.print_layers(found.layers)
-        console.print_regions(found)
+        console.print_regions(found, measured)
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tvm_sparse.analysis import Analysis, LayerReport
     from tvm_sparse.cpu_measurement import CpuMeasurement
     from tvm_sparse.pruning import PrunedWeight
+    from tvm_sparse.region_measurement import Measurement
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.targets import CpuProfile
     from tvm_sparse.trials import Progress
@@ -99,23 +101,29 @@ def print_layers(layers: Sequence[LayerReport]) -> None:
     print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
 
 
-def print_regions(analysis: Analysis) -> None:
-    """Print the tensor columns of a model, and what they are expected to gain."""
-    numbers = ("region", "columns", "rows", "step", "halo", "scratch KB", "us", "alone us")
+def print_regions(analysis: Analysis, measurement: Measurement | None = None) -> None:
+    """Print the tensor columns of a model, and what they are expected to gain, or measured."""
+    numbers = ["region", "columns", "rows", "step", "halo", "scratch KB", "us", "alone us"]
+    if measurement:
+        numbers += ["measured us", "measured alone us"]
     headers = ("region", "operators", *numbers[1:4], "overlap", *numbers[4:], "stop")
     table = _table(*headers, numbers=numbers)
     for number, region in enumerate(analysis.regions):
         if region.plan is None:
             continue
         cost, plan = region.prediction, region.plan
+        times = [cost.seconds, region.alone_seconds]
+        if measurement:
+            found = measurement.regions.get(number)
+            times += [found.seconds, found.alone_seconds] if found else [math.nan] * 2
         table.add_row(
             str(number),
-            " > ".join(stage.name for stage in region.shape.stages),
+            " > ".join(region.operators),
             *map(str, (cost.columns, plan.column_rows, plan.step_rows)),
             plan.overlap,
             f"{cost.halo_share:.1%}",
             f"{cost.scratch_bytes / 1024:.0f}",
-            *(f"{1e6 * seconds:.1f}" for seconds in (cost.seconds, region.alone_seconds)),
+            *(f"{1e6 * seconds:.1f}" for seconds in times),
             region.stop,
         )
     if not table.rows:
@@ -128,6 +136,13 @@ def print_regions(analysis: Analysis) -> None:
         f"{1e6 * analysis.seconds:.0f} us expected on {analysis.cpu.name} with "
         f"{analysis.cpu.cores} threads, {1e6 * analysis.alone_seconds:.0f} one by one"
     )
+    if measurement:
+        together, alone = measurement.together, measurement.alone
+        print(
+            f"the whole model, measured: {1e6 * together.seconds:.0f} us and "
+            f"{together.peak_bytes / 1e6:.1f} MB besides weights, one by one "
+            f"{1e6 * alone.seconds:.0f} us and {alone.peak_bytes / 1e6:.1f} MB"
+        )
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:

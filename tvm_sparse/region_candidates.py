@@ -125,7 +125,7 @@ class RegionKernel:
         main = _read(str(self.folder / "region.json"))["main"]
         rng = np.random.default_rng(0)
         count = len(main.params) - len(weights)
-        arrays = [_random(param.ty, rng) for param in main.params[:count]] + [*weights]
+        arrays = [random_array(param.ty, rng) for param in main.params[:count]] + [*weights]
         path = self.folder / "arguments.npz"
         np.savez(path, *arrays)
         is_tuple = isinstance(main.ret_ty, relax.TupleType)
@@ -264,7 +264,8 @@ def _common_lanes(lanes: int, cpu: CpuProfile) -> int:
     return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
 
 
-def _random(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:
+def random_array(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:
+    """Return random numbers, or ones where they are no floating-point numbers."""
     shape, dtype = [int(n) for n in ty.shape], np.dtype(str(ty.dtype))
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
