@@ -94,7 +94,8 @@ class FormRegions:
                 block = relax.DataflowBlock(bindings)
             blocks.append(block)
         body = relax.SeqExpr(blocks, func.body.body)
-        return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
+        own = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
+        return relax.BlockBuilder().normalize(own)
 
 
 def _outline(planned: PlannedRegion, name: str, functions: Functions) -> list[relax.Binding]:
