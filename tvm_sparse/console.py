@@ -137,12 +137,11 @@ def print_regions(analysis: Analysis, measurement: Measurement | None = None) ->
         f"{analysis.cpu.cores} threads, {1e6 * analysis.alone_seconds:.0f} one by one"
     )
     if measurement:
-        together, alone = measurement.together, measurement.alone
-        print(
-            f"the whole model, measured: {1e6 * together.seconds:.0f} us and "
-            f"{together.peak_bytes / 1e6:.1f} MB besides weights, one by one "
-            f"{1e6 * alone.seconds:.0f} us and {alone.peak_bytes / 1e6:.1f} MB"
+        together, apart = (
+            f"{1e6 * run.seconds:.0f} us and {run.peak_bytes / 1e6:.1f} MB besides weights"
+            for run in (measurement.together, measurement.alone)
         )
+        print(f"the whole model, measured: {together}; one by one {apart}")
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:

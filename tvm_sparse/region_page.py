@@ -19,10 +19,10 @@ STYLE = """
 --other:#2a313b}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
-header,main{max-width:1240px;margin:auto;padding:1rem 1.2rem}
+header,main{max-width:1360px;margin:auto;padding:1rem 1.2rem}
 h1{margin:.2rem 0;font-size:1.6rem}h2{margin:0 0 .4rem;font-size:1.05rem}
 p{margin:.4rem 0}.faint,figcaption{color:var(--faint)}
-main{display:grid;grid-template-columns:340px minmax(0,1fr);gap:1.4rem;align-items:start}
+main{display:grid;grid-template-columns:320px minmax(0,1fr);gap:1.4rem;align-items:start}
 aside{position:sticky;top:0;max-height:100vh;overflow:auto}
 @media(max-width:860px){main{grid-template-columns:1fr}aside{position:static;max-height:60vh}}
 .tiles{display:flex;flex-wrap:wrap;gap:.8rem}
@@ -30,15 +30,15 @@ aside{position:sticky;top:0;max-height:100vh;overflow:auto}
 .tile{padding:.6rem .9rem;min-width:11rem}.tile b{display:block;font-size:1.35rem}
 section{padding:.9rem 1.1rem;margin-bottom:1rem}section:target{outline:3px solid var(--ours)}
 section.single{padding:.45rem 1.1rem;margin-bottom:.5rem}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(19rem,1fr));gap:.4rem 1.4rem}
-figure{margin:.5rem 0}figcaption{font-size:.85rem;margin-bottom:.2rem}
-.bar{display:grid;grid-template-columns:8.5rem 1fr 6.5rem;gap:.5rem;align-items:center;
-font-size:.88rem}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.4rem 1.4rem}
+figure{margin:.5rem 0;overflow-x:auto}figcaption{font-size:.85rem;margin-bottom:.2rem}
+.bar{display:grid;grid-template-columns:10.2rem 1fr 5.2rem;gap:.5rem;white-space:nowrap;
+align-items:center;font-size:.88rem}
 .bar span:last-child,td,th{text-align:right;font-variant-numeric:tabular-nums}
 .track{height:.75rem;background:var(--other);border-radius:4px;overflow:hidden}
 .fill{height:100%;background:var(--ours)}.alone .fill{background:var(--alone)}
 table{border-collapse:collapse;font-size:.88rem;width:100%}
-td,th{padding:.1rem .5rem;border-bottom:1px solid var(--line);font-weight:normal}
+td,th{padding:.1rem .4rem;white-space:nowrap;border-bottom:1px solid var(--line);font-weight:normal}
 th{color:var(--faint)}td:first-child,th:first-child{text-align:left}
 tr.chosen td{font-weight:600;color:var(--ours)}
 .chip{display:inline-block;padding:.05rem .5rem;margin:.1rem .15rem .1rem 0;border-radius:6px;
@@ -79,8 +79,8 @@ def render(analysis: Analysis, measurement: Measurement | None = None) -> str:
 
 def _summary(analysis: Analysis, measurement: Measurement | None) -> str:
     cpu = analysis.cpu
-    sizes = zip(LEVELS, (cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes), strict=False)
-    caches = ", ".join(f"{name} {_bytes(size)}" for name, size in sizes if size)
+    shared = f", L3 {_bytes(cpu.l3_bytes)}" if cpu.l3_bytes else ""
+    caches = f"L1 {_bytes(cpu.l1_bytes)}, L2 {_bytes(cpu.l2_bytes)}{shared}"
     columns = [region for region in analysis.regions if region.plan]
     tiles = [
         _tile(
@@ -97,16 +97,16 @@ def _summary(analysis: Analysis, measurement: Measurement | None) -> str:
     beyond = _beyond_l2(analysis)
     tiles.append(
         _tile(
-            f"{beyond[1] / beyond[0]:.1f}x" if beyond[0] else "-",
-            "less expected traffic beyond L2",
-            f"{_bytes(beyond[0])} against {_bytes(beyond[1])}",
+            _bytes(beyond[0]),
+            "expected from and to L3 and memory",
+            f"{_bytes(beyond[1])} one by one",
         )
     )
     if measurement:
         tiles += _measured_tiles(measurement)
     return (
         f'<p class="faint">{escape(cpu.name)} ({escape(cpu.mcpu)}), {cpu.cores} threads; '
-        f"{caches} of a core's own or shared</p>"
+        f"{caches}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
         '<p class="faint">A region runs in columns of rows: each core carries a few rows through '
         "all of its operators while they are in its cache. Rows that two columns need are computed "
@@ -155,7 +155,8 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
     plan, cost = region.plan, region.prediction
     about = (
         f"{cost.columns} columns of {plan.column_rows} rows, in steps of {plan.step_rows}; "
-        f"overlap: {plan.overlap}; chosen by the {escape(region.source)}"
+        f"overlap: {plan.overlap}; halo: {cost.halo_share:.1%} of the computing is done twice; "
+        f"chosen by: {escape(region.source)}"
     )
     times = [
         ("expected, together", cost.seconds, ""),
@@ -166,7 +167,7 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
         times.append(("measured, one by one", measured.alone_seconds, "alone"))
     room = [
         ("working set of a step", cost.working_set_bytes, ""),
-        ("scratch rows of a core", cost.scratch_bytes, ""),
+        ("rows that a core keeps", cost.scratch_bytes, ""),
     ]
     moved = zip(cost.bytes_moved, region.alone_bytes_moved(cpu), strict=True)
     traffic = [
@@ -202,7 +203,7 @@ def _overlaps(analysis: Analysis, region: RegionReport) -> str:
             _us(cost.seconds),
         )
         rows.append((is_chosen, cells))
-    return _table(("overlap", "columns x rows", "step", "halo", "scratch", "expected"), rows)
+    return _table(("overlap", "columns", "step", "halo", "scratch", "expected"), rows)
 
 
 def _sizes(measured: MeasuredRegion, own: ColumnPlan) -> str:
