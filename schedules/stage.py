@@ -153,6 +153,9 @@ class RollingPanels(Panels):
         """Allocate the memory, for as long as the current loop or block runs."""
         size = self.capacity * self.tensor.channels * self.tensor.lanes
         self._memory = scratch(size)
+        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
+        for end in (0, size - 1):
+            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
