@@ -146,7 +146,8 @@ def _compact(view: View) -> tuple[relax.Expr, tuple[int, ...], list[Atom]] | Non
     if width != math.prod(shape):
         width = math.gcd(width, channels)
         begin, end = view.offset, view.offset + width
-        if end > channels or any(s >= channels and s % channels for _, s in atoms):
+        crosses_rows = any(s % channels if s >= channels else e * s > width for e, s in atoms)
+        if end > channels or crosses_rows:
             return None
         part = relax.op.strided_slice(part, [len(shape) - 1], [begin], [end])
         shape = (*shape[:-1], width)

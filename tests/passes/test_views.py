@@ -106,3 +106,8 @@ def test_a_transpose_with_one_token_is_a_reshape():
 def test_interleaved_heads_are_not_materialized():
     view = View.whole(tensor(2, 7, 96)).reshape((2, 7, 4, 3, 8)).slice(3, 1, 2)
     assert view.materialize() is None
+
+
+def test_a_range_longer_than_its_slice_of_the_channels_is_not_materialized():
+    view = View.whole(tensor(2, 3)).reshape((6,)).slice(0, 0, 2)
+    assert view.materialize() is None
