@@ -193,7 +193,7 @@ def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
     in_place = array.flags.c_contiguous and array.flags.writeable and array.dtype.kind != _FOREIGN
     if in_place and array.ctypes.data % _ALIGNMENT == 0:
         return tvm.runtime.from_dlpack(array)
-    return tvm.runtime.tensor(array.copy(order="C"))
+    return tvm.runtime.tensor(array)
 
 
 def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
