@@ -101,25 +101,47 @@ class _Copy:
                 visit(job % steps)
 
     def _tiles(self, along: Axis, across: Axis, lanes: int) -> None:
-        """Compute square tiles, read along one axis and written along the other."""
-        store = self.piece.store
+        """Compute square tiles, read along one axis and written along the other.
+
+        A job reads the rows that a row of tiles lies in from end to end, if there are enough jobs.
+        """
         outer = [a for a in self.piece.axes if a is not along and a is not across]
         strips = -(-across.extent // lanes)
-        with each_job(size(outer) * strips, *self._work()) as job:
-            fixed = _bound(places(outer, job // strips))
-            start = T.bind(clipped(job % strips * lanes, across.extent - lanes))
+        joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
+        with each_job(size(outer) * (1 if joined else strips), *self._work()) as job:
+            fixed = _bound(places(outer, job if joined else job // strips))
             rows = [T.sblock_alloc_buffer((lanes,)) for _ in range(lanes)]
             with T.serial(T.int64(0), T.int64(-(-along.extent // lanes))) as tile:
                 first = T.bind(clipped(tile * lanes, along.extent - lanes))
-                for i, row in enumerate(rows):
-                    with T.vectorized(T.int64(lanes)) as lane:
-                        place = fixed | {along.var: first + i, across.var: start + lane}
-                        T.buffer_store(row, substitute(store.value, place), [lane])
-                loaded = [T.bind(row[vector_at(0, lanes)]) for row in rows]
-                for i, column in enumerate(transpose(loaded)):
-                    place = fixed | {along.var: first, across.var: start + i}
-                    *indices, last = [substitute(index, place) for index in store.indices]
-                    T.buffer_store(store.buffer, column, [*indices, vector_at(last, lanes)])
+
+                def visit(strip: Expr) -> None:
+                    start = T.bind(clipped(strip * lanes, across.extent - lanes))
+                    self._tile((along, first), (across, start), rows, fixed)
+
+                if joined:
+                    with T.serial(T.int64(0), T.int64(strips)) as strip:
+                        visit(strip)
+                else:
+                    visit(job % strips)
+
+    def _tile(
+        self,
+        along: tuple[Axis, Expr],
+        across: tuple[Axis, Expr],
+        rows: list[Expr],
+        fixed: dict[Var, Expr],
+    ) -> None:
+        """Compute the tile that begins at the given places of two axes."""
+        store, lanes = self.piece.store, len(rows)
+        for i, row in enumerate(rows):
+            with T.vectorized(T.int64(lanes)) as lane:
+                place = fixed | {along[0].var: along[1] + i, across[0].var: across[1] + lane}
+                T.buffer_store(row, substitute(store.value, place), [lane])
+        loaded = [T.bind(row[vector_at(0, lanes)]) for row in rows]
+        for i, column in enumerate(transpose(loaded)):
+            place = fixed | {along[0].var: along[1], across[0].var: across[1] + i}
+            *indices, last = [substitute(index, place) for index in store.indices]
+            T.buffer_store(store.buffer, column, [*indices, vector_at(last, lanes)])
 
     def _store(self, place: dict[Var, Expr]) -> None:
         store = self.piece.store
