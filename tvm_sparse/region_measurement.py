@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +45,7 @@ class MeasuredPlan:
     plan : ColumnPlan
         The plan.
     predicted, seconds : float
-        Time as expected, and the fastest round.
+        Time as expected, and the median of the rounds' fastest runs.
     """
 
     plan: ColumnPlan
@@ -85,7 +84,7 @@ class MeasuredRun:
     Attributes
     ----------
     seconds : float
-        Of the fastest inference.
+        The median of the rounds' fastest inferences.
     activation_bytes, scratch_bytes : int
         Storages of the virtual machine, and columns' rows of all cores.
     """
@@ -227,13 +226,14 @@ def _measure_region(
             times = session.measure([str(i) for i in names], ROUNDS, hopeless=0)
             for i in names:
                 session.unload(str(i))
-    fastest = {i: min(rounds) for i, rounds in zip(names, times, strict=True)}
+    # The median of the rounds: a machine that speeds up in one of them helps one plan only.
+    typical = {i: float(np.median(rounds)) for i, rounds in zip(names, times, strict=True)}
     columns = tuple(
-        MeasuredPlan(plan, column_cost_model.predict(region.shape, plan, cpu).seconds, fastest[i])
+        MeasuredPlan(plan, column_cost_model.predict(region.shape, plan, cpu).seconds, typical[i])
         for i, plan in enumerate(plans)
-        if i in fastest and isinstance(plan, ColumnPlan)
+        if i in typical and isinstance(plan, ColumnPlan)
     )
-    return MeasuredRegion(fastest[0], fastest[1], columns)
+    return MeasuredRegion(typical[0], typical[1], columns)
 
 
 def _other_sizes(region: RegionReport, cpu: CpuProfile) -> list[ColumnPlan]:
@@ -263,8 +263,8 @@ def _measure_runs(analysis: Analysis) -> tuple[MeasuredRun, MeasuredRun]:
         seconds = executor.submit(_run_in_turns, executables, inputs).result()
     scratch = column_bytes(columns, cpu.cores), 0
     together, alone = (
-        MeasuredRun(fastest, storages, own)
-        for fastest, (_, storages), own in zip(seconds, built, scratch, strict=True)
+        MeasuredRun(typical, storages, own)
+        for typical, (_, storages), own in zip(seconds, built, scratch, strict=True)
     )
     return together, alone
 
@@ -289,19 +289,21 @@ def _build(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[relax.VMExecutable, int]
 def _run_in_turns(
     executables: Sequence[relax.VMExecutable], arrays: Sequence[np.ndarray]
 ) -> list[float]:
-    """Return the seconds of the fastest run of each; this thread owns the thread pool."""
+    """Return the seconds of a run of each, as `MeasuredRun`; this thread owns the thread pool."""
     inputs = [tvm.runtime.tensor(array) for array in arrays]
     mains = [relax.VirtualMachine(executable, tvm.cpu())["main"] for executable in executables]
-    best = [math.inf] * len(mains)
+    times: list[list[float]] = [[] for _ in mains]
     for number in range(RUN_ROUNDS):
         # Every other round backwards, so that neither is always the one after the other.
         order = range(len(mains)) if number % 2 else reversed(range(len(mains)))
         for i in order:
+            runs = []
             for _ in range(RUNS):
                 start = time.perf_counter()
                 mains[i](*inputs)
-                best[i] = min(best[i], time.perf_counter() - start)
-    return best
+                runs.append(time.perf_counter() - start)
+            times[i].append(min(runs))
+    return [float(np.median(rounds)) for rounds in times]
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

@@ -123,7 +123,7 @@ def _measured_tiles(measurement: Measurement) -> list[str]:
         _tile(
             f"{alone.seconds / together.seconds:.2f}x",
             "measured gain, the whole model",
-            f"{_us(together.seconds)} against {_us(alone.seconds)}, fastest runs",
+            f"{_us(together.seconds)} against {_us(alone.seconds)}",
         ),
         _tile(
             _bytes(together.peak_bytes),
