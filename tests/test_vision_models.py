@@ -51,7 +51,7 @@ def weights_of(path):
     return {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
 
 
-@pytest.mark.parametrize("family", [*TINY, *PARAMETERS, "mobilenet-v1"])
+@pytest.mark.parametrize("family", [*TINY, *PARAMETERS, "mobilenet-v1", "conv-stack"])
 def test_models_are_valid_and_their_outputs_depend_on_the_input(build, family):
     path = build(f"{family}-90")
     onnx.checker.check_model(path, full_check=True)

@@ -1,9 +1,11 @@
 """Image classifiers: ResNet, MobileNet and EfficientNet as ONNX files with random pruned weights.
 
+And a stack of convolutions, what large images spend their time in.
+
 As is done in practice, the first convolution and the classifier stay dense, and of the networks
 with depthwise convolutions only the pointwise ones are pruned.
-All take ``input`` (batch, 3, image, image) float32 and give ``output`` (batch, classes); the
-batch is a dynamic dimension.
+Classifiers take ``input`` (batch, 3, image, image) float32 and give ``output`` (batch, classes);
+the batch is a dynamic dimension.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvm_sparse.onnx_builder import Dim
 from tvm_sparse.vision_builder import VisionBuilder
 
 # Standard deviation of a residual branch, that of its sum's other operand being about 1.
@@ -151,6 +154,29 @@ def inverted_residuals(
     at = f"features.{len(config.stages) + 1}"
     x = activate(graph.conv(x, at, config.head), at)
     return _save(graph, path, graph.classifier(x, "classifier", classes), image, classes)
+
+
+def conv_stack(
+    path: Path, sparsity: float, *, layers: int = 3, channels: int = 32, image: int = 320
+) -> Path:
+    """Write 3x3 convolutions with ReLU, from ``input`` (batch, channels, image, image) to its like.
+
+    Parameters
+    ----------
+    path : Path
+        ONNX file to write.
+    sparsity : float
+        Zero fraction of the weights.
+    layers, channels, image : int
+        Number of convolutions, channels of each, height and width.
+    """
+    graph = VisionBuilder(sparsity)
+    x = graph.image("input", image, channels)
+    for layer in range(layers):
+        x = graph.relu(graph.conv(x, f"layers.{layer}", channels, 3), f"layers.{layer}")
+    shape: list[Dim] = ["batch", channels, image, image]
+    graph.save(path, {"input": ("float32", shape)}, {"output": (x, shape)})
+    return path
 
 
 def _inverted_residual(

@@ -373,6 +373,11 @@ def _classifier_recipe(
     return ModelRecipe(partial(build, **options), {"input": (1, 3, image, image)})
 
 
+def _stack_recipe(sparsity: float, channels: int, image: int) -> ModelRecipe:
+    build = partial(classifiers.conv_stack, sparsity=sparsity, channels=channels, image=image)
+    return ModelRecipe(build, {"input": (1, channels, image, image)})
+
+
 def _detector_recipe(build: Callable[..., Path], sparsity: float, image: int = 640) -> ModelRecipe:
     return ModelRecipe(
         partial(build, sparsity=sparsity, image=image), {"images": (1, 3, image, image)}
@@ -406,6 +411,7 @@ _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "yolov5s-320": partial(_detector_recipe, _YOLOV5S, image=320),
     "yolov8n": partial(_detector_recipe, _YOLOV8N),
     "yolov8n-320": partial(_detector_recipe, _YOLOV8N, image=320),
+    "conv-stack": partial(_stack_recipe, channels=32, image=320),
     "resnet-tiny": partial(_classifier_recipe, _RESNET_TINY, image=64, classes=10),
     "mobilenet-tiny": partial(_classifier_recipe, _MOBILENET_TINY, image=64, classes=10),
     "efficientnet-tiny": partial(_classifier_recipe, _EFFICIENTNET_TINY, image=64, classes=10),

@@ -55,10 +55,10 @@ class VisionBuilder(GraphBuilder):
         self._seed = seed
         self._values: dict[str, Array] = {}
 
-    def image(self, name: str, size: int) -> str:
-        """Declare the input, an image of 3 channels of mean 0 and variance 1."""
+    def image(self, name: str, size: int, channels: int = 3) -> str:
+        """Declare the input, an image whose channels have mean 0 and variance 1."""
         rng = np.random.default_rng(self._seed)
-        self._values[name] = rng.standard_normal((_IMAGES, 3, size, size), np.float32)
+        self._values[name] = rng.standard_normal((_IMAGES, channels, size, size), np.float32)
         return name
 
     def channels(self, x: str) -> int:

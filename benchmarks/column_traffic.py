@@ -1,0 +1,142 @@
+"""Counts the misses of a module in a simulated private cache, with valgrind's cachegrind."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm_ffi import libinfo
+
+from tvm_sparse import library
+from tvm_sparse.api import import_module
+from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.errors import ToolError
+from tvm_sparse.library import LibraryInfo
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.form_regions import FormRegions
+from tvm_sparse.targets import CpuProfile, native, profile
+
+RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
+LINE_BYTES = 64
+
+
+def check_tools() -> None:
+    """Return if there is all that counting needs.
+
+    Raises
+    ------
+    ToolError
+        If valgrind or a C++ compiler is missing.
+    """
+    for tool, package in (("valgrind", "valgrind"), ("g++", "g++")):
+        if not shutil.which(tool):
+            raise ToolError(f"{tool} is not on the search path; `apt-get install {package}`")
+
+
+def processor() -> CpuProfile:
+    """Return a core that valgrind can run the code of, with this machine's caches."""
+    here = native()
+    return dataclasses.replace(
+        profile("haswell"),
+        cores=1,
+        l1_bytes=here.l1_bytes,
+        l2_bytes=here.l2_bytes,
+        l3_bytes=here.l3_bytes,
+        measured=here.measured,
+    )
+
+
+def misses(
+    mod: tvm.IRModule, cpu: CpuProfile, options: Mapping[str, Any], folder: Path
+) -> tuple[int, int]:
+    """Return the reads and the writes of one inference that miss the private cache.
+
+    Parameters
+    ----------
+    mod : IRModule
+        A function ``main`` of panels.
+    cpu : CpuProfile
+        `processor`.
+    options : mapping
+        Arguments of `FormRegions`.
+    folder : Path
+        For files.
+    """
+    module, inputs = _build(mod, cpu, options, folder)
+    runner = _runner(folder)
+    counts = []
+    for runs in (1, 2):
+        size, ways = cpu.l2_bytes, _l2_ways()
+        command = [
+            *(
+                "valgrind",
+                "--tool=cachegrind",
+                "--cache-sim=yes",
+                "--cachegrind-out-file=/dev/null",
+            ),
+            *(f"--LL={size},{ways},{LINE_BYTES}", runner, module, "--runs", str(runs)),
+            *("--threads", "1", *(word for path in inputs for word in ("--input", path))),
+        ]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        found = re.search(r"LLd misses:.*\(\s*([\d,]+) rd\s*\+\s*([\d,]+) wr\)", done.stderr)
+        if done.returncode or found is None:
+            raise ToolError(f"valgrind failed: {done.stderr.strip().splitlines()[-1:]}")
+        counts.append([int(number.replace(",", "")) for number in found.groups()])
+    (reads, writes), (more_reads, more_writes) = counts
+    return more_reads - reads, more_writes - writes
+
+
+def _build(
+    mod: tvm.IRModule, cpu: CpuProfile, options: Mapping[str, Any], folder: Path
+) -> tuple[Path, list[Path]]:
+    """Write a library and its inputs."""
+    imported = import_module(mod)
+    info = LibraryInfo(
+        inputs=imported.inputs,
+        outputs=imported.outputs,
+        constant_outputs=(),
+        cpu=cpu.mcpu,
+        machine=cpu.architecture,
+        instruction_sets=library.instruction_sets(cpu.to_target()),
+    )
+    # The target does not say the sizes of the caches, so the passes run before.
+    passes = [FormRegions(cpu, **options), *pipeline.lower(cpu)]
+    with cpu.to_target():
+        described = library.describe(tvm.transform.Sequential(passes)(imported.mod), info)
+        executable = tvm.compile(described, cpu.to_target(), relax_pipeline="default_build")
+    path = folder / "traffic.so"
+    library.write_library(executable.mod, path, cpu.architecture)
+    files = []
+    for i, value in enumerate(random_inputs(imported.inputs).values()):
+        files.append(folder / f"traffic.{i}.bin")
+        value.tofile(files[-1])
+    return path, files
+
+
+def _runner(folder: Path) -> Path:
+    """Compile the C++ example, which has no other work than running the library."""
+    program = folder / "traffic_run"
+    folders = [Path(module.__file__).parent / "lib" for module in (tvm, libinfo)]
+    includes = [libinfo.find_include_path(), libinfo.find_dlpack_include_path()]
+    command = [
+        *("g++", "-std=c++17", "-O1", "-o", program, RUNNER),
+        *(f"-I{include}" for include in includes),
+        *(word for path in folders for word in (f"-L{path}", f"-Wl,-rpath,{path}")),
+        *("-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"),
+        *("-ltvm_runtime", "-ltvm_runtime_extra", "-ltvm_ffi"),
+    ]
+    subprocess.run(command, check=True)
+    return program
+
+
+def _l2_ways() -> int:
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        if (index / "level").read_text().strip() == "2":
+            return int((index / "ways_of_associativity").read_text())
+    raise ToolError("Linux does not tell about the L2 cache of this machine")
