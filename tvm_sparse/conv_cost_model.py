@@ -21,6 +21,11 @@ LOADS_PER_CYCLE = 1.6
 """Of vectors that lie in L1; the processor's limit is 2."""
 PARTIAL_SUM_CYCLES = 2.0
 """To load and store a vector of partial sums, from the L2 cache."""
+PARTIAL_SUM_MISS_CYCLES = 10.0
+"""What it takes longer from the L3 cache."""
+PARTIAL_SUM_L2_SHARE = 0.3
+"""Share of the L2 cache that partial sums and window of a job may fill before sums are lost to the
+L3 cache; the more they exceed it, the more of them."""
 GATHER_CYCLES = 2.0
 """To load, shuffle and store a vector of the window."""
 L1_SHARE = 0.8
@@ -121,9 +126,11 @@ def sparse_conv_cycles(
     jobs = row_blocks * tiling.chunks
     imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
     partial_sums = (k_blocks - 1) * problem.out_channels * vectors
-    compute = tiles * (
-        nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * PARTIAL_SUM_CYCLES
-    )
+    job_sums = tiling.row_block * problem.out_channels // tiling.chunks * problem.lanes_out
+    held = 4 * (window.size(tiling.row_block) + job_sums) / cpu.l2_bytes
+    missing = min(max(held - PARTIAL_SUM_L2_SHARE, 0), 1)
+    per_sum = PARTIAL_SUM_CYCLES + missing * PARTIAL_SUM_MISS_CYCLES
+    compute = tiles * (nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * per_sum)
     return imbalance * (compute + jobs * gathered * GATHER_CYCLES)
 
 
