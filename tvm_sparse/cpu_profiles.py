@@ -1,12 +1,25 @@
 """The table of processors and boards that can be compiled for.
 
-Sizes of x86 processors are from the vendors' data sheets. Those of ARM boards are from
+Sizes of x86 processors are from the vendors' data sheets. Those of ARM boards, with their clocks
+and memory (`tvm_sparse.memory_system`), are from
 
-- Raspberry Pi: the Linux kernel's device trees (bcm2837.dtsi, bcm2711.dtsi, bcm2712.dtsi),
-- NVIDIA's data sheet of Jetson Orin Nano (6 cores, 1.5 MB L2, 4 MB L3),
-- AWS's documentation of Graviton (1 MB L2 a core, 32 MB L3) and Ampere's of Altra (the same),
-- NXP's data sheet of i.MX 8M Plus, and Linux's device tree of it (imx8mp.dtsi),
-- Linux's device tree of Apple's M1 (t8103.dtsi).
+- Raspberry Pi's documentation, pages "BCM2837", "RP3A0", "BCM2711", "BCM2712"
+  (raspberrypi.com/documentation/computers/processors.html): 4 cores at 1.2, 1.0, 1.5, 2.4 GHz;
+  L2 of 1 MB for all cores of the rpi4, of 512 KB for each of the rpi5, whose L3 is 2 MB and whose
+  memory gives 17 GB/s. L2 of the rpi3 and zero2w (one die), 512 KB for all: Linux's
+  bcm2837.dtsi, after Raspberry Pi's data sheet of the Compute Module 3;
+- NVIDIA's data sheet of Jetson Orin Nano: 6 cores in two clusters, 256 KB L2 a core, 2 MB L3 a
+  cluster, 1.5 GHz, 68 GB/s. The AGX modules have up to 12 such cores;
+- AWS's Graviton Technical Guide (github.com/aws/aws-graviton-getting-started): 64 KB L1, 1 MB L2 a
+  core, 32 MB for all; 2.5 and 2.6 GHz; 2 and 4 NEON pipelines;
+- Ampere's announcement of Altra: 64 KB L1, 1 MB L2 a core, 32 MB system cache, 3.0 GHz;
+- Linux's imx8mp.dtsi, of i.MX 8M Plus: 512 KB L2 for all of 4 cores, 1.8 GHz. Those of 8M Quad are
+  slower (1.5 GHz) with 1 MB;
+- Apple M1: four fast cores with 128 KB L1 and 12 MB L2 for all four, 8 MB system cache, 3.2 GHz
+  (en.wikipedia.org/wiki/Apple_M1; Apple publishes none of them).
+
+Not confirmed by any document: ``armv8-a`` and ``riscv64``, which are what small boards have in
+common.
 """
 
 from __future__ import annotations
@@ -46,6 +59,8 @@ class Processor:
         For people: which board or processors.
     measured : MemorySystem, optional
         Clock and bandwidths, where they were measured.
+    multiply_adds, loads : float
+        Of vectors, that a core starts in a cycle; loads from L1.
     """
 
     name: str
@@ -60,22 +75,50 @@ class Processor:
     l3_bytes: int
     about: str = ""
     measured: MemorySystem | None = None
+    multiply_adds: float = 2
+    loads: float = 2
 
 
 def _x86(name: str, bits: int, cores: int, l1: int, l2: int, l3: int, about: str = "") -> Processor:
     # Some AVX-512 processors are compiled for 256-bit vectors by default.
     mattr = ("-prefer-256-bit",) if bits == 512 else ()
     registers = 32 if bits == 512 else 16
+    units = 1 if name == "znver4" else 2  # half as wide as its registers
     return Processor(
-        name, "x86_64-unknown-linux-gnu", name, mattr, cores, bits, registers, l1, l2, l3, about
+        *(name, "x86_64-unknown-linux-gnu", name, mattr, cores, bits, registers, l1, l2, l3, about),
+        multiply_adds=units,
+        loads=units,
     )
+
+
+# Vector multiply-adds and loads a cycle.
+_ARM_UNITS: dict[str, tuple[float, float]] = {
+    "generic": (1, 1),  # the a72's
+    # A load of 128 bits takes two cycles, and no multiply-add starts beside it (ncnn's developer
+    # guide "arm-a53-a55-dual-issue"); multiply-adds as in LLVM's model of the core.
+    "cortex-a53": (1, 0.5),
+    # LLVM's model of the a57, which LLVM takes for the a72 too; Arm's guide was not at hand.
+    "cortex-a72": (1, 1),
+    # Two pipelines of 128 bits and two for loads (A. Frumusanu, AnandTech, "Arm's Cortex-A76 CPU
+    # unveiled"). The Neoverse N1 is its sibling; LLVM's models of n1 and v1 and AWS's guide agree.
+    # The a78ae: multiply-adds from Arm's software optimization guide; loads taken for the a76's.
+    "cortex-a76": (2, 2),
+    "cortex-a78ae": (2, 2),
+    "neoverse-n1": (2, 2),
+    "neoverse-v1": (4, 3),
+    # D. Johnson, "Apple Microarchitecture Research" (dougallj.github.io/applecpu/firestorm.html).
+    "apple-m1": (4, 3),
+}
 
 
 def _arm(
     name: str, mcpu: str, cores: int, l1: int, l2: int, l3: int, about: str, *mattr: str
 ) -> Processor:
+    multiply_adds, loads = _ARM_UNITS[mcpu]
     return Processor(
-        name, "aarch64-unknown-linux-gnu", mcpu, mattr, cores, 128, 32, l1, l2, l3, about
+        *(name, "aarch64-unknown-linux-gnu", mcpu, mattr, cores, 128, 32, l1, l2, l3, about),
+        multiply_adds=multiply_adds,
+        loads=loads,
     )
 
 
@@ -101,8 +144,8 @@ PROCESSORS = (
     _arm("imx8", "cortex-a53", 4, 32 * KB, 128 * KB, 0, "NXP i.MX 8M"),
     _arm("graviton2", "neoverse-n1", 4, 64 * KB, 1 * MB, 32 * MB, "AWS Graviton2"),
     _arm("altra", "neoverse-n1", 4, 64 * KB, 1 * MB, 32 * MB, "Ampere Altra"),
-    # Our kernels have vectors of a fixed length, and NEON's by-element multiply-add; SVE
-    # would only add predicates.
+    # Not SVE: two vectors of 256 bits a cycle are as much as NEON's four of 128 (AWS's guide), and
+    # our vectors have a fixed length, which TVM keeps: it emits NEON for them even with SVE.
     _arm("graviton3", "neoverse-v1", 4, 64 * KB, 1 * MB, 32 * MB, "AWS Graviton3", "-sve"),
     _arm("apple-m1", "apple-m1", 4, 128 * KB, 3 * MB, 8 * MB, "Apple M1 and later, Linux"),
     Processor(

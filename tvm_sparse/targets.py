@@ -36,12 +36,26 @@ class CpuProfile(Processor):
     def memory_system(self) -> MemorySystem:
         """Clock and bandwidths: measured, or an estimate."""
         has_l3 = self.l3_bytes > 0
-        return self.measured or estimate(self.name, self.vector_bits, self.cores, has_l3)
+        units = (self.multiply_adds, self.loads)
+        return self.measured or estimate(self.name, self.vector_bits, self.cores, has_l3, *units)
 
     @property
     def vector_lanes(self) -> int:
         """Number of float32 values in one vector register."""
         return self.vector_bits // 32
+
+    @property
+    def loads_per_multiply_add(self) -> float:
+        """Vectors that L1 delivers in the time of a vector multiply-add."""
+        return self.loads / self.multiply_adds
+
+    @property
+    def weights_per_load(self) -> int:
+        """Weights that one load brings, because multiply-adds take any element of a register.
+
+        So do NEON's; those of x86 need each weight in all lanes, from a load of its own.
+        """
+        return self.vector_lanes if self.architecture == "aarch64" else 1
 
     def panel_lanes(self, tokens: int) -> int:
         """Return how many of `tokens` tokens form one block of the row panel layout.
