@@ -11,6 +11,7 @@ from tvm_sparse.conv_cost_model import (
     sparse_conv_tiling,
 )
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.cost_model import fits_registers
 from tvm_sparse.formats import SparseLayout, sparse_window
 from tvm_sparse.targets import PROFILES, profile
 from tvm_sparse.testing import conv2d_problems
@@ -43,7 +44,7 @@ def test_every_tiling_is_possible(problem, name, density):
     assert window.rows(tiling.rows) * window.row_pitch * 4 <= cpu.l1_bytes
     dense = dense_conv_tiling(problem, cpu)
     tile = dense.vectors * dense.rows
-    assert (dense.channels + 1) * tile + 1 <= cpu.vector_registers
+    assert fits_registers(dense.channels, tile, cpu)
 
 
 @pytest.mark.parametrize("name", list(PROFILES))

@@ -1,6 +1,12 @@
 import pytest
 
-from tvm_sparse.cost_model import dense_tiling, sparse_pays, sparse_tiling
+from tvm_sparse.cost_model import (
+    dense_tiling,
+    fits_registers,
+    sparse_pays,
+    sparse_share,
+    sparse_tiling,
+)
 from tvm_sparse.formats import SparseLayout
 from tvm_sparse.targets import PROFILES, profile
 
@@ -69,3 +75,17 @@ def test_tile_divides_the_channels_where_it_can():
     assert 768 % dense_tiling(768, profile("haswell")).channels == 0
     assert 768 % dense_tiling(768, profile("skylake-avx512")).channels == 0
     assert dense_tiling(2, profile("haswell")).channels == 2
+
+
+def test_on_arm_the_weights_of_a_tile_take_a_register_for_four():
+    avx512, neon = profile("skylake-avx512"), profile("rpi4")
+    assert fits_registers(14, 2, avx512) and not fits_registers(15, 2, avx512)
+    assert fits_registers(13, 2, neon) and not fits_registers(14, 2, neon)
+
+
+def test_on_arm_the_sparse_kernel_is_as_slow_as_the_loads():
+    a53, v1, a72, n1 = (
+        sparse_share(profile(name)) for name in ("rpi3", "graviton3", "rpi4", "graviton2")
+    )
+    assert a53 < v1 < a72 == n1
+    assert sparse_share(profile("haswell")) == sparse_share(profile("skylake-avx512")) < a72

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvm_sparse.convolution import Conv2d, Window
-from tvm_sparse.cost_model import FMA_PER_CYCLE, GROUP_CYCLES, Choice, choose
+from tvm_sparse.cost_model import FMA_PER_CYCLE, GROUP_CYCLES, Choice, choose, fits_registers
 from tvm_sparse.formats import SparseConvTiling
 from tvm_sparse.targets import CpuProfile
 
 CACHE_LINE_FLOATS = 16
 LOADS_PER_CYCLE = 1.6
-"""Of vectors that lie in L1; the processor's limit is 2."""
+"""Of vectors that lie in L1; the processor's limit is 2. Others: `loads_per_cycle`."""
 PARTIAL_SUM_CYCLES = 2.0
 """To load and store a vector of partial sums, from the L2 cache."""
 PARTIAL_SUM_MISS_CYCLES = 10.0
@@ -39,6 +39,8 @@ MOST_ROWS = 8
 DENSE_SHARE = 0.7
 """Share of the FMA peak that the dense kernel reaches (measured: 0.61 to 0.70 with AVX-512, 0.69 to
 0.95 with AVX2)."""
+NEON_DENSE_SHARE = 0.85
+"""The same on 64-bit ARM: nine tenths of what llvm-mca gives for its inner loops."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class DepthwiseTiling:
     channels: int
 
 
+def loads_per_cycle(cpu: CpuProfile) -> float:
+    """Return the vectors that L1 delivers in the time of `FMA_PER_CYCLE` multiply-adds."""
+    return LOADS_PER_CYCLE * cpu.loads_per_multiply_add
+
+
 @functools.cache
 def sparse_conv_tiling(problem: Conv2d, density: float, cpu: CpuProfile) -> SparseConvTiling:
     """Choose the tiling of a sparse convolution.
@@ -116,10 +123,10 @@ def sparse_conv_cycles(
     tiles = row_blocks * -(-tiling.row_block // tiling.rows)
 
     nonzeros = density * problem.out_channels * problem.channels * math.prod(problem.kernel)
-    offset_and_weight = 2
+    offset_and_weight = 2 / cpu.weights_per_load  # offsets come together where weights do
     vectors = tiling.rows * window.vectors
     loads = offset_and_weight + vectors * _lines_per_load(window)
-    per_nonzero = max(loads / LOADS_PER_CYCLE, vectors / FMA_PER_CYCLE)
+    per_nonzero = max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
     groups = -(-problem.out_channels // tiling.group) * k_blocks
 
     gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
@@ -140,7 +147,8 @@ def dense_conv_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
     vectors = Window(problem, tiling.width, problem.channels).vectors
     weights = problem.out_channels * problem.channels // problem.groups * math.prod(problem.kernel)
     rows = problem.batch * problem.out_height
-    return rows * vectors * weights / FMA_PER_CYCLE / DENSE_SHARE
+    share = DENSE_SHARE if cpu.weights_per_load == 1 else NEON_DENSE_SHARE
+    return rows * vectors * weights / FMA_PER_CYCLE / share
 
 
 def depthwise_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
@@ -150,7 +158,7 @@ def depthwise_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
     rows = problem.batch * problem.out_height * problem.channels
     # Rows of a tile share the vectors that they load.
     loads = window.rows(tiling.rows) / tiling.rows * problem.kernel[1] * _lines_per_load(window)
-    work = max(math.prod(problem.kernel) / FMA_PER_CYCLE, loads / LOADS_PER_CYCLE)
+    work = max(math.prod(problem.kernel) / FMA_PER_CYCLE, loads / loads_per_cycle(cpu))
     gathered = problem.stride[0] * window.channel_pitch / tiling.width
     return rows * (window.vectors * work + gathered * GATHER_CYCLES)
 
@@ -180,9 +188,8 @@ def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
         channels, vectors, rows = tile
         sources = vectors * rows
         tiles = -(-window.vectors // vectors) * -(-problem.out_height // rows)
-        work = max(
-            channels * sources / FMA_PER_CYCLE, (channels + sources * lines) / LOADS_PER_CYCLE, 4
-        )
+        loads = -(-channels // cpu.weights_per_load) + sources * lines
+        work = max(channels * sources / FMA_PER_CYCLE, loads / loads_per_cycle(cpu), 4)
         work += 1  # the loop
         return -(-outputs // channels) * tiles * work
 
@@ -191,7 +198,7 @@ def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
         for vectors in range(1, min(4, window.vectors) + 1)
         for rows in range(1, min(4 // vectors, problem.out_height) + 1)
         for channels in range(1, min(outputs, cpu.vector_registers) + 1)
-        if (channels + 1) * vectors * rows + 1 <= cpu.vector_registers
+        if fits_registers(channels, vectors * rows, cpu)
     ]
     channels, vectors, rows = min(tiles, key=cycles)
     blocks = -(-outputs // channels) * problem.groups

@@ -21,6 +21,11 @@ SPARSE_SHARE = 0.48
 """Share of the FMA peak that the sparse kernel's inner loop reaches per non-zero (measured: 0.45
 to 0.50 with AVX-512, 0.55 to 0.60 with AVX2; loads are the limit)."""
 
+NEON_SPARSE_SHARE = 0.65
+"""The same on 64-bit ARM, of cores that load a vector for every multiply-add. An estimate: llvm-mca
+gives 0.72 for Cortex-A72, Cortex-A76 and Neoverse N1 (``benchmarks/board_estimates.py``); of the
+0.47 that it gives for AVX-512, nine tenths were measured."""
+
 GROUP_CYCLES = 30
 """What a group costs in a K block besides its multiply-adds: pointers, partial sums, loop exit."""
 
@@ -32,6 +37,28 @@ L1_SHARE = 0.75
 
 MOST_ROWS = 8
 """Rows of a tile: more of them would leave registers for one output channel only."""
+
+
+def sparse_share(cpu: CpuProfile) -> float:
+    """Return the share of the FMA peak that a sparse linear layer reaches per non-zero.
+
+    On ARM one load brings four weights, another four offsets, so that hardly any load besides those
+    of the activations is left. Where cores load fewer vectors than they multiply (half as many in
+    the Cortex-A53, three quarters in the Neoverse V1), these are the limit.
+    """
+    if cpu.weights_per_load == 1:
+        return SPARSE_SHARE
+    return NEON_SPARSE_SHARE * min(cpu.loads_per_multiply_add, 1.0)
+
+
+def fits_registers(channels: int, vectors: int, cpu: CpuProfile) -> bool:
+    """Return whether the registers hold a dense tile: sums, activations and weights.
+
+    A register holds one weight in all lanes; on ARM four, and then compilers load the weights of
+    all channels at once.
+    """
+    weights = 1 if cpu.weights_per_load == 1 else -(-channels // cpu.weights_per_load)
+    return channels * vectors + vectors + weights <= cpu.vector_registers
 
 
 @dataclass(frozen=True)
@@ -74,10 +101,10 @@ def dense_tiling(n: int, cpu: CpuProfile) -> DenseTiling:
     """Choose the register tile of a dense layer with `n` output channels.
 
     Two vectors wide, so that loading a weight serves two multiply-adds; as many channels as the
-    registers hold besides the two vectors and one weight, unless fewer divide `n` better.
+    registers hold besides the two vectors and the weights, unless fewer divide `n` better.
     """
     vectors = 2
-    most = (cpu.vector_registers - vectors - 1) // vectors
+    most = max(c for c in range(1, cpu.vector_registers) if fits_registers(c, vectors, cpu))
     if n <= most:
         return DenseTiling(n, vectors)
     sizes = range(most, most // 2, -1)
@@ -124,7 +151,7 @@ def sparse_cycles(
     """Return the expected cycles of a sparse layer, summed over the cores."""
     groups = -(-rows // tiling.rows) * -(-n // tiling.group) * -(-k // tiling.k_block)
     multiply_adds = density * rows * n * k * lanes / cpu.vector_width(lanes)
-    return multiply_adds / FMA_PER_CYCLE / SPARSE_SHARE + groups * GROUP_CYCLES
+    return multiply_adds / FMA_PER_CYCLE / sparse_share(cpu) + groups * GROUP_CYCLES
 
 
 def dense_cycles(n: int, k: int, rows: int, lanes: int, cpu: CpuProfile) -> float:

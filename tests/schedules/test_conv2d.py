@@ -10,6 +10,7 @@ from tvm_sparse.conv_cost_model import dense_conv_tiling
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.static_analysis import inner_loop
 from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import (
     assembly,
@@ -96,6 +97,16 @@ def test_register_tile_is_not_spilled(name, register, width):
         body = loop[: loop.rindex("vfmadd")]
         spills = len(re.findall(r"vmovups\s+%[yz]mm\d+, \d*\(%rsp\)", body))
         assert spills <= len(re.findall("vfmadd", loop)) // 12, "accumulators are spilled"
+
+
+@pytest.mark.parametrize(("width", "kernel"), [(7, 3), (14, 3), (28, 5)])
+def test_register_tile_of_neon_is_not_spilled(width, kernel):
+    cpu = replace(profile("rpi4"), cores=1)
+    lanes, padding = cpu.image_lanes(width), (kernel // 2,) * 4
+    sizes = (1, 70, width, width, 70, (kernel, kernel))
+    problem = Conv2d(*sizes, padding=padding, lanes_in=lanes, lanes_out=lanes)
+    loop = inner_loop(assembly(conv2d(problem, FULL, cpu), cpu))
+    assert not any(re.search(r"\bq\d+.*\[sp", line) for line in loop)
 
 
 def test_builds_for_128_bit_vectors():
