@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.columns import (
+    ALIKE,
     ColumnPlan,
     Overlap,
     RegionShape,
@@ -297,14 +298,19 @@ class _Column:
         return Distance(tensor.bytes / self._caches.cores, tensor.bytes)
 
 
-def _rows_computed(region: RegionShape, plan: ColumnPlan, start: int, end: int) -> list[int]:
+def _rows_computed(region: RegionShape, plan: ColumnPlan, start: int, end: int) -> list[float]:
     """Return the rows that each stage computes in the column of rows ``[start, end)``."""
     if plan.overlap == "carry":
         return [high - low for low, high in rows_needed(region, start, end)]
     steps = range(start, end, plan.step_rows)
-    total = [0] * len(region.stages)
-    # The first and the last step may be at the image's border; those between are alike.
-    for first, count in ((steps[0], 1), (steps[-1], 1), (steps[len(steps) // 2], len(steps) - 2)):
+    # The first and the last step may be at the image's border. Those between are alike, but behind
+    # strides their rows differ by one: an average of some of them.
+    middle = steps[1:-1]
+    sampled = middle[len(middle) // 2 :][:ALIKE] or middle[:ALIKE]
+    weights = {steps[0]: 1.0, steps[-1]: 1.0}
+    weights.update((first, len(middle) / len(sampled)) for first in sampled)
+    total = [0.0] * len(region.stages)
+    for first, count in weights.items():
         needed = rows_needed(region, first, min(first + plan.step_rows, end))
         total = [t + count * (high - low) for t, (low, high) in zip(total, needed, strict=True)]
     return total

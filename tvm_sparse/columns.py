@@ -25,6 +25,9 @@ Overlap = Literal["recompute", "carry"]
 Row = Any
 """A row number: an int or an expression of one."""
 
+ALIKE = 4
+"""Columns, or steps, between the first and the last one that are counted for all of these."""
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -338,9 +341,12 @@ def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[
 def typical_columns(region: RegionShape, plan: ColumnPlan) -> list[tuple[int, int]]:
     """Return columns that stand for all of an image, and for how many each stands."""
     columns = plan.columns(region)
-    if columns <= 3:
+    if columns <= ALIKE + 2:
         return [(column, 1) for column in range(columns)]
-    return [(0, 1), (columns // 2, columns - 2), (columns - 1, 1)]
+    # Those between the first and the last are alike, but rows before a stride differ by one.
+    count, more = divmod(columns - 2, ALIKE)
+    middle = [(columns // 2 - ALIKE // 2 + i, count + (i < more)) for i in range(ALIKE)]
+    return [(0, 1), *middle, (columns - 1, 1)]
 
 
 def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
