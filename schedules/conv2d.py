@@ -156,7 +156,8 @@ class DenseConv2d(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        return dense_conv_cycles(self.problem, self.cpu)
+        product = dense_conv_cycles(self.problem, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""

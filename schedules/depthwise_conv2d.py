@@ -122,7 +122,8 @@ class DepthwiseConv2d(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        return depthwise_cycles(self.problem, self.cpu)
+        product = depthwise_cycles(self.problem, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""

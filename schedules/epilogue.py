@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tvm_sparse.columns import Tensor
 from tvm_sparse.schedules.vector_math import activation
+from tvm_sparse.targets import CpuProfile
+from tvm_sparse.vector_cost_model import FUNCTION_OPERATIONS, vector_cycles, vectors_of
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -36,3 +39,9 @@ class Epilogue:
     def activate(self, value: Expr) -> Expr:
         """Apply the activation to a float32 value or vector."""
         return value if self.activation is None else activation(self.activation)(value)
+
+    def cycles(self, tensor: Tensor, cpu: CpuProfile) -> float:
+        """Return the cycles that it takes for all of a tensor, with the store of it."""
+        function = FUNCTION_OPERATIONS.get(self.activation, 1.0) if self.activation else 0.0
+        operations = self.bias + self.residual + function
+        return vector_cycles(vectors_of(tensor, cpu), self.residual, 1, operations)

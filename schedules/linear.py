@@ -146,7 +146,8 @@ class DenseLinear(Stage):
         """Return the compute cycles of all rows, summed over cores."""
         tensor = self.tensor
         rows, depth = tensor.images * tensor.rows, self.source.channels
-        return dense_cycles(tensor.channels, depth, rows, tensor.lanes, self.cpu)
+        product = dense_cycles(tensor.channels, depth, rows, tensor.lanes, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""

@@ -146,7 +146,8 @@ class SparseConv2d(Stage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
         one_core = replace(self.cpu, cores=1)
-        return sparse_conv_cycles(self.problem, self.density, self.tiling, one_core)
+        product = sparse_conv_cycles(self.problem, self.density, self.tiling, one_core)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed weight."""

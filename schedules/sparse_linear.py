@@ -147,9 +147,10 @@ class SparseLinear(Stage):
         """Return the compute cycles of all rows, summed over cores."""
         tensor, layout = self.tensor, self.layout
         rows = tensor.images * tensor.rows
-        return sparse_cycles(
+        product = sparse_cycles(
             layout.n, layout.k, self.density, rows, tensor.lanes, self.tiling, self.cpu
         )
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed weight."""
