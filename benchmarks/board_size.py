@@ -2,10 +2,13 @@
 
     python benchmarks/board_size.py
 
-The library holds code and weights and is stripped. Memory is what is resident at the peak of some
-runs of the C++ program, less what a model of a few KB takes there: on this machine, and under qemu
-for the board, without qemu's own code buffer. Needs cmake, qemu-user-static and
-g++-aarch64-linux-gnu.
+The library holds code and weights and is stripped. Weights and activations are what the compiler
+planned. Memory is what is resident in the C++ program, less what a model of a few KB takes there:
+while it runs (the median of many looks), and at the peak, which is when TVM's runtime copies the
+weights out of the library. The board's is of the program under qemu, without the code that qemu
+generates. It stands beside the memory here of code for AVX2, which pads images to almost as few
+lanes as NEON, for cores with as much L2 cache; AVX-512 would pad them to sixteen. Needs cmake,
+qemu-user-static and g++-aarch64-linux-gnu.
 """
 
 from __future__ import annotations
@@ -14,22 +17,29 @@ import argparse
 import contextlib
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import tvm
+from tvm import relax
+from tvm.ir.instrument import pass_instrument
+
 import tvm_sparse
 from tvm_sparse import benchmarking, models, testing
+from tvm_sparse.run_memory import storage_bytes
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "cpp"
 QEMU = ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")
 MINILM = replace(models.BERT_BASE, layers=6, width=384, intermediate=1536)
-RUNS = 20
+HERE, BOARD = "x86-64-v3", "rpi4"
+RUNS = {HERE: 300, BOARD: 20}
 TINY_RUNS = 20_000
 
 Shapes = Mapping[str, Sequence[int]]
@@ -48,37 +58,89 @@ MODELS: dict[str, tuple[Callable[[int], models.ModelRecipe], int]] = {
 }
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a process has in memory: typically, and at most."""
+
+    running: int
+    peak: int
+
+    def __sub__(self, other: Memory) -> Memory:
+        return Memory(self.running - other.running, self.peak - other.peak)
+
+
 def main() -> None:
-    """Measure all models and print a table."""
+    """Measure all models and print two tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads (default: 2)")
     threads = parser.parse_args().threads
-    print("| model | dense ONNX MB | library for rpi4 MB | memory here MB | memory under qemu MB |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    sizes = [["MB", "dense ONNX", f"library for {BOARD}"]]
+    memories = [["MB", "weights", "activations", "running", "peak"]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tiny = testing.write_mlp(folder / "tiny.onnx")
-        programs = {"native": [build(folder / "here")], "rpi4": [*QEMU, build_for_board(folder)]}
+        programs = {HERE: [build(folder / "here")], BOARD: [*QEMU, build_for_board(folder)]}
 
-        def memory(model: Path, shapes: Shapes, target: str, runs: int) -> int:
-            library = folder / f"{target}.so"
-            engine = tvm_sparse.compile(model, shapes, target=target, threads=threads)
+        def memory(
+            model: Path, shapes: Shapes, target: str, runs: int
+        ) -> tuple[PlannedMemory, Memory]:
+            library, planned = folder / f"{target}.so", PlannedMemory()
+            with tvm.transform.PassContext(instruments=[planned]):
+                engine = tvm_sparse.compile(model, shapes, target=target, threads=threads)
             engine.save(library)
             arguments = ["--threads", str(threads), "--runs", str(runs)]
             for spec, array in benchmarking.random_inputs(engine.inputs).items():
                 array.tofile(folder / f"{spec}.bin")
                 arguments += ["--input", folder / f"{spec}.bin"]
-            return peak_memory([*programs[target], library, *arguments])
+            return planned, watch([*programs[target], library, *arguments])
 
-        least = {target: memory(tiny, {"x": (1, 20, 32)}, target, TINY_RUNS) for target in programs}
+        least = {
+            target: memory(tiny, {"x": (1, 20, 32)}, target, TINY_RUNS)[1] for target in programs
+        }
         for title, (recipe, zeros) in MODELS.items():
             dense = recipe(0).build(folder / "dense.onnx").stat().st_size
             pruned, shapes = recipe(zeros).build(folder / "pruned.onnx"), recipe(zeros).shapes
-            here, board = (memory(pruned, shapes, target, RUNS) - least[target] for target in least)
-            values = (dense, (folder / "rpi4.so").stat().st_size, here, board)
-            print(f"| {title} |", " | ".join(f"{value / 1e6:.1f}" for value in values), "|")
+            for target, place in ((HERE, "AVX2, here"), (BOARD, f"{BOARD}, under qemu")):
+                planned, seen = memory(pruned, shapes, target, RUNS[target])
+                seen -= least[target]
+                values = (planned.weights, planned.activations, seen.running, seen.peak)
+                memories.append([f"{title}: {place}", *map(_megabytes, values)])
+            library = (folder / f"{BOARD}.so").stat().st_size
+            sizes.append([title, _megabytes(dense), _megabytes(library)])
+    for table in (sizes, memories):
+        rule = ["---", *["---:"] * (len(table[0]) - 1)]
+        for row in (table[0], rule, *table[1:]):
+            print("|", " | ".join(row), "|")
+        print()
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"
+
+
+@pass_instrument
+class PlannedMemory:
+    """Bytes of all weights, and those that activations share, of what is compiled."""
+
+    weights = activations = 0
+
+    def run_before_pass(self, mod: tvm.IRModule, info: tvm.ir.transform.PassInfo) -> None:
+        """Look at the module once its memory is planned."""
+        if info.name != "VMShapeLower":
+            return
+        self.activations = storage_bytes(mod)
+        sizes: list[int] = []
+
+        def visit(expr: relax.Expr) -> None:
+            if isinstance(expr, tvm.ir.GenericConst) and hasattr(expr.value, "numpy"):
+                sizes.append(expr.value.numpy().nbytes)
+
+        for func in mod.functions.values():
+            if isinstance(func, relax.Function):
+                relax.analysis.post_order_visit(func, visit)
+        self.weights = sum(sizes)
 
 
 def build(folder: Path, *options: str) -> Path:
@@ -101,28 +163,36 @@ def build_for_board(folder: Path) -> Path:
     return build(folder / "board", f"-DTVM_LIBRARIES={runtime}", toolchain)
 
 
-def peak_memory(command: Sequence[str | Path]) -> int:
-    """Return the most bytes that a command has had in memory, as far as looking often tells."""
-    most = 0
+def watch(command: Sequence[str | Path]) -> Memory:
+    """Run a command and look at its memory all the time."""
+    sizes, peak = [], 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        folder = Path(f"/proc/{process.pid}")
         while process.poll() is None:
             with contextlib.suppress(OSError):
-                most = max(most, resident(Path(f"/proc/{process.pid}/smaps").read_text()))
-            time.sleep(0.01)
+                total, generated = resident((folder / "smaps").read_text())
+                sizes.append(total - generated)
+                # The system knows the exact peak, but with the code, of which there is ever more.
+                if found := re.search(r"VmHWM:\s+(\d+)", (folder / "status").read_text()):
+                    peak = max(peak, 1024 * int(found[1]) - generated)
+            time.sleep(0.002)
     if process.returncode:
         raise SystemExit(f"{command[0]} failed with exit status {process.returncode}")
-    return most
+    return Memory(int(statistics.median(sizes)), peak)
 
 
-def resident(maps: str) -> int:
-    """Return the bytes of a process that are in memory, without code that qemu generated."""
-    total, generated = 0, False
+def resident(maps: str) -> tuple[int, int]:
+    """Return the bytes of a process that are in memory, and those of code that it generated."""
+    total = generated = 0
+    executable = False
     for line in maps.splitlines():
         if mapping := re.match(r"[0-9a-f]+-[0-9a-f]+ (\S{4}) ", line):
-            generated = mapping[1].startswith("rwx")
-        elif line.startswith("Rss:") and not generated:
-            total += 1024 * int(line.split()[1])
-    return total
+            executable = mapping[1].startswith("rwx")
+        elif line.startswith("Rss:"):
+            size = 1024 * int(line.split()[1])
+            total += size
+            generated += size * executable
+    return total, generated
 
 
 if __name__ == "__main__":
