@@ -23,6 +23,8 @@ from tvm_sparse import api, region_candidates, testing, tuning
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.measuring import Builders, Device
 from tvm_sparse.models import recipe
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.peers import OURS, PeerProcess
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.records import Plan
@@ -108,11 +110,14 @@ def sweep(threads: int | None) -> None:
         results = {
             level: tuning.tune(
                 model, threads=threads, level=level, records=RECORDS / f"sweep-{level}.jsonl"
-            )[0].outcome
+            )[-1].outcome
             for level in ("quick", "thorough")
         }
         cpu = region_candidates.processor("native", threads)
-        ((_, _, _, task),) = tuning.region_tasks(model, None, "native", cpu, Path(folder), 1, 1.0)
+        mod = pipeline.on_panels(api.import_module(model).mod, cpu)
+        setting = tuning.Setting("native", cpu, Path(folder), 1, 1.0)
+        formed = region_candidates.form_regions(mod, cpu, LEAST_GAIN)
+        ((task, *_),) = tuning.region_tasks([formed], setting)
         picks = [results[level].best.plan for level in ("quick", "thorough")]
         ratio = side_by_side(task, picks, cpu)
     for level, outcome in results.items():

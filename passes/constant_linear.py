@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import tvm
@@ -13,9 +15,12 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.layer_kernels import Layer, Linear
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
 from tvm_sparse.targets import CpuProfile
+
+Weight: TypeAlias = NDArray[np.float32]
 
 WIDEST = 2048
 """Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""
@@ -43,6 +48,12 @@ class ConstantLinear:
     lanes: int
     out_shape: tuple[int, ...]
 
+    @property
+    def layer(self) -> Layer:
+        """What the choice of its kernel depends on."""
+        density = np.count_nonzero(self.weight) / max(self.weight.size, 1)
+        return Layer(Linear(self.rows, self.lanes, *self.weight.shape), density)
+
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
         if is_call_to(self.panels, operators.IMAGE_TO_PANELS):
@@ -69,6 +80,25 @@ def match_constant_linear(call: relax.Call, cpu: CpuProfile) -> ConstantLinear |
         lanes=layout.lanes,
         out_shape=shape,
     )
+
+
+def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[tuple[Layer, Weight]]:
+    """Yield every layer with a constant weight of a module that does not work on panels yet."""
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            if not isinstance(binding, relax.VarBinding):
+                continue
+            call = binding.value
+            linear = match_constant_linear(call, cpu)
+            if linear is not None:
+                yield linear.layer, linear.weight
+                continue
+            conv = match_conv2d(call, cpu)
+            if conv is not None:
+                weight = call.args[1].value.numpy()
+                yield Layer(conv, np.count_nonzero(weight) / max(weight.size, 1)), weight
 
 
 def _match_pointwise_conv(call: relax.Call, cpu: CpuProfile) -> ConstantLinear | None:

@@ -134,6 +134,10 @@ def is_call_to(value: relax.Expr | None, *names: str) -> bool:
     )
 
 
+DEFAULT: Mapping[str, Any] = {}
+"""The tiling that the cost model chooses."""
+
+
 def to_panels(x: relax.Expr, lanes: int) -> relax.Call:
     """Lay out `x` `(..., tokens, channels)` as panels."""
     return _call(TO_PANELS, [x], {"lanes": lanes})
@@ -161,9 +165,15 @@ def sparse_linear(
     return _call(SPARSE_LINEAR, [x, *weights], {**attrs, **NO_EPILOGUE})
 
 
-def linear(x: relax.Expr, weight: relax.Expr, channels: int) -> relax.Call:
-    """Multiply panels by a packed dense weight with `channels` output channels."""
-    return _call(LINEAR, [x, weight], {"channels": channels, **NO_EPILOGUE})
+def linear(
+    x: relax.Expr, weight: relax.Expr, channels: int, tiling: Mapping[str, Any] = DEFAULT
+) -> relax.Call:
+    """Multiply panels by a packed dense weight with `channels` output channels.
+
+    `tiling` has the fields of a `DenseTiling`, or none: then it is the cost model's.
+    """
+    attrs = {"channels": channels, **_tiling(tiling)}
+    return _call(LINEAR, [x, weight], {**attrs, **NO_EPILOGUE})
 
 
 def layer_norm(x: relax.Expr, gamma: relax.Expr, beta: relax.Expr, epsilon: float) -> relax.Call:
@@ -210,14 +220,19 @@ def sparse_conv2d(
     return _call(SPARSE_CONV2D, [x, *weights], {**attrs, **NO_EPILOGUE})
 
 
-def conv2d(x: relax.Expr, weight: relax.Expr, conv: Conv2d) -> relax.Call:
-    """Convolve panels of images with a packed dense weight."""
-    return _call(CONV2D, [x, weight], {"conv": dataclasses.asdict(conv), **NO_EPILOGUE})
+def conv2d(
+    x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] = DEFAULT
+) -> relax.Call:
+    """Convolve panels of images with a packed dense weight; `tiling` as of `linear`."""
+    attrs = {"conv": dataclasses.asdict(conv), **_tiling(tiling)}
+    return _call(CONV2D, [x, weight], {**attrs, **NO_EPILOGUE})
 
 
-def depthwise_conv2d(x: relax.Expr, weight: relax.Expr, conv: Conv2d) -> relax.Call:
-    """Convolve each channel of panels with its own `weight[channel]`."""
-    attrs = {"conv": dataclasses.asdict(conv)}
+def depthwise_conv2d(
+    x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] = DEFAULT
+) -> relax.Call:
+    """Convolve each channel of panels with its own `weight[channel]`; `tiling` as of `linear`."""
+    attrs = {"conv": dataclasses.asdict(conv), **_tiling(tiling)}
     return _call(DEPTHWISE_CONV2D, [x, weight], {**attrs, **NO_EPILOGUE})
 
 
@@ -282,6 +297,10 @@ def _fields(attrs: Mapping[str, Any]) -> dict[str, Any]:
         name: value if isinstance(value, bool | int | str) else tuple(int(v) for v in value)
         for name, value in attrs.items()
     }
+
+
+def _tiling(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"tiling": dict(fields)} if fields else {}
 
 
 # An epilogue; `bias` and `residual` say that such an argument follows.

@@ -8,10 +8,17 @@ layout only at its borders.
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.conv_cost_model import DenseConvTiling
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.cost_model import DenseTiling
+from tvm_sparse.layer_kernels import KernelFor, Layer, Linear, Tiling, by_cost_model
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_linear import match_constant_linear, match_conv2d
 from tvm_sparse.passes.rewriting import Emit, rewrite_layers
@@ -22,10 +29,20 @@ from tvm_sparse.targets import CpuProfile
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
 class PackDenseWeights:
-    """Rewrite every remaining linear layer and convolution with a constant weight."""
+    """Rewrite every remaining linear layer and convolution with a constant weight.
 
-    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = CpuProfile.of(target)
+    Parameters
+    ----------
+    target : tvm.target.Target or CpuProfile
+        What the module is compiled for.
+    kernel_for : callable
+        Kernels that were measured, which the cost model's give way to.
+    """
+
+    def __init__(
+        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = by_cost_model
+    ) -> None:
+        self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""
@@ -34,8 +51,10 @@ class PackDenseWeights:
     def _pack(self, call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
         linear = match_constant_linear(call, self.cpu)
         if linear is not None:
-            weight = relax.const(pack_linear(linear.weight, self.cpu))
-            product = operators.linear(emit(linear.panels), weight, linear.weight.shape[0])
+            own = linear.layer
+            tiling = self.kernel_for(own)
+            panels, problem = emit(linear.panels), own.problem
+            product = dense_layer(panels, linear.weight, problem, tiling, self.cpu)
             return linear.read(emit(operators.of_layer(product, layer)))
         conv = match_conv2d(call, self.cpu)
         return self._pack_conv2d(call, conv, layer, emit) if conv is not None else None
@@ -43,10 +62,28 @@ class PackDenseWeights:
     def _pack_conv2d(self, call: relax.Call, conv: Conv2d, layer: str, emit: Emit) -> relax.Call:
         x, weight = call.args
         panels = emit(operators.image_to_panels(x, conv.lanes_in))
-        if conv.groups == conv.channels == conv.out_channels:
-            product = operators.depthwise_conv2d(panels, weight, conv)
-        else:
-            packed = relax.const(pack_conv2d(weight.value.numpy(), conv, self.cpu))
-            product = operators.conv2d(panels, packed, conv)
+        array = weight.value.numpy()
+        tiling = self.kernel_for(Layer(conv, np.count_nonzero(array) / max(array.size, 1)))
+        product = dense_layer(panels, array, conv, tiling, self.cpu)
         shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
         return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
+
+
+def dense_layer(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear | Conv2d,
+    tiling: Tiling | None,
+    cpu: CpuProfile,
+) -> relax.Call:
+    """Return the call that computes a layer densely, as the cost model says without a `tiling`."""
+    fields = {} if tiling is None else dataclasses.asdict(tiling)
+    if isinstance(problem, Linear):
+        assert tiling is None or isinstance(tiling, DenseTiling)
+        packed = relax.const(pack_linear(weight, cpu, tiling))
+        return operators.linear(panels, packed, problem.n, fields)
+    if Layer(problem, 1.0).is_depthwise:
+        return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
+    assert tiling is None or isinstance(tiling, DenseConvTiling)
+    packed = relax.const(pack_conv2d(weight, problem, cpu, tiling))
+    return operators.conv2d(panels, packed, problem, fields)

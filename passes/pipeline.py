@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.column_options import Columns, OverlapOption
+from tvm_sparse.layer_kernels import KernelFor, by_cost_model
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.choices import Choices, token_network
 from tvm_sparse.passes.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.legalize_dynamic_slice import LegalizeDynamicSlice
@@ -30,7 +33,6 @@ from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.recompose_square import RecomposeSquare
-from tvm_sparse.passes.region_planner import PlanFor
 from tvm_sparse.passes.sparsify_weights import SparsifyWeights
 from tvm_sparse.passes.split_linear import SplitLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath
@@ -58,17 +60,37 @@ def canonicalize() -> Passes:
     ]
 
 
-def sparsify(cpu: CpuProfile) -> Passes:
+def sparsify(cpu: CpuProfile, kernel_for: KernelFor = by_cost_model) -> Passes:
     """Choose a kernel for every weight and keep the activations in panels between them."""
     return [
         MeasureSparsity(),
-        SparsifyWeights(cpu),
-        PackDenseWeights(cpu),
+        SparsifyWeights(cpu, kernel_for),
+        PackDenseWeights(cpu, kernel_for),
         MoveToPanels(cpu),
         MoveImagesToPanels(cpu),
         FuseEpilogue(),
         ReadPanelsInPlace(),
     ]
+
+
+def on_panels(mod: tvm.IRModule, cpu: CpuProfile, choices: Choices | None = None) -> tvm.IRModule:
+    """Return a network whose operators work on panels: canonicalized, and sparsified.
+
+    Parameters
+    ----------
+    mod : IRModule
+        As it was imported.
+    cpu : CpuProfile
+        For which processor.
+    choices : Choices, optional
+        Lanes and kernels that were measured.
+    """
+    choices = choices or Choices()
+    with cpu.to_target():
+        mod = tvm.transform.Sequential(canonicalize())(mod)
+        lanes = choices.lanes_for(token_network(mod, cpu))
+        cpu = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
+        return tvm.transform.Sequential(sparsify(cpu, choices.kernel_for))(mod)
 
 
 def lower(cpu: CpuProfile) -> Passes:
@@ -90,15 +112,17 @@ def lower(cpu: CpuProfile) -> Passes:
 def pipeline(
     columns: Columns = "auto",
     overlap: OverlapOption = "auto",
-    plan_for: PlanFor | None = None,
+    choices: Choices | None = None,
     report: Callable[[Sequence[Mapping[str, Any]]], None] | None = None,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
     Parameters
     ----------
-    columns, overlap, plan_for
+    columns, overlap
         As `FormRegions`.
+    choices : Choices, optional
+        What was measured, which the cost model's choices give way to.
     report : callable, optional
         Called with what the attribute `REGIONS` says of the regions.
     """
@@ -107,8 +131,9 @@ def pipeline(
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        regions = FormRegions(cpu, columns, overlap, plan_for)
-        phases = [*canonicalize(), *sparsify(cpu), regions, *lower(cpu)]
+        regions = FormRegions(cpu, columns, overlap, choices.plan_for if choices else None)
+        mod = on_panels(mod, cpu, choices)
+        phases = [regions, *lower(cpu)]
         with target or cpu.to_target():
             mod = tvm.transform.Sequential(phases)(mod)
             if report is not None and mod.attrs and REGIONS in mod.attrs:

@@ -18,11 +18,17 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvm_sparse import cost_model
-from tvm_sparse.conv_cost_model import sparse_conv_pays, sparse_conv_tiling
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.cost_model import Choice
-from tvm_sparse.formats import PackedSparse
+from tvm_sparse.formats import PackedSparse, SparseConvTiling, SparseTiling
+from tvm_sparse.layer_kernels import (
+    KernelFor,
+    Layer,
+    Linear,
+    by_cost_model,
+    sparse_kernel,
+    sparse_or_dense,
+)
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_linear import (
     ConstantLinear,
@@ -43,10 +49,14 @@ class SparsifyWeights:
     ----------
     target : tvm.target.Target or CpuProfile
         What the module is compiled for.
+    kernel_for : callable
+        Kernels that were measured, which the cost model's give way to.
     """
 
-    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
-        self.cpu = CpuProfile.of(target)
+    def __init__(
+        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = by_cost_model
+    ) -> None:
+        self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its pruned layers rewritten."""
@@ -54,43 +64,69 @@ class SparsifyWeights:
 
         def sparsify(call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
             linear = match_constant_linear(call, self.cpu)
+            conv = match_conv2d(call, self.cpu) if linear is None else None
             if linear is not None:
-                choice = self._choose_linear(linear)
+                choice, tiling = self._choose(linear.layer)
                 decisions.append(_decision(layer, call, choice, "linear"))
-                return self._sparse_linear(linear, layer, emit) if choice.sparse else None
-            conv = match_conv2d(call, self.cpu)
+                return _sparse_linear(linear, tiling, layer, emit) if tiling else None
             if conv is not None:
-                density = _density(call.args[1].value.numpy())
-                choice = sparse_conv_pays(conv, density, self.cpu)
+                problem = Layer(conv, _density(call.args[1].value.numpy()))
+                choice, tiling = self._choose(problem)
                 decisions.append(_decision(layer, call, choice, "conv2d"))
-                return self._sparse_conv2d(call, conv, layer, emit) if choice.sparse else None
+                return _sparse_conv2d(call, conv, tiling, layer, emit) if tiling else None
             return None
 
         return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
 
-    def _choose_linear(self, layer: ConstantLinear) -> Choice:
-        n, k = layer.weight.shape
-        density = _density(layer.weight)
-        return cost_model.sparse_pays(n, k, density, layer.rows, layer.lanes, self.cpu)
+    def _choose(self, layer: Layer) -> tuple[Choice, SparseTiling | None]:
+        """Return sparse or dense, and the tiling if it is sparse."""
+        choice = sparse_or_dense(layer, self.cpu)
+        measured = self.kernel_for(layer)
+        if measured is None:
+            return choice, sparse_kernel(layer, self.cpu) if choice.sparse else None
+        sparse = measured if isinstance(measured, SparseTiling) else None
+        if choice.sparse != bool(sparse):
+            reason = f"{1 - layer.density:.0%} zeros: measured to be faster {_kind(sparse)}"
+            choice = dataclasses.replace(choice, sparse=bool(sparse), reason=reason)
+        return choice, sparse
 
-    def _sparse_linear(self, linear: ConstantLinear, layer: str, emit: Emit) -> relax.Call:
-        n, k = linear.weight.shape
-        tiling = cost_model.sparse_tiling(n, k, linear.rows, linear.lanes, self.cpu)
-        packed = PackedSparse.from_dense(linear.weight, linear.lanes, tiling)
-        attrs = {"channels": n, "tiling": dataclasses.asdict(tiling)}
-        product = operators.sparse_linear(emit(linear.panels), _constants(packed), attrs)
-        return linear.read(emit(operators.of_layer(product, layer)))
 
-    def _sparse_conv2d(self, call: relax.Call, conv: Conv2d, layer: str, emit: Emit) -> relax.Call:
-        weight = call.args[1].value.numpy()
-        tiling = sparse_conv_tiling(conv, _density(weight), self.cpu)
-        packed = PackedSparse.from_conv2d(weight, conv, tiling)
-        panels = emit(operators.image_to_panels(call.args[0], conv.lanes_in))
-        product = operators.sparse_conv2d(
-            panels, _constants(packed), conv, dataclasses.asdict(tiling)
-        )
-        shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-        return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
+def _kind(sparse: SparseTiling | None) -> str:
+    return "sparse" if sparse else "dense"
+
+
+def _sparse_linear(
+    linear: ConstantLinear, tiling: SparseTiling, layer: str, emit: Emit
+) -> relax.Call:
+    problem = linear.layer.problem
+    product = sparse_layer(emit(linear.panels), linear.weight, problem, tiling)
+    return linear.read(emit(operators.of_layer(product, layer)))
+
+
+def _sparse_conv2d(
+    call: relax.Call, conv: Conv2d, tiling: SparseTiling, layer: str, emit: Emit
+) -> relax.Call:
+    panels = emit(operators.image_to_panels(call.args[0], conv.lanes_in))
+    product = sparse_layer(panels, call.args[1].value.numpy(), conv, tiling)
+    shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+    return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
+
+
+def sparse_layer(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear | Conv2d,
+    tiling: SparseTiling,
+) -> relax.Call:
+    """Return the call that computes a layer by a sparse kernel."""
+    fields = dataclasses.asdict(tiling)
+    if isinstance(problem, Linear):
+        packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
+        attrs = {"channels": problem.n, "tiling": fields}
+        return operators.sparse_linear(panels, _constants(packed), attrs)
+    assert isinstance(tiling, SparseConvTiling)
+    packed = PackedSparse.from_conv2d(weight, problem, tiling)
+    return operators.sparse_conv2d(panels, _constants(packed), problem, fields)
 
 
 def _density(weight: NDArray[np.float32]) -> float:

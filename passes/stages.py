@@ -10,7 +10,10 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.columns import Tensor
+from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.cost_model import DenseTiling
 from tvm_sparse.formats import SparseConvTiling, SparseTiling
+from tvm_sparse.layer_kernels import tiling_of
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.fuse_epilogue import activation_of
 from tvm_sparse.passes.operators import is_call_to, static_shape
@@ -76,7 +79,7 @@ def epilogue_of(call: relax.Call) -> Epilogue:
 
 def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
-    tiling = SparseTiling(**{name: int(v) for name, v in call.attrs["tiling"].items()})
+    tiling = _tiling(call, SparseTiling)
     density = _slots(call) / (n * x.channels)
     return schedules.SparseLinear(
         images, x.rows, x.lanes, n, x.channels, tiling, epilogue_of(call), cpu, density
@@ -85,15 +88,20 @@ def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
 
 def _linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
-    return schedules.DenseLinear(images, x.rows, x.lanes, n, x.channels, epilogue_of(call), cpu)
+    epilogue, tiling = epilogue_of(call), _tiling(call, DenseTiling)
+    return schedules.DenseLinear(images, x.rows, x.lanes, n, x.channels, epilogue, cpu, tiling)
 
 
 def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    fields: dict[str, Any] = {name: int(v) for name, v in call.attrs["tiling"].items()}
-    tiling = SparseConvTiling(**{**fields, "shifted": bool(fields["shifted"])})
+    tiling = _tiling(call, SparseConvTiling)
     conv = operators.conv_of(call)
     taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
     return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, _slots(call) / taps)
+
+
+def _tiling(call: relax.Call, kind: type[Any]) -> Any:
+    """Return how a call is tiled, or None if the cost model is to say."""
+    return tiling_of(kind, call.attrs["tiling"]) if "tiling" in call.attrs else None
 
 
 def _slots(call: relax.Call) -> int:
@@ -103,11 +111,13 @@ def _slots(call: relax.Call) -> int:
 
 
 def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    return schedules.DenseConv2d(operators.conv_of(call), epilogue_of(call), cpu)
+    tiling = _tiling(call, DenseConvTiling)
+    return schedules.DenseConv2d(operators.conv_of(call), epilogue_of(call), cpu, tiling)
 
 
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    return schedules.DepthwiseConv2d(operators.conv_of(call), epilogue_of(call), cpu)
+    tiling = _tiling(call, DepthwiseTiling)
+    return schedules.DepthwiseConv2d(operators.conv_of(call), epilogue_of(call), cpu, tiling)
 
 
 def _layer_norm(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:

@@ -41,13 +41,16 @@ WEIGHTS_AHEAD = 1024
 
 
 def pack_conv2d(
-    weight: NDArray[np.float32], problem: Conv2d, cpu: CpuProfile
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    cpu: CpuProfile,
+    tiling: DenseConvTiling | None = None,
 ) -> NDArray[np.float32]:
     """Reorder a weight ``[Co, C / groups, kh, kw]`` into ``[blocks, C / groups, kh, kw, NB]``.
 
     The last block of each group is filled up with zeros.
     """
-    channels = dense_conv_tiling(problem, cpu).channels
+    channels = (tiling or dense_conv_tiling(problem, cpu)).channels
     grouped = weight.reshape(problem.groups, -1, *weight.shape[1:])
     padding = [(0, 0), (0, -grouped.shape[1] % channels), (0, 0), (0, 0), (0, 0)]
     blocks = np.pad(grouped, padding).reshape(-1, channels, *weight.shape[1:])

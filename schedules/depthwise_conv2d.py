@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap
-from tvm_sparse.conv_cost_model import depthwise_cycles, depthwise_tiling
+from tvm_sparse.conv_cost_model import DepthwiseTiling, depthwise_cycles, depthwise_tiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
@@ -65,15 +65,23 @@ class DepthwiseConv2d(Stage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
+    tiling : DepthwiseTiling, optional
+        Instead of the cost model's.
     """
 
     name = "depthwise_conv2d"
 
-    def __init__(self, problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> None:
+    def __init__(
+        self,
+        problem: Conv2d,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: DepthwiseTiling | None = None,
+    ) -> None:
         if not problem.groups == problem.channels == problem.out_channels:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
         self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
-        self.tiling = tiling = depthwise_tiling(problem, cpu)
+        self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tensor = problem.output
         self.panels = {0: (problem.input, problem.rows_seen)}

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.cost_model import dense_cycles, dense_tiling
+from tvm_sparse.cost_model import DenseTiling, dense_cycles, dense_tiling
 from tvm_sparse.schedules.buffers import (
     FLOATS_PER_CACHE_LINE,
     Registers,
@@ -48,13 +48,15 @@ WEIGHTS_AHEAD = 1024
 of the FMA peak on layers of 768 x 768, without them 60 %."""
 
 
-def pack_linear(weight: NDArray[np.float32], cpu: CpuProfile) -> NDArray[np.float32]:
+def pack_linear(
+    weight: NDArray[np.float32], cpu: CpuProfile, tiling: DenseTiling | None = None
+) -> NDArray[np.float32]:
     """Reorder a weight ``[N, K]`` into ``[blocks, K, NB]``, as `linear` reads it.
 
     The last block is filled up with zeros.
     """
     n, k = weight.shape
-    channels = dense_tiling(n, cpu).channels
+    channels = (tiling or dense_tiling(n, cpu)).channels
     padded = np.pad(weight, ((0, -n % channels), (0, 0)))
     return np.ascontiguousarray(padded.reshape(-1, channels, k).transpose(0, 2, 1))
 
@@ -91,6 +93,8 @@ class DenseLinear(Stage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
+    tiling : DenseTiling, optional
+        Instead of the cost model's; its `channels` must be those of the packed weight.
     """
 
     name = "linear"
@@ -104,10 +108,11 @@ class DenseLinear(Stage):
         k: int,
         epilogue: Epilogue,
         cpu: CpuProfile,
+        tiling: DenseTiling | None = None,
     ) -> None:
         self.epilogue, self.cpu = epilogue, cpu
         self.width = cpu.vector_width(lanes)
-        self.tiling = dense_tiling(n, cpu)
+        self.tiling = tiling or dense_tiling(n, cpu)
         self.vectors = lanes // self.width
         self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
         self.panels = {0: (self.source, RowMap())}

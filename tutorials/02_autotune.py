@@ -50,7 +50,7 @@ records_file = folder / "records.jsonl"
 tuned = tuning.tune(model, threads=1, trials_per_region=4, records=records_file)
 for region in tuned:
     print(region.name)
-    print("  cost model:", region.candidates[0].plan)
+    print("  cost model:", dict(region.outcome.task.plans[0]))
     print("  best:      ", dict(region.outcome.best.plan), f"{region.outcome.gain:.2f}x faster")
 
 # %%

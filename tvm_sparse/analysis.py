@@ -224,8 +224,9 @@ def analyze(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)
     cpu = replace(cpu, cores=threads or cpu.cores)
-    alone = _panels(model, shapes, cpu)
-    planner = _Noting(cpu, columns, overlap, records.on(cpu))
+    choices = records.choices_on(cpu)
+    alone = pipeline.on_panels(import_module(model, shapes).mod, cpu, choices)
+    planner = _Noting(cpu, columns, overlap, choices.plan_for)
     passes = [FormRegions(cpu, columns, overlap, planner=planner)]
     together = tvm.transform.Sequential(passes)(alone)
     operators = _operators(together, planner.regions)
@@ -235,23 +236,11 @@ def analyze(
     return Analysis(name, cpu, layers, operators, regions, alone, together)
 
 
-def _panels(
-    model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None,
-    cpu: CpuProfile,
-) -> tvm.IRModule:
-    """Return a model as operators on panels, before regions are formed."""
-    mod = import_module(model, shapes).mod
-    with cpu.to_target():
-        passes = [*pipeline.canonicalize(), *pipeline.sparsify(cpu)]
-        return tvm.transform.Sequential(passes)(mod)
-
-
 class _Noting(RegionPlanner):
     """Keeps the regions that it forms, in order."""
 
     def __init__(
-        self, cpu: CpuProfile, columns: Columns, overlap: OverlapOption, plan_for: PlanFor
+        self, cpu: CpuProfile, columns: Columns, overlap: OverlapOption, plan_for: PlanFor | None
     ) -> None:
         super().__init__(cpu, columns, overlap, plan_for)
         self.regions: list[PlannedRegion] = []

@@ -96,8 +96,8 @@ def compile(
     )
     mod = library.describe(imported.mod, info)
     del imported  # its weights are replaced by packed ones on the way
-    plan_for = records.on(CpuProfile.from_target(tvm_target))
-    passes = pipeline.pipeline(columns, overlap, plan_for, records.count)
+    choices = records.choices_on(CpuProfile.from_target(tvm_target))
+    passes = pipeline.pipeline(columns, overlap, choices, records.count)
     executable = tvm.compile(mod, tvm_target, relax_pipeline=passes)
     return Engine(executable.mod, info, threads)
 

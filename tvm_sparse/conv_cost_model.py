@@ -106,7 +106,7 @@ def sparse_conv_tiling(problem: Conv2d, density: float, cpu: CpuProfile) -> Spar
     ValueError
         If the rows of even one input channel are out of reach of 16-bit offsets.
     """
-    candidates = list(_sparse_tilings(problem, cpu))
+    candidates = list(sparse_tilings(problem, cpu))
     if not candidates:
         raise ValueError(f"no sparse kernel reaches the inputs of {problem}")
     return min(candidates, key=lambda tiling: sparse_conv_cycles(problem, density, tiling, cpu))
@@ -231,7 +231,8 @@ def depthwise_tiling(problem: Conv2d, cpu: CpuProfile) -> DepthwiseTiling:
     return DepthwiseTiling(rows, vectors, width, row_block, -(-problem.channels // blocks))
 
 
-def _sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
+def sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
+    """Yield the tilings of a sparse convolution that its caches and registers allow."""
     width = cpu.vector_width(problem.lanes_out)
     accumulators = 16 if cpu.vector_registers >= 32 else 12
     floats = int(L1_SHARE * cpu.l1_bytes) // 4

@@ -1,4 +1,4 @@
-"""Builds candidates in parallel and measures them: on this machine or on devices of a tracker.
+"""Builds candidates in parallel and measures them: on this machine or on boards.
 
 Everything that runs generated code, or makes it, does so in another process with a time limit. A
 candidate that crashes or hangs is a failed trial; a device that disappears is replaced by another.
@@ -7,28 +7,26 @@ candidate that crashes or hangs is a failed trial; a device that disappears is r
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm_sparse.errors import TuningError, TvmSparseError
+from tvm_sparse.errors import RemoteError, TvmSparseError
 from tvm_sparse.isolated import CommandError, IsolatedProcess, ProcessDied
+from tvm_sparse.remote import Board
 
 WORKER = "tvm_sparse.trial_worker"
 
 BUILD_SECONDS = 60.0
 LOAD_SECONDS = 20.0
-MEASURE_SECONDS = 60.0
+MEASURE_SECONDS = 120.0
 """Limits of a candidate: to build, to load and run once, and to be measured."""
 
 WAIT_SECONDS = 300.0
 """How long to wait for a free device."""
-
-_CONNECT_SECONDS = 5.0
 
 HOLD_SECONDS = 900.0
 """After how long a device takes itself back, if we should have disappeared."""
@@ -63,10 +61,13 @@ class Build:
         executable of TVM's virtual machine, whose function ``main`` is what is measured.
     arguments : mapping
         Its other arguments; values of JSON.
+    seconds : float
+        Limit, if it takes longer than others.
     """
 
     function: str
     arguments: Mapping[str, Any]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Builders:
         try:
             self._own.process.call(
                 "build",
-                self._limit,
+                max(self._limit, build.seconds),
                 function=build.function,
                 arguments=dict(build.arguments),
                 library=str(library),
@@ -249,56 +250,13 @@ class Device:
         raise CandidateFailed(str(failure))
 
 
-@dataclass(frozen=True)
-class Tracker:
-    """A TVM RPC tracker and the key under which devices of one kind are found.
-
-    Attributes
-    ----------
-    host : str
-        Its name or address.
-    port : int
-        Its port.
-    key : str
-        Name that the devices' servers gave themselves.
-    """
-
-    host: str
-    port: int
-    key: str
-
-    def devices(self) -> int:
-        """Return the number of devices under the key.
-
-        Raises
-        ------
-        TuningError
-            If the tracker does not answer, or has no such device.
-        """
-        from tvm import rpc
-
-        at = f"{self.host}:{self.port}"
-        try:
-            # TVM itself would try for a minute.
-            socket.create_connection((self.host, self.port), _CONNECT_SECONDS).close()
-            servers = rpc.connect_tracker(self.host, self.port).summary()["server_info"]
-        except (OSError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise TuningError(f"no RPC tracker answers at {at}: {reason}") from None
-        keys = [str(server["key"]).removeprefix("server:") for server in servers]
-        if self.key not in keys:
-            others = f"; it has {', '.join(sorted(set(keys)))}" if keys else ""
-            raise TuningError(f"no device {self.key!r} at the tracker {at}{others}")
-        return keys.count(self.key)
-
-
 class RemoteDevice(Device):
-    """One device of a tracker at a time, whichever is free.
+    """A board; of those of a tracker one at a time, whichever is free.
 
     Parameters
     ----------
-    tracker : Tracker
-        Where to ask for one.
+    board : Board
+        Where it is found.
     threads, flush_bytes
         As of `Device`.
     """
@@ -306,25 +264,17 @@ class RemoteDevice(Device):
     is_remote = True
     strikes = 2
 
-    def __init__(self, tracker: Tracker, threads: int, flush_bytes: int) -> None:
+    def __init__(self, board: Board, threads: int, flush_bytes: int) -> None:
         super().__init__(threads, flush_bytes)
-        self.name = f"{tracker.key} at {tracker.host}:{tracker.port}"
-        self._tracker = tracker
+        self.name = str(board)
+        self._board = board
 
     def _open(self) -> None:
-        tracker = self._tracker
+        limits = {"threads": self.threads, "seconds": HOLD_SECONDS}
         try:
-            tracker.devices()
-            self._process.call(
-                "open_remote",
-                WAIT_SECONDS,
-                host=tracker.host,
-                port=tracker.port,
-                key=tracker.key,
-                threads=self.threads,
-                seconds=HOLD_SECONDS,
-            )
-        except (CommandError, ProcessDied, TuningError) as error:
+            self._board.check()
+            self._process.call("open_remote", WAIT_SECONDS, **asdict(self._board), **limits)
+        except (CommandError, ProcessDied, RemoteError) as error:
             raise DeviceGone(str(error)) from None
 
     def _leave(self) -> None:

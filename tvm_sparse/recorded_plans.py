@@ -9,11 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from tvm_sparse import records
+from tvm_sparse import layer_kernels, records
 from tvm_sparse.columns import ColumnPlan, Measured, Overlap, RegionShape, Stops
+from tvm_sparse.formats import SparseTiling
+from tvm_sparse.layer_kernels import KernelFor, Layer, Linear, Tiling
 from tvm_sparse.records import Key, Plan, Records, ratio
 
 if TYPE_CHECKING:
+    from tvm_sparse.passes.choices import Choices, TokenNetwork
     from tvm_sparse.targets import CpuProfile
 
 
@@ -40,6 +43,11 @@ def region_key(region: RegionShape) -> str:
     size = f"{last.images}x{last.rows}x{last.channels}x{last.lanes}"
     digest = hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
     return f"{' > '.join(names)} @ {size} #{digest}"
+
+
+def layer_key(layer: Layer) -> str:
+    """Return a name of a layer's structure: sizes for people, a digest of the whole."""
+    return f"{layer.name} #{hashlib.sha256(layer.key.encode()).hexdigest()[:16]}"
 
 
 def target_key(cpu: CpuProfile) -> str:
@@ -85,12 +93,18 @@ class RecordedPlans:
         Where they are from, for people; empty if there are none.
     by_records, by_cost_model : int
         How many regions were planned by either when something was compiled.
+    kernels : set of str
+        Layers whose kernels are from records: the keys.
+    lanes : int
+        Lanes of panels of tokens, if they are from a record; else 0.
     """
 
     records: Records = field(default_factory=Records)
     source: str = ""
     by_records: int = 0
     by_cost_model: int = 0
+    kernels: set[str] = field(default_factory=set)
+    lanes: int = 0
 
     @classmethod
     def read(cls, path: Path | None) -> RecordedPlans:
@@ -126,6 +140,39 @@ class RecordedPlans:
 
         return plan_for
 
+    def choices_on(self, cpu: CpuProfile) -> Choices:
+        """Return what is known for a processor, as the pipeline takes it."""
+        from tvm_sparse.passes.choices import Choices
+
+        return Choices(self.lanes_on(cpu), self.kernels_on(cpu), self.on(cpu))
+
+    def kernels_on(self, cpu: CpuProfile) -> KernelFor:
+        """Return a function that gives the best kernel for a layer on a processor, if known."""
+
+        def kernel_for(layer: Layer) -> Tiling | None:
+            key = layer_key(layer)
+            best = self.records.best(Key(key, target_key(cpu), cpu.cores))
+            tiling = layer_kernels.from_fields(best.plan) if best else None
+            if tiling is None or not _fits(tiling, layer):
+                return None
+            self.kernels.add(key)
+            return tiling
+
+        return kernel_for
+
+    def lanes_on(self, cpu: CpuProfile) -> Callable[[TokenNetwork], int | None]:
+        """Return a function that gives the best lanes for a network on a processor, if known."""
+
+        def lanes_for(network: TokenNetwork) -> int | None:
+            best = self.records.best(Key(network.key, target_key(cpu), cpu.cores))
+            lanes = best.plan.get("lanes") if best else None
+            if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes:
+                return None
+            self.lanes = lanes
+            return lanes
+
+        return lanes_for
+
     def count(self, regions: Sequence[Mapping[str, Any]]) -> None:
         """Note who planned the regions of a module, whose attribute this is."""
         by = [str(region["source"]) for region in regions]
@@ -136,7 +183,15 @@ class RecordedPlans:
         )
 
     def summary(self) -> str:
-        """Say how many regions got a plan from records, and how many from the cost model."""
+        """Say what is from records, and how many regions the cost model planned."""
+        measured = [f"{self.lanes} lanes"] if self.lanes else []
+        if self.kernels:
+            s = "s" if len(self.kernels) > 1 else ""
+            measured.append(f"kernels of {len(self.kernels)} kind{s} of layer{s}")
+        found = f"; {' and '.join(measured)} by {self.source}" if measured else ""
+        return self._columns() + found
+
+    def _columns(self) -> str:
         if not self.by_records + self.by_cost_model:
             return "no tensor columns"
         by = []
@@ -145,3 +200,11 @@ class RecordedPlans:
         if self.by_cost_model:
             by.append(f"{self.by_cost_model} by the cost model")
         return f"tensor columns planned: {', '.join(by)}"
+
+
+def _fits(tiling: Tiling, layer: Layer) -> bool:
+    """Return whether a kernel can compute a layer, in case somebody edited the records."""
+    problem = layer.problem
+    channels = problem.n if isinstance(problem, Linear) else problem.out_channels
+    cuts_evenly = not isinstance(tiling, SparseTiling) or channels % tiling.chunks == 0
+    return layer.fits(tiling) and cuts_evenly

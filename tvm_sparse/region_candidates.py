@@ -20,7 +20,7 @@ from tvm_sparse.measuring import Arguments, Build
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import REGION, FormRegions
 from tvm_sparse.passes.region_graph import Node
-from tvm_sparse.passes.region_planner import PlannedRegion, RegionPlanner
+from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
 from tvm_sparse.recorded_plans import from_fields
 from tvm_sparse.records import Plan
 from tvm_sparse.targets import CpuProfile
@@ -131,13 +131,13 @@ class RegionKernel:
         is_tuple = isinstance(main.ret_ty, relax.TupleType)
         results = list(main.ret_ty.fields) if is_tuple else [main.ret_ty]
         cpu = processor(self.target, self.threads)
-        return Arguments(path, tuple(_common_lanes(int(ty.shape[-1]), cpu) for ty in results))
+        return Arguments(path, tuple(common_lanes(int(ty.shape[-1]), cpu) for ty in results))
 
 
 def form_regions(
-    mod: tvm.IRModule, cpu: CpuProfile, least_gain: float
+    mod: tvm.IRModule, cpu: CpuProfile, least_gain: float, plan_for: PlanFor | None = None
 ) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
-    """Form the regions of a module by the cost model alone.
+    """Form the regions of a module.
 
     Parameters
     ----------
@@ -147,6 +147,8 @@ def form_regions(
         For which processor.
     least_gain : float
         As of `RegionPlanner`.
+    plan_for : callable, optional
+        Plans that were measured; by default the cost model alone decides.
 
     Returns
     -------
@@ -155,7 +157,7 @@ def form_regions(
     dict of str to RegionShape
         What they are, by the names of their functions.
     """
-    planner = _Noting(cpu, "auto", "auto", None, least_gain)
+    planner = _Noting(cpu, "auto", "auto", plan_for, least_gain)
     mod = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(mod)
     names = [
         gvar.name_hint
@@ -220,11 +222,16 @@ def build_region(library: Path, module: str, plan: Plan, target: str, threads: i
     cpu = processor(target, threads)
     chosen = from_fields(plan)
     assert chosen is not None
-    passes = [FormRegions(cpu, planner=_Given(cpu, chosen)), *pipeline.lower(cpu)]
+    regions = FormRegions(cpu, planner=_Given(cpu, chosen))
+    build_module(tvm.transform.Sequential([regions])(_read(module)), library, cpu)
+
+
+def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
+    """Build operators on panels, and regions of them, as a library for the virtual machine."""
     # Scratch memory of regions is as small as can be; TVM takes long to find that out.
     disabled = ["s_tir.CompactBufferAllocation"]
     with cpu.to_target() as tvm_target, tvm.transform.PassContext(disabled_pass=disabled):
-        mod = tvm.transform.Sequential(passes)(_read(module))
+        mod = tvm.transform.Sequential(pipeline.lower(cpu))(mod)
         executable = tvm.compile(mod, tvm_target, relax_pipeline="default_build")
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))
@@ -259,7 +266,7 @@ def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
 
 
-def _common_lanes(lanes: int, cpu: CpuProfile) -> int:
+def common_lanes(lanes: int, cpu: CpuProfile) -> int:
     """Return how many lanes hold no padding, which no plan needs to compute: whatever the width."""
     return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
 

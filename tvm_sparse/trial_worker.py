@@ -1,7 +1,6 @@
 """Builds or measures the candidates of the tuner, in a process of its own.
 
-It measures on this machine, or on a device of a TVM RPC tracker. See `tvm_sparse.measuring` for
-the other side.
+It measures on this machine, or on a board. See `tvm_sparse.measuring` for the other side.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ from tvm import relax, rpc
 
 from tvm_sparse.engine import start_pool
 from tvm_sparse.isolated import serve
+from tvm_sparse.remote import Board, use_threads
 
 TOLERANCE = 1e-3
 """Largest difference between two candidates' outputs, over the largest value."""
 
 _PILOT_RUNS = 3
+_LONG_SECONDS = 0.1
+"""A candidate that takes as long runs once in a round."""
 _TIMED = "timed"
-_ONE_CORE_EACH = 1
-"""TVM's affinity mode of one thread per core, the fastest cores first."""
 
 
 class Worker:
@@ -58,23 +58,17 @@ class Worker:
         """Measure on this machine from now on."""
         start_pool(threads)
 
-    def open_remote(self, host: str, port: int, key: str, threads: int, seconds: float) -> None:
-        """Measure on a device of a tracker from now on; waits until one is free.
+    def open_remote(
+        self, host: str, port: int, key: str | None, threads: int, seconds: float
+    ) -> None:
+        """Measure on a board from now on; waits until one is free.
 
         `seconds` is how long we may hold it.
         """
         self.close_remote()
-        tracker = rpc.connect_tracker(host, port)
-        self._session = tracker.request(key, session_timeout=seconds, max_retry=1)
+        self._session = Board(host, port, key).connect(seconds)
         self._device = self._session.cpu()
-        # Lists cannot be passed to a device: its pool is as large as its server's, or smaller.
-        self._session.get_function("runtime.config_threadpool")(_ONE_CORE_EACH, threads)
-        found = self._session.get_function("runtime.NumThreads")()
-        if found != threads:
-            raise RuntimeError(
-                f"the device runs {found} threads, not {threads}: give its RPC server "
-                f"TVM_NUM_THREADS={threads}"
-            )
+        use_threads(self._session, threads)
 
     def close_remote(self) -> None:
         """Give the device back."""
@@ -157,7 +151,8 @@ class Worker:
             start = time.perf_counter()
             pilot[name] = fastest(name, _PILOT_RUNS)
             whole = (time.perf_counter() - start) / _PILOT_RUNS
-            runs[name] = min(max(int(seconds / whole), _PILOT_RUNS), 100)
+            fewest = _PILOT_RUNS if whole < _LONG_SECONDS else 1
+            runs[name] = min(max(int(seconds / whole), fewest), 100)
         times: dict[str, list[float]] = {name: [] for name in names}
         running = list(names)
         for number in range(rounds):

@@ -1,4 +1,4 @@
-"""Finds the best plan of every region of a model by measuring, and records it."""
+"""Finds by measuring how the parts of a model run fastest, and records it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import tvm
 
+from tvm_sparse import layer_kernels, targets, trials
 from tvm_sparse import records as tuning_records
-from tvm_sparse import targets, trials
 from tvm_sparse.api import import_module
 from tvm_sparse.columns import RegionShape
 from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
-from tvm_sparse.measuring import Builders, Device, RemoteDevice, Tracker
+from tvm_sparse.kernel_candidates import LayerKernel, kernel_candidates
+from tvm_sparse.layer_kernels import Layer
+from tvm_sparse.measuring import Builders, Device, RemoteDevice
+from tvm_sparse.network_candidates import NetworkKernel, lanes_candidates
 from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.choices import Choices, token_network
+from tvm_sparse.passes.constant_linear import Weight, constant_layers
 from tvm_sparse.passes.region_planner import LEAST_GAIN
-from tvm_sparse.recorded_plans import key_of, to_fields
+from tvm_sparse.recorded_plans import RecordedPlans, key_of, layer_key, target_key, to_fields
 from tvm_sparse.records import Key
 from tvm_sparse.region_candidates import (
     Candidate,
@@ -35,47 +40,62 @@ from tvm_sparse.region_candidates import (
     processor,
     write_region,
 )
+from tvm_sparse.remote import Board
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.trials import Outcome, Progress, Store, Task
 
 Level = Literal["quick", "normal", "thorough"]
 
 LEVELS = {"quick": (12, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
-"""Most trials of a region, and how many times as long as the best a plan may be expected to take
-to get one."""
+"""Most trials of a region or a layer, and how many times as long as the best a candidate may be
+expected to take to get one."""
 
 LEAST_GAINS = (LEAST_GAIN, -0.25)
 """Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
 
+MORE_ROUNDS = 2
+"""How often regions are tuned that were formed only because of what was measured."""
+
 LEAST_TRIALS = 4
-"""Trials of a region that hardly takes part of the model's time, if the level is quick."""
+"""Trials of what hardly takes part of the model's time, if the level is quick."""
+
+
+Found: TypeAlias = "tuple[Task, int, RegionShape | None, tuple[Candidate, ...]]"
+"""A task; how often its structure occurs; of a region, its stages and the plans to try."""
 
 
 @dataclass(frozen=True)
-class TunedRegion:
-    """A region's way through the tuner.
+class Tuned:
+    """A choice's way through the tuner: a network's lanes, a layer's kernel or a region's plan.
 
     Attributes
     ----------
-    shape : RegionShape
-        Its stages.
-    count : int
-        Regions of the model that have this structure.
-    candidates : tuple of Candidate
-        Plans with their predictions, the cost model's choice first.
     outcome : Outcome
         What was measured.
+    count : int
+        Layers or regions of the model that have this structure.
+    shape : RegionShape, optional
+        Stages of a region.
+    candidates : tuple of Candidate
+        Plans of a region with their predictions, the cost model's choice first.
     """
 
-    shape: RegionShape
-    count: int
-    candidates: tuple[Candidate, ...]
     outcome: Outcome
+    count: int
+    shape: RegionShape | None = None
+    candidates: tuple[Candidate, ...] = ()
 
     @property
     def name(self) -> str:
         """Operators and extents."""
         return self.outcome.task.name
+
+    @property
+    def kind(self) -> str:
+        """What it is: ``"network"``, ``"layers"`` or ``"regions"``."""
+        if self.shape is not None:
+            return "regions"
+        return "network" if "lanes" in self.outcome.task.plans[0] else "layers"
 
 
 def tune(
@@ -86,24 +106,27 @@ def tune(
     *,
     level: Level = "quick",
     trials_per_region: int | None = None,
-    tracker: Tracker | None = None,
+    board: Board | None = None,
     records: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress | str], None] = lambda state: None,
-) -> list[TunedRegion]:
-    """Measure plans of a model's regions and record the times.
+) -> list[Tuned]:
+    """Measure how the parts of a model can be computed and record the times.
 
-    What was recorded before is not measured again, so that a run that was ended goes on.
+    First the lanes of panels of tokens, by the whole model; then the kernels of its layers, each by
+    itself; then, with these, how its regions are cut. What was recorded before is not measured
+    again, so that a run that was ended goes on.
 
     Parameters
     ----------
     model, shapes, target, threads
-        As of `tvm_sparse.compile`. Another target than this machine needs `tracker`.
+        As of `tvm_sparse.compile`. Another target than this machine needs `board`.
     level : str
-        ``"quick"``, ``"normal"`` or ``"thorough"``: a dozen, some dozens or all plans of a region.
+        ``"quick"``, ``"normal"`` or ``"thorough"``: a dozen, some dozens or all plans of a region,
+        and kernels of a layer.
     trials_per_region : int, optional
-        Most trials of a region, in place of `level`.
-    tracker : Tracker, optional
-        Measure on its devices, all of them at once, in place of this machine.
+        Most trials of a region or a layer, in place of `level`.
+    board : Board, optional
+        Measure there, in place of this machine; on all boards of a tracker at once.
     records : str or PathLike, optional
         File to which the records are added; by default the one in the user's data folder.
     progress : callable
@@ -111,8 +134,9 @@ def tune(
 
     Returns
     -------
-    list of TunedRegion
-        Each structure once, the most time-consuming first.
+    list of Tuned
+        Each structure once: the network if it has tokens, layers, regions, of both the most
+        time-consuming first.
 
     Raises
     ------
@@ -131,31 +155,82 @@ def tune(
     check_threads(threads)
     cpu = processor(target, threads)
     here = targets.native()
-    if tracker is None and target != "native" and cpu.mcpu != here.mcpu:
+    if board is None and target != "native" and cpu.mcpu != here.mcpu:
         raise TuningError(
-            f"{target} is not this machine ({here.mcpu}): tune on a device, with --tracker and "
-            "--key, or for --target native"
+            f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "
+            "--tracker and --key; or for --target native"
         )
     store = Store(Path(records) if records else tuning_records.default_path())
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
-        devices = _devices(tracker, cpu)
+    measured = RecordedPlans(store.records)
+    tuned: list[Tuned] = []
+    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
+        devices = _devices(board, cpu)
         with _closing(devices, Builders(len(os.sched_getaffinity(0)))) as builders:
-            progress("choosing regions")
-            limits = trials_per_region or most, hopeless
-            found = region_tasks(model, shapes, target, cpu, Path(folder), *limits)
-            tasks = [task for _, _, _, task in found]
-            outcomes = trials.run(tasks, devices, builders, store, progress)
-    return [
-        TunedRegion(shape, count, plans, outcome)
-        for (shape, count, plans, _), outcome in zip(found, outcomes, strict=True)
-    ]
+
+            def run(title: str, found: Sequence[Found]) -> None:
+                progress(title)
+                outcomes = trials.run(
+                    [task for task, *_ in found], devices, builders, store, progress
+                )
+                for outcome, (_, count, shape, plans) in zip(outcomes, found, strict=True):
+                    tuned.append(Tuned(outcome, count, shape, plans))
+
+            progress("reading the model")
+            mod = import_module(model, shapes).mod
+            setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
+            run("lanes", network_tasks(model, shapes, mod, setting))
+            choices = measured.choices_on(cpu)
+            run("kernels", layer_tasks(mod, choices, setting))
+            mod = pipeline.on_panels(mod, cpu, choices)
+            run("regions", region_tasks([form_regions(mod, cpu, g) for g in LEAST_GAINS], setting))
+            for _ in range(MORE_ROUNDS):
+                # What was measured may make others look better, which were not measured yet.
+                formed = form_regions(mod, cpu, LEAST_GAIN, choices.plan_for)
+                done = {part.outcome.task.key for part in tuned}
+                found = region_tasks([formed], setting)
+                run("regions", [region for region in found if region[0].key not in done])
+    return tuned
 
 
-def _devices(tracker: Tracker | None, cpu: CpuProfile) -> list[Device]:
+@dataclass(frozen=True)
+class Setting:
+    """What all tasks have in common.
+
+    Attributes
+    ----------
+    target : str
+        Name of the CPU profile.
+    cpu : CpuProfile
+        `processor` of the target and the threads.
+    folder : Path
+        Where files of the tasks go.
+    most : int
+        Most trials of a task.
+    hopeless : float
+        How many times as long as the best a candidate may be expected to take.
+    """
+
+    target: str
+    cpu: CpuProfile
+    folder: Path
+    most: int
+    hopeless: float
+
+    def own_folder(self) -> Path:
+        """Make a folder for one task."""
+        return Path(tempfile.mkdtemp(dir=self.folder))
+
+    def share(self, seconds: float, mean: float) -> int:
+        """Return the most trials of a task: where little time is spent, little is to be gained."""
+        share = max(round(self.most * seconds / mean), min(self.most, LEAST_TRIALS))
+        return min(self.most, share)
+
+
+def _devices(board: Board | None, cpu: CpuProfile) -> list[Device]:
     flush_bytes = cpu.l2_bytes
-    if tracker is None:
+    if board is None:
         return [Device(cpu.cores, flush_bytes)]
-    return [RemoteDevice(tracker, cpu.cores, flush_bytes) for _ in range(tracker.devices())]
+    return [RemoteDevice(board, cpu.cores, flush_bytes) for _ in range(board.check())]
 
 
 @contextlib.contextmanager
@@ -168,61 +243,115 @@ def _closing(devices: Sequence[Device], builders: Builders) -> Iterator[Builders
             device.close()
 
 
-Found = tuple[RegionShape, int, tuple[Candidate, ...], Task]
-
-
-def region_tasks(
+def network_tasks(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None,
-    target: str,
-    cpu: CpuProfile,
-    folder: Path,
-    most: int,
-    hopeless: float,
+    mod: tvm.IRModule,
+    setting: Setting,
 ) -> list[Found]:
-    """Return every structure of the model's regions, the most time-consuming first.
+    """Return the task to choose lanes, unless there is nothing to choose.
 
     Parameters
     ----------
-    model, shapes, target
+    model, shapes
         As of `tune`.
-    cpu : CpuProfile
-        `processor` of the target and the threads.
-    folder : Path
-        Where files of the tasks go.
-    most : int
-        Most trials of a region.
-    hopeless : float
-        How many times as long as the best a plan may be expected to take.
-
-    Returns
-    -------
-    list of (RegionShape, int, tuple of Candidate, Task)
-        With each, how many regions of the model are alike, and the plans to try.
+    mod : IRModule
+        The model, imported.
+    setting : Setting
+        What all tasks have in common.
     """
-    mod = import_module(model, shapes).mod
+    cpu = setting.cpu
+    network = token_network(_canonical(mod, cpu), cpu)
+    plans = lanes_candidates(network, cpu, setting.hopeless)[: setting.most + 1]
+    if len(plans) < 2:
+        return []
+    folder = setting.own_folder()
+    kernel = NetworkKernel.of(model, shapes, folder, setting.target, cpu.cores)
+    task = Task(
+        network.name,
+        Key(network.key, target_key(cpu), cpu.cores),
+        tuple({"lanes": plan.lanes} for plan in plans),
+        kernel.build,
+        kernel.arguments(folder, mod["main"]),
+    )
+    return [(task, 1, None, ())]
+
+
+def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[Found]:
+    """Return the kernels to choose of every layer, the most time-consuming layers first.
+
+    Parameters
+    ----------
+    mod : IRModule
+        The model, imported.
+    choices : Choices
+        The lanes that were measured.
+    setting : Setting
+        What all tasks have in common.
+    """
+    cpu = setting.cpu
+    mod = _canonical(mod, cpu)
+    lanes = choices.lanes_for(token_network(mod, cpu))
+    own_cpu = replace(cpu, token_lanes=lanes or 0)
+    counts: collections.Counter[str] = collections.Counter()
+    layers: dict[str, tuple[Layer, Weight]] = {}
+    for layer, weight in constant_layers(mod, own_cpu):
+        counts[layer_key(layer)] += 1
+        layers.setdefault(layer_key(layer), (layer, weight))
+    plans = {
+        key: kernel_candidates(layer, cpu, setting.hopeless) for key, (layer, _) in layers.items()
+    }
+    seconds = {key: counts[key] * plans[key][0].seconds for key in layers}
+    mean = float(np.mean(list(seconds.values()))) if seconds else 0.0
+    found: list[Found] = []
+    for key in sorted(layers, key=lambda key: -seconds[key]):
+        layer, weight = layers[key]
+        chosen = plans[key][: setting.share(seconds[key], mean) + 1]
+        kernel = LayerKernel.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
+        task = Task(
+            layer.name,
+            Key(key, target_key(cpu), cpu.cores),
+            tuple(layer_kernels.to_fields(candidate.tiling) for candidate in chosen),
+            kernel.build,
+            kernel.arguments(),
+        )
+        found.append((task, counts[key], None, ()))
+    return found
+
+
+def _canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
     with cpu.to_target():
-        passes = [*pipeline.canonicalize(), *pipeline.sparsify(cpu)]
-        mod = tvm.transform.Sequential(passes)(mod)
-        formed = [form_regions(mod, cpu, least_gain) for least_gain in LEAST_GAINS]
+        return tvm.transform.Sequential(pipeline.canonicalize())(mod)
+
+
+def region_tasks(
+    formed: Sequence[tuple[tvm.IRModule, Mapping[str, RegionShape]]], setting: Setting
+) -> list[Found]:
+    """Return every structure of a model's regions, the most time-consuming first.
+
+    Parameters
+    ----------
+    formed : sequence of (IRModule, mapping of str to RegionShape)
+        The model in regions, as `form_regions` returns it; the first one as it would be compiled.
+    setting : Setting
+        What all tasks have in common.
+    """
+    cpu = setting.cpu
     regions: dict[Key, _Region] = {}
     for i, (mod, named) in enumerate(formed):
         keys = {name: key_of(shape, cpu) for name, shape in named.items()}
         counts = collections.Counter(keys.values())
         for name, key in keys.items():
             if key not in regions:
-                plans = candidates(named[name], cpu, hopeless, is_formed=i == 0)
+                plans = candidates(named[name], cpu, setting.hopeless, is_formed=i == 0)
                 regions[key] = _Region(mod, name, named[name], counts[key], plans)
     mean = float(np.mean([region.seconds for region in regions.values()])) if regions else 0.0
     found: list[Found] = []
     for key, region in sorted(regions.items(), key=lambda item: -item[1].seconds):
-        # Where little time is spent, little is to be gained.
-        share = max(round(most * region.seconds / mean), min(most, LEAST_TRIALS))
-        chosen = tuple(region.plans[: min(most, share) + 1])
-        own = folder / str(len(found))
-        own.mkdir()
-        weights = write_region(region.mod, region.name, own)
-        kernel = RegionKernel(region.shape, own, target, cpu.cores)
+        chosen = tuple(region.plans[: setting.share(region.seconds, mean) + 1])
+        folder = setting.own_folder()
+        weights = write_region(region.mod, region.name, folder)
+        kernel = RegionKernel(region.shape, folder, setting.target, cpu.cores)
         task = Task(
             key.region.partition(" #")[0],
             key,
@@ -231,7 +360,7 @@ def region_tasks(
             kernel.arguments(weights),
             references=(to_fields(one_by_one(region.shape)),),
         )
-        found.append((region.shape, region.count, chosen, task))
+        found.append((task, region.count, region.shape, chosen))
     return found
 
 
@@ -250,13 +379,13 @@ class _Region:
         return self.count * self.plans[0].seconds
 
 
-def seconds_of(tuned: Sequence[TunedRegion]) -> tuple[float, float]:
-    """Return the seconds of all regions together by default plans and by the best."""
-    before = after = 0.0
-    for region in tuned:
-        outcome = region.outcome
+def seconds_of(tuned: Sequence[Tuned]) -> dict[str, tuple[float, float]]:
+    """Return the seconds of all networks, layers and regions, by default and by the best."""
+    sums: dict[str, tuple[float, float]] = {}
+    for part in tuned:
+        outcome = part.outcome
         if outcome.best and outcome.default:
-            best = float(np.median(outcome.best.seconds))
-            after += region.count * best
-            before += region.count * best * outcome.gain
-    return before, after
+            best = part.count * float(np.median(outcome.best.seconds))
+            before, after = sums.get(part.kind, (0.0, 0.0))
+            sums[part.kind] = before + best * outcome.gain, after + best
+    return sums

@@ -16,9 +16,9 @@ from tvm_sparse.column_cost_model import predict
 from tvm_sparse.columns import ColumnPlan, Stops
 from tvm_sparse.errors import OutputError
 from tvm_sparse.recorded_plans import from_fields
-from tvm_sparse.records import Record
+from tvm_sparse.records import Plan, Record
 from tvm_sparse.targets import CpuProfile
-from tvm_sparse.tuning import TunedRegion, seconds_of
+from tvm_sparse.tuning import Tuned, seconds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 _COLUMNS = 3
 
 
-def table(tuned: Sequence[TunedRegion]) -> Table:
-    """Return a table of every region before and after."""
+def table(tuned: Sequence[Tuned]) -> Table:
+    """Return a table of every choice before and after."""
     result = Table()
-    for header in ("region", "plan before", "plan after"):
+    for header in ("network, layer or region", "before", "after"):
         result.add_column(header, overflow="fold")
     for header in ("times", "trials", "failed", "before us", "after us", "gain"):
         result.add_column(header, justify="right")
     for region in tuned:
         outcome = region.outcome
-        after, stages = _median(outcome.best), len(region.shape.stages)
+        after, stages = _median(outcome.best), len(region.shape.stages) if region.shape else 1
         result.add_row(
             region.name,
-            _text(region.candidates[0].plan, stages),
-            _text(from_fields(outcome.best.plan) if outcome.best else None, stages),
+            _choice(outcome.task.plans[0], stages),
+            _choice(outcome.best.plan, stages) if outcome.best else "-",
             str(region.count),
             str(outcome.trials),
             str(len(outcome.failures)),
@@ -50,23 +50,24 @@ def table(tuned: Sequence[TunedRegion]) -> Table:
     return result
 
 
-def summary(tuned: Sequence[TunedRegion], records: Path) -> str:
+def summary(tuned: Sequence[Tuned], records: Path) -> str:
     """Return the sum of the table in a line."""
     if not tuned:
-        return "the model has no tensor columns: nothing to tune"
-    before, after = seconds_of(tuned)
-    gain = before / after if after else 1.0
-    return (
-        f"all regions: {1e6 * before:.0f} us before, {1e6 * after:.0f} us after ({gain:.2f}x); "
-        f"`tvm-sparse compile` finds the records in {records}"
-    )
+        return "the model has neither layers of ours nor tensor columns: nothing to tune"
+    parts = []
+    for kind, (before, after) in seconds_of(tuned).items():
+        gain = before / after if after else 1.0
+        parts.append(f"{kind}: {1e6 * before:.0f} us before, {1e6 * after:.0f} us after")
+        parts[-1] += f" ({gain:.2f}x)"
+    return f"{'; '.join(parts)}; `tvm-sparse compile` finds the records in {records}"
 
 
-def to_json(tuned: Sequence[TunedRegion]) -> list[dict[str, Any]]:
+def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     """Return all of it as values of JSON."""
     return [
         {
             "region": region.outcome.task.key.region,
+            "kind": region.kind,
             "count": region.count,
             "trials": region.outcome.trials,
             "failures": [record.failure for record in region.outcome.failures],
@@ -95,12 +96,12 @@ def check_plot(path: Path) -> None:
     files.check_writable(path)
 
 
-def plot(tuned: Sequence[TunedRegion], path: Path, cpu: CpuProfile) -> None:
+def plot(tuned: Sequence[Tuned], path: Path, cpu: CpuProfile) -> None:
     """Draw time against column size for every region, measured and predicted.
 
     Parameters
     ----------
-    tuned : sequence of TunedRegion
+    tuned : sequence of Tuned
         The regions.
     path : Path
         File to write.
@@ -109,6 +110,7 @@ def plot(tuned: Sequence[TunedRegion], path: Path, cpu: CpuProfile) -> None:
     """
     from matplotlib.figure import Figure
 
+    tuned = [region for region in tuned if region.shape]
     rows = max(math.ceil(len(tuned) / _COLUMNS), 1)
     figure = Figure(figsize=(5 * _COLUMNS, 3.6 * rows), layout="constrained")
     all_axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
@@ -120,7 +122,8 @@ def plot(tuned: Sequence[TunedRegion], path: Path, cpu: CpuProfile) -> None:
     figure.savefig(path)
 
 
-def _draw(axes: Axes, region: TunedRegion, cpu: CpuProfile) -> None:
+def _draw(axes: Axes, region: Tuned, cpu: CpuProfile) -> None:
+    assert region.shape is not None
     predicted: dict[int, float] = {}
     for candidate in region.candidates:
         if isinstance(candidate.plan, ColumnPlan):
@@ -156,8 +159,9 @@ def _draw(axes: Axes, region: TunedRegion, cpu: CpuProfile) -> None:
     axes.legend(fontsize=7)
 
 
-def _cache_sizes(region: TunedRegion, cpu: CpuProfile) -> list[tuple[str, int]]:
+def _cache_sizes(region: Tuned, cpu: CpuProfile) -> list[tuple[str, int]]:
     """Return the largest columns that stay within a cache when they are one step long."""
+    assert region.shape is not None
     tile = region.shape.stages[-1].tile
     found = []
     for name, limit in (("L1", cpu.l1_bytes), ("L2", cpu.l2_bytes)):
@@ -177,6 +181,15 @@ def _median(record: Record | None) -> float:
 
 def _us(seconds: float) -> str:
     return "-" if math.isnan(seconds) else f"{1e6 * seconds:.1f}"
+
+
+def _choice(fields: Plan, stages: int) -> str:
+    """Return lanes, a kernel or a region's plan in words."""
+    plan = from_fields(fields)
+    if plan is not None:
+        return _text(plan, stages)
+    values = [f"{name} {value}" for name, value in fields.items() if name != "kernel"]
+    return ", ".join([str(fields["kernel"]), *values] if "kernel" in fields else values)
 
 
 def _text(plan: ColumnPlan | Stops | None, stages: int) -> str:

@@ -1,0 +1,89 @@
+"""What was measured, and takes the place of what the cost model would choose."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.formats import density_bucket
+from tvm_sparse.layer_kernels import KernelFor, by_cost_model
+from tvm_sparse.passes import operators
+from tvm_sparse.passes.constant_linear import match_constant_linear
+from tvm_sparse.passes.operators import is_call_to, static_shape
+from tvm_sparse.passes.region_planner import PlanFor
+from tvm_sparse.targets import CpuProfile
+
+
+@dataclass(frozen=True)
+class TokenNetwork:
+    """The linear layers on tokens of a network, for which the lanes of panels are chosen.
+
+    Attributes
+    ----------
+    layers : tuple of (batch, tokens, input channels, output channels, density)
+        In the order of execution.
+    """
+
+    layers: tuple[tuple[int, int, int, int, float], ...]
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of a sequence."""
+        return max((tokens for _, tokens, *_ in self.layers), default=0)
+
+    @property
+    def name(self) -> str:
+        """Sizes for people."""
+        batch = max((batch for batch, *_ in self.layers), default=0)
+        return f"network of {len(self.layers)} linear layers @ {batch}x{self.tokens}"
+
+    @property
+    def key(self) -> str:
+        """Name and a digest of the layers, with a bucket of each density."""
+        layers = [(*sizes, density_bucket(density)) for *sizes, density in self.layers]
+        return f"{self.name} #{hashlib.sha256(repr(layers).encode()).hexdigest()[:16]}"
+
+
+LanesFor: TypeAlias = Callable[[TokenNetwork], int | None]
+"""Returns the lanes of panels that were measured to be the best for a network, if any were."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Functions that return what was measured; None where nothing was.
+
+    Attributes
+    ----------
+    lanes_for, kernel_for : callable
+        For a network of layers on tokens, and for a layer.
+    plan_for : callable, optional
+        For a region.
+    """
+
+    lanes_for: LanesFor = lambda network: None
+    kernel_for: KernelFor = by_cost_model
+    plan_for: PlanFor | None = None
+
+
+def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:
+    """Return the linear layers on tokens of a module, before it works on panels."""
+    layers = []
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            value = binding.value if isinstance(binding, relax.VarBinding) else None
+            if not is_call_to(value, "relax.matmul"):
+                continue
+            linear = match_constant_linear(value, cpu)
+            if linear is not None and is_call_to(linear.panels, operators.TO_PANELS):
+                *batch, tokens, depth = static_shape(linear.panels.args[0]) or ()
+                sizes = math.prod(batch), tokens, depth, linear.weight.shape[0]
+                layers.append((*sizes, linear.layer.density))
+    return TokenNetwork(tuple(layers))

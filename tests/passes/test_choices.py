@@ -1,0 +1,91 @@
+"""What was measured takes the place of the cost model's choices."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tvm import relax
+
+from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.cost_model import DenseTiling
+from tvm_sparse.formats import SparseTiling
+from tvm_sparse.passes import operators, pipeline
+from tvm_sparse.passes.choices import Choices, token_network
+from tvm_sparse.targets import profile
+from tvm_sparse.testing import dataflow, pruned
+
+CPU = profile("haswell")
+RNG = np.random.default_rng(0)
+WEIGHT = pruned(RNG, (64, 96), 0.05)
+IMAGE = (1, 8, 12, 12)
+
+
+def mlp(emit, x):
+    y = emit(relax.op.matmul(x, relax.const(WEIGHT)))
+    return emit(relax.op.matmul(y, relax.const(WEIGHT.T.copy())))
+
+
+def tilings_of(body, shape, choices):
+    mod = pipeline.on_panels(dataflow(body, shape), CPU, choices)
+    calls = [binding.value for block in mod["main"].body.blocks for binding in block.bindings]
+    return [
+        (call.op.name.removeprefix(operators.PREFIX), dict(call.attrs["tiling"]))
+        for call in calls
+        if operators.is_call_to(call, *operators.WITH_EPILOGUE) and "tiling" in call.attrs
+    ]
+
+
+@pytest.mark.parametrize("tiling", [SparseTiling(3, 17), DenseTiling(4, 2)])
+def test_the_kernel_of_a_linear_layer(tiling):
+    seen = []
+    choices = Choices(kernel_for=lambda layer: seen.append(layer) or tiling)
+    name = "sparse_linear" if isinstance(tiling, SparseTiling) else "linear"
+    expected = [(name, dataclasses.asdict(tiling))] * 2
+    assert tilings_of(mlp, (2, 32, 64), choices) == expected
+    assert {(layer.problem.n, layer.problem.k) for layer in seen} == {(96, 64), (64, 96)}
+    assert seen[0].density == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "tiling", [DenseConvTiling(2, 1, 3, 8, 6, 1), DepthwiseTiling(2, 1, 8, 4, 3)]
+)
+def test_the_kernel_of_a_convolution(tiling):
+    groups = 8 if isinstance(tiling, DepthwiseTiling) else 1
+    weight = RNG.standard_normal((8, 8 // groups, 3, 3)).astype("float32")
+
+    def body(emit, x):
+        return emit(relax.op.nn.conv2d(x, relax.const(weight), padding=1, groups=groups))
+
+    choices = Choices(kernel_for=lambda layer: tiling)
+    name = "depthwise_conv2d" if groups > 1 else "conv2d"
+    assert tilings_of(body, IMAGE, choices) == [(name, dataclasses.asdict(tiling))]
+
+
+def test_without_measurements_the_cost_model_chooses():
+    assert all(name == "sparse_linear" for name, _ in tilings_of(mlp, (2, 32, 64), None))
+
+
+def test_the_lanes_of_tokens():
+    seen = []
+    choices = Choices(lanes_for=lambda network: seen.append(network) or 24)
+    mod = pipeline.on_panels(dataflow(mlp, (2, 96, 64)), CPU, choices)
+    panels = [b.value for block in mod["main"].body.blocks for b in block.bindings]
+    lanes = {int(p.ty.shape[2]) for p in panels if operators.is_call_to(p, operators.SPARSE_LINEAR)}
+    assert lanes == {24}
+    (network,) = seen
+    assert [layer[:4] for layer in network.layers] == [(2, 96, 64, 96), (2, 96, 96, 64)]
+    assert network.name == "network of 2 linear layers @ 2x96"
+
+
+def test_networks_are_known_by_their_structure():
+    def other(emit, x):
+        return emit(relax.op.matmul(x, relax.const(RNG.permuted(WEIGHT))))
+
+    def one(emit, x):
+        return emit(relax.op.matmul(x, relax.const(WEIGHT)))
+
+    keys = [token_network(dataflow(body, (1, 32, 64)), CPU).key for body in (one, other, mlp)]
+    assert keys[0] == keys[1] != keys[2]
+    assert token_network(dataflow(one, (1, 64, 64)), CPU).key != keys[0]
