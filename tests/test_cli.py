@@ -244,7 +244,7 @@ class TestMistakes:
 
     def test_tune(self, fails, model):
         assert "belong together" in fails("tune", model, *SHAPE, "--key", "rpi4")
-        assert "no RPC tracker answers" in fails(
+        assert "no tracker answers" in fails(
             "tune", model, *SHAPE, "--tracker", "127.0.0.1:1", "--key", "rpi4"
         )
         assert "rpi4 is not this machine" in fails("tune", model, *SHAPE, "--target", "rpi4")

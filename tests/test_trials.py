@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from tvm_sparse import records, trials
-from tvm_sparse.errors import TuningError
-from tvm_sparse.measuring import Arguments, Build, Builders, Device, RemoteDevice, Tracker
+from tvm_sparse.errors import RemoteError, TuningError
+from tvm_sparse.measuring import Arguments, Build, Builders, Device, RemoteDevice
 from tvm_sparse.records import Key
+from tvm_sparse.remote import Board
 from tvm_sparse.trials import Store, Task
 
 DATA = Path(__file__).parent / "data"
@@ -218,14 +219,20 @@ def farm(tmp_path, monkeypatch):
     ]
     for server in servers:
         assert server.stdout.readline().strip().isdigit()
-    here = Tracker("127.0.0.1", tracker.port, "tiny")
+    here = Board("127.0.0.1", tracker.port, "tiny")
     end = time.monotonic() + 20
-    while here.devices() < 2 and time.monotonic() < end:
+    while count(here) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     yield here, servers
     for server in servers:
         end_group(server)
     tracker.terminate()
+
+
+def count(board):
+    with contextlib.suppress(RemoteError):
+        return board.check()
+    return 0
 
 
 def end_group(process):
@@ -235,8 +242,8 @@ def end_group(process):
 
 
 def test_a_farm_of_which_one_device_dies(arguments, builders, store, farm):
-    tracker, servers = farm
-    devices = [RemoteDevice(tracker, 1, 4096) for _ in range(tracker.devices())]
+    board, servers = farm
+    devices = [RemoteDevice(board, 1, 4096) for _ in range(board.check())]
     work = [
         task(arguments, *({"work": w} for w in range(900, 740, -20)), key=Key(name, "board", 1))
         for name in ("a", "b", "c")
@@ -249,22 +256,16 @@ def test_a_farm_of_which_one_device_dies(arguments, builders, store, farm):
     outcomes = trials.run(work, devices, builders, store, kill_one)
     for device in devices:
         device.close()
-    assert tracker.devices() == 1
+    assert board.check() == 1
     for outcome in outcomes:
         assert outcome.trials == 7
         assert outcome.failures == ()
         assert outcome.best.plan["work"] < 850
 
 
-def test_a_farm_without_the_device(farm):
-    tracker, _ = farm
-    with pytest.raises(TuningError, match=r"no device 'rpi' at the tracker .*; it has tiny"):
-        Tracker(tracker.host, tracker.port, "rpi").devices()
-
-
 def test_all_devices_gone(arguments, builders, store, farm):
-    tracker, servers = farm
-    devices = [RemoteDevice(tracker, 1, 4096)]
+    board, servers = farm
+    devices = [RemoteDevice(board, 1, 4096)]
 
     def kill_both(state):
         for server in servers:
@@ -275,8 +276,3 @@ def test_all_devices_gone(arguments, builders, store, farm):
         trials.run(work, devices, builders, store, kill_both)
     devices[0].close()
     assert len(store.records) >= 2
-
-
-def test_no_tracker():
-    with pytest.raises(TuningError, match=r"no RPC tracker answers at 127\.0\.0\.1:1"):
-        Tracker("127.0.0.1", 1, "rpi").devices()

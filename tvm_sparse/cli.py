@@ -76,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
             "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
         )
 
-    def add_board(command: argparse.ArgumentParser) -> None:
+    def add_board(command: argparse.ArgumentParser, which: str) -> None:
         command.add_argument(
             "--rpc", type=_address, metavar="HOST:PORT",
-            help="run on the board whose TVM RPC server listens there",
+            help="measure on the board whose TVM RPC server listens there",
         )  # fmt: skip
         command.add_argument(
             "--tracker", type=_address, metavar="HOST:PORT",
-            help="run on a board of this TVM RPC tracker, with --key",
+            help=f"measure on {which} of this TVM RPC tracker, with --key",
         )  # fmt: skip
         command.add_argument("--key", metavar="NAME", help="which kind of board")
 
@@ -131,11 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--trials", type=int, metavar="N", help="most trials of a region, in place of --level"
     )
-    command.add_argument(
-        "--tracker", type=_address, metavar="HOST:PORT",
-        help="measure on all boards of this TVM RPC tracker at once, with --key",
-    )  # fmt: skip
-    command.add_argument("--key", metavar="NAME", help="which kind of board")
+    add_board(command, "all boards")
     command.add_argument(
         "--records", type=Path, metavar="FILE",
         help="where the records are added (default: a file in the user's data folder)",
@@ -175,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--iterations", type=int, metavar="N", help="runs of each engine, in place of --seconds"
     )
-    add_board(command)
+    add_board(command, "a board")
     add_threads(command)
     add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
@@ -297,18 +293,12 @@ def _recorded_plans(records: str | None) -> RecordedPlans:
 
 def _tune(options: argparse.Namespace) -> None:
     from tvm_sparse import console, files, tuning, tuning_report
-    from tvm_sparse.measuring import Tracker
     from tvm_sparse.records import default_path
     from tvm_sparse.region_candidates import processor
 
-    if bool(options.tracker) != bool(options.key):
-        raise RemoteError("--tracker HOST:PORT and --key NAME belong together")
+    board = _board(options)
     if options.plot:
         tuning_report.check_plot(options.plot)
-    tracker = None
-    if options.tracker:
-        host, port = options.tracker
-        tracker = Tracker(host, port, options.key)
     records = options.records or default_path()
     try:
         with console.trials(f"tuning {options.model}") as progress:
@@ -319,7 +309,7 @@ def _tune(options: argparse.Namespace) -> None:
                 options.threads,
                 level=options.level,
                 trials_per_region=options.trials,
-                tracker=tracker,
+                board=board,
                 records=records,
                 progress=progress,
             )

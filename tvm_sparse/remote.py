@@ -58,8 +58,8 @@ class Board:
         at = f"{self.host}:{self.port}"
         return f"{self.key} at the tracker {at}" if self.key else at
 
-    def check(self) -> None:
-        """Return if the server answers, or the tracker knows a board of this kind.
+    def check(self) -> int:
+        """Return how many boards there are: one, or as many as the tracker knows of this kind.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class Board:
         at = f"{self.host}:{self.port}"
         try:
             with socket.create_connection(address, CONNECT_SECONDS) as connection:
-                keys = _keys(connection) if self.key else set()
+                keys = _keys(connection) if self.key else []
         except (OSError, struct.error, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             module = "rpc_tracker" if self.key else "rpc_server"
@@ -80,11 +80,12 @@ class Board:
                 f"`python -m tvm.exec.{module} --host 0.0.0.0 --port {self.port}`"
             ) from None
         if self.key and self.key not in keys:
-            known = ", ".join(sorted(keys)) or "none at all"
+            known = ", ".join(sorted(set(keys))) or "none at all"
             raise RemoteError(
                 f"the tracker at {at} has no board of key {self.key!r}; it has {known}. Start one "
                 f"with `python -m tvm.exec.rpc_server --tracker {at} --key {self.key}` on the board"
             )
+        return keys.count(self.key) if self.key else 1
 
     def connect(self, hold_seconds: float = HOLD_SECONDS) -> rpc.RPCSession:
         """Open a session; waits while others use the board.
@@ -113,7 +114,7 @@ class Board:
             ) from None
 
 
-def _keys(connection: socket.socket) -> set[str]:
+def _keys(connection: socket.socket) -> list[str]:
     """Return the keys of a tracker's servers."""
     magic = struct.pack("<i", base.RPC_TRACKER_MAGIC)
     connection.sendall(magic)
@@ -121,7 +122,36 @@ def _keys(connection: socket.socket) -> set[str]:
         raise ValueError("what listens there is no tracker")
     base.sendjson(connection, [base.TrackerCode.SUMMARY])
     _, summary = base.recvjson(connection)
-    return {str(server["key"]).removeprefix("server:") for server in summary["server_info"]}
+    return [str(server["key"]).removeprefix("server:") for server in summary["server_info"]]
+
+
+def use_threads(session: rpc.RPCSession, threads: int | None) -> int:
+    """Let parallel loops on a board run on some threads, one a core; returns how many they get.
+
+    Lists of cores cannot be passed to a board: its pool is as large as its server's, or smaller.
+
+    Parameters
+    ----------
+    session : RPCSession
+        From `Board.connect`.
+    threads : int, optional
+        As many as the board's server gives if not set.
+
+    Raises
+    ------
+    RemoteError
+        If the board has fewer.
+    """
+    with _clear("the session broke off"):
+        if threads is not None:
+            session.get_function("runtime.config_threadpool")(_ONE_CORE_EACH, threads)
+        found = int(session.get_function("runtime.NumThreads")())
+    if threads not in (None, found):
+        raise RemoteError(
+            f"the board runs {found} threads, not {threads}; start its RPC server with "
+            f"the environment variable TVM_NUM_THREADS={threads}"
+        )
+    return found
 
 
 class RemoteEngine:
@@ -154,15 +184,7 @@ class RemoteEngine:
     def __init__(self, session: rpc.RPCSession, path: Path, threads: int | None = None) -> None:
         self._session = session
         self._device = session.cpu()
-        with _clear("the session broke off"):
-            if threads is not None:
-                session.get_function("runtime.config_threadpool")(_ONE_CORE_EACH, threads)
-            self.threads = int(session.get_function("runtime.NumThreads")())
-        if threads not in (None, self.threads):
-            raise RemoteError(
-                f"the board runs {self.threads} threads, not {threads}; start its RPC server with "
-                f"the environment variable TVM_NUM_THREADS={threads}"
-            )
+        self.threads = use_threads(session, threads)
         with _clear(f"the board cannot load {path.name}; does --target fit it?"):
             session.upload(os.fspath(path))
             module = session.load_module(path.name)
