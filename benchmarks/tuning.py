@@ -2,6 +2,7 @@
 
     python benchmarks/tuning.py                          # tune models, then both libraries in turns
     python benchmarks/tuning.py resnet50-95 --level normal
+    python benchmarks/tuning.py bert-base-95:8x384       # 8 sequences of 384 tokens
     python benchmarks/tuning.py --sweep                  # one region: all plans
 
 Models are built once, with seeded weights, and kept in .cache/models. Records are kept in
@@ -41,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
+    parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL[:SIZES]")
     parser.add_argument("--level", default="quick", choices=tuning.LEVELS)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--sweep", action="store_true")
@@ -51,21 +52,28 @@ def main() -> None:
     if arguments.sweep:
         sweep(arguments.threads)
         return
-    print("| model | regions | trials | tuning s | cost model ms | tuned ms | faster | in rounds |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
+    heads = ("layers", "regions", "trials", "tuning s", "cost model ms", "tuned ms", "faster")
+    print(f"| model | {' | '.join(heads)} | in rounds |")
+    print(f"| --- | {'---: | ' * len(heads)}--- |")
     for name in arguments.models:
         print(compare(name, arguments.cache, arguments.level, arguments.threads), flush=True)
 
 
 def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) -> str:
-    """Tune a model and time the two libraries in turns; returns a row of the table."""
-    made, path = recipe(name), cache / f"{name}.onnx"
+    """Tune a model and time the two libraries in turns; returns a row of the table.
+
+    What follows a colon in its name are the first sizes of all inputs, in place of the usual ones.
+    """
+    model, _, sizes = name.partition(":")
+    first = tuple(int(size) for size in sizes.split("x")) if sizes else ()
+    made, path = recipe(model), cache / f"{model}.onnx"
+    shapes = {key: (*first, *shape[len(first) :]) for key, shape in made.shapes.items()}
     cache.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         made.build(path)
     start = time.perf_counter()
     records = RECORDS / f"{name}.jsonl"
-    tuned = tuning.tune(path, made.shapes, threads=threads, level=level, records=records)
+    tuned = tuning.tune(path, shapes, threads=threads, level=level, records=records)
     seconds = time.perf_counter() - start
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -77,7 +85,7 @@ def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) ->
             processes, (RecordedPlans(), RecordedPlans.read(records)), strict=True
         ):
             library = Path(folder) / f"{processes.index(process)}.so"
-            engine = api.compile(path, made.shapes, threads=threads, records=plans)
+            engine = api.compile(path, shapes, threads=threads, records=plans)
             engine.save(library)
             inputs = random_inputs(engine.inputs)
             np.savez(Path(folder) / "inputs.npz", *inputs.values())
@@ -89,9 +97,10 @@ def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) ->
         ]
     default, best = np.array(rounds).T
     ratios = default / best
-    trials = sum(region.outcome.trials for region in tuned)
+    trials = sum(part.outcome.trials for part in tuned)
+    kinds = [[part for part in tuned if part.kind == kind] for kind in ("layers", "regions")]
     return (
-        f"| {name} | {sum(region.count for region in tuned)} | {trials} | {seconds:.0f} "
+        f"| {name} | {len(kinds[0])} | {len(kinds[1])} | {trials} | {seconds:.0f} "
         f"| {1e3 * default.min():.2f} | {1e3 * best.min():.2f} "
         f"| {default.min() / best.min():.3f}x | {ratios.min():.3f} to {ratios.max():.3f} |"
     )

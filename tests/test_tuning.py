@@ -147,6 +147,29 @@ def test_the_users_records(model, tuned, monkeypatch, tmp_path):
     assert RecordedPlans.read(None).records.best(tuned[1][0].outcome.task.key) is not None
 
 
+def test_lanes_of_tokens(tmp_path):
+    """From the trials to the library, and nothing is tried again."""
+    path = tmp_path / "records.jsonl"
+    model = testing.write_mlp(tmp_path / "mlp.onnx")
+    shapes = {"x": (2, 96, 32)}
+    first, *others = tuning.tune(model, shapes, threads=1, trials_per_region=1, records=path)
+    assert first.kind == "network"
+    assert first.outcome.trials == 1
+    assert "layers" in {other.kind for other in others}
+    size = path.stat().st_size
+    tuning.tune(model, shapes, threads=1, trials_per_region=1, records=path)
+    assert path.stat().st_size == size
+    _, lanes = (plan["lanes"] for plan in first.outcome.task.plans)
+    fast = records.Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
+    plans = RecordedPlans(Records([fast]), "records")
+    engine = api.compile(model, shapes, threads=1, records=plans)
+    assert plans.summary().endswith(f"{lanes} lanes by records")
+    x = np.random.default_rng(0).standard_normal(shapes["x"], "float32")
+    (expected,) = testing.onnxruntime_outputs(model, {"x": x}).values()
+    (actual,) = engine.run({"x": x}).values()
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_another_target_needs_a_device(model):
     with pytest.raises(TuningError, match=r"rpi4 is not this machine .*--tracker"):
         tuning.tune(model, target="rpi4")
