@@ -19,7 +19,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import libinfo
-from tvm_ffi.libinfo import find_include_path
+from tvm_ffi.libinfo import find_dlpack_include_path, find_include_path
 
 from tvm_sparse.errors import ToolError
 from tvm_sparse.linking import link_command
@@ -55,19 +55,28 @@ def count_instructions(
         If there is no C compiler for 64-bit ARM.
     """
     check_tools()
-    module = tvm.IRModule({"kernel": func.with_attr("global_symbol", "kernel")})
     output = np.full(shape, np.nan, "float32")
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
-        kernel, program = Path(folder) / "kernel.o", Path(folder) / "runner"
-        tvm.compile(module, target=cpu.to_target()).mod.write_to_file(str(kernel))
-        includes = [f"-I{path}" for path in (find_include_path(), libinfo.find_include_path())]
-        command = [*link_command("aarch64", "gcc"), "-O1", "-static", *includes, RUNNER, kernel]
-        subprocess.run([*command, "-lm", "-o", program], check=True)
-        arguments = Path(folder) / "arguments"
-        _write_arguments(arguments, [*inputs, output])
+    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
+        folder = Path(name)
+        program = build_runner(func, cpu, link_command("aarch64", "gcc"), folder)
+        arguments = write_arguments(folder / "arguments", [*inputs, output])
         counts = {calls: _executed(program, arguments, calls) for calls in (1, 2)}
         result = subprocess.run([QEMU, program, arguments, "1"], check=True, capture_output=True)
     return counts[2] - counts[1], np.frombuffer(result.stdout, "float32").reshape(shape)
+
+
+def build_runner(
+    func: tvm.tirx.PrimFunc, cpu: CpuProfile, compiler: Sequence[str], folder: Path
+) -> Path:
+    """Link a kernel, compiled for `cpu`, with kernel_runner.c into a static program in a folder."""
+    module = tvm.IRModule({"kernel": func.with_attr("global_symbol", "kernel")})
+    kernel, program = folder / "kernel.o", folder / "runner"
+    tvm.compile(module, target=cpu.to_target()).mod.write_to_file(str(kernel))
+    paths = (find_include_path(), find_dlpack_include_path(), libinfo.find_include_path())
+    includes = [f"-I{path}" for path in paths]
+    command = [*compiler, "-O1", "-static", *includes, RUNNER, kernel, "-lm", "-o", program]
+    subprocess.run(command, check=True)
+    return program
 
 
 def check_tools() -> None:
@@ -85,7 +94,8 @@ def check_tools() -> None:
     link_command("aarch64", "gcc")
 
 
-def _write_arguments(path: Path, arrays: Sequence[NDArray]) -> None:
+def write_arguments(path: Path, arrays: Sequence[NDArray]) -> Path:
+    """Write a kernel's arguments as kernel_runner.c reads them, the output last; returns `path`."""
     with path.open("wb") as file:
         file.write(np.int32(len(arrays)).tobytes())
         for array in arrays:
@@ -93,6 +103,7 @@ def _write_arguments(path: Path, arrays: Sequence[NDArray]) -> None:
             file.write(np.array([code, array.itemsize * 8, array.ndim], "int32").tobytes())
             file.write(np.array(array.shape, "int64").tobytes())
             file.write(np.ascontiguousarray(array).tobytes())
+    return path
 
 
 def _executed(program: Path, arguments: Path, calls: int) -> int:

@@ -1,8 +1,15 @@
-"""Estimates of ARM cores: the sparse loops reach their share of the bound, qemu's counts add up."""
+"""Estimates of ARM cores: the sparse loops reach their share of the bound, qemu's counts add up.
+
+And kernels for RISC-V, of which TVM has no runtime to run whole models with.
+"""
 
 import importlib
+import importlib.util
 import json
+import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +17,7 @@ import pytest
 
 from tvm_sparse import static_analysis, testing
 from tvm_sparse.errors import ToolError, TvmSparseError
+from tvm_sparse.targets import profile
 
 LOG = """
 ----------------
@@ -110,3 +118,32 @@ def test_a_missing_tool_is_one_line(estimates, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["board_estimates"])
     assert estimates.main() == 2
     assert capsys.readouterr().err.startswith("error: llvm-mca is not on the search path")
+
+
+ZIG = ("-m", "ziglang", "cc", "-target", "riscv64-linux-musl", "-mcpu=baseline_rv64+v")
+
+
+@pytest.mark.parametrize("sparsity", [0.9, 0.0])
+def test_kernels_for_riscv_are_right_with_vectors_of_any_length(
+    estimates, counts, tmp_path, sparsity
+):
+    qemu = "qemu-riscv64-static"
+    with testing.needs_tool(LookupError):
+        if not shutil.which(qemu) or not importlib.util.find_spec("ziglang"):
+            raise LookupError(f"{qemu} or ziglang is not installed")
+    cpu = replace(profile("riscv64"), cores=1)
+    for kernel in (
+        estimates.linear_kernel(64, 96, 20, sparsity, cpu),
+        estimates.conv_kernel(16, 20, 3, sparsity, cpu),
+    ):
+        assert "vfmacc.vf" in testing.assembly(kernel.func, cpu)
+        program = counts.build_runner(kernel.func, cpu, [sys.executable, *ZIG], tmp_path)
+        output = np.full(kernel.shape, np.nan, "float32")
+        arguments = counts.write_arguments(tmp_path / "arguments", [*kernel.inputs, output])
+        for bits in (128, 256, 512):
+            vectors = f"rv64,v=true,vext_spec=v1.0,vlen={bits}"
+            command = [qemu, "-cpu", vectors, program, arguments, "1"]
+            result = subprocess.run(command, check=True, capture_output=True)
+            seen = np.frombuffer(result.stdout, "float32").reshape(kernel.shape)
+            seen = seen[..., : kernel.expected.shape[-1]]
+            np.testing.assert_allclose(seen, kernel.expected, atol=1e-4)
