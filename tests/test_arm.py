@@ -23,7 +23,7 @@ import onnx
 import pytest
 
 import tvm_sparse
-from tvm_sparse import models, testing
+from tvm_sparse import models, testing, tuning
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.remote import Board, RemoteEngine
 
@@ -272,6 +272,14 @@ def test_a_board_computes_over_rpc_what_this_machine_does(board, cases, name):
         case.check(engine.run(case.inputs))
         assert (engine.threads, engine.info.machine) == (2, "aarch64")
         assert len(engine.measure(2)) == 2
+
+
+def test_a_board_is_tuned_over_rpc(board, tmp_path):
+    model, records = testing.write_mlp(tmp_path / "mlp.onnx"), tmp_path / "records.jsonl"
+    shapes = {"x": (1, 20, 32)}
+    tuned = tuning.tune(model, shapes, "rpi5", 2, board=board, trials_per_region=1, records=records)
+    assert tuned and not any(part.outcome.failures for part in tuned)
+    assert "cortex-a76" in records.read_text()
 
 
 @pytest.mark.parametrize(
