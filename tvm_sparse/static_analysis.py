@@ -44,10 +44,13 @@ class Core:
 
 
 CORES = {
+    # LLVM counts a load of 128 bits as one cycle; the core takes two (ncnn's developer guide,
+    # "arm-a53-a55-dual-issue").
     "cortex-a53": Core("cortex-a53", 2, in_order=True),
+    # LLVM describes the A72 by the model of the A57, its predecessor, and so the A76. The Neoverse
+    # N1 is the sibling of that: the same pipelines with other caches (Arm Neoverse N1 Software
+    # Optimization Guide).
     "cortex-a72": Core("cortex-a72", 3),
-    # LLVM describes the A76 by the model of the A57. The Neoverse N1 is its sibling: the same
-    # pipelines with other caches (Arm Neoverse N1 Software Optimization Guide).
     "cortex-a76": Core("neoverse-n1", 4),
     "neoverse-n1": Core("neoverse-n1", 4),
 }
