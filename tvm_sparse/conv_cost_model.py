@@ -7,6 +7,7 @@ with AVX-512 and 48 KB of L1, in its AVX-512 and AVX2 code.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ L2_SHARE = 0.5
 """Share of the L2 cache for the window of a job, and so for a dense tile's input."""
 DEPTHWISE_L1_SHARE = 0.5
 """Share of the L1 cache for the window of a depthwise job; its outputs pass through the rest."""
+ROW_COST = 0.02
+"""Share of time that every further row of a dense tile costs: vectors of one row lie side by side,
+and are read and written faster."""
 MOST_ROWS = 8
 """Output rows of a tile: more of them would leave registers for one output channel only."""
 DENSE_SHARE = 0.7
@@ -184,14 +188,17 @@ def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
     outputs = problem.out_channels // problem.groups
     lines = _lines_per_load(window)
 
+    def piece_cycles(channels: int, sources: int) -> float:
+        loads = -(-channels // cpu.weights_per_load) + sources * lines
+        loop = 1
+        return loop + max(channels * sources / FMA_PER_CYCLE, loads / loads_per_cycle(cpu), 4)
+
     def cycles(tile: tuple[int, int, int]) -> float:
         channels, vectors, rows = tile
-        sources = vectors * rows
-        tiles = -(-window.vectors // vectors) * -(-problem.out_height // rows)
-        loads = -(-channels // cpu.weights_per_load) + sources * lines
-        work = max(channels * sources / FMA_PER_CYCLE, loads / loads_per_cycle(cpu), 4)
-        work += 1  # the loop
-        return -(-outputs // channels) * tiles * work
+        pieces = equal_pieces(window.vectors, vectors)
+        work = sum(piece_cycles(channels, piece * rows) for piece in pieces)
+        tiles = -(-outputs // channels) * -(-problem.out_height // rows)
+        return tiles * work * (1 + ROW_COST * (rows - 1))
 
     tiles = [
         (channels, vectors, rows)
@@ -205,6 +212,13 @@ def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
     floats = int(L2_SHARE * cpu.l2_bytes) // 4
     row_block, chunks = _split_rows(problem, window, rows, floats, blocks, cpu)
     return DenseConvTiling(channels, vectors, rows, width, row_block, chunks)
+
+
+def equal_pieces(vectors: int, most: int) -> list[int]:
+    """Cut the vectors of a row into as few pieces of at most `most` as possible, nearly equal."""
+    count = -(-vectors // most)
+    cuts = [vectors * piece // count for piece in range(count + 1)]
+    return [end - first for first, end in itertools.pairwise(cuts)]
 
 
 @functools.cache
