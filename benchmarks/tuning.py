@@ -32,7 +32,13 @@ from tvm_sparse.records import Plan
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.trials import Task
 
-MODELS = ("resnet50-95", "mobilenet-v1-90", "efficientnet-b0-90", "yolov5s-320-85", "vit-b-16-90")
+MODELS = (
+    "resnet50-95",
+    "mobilenet-v1-90",
+    "efficientnet-b0-90",
+    "yolov5s-320-85",
+    "bert-base-95:8x384",
+)
 ROUNDS, SECONDS = 7, 0.4
 RECORDS = Path(".cache/tuning")
 
