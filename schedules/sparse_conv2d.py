@@ -19,7 +19,7 @@ non-zero is one offset. Gathering costs one pass over the input for all output c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -96,10 +96,7 @@ class SparseConv2d(Stage):
         self.cpu, self.density = cpu, density
         self.layout = SparseLayout.conv2d(problem, tiling)
         self.window = sparse_window(problem, tiling)
-        # Besides the accumulators, registers hold a weight and, without memory operands, an input.
-        vectors = self.window.vectors
-        pieces = -(-vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
-        self.most_vectors = -(-vectors // pieces)
+        self.vectors = min(tiling.vectors, self.window.vectors)
         self.tensor, source = problem.output, problem.input
         self.panels = {0: (source, problem.rows_seen)}
         if epilogue.residual:
@@ -116,7 +113,7 @@ class SparseConv2d(Stage):
         """Allocate the window and the accumulators."""
         size = self.window.size(self.most_rows)
         self.memory = scratch(size)
-        count = self.tiling.group * self.tiling.rows * self.most_vectors
+        count = self.tiling.group * self.tiling.rows * self.vectors
         self.acc = Registers(count, self.tiling.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
@@ -137,9 +134,13 @@ class SparseConv2d(Stage):
                         tile = y.tile(image, row)
                         residual = self.residual.tile(image, row) if self.residual else None
                         base = T.bind((row - first) * window.out_row_pitch)
-                        with T.serial(T.int64(0), T.int64(self.layout.chunk_groups)) as g:
-                            group = self.weight.group(own_chunk, k_block, g)
-                            self._multiply(group, base, tile, residual, rows_of_tile, ends)
+                        for lane, vectors in self._pieces():
+                            with T.serial(T.int64(0), T.int64(self.layout.chunk_groups)) as g:
+                                group = self.weight.group(own_chunk, k_block, g)
+                                places = [
+                                    (i, v) for i in range(rows_of_tile) for v in range(vectors)
+                                ]
+                                self._multiply(group, base, lane, places, tile, residual, ends)
                         if ends[1]:
                             self._store_zeros(tile, own_chunk, rows_of_tile)
 
@@ -159,38 +160,36 @@ class SparseConv2d(Stage):
         window = f"{problem.kernel} {problem.stride} {problem.padding} {problem.dilation}"
         return f"{self.name} {window} {density_bucket(self.density)} {self.epilogue}"
 
+    def _pieces(self) -> Iterator[tuple[Expr, int]]:
+        """Yield the first lane of every piece of a row, and how many vectors it has."""
+        width = self.tiling.width
+        whole, left = divmod(self.window.vectors, self.vectors)
+        with T.serial(T.int64(0), T.int64(whole)) as piece:
+            yield T.bind(piece * (self.vectors * width)), self.vectors
+        if left:
+            yield T.int64(whole * self.vectors * width), left
+
     def _multiply(
         self,
         group: SparseGroup,
         base: Expr,
+        lane: Expr,
+        places: Sequence[tuple[int, int]],
         y: Tile,
         residual: Tile | None,
-        rows: int,
         ends: tuple[bool, bool],
     ) -> None:
-        """Compute the channels of a group, for a tile of rows."""
+        """Compute the channels of a group, for the rows and vectors `places` from `lane` on."""
         window, width = self.window, self.tiling.width
         # Offsets count from `lead` floats before the rows, see `Window.offset`.
-        base = base + (window.front - window.lead)
-        for first_vector in range(0, window.vectors, self.most_vectors):
-            piece = range(first_vector, min(first_vector + self.most_vectors, window.vectors))
-            tile = [(i, v * width) for i in range(rows) for v in piece]
+        start = T.bind(base + lane + (window.front - window.lead))
 
-            def place(
-                channel: Expr, t: int, tile: list[tuple[int, int]] = tile
-            ) -> tuple[Expr | int, Expr, Expr]:
-                i, lane = tile[t]
-                return i, channel, vector(T.int64(lane), width)
+        def place(channel: Expr, t: int) -> tuple[Expr | int, Expr, Expr]:
+            i, v = places[t]
+            return i, channel, vector(lane + v * width, width)
 
-            group.multiply(
-                self.acc,
-                self.memory,
-                [base + (i * window.out_row_pitch + lane) for i, lane in tile],
-                y,
-                residual,
-                place,
-                *ends,
-            )
+        displacements = [start + (i * window.out_row_pitch + v * width) for i, v in places]
+        group.multiply(self.acc, self.memory, displacements, y, residual, place, *ends)
 
     def _store_zeros(self, y: Tile, chunk: Expr, count: int) -> None:
         """Fill the lanes that no vector covers: nobody reads them, but they must be finite."""

@@ -18,6 +18,8 @@ from tvm_sparse.formats import SparseConvTiling
 from tvm_sparse.targets import CpuProfile
 
 CACHE_LINE_FLOATS = 16
+L1_SETS = 64
+"""Of an L1 cache whose set is known before the address is translated: pages of 4 KB of lines."""
 LOADS_PER_CYCLE = 1.6
 """Of vectors that lie in L1; the processor's limit is 2. Others: `loads_per_cycle`."""
 PARTIAL_SUM_CYCLES = 2.0
@@ -31,8 +33,10 @@ GATHER_CYCLES = 2.0
 """To load, shuffle and store a vector of the window."""
 L1_SHARE = 0.8
 """Share of the L1 cache for the window of a tile; the weights stream through the rest."""
+JOB_L2_SHARE = 0.8
+"""Share of the L2 cache for all that a job of a sparse convolution touches, besides weights."""
 L2_SHARE = 0.5
-"""Share of the L2 cache for the window of a job, and so for a dense tile's input."""
+"""Share of the L2 cache for the window of a dense convolution's job."""
 DEPTHWISE_L1_SHARE = 0.5
 """Share of the L1 cache for the window of a depthwise job; its outputs pass through the rest."""
 ROW_COST = 0.02
@@ -129,9 +133,10 @@ def sparse_conv_cycles(
     nonzeros = density * problem.out_channels * problem.channels * math.prod(problem.kernel)
     offset_and_weight = 2 / cpu.weights_per_load  # offsets come together where weights do
     vectors = tiling.rows * window.vectors
-    loads = offset_and_weight + vectors * _lines_per_load(window)
+    pieces = -(-window.vectors // tiling.vectors)
+    loads = pieces * offset_and_weight + vectors * _lines_per_load(window)
     per_nonzero = max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
-    groups = -(-problem.out_channels // tiling.group) * k_blocks
+    groups = -(-problem.out_channels // tiling.group) * k_blocks * pieces
 
     gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
     jobs = row_blocks * tiling.chunks
@@ -250,24 +255,28 @@ def sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTilin
     width = cpu.vector_width(problem.lanes_out)
     accumulators = 16 if cpu.vector_registers >= 32 else 12
     floats = int(L1_SHARE * cpu.l1_bytes) // 4
-    for shifted in (False, True):
+    for shifted, rows in itertools.product((False, True), range(1, MOST_ROWS + 1)):
         one = Window(problem, width, 1, shifted)
-        for rows in range(1, min(MOST_ROWS, problem.out_height) + 1):
-            if rows > 1 and rows * one.vectors > accumulators:
-                break
-            group = max(1, accumulators // (rows * one.vectors))
-            group = max(group, 2) if one.vectors * rows * 2 <= cpu.vector_registers - 2 else group
-            reach = min(floats // (one.rows(rows) * one.row_pitch), problem.channels)
+        # Pieces of a row: of about equal size, and few enough vectors for the registers.
+        sizes = {-(-one.vectors // pieces) for pieces in range(1, one.vectors + 1)}
+        for vectors in sizes:
+            if rows > problem.out_height or rows * vectors > accumulators:
+                continue
+            group = accumulators // (rows * vectors)
+            group = max(group, 2) if vectors * rows * 2 <= cpu.vector_registers - 2 else group
+            seen = min(one.pitch, (vectors + (not shifted)) * width)
+            held = int(floats * _sets_in_reach(seen, one.pitch))
+            reach = min(held // (one.rows(rows) * len(one.origins) * seen), problem.channels)
             taps = one.rows(1) * one.row_pitch + one.lead + max(problem.width, width)
             reach = min(reach, ((1 << 16) - 1) // taps)
             if reach < 1:
                 continue
             k_block = -(-problem.channels // -(-problem.channels // reach))
             window = Window(problem, width, k_block, shifted)
-            floats_l2 = int(L2_SHARE * cpu.l2_bytes) // 4
             for blocks in range(1, problem.out_height + 1):
                 row_block = -(-problem.out_height // blocks // rows) * rows
-                fits = window.size(row_block) <= floats_l2 or row_block == rows
+                fits = _job_bytes(window, row_block) <= JOB_L2_SHARE * cpu.l2_bytes
+                fits = fits or row_block == rows
                 if not fits or row_block > problem.out_height + rows - 1:
                     continue
                 jobs = problem.batch * -(-problem.out_height // row_block)
@@ -275,10 +284,25 @@ def sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTilin
                 for n in {1, chunks if problem.out_channels % chunks == 0 else 1}:
                     yield SparseConvTiling(
                         group, k_block, n, rows=rows, width=width, row_block=row_block,
-                        shifted=shifted,
+                        shifted=shifted, vectors=vectors,
                     )  # fmt: skip
                 if row_block <= rows:
                     break
+
+
+def _job_bytes(window: Window, row_block: int) -> int:
+    """Return the bytes of a job: the rows it reads, its window, and its results."""
+    problem = window.problem
+    sources = window.rows(row_block) * problem.channels * problem.lanes_in
+    results = row_block * problem.out_channels * problem.lanes_out
+    return 4 * (sources + window.size(row_block) + results)
+
+
+def _sets_in_reach(seen: int, pitch: int) -> float:
+    """Return the share of the L1 cache's sets that hold `seen` of every `pitch` floats."""
+    lines = -(-seen // CACHE_LINE_FLOATS)
+    repeats = math.gcd(-(-pitch // CACHE_LINE_FLOATS), L1_SETS)
+    return min(lines / repeats, 1.0)
 
 
 def _split_rows(

@@ -66,14 +66,20 @@ class SparseConvTiling(SparseTiling):
         Output rows of a job, which gathers their input rows once; a multiple of `rows`.
     shifted : bool
         Whether the gathered rows are stored once per kernel column, see `Window`.
+    vectors : int
+        Vectors of an output row that are computed together, at most; a wide row is walked piece by
+        piece, so that what a piece sees of all channels of a K block stays in the L1 cache.
     """
 
     width: int = 8
     row_block: int = 1
     shifted: bool = False
+    vectors: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vectors < 1:
+            raise ValueError(f"vectors must be positive: {self}")
         if self.row_block < 1 or self.row_block % self.rows:
             raise ValueError(f"row_block must be a multiple of rows: {self}")
 
