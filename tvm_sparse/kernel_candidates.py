@@ -150,7 +150,7 @@ def _dense_cycles(n: int, k: int, channels: int, sources: int, cpu: CpuProfile) 
 
 def _register_tile(tiling: Tiling) -> tuple[object, ...]:
     if isinstance(tiling, SparseConvTiling):
-        return (tiling.group, tiling.rows, tiling.shifted)
+        return (tiling.group, tiling.rows, tiling.vectors, tiling.shifted)
     if isinstance(tiling, SparseTiling):
         return (tiling.group, tiling.rows)
     if isinstance(tiling, DenseTiling):
@@ -169,7 +169,7 @@ def _sparse(layer: Layer, cpu: CpuProfile) -> Iterator[Tiling]:
         return
     for tiling in conv_cost_model.sparse_tilings(problem, cpu):
         for group in {tiling.group, max(tiling.group // 2, 1), tiling.group * 2}:
-            if _accumulates(group * tiling.rows * -(-problem.out_width // tiling.width), cpu):
+            if _accumulates(group * tiling.rows * tiling.vectors, cpu):
                 yield replace(tiling, group=group)
         if tiling.k_block > 1:
             yield replace(tiling, k_block=-(-tiling.k_block // 2))
