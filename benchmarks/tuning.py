@@ -122,14 +122,14 @@ def sweep(threads: int | None) -> None:
     ]
     with tempfile.TemporaryDirectory() as folder:
         model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
-        results = {
-            level: tuning.tune(
-                model, threads=threads, level=level, records=RECORDS / f"sweep-{level}.jsonl"
-            )[-1].outcome
-            for level in ("quick", "thorough")
-        }
+        results = {}
+        for level in ("quick", "thorough"):
+            records = RECORDS / f"sweep-{level}.jsonl"
+            tuned = tuning.tune(model, threads=threads, level=level, records=records)
+            results[level] = next(part.outcome for part in tuned if part.shape)
         cpu = region_candidates.processor("native", threads)
-        mod = pipeline.on_panels(api.import_module(model).mod, cpu)
+        mod = pipeline.canonical(api.import_module(model).mod, cpu)
+        mod = pipeline.on_panels(mod, cpu)
         setting = tuning.Setting("native", cpu, Path(folder), 1, 1.0)
         formed = region_candidates.form_regions(mod, cpu, LEAST_GAIN)
         ((task, *_),) = tuning.region_tasks([formed], setting)

@@ -14,7 +14,7 @@ from tvm import relax
 from tvm_sparse.formats import density_bucket
 from tvm_sparse.layer_kernels import KernelFor, by_cost_model
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import match_constant_linear
+from tvm_sparse.passes.constant_linear import constant_layers, match_constant_linear
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.region_planner import PlanFor
 from tvm_sparse.targets import CpuProfile
@@ -64,11 +64,25 @@ class Choices:
         For a network of layers on tokens, and for a layer.
     plan_for : callable, optional
         For a region.
+    refuses : callable
+        Whether a model, by its `model_key`, was measured to be faster without all of that.
     """
 
     lanes_for: LanesFor = lambda network: None
     kernel_for: KernelFor = by_cost_model
     plan_for: PlanFor | None = None
+    refuses: Callable[[str], bool] = lambda key: False
+
+    def fitting(self, mod: tvm.IRModule, cpu: CpuProfile) -> Choices:
+        """Return what is used for a module that does not work on panels yet: all, or nothing."""
+        return Choices() if self.refuses(model_key(mod, cpu)) else self
+
+
+def model_key(mod: tvm.IRModule, cpu: CpuProfile) -> str:
+    """Return a name of the structure of a module that does not work on panels yet."""
+    keys = [layer.key for layer, _ in constant_layers(mod, cpu)]
+    digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:16]
+    return f"model of {len(keys)} layers #{digest}"
 
 
 def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:

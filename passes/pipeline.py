@@ -73,13 +73,19 @@ def sparsify(cpu: CpuProfile, kernel_for: KernelFor = by_cost_model) -> Passes:
     ]
 
 
+def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
+    """Return a network of whole operators, as it was imported otherwise."""
+    with cpu.to_target():
+        return tvm.transform.Sequential(canonicalize())(mod)
+
+
 def on_panels(mod: tvm.IRModule, cpu: CpuProfile, choices: Choices | None = None) -> tvm.IRModule:
-    """Return a network whose operators work on panels: canonicalized, and sparsified.
+    """Return a network whose operators work on panels.
 
     Parameters
     ----------
     mod : IRModule
-        As it was imported.
+        From `canonical`.
     cpu : CpuProfile
         For which processor.
     choices : Choices, optional
@@ -87,7 +93,6 @@ def on_panels(mod: tvm.IRModule, cpu: CpuProfile, choices: Choices | None = None
     """
     choices = choices or Choices()
     with cpu.to_target():
-        mod = tvm.transform.Sequential(canonicalize())(mod)
         lanes = choices.lanes_for(token_network(mod, cpu))
         cpu = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
         return tvm.transform.Sequential(sparsify(cpu, choices.kernel_for))(mod)
@@ -131,8 +136,10 @@ def pipeline(
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        regions = FormRegions(cpu, columns, overlap, choices.plan_for if choices else None)
-        mod = on_panels(mod, cpu, choices)
+        mod = canonical(mod, cpu)
+        used = (choices or Choices()).fitting(mod, cpu)
+        regions = FormRegions(cpu, columns, overlap, used.plan_for)
+        mod = on_panels(mod, cpu, used)
         phases = [regions, *lower(cpu)]
         with target or cpu.to_target():
             mod = tvm.transform.Sequential(phases)(mod)

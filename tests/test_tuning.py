@@ -49,7 +49,7 @@ def tuned(model, tmp_path_factory):
 def test_every_trial_is_recorded(tuned):
     path, regions = tuned
     found = records.read(path)
-    assert {region.kind for region in regions} == {"layers", "regions"}
+    assert {region.kind for region in regions} == {"layers", "regions", "model"}
     for region in regions:
         assert region.outcome.failures == ()
         plans = {tuple(r.plan.values()) for r in found.of(region.outcome.task.key)}
@@ -59,8 +59,10 @@ def test_every_trial_is_recorded(tuned):
 
 
 def test_compile_uses_the_records(model, tuned):
-    path, _ = tuned
-    plans = RecordedPlans.read(path)
+    path, parts = tuned
+    known = records.read(path)
+    keys = [part.outcome.task.key for part in parts if part.kind != "model"]
+    plans = RecordedPlans(Records([r for key in keys for r in known.of(key)]), str(path))
     engine = api.compile(model, threads=1, records=plans)
     assert plans.by_records > 0
     assert plans.by_cost_model == 0
@@ -72,6 +74,11 @@ def test_compile_uses_the_records(model, tuned):
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def region_of(tuned):
+    """Return a region of the model."""
+    return next(part for part in tuned[1] if part.shape)
+
+
 def turn_of(region, plan):
     """Return a turn in which a plan was much faster than the operators one by one."""
     key, apart = region.outcome.task.key, to_fields(region_candidates.one_by_one(region.shape))
@@ -79,11 +86,24 @@ def turn_of(region, plan):
     return [slow, records.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
 
 
+@pytest.mark.parametrize("choices, is_refused", [("cost model", True), ("records 12", False)])
+def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refused):
+    path, (*_, whole) = tuned
+    assert whole.kind == "model"
+    verdict = records.Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
+    plans = RecordedPlans(records.read(path), str(path))
+    plans.records.add(verdict)
+    api.compile(model, threads=1, records=plans)
+    assert plans.is_refused == is_refused
+    assert bool(plans.kernels) != is_refused
+    assert ("as a whole faster than with" in plans.summary()) == is_refused
+
+
 def test_a_record_decides_the_plan(model, tuned, monkeypatch):
     """A plan that the cost model would not choose reaches the schedule."""
     from tvm_sparse.passes import lower_regions
 
-    _, (*_, region) = tuned
+    region = region_of(tuned)
     plan = ColumnPlan(region.shape.height, 5, "recompute")
     measured = turn_of(region, plan)
     used = []
@@ -99,7 +119,7 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
 
 
 def test_recorded_stops_cut_a_region(model, tuned):
-    _, (*_, region) = tuned
+    region = region_of(tuned)
     count = len(region.shape.stages)
     for stops in (Stops(tuple(range(1, count))), Stops((1,))):
         measured = turn_of(region, stops)
@@ -117,7 +137,7 @@ def test_every_kind_of_plan_computes_the_same(tuned):
 
 
 def test_parts_of_a_region(tuned):
-    shape = tuned[1][-1].shape
+    shape = region_of(tuned).shape
     count = len(shape.stages)
     assert part(shape, 0, count) == shape
     for stage in range(1, count):
@@ -130,7 +150,7 @@ def test_parts_of_a_region(tuned):
 
 @pytest.mark.parametrize("target, threads", [("native", 1), ("native", 2), ("haswell", 1)])
 def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
-    path, (*_, region) = tuned
+    path, region = tuned[0], region_of(tuned)
     plans = RecordedPlans.read(path)
     found = plans.on(region_candidates.processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
@@ -143,8 +163,10 @@ def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
 def test_the_users_records(model, tuned, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert len(RecordedPlans.read(None).records) == 0
-    records.append(records.default_path(), records.read(tuned[0]).of(tuned[1][0].outcome.task.key))
-    assert RecordedPlans.read(None).records.best(tuned[1][0].outcome.task.key) is not None
+    records.append(
+        records.default_path(), records.read(tuned[0]).of(region_of(tuned).outcome.task.key)
+    )
+    assert RecordedPlans.read(None).records.best(region_of(tuned).outcome.task.key) is not None
 
 
 def test_lanes_of_tokens(tmp_path):
@@ -153,7 +175,7 @@ def test_lanes_of_tokens(tmp_path):
     model = testing.write_mlp(tmp_path / "mlp.onnx")
     shapes = {"x": (2, 96, 32)}
     first, *others = tuning.tune(model, shapes, threads=1, trials_per_region=1, records=path)
-    assert first.kind == "network"
+    assert first.kind == "lanes"
     assert first.outcome.trials == 1
     assert "layers" in {other.kind for other in others}
     size = path.stat().st_size
@@ -176,7 +198,7 @@ def test_another_target_needs_a_device(model):
 
 
 def test_keys_know_structure_and_processor(tuned):
-    region = tuned[1][-1].shape
+    region = region_of(tuned).shape
     here = targets.native()
     assert region_key(region) == region_key(region)
     names = [stage.name for stage in region.stages]
@@ -217,7 +239,7 @@ def test_command_line(model, tuned, capfd, tmp_path):
     assert cli.main(["tune", *common, "--trials", "3", "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)) >= 2
     assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so")]) == 0
-    assert f"by {path}" in capfd.readouterr().out
+    assert str(path) in capfd.readouterr().out
     common[-1] = "off"
     assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so"), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["regions"]["by_records"] == 0
@@ -227,7 +249,8 @@ def test_report(tuned, tmp_path):
     path, regions = tuned
     assert tuning_report.table(regions).row_count == len(regions)
     assert "before" in tuning_report.summary(regions, path)
-    layer, *_, region = tuning_report.to_json(regions)
+    found = {part["kind"]: part for part in tuning_report.to_json(regions)}
+    layer, region = found["layers"], found["regions"]
     assert layer["default"]["kernel"] == "sparse_conv2d"
     assert region["default"].keys() == {"column_rows", "step_rows", "overlap"}
 

@@ -77,7 +77,7 @@ from tvm_sparse.recorded_plans import RecordedPlans
 plans = RecordedPlans.read(records_file)
 engine = tvm_sparse.compile(model, threads=1, records=plans)
 print(plans.summary())
-assert plans.by_records
+assert plans.by_records or plans.is_refused
 
 # %%
 # Plans change the order of the work, not the result.

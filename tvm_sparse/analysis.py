@@ -224,8 +224,9 @@ def analyze(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = targets.profile(target)
     cpu = replace(cpu, cores=threads or cpu.cores)
-    choices = records.choices_on(cpu)
-    alone = pipeline.on_panels(import_module(model, shapes).mod, cpu, choices)
+    mod = pipeline.canonical(import_module(model, shapes).mod, cpu)
+    choices = records.choices_on(cpu).fitting(mod, cpu)
+    alone = pipeline.on_panels(mod, cpu, choices)
     planner = _Noting(cpu, columns, overlap, choices.plan_for)
     passes = [FormRegions(cpu, columns, overlap, planner=planner)]
     together = tvm.transform.Sequential(passes)(alone)

@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.choices import Choices, TokenNetwork
+from tvm_sparse.recorded_plans import BY_COST_MODEL, RecordedPlans
 from tvm_sparse.records import Plan
 from tvm_sparse.region_candidates import processor, random_array
 from tvm_sparse.targets import CpuProfile
@@ -88,12 +89,15 @@ class NetworkKernel:
         Name of the CPU profile.
     threads : int
         Threads of the kernels.
+    records : Path
+        The records, for a plan that uses them.
     """
 
     model: str
     shapes: Mapping[str, Sequence[int]] | None
     target: str
     threads: int
+    records: Path
 
     @staticmethod
     def of(
@@ -102,21 +106,23 @@ class NetworkKernel:
         folder: Path,
         target: str,
         threads: int,
+        records: Path,
     ) -> NetworkKernel:
         """Return a model, which is written to a folder unless it is a file."""
         if isinstance(model, tvm.IRModule):
             path = folder / "network.json"
             path.write_text(tvm.ir.save_json(model))
-            return NetworkKernel(str(path), None, target, threads)
-        return NetworkKernel(str(Path(model).resolve()), shapes, target, threads)
+            return NetworkKernel(str(path), None, target, threads, records)
+        return NetworkKernel(str(Path(model).resolve()), shapes, target, threads, records)
 
     def build(self, plan: Plan) -> Build:
-        """Tell how the library is built for some lanes."""
+        """Tell how the library is built: with some lanes, with records or without any."""
         shapes = self.shapes and {name: list(shape) for name, shape in self.shapes.items()}
         arguments = {
             "model": self.model,
             "shapes": json.dumps(shapes),
-            "lanes": plan["lanes"],
+            "plan": dict(plan),
+            "records": str(self.records),
             "target": self.target,
             "threads": self.threads,
         }
@@ -133,11 +139,24 @@ class NetworkKernel:
 
 
 def build_network(
-    library: Path, model: str, shapes: str, lanes: int, target: str, threads: int
+    library: Path,
+    model: str,
+    shapes: str,
+    plan: Plan,
+    records: str,
+    target: str,
+    threads: int,
 ) -> None:
-    """Build a model for the virtual machine, with panels of `lanes` lanes."""
+    """Build a model for the virtual machine as a plan says."""
     cpu = processor(target, threads)
-    passes = pipeline.pipeline(choices=Choices(lanes_for=lambda network: lanes))
+    choices = Choices()
+    lanes = plan.get("lanes")
+    if isinstance(lanes, int):
+        choices = Choices(lanes_for=lambda network: lanes)
+    elif plan["choices"] != BY_COST_MODEL:
+        known = RecordedPlans.read(Path(records)).choices_on(cpu)
+        choices = replace(known, refuses=lambda key: False)
+    passes = pipeline.pipeline(choices=choices)
     executable = tvm.compile(_read(model, shapes), cpu.to_target(), relax_pipeline=passes)
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))

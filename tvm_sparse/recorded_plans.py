@@ -81,6 +81,10 @@ def from_fields(fields: Plan) -> ColumnPlan | Stops | None:
     return ColumnPlan(rows, steps, cast(Overlap, overlap))
 
 
+BY_COST_MODEL = "cost model"
+"""The choices of a model that runs faster without records."""
+
+
 @dataclass
 class RecordedPlans:
     """The best plans of records, as far as there are any.
@@ -97,6 +101,8 @@ class RecordedPlans:
         Layers whose kernels are from records: the keys.
     lanes : int
         Lanes of panels of tokens, if they are from a record; else 0.
+    is_refused : bool
+        Whether the model as a whole was measured to be faster without the records.
     """
 
     records: Records = field(default_factory=Records)
@@ -105,6 +111,7 @@ class RecordedPlans:
     by_cost_model: int = 0
     kernels: set[str] = field(default_factory=set)
     lanes: int = 0
+    is_refused: bool = False
 
     @classmethod
     def read(cls, path: Path | None) -> RecordedPlans:
@@ -144,7 +151,12 @@ class RecordedPlans:
         """Return what is known for a processor, as the pipeline takes it."""
         from tvm_sparse.passes.choices import Choices
 
-        return Choices(self.lanes_on(cpu), self.kernels_on(cpu), self.on(cpu))
+        def refuses(key: str) -> bool:
+            best = self.records.best(Key(key, target_key(cpu), cpu.cores))
+            self.is_refused = best is not None and best.plan.get("choices") == BY_COST_MODEL
+            return self.is_refused
+
+        return Choices(self.lanes_on(cpu), self.kernels_on(cpu), self.on(cpu), refuses)
 
     def kernels_on(self, cpu: CpuProfile) -> KernelFor:
         """Return a function that gives the best kernel for a layer on a processor, if known."""
@@ -189,6 +201,8 @@ class RecordedPlans:
             s = "s" if len(self.kernels) > 1 else ""
             measured.append(f"kernels of {len(self.kernels)} kind{s} of layer{s}")
         found = f"; {' and '.join(measured)} by {self.source}" if measured else ""
+        if self.is_refused:
+            found = f"; as a whole faster than with {self.source}"
         return self._columns() + found
 
     def _columns(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import math
 import os
 import tempfile
@@ -23,13 +24,20 @@ from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.kernel_candidates import LayerKernel, kernel_candidates
 from tvm_sparse.layer_kernels import Layer
-from tvm_sparse.measuring import Builders, Device, RemoteDevice
+from tvm_sparse.measuring import Arguments, Builders, Device, RemoteDevice
 from tvm_sparse.network_candidates import NetworkKernel, lanes_candidates
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.choices import Choices, token_network
+from tvm_sparse.passes.choices import Choices, model_key, token_network
 from tvm_sparse.passes.constant_linear import Weight, constant_layers
 from tvm_sparse.passes.region_planner import LEAST_GAIN
-from tvm_sparse.recorded_plans import RecordedPlans, key_of, layer_key, target_key, to_fields
+from tvm_sparse.recorded_plans import (
+    BY_COST_MODEL,
+    RecordedPlans,
+    key_of,
+    layer_key,
+    target_key,
+    to_fields,
+)
 from tvm_sparse.records import Key
 from tvm_sparse.region_candidates import (
     Candidate,
@@ -53,7 +61,7 @@ expected to take to get one."""
 LEAST_GAINS = (LEAST_GAIN, -0.25)
 """Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
 
-MORE_ROUNDS = 2
+MORE_ROUNDS = 3
 """How often regions are tuned that were formed only because of what was measured."""
 
 LEAST_TRIALS = 4
@@ -92,10 +100,13 @@ class Tuned:
 
     @property
     def kind(self) -> str:
-        """What it is: ``"network"``, ``"layers"`` or ``"regions"``."""
+        """What it is: ``"lanes"``, ``"layers"``, ``"regions"`` or ``"model"``."""
         if self.shape is not None:
             return "regions"
-        return "network" if "lanes" in self.outcome.task.plans[0] else "layers"
+        fields = self.outcome.task.plans[0]
+        return next(
+            (k for k, f in (("lanes", "lanes"), ("model", "choices")) if f in fields), "layers"
+        )
 
 
 def tune(
@@ -113,7 +124,8 @@ def tune(
     """Measure how the parts of a model can be computed and record the times.
 
     First the lanes of panels of tokens, by the whole model; then the kernels of its layers, each by
-    itself; then, with these, how its regions are cut. What was recorded before is not measured
+    itself; then, with these, how its regions are cut; and at last the whole model with and without
+    all of that. What was recorded before is not measured
     again, so that a run that was ended goes on.
 
     Parameters
@@ -135,8 +147,8 @@ def tune(
     Returns
     -------
     list of Tuned
-        Each structure once: the network if it has tokens, layers, regions, of both the most
-        time-consuming first.
+        Each structure once: the lanes if it has tokens, layers, regions, of both the most
+        time-consuming first, and the model.
 
     Raises
     ------
@@ -176,19 +188,29 @@ def tune(
                     tuned.append(Tuned(outcome, count, shape, plans))
 
             progress("reading the model")
-            mod = import_module(model, shapes).mod
+            imported = import_module(model, shapes).mod
+            mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
-            run("lanes", network_tasks(model, shapes, mod, setting))
+            kernel = NetworkKernel.of(
+                model, shapes, setting.own_folder(), target, cpu.cores, store.path
+            )
+            arguments = kernel.arguments(setting.own_folder(), imported["main"])
+            run("lanes", lanes_tasks(mod, kernel, arguments, setting))
             choices = measured.choices_on(cpu)
             run("kernels", layer_tasks(mod, choices, setting))
-            mod = pipeline.on_panels(mod, cpu, choices)
-            run("regions", region_tasks([form_regions(mod, cpu, g) for g in LEAST_GAINS], setting))
+            panels = pipeline.on_panels(mod, cpu, choices)
+            formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
+            run("regions", region_tasks(formed, setting))
             for _ in range(MORE_ROUNDS):
                 # What was measured may make others look better, which were not measured yet.
-                formed = form_regions(mod, cpu, LEAST_GAIN, choices.plan_for)
+                formed = [form_regions(panels, cpu, LEAST_GAIN, choices.plan_for)]
                 done = {part.outcome.task.key for part in tuned}
-                found = region_tasks([formed], setting)
+                found = region_tasks(formed, setting)
                 run("regions", [region for region in found if region[0].key not in done])
+            keys = [part.outcome.task.key for part in tuned if part.shape is None]
+            keys += [key_of(shape, cpu) for shape in formed[0][1].values()]
+            task = model_task(mod, store, keys, kernel, arguments, setting)
+            run("the whole model", [(task, 1, None, ())] if tuned else [])
     return tuned
 
 
@@ -243,36 +265,67 @@ def _closing(devices: Sequence[Device], builders: Builders) -> Iterator[Builders
             device.close()
 
 
-def network_tasks(
-    model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None,
+def model_task(
     mod: tvm.IRModule,
+    store: Store,
+    keys: Sequence[Key],
+    kernel: NetworkKernel,
+    arguments: Arguments,
     setting: Setting,
+) -> Task:
+    """Return the task to tell whether the model as a whole is faster with the records.
+
+    Parameters
+    ----------
+    mod : IRModule
+        The model, from `canonical`.
+    store : Store
+        The records.
+    keys : sequence of Key
+        What of them the model uses; if that changes, the model is measured again.
+    kernel : NetworkKernel
+        The same to build.
+    arguments : Arguments
+        What it is called with.
+    setting : Setting
+        What all tasks have in common.
+    """
+    best = [store.records.best(key) for key in keys]
+    used = sorted(repr((r.key, sorted(r.plan.items()))) for r in best if r)
+    digest = hashlib.sha256("".join(used).encode()).hexdigest()[:16]
+    cpu = setting.cpu
+    key = Key(model_key(mod, cpu), target_key(cpu), cpu.cores)
+    plans = {"choices": BY_COST_MODEL}, {"choices": f"records {digest}"}
+    return Task(key.region.partition(" #")[0], key, plans, kernel.build, arguments)
+
+
+def lanes_tasks(
+    mod: tvm.IRModule, kernel: NetworkKernel, arguments: Arguments, setting: Setting
 ) -> list[Found]:
     """Return the task to choose lanes, unless there is nothing to choose.
 
     Parameters
     ----------
-    model, shapes
-        As of `tune`.
     mod : IRModule
-        The model, imported.
+        The model, from `canonical`.
+    kernel : NetworkKernel
+        The same to build.
+    arguments : Arguments
+        What it is called with.
     setting : Setting
         What all tasks have in common.
     """
     cpu = setting.cpu
-    network = token_network(_canonical(mod, cpu), cpu)
+    network = token_network(mod, cpu)
     plans = lanes_candidates(network, cpu, setting.hopeless)[: setting.most + 1]
     if len(plans) < 2:
         return []
-    folder = setting.own_folder()
-    kernel = NetworkKernel.of(model, shapes, folder, setting.target, cpu.cores)
     task = Task(
         network.name,
         Key(network.key, target_key(cpu), cpu.cores),
         tuple({"lanes": plan.lanes} for plan in plans),
         kernel.build,
-        kernel.arguments(folder, mod["main"]),
+        arguments,
     )
     return [(task, 1, None, ())]
 
@@ -283,14 +336,13 @@ def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[F
     Parameters
     ----------
     mod : IRModule
-        The model, imported.
+        The model, from `canonical`.
     choices : Choices
         The lanes that were measured.
     setting : Setting
         What all tasks have in common.
     """
     cpu = setting.cpu
-    mod = _canonical(mod, cpu)
     lanes = choices.lanes_for(token_network(mod, cpu))
     own_cpu = replace(cpu, token_lanes=lanes or 0)
     counts: collections.Counter[str] = collections.Counter()
@@ -317,11 +369,6 @@ def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[F
         )
         found.append((task, counts[key], None, ()))
     return found
-
-
-def _canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
-    with cpu.to_target():
-        return tvm.transform.Sequential(pipeline.canonicalize())(mod)
 
 
 def region_tasks(

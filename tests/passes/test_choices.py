@@ -28,7 +28,7 @@ def mlp(emit, x):
 
 
 def tilings_of(body, shape, choices):
-    mod = pipeline.on_panels(dataflow(body, shape), CPU, choices)
+    mod = pipeline.on_panels(pipeline.canonical(dataflow(body, shape), CPU), CPU, choices)
     calls = [binding.value for block in mod["main"].body.blocks for binding in block.bindings]
     return [
         (call.op.name.removeprefix(operators.PREFIX), dict(call.attrs["tiling"]))
@@ -70,7 +70,7 @@ def test_without_measurements_the_cost_model_chooses():
 def test_the_lanes_of_tokens():
     seen = []
     choices = Choices(lanes_for=lambda network: seen.append(network) or 24)
-    mod = pipeline.on_panels(dataflow(mlp, (2, 96, 64)), CPU, choices)
+    mod = pipeline.on_panels(pipeline.canonical(dataflow(mlp, (2, 96, 64)), CPU), CPU, choices)
     panels = [b.value for block in mod["main"].body.blocks for b in block.bindings]
     lanes = {int(p.ty.shape[2]) for p in panels if operators.is_call_to(p, operators.SPARSE_LINEAR)}
     assert lanes == {24}
