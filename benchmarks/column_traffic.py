@@ -16,6 +16,7 @@ from tvm_ffi import libinfo
 from tvm_sparse import library
 from tvm_sparse.api import import_module
 from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.building import build
 from tvm_sparse.errors import ToolError
 from tvm_sparse.library import LibraryInfo
 from tvm_sparse.passes import pipeline
@@ -109,7 +110,7 @@ def _build(
     passes = [FormRegions(cpu, **options), *pipeline.lower(cpu)]
     with cpu.to_target():
         described = library.describe(tvm.transform.Sequential(passes)(imported.mod), info)
-        executable = tvm.compile(described, cpu.to_target(), relax_pipeline="default_build")
+        executable = build(described, cpu.to_target(), "default_build")
     path = folder / "traffic.so"
     library.write_library(executable.mod, path, cpu.architecture)
     files = []

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse import column_options, library, targets
+from tvm_sparse.building import build
 from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.engine import Engine, check_threads
 from tvm_sparse.errors import InputError
@@ -98,7 +99,7 @@ def compile(
     del imported  # its weights are replaced by packed ones on the way
     choices = records.choices_on(CpuProfile.from_target(tvm_target))
     passes = pipeline.pipeline(columns, overlap, choices, records.count)
-    executable = tvm.compile(mod, tvm_target, relax_pipeline=passes)
+    executable = build(mod, tvm_target, passes)
     return Engine(executable.mod, info, threads)
 
 

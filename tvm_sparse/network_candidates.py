@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.api import import_module
+from tvm_sparse.building import build
 from tvm_sparse.kernel_candidates import kernel_cycles
 from tvm_sparse.layer_kernels import Layer, Linear, default_kernel
 from tvm_sparse.linking import link, link_command
@@ -157,7 +158,7 @@ def build_network(
         known = RecordedPlans.read(Path(records)).choices_on(cpu)
         choices = replace(known, refuses=lambda key: False)
     passes = pipeline.pipeline(choices=choices)
-    executable = tvm.compile(_read(model, shapes), cpu.to_target(), relax_pipeline=passes)
+    executable = build(_read(model, shapes), cpu.to_target(), passes)
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))
 

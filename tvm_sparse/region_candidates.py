@@ -14,6 +14,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse import column_cost_model, targets
+from tvm_sparse.building import build
 from tvm_sparse.columns import ColumnPlan, RegionShape, Stops, part
 from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
@@ -228,11 +229,9 @@ def build_region(library: Path, module: str, plan: Plan, target: str, threads: i
 
 def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
     """Build operators on panels, and regions of them, as a library for the virtual machine."""
-    # Scratch memory of regions is as small as can be; TVM takes long to find that out.
-    disabled = ["s_tir.CompactBufferAllocation"]
-    with cpu.to_target() as tvm_target, tvm.transform.PassContext(disabled_pass=disabled):
+    with cpu.to_target() as tvm_target:
         mod = tvm.transform.Sequential(pipeline.lower(cpu))(mod)
-        executable = tvm.compile(mod, tvm_target, relax_pipeline="default_build")
+        executable = build(mod, tvm_target, "default_build")
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))
 

@@ -17,6 +17,7 @@ from tvm import relax
 
 from tvm_sparse import column_cost_model, targets
 from tvm_sparse.analysis import Analysis, RegionReport
+from tvm_sparse.building import build
 from tvm_sparse.columns import ColumnPlan, Stops
 from tvm_sparse.engine import start_pool
 from tvm_sparse.errors import TargetError
@@ -282,7 +283,7 @@ def _build(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[relax.VMExecutable, int]
         return mod
 
     with cpu.to_target() as target:
-        executable = tvm.compile(mod, target, relax_pipeline=lower)
+        executable = build(mod, target, lower)
     return executable, storages
 
 

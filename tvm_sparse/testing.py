@@ -14,6 +14,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.building import build
 from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.schedules.slice_channels import SliceChannels
@@ -148,7 +149,7 @@ def run_kernel(
     """Compile a kernel, for this machine or `cpu`, and return its output, which was NaN before."""
     cpu = cpu or native()
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    kernel = tvm.compile(module, target=cpu.to_target())["main"]
+    kernel = build(module, cpu.to_target())["main"]
     y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
     kernel(*[tvm.runtime.tensor(x) for x in inputs], y)
     return y.numpy()
@@ -189,7 +190,7 @@ def run_in_columns(
 def assembly(func: tvm.tirx.PrimFunc, cpu: CpuProfile) -> str:
     """Compile a kernel for `cpu`, which may be another machine's, and return its assembly."""
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    return tvm.compile(module, target=cpu.to_target()).mod.inspect_source("s")
+    return build(module, cpu.to_target()).mod.inspect_source("s")
 
 
 def image_panels(x: NDArray[np.float32], lanes: int, junk: float = 0) -> NDArray[np.float32]:
