@@ -29,7 +29,9 @@ TABLE = (
     "vit-b-16-90",
     "resnet50-95",
     "mobilenet-v1-90",
+    "mobilenet-v2-90",
     "efficientnet-b0-90",
+    "yolov5s-85",
 )
 
 
