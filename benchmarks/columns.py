@@ -59,6 +59,8 @@ MODELS: dict[str, Mapping[str, Sequence[int]] | None] = {
     "conv-stack-95": None,
     "mobilenet-v1-90": None,
     "resnet50-95": None,
+    "efficientnet-b0-90": None,
+    "vit-b-16-90": None,
     "yolov5s-85": None,
     "yolov8n-85": None,
     "bert-base-95": BERT,

@@ -167,6 +167,10 @@ class DenseConv2d(Stage):
         taps = self.group_inputs * math.prod(self.problem.kernel)
         return 4 * self.problem.out_channels * taps
 
+    def window_bytes(self) -> int:
+        """Return the bytes that a run gathers its inputs into, for each of its rows."""
+        return 4 * self.window.out_row_pitch
+
     def key(self) -> str:
         """Return what the time depends on, apart from the tensors."""
         return f"{self.name} {self.problem} {self.epilogue}"

@@ -154,6 +154,10 @@ class SparseConv2d(Stage):
         """Return the bytes of the packed weight."""
         return self.layout.bytes(self.density)
 
+    def window_bytes(self) -> int:
+        """Return the bytes that a run gathers its inputs into, for each of its rows."""
+        return 4 * self.window.out_row_pitch
+
     def key(self) -> str:
         """Return what the time depends on, apart from the tensors."""
         problem = self.problem

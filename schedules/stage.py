@@ -264,6 +264,10 @@ class Stage(ABC):
         """Return the bytes of constants that every run reads."""
         return 0
 
+    def window_bytes(self) -> int:
+        """Return the bytes that a run gathers its inputs into, for each of its rows."""
+        return 0
+
     def key(self) -> str:
         """Return what the time depends on, apart from the tensors."""
         return self.name

@@ -82,6 +82,7 @@ class Region:
                     stage.cycles(),
                     stage.weight_bytes(),
                     stage.key(),
+                    stage.window_bytes(),
                 )
             )
         return RegionShape(tuple(stages), self.inputs, self.outputs)

@@ -218,7 +218,8 @@ class _Column:
         self._first_readers: dict[int, int] = {}
         touched = []
         for i, stage in enumerate(region.stages):
-            size = stage.weight_bytes + self.rows[i] * stage.tensor.row_bytes
+            row_bytes = stage.tensor.row_bytes + stage.window_bytes
+            size = stage.weight_bytes + self.rows[i] * row_bytes
             for edge in stage.edges:
                 if edge.source < 0 and edge.source not in self._first_readers:
                     self._first_readers[edge.source] = i

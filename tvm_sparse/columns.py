@@ -124,6 +124,8 @@ class StageShape:
         Constants that every run reads.
     key : str
         Shapes, attributes and density, for the tuning records.
+    window_bytes : int
+        Memory that a run gathers its inputs into, for each of its rows.
     """
 
     name: str
@@ -133,6 +135,7 @@ class StageShape:
     cycles: float = 0.0
     weight_bytes: int = 0
     key: str = ""
+    window_bytes: int = 0
 
 
 @dataclass(frozen=True)
