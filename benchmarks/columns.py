@@ -1,6 +1,7 @@
 """Tensor columns against one operator after another, with the same kernels.
 
     python benchmarks/columns.py conv-stack-95 mobilenet-v1-90   # build, then time in turns
+    python benchmarks/columns.py resnet50-95:8                   # a batch of 8
     python benchmarks/columns.py --build                         # build all models, time nothing
     python benchmarks/columns.py --built resnet50-95             # time what was built before
     python benchmarks/columns.py --traffic                       # misses of the L2 cache, simulated
@@ -24,6 +25,7 @@ Models have seeded weights and are kept, with the libraries, in .cache/columns.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -90,7 +92,7 @@ class Case:
 
     def library(self, mode: str, cache: Path) -> Path:
         """Return where its library of a mode is kept."""
-        return cache / f"{self.name.replace(' ', '-')}.{mode}.so"
+        return cache / f"{re.sub('[ :]', '-', self.name)}.{mode}.so"
 
 
 def main() -> None:
@@ -150,10 +152,13 @@ def compare(arguments: argparse.Namespace) -> None:
 
 def cases_of(name: str, cache: Path, threads: int | None) -> list[Case]:
     """Return a model, and the region of it that is expected to save most, if there is one."""
-    made, path = models.recipe(name), cache / f"{name}.onnx"
+    model, _, batch = name.partition(":")
+    made, path = models.recipe(model), cache / f"{model}.onnx"
     if not path.exists():
         made.build(path)
-    shapes = MODELS.get(name) or made.shapes
+    shapes = MODELS.get(model) or made.shapes
+    if batch:
+        shapes = {key: (int(batch), *shape[1:]) for key, shape in shapes.items()}
     cpu = replace(native(), cores=threads or native().cores)
     region = best_region(path, shapes, cpu)
     return [
