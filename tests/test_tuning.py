@@ -155,7 +155,7 @@ def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     found = plans.on(region_candidates.processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
         assert found.plan == from_fields(region.outcome.best.plan)
-        assert 0 < found.share <= 1
+        assert found.share > 0  # of the time that its operators take one by one: above 1, if slower
     else:
         assert found is None
 

@@ -70,14 +70,14 @@ assert records_file.stat().st_size == size
 # Compile
 # -------
 # Without ``records=``, ``compile`` looks into the file in the user's data folder, where ``tune``
-# writes by default. Only records of the same processor and number of threads are used.
+# writes by default. Only records of the same processor and number of threads are used. Where
+# operators were measured to be faster one by one, no columns are formed.
 
 from tvm_sparse.recorded_plans import RecordedPlans
 
 plans = RecordedPlans.read(records_file)
 engine = tvm_sparse.compile(model, threads=1, records=plans)
 print(plans.summary())
-assert plans.by_records or plans.is_refused
 
 # %%
 # Plans change the order of the work, not the result.
