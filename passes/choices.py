@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import tvm
-from tvm import relax
 
 from tvm_sparse.formats import density_bucket
 from tvm_sparse.layer_kernels import KernelFor, by_cost_model
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import constant_layers, match_constant_linear
+from tvm_sparse.passes.constant_layers import constant_layers
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.region_planner import PlanFor
 from tvm_sparse.targets import CpuProfile
@@ -80,7 +79,7 @@ class Choices:
 
 def model_key(mod: tvm.IRModule, cpu: CpuProfile) -> str:
     """Return a name of the structure of a module that does not work on panels yet."""
-    keys = [layer.key for layer, _ in constant_layers(mod, cpu)]
+    keys = [found.layer.key for found in constant_layers(mod, cpu)]
     digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:16]
     return f"model of {len(keys)} layers #{digest}"
 
@@ -88,16 +87,9 @@ def model_key(mod: tvm.IRModule, cpu: CpuProfile) -> str:
 def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:
     """Return the linear layers on tokens of a module, before it works on panels."""
     layers = []
-    for func in mod.functions.values():
-        if not isinstance(func, relax.Function):
-            continue
-        for binding in (b for block in func.body.blocks for b in block.bindings):
-            value = binding.value if isinstance(binding, relax.VarBinding) else None
-            if not is_call_to(value, "relax.matmul"):
-                continue
-            linear = match_constant_linear(value, cpu)
-            if linear is not None and is_call_to(linear.panels, operators.TO_PANELS):
-                *batch, tokens, depth = static_shape(linear.panels.args[0]) or ()
-                sizes = math.prod(batch), tokens, depth, linear.weight.shape[0]
-                layers.append((*sizes, linear.layer.density))
+    for found in constant_layers(mod, cpu):
+        if is_call_to(found.panels, operators.TO_PANELS):
+            *batch, tokens, depth = static_shape(found.panels.args[0]) or ()
+            sizes = math.prod(batch), tokens, depth, found.weight.shape[0]
+            layers.append((*sizes, found.layer.density))
     return TokenNetwork(tuple(layers))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_sparse.formats import density_of
 from tvm_sparse.passes.operators import is_call_to
 
 WEIGHTS = "tvm_sparse.weights"
@@ -45,7 +45,7 @@ def _measure(func: relax.Function) -> list[dict[str, Any]]:
                         "layer": binding.var.name,
                         "operator": call.op.name.removeprefix("relax."),
                         "shape": list(values.shape),
-                        "density": np.count_nonzero(values) / max(values.size, 1),
+                        "density": density_of(values),
                     }
                 )
     return found

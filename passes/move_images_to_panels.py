@@ -17,7 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import WIDEST
+from tvm_sparse.passes.constant_layers import WIDEST
 from tvm_sparse.passes.image_operators import (
     is_global_pool,
     match_bilinear,

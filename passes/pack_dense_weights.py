@@ -18,9 +18,9 @@ from tvm import relax
 from tvm_sparse.conv_cost_model import DenseConvTiling
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.cost_model import DenseTiling
-from tvm_sparse.layer_kernels import KernelFor, Layer, Linear, Tiling, by_cost_model
+from tvm_sparse.layer_kernels import KernelFor, Linear, Tiling, by_cost_model
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import match_constant_linear, match_conv2d
+from tvm_sparse.passes.constant_layers import match_layer
 from tvm_sparse.passes.rewriting import Emit, rewrite_layers
 from tvm_sparse.schedules.conv2d import pack_conv2d
 from tvm_sparse.schedules.linear import pack_linear
@@ -48,25 +48,14 @@ class PackDenseWeights:
         """Return `mod` with its dense layers rewritten."""
         return rewrite_layers(mod, self._pack)
 
-    def _pack(self, call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
-        linear = match_constant_linear(call, self.cpu)
-        if linear is not None:
-            own = linear.layer
-            tiling = self.kernel_for(own)
-            panels, problem = emit(linear.panels), own.problem
-            product = dense_layer(panels, linear.weight, problem, tiling, self.cpu)
-            return linear.read(emit(operators.of_layer(product, layer)))
-        conv = match_conv2d(call, self.cpu)
-        return self._pack_conv2d(call, conv, layer, emit) if conv is not None else None
-
-    def _pack_conv2d(self, call: relax.Call, conv: Conv2d, layer: str, emit: Emit) -> relax.Call:
-        x, weight = call.args
-        panels = emit(operators.image_to_panels(x, conv.lanes_in))
-        array = weight.value.numpy()
-        tiling = self.kernel_for(Layer(conv, np.count_nonzero(array) / max(array.size, 1)))
-        product = dense_layer(panels, array, conv, tiling, self.cpu)
-        shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-        return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
+    def _pack(self, call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
+        found = match_layer(call, self.cpu)
+        if found is None:
+            return None
+        tiling = self.kernel_for(found.layer)
+        panels, problem = emit(found.panels), found.layer.problem
+        product = dense_layer(panels, found.weight, problem, tiling, self.cpu)
+        return found.read(emit(operators.of_layer(product, name)))
 
 
 def dense_layer(
@@ -82,7 +71,7 @@ def dense_layer(
         assert tiling is None or isinstance(tiling, DenseTiling)
         packed = relax.const(pack_linear(weight, cpu, tiling))
         return operators.linear(panels, packed, problem.n, fields)
-    if Layer(problem, 1.0).is_depthwise:
+    if problem.is_depthwise:
         return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
     assert tiling is None or isinstance(tiling, DenseConvTiling)
     packed = relax.const(pack_conv2d(weight, problem, cpu, tiling))

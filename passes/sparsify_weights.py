@@ -30,11 +30,7 @@ from tvm_sparse.layer_kernels import (
     sparse_or_dense,
 )
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.constant_linear import (
-    ConstantLinear,
-    match_constant_linear,
-    match_conv2d,
-)
+from tvm_sparse.passes.constant_layers import match_layer
 from tvm_sparse.passes.rewriting import Emit, rewrite_layers
 from tvm_sparse.targets import CpuProfile
 
@@ -62,19 +58,17 @@ class SparsifyWeights:
         """Return `mod` with its pruned layers rewritten."""
         decisions: list[dict[str, Any]] = []
 
-        def sparsify(call: relax.Call, layer: str, emit: Emit) -> relax.Expr | None:
-            linear = match_constant_linear(call, self.cpu)
-            conv = match_conv2d(call, self.cpu) if linear is None else None
-            if linear is not None:
-                choice, tiling = self._choose(linear.layer)
-                decisions.append(_decision(layer, call, choice, "linear"))
-                return _sparse_linear(linear, tiling, layer, emit) if tiling else None
-            if conv is not None:
-                problem = Layer(conv, _density(call.args[1].value.numpy()))
-                choice, tiling = self._choose(problem)
-                decisions.append(_decision(layer, call, choice, "conv2d"))
-                return _sparse_conv2d(call, conv, tiling, layer, emit) if tiling else None
-            return None
+        def sparsify(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
+            found = match_layer(call, self.cpu)
+            if found is None:
+                return None
+            choice, tiling = self._choose(found.layer)
+            decisions.append(_decision(name, call, found.layer, choice))
+            if tiling is None:
+                return None
+            panels, problem = emit(found.panels), found.layer.problem
+            product = sparse_layer(panels, found.weight, problem, tiling)
+            return found.read(emit(operators.of_layer(product, name)))
 
         return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
 
@@ -95,23 +89,6 @@ def _kind(sparse: SparseTiling | None) -> str:
     return "sparse" if sparse else "dense"
 
 
-def _sparse_linear(
-    linear: ConstantLinear, tiling: SparseTiling, layer: str, emit: Emit
-) -> relax.Call:
-    problem = linear.layer.problem
-    product = sparse_layer(emit(linear.panels), linear.weight, problem, tiling)
-    return linear.read(emit(operators.of_layer(product, layer)))
-
-
-def _sparse_conv2d(
-    call: relax.Call, conv: Conv2d, tiling: SparseTiling, layer: str, emit: Emit
-) -> relax.Call:
-    panels = emit(operators.image_to_panels(call.args[0], conv.lanes_in))
-    product = sparse_layer(panels, call.args[1].value.numpy(), conv, tiling)
-    shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-    return operators.panels_to_image(emit(operators.of_layer(product, layer)), shape)
-
-
 def sparse_layer(
     panels: relax.Expr,
     weight: NDArray[np.float32],
@@ -129,22 +106,19 @@ def sparse_layer(
     return operators.sparse_conv2d(panels, _constants(packed), problem, fields)
 
 
-def _density(weight: NDArray[np.float32]) -> float:
-    return np.count_nonzero(weight) / max(weight.size, 1)
-
-
 def _constants(packed: PackedSparse) -> list[relax.Expr]:
     arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
     return [relax.const(array) for array in arrays]
 
 
-def _decision(layer: str, call: relax.Call, choice: Choice, kernel: str) -> dict[str, Any]:
+def _decision(name: str, call: relax.Call, layer: Layer, choice: Choice) -> dict[str, Any]:
     weight = call.args[1].value.numpy()
     shape = weight.T.shape if weight.ndim == 2 else weight.shape
+    kernel = "linear" if isinstance(layer.problem, Linear) else "conv2d"
     return {
-        "layer": layer,
+        "layer": name,
         "shape": list(shape),
-        "density": _density(weight),
+        "density": layer.density,
         "kernel": f"sparse_{kernel}" if choice.sparse else kernel,
         "reason": choice.reason,
     }

@@ -78,7 +78,7 @@ class DepthwiseConv2d(Stage):
         cpu: CpuProfile,
         tiling: DepthwiseTiling | None = None,
     ) -> None:
-        if not problem.groups == problem.channels == problem.out_channels:
+        if not problem.is_depthwise:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
         self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
         self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)

@@ -96,6 +96,11 @@ class Conv2d:
             and self.groups == 1
         )
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own."""
+        return self.groups == self.channels == self.out_channels
+
 
 @dataclass(frozen=True)
 class Window:

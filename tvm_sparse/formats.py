@@ -171,6 +171,11 @@ class SparseLayout:
         return self.tiling.chunks * self.k_blocks * self.chunk_groups
 
 
+def density_of(weight: np.ndarray) -> float:
+    """Return the non-zero fraction of a weight; 0 of one without elements."""
+    return np.count_nonzero(weight) / max(weight.size, 1)
+
+
 def density_bucket(density: float) -> str:
     """Return the density in steps of a twentieth, within which times hardly differ."""
     return f"density {round(density * 20) / 20:.2f}" if density > 0.025 else "density 0.02"

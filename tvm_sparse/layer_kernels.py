@@ -73,8 +73,7 @@ class Layer:
     @property
     def is_depthwise(self) -> bool:
         """Whether each channel has a kernel of its own."""
-        p = self.problem
-        return isinstance(p, Conv2d) and p.groups == p.channels == p.out_channels
+        return isinstance(self.problem, Conv2d) and self.problem.is_depthwise
 
     @property
     def name(self) -> str:

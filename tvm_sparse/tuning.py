@@ -23,12 +23,11 @@ from tvm_sparse.columns import RegionShape
 from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.kernel_candidates import LayerKernel, kernel_candidates
-from tvm_sparse.layer_kernels import Layer
 from tvm_sparse.measuring import Arguments, Builders, Device, RemoteDevice
 from tvm_sparse.network_candidates import NetworkKernel, lanes_candidates
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.choices import Choices, model_key, token_network
-from tvm_sparse.passes.constant_linear import Weight, constant_layers
+from tvm_sparse.passes.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.recorded_plans import (
     BY_COST_MODEL,
@@ -346,18 +345,18 @@ def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[F
     lanes = choices.lanes_for(token_network(mod, cpu))
     own_cpu = replace(cpu, token_lanes=lanes or 0)
     counts: collections.Counter[str] = collections.Counter()
-    layers: dict[str, tuple[Layer, Weight]] = {}
-    for layer, weight in constant_layers(mod, own_cpu):
-        counts[layer_key(layer)] += 1
-        layers.setdefault(layer_key(layer), (layer, weight))
+    layers: dict[str, ConstantLayer] = {}
+    for own in constant_layers(mod, own_cpu):
+        counts[layer_key(own.layer)] += 1
+        layers.setdefault(layer_key(own.layer), own)
     plans = {
-        key: kernel_candidates(layer, cpu, setting.hopeless) for key, (layer, _) in layers.items()
+        key: kernel_candidates(own.layer, cpu, setting.hopeless) for key, own in layers.items()
     }
     seconds = {key: counts[key] * plans[key][0].seconds for key in layers}
     mean = float(np.mean(list(seconds.values()))) if seconds else 0.0
     found: list[Found] = []
     for key in sorted(layers, key=lambda key: -seconds[key]):
-        layer, weight = layers[key]
+        layer, weight = layers[key].layer, layers[key].weight
         chosen = plans[key][: setting.share(seconds[key], mean) + 1]
         kernel = LayerKernel.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
         task = Task(

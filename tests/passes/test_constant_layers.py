@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from tvm_sparse.passes.constant_linear import WIDEST, match_conv2d
+from tvm_sparse.passes.constant_layers import WIDEST, match_conv2d
 from tvm_sparse.targets import profile
 from tvm_sparse.testing import dataflow
 

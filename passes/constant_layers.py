@@ -1,13 +1,13 @@
-"""The shapes that a linear layer with a constant weight has in a network.
+"""The layers with a constant weight of a network that does not work on panels yet.
 
-``matmul(x, w)`` on tokens, and a convolution that looks at one pixel at a time.
+``matmul(x, w)`` on tokens, and convolutions. One that looks at one pixel at a time is a linear
+layer, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import tvm
@@ -15,44 +15,36 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.formats import density_of
 from tvm_sparse.layer_kernels import Layer, Linear
 from tvm_sparse.passes import operators
 from tvm_sparse.passes.operators import Layout, is_call_to, static_shape
 from tvm_sparse.targets import CpuProfile
-
-Weight: TypeAlias = NDArray[np.float32]
 
 WIDEST = 2048
 """Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""
 
 
 @dataclass(frozen=True)
-class ConstantLinear:
-    """A linear layer of the graph.
+class ConstantLayer:
+    """A linear layer or a convolution of the graph.
 
     Attributes
     ----------
+    layer : Layer
+        What the choice of its kernel depends on.
     weight : numpy.ndarray
-        `(out_channels, in_channels)` float32.
+        float32, `(out_channels, in_channels)` of a linear layer, or a convolution's as it is.
     panels : relax.Call
         What lays the layer's input out in panels.
-    rows, lanes : int
-        Of these panels.
     out_shape : tuple of int
         Shape of the layer's output.
     """
 
+    layer: Layer
     weight: NDArray[np.float32]
     panels: relax.Call
-    rows: int
-    lanes: int
     out_shape: tuple[int, ...]
-
-    @property
-    def layer(self) -> Layer:
-        """What the choice of its kernel depends on."""
-        density = np.count_nonzero(self.weight) / max(self.weight.size, 1)
-        return Layer(Linear(self.rows, self.lanes, *self.weight.shape), density)
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -61,10 +53,24 @@ class ConstantLinear:
         return operators.from_panels(product, self.out_shape)
 
 
-def match_constant_linear(call: relax.Call, cpu: CpuProfile) -> ConstantLinear | None:
-    """Return the linear layer that `call` is, or None."""
-    if is_call_to(call, "relax.nn.conv2d"):
-        return _match_pointwise_conv(call, cpu)
+def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
+    """Return the layer with a constant weight that `call` is, or None."""
+    conv = match_conv2d(call, cpu)
+    return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
+
+
+def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[ConstantLayer]:
+    """Yield every layer with a constant weight of a module, in the order of execution."""
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            found = match_layer(binding.value, cpu)
+            if found is not None:
+                yield found
+
+
+def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     shape = static_shape(call)
     if not is_call_to(call, "relax.matmul") or not _is_float_with_constant(call) or shape is None:
         return None
@@ -73,49 +79,27 @@ def match_constant_linear(call: relax.Call, cpu: CpuProfile) -> ConstantLinear |
     if x_shape is None or len(x_shape) < 2 or weight.ndim != 2 or 0 in x_shape:
         return None
     layout = Layout.of(x_shape, cpu.panel_lanes(x_shape[-2]))
-    return ConstantLinear(
-        weight=np.ascontiguousarray(weight.T),
-        panels=operators.to_panels(x, layout.lanes),
-        rows=layout.rows,
-        lanes=layout.lanes,
-        out_shape=shape,
+    problem = Linear(layout.rows, layout.lanes, *weight.T.shape)
+    return ConstantLayer(
+        Layer(problem, density_of(weight)),
+        np.ascontiguousarray(weight.T),
+        operators.to_panels(x, layout.lanes),
+        shape,
     )
 
 
-def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[tuple[Layer, Weight]]:
-    """Yield every layer with a constant weight of a module that does not work on panels yet."""
-    for func in mod.functions.values():
-        if not isinstance(func, relax.Function):
-            continue
-        for binding in (b for block in func.body.blocks for b in block.bindings):
-            if not isinstance(binding, relax.VarBinding):
-                continue
-            call = binding.value
-            linear = match_constant_linear(call, cpu)
-            if linear is not None:
-                yield linear.layer, linear.weight
-                continue
-            conv = match_conv2d(call, cpu)
-            if conv is not None:
-                weight = call.args[1].value.numpy()
-                yield Layer(conv, np.count_nonzero(weight) / max(weight.size, 1)), weight
-
-
-def _match_pointwise_conv(call: relax.Call, cpu: CpuProfile) -> ConstantLinear | None:
-    conv = match_conv2d(call, cpu)
-    if conv is None or not conv.is_linear:
-        return None
+def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
     weight = call.args[1].value.numpy()
-    return ConstantLinear(
-        weight=weight.reshape(conv.out_channels, conv.channels),
-        panels=operators.image_to_panels(call.args[0], conv.lanes_in),
-        rows=conv.batch * conv.height,
-        lanes=conv.lanes_in,
-        out_shape=(conv.batch, conv.out_channels, conv.height, conv.width),
-    )
+    panels = operators.image_to_panels(call.args[0], conv.lanes_in)
+    shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+    problem: Linear | Conv2d = conv
+    if conv.is_linear:
+        weight = weight.reshape(conv.out_channels, conv.channels)
+        problem = Linear(conv.batch * conv.height, conv.lanes_in, *weight.shape)
+    return ConstantLayer(Layer(problem, density_of(weight)), weight, panels, shape)
 
 
-def match_conv2d(call: relax.Call, cpu: CpuProfile) -> Conv2d | None:
+def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
     """Return the sizes of a convolution of images by a constant weight, or None."""
     if not is_call_to(call, "relax.nn.conv2d") or not _is_float_with_constant(call):
         return None
