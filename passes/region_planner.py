@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from tvm_sparse.column_cost_model import Prediction, best_plan, predict, predict_alone
@@ -50,7 +50,7 @@ class PlannedRegion:
         Why it ends here.
     """
 
-    nodes: Sequence[Node]
+    nodes: Sequence[Node] = field(repr=False)
     shape: RegionShape
     plan: ColumnPlan | None
     prediction: Prediction
@@ -58,12 +58,22 @@ class PlannedRegion:
     source: str = "cost model"
     stop: str = ""
 
+    @property
+    def layers(self) -> list[str]:
+        """Names of its operators."""
+        return [node.name for node in self.nodes]
+
+    @property
+    def operators(self) -> list[str]:
+        """What its operators are."""
+        return [stage.name for stage in self.shape.stages]
+
     def report(self) -> dict[str, Any]:
         """Return what people want to know of it."""
         prediction = self.prediction
         report: dict[str, Any] = {
-            "layers": [node.name for node in self.nodes],
-            "operators": [stage.name for stage in self.shape.stages],
+            "layers": self.layers,
+            "operators": self.operators,
             "halo_share": prediction.halo_share,
             "scratch_bytes": prediction.scratch_bytes,
             "working_set_bytes": prediction.working_set_bytes,
@@ -96,6 +106,11 @@ class RegionPlanner:
         As `tvm_sparse.passes.form_regions.FormRegions`.
     least_gain : float
         What a region must be expected to gain; below 0, those that lose as much are formed, too.
+
+    Attributes
+    ----------
+    planned : list of PlannedRegion
+        All regions up to now, in the order of execution.
     """
 
     def __init__(
@@ -110,6 +125,7 @@ class RegionPlanner:
         self._columns, self._overlap, self._plan_for = columns, overlap, plan_for
         self._least_gain = least_gain
         self._known: dict[RegionShape, tuple[ColumnPlan, Prediction]] = {}
+        self.planned: list[PlannedRegion] = []
 
     def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
         """Cut a run of operators so that the expected times add up to the least."""
@@ -125,7 +141,9 @@ class RegionPlanner:
             stop = self._stop(region, regions[0] if regions else None)
             regions.insert(0, dataclasses.replace(region, stop=stop))
             end = best[end].start
-        return [final for region in regions for final in self._final(region)]
+        regions = [final for region in regions for final in self._final(region)]
+        self.planned += regions
+        return regions
 
     def _last_region(
         self,

@@ -9,6 +9,7 @@ import pytest
 
 from tvm_sparse import cli, models, region_page, testing
 from tvm_sparse.analysis import analyze
+from tvm_sparse.column_cost_model import best_plan
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.region_measurement import rank_correlation
 
@@ -132,10 +133,10 @@ class TestPage:
     def test_both_ways_to_treat_the_overlap(self, found):
         region = next(region for region in found.regions if region.plan)
         for overlap in ("recompute", "carry"):
-            plan, cost = region.best(overlap, found.cpu)
+            plan, cost = best_plan(region.shape, found.cpu, overlap)
             assert plan.overlap == overlap
             assert f"{1e6 * cost.seconds:,.1f} us" in region_page.render(found)
-        chosen = region.best(region.plan.overlap, found.cpu)
+        chosen = best_plan(region.shape, found.cpu, region.plan.overlap)
         assert chosen == (region.plan, region.prediction)
 
     def test_names_are_escaped(self, found):

@@ -14,16 +14,15 @@ from tvm import relax
 
 from tvm_sparse import column_options, targets
 from tvm_sparse.api import import_module
-from tvm_sparse.column_cost_model import Prediction, best_plan, predict_alone
+from tvm_sparse.column_cost_model import predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
-from tvm_sparse.columns import ColumnPlan, Overlap, RegionShape, part
+from tvm_sparse.columns import RegionShape, part
 from tvm_sparse.engine import check_threads
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.measure_sparsity import WEIGHTS
 from tvm_sparse.passes.operators import static_shape
-from tvm_sparse.passes.region_graph import Node
-from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
+from tvm_sparse.passes.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.passes.sparsify_weights import LAYERS
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.targets import CpuProfile
@@ -85,65 +84,6 @@ class OperatorReport:
 
 
 @dataclass(frozen=True)
-class RegionReport:
-    """Operators that run as tensor columns together, or one by itself.
-
-    Attributes
-    ----------
-    layers : tuple of str
-        Names of its operators.
-    shape : RegionShape
-        For the cost model.
-    plan : ColumnPlan, optional
-        How it is cut; None for an operator by itself.
-    prediction : Prediction
-        What it is expected to cost.
-    alone_seconds : float
-        What its operators are expected to cost one by one.
-    source : str
-        Who chose the plan: ``"cost model"``, ``"record"`` or ``"user"``.
-    stop : str
-        Why it ends where it does.
-    """
-
-    layers: tuple[str, ...]
-    shape: RegionShape
-    plan: ColumnPlan | None
-    prediction: Prediction
-    alone_seconds: float
-    source: str
-    stop: str
-
-    @property
-    def operators(self) -> tuple[str, ...]:
-        """What its operators are."""
-        return tuple(stage.name for stage in self.shape.stages)
-
-    def best(self, overlap: Overlap, cpu: CpuProfile) -> tuple[ColumnPlan, Prediction]:
-        """Return the best plan with one way of treating the overlap, and what it would cost."""
-        return best_plan(self.shape, cpu, overlap)
-
-    def alone_bytes_moved(self, cpu: CpuProfile) -> tuple[float, ...]:
-        """Return what its operators would move one by one, in L1, L2, L3 and memory."""
-        stages = (part(self.shape, i, i + 1) for i in range(len(self.shape.stages)))
-        moved = (predict_alone(stage, cpu).bytes_moved for stage in stages)
-        return tuple(map(sum, zip(*moved, strict=True)))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as values of JSON, seconds and bytes."""
-        plan = asdict(self.plan) if self.plan else {"column_rows": None}
-        return {
-            "layers": list(self.layers),
-            "operators": list(self.operators),
-            **plan,
-            **asdict(self.prediction),
-            "alone_seconds": self.alone_seconds,
-            "source": self.source,
-            "stop": self.stop,
-        }
-
-
-@dataclass(frozen=True)
 class Analysis:
     """What is known of a model before it is compiled.
 
@@ -157,7 +97,7 @@ class Analysis:
         Those with a constant weight, in the order of the model.
     operators : tuple of OperatorReport
         In the order of execution.
-    regions : tuple of RegionReport
+    regions : tuple of PlannedRegion
         In the order of execution; numbers count from 0.
     alone, together : IRModule
         The operators, before and after those of a region were made a function.
@@ -167,7 +107,7 @@ class Analysis:
     cpu: CpuProfile
     layers: tuple[LayerReport, ...]
     operators: tuple[OperatorReport, ...]
-    regions: tuple[RegionReport, ...]
+    regions: tuple[PlannedRegion, ...]
     alone: tvm.IRModule = field(repr=False)
     together: tvm.IRModule = field(repr=False)
 
@@ -189,7 +129,7 @@ class Analysis:
             "threads": self.cpu.cores,
             "l2_bytes": self.cpu.l2_bytes,
             "layers": [asdict(layer) for layer in self.layers],
-            "regions": [region.to_json() for region in self.regions],
+            "regions": [_region_json(region) for region in self.regions],
         }
 
 
@@ -227,42 +167,34 @@ def analyze(
     mod = pipeline.canonical(import_module(model, shapes).mod, cpu)
     choices = records.choices_on(cpu).fitting(mod, cpu)
     alone = pipeline.on_panels(mod, cpu, choices)
-    planner = _Noting(cpu, columns, overlap, choices.plan_for)
+    planner = RegionPlanner(cpu, columns, overlap, choices.plan_for)
     passes = [FormRegions(cpu, columns, overlap, planner=planner)]
     together = tvm.transform.Sequential(passes)(alone)
-    operators = _operators(together, planner.regions)
+    regions = tuple(planner.planned)
+    operators = _operators(together, regions)
     layers = _layers(alone, operators)
-    regions = tuple(map(_region, planner.regions))
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
     return Analysis(name, cpu, layers, operators, regions, alone, together)
 
 
-class _Noting(RegionPlanner):
-    """Keeps the regions that it forms, in order."""
-
-    def __init__(
-        self, cpu: CpuProfile, columns: Columns, overlap: OverlapOption, plan_for: PlanFor | None
-    ) -> None:
-        super().__init__(cpu, columns, overlap, plan_for)
-        self.regions: list[PlannedRegion] = []
-
-    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
-        """Return the regions."""
-        regions = super().partition(nodes)
-        self.regions += regions
-        return regions
+def alone_bytes_moved(shape: RegionShape, cpu: CpuProfile) -> tuple[float, ...]:
+    """Return what operators of a region would move one by one, in L1, L2, L3 and memory."""
+    stages = (part(shape, i, i + 1) for i in range(len(shape.stages)))
+    moved = (predict_alone(stage, cpu).bytes_moved for stage in stages)
+    return tuple(map(sum, zip(*moved, strict=True)))
 
 
-def _region(planned: PlannedRegion) -> RegionReport:
-    return RegionReport(
-        tuple(node.name for node in planned.nodes),
-        planned.shape,
-        planned.plan,
-        planned.prediction,
-        planned.alone_seconds,
-        planned.source,
-        planned.stop,
-    )
+def _region_json(region: PlannedRegion) -> dict[str, Any]:
+    plan = asdict(region.plan) if region.plan else {"column_rows": None}
+    return {
+        "layers": region.layers,
+        "operators": region.operators,
+        **plan,
+        **asdict(region.prediction),
+        "alone_seconds": region.alone_seconds,
+        "source": region.source,
+        "stop": region.stop,
+    }
 
 
 def _layers(mod: tvm.IRModule, operators: Sequence[OperatorReport]) -> tuple[LayerReport, ...]:

@@ -19,7 +19,7 @@ from tvm_sparse.columns import ColumnPlan, RegionShape, Stops, part
 from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import REGION, FormRegions
+from tvm_sparse.passes.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.region_graph import Node
 from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
 from tvm_sparse.recorded_plans import from_fields
@@ -158,28 +158,10 @@ def form_regions(
     dict of str to RegionShape
         What they are, by the names of their functions.
     """
-    planner = _Noting(cpu, "auto", "auto", plan_for, least_gain)
+    planner = RegionPlanner(cpu, "auto", "auto", plan_for, least_gain)
     mod = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(mod)
-    names = [
-        gvar.name_hint
-        for gvar, func in mod.functions_items()
-        if isinstance(func, relax.Function) and func.attrs and REGION in func.attrs
-    ]
-    names.sort(key=lambda name: int(name.rpartition("_")[2]))
-    return mod, dict(zip(names, planner.shapes, strict=True))
-
-
-class _Noting(RegionPlanner):
-    """Keeps the shapes of the regions that it forms, in order."""
-
-    shapes: list[RegionShape]
-
-    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
-        """Return the regions."""
-        self.shapes = getattr(self, "shapes", [])
-        regions = super().partition(nodes)
-        self.shapes += [region.shape for region in regions if region.plan is not None]
-        return regions
+    formed = enumerate(planner.planned)
+    return mod, {f"{PREFIX}_{i}": region.shape for i, region in formed if region.plan is not None}
 
 
 def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:

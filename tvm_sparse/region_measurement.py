@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse import column_cost_model, targets
-from tvm_sparse.analysis import Analysis, RegionReport
+from tvm_sparse.analysis import Analysis
 from tvm_sparse.building import build
 from tvm_sparse.columns import ColumnPlan, Stops
 from tvm_sparse.engine import start_pool
@@ -24,6 +24,7 @@ from tvm_sparse.errors import TargetError
 from tvm_sparse.measuring import Builders, CandidateFailed, Device
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import PREFIX
+from tvm_sparse.passes.region_planner import PlannedRegion
 from tvm_sparse.recorded_plans import key_of, to_fields
 from tvm_sparse.region_candidates import RegionKernel, one_by_one, random_array, write_region
 from tvm_sparse.run_memory import column_bytes, storage_bytes
@@ -237,7 +238,7 @@ def _measure_region(
     return MeasuredRegion(typical[0], typical[1], columns)
 
 
-def _other_sizes(region: RegionReport, cpu: CpuProfile) -> list[ColumnPlan]:
+def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
     """Return the best plans of some column sizes, from the largest to the smallest."""
     assert region.plan is not None
     best: dict[int, tuple[float, ColumnPlan]] = {}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from tvm_sparse.analysis import Analysis, RegionReport
+from tvm_sparse.analysis import Analysis, alone_bytes_moved
+from tvm_sparse.column_cost_model import best_plan
 from tvm_sparse.columns import ColumnPlan, Overlap
 from tvm_sparse.memory_system import LEVELS
+from tvm_sparse.passes.region_planner import PlannedRegion
 from tvm_sparse.region_drawing import draw
 from tvm_sparse.region_measurement import MeasuredRegion, Measurement
 
@@ -140,7 +142,7 @@ def _measured_tiles(measurement: Measurement) -> list[str]:
 
 def _beyond_l2(analysis: Analysis) -> tuple[float, float]:
     together = sum(sum(r.prediction.bytes_moved[2:]) for r in analysis.regions)
-    alone = sum(sum(r.alone_bytes_moved(analysis.cpu)[2:]) for r in analysis.regions)
+    alone = sum(sum(alone_bytes_moved(r.shape, analysis.cpu)[2:]) for r in analysis.regions)
     return together, alone
 
 
@@ -169,7 +171,7 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
         ("working set of a step", cost.working_set_bytes, ""),
         ("rows that a core keeps", cost.scratch_bytes, ""),
     ]
-    moved = zip(cost.bytes_moved, region.alone_bytes_moved(cpu), strict=True)
+    moved = zip(cost.bytes_moved, alone_bytes_moved(region.shape, cpu), strict=True)
     traffic = [
         (f"{level}, {how}", count, kind)
         for level, counts in zip(LEVELS, moved, strict=True)
@@ -188,11 +190,11 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
     return "".join(parts)
 
 
-def _overlaps(analysis: Analysis, region: RegionReport) -> str:
+def _overlaps(analysis: Analysis, region: PlannedRegion) -> str:
     rows = []
     overlaps: tuple[Overlap, ...] = ("recompute", "carry")
     for overlap in overlaps:
-        plan, cost = region.best(overlap, analysis.cpu)
+        plan, cost = best_plan(region.shape, analysis.cpu, overlap)
         is_chosen = region.plan is not None and region.plan.overlap == overlap
         cells = (
             overlap,
