@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from tvm_sparse import records
 from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.cost_model import DenseTiling
@@ -86,3 +87,27 @@ def test_a_record_gives_the_kernel():
 @pytest.mark.parametrize("tiling", [TILINGS[3], replace(TILINGS[0], chunks=7)])
 def test_a_recorded_kernel_that_does_not_fit_is_not_used(tiling):
     assert recorded(tiling).kernels_on(CPU)(LINEAR) is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**to_fields(TILINGS[0]), "colour": 1},
+        {"kernel": "fast"},
+        {"lanes": "many"},
+        {"choices": 1},
+        {"column_rows": 0},
+        {},
+    ],
+)
+def test_a_plan_with_unknown_fields_is_left_out_with_a_warning(fields, tmp_path, caplog):
+    path, key = tmp_path / "records.jsonl", Key(layer_key(LINEAR), target_key(CPU), CPU.cores)
+    known = [TILINGS[0], replace(TILINGS[0], rows=1)]
+    plans = [*map(to_fields, known), {"lanes": 16}, {"choices": "cost model"}, fields]
+    records.append(path, [Record(key, p, (9.0 - i,), str(i)) for i, p in enumerate(plans)])
+    assert len(RecordedPlans.read(path).records) == 4
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert message == (
+        f"{path}: line 5 is of a plan that this tvm-sparse does not know; "
+        "the other 4 records are used"
+    )

@@ -85,6 +85,16 @@ BY_COST_MODEL = "cost model"
 """The choices of a model that runs faster without records."""
 
 
+def is_plan(fields: Plan) -> bool:
+    """Return whether fields are a layer's kernel, lanes, a model's choices or a region's plan."""
+    if "kernel" in fields:
+        return layer_kernels.from_fields(fields) is not None
+    for name, kind in (("lanes", int), ("choices", str)):
+        if name in fields:
+            return isinstance(fields[name], kind)
+    return from_fields(fields) is not None
+
+
 @dataclass
 class RecordedPlans:
     """The best plans of records, as far as there are any.
@@ -125,7 +135,7 @@ class RecordedPlans:
         chosen = path or records.default_path()
         if path is None and not chosen.exists():
             return cls()
-        return cls(records.read(chosen), str(chosen))
+        return cls(records.read(chosen, is_plan), str(chosen))
 
     def on(self, cpu: CpuProfile) -> Callable[[RegionShape], Measured | None]:
         """Return a function that gives the best plan for a region on a processor, if one is known.

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -181,8 +181,15 @@ def append(path: Path, records: Iterable[Record]) -> None:
         raise RecordsError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def read(path: Path) -> Records:
+def read(path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> Records:
     """Read a file of records; what cannot be used of it is left out, with one warning.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    is_plan : callable
+        Whether a record's plan can be used.
 
     Raises
     ------
@@ -198,11 +205,16 @@ def read(path: Path) -> Records:
         if not line.strip():
             continue
         try:
-            records.append(Record.from_json(line.decode()))
+            record = Record.from_json(line.decode())
         except UnicodeDecodeError:
             faults.append(f"line {number} is damaged")
         except ValueError as fault:
             faults.append(f"line {number} is {fault}")
+        else:
+            if is_plan(record.plan):
+                records.append(record)
+            else:
+                faults.append(f"line {number} is of a plan that this tvm-sparse does not know")
     if faults:
         more = f" (and {len(faults) - 1} other lines)" if len(faults) > 1 else ""
         _log.warning("%s: %s%s; the other %d records are used", path, faults[0], more, len(records))

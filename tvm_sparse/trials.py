@@ -141,11 +141,13 @@ class Store:
     ----------
     path : Path
         The file; made with the first record.
+    is_plan : callable
+        As of `tvm_sparse.records.read`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> None:
         self.path = path
-        self.records = records.read(path) if path.exists() else Records()
+        self.records = records.read(path, is_plan) if path.exists() else Records()
         self._lock = threading.Lock()
 
     def add(self, new: Sequence[Record]) -> None:

@@ -32,6 +32,7 @@ from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.recorded_plans import (
     BY_COST_MODEL,
     RecordedPlans,
+    is_plan,
     key_of,
     layer_key,
     target_key,
@@ -171,7 +172,7 @@ def tune(
             f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "
             "--tracker and --key; or for --target native"
         )
-    store = Store(Path(records) if records else tuning_records.default_path())
+    store = Store(Path(records) if records else tuning_records.default_path(), is_plan)
     measured = RecordedPlans(store.records)
     tuned: list[Tuned] = []
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
