@@ -42,6 +42,9 @@ DEPTHWISE_L1_SHARE = 0.5
 ROW_COST = 0.02
 """Share of time that every further row of a dense tile costs: vectors of one row lie side by side,
 and are read and written faster."""
+STEP_COST = 0.015
+"""Share of time that every further row of a sparse tile is taken to cost in tensor columns, where
+stages advance, and keep rows for one another, by whole tiles."""
 MOST_ROWS = 8
 """Output rows of a tile: more of them would leave registers for one output channel only."""
 DENSE_SHARE = 0.7
@@ -117,7 +120,12 @@ def sparse_conv_tiling(problem: Conv2d, density: float, cpu: CpuProfile) -> Spar
     candidates = list(sparse_tilings(problem, cpu))
     if not candidates:
         raise ValueError(f"no sparse kernel reaches the inputs of {problem}")
-    return min(candidates, key=lambda tiling: sparse_conv_cycles(problem, density, tiling, cpu))
+
+    def cost(tiling: SparseConvTiling) -> float:
+        coarse = 1 + STEP_COST * (tiling.rows - 1)
+        return coarse * sparse_conv_cycles(problem, density, tiling, cpu)
+
+    return min(candidates, key=cost)
 
 
 def sparse_conv_cycles(
