@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,14 +171,18 @@ def measure(
     TargetError
         If the model was analyzed for another processor.
     """
-    check_target(analysis.cpu)
+    cpu = analysis.cpu
+    check_target(cpu)
     known: dict[object, MeasuredRegion | None] = {}
     found: dict[int, MeasuredRegion] = {}
-    with _machine(analysis.cpu) as (device, builders):
+    with (
+        contextlib.closing(Device(cpu.cores, cpu.l2_bytes)) as device,
+        contextlib.closing(Builders(cpu.cores)) as builders,
+    ):
         for number, region in enumerate(analysis.regions):
             if region.plan is None:
                 continue
-            key = key_of(region.shape, analysis.cpu), region.plan
+            key = key_of(region.shape, cpu), region.plan
             if key not in known:
                 progress(f"measuring region {number} of {len(analysis.regions)}")
                 known[key] = _measure_region(analysis, number, device, builders)
@@ -187,16 +191,6 @@ def measure(
                 found[number] = measured
     progress("measuring the whole model")
     return Measurement(found, *_measure_runs(analysis))
-
-
-@contextlib.contextmanager
-def _machine(cpu: CpuProfile) -> Iterator[tuple[Device, Builders]]:
-    device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(cpu.cores)
-    try:
-        yield device, builders
-    finally:
-        builders.close()
-        device.close()
 
 
 def _measure_region(
