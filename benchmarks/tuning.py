@@ -20,7 +20,7 @@ import numpy as np
 from onnx.helper import make_node
 from rich.console import Console
 
-from tvm_sparse import api, region_candidates, testing, tuning
+from tvm_sparse import api, region_candidates, testing, tuning, tuning_tasks
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.measuring import Builders, Device
 from tvm_sparse.models import recipe
@@ -130,11 +130,11 @@ def sweep(threads: int | None) -> None:
         cpu = region_candidates.processor("native", threads)
         mod = pipeline.canonical(api.import_module(model).mod, cpu)
         mod = pipeline.on_panels(mod, cpu)
-        setting = tuning.Setting("native", cpu, Path(folder), 1, 1.0)
+        setting = tuning_tasks.Setting("native", cpu, Path(folder), 1, 1.0)
         formed = region_candidates.form_regions(mod, cpu, LEAST_GAIN)
-        ((task, *_),) = tuning.region_tasks([formed], setting)
+        (part,) = tuning_tasks.region_tasks([formed], setting)
         picks = [results[level].best.plan for level in ("quick", "thorough")]
-        ratio = side_by_side(task, picks, cpu)
+        ratio = side_by_side(part.task, picks, cpu)
     for level, outcome in results.items():
         Console().print(f"{level}: {outcome.trials} trials, best {dict(outcome.best.plan)}")
     print(f"the tuner's pick takes {ratio:.3f} times as long as the sweep's best")

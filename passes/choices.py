@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tvm_sparse.passes import operators
 from tvm_sparse.passes.constant_layers import constant_layers
 from tvm_sparse.passes.operators import is_call_to, static_shape
 from tvm_sparse.passes.region_planner import PlanFor
+from tvm_sparse.records import digest
 from tvm_sparse.targets import CpuProfile
 
 
@@ -46,7 +46,7 @@ class TokenNetwork:
     def key(self) -> str:
         """Name and a digest of the layers, with a bucket of each density."""
         layers = [(*sizes, density_bucket(density)) for *sizes, density in self.layers]
-        return f"{self.name} #{hashlib.sha256(repr(layers).encode()).hexdigest()[:16]}"
+        return f"{self.name} #{digest(repr(layers))}"
 
 
 LanesFor: TypeAlias = Callable[[TokenNetwork], int | None]
@@ -80,8 +80,7 @@ class Choices:
 def model_key(mod: tvm.IRModule, cpu: CpuProfile) -> str:
     """Return a name of the structure of a module that does not work on panels yet."""
     keys = [found.layer.key for found in constant_layers(mod, cpu)]
-    digest = hashlib.sha256(repr(keys).encode()).hexdigest()[:16]
-    return f"model of {len(keys)} layers #{digest}"
+    return f"model of {len(keys)} layers #{digest(repr(keys))}"
 
 
 def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:

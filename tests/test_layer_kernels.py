@@ -13,8 +13,8 @@ from tvm_sparse.convolution import Conv2d
 from tvm_sparse.cost_model import DenseTiling
 from tvm_sparse.formats import SparseConvTiling, SparseTiling
 from tvm_sparse.layer_kernels import Layer, Linear, default_kernel, from_fields, to_fields
-from tvm_sparse.recorded_plans import RecordedPlans, layer_key, target_key
-from tvm_sparse.records import Key, Record, Records
+from tvm_sparse.recorded_plans import RecordedPlans, key_on, layer_key
+from tvm_sparse.records import Record, Records
 from tvm_sparse.targets import profile
 
 CPU = profile("haswell")
@@ -72,7 +72,7 @@ def test_keys_know_structure_and_density_but_no_weights():
 
 
 def recorded(tiling):
-    key = Key(layer_key(LINEAR), target_key(CPU), CPU.cores)
+    key = key_on(layer_key(LINEAR), CPU)
     return RecordedPlans(Records([Record(key, to_fields(tiling), (1.0,), "turn")]), "records")
 
 
@@ -101,7 +101,7 @@ def test_a_recorded_kernel_that_does_not_fit_is_not_used(tiling):
     ],
 )
 def test_a_plan_with_unknown_fields_is_left_out_with_a_warning(fields, tmp_path, caplog):
-    path, key = tmp_path / "records.jsonl", Key(layer_key(LINEAR), target_key(CPU), CPU.cores)
+    path, key = tmp_path / "records.jsonl", key_on(layer_key(LINEAR), CPU)
     known = [TILINGS[0], replace(TILINGS[0], rows=1)]
     plans = [*map(to_fields, known), {"lanes": 16}, {"choices": "cost model"}, fields]
     records.append(path, [Record(key, p, (9.0 - i,), str(i)) for i, p in enumerate(plans)])

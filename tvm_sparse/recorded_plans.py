@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ from tvm_sparse import layer_kernels, records
 from tvm_sparse.columns import ColumnPlan, Measured, Overlap, RegionShape, Stops
 from tvm_sparse.formats import SparseTiling
 from tvm_sparse.layer_kernels import KernelFor, Layer, Linear, Tiling
-from tvm_sparse.records import Key, Plan, Records, ratio
+from tvm_sparse.records import Key, Plan, Records, digest, ratio
 
 if TYPE_CHECKING:
     from tvm_sparse.passes.choices import Choices, TokenNetwork
@@ -22,7 +21,12 @@ if TYPE_CHECKING:
 
 def key_of(region: RegionShape, cpu: CpuProfile) -> Key:
     """Return the key of a region's records on a processor with all its cores."""
-    return Key(region_key(region), target_key(cpu), cpu.cores)
+    return key_on(region_key(region), cpu)
+
+
+def key_on(structure: str, cpu: CpuProfile) -> Key:
+    """Return the key of the records of a structure on a processor with all its cores."""
+    return Key(structure, target_key(cpu), cpu.cores)
 
 
 def region_key(region: RegionShape) -> str:
@@ -41,13 +45,12 @@ def region_key(region: RegionShape) -> str:
     )
     last = region.stages[-1].tensor
     size = f"{last.images}x{last.rows}x{last.channels}x{last.lanes}"
-    digest = hashlib.sha256(repr(structure).encode()).hexdigest()[:16]
-    return f"{' > '.join(names)} @ {size} #{digest}"
+    return f"{' > '.join(names)} @ {size} #{digest(repr(structure))}"
 
 
 def layer_key(layer: Layer) -> str:
     """Return a name of a layer's structure: sizes for people, a digest of the whole."""
-    return f"{layer.name} #{hashlib.sha256(layer.key.encode()).hexdigest()[:16]}"
+    return f"{layer.name} #{digest(layer.key)}"
 
 
 def target_key(cpu: CpuProfile) -> str:
@@ -162,7 +165,7 @@ class RecordedPlans:
         from tvm_sparse.passes.choices import Choices
 
         def refuses(key: str) -> bool:
-            best = self.records.best(Key(key, target_key(cpu), cpu.cores))
+            best = self.records.best(key_on(key, cpu))
             self.is_refused = best is not None and best.plan.get("choices") == BY_COST_MODEL
             return self.is_refused
 
@@ -173,7 +176,7 @@ class RecordedPlans:
 
         def kernel_for(layer: Layer) -> Tiling | None:
             key = layer_key(layer)
-            best = self.records.best(Key(key, target_key(cpu), cpu.cores))
+            best = self.records.best(key_on(key, cpu))
             tiling = layer_kernels.from_fields(best.plan) if best else None
             if tiling is None or not _fits(tiling, layer):
                 return None
@@ -186,7 +189,7 @@ class RecordedPlans:
         """Return a function that gives the best lanes for a network on a processor, if known."""
 
         def lanes_for(network: TokenNetwork) -> int | None:
-            best = self.records.best(Key(network.key, target_key(cpu), cpu.cores))
+            best = self.records.best(key_on(network.key, cpu))
             lanes = best.plan.get("lanes") if best else None
             if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes:
                 return None

@@ -8,6 +8,7 @@ faster at one hour than at the next. Files are merged with ``cat``, and hold no 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import math
@@ -149,6 +150,11 @@ class Record:
             raise ValueError("damaged")
         key = Key(region, target, threads)
         return cls(key, plan, tuple(float(s) for s in seconds), turn, failure, float(at))
+
+
+def digest(text: str) -> str:
+    """Return a short name of a text, for keys."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def default_path() -> Path:

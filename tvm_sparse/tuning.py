@@ -2,55 +2,40 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import hashlib
 import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import tvm
 
-from tvm_sparse import layer_kernels, targets, trials
 from tvm_sparse import records as tuning_records
+from tvm_sparse import targets, trials
 from tvm_sparse.api import import_module
-from tvm_sparse.columns import RegionShape
 from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
-from tvm_sparse.kernel_candidates import LayerKernel, kernel_candidates
-from tvm_sparse.measuring import Arguments, Builders, Device, RemoteDevice
-from tvm_sparse.network_candidates import NetworkKernel, lanes_candidates
+from tvm_sparse.measuring import Builders, Device, RemoteDevice
+from tvm_sparse.network_candidates import NetworkKernel
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.choices import Choices, model_key, token_network
-from tvm_sparse.passes.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.region_planner import LEAST_GAIN
-from tvm_sparse.recorded_plans import (
-    BY_COST_MODEL,
-    RecordedPlans,
-    is_plan,
-    key_of,
-    layer_key,
-    target_key,
-    to_fields,
-)
-from tvm_sparse.records import Key
-from tvm_sparse.region_candidates import (
-    Candidate,
-    RegionKernel,
-    candidates,
-    form_regions,
-    one_by_one,
-    processor,
-    write_region,
-)
+from tvm_sparse.recorded_plans import RecordedPlans, is_plan, key_of
+from tvm_sparse.region_candidates import form_regions, processor
 from tvm_sparse.remote import Board
 from tvm_sparse.targets import CpuProfile
-from tvm_sparse.trials import Outcome, Progress, Store, Task
+from tvm_sparse.trials import Outcome, Progress, Store
+from tvm_sparse.tuning_tasks import (
+    Part,
+    Setting,
+    lanes_tasks,
+    layer_tasks,
+    model_task,
+    region_tasks,
+)
 
 Level = Literal["quick", "normal", "thorough"]
 
@@ -64,49 +49,18 @@ LEAST_GAINS = (LEAST_GAIN, -0.25)
 MORE_ROUNDS = 3
 """How often regions are tuned that were formed only because of what was measured."""
 
-LEAST_TRIALS = 4
-"""Trials of what hardly takes part of the model's time, if the level is quick."""
 
-
-Found: TypeAlias = "tuple[Task, int, RegionShape | None, tuple[Candidate, ...]]"
-"""A task; how often its structure occurs; of a region, its stages and the plans to try."""
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A choice's way through the tuner: a network's lanes, a layer's kernel or a region's plan.
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Part):
+    """A part of a model on its way through the tuner.
 
     Attributes
     ----------
     outcome : Outcome
         What was measured.
-    count : int
-        Layers or regions of the model that have this structure.
-    shape : RegionShape, optional
-        Stages of a region.
-    candidates : tuple of Candidate
-        Plans of a region with their predictions, the cost model's choice first.
     """
 
     outcome: Outcome
-    count: int
-    shape: RegionShape | None = None
-    candidates: tuple[Candidate, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Operators and extents."""
-        return self.outcome.task.name
-
-    @property
-    def kind(self) -> str:
-        """What it is: ``"lanes"``, ``"layers"``, ``"regions"`` or ``"model"``."""
-        if self.shape is not None:
-            return "regions"
-        fields = self.outcome.task.plans[0]
-        return next(
-            (k for k, f in (("lanes", "lanes"), ("model", "choices")) if f in fields), "layers"
-        )
 
 
 def tune(
@@ -125,8 +79,8 @@ def tune(
 
     First the lanes of panels of tokens, by the whole model; then the kernels of its layers, each by
     itself; then, with these, how its regions are cut; and at last the whole model with and without
-    all of that. What was recorded before is not measured
-    again, so that a run that was ended goes on.
+    all of that. What was recorded before is not measured again, so that a run that was ended goes
+    on.
 
     Parameters
     ----------
@@ -179,13 +133,12 @@ def tune(
         devices = _devices(board, cpu)
         with _closing(devices, Builders(len(os.sched_getaffinity(0)))) as builders:
 
-            def run(title: str, found: Sequence[Found]) -> None:
+            def run(title: str, parts: Sequence[Part]) -> None:
                 progress(title)
-                outcomes = trials.run(
-                    [task for task, *_ in found], devices, builders, store, progress
-                )
-                for outcome, (_, count, shape, plans) in zip(outcomes, found, strict=True):
-                    tuned.append(Tuned(outcome, count, shape, plans))
+                tasks = [part.task for part in parts]
+                outcomes = trials.run(tasks, devices, builders, store, progress)
+                for part, outcome in zip(parts, outcomes, strict=True):
+                    tuned.append(Tuned(**vars(part), outcome=outcome))
 
             progress("reading the model")
             imported = import_module(model, shapes).mod
@@ -204,48 +157,15 @@ def tune(
             for _ in range(MORE_ROUNDS):
                 # What was measured may make others look better, which were not measured yet.
                 formed = [form_regions(panels, cpu, LEAST_GAIN, choices.plan_for)]
-                done = {part.outcome.task.key for part in tuned}
-                found = region_tasks(formed, setting)
-                run("regions", [region for region in found if region[0].key not in done])
-            keys = [part.outcome.task.key for part in tuned if part.shape is None]
+                more = region_tasks(formed, setting, done={part.task.key for part in tuned})
+                if not more:
+                    break
+                run("regions", more)
+            keys = [part.task.key for part in tuned if part.kind != "regions"]
             keys += [key_of(shape, cpu) for shape in formed[0][1].values()]
-            task = model_task(mod, store, keys, kernel, arguments, setting)
-            run("the whole model", [(task, 1, None, ())] if tuned else [])
+            if tuned:
+                run("the whole model", [model_task(mod, store, keys, kernel, arguments, setting)])
     return tuned
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all tasks have in common.
-
-    Attributes
-    ----------
-    target : str
-        Name of the CPU profile.
-    cpu : CpuProfile
-        `processor` of the target and the threads.
-    folder : Path
-        Where files of the tasks go.
-    most : int
-        Most trials of a task.
-    hopeless : float
-        How many times as long as the best a candidate may be expected to take.
-    """
-
-    target: str
-    cpu: CpuProfile
-    folder: Path
-    most: int
-    hopeless: float
-
-    def own_folder(self) -> Path:
-        """Make a folder for one task."""
-        return Path(tempfile.mkdtemp(dir=self.folder))
-
-    def share(self, seconds: float, mean: float) -> int:
-        """Return the most trials of a task: where little time is spent, little is to be gained."""
-        share = max(round(self.most * seconds / mean), min(self.most, LEAST_TRIALS))
-        return min(self.most, share)
 
 
 def _devices(board: Board | None, cpu: CpuProfile) -> list[Device]:
@@ -263,167 +183,6 @@ def _closing(devices: Sequence[Device], builders: Builders) -> Iterator[Builders
         builders.close()
         for device in devices:
             device.close()
-
-
-def model_task(
-    mod: tvm.IRModule,
-    store: Store,
-    keys: Sequence[Key],
-    kernel: NetworkKernel,
-    arguments: Arguments,
-    setting: Setting,
-) -> Task:
-    """Return the task to tell whether the model as a whole is faster with the records.
-
-    Parameters
-    ----------
-    mod : IRModule
-        The model, from `canonical`.
-    store : Store
-        The records.
-    keys : sequence of Key
-        What of them the model uses; if that changes, the model is measured again.
-    kernel : NetworkKernel
-        The same to build.
-    arguments : Arguments
-        What it is called with.
-    setting : Setting
-        What all tasks have in common.
-    """
-    best = [store.records.best(key) for key in keys]
-    used = sorted(repr((r.key, sorted(r.plan.items()))) for r in best if r)
-    digest = hashlib.sha256("".join(used).encode()).hexdigest()[:16]
-    cpu = setting.cpu
-    key = Key(model_key(mod, cpu), target_key(cpu), cpu.cores)
-    plans = {"choices": BY_COST_MODEL}, {"choices": f"records {digest}"}
-    return Task(key.region.partition(" #")[0], key, plans, kernel.build, arguments)
-
-
-def lanes_tasks(
-    mod: tvm.IRModule, kernel: NetworkKernel, arguments: Arguments, setting: Setting
-) -> list[Found]:
-    """Return the task to choose lanes, unless there is nothing to choose.
-
-    Parameters
-    ----------
-    mod : IRModule
-        The model, from `canonical`.
-    kernel : NetworkKernel
-        The same to build.
-    arguments : Arguments
-        What it is called with.
-    setting : Setting
-        What all tasks have in common.
-    """
-    cpu = setting.cpu
-    network = token_network(mod, cpu)
-    plans = lanes_candidates(network, cpu, setting.hopeless)[: setting.most + 1]
-    if len(plans) < 2:
-        return []
-    task = Task(
-        network.name,
-        Key(network.key, target_key(cpu), cpu.cores),
-        tuple({"lanes": plan.lanes} for plan in plans),
-        kernel.build,
-        arguments,
-    )
-    return [(task, 1, None, ())]
-
-
-def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[Found]:
-    """Return the kernels to choose of every layer, the most time-consuming layers first.
-
-    Parameters
-    ----------
-    mod : IRModule
-        The model, from `canonical`.
-    choices : Choices
-        The lanes that were measured.
-    setting : Setting
-        What all tasks have in common.
-    """
-    cpu = setting.cpu
-    lanes = choices.lanes_for(token_network(mod, cpu))
-    own_cpu = replace(cpu, token_lanes=lanes or 0)
-    counts: collections.Counter[str] = collections.Counter()
-    layers: dict[str, ConstantLayer] = {}
-    for own in constant_layers(mod, own_cpu):
-        counts[layer_key(own.layer)] += 1
-        layers.setdefault(layer_key(own.layer), own)
-    plans = {
-        key: kernel_candidates(own.layer, cpu, setting.hopeless) for key, own in layers.items()
-    }
-    seconds = {key: counts[key] * plans[key][0].seconds for key in layers}
-    mean = float(np.mean(list(seconds.values()))) if seconds else 0.0
-    found: list[Found] = []
-    for key in sorted(layers, key=lambda key: -seconds[key]):
-        layer, weight = layers[key].layer, layers[key].weight
-        chosen = plans[key][: setting.share(seconds[key], mean) + 1]
-        kernel = LayerKernel.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
-        task = Task(
-            layer.name,
-            Key(key, target_key(cpu), cpu.cores),
-            tuple(layer_kernels.to_fields(candidate.tiling) for candidate in chosen),
-            kernel.build,
-            kernel.arguments(),
-        )
-        found.append((task, counts[key], None, ()))
-    return found
-
-
-def region_tasks(
-    formed: Sequence[tuple[tvm.IRModule, Mapping[str, RegionShape]]], setting: Setting
-) -> list[Found]:
-    """Return every structure of a model's regions, the most time-consuming first.
-
-    Parameters
-    ----------
-    formed : sequence of (IRModule, mapping of str to RegionShape)
-        The model in regions, as `form_regions` returns it; the first one as it would be compiled.
-    setting : Setting
-        What all tasks have in common.
-    """
-    cpu = setting.cpu
-    regions: dict[Key, _Region] = {}
-    for i, (mod, named) in enumerate(formed):
-        keys = {name: key_of(shape, cpu) for name, shape in named.items()}
-        counts = collections.Counter(keys.values())
-        for name, key in keys.items():
-            if key not in regions:
-                plans = candidates(named[name], cpu, setting.hopeless, is_formed=i == 0)
-                regions[key] = _Region(mod, name, named[name], counts[key], plans)
-    mean = float(np.mean([region.seconds for region in regions.values()])) if regions else 0.0
-    found: list[Found] = []
-    for key, region in sorted(regions.items(), key=lambda item: -item[1].seconds):
-        chosen = tuple(region.plans[: setting.share(region.seconds, mean) + 1])
-        folder = setting.own_folder()
-        weights = write_region(region.mod, region.name, folder)
-        kernel = RegionKernel(region.shape, folder, setting.target, cpu.cores)
-        task = Task(
-            key.region.partition(" #")[0],
-            key,
-            tuple(to_fields(candidate.plan) for candidate in chosen),
-            kernel.build,
-            kernel.arguments(weights),
-            references=(to_fields(one_by_one(region.shape)),),
-        )
-        found.append((task, region.count, region.shape, chosen))
-    return found
-
-
-@dataclass(frozen=True)
-class _Region:
-    """A region of a module, and its plans."""
-
-    mod: tvm.IRModule
-    name: str
-    shape: RegionShape
-    count: int
-    plans: Sequence[Candidate]
-
-    @property
-    def seconds(self) -> float:
-        return self.count * self.plans[0].seconds
 
 
 def seconds_of(tuned: Sequence[Tuned]) -> dict[str, tuple[float, float]]:
