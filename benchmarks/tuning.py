@@ -20,7 +20,7 @@ import numpy as np
 from onnx.helper import make_node
 from rich.console import Console
 
-from tvm_sparse import api, region_candidates, testing, tuning, tuning_tasks
+from tvm_sparse import api, candidate_libraries, region_candidates, testing, tuning, tuning_tasks
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.measuring import Builders, Device
 from tvm_sparse.models import recipe
@@ -127,7 +127,7 @@ def sweep(threads: int | None) -> None:
             records = RECORDS / f"sweep-{level}.jsonl"
             tuned = tuning.tune(model, threads=threads, level=level, records=records)
             results[level] = next(part.outcome for part in tuned if part.shape)
-        cpu = region_candidates.processor("native", threads)
+        cpu = candidate_libraries.processor("native", threads)
         mod = pipeline.canonical(api.import_module(model).mod, cpu)
         mod = pipeline.on_panels(mod, cpu)
         setting = tuning_tasks.Setting("native", cpu, Path(folder), 1, 1.0)

@@ -10,6 +10,7 @@ from onnx.helper import make_node
 
 from tvm_sparse import (
     api,
+    candidate_libraries,
     cli,
     records,
     region_candidates,
@@ -158,7 +159,7 @@ def test_parts_of_a_region(tuned):
 def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     path, region = tuned[0], region_of(tuned)
     plans = RecordedPlans.read(path)
-    found = plans.on(region_candidates.processor(target, threads))(region.shape)
+    found = plans.on(candidate_libraries.processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
         assert found.plan == from_fields(region.outcome.best.plan)
         assert found.share > 0  # of the time that its operators take one by one: above 1, if slower
@@ -264,6 +265,6 @@ def test_report(tuned, tmp_path):
 def test_plot(tuned, tmp_path):
     drawing = tmp_path / "tuning.png"
     tuning_report.check_plot(drawing)
-    tuning_report.plot(tuned[1], drawing, region_candidates.processor("native", 1))
+    tuning_report.plot(tuned[1], drawing, candidate_libraries.processor("native", 1))
     assert drawing.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [drawing]

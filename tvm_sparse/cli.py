@@ -293,8 +293,8 @@ def _recorded_plans(records: str | None) -> RecordedPlans:
 
 def _tune(options: argparse.Namespace) -> None:
     from tvm_sparse import console, files, tuning, tuning_report
+    from tvm_sparse.candidate_libraries import processor
     from tvm_sparse.records import default_path
-    from tvm_sparse.region_candidates import processor
 
     board = _board(options)
     if options.plot:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse import conv_cost_model
+from tvm_sparse.candidate_libraries import build_module, common_lanes, processor
 from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
 from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.cost_model import FMA_PER_CYCLE, GROUP_CYCLES, L1_SHARE, MOST_ROWS, DenseTiling
@@ -34,7 +35,6 @@ from tvm_sparse.passes import operators
 from tvm_sparse.passes.pack_dense_weights import dense_layer
 from tvm_sparse.passes.sparsify_weights import sparse_layer
 from tvm_sparse.records import Plan
-from tvm_sparse.region_candidates import build_module, common_lanes, processor
 from tvm_sparse.targets import CpuProfile
 
 LOADS_PER_CYCLE = conv_cost_model.LOADS_PER_CYCLE

@@ -9,21 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import tvm
 from tvm import relax
 
 from tvm_sparse.api import import_module
 from tvm_sparse.building import build
+from tvm_sparse.candidate_libraries import export, processor, write_arguments
 from tvm_sparse.kernel_candidates import kernel_cycles
 from tvm_sparse.layer_kernels import Layer, Linear, default_kernel
-from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.choices import Choices, TokenNetwork
 from tvm_sparse.recorded_plans import BY_COST_MODEL, RecordedPlans
 from tvm_sparse.records import Plan
-from tvm_sparse.region_candidates import processor, random_array
 from tvm_sparse.targets import CpuProfile
 
 MOST_VECTORS = 8
@@ -131,12 +129,7 @@ class NetworkKernel:
 
     def arguments(self, folder: Path, main: relax.Function) -> Arguments:
         """Write what the libraries are called with: random inputs of ``main``."""
-        rng = np.random.default_rng(0)
-        path = folder / "arguments.npz"
-        np.savez(path, *(random_array(param.ty, rng) for param in main.params))
-        is_tuple = isinstance(main.ret_ty, relax.TupleType)
-        results = list(main.ret_ty.fields) if is_tuple else [main.ret_ty]
-        return Arguments(path, tuple(int(ty.shape[-1]) if len(ty.shape) else 1 for ty in results))
+        return write_arguments(folder, main, lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1)
 
 
 def build_network(
@@ -158,9 +151,7 @@ def build_network(
         known = RecordedPlans.read(Path(records)).choices_on(cpu)
         choices = replace(known, refuses=lambda key: False)
     passes = pipeline.pipeline(choices=choices)
-    executable = build(_read(model, shapes), cpu.to_target(), passes)
-    command = link_command(cpu.architecture)
-    executable.export_library(str(library), fcompile=functools.partial(link, command))
+    export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
 
 
 @functools.lru_cache(maxsize=1)

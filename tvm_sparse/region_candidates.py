@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,15 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sparse import column_cost_model, targets
-from tvm_sparse.building import build
+from tvm_sparse import column_cost_model
+from tvm_sparse.candidate_libraries import (
+    build_module,
+    common_lanes,
+    processor,
+    write_arguments,
+)
 from tvm_sparse.columns import ColumnPlan, RegionShape, Stops, part
-from tvm_sparse.linking import link, link_command
 from tvm_sparse.measuring import Arguments, Build
-from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.region_graph import Node
 from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
@@ -124,15 +127,10 @@ class RegionKernel:
     def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
         """Write what the kernels are called with: random panels, and the region's own weights."""
         main = _read(str(self.folder / "region.json"))["main"]
-        rng = np.random.default_rng(0)
-        count = len(main.params) - len(weights)
-        arrays = [random_array(param.ty, rng) for param in main.params[:count]] + [*weights]
-        path = self.folder / "arguments.npz"
-        np.savez(path, *arrays)
-        is_tuple = isinstance(main.ret_ty, relax.TupleType)
-        results = list(main.ret_ty.fields) if is_tuple else [main.ret_ty]
         cpu = processor(self.target, self.threads)
-        return Arguments(path, tuple(common_lanes(int(ty.shape[-1]), cpu) for ty in results))
+        return write_arguments(
+            self.folder, main, lambda ty: common_lanes(int(ty.shape[-1]), cpu), weights
+        )
 
 
 def form_regions(
@@ -209,15 +207,6 @@ def build_region(library: Path, module: str, plan: Plan, target: str, threads: i
     build_module(tvm.transform.Sequential([regions])(_read(module)), library, cpu)
 
 
-def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
-    """Build operators on panels, and regions of them, as a library for the virtual machine."""
-    with cpu.to_target() as tvm_target:
-        mod = tvm.transform.Sequential(pipeline.lower(cpu))(mod)
-        executable = build(mod, tvm_target, "default_build")
-    command = link_command(cpu.architecture)
-    executable.export_library(str(library), fcompile=functools.partial(link, command))
-
-
 class _Given(RegionPlanner):
     """Cuts the only run of operators as a plan says."""
 
@@ -230,31 +219,6 @@ class _Given(RegionPlanner):
         return self.whole(nodes, self._plan)
 
 
-def processor(target: str, threads: int | None) -> CpuProfile:
-    """Return the profile that `tvm_sparse.compile` plans for.
-
-    Raises
-    ------
-    TargetError
-        If `target` is unknown.
-    """
-    cpu = targets.profile(target)
-    return CpuProfile.from_target(replace(cpu, cores=threads or cpu.cores).to_target())
-
-
 @functools.lru_cache(maxsize=1)
 def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
-
-
-def common_lanes(lanes: int, cpu: CpuProfile) -> int:
-    """Return how many lanes hold no padding, which no plan needs to compute: whatever the width."""
-    return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
-
-
-def random_array(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:
-    """Return random numbers, or ones where they are no floating-point numbers."""
-    shape, dtype = [int(n) for n in ty.shape], np.dtype(str(ty.dtype))
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return np.ones(shape, dtype)

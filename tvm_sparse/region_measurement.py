@@ -18,6 +18,7 @@ from tvm import relax
 from tvm_sparse import column_cost_model, targets
 from tvm_sparse.analysis import Analysis
 from tvm_sparse.building import build
+from tvm_sparse.candidate_libraries import random_array
 from tvm_sparse.columns import ColumnPlan, Stops
 from tvm_sparse.engine import start_pool
 from tvm_sparse.errors import TargetError
@@ -26,7 +27,7 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import PREFIX
 from tvm_sparse.passes.region_planner import PlannedRegion
 from tvm_sparse.recorded_plans import key_of, to_fields
-from tvm_sparse.region_candidates import RegionKernel, one_by_one, random_array, write_region
+from tvm_sparse.region_candidates import RegionKernel, one_by_one, write_region
 from tvm_sparse.run_memory import column_bytes, storage_bytes
 from tvm_sparse.targets import CpuProfile
 

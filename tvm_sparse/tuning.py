@@ -17,6 +17,7 @@ import tvm
 from tvm_sparse import records as tuning_records
 from tvm_sparse import targets, trials
 from tvm_sparse.api import import_module
+from tvm_sparse.candidate_libraries import processor
 from tvm_sparse.engine import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.measuring import Builders, Device, RemoteDevice
@@ -24,7 +25,7 @@ from tvm_sparse.network_candidates import NetworkKernel
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.recorded_plans import RecordedPlans, is_plan, key_of
-from tvm_sparse.region_candidates import form_regions, processor
+from tvm_sparse.region_candidates import form_regions
 from tvm_sparse.remote import Board
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.trials import Outcome, Progress, Store
