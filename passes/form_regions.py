@@ -61,13 +61,12 @@ class FormRegions:
         planner: RegionPlanner | None = None,
     ) -> None:
         column_options.check(columns, overlap)
-        self.columns = columns
         cpu = CpuProfile.of(target)
         self.planner = planner or RegionPlanner(cpu, columns, overlap, plan_for)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its regions as functions of their own."""
-        if self.columns == "off":
+        if self.planner.columns == "off":
             return mod
         functions = dict(mod.functions_items())
         reports: list[dict[str, Any]] = []

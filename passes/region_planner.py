@@ -122,7 +122,7 @@ class RegionPlanner:
         least_gain: float = LEAST_GAIN,
     ) -> None:
         self.cpu = cpu
-        self._columns, self._overlap, self._plan_for = columns, overlap, plan_for
+        self.columns, self._overlap, self._plan_for = columns, overlap, plan_for
         self._least_gain = least_gain
         self._known: dict[RegionShape, tuple[ColumnPlan, Prediction]] = {}
         self.planned: list[PlannedRegion] = []
@@ -211,8 +211,8 @@ class RegionPlanner:
             return [region]
         measured = self._plan_for(region.shape) if self._plan_for else None
         best = measured.plan if measured else None
-        if isinstance(self._columns, int):
-            rows = self._columns
+        if isinstance(self.columns, int):
+            rows = self.columns
             plan, source = ColumnPlan(rows, min(plan.step_rows, rows), plan.overlap), "user"
         elif isinstance(best, Stops):
             parts = self.whole(region.nodes, best)

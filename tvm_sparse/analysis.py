@@ -168,7 +168,7 @@ def analyze(
     choices = records.choices_on(cpu).fitting(mod, cpu)
     alone = pipeline.on_panels(mod, cpu, choices)
     planner = RegionPlanner(cpu, columns, overlap, choices.plan_for)
-    passes = [FormRegions(cpu, columns, overlap, planner=planner)]
+    passes = [FormRegions(cpu, planner=planner)]
     together = tvm.transform.Sequential(passes)(alone)
     regions = tuple(planner.planned)
     operators = _operators(together, regions)

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.building import build
+from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
+from tvm_sparse.passes.form_regions import FormRegions
+from tvm_sparse.passes.region_planner import PlanFor, RegionPlanner
 from tvm_sparse.schedules.slice_channels import SliceChannels
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
@@ -138,6 +141,16 @@ def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+
+
+def losing_regions(
+    cpu: CpuProfile,
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
+    plan_for: PlanFor | None = None,
+) -> FormRegions:
+    """Return the pass with a planner that forms regions even if they are expected to lose."""
+    return FormRegions(cpu, planner=RegionPlanner(cpu, columns, overlap, plan_for, least_gain=-0.9))
 
 
 def run_kernel(

@@ -12,10 +12,9 @@ from tvm_sparse.convolution import Conv2d
 from tvm_sparse.errors import InputError
 from tvm_sparse.passes import operators as panel
 from tvm_sparse.passes.form_regions import REGION, REGIONS, FormRegions
-from tvm_sparse.passes.region_planner import RegionPlanner
 from tvm_sparse.pooling import Pool2d
 from tvm_sparse.targets import profile
-from tvm_sparse.testing import dataflow
+from tvm_sparse.testing import dataflow, losing_regions
 
 CPU = profile("skylake-avx512")
 ROWS, CHANNELS, LANES = 24, 8, 16
@@ -88,12 +87,6 @@ class ExpectedTwoResults:
         return (b, c)
 
 
-def forming(columns="auto", overlap="auto", plan_for=None, cpu=CPU):
-    """Return the pass with a planner that forms regions even if they are expected to lose."""
-    planner = RegionPlanner(cpu, columns, overlap, plan_for, least_gain=-0.9)
-    return FormRegions(cpu, columns, overlap, planner=planner)
-
-
 def without_reports(mod):
     functions = {
         gvar: func.without_attr(REGION) if func.attrs and REGION in func.attrs else func
@@ -106,7 +99,7 @@ def without_reports(mod):
     ("before", "expected"), [(Before, Expected), (BeforeTwoResults, ExpectedTwoResults)]
 )
 def test_a_region_becomes_a_function(before, expected):
-    after = forming()(before)
+    after = losing_regions(CPU)(before)
     tvm.ir.assert_structural_equal(without_reports(after), expected)
 
 
@@ -118,7 +111,7 @@ def test_off_leaves_the_module_alone():
 
 def test_an_operator_by_itself_stays_but_is_reported():
     before = dataflow(lambda emit, x: emit(relax.op.nn.relu(x)), PANELS)
-    after = forming()(before)
+    after = losing_regions(CPU)(before)
     tvm.ir.assert_structural_equal(after["main"], before["main"])
     (report,) = after.attrs[REGIONS]
     assert "column_rows" not in report
@@ -158,9 +151,9 @@ def image_network(emit, x):
     return emit(panel.max_pool2d(c, pool))
 
 
-def reports_of(forming):
+def reports_of(**options):
     """Return what the pass says of the network's regions."""
-    return forming(dataflow(image_network, PANELS)).attrs[REGIONS]
+    return losing_regions(CPU, **options)(dataflow(image_network, PANELS)).attrs[REGIONS]
 
 
 def regions_of(mod):
@@ -168,7 +161,7 @@ def regions_of(mod):
 
 
 def test_regions_cross_residual_branches_concatenations_and_strides():
-    after = forming()(dataflow(image_network, PANELS))
+    after = losing_regions(CPU)(dataflow(image_network, PANELS))
     (region,) = regions_of(after)
     (report,) = after.attrs[REGIONS]
     names = ["depthwise_conv2d", "depthwise_conv2d", "concat", "max_pool2d"]
@@ -178,7 +171,7 @@ def test_regions_cross_residual_branches_concatenations_and_strides():
 
 
 def test_the_plan_is_an_attribute():
-    (report,) = reports_of(forming(columns=5, overlap="recompute"))
+    (report,) = reports_of(columns=5, overlap="recompute")
     assert report["source"] == "user"
     assert (report["column_rows"], report["step_rows"] <= 5) == (5, True)
     assert report["columns"] == 2 * 3  # of each image
@@ -189,7 +182,7 @@ def test_the_plan_is_an_attribute():
 
 
 def test_a_region_prints_its_plan():
-    (region,) = regions_of(forming(columns=5)(dataflow(image_network, PANELS)))
+    (region,) = regions_of(losing_regions(CPU, columns=5)(dataflow(image_network, PANELS)))
     text = region.script()
     for word in ("column_rows", "step_rows", "overlap", "halo_share", "seconds", "stop"):
         assert word in text
@@ -197,7 +190,7 @@ def test_a_region_prints_its_plan():
 
 @pytest.mark.parametrize("overlap", ["recompute", "carry"])
 def test_the_overlap_is_the_one_asked_for(overlap):
-    found = reports_of(forming(overlap=overlap))
+    found = reports_of(overlap=overlap)
     # A column of one step has no overlap: nothing tells one from the other.
     assert all(r["overlap"] == overlap or r["step_rows"] == r["column_rows"] for r in found)
 
@@ -212,7 +205,7 @@ def test_keys_and_values_are_a_cache_stop():
         context = emit(panel.attention(query, key, value, None, attrs))
         return emit(panel.with_epilogue(panel.linear(context, weight, CHANNELS), residual=x))
 
-    after = forming()(dataflow(body, PANELS))
+    after = losing_regions(CPU)(dataflow(body, PANELS))
     reports = after.attrs[REGIONS]
     together = [list(report["operators"]) for report in reports]
     assert together == [["linear"] * 3, ["attention", "linear"]]
@@ -230,7 +223,7 @@ def test_images_of_another_number_are_another_region():
         )
         return emit(panel.depthwise_conv2d(y, constant(CHANNELS, 1, 3, 3), conv))
 
-    after = forming()(dataflow(body, PANELS))
+    after = losing_regions(CPU)(dataflow(body, PANELS))
     assert [len(report["layers"]) for report in after.attrs[REGIONS]] == [1, 1]
 
 
@@ -243,27 +236,25 @@ def measured(plan, share):
 
 
 def test_a_measured_plan_wins_over_the_cost_model():
-    (report,) = reports_of(forming(plan_for=measured(PLAN, 0.01)))
+    (report,) = reports_of(plan_for=measured(PLAN, 0.01))
     assert report["source"] == "record"
     assert ColumnPlan(report["column_rows"], report["step_rows"], report["overlap"]) == PLAN
 
 
 def test_the_user_wins_over_a_measured_plan():
-    (report,) = reports_of(forming(3, plan_for=measured(PLAN, 0.01)))
+    (report,) = reports_of(columns=3, plan_for=measured(PLAN, 0.01))
     assert (report["source"], report["column_rows"]) == ("user", 3)
 
 
 def test_measured_stops_cut_a_region():
-    reports = forming(plan_for=measured(Stops((2,)), 0.01))(dataflow(image_network, PANELS)).attrs[
-        REGIONS
-    ]
+    reports = reports_of(plan_for=measured(Stops((2,)), 0.01))
     assert [len(report["layers"]) for report in reports] == [2, 2]
     assert all(report["source"] == "record" for report in reports)
     assert "measured" in reports[0]["stop"]
 
 
 def test_what_was_measured_to_lose_is_not_formed():
-    reports = reports_of(forming(plan_for=lambda region: Measured(PLAN, 2.0)))
+    reports = reports_of(plan_for=lambda region: Measured(PLAN, 2.0))
     assert [len(report["layers"]) for report in reports] == [1, 1, 1, 1]
 
 
@@ -274,5 +265,5 @@ def test_other_operators_wait_so_that_runs_are_not_interrupted():
         b = emit(depthwise(a))
         return emit(relax.Tuple([mean, b]))
 
-    after = forming()(dataflow(body, PANELS))
+    after = losing_regions(CPU)(dataflow(body, PANELS))
     assert [len(report["layers"]) for report in after.attrs[REGIONS]] == [2]

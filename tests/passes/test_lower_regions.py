@@ -14,15 +14,14 @@ from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.passes import operators as panel
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import REGIONS, FormRegions
+from tvm_sparse.passes.form_regions import REGIONS
 from tvm_sparse.passes.lower_regions import LowerRegions
-from tvm_sparse.passes.region_planner import RegionPlanner
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.targets import native
-from tvm_sparse.testing import dataflow, onnxruntime_outputs
+from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs
 
 CPU = native()
 PANELS = (24, 8, 16)
@@ -32,19 +31,13 @@ CONV = Conv2d(
 WEIGHTS = [relax.const(np.full((8, 1, 3, 3), value, "float32")) for value in (0.1, 0.2)]
 
 
-def forming(columns="auto", overlap="auto"):
-    """Return the pass with a planner that forms regions even if they are expected to lose."""
-    planner = RegionPlanner(CPU, columns, overlap, None, least_gain=-0.9)
-    return FormRegions(CPU, columns, overlap, planner=planner)
-
-
 def two_convolutions(emit, x):
     y = emit(panel.depthwise_conv2d(x, WEIGHTS[0], CONV))
     return emit(panel.with_epilogue(panel.depthwise_conv2d(y, WEIGHTS[1], CONV), residual=x))
 
 
 def lowered(body, columns=6, overlap="carry"):
-    return LowerRegions(CPU)(forming(columns, overlap)(dataflow(body, PANELS)))
+    return LowerRegions(CPU)(losing_regions(CPU, columns, overlap)(dataflow(body, PANELS)))
 
 
 def prim_funcs(mod):
@@ -52,7 +45,7 @@ def prim_funcs(mod):
 
 
 def test_a_region_becomes_one_function():
-    formed = forming(6, "carry")(dataflow(two_convolutions, PANELS))
+    formed = losing_regions(CPU, 6, "carry")(dataflow(two_convolutions, PANELS))
     (report,) = formed.attrs[REGIONS]
     plan = ColumnPlan(int(report["column_rows"]), int(report["step_rows"]), report["overlap"])
     after = LowerRegions(CPU)(formed)
@@ -78,7 +71,7 @@ def test_regions_of_one_structure_and_plan_share_a_function():
         y = emit(relax.op.sin(two_convolutions(emit, x)))  # no stage
         return two_convolutions(emit, y)
 
-    formed = forming(6, "carry")(dataflow(body, PANELS))
+    formed = losing_regions(CPU, 6, "carry")(dataflow(body, PANELS))
     assert [len(report["layers"]) for report in formed.attrs[REGIONS]] == [2, 2]
     assert len(prim_funcs(LowerRegions(CPU)(formed))) == 1
 
@@ -127,7 +120,7 @@ def shapes_of(name, batch):
 def test_whole_models(tmp_path, name, batch, columns, overlap):
     path = models.recipe(name).build(tmp_path / "model.onnx")
     imported = import_module(path, shapes_of(name, batch))
-    formed = forming(columns, overlap)
+    formed = losing_regions(CPU, columns, overlap)
     phases = [*pipeline.canonicalize(), *pipeline.sparsify(CPU), formed, *pipeline.lower(CPU)]
     with CPU.to_target():
         mod = tvm.transform.Sequential(phases)(imported.mod)
