@@ -61,6 +61,11 @@ def fits_registers(channels: int, vectors: int, cpu: CpuProfile) -> bool:
     return channels * vectors + vectors + weights <= cpu.vector_registers
 
 
+def most_channels(vectors: int, cpu: CpuProfile) -> int:
+    """Return the most output channels of a dense tile of so many vectors."""
+    return max(c for c in range(1, cpu.vector_registers) if fits_registers(c, vectors, cpu))
+
+
 @dataclass(frozen=True)
 class DenseTiling:
     """Register tile of a dense linear layer.
@@ -104,7 +109,7 @@ def dense_tiling(n: int, cpu: CpuProfile) -> DenseTiling:
     registers hold besides the two vectors and the weights, unless fewer divide `n` better.
     """
     vectors = 2
-    most = max(c for c in range(1, cpu.vector_registers) if fits_registers(c, vectors, cpu))
+    most = most_channels(vectors, cpu)
     if n <= most:
         return DenseTiling(n, vectors)
     sizes = range(most, most // 2, -1)

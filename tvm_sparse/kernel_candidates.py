@@ -16,9 +16,17 @@ from tvm import relax
 
 from tvm_sparse import conv_cost_model
 from tvm_sparse.candidate_libraries import build_module, common_lanes, processor
-from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.conv_cost_model import LOADS_PER_CYCLE, DenseConvTiling, DepthwiseTiling
 from tvm_sparse.convolution import Conv2d, Window
-from tvm_sparse.cost_model import FMA_PER_CYCLE, GROUP_CYCLES, L1_SHARE, MOST_ROWS, DenseTiling
+from tvm_sparse.cost_model import (
+    FMA_PER_CYCLE,
+    GROUP_CYCLES,
+    L1_SHARE,
+    MOST_ROWS,
+    DenseTiling,
+    fits_registers,
+    most_channels,
+)
 from tvm_sparse.formats import SparseConvTiling, SparseLayout, SparseTiling
 from tvm_sparse.layer_kernels import (
     Layer,
@@ -36,8 +44,6 @@ from tvm_sparse.passes.pack_dense_weights import dense_layer
 from tvm_sparse.passes.sparsify_weights import sparse_layer
 from tvm_sparse.records import Plan
 from tvm_sparse.targets import CpuProfile
-
-LOADS_PER_CYCLE = conv_cost_model.LOADS_PER_CYCLE
 
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Output channels that a sparse kernel computes side by side."""
@@ -198,22 +204,21 @@ def _accumulates(accumulators: int, cpu: CpuProfile) -> bool:
 
 
 def _dense(layer: Layer, cpu: CpuProfile) -> Iterator[Tiling]:
-    problem, default, registers = layer.problem, dense_kernel(layer, cpu), cpu.vector_registers
+    problem, default = layer.problem, dense_kernel(layer, cpu)
     yield default
     if isinstance(problem, Linear):
         for vectors in (1, 2, 3, 4):
-            most = min((registers - vectors - 1) // vectors, problem.n)
+            most = min(most_channels(vectors, cpu), problem.n)
             for channels in range(most, most // 2, -1):
                 yield DenseTiling(channels, vectors)
     elif isinstance(default, DenseConvTiling):
         for vectors, rows, channels in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), range(4, 31)):
-            fits = (channels + 1) * vectors * rows + 1 <= registers and rows <= problem.out_height
-            if fits:
+            if fits_registers(channels, vectors * rows, cpu) and rows <= problem.out_height:
                 sizes = {"vectors": vectors, "rows": rows, "channels": channels}
                 yield replace(default, **sizes, row_block=_whole(default.row_block, rows))
     elif isinstance(default, DepthwiseTiling):
         for vectors, rows in itertools.product((1, 2, 3, 4), range(1, MOST_ROWS + 1)):
-            if 2 * vectors * rows <= registers + 4 and rows <= problem.out_height:
+            if 2 * vectors * rows <= cpu.vector_registers + 4 and rows <= problem.out_height:
                 block = _whole(default.row_block, rows)
                 tiling = replace(default, vectors=vectors, rows=rows, row_block=block)
                 for share in (1, 2, 4):
