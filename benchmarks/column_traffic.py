@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shutil
 import subprocess
@@ -20,7 +21,8 @@ from tvm_sparse.building import build
 from tvm_sparse.errors import ToolError
 from tvm_sparse.library import LibraryInfo
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import FormRegions
+from tvm_sparse.passes.form_regions import REGIONS, FormRegions
+from tvm_sparse.passes.region_planner import LEAST_GAIN, RegionPlanner
 from tvm_sparse.targets import CpuProfile, native, profile
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
@@ -91,6 +93,16 @@ def misses(
         counts.append([int(number.replace(",", "")) for number in found.groups()])
     (reads, writes), (more_reads, more_writes) = counts
     return more_reads - reads, more_writes - writes
+
+
+def expected(mod: tvm.IRModule, cpu: CpuProfile, options: Mapping[str, Any]) -> float:
+    """Return the bytes that the cost model expects to miss the private cache; see `misses`."""
+    columns, overlap = options.get("columns", "auto"), options.get("overlap", "auto")
+    # The planner knows no "off": no region gains as much as is asked for then.
+    least = math.inf if columns == "off" else LEAST_GAIN
+    planner = RegionPlanner(cpu, "auto", overlap, None, least)
+    reports = FormRegions(cpu, planner=planner)(mod).attrs[REGIONS]
+    return sum(float(count) for report in reports for count in report["bytes_moved"][2:])
 
 
 def _build(

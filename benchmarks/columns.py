@@ -1,9 +1,12 @@
 """Tensor columns against one operator after another, with the same kernels.
 
     python benchmarks/columns.py conv-stack-95 mobilenet-v1-90   # build, then time in turns
-    python benchmarks/columns.py resnet50-95:8                   # a batch of 8
+    python benchmarks/columns.py resnet50-95:8 bert-base-95:8x384   # a batch of 8; of 384 tokens
     python benchmarks/columns.py --build                         # build all models, time nothing
     python benchmarks/columns.py --built resnet50-95             # time what was built before
+    python benchmarks/columns.py --roofline resnet50-95          # how much could be gained at most
+    python benchmarks/columns.py --cores 1,2,4,16,64             # expected with other processors
+    python benchmarks/columns.py --scaling                       # one thread against all
     python benchmarks/columns.py --traffic                       # misses of the L2 cache, simulated
     python benchmarks/columns.py --memory                        # peak memory, batch 8
 
@@ -25,74 +28,32 @@ Models have seeded weights and are kept, with the libraries, in .cache/columns.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import column_cores
+import column_roofline
 import column_traffic
 import numpy as np
-import tvm
-from tvm import relax
+from column_cases import (
+    MODELS,
+    MODES,
+    Case,
+    best_region,
+    check_outputs,
+    network,
+    race,
+    with_region,
+)
 
-import tvm_sparse
-from tvm_sparse import models
-from tvm_sparse.api import import_module
-from tvm_sparse.benchmarking import output_error, random_inputs
-from tvm_sparse.engine import Engine
+from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import REGION, FormRegions
 from tvm_sparse.peers import OURS, PeerProcess
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.targets import CpuProfile, native
+from tvm_sparse.targets import native
 
-MODES: dict[str, dict[str, Any]] = {
-    "off": {"columns": "off"},
-    "auto": {},
-    "recompute": {"overlap": "recompute"},
-    "carry": {"overlap": "carry"},
-}
-BERT = {name: (8, 384) for name in ("input_ids", "attention_mask", "token_type_ids")}
-MODELS: dict[str, Mapping[str, Sequence[int]] | None] = {
-    "conv-stack-95": None,
-    "mobilenet-v1-90": None,
-    "resnet50-95": None,
-    "efficientnet-b0-90": None,
-    "vit-b-16-90": None,
-    "yolov5s-85": None,
-    "yolov8n-85": None,
-    "bert-base-95": BERT,
-}
-"""Models, and shapes that are not their recipes'."""
-MEMORY_MODEL, MEMORY_BATCH = "resnet50-95", 8
-TRAFFIC_MODEL = "conv-stack-95"
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something to time: a model, or a region of it.
-
-    Attributes
-    ----------
-    name : str
-        For people.
-    source : Path or IRModule
-        What is compiled.
-    shapes : mapping, optional
-        Of an ONNX file's inputs.
-    """
-
-    name: str
-    source: Path | tvm.IRModule
-    shapes: Mapping[str, Sequence[int]] | None
-
-    def library(self, mode: str, cache: Path) -> Path:
-        """Return where its library of a mode is kept."""
-        return cache / f"{re.sub('[ :]', '-', self.name)}.{mode}.so"
+DEFAULTS = {"traffic": ("conv-stack-95",), "memory": ("resnet50-95:8",)}
+"""Models of modes that do not take all."""
 
 
 def main() -> None:
@@ -105,40 +66,57 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="for each line of the table")
     parser.add_argument("--rounds", type=int, default=8)
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--build", action="store_true", help="time nothing")
-    chosen.add_argument("--built", action="store_true", help="time what --build left")
+    chosen.add_argument("--roofline", action="store_true", help="the most that can be gained")
+    chosen.add_argument("--cores", type=_numbers, metavar="1,2,4", help="expected with other cores")
+    chosen.add_argument("--scaling", action="store_true", help="one thread against --threads")
     chosen.add_argument("--traffic", action="store_true", help="misses of the L2 cache, simulated")
     chosen.add_argument("--memory", action="store_true", help="peak memory of a process")
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--build", action="store_true", help="time nothing")
+    when.add_argument("--built", action="store_true", help="time what --build left")
     parser.add_argument("--cache", type=Path, default=Path(".cache/columns"))
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
+    mode = next((mode for mode in DEFAULTS if getattr(arguments, mode)), "")
+    names = arguments.models or DEFAULTS.get(mode, MODELS)
     try:
+        cases = [network(name, arguments.cache) for name in names]
         if arguments.traffic:
-            traffic(arguments.models or [TRAFFIC_MODEL], arguments.cache)
+            traffic(cases, arguments.cache)
         elif arguments.memory:
-            memory(arguments.models or [MEMORY_MODEL], arguments.cache, arguments.threads)
+            memory(cases, arguments.cache, arguments.threads)
+        elif arguments.cores:
+            column_cores.table(cases, native(), arguments.cores)
+        elif arguments.scaling:
+            scaling(cases, arguments)
         else:
-            compare(arguments)
+            cases = [one for case in cases for one in with_region(case, arguments.threads)]
+            (bound if arguments.roofline else compare)(cases, arguments)
     except TvmSparseError as error:
         sys.exit(f"error: {error}")
 
 
-def compare(arguments: argparse.Namespace) -> None:
-    """Build and time models and regions."""
-    cases = [
-        case
-        for name in arguments.models or MODELS
-        for case in cases_of(name, arguments.cache, arguments.threads)
-    ]
-    if not arguments.built:
-        for case in cases:
-            build(case, arguments.cache, arguments.threads)
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(map(int, text.split(",")))
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
+
+
+def compare(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
+    """Build and time models and regions in all modes."""
+    for case in [] if arguments.built else cases:
+        for mode, options in MODES.items():
+            case.build(mode, arguments.cache, arguments.threads, **options)
     if arguments.build:
         return
     print("| model | off ms | auto ms | auto | of medians | recompute | carry |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for case in cases:
-        times = time_modes(case, arguments)
+        engines = {mode: case.load(mode, arguments.cache, arguments.threads) for mode in MODES}
+        inputs = random_inputs(engines["off"].inputs)
+        check_outputs(case, engines, inputs)
+        times = race(engines, inputs, arguments.seconds, arguments.rounds)
         off = times["off"]
         least = {mode: off.min() / seconds.min() for mode, seconds in times.items()}
         median = np.median(off) / np.median(times["auto"])
@@ -150,134 +128,85 @@ def compare(arguments: argparse.Namespace) -> None:
         )
 
 
-def cases_of(name: str, cache: Path, threads: int | None) -> list[Case]:
-    """Return a model, and the region of it that is expected to save most, if there is one."""
-    model, _, batch = name.partition(":")
-    made, path = models.recipe(model), cache / f"{model}.onnx"
-    if not path.exists():
-        made.build(path)
-    shapes = MODELS.get(model) or made.shapes
-    if batch:
-        shapes = {key: (int(batch), *shape[1:]) for key, shape in shapes.items()}
-    cpu = replace(native(), cores=threads or native().cores)
-    region = best_region(path, shapes, cpu)
-    return [
-        Case(name, path, shapes),
-        *([Case(f"{name} region", region, None)] if region is not None else []),
-    ]
+def bound(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
+    """Build and time models and regions, also without traffic, and print the most to be gained."""
+    for case in [] if arguments.built else cases:
+        column_roofline.build(case, arguments.cache, arguments.threads)
+    if not arguments.build:
+        options = arguments.cache, arguments.threads, arguments.seconds, arguments.rounds
+        column_roofline.compare(cases, *options)
 
 
-def best_region(
-    path: Path,
-    shapes: Mapping[str, Sequence[int]],
-    cpu: CpuProfile,
-) -> tvm.IRModule | None:
-    """Return the function of the region that is expected to save most, as a module of its own."""
-    phases = [*pipeline.canonicalize(), *pipeline.sparsify(cpu), FormRegions(cpu)]
-    with cpu.to_target():
-        mod = tvm.transform.Sequential(phases)(import_module(path, shapes).mod)
-    regions = [f for _, f in mod.functions_items() if f.attrs and REGION in f.attrs]
-    if not regions:
-        return None
-    best = max(regions, key=lambda f: f.attrs[REGION]["alone_seconds"] - f.attrs[REGION]["seconds"])
-    func = relax.utils.copy_with_new_vars(best.without_attr(REGION))
-    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+def scaling(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
+    """Time models that were built for one thread against those for several."""
+    many = arguments.threads or native().cores
+    variants = {
+        f"{mode} {threads}": (f"{mode}-{threads}-threads", threads)
+        for mode in ("off", "auto")
+        for threads in (1, many)
+    }
+    for case in [] if arguments.built else cases:
+        for mode in ("off", "auto"):
+            for threads in (1, many):
+                variant, _ = variants[f"{mode} {threads}"]
+                case.build(variant, arguments.cache, threads, **MODES[mode])
+    if arguments.build:
+        return
+    print(f"| model | off, 1 thread ms | {many} ms | | auto, 1 thread ms | {many} ms | |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for case in cases:
+        engines = {
+            name: case.load(variant, arguments.cache, threads)
+            for name, (variant, threads) in variants.items()
+        }
+        inputs = random_inputs(engines["off 1"].inputs)
+        check_outputs(case, engines, inputs)
+        times = race(engines, inputs, arguments.seconds, arguments.rounds)
+        cells = []
+        for mode in ("off", "auto"):
+            one, all_ = (1e3 * times[f"{mode} {threads}"].min() for threads in (1, many))
+            cells += [f"{one:.2f}", f"{all_:.2f}", f"{one / all_:.2f}x"]
+        print(f"| {case.name} | {' | '.join(cells)} |", flush=True)
 
 
-def build(case: Case, cache: Path, threads: int | None) -> None:
-    """Compile a case in all modes."""
-    for mode, options in MODES.items():
-        start = time.perf_counter()
-        engine = tvm_sparse.compile(
-            case.source, case.shapes, threads=threads, records=RecordedPlans(), **options
-        )
-        engine.save(case.library(mode, cache))
-        seconds = time.perf_counter() - start
-        print(f"{case.name}, {mode}: built in {seconds:.0f} s", file=sys.stderr, flush=True)
-
-
-def time_modes(case: Case, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Return the seconds of every run in each mode; the modes take turns."""
-    engines = {}
-    for mode in MODES:
-        path = case.library(mode, arguments.cache)
-        if not path.exists():
-            raise TvmSparseError(f"{path} is not there: run with --build first")
-        engines[mode] = tvm_sparse.load(path, arguments.threads)
-    inputs = random_inputs(engines["off"].inputs)
-    want = list(engines["off"].run(inputs).values())
-    # Lanes of panels that hold no column have any finite value, so regions are not compared.
-    for mode, engine in engines.items() if isinstance(case.source, Path) else ():
-        error = output_error(list(engine.run(inputs).values()), want)
-        if not error < 1e-4:
-            raise TvmSparseError(f"{case.name}, {mode}: differs from off by {error:.1e}")
-    del want
-    times: dict[str, list[float]] = {mode: [] for mode in MODES}
-    burst = arguments.seconds / (arguments.rounds * len(MODES))
-    for _ in range(arguments.rounds):
-        for mode, engine in engines.items():
-            times[mode] += run_for(engine, inputs, burst)
-    return {mode: np.array(seconds) for mode, seconds in times.items()}
-
-
-def run_for(engine: Engine, inputs: Mapping[str, np.ndarray], seconds: float) -> list[float]:
-    """Return the times of runs, three at least, after one that does not count."""
-    engine.run(inputs)
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        engine.run(inputs)
-        times.append(time.perf_counter() - start)
-    return times
-
-
-def memory(names: Sequence[str], cache: Path, threads: int | None) -> None:
+def memory(cases: Sequence[Case], cache: Path, threads: int | None) -> None:
     """Print the peak memory of processes that load a library and run it."""
-    print("| model | batch | off MB | auto MB |")
-    print("| --- | ---: | ---: | ---: |")
-    for name in names:
-        made, path = models.recipe(name), cache / f"{name}.onnx"
-        if not path.exists():
-            made.build(path)
-        shapes = {key: (MEMORY_BATCH, *shape[1:]) for key, shape in made.shapes.items()}
+    print("| model | off MB | auto MB |")
+    print("| --- | ---: | ---: |")
+    for case in cases:
         peaks = []
         for mode in ("off", "auto"):
-            engine = tvm_sparse.compile(
-                path, shapes, threads=threads, records=RecordedPlans(), **MODES[mode]
-            )
-            library, arrays = cache / f"memory.{mode}.so", cache / "memory.npz"
-            engine.save(library)
-            inputs = random_inputs(engine.inputs)
+            case.build("memory", cache, threads, **MODES[mode])
+            engine = case.load("memory", cache, threads)
+            inputs, arrays = random_inputs(engine.inputs), cache / "memory.npz"
             np.savez(arrays, *inputs.values())
             with PeerProcess(OURS) as process:
-                process.call("load", path=str(library), threads=engine.threads)
+                path = str(case.library("memory", cache))
+                process.call("load", path=path, threads=engine.threads)
                 process.call("inputs", path=str(arrays), names=list(inputs))
                 process.call("run", seconds=0.0)
                 peaks.append(process.call("memory")["peak_bytes"])
-        print(f"| {name} | {MEMORY_BATCH} | {peaks[0] / 1e6:.0f} | {peaks[1] / 1e6:.0f} |")
+        print(f"| {case.name} | {peaks[0] / 1e6:.0f} | {peaks[1] / 1e6:.0f} |", flush=True)
 
 
-def traffic(names: Sequence[str], cache: Path) -> None:
+def traffic(cases: Sequence[Case], cache: Path) -> None:
     """Print the misses of the private cache of regions, one by one and as columns."""
     column_traffic.check_tools()
     cpu = column_traffic.processor()
     print(f"L2 of {cpu.l2_bytes // 1024} KB, code for {cpu.mcpu}, one thread")
-    print("| region | mode | reads missed | writes missed | MB | against off |")
-    print("| --- | --- | ---: | ---: | ---: | ---: |")
-    for name in names:
-        made, path = models.recipe(name), cache / f"{name}.onnx"
-        if not path.exists():
-            made.build(path)
-        region = best_region(path, MODELS.get(name) or made.shapes, cpu)
+    print("| region | mode | reads missed | writes missed | MB | by the cost model | against off |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for case in cases:
+        region = best_region(case, cpu)
         if region is None:
-            raise TvmSparseError(f"{name}: the cost model forms no region")
+            raise TvmSparseError(f"{case.name}: the cost model forms no region")
         off = 0
         for mode, options in MODES.items():
             reads, writes = column_traffic.misses(region, cpu, options, cache)
             off = off or reads + writes
             print(
-                f"| {name} | {mode} | {reads} | {writes} | {64e-6 * (reads + writes):.1f} "
+                f"| {case.name} | {mode} | {reads} | {writes} | {64e-6 * (reads + writes):.1f} "
+                f"| {1e-6 * column_traffic.expected(region, cpu, options):.1f} "
                 f"| {off / (reads + writes):.2f}x fewer |",
                 flush=True,
             )

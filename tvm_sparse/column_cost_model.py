@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +30,7 @@ from tvm_sparse.columns import (
     rows_needed,
     typical_columns,
 )
+from tvm_sparse.memory_system import LEVELS
 from tvm_sparse.memory_traffic import Caches, Distance, Traffic, caches
 from tvm_sparse.targets import CpuProfile
 
@@ -49,6 +49,9 @@ RUN_CYCLES = 150.0
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Steps, in tiles of the last stage, that are considered besides whole columns."""
 
+COSTS = 3 + 2 * len(LEVELS)
+"""Numbers that a column costs, see `_Column.cost`."""
+
 Vector = NDArray[np.float64]
 
 
@@ -63,8 +66,8 @@ class Prediction:
     compute_seconds, traffic_seconds : float
         Of the busiest core, each as if the other took no time. They add up, except that weights
         are read while it computes.
-    bytes_moved : tuple of float
-        What all cores read and write in L1, L2, L3 and memory.
+    bytes_moved, weights_moved : tuple of float
+        What all cores read and write in L1, L2, L3 and memory; and of it, the weights.
     scratch_bytes : int
         Rows of intermediate results that a core keeps.
     working_set_bytes : int
@@ -79,6 +82,7 @@ class Prediction:
     compute_seconds: float
     traffic_seconds: float
     bytes_moved: tuple[float, ...]
+    weights_moved: tuple[float, ...]
     scratch_bytes: int
     working_set_bytes: int
     halo_share: float
@@ -231,7 +235,9 @@ class _Column:
         self.step_bytes = self._before[-1]
 
     def cost(self, clock_hz: float, cold: float) -> Vector:
-        """Return seconds, those of computing, those of traffic, and the bytes from each level.
+        """Return seconds, those of computing, those of traffic, and bytes.
+
+        Bytes are those of rows from and to each level, and then those of weights.
 
         Parameters
         ----------
@@ -240,7 +246,7 @@ class _Column:
         cold : float
             Share of these columns that are the first of their thread.
         """
-        total = np.zeros(7)
+        total = np.zeros(COSTS)
         for i, stage in enumerate(self._region.stages):
             every_row = stage.tensor.images * stage.tensor.rows
             compute = (stage.cycles * self.rows[i] / every_row + RUN_CYCLES) / clock_hz
@@ -251,8 +257,8 @@ class _Column:
             # Weights are read one after another, long before they are needed. For rows the core
             # waits: measured times are nearer to the sum than to the larger of the two.
             seconds = max(compute, weights.seconds) + rows.seconds
-            moved = map(operator.add, weights.moved, rows.moved)
-            total += (seconds, compute, weights.seconds + rows.seconds, *moved)
+            traffic = weights.seconds + rows.seconds
+            total += (seconds, compute, traffic, *rows.moved, *weights.moved)
         return self.steps * total
 
     def _read_weights(self, i: int, cold: float, traffic: Traffic) -> None:
@@ -342,7 +348,7 @@ def _first_columns(costs: Sequence[tuple[Vector, int]], columns: int) -> Vector:
     """Return the cost of the first `columns` columns of all images."""
     image = sum(count for _, count in costs)
     images, left = divmod(columns, image)
-    total = np.zeros(7)
+    total = np.zeros(COSTS)
     for cost, count in costs:
         total += cost * (images * count + min(left, count))
         left -= min(left, count)
@@ -352,5 +358,8 @@ def _first_columns(costs: Sequence[tuple[Vector, int]], columns: int) -> Vector:
 def _prediction(busiest: Vector, work: Vector, columns: int, **sizes: Any) -> Prediction:
     launch = LAUNCH_SECONDS if columns > 1 else 0.0
     seconds, compute, traffic = (float(part) for part in busiest[:3])
-    moved = tuple(float(count) for count in work[3:])
-    return Prediction(seconds + launch, compute, traffic, moved, columns=columns, **sizes)
+    rows, weights = work[3:].reshape(2, len(LEVELS))
+    moved, of_weights = (tuple(map(float, counts)) for counts in (rows + weights, weights))
+    return Prediction(
+        seconds + launch, compute, traffic, moved, of_weights, columns=columns, **sizes
+    )

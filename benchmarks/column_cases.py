@@ -1,0 +1,176 @@
+"""What the benchmarks of tensor columns compile and run: models by name, and regions of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+import tvm_sparse
+from tvm_sparse import models
+from tvm_sparse.api import import_module
+from tvm_sparse.benchmarking import output_error
+from tvm_sparse.engine import Engine
+from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.form_regions import REGION, FormRegions
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.targets import CpuProfile, native
+
+MODES: dict[str, dict[str, Any]] = {
+    "off": {"columns": "off"},
+    "auto": {},
+    "recompute": {"overlap": "recompute"},
+    "carry": {"overlap": "carry"},
+}
+MODELS = (
+    "conv-stack-95",
+    "mobilenet-v1-90",
+    "mobilenet-v2-90",
+    "resnet50-95",
+    "efficientnet-b0-90",
+    "vit-b-16-90",
+    "yolov5s-85",
+    "yolov8n-85",
+    "bert-base-95",
+    "bert-base-95:8x384",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something to run: a model, or a region of it.
+
+    Attributes
+    ----------
+    name : str
+        For people.
+    source : Path or IRModule
+        What is compiled.
+    shapes : mapping, optional
+        Of an ONNX file's inputs.
+    """
+
+    name: str
+    source: Path | tvm.IRModule
+    shapes: Mapping[str, Sequence[int]] | None
+
+    def library(self, variant: str, cache: Path) -> Path:
+        """Return where its library of a mode, or otherwise built, is kept."""
+        return cache / f"{re.sub('[ :]', '-', self.name)}.{variant}.so"
+
+    def build(self, variant: str, cache: Path, threads: int | None, **options: Any) -> None:
+        """Compile it with some arguments of `tvm_sparse.compile`."""
+        start = time.perf_counter()
+        engine = tvm_sparse.compile(
+            self.source, self.shapes, threads=threads, records=RecordedPlans(), **options
+        )
+        engine.save(self.library(variant, cache))
+        seconds = time.perf_counter() - start
+        print(f"{self.name}, {variant}: built in {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    def load(self, variant: str, cache: Path, threads: int | None) -> Engine:
+        """Return the engine of a library that was built before."""
+        path = self.library(variant, cache)
+        if not path.exists():
+            raise TvmSparseError(f"{path} is not there: run with --build first")
+        return tvm_sparse.load(path, threads)
+
+
+def network(name: str, cache: Path) -> Case:
+    """Return a model, whose ONNX file is made if it is not there.
+
+    Parameters
+    ----------
+    name : str
+        A name of `tvm_sparse.models`, with a batch (``resnet50-95:8``) or a batch and tokens
+        (``bert-base-95:8x384``) after it if those of its recipe are not meant.
+    cache : Path
+        Folder of the file.
+    """
+    model, _, extents = name.partition(":")
+    if extents and not re.fullmatch(r"\d+(x\d+)?", extents):
+        raise TvmSparseError(f"{name}: write MODEL, MODEL:BATCH or MODEL:BATCHxTOKENS")
+    made, path = models.recipe(model), cache / f"{model}.onnx"
+    if not path.exists():
+        made.build(path)
+    first = tuple(map(int, extents.split("x"))) if extents else ()
+    return Case(name, path, {k: (*first, *shape[len(first) :]) for k, shape in made.shapes.items()})
+
+
+def with_region(case: Case, threads: int | None) -> list[Case]:
+    """Return a model, and the region of it that is expected to save most, if there is one."""
+    region = best_region(case, replace(native(), cores=threads or native().cores))
+    return [case, *([Case(f"{case.name} region", region, None)] if region is not None else [])]
+
+
+def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
+    """Return the function of the region that is expected to save most, as a module of its own."""
+    phases = [*pipeline.canonicalize(), *pipeline.sparsify(cpu), FormRegions(cpu)]
+    with cpu.to_target():
+        mod = tvm.transform.Sequential(phases)(import_module(case.source, case.shapes).mod)
+    regions = [f for _, f in mod.functions_items() if f.attrs and REGION in f.attrs]
+    if not regions:
+        return None
+    best = max(regions, key=lambda f: f.attrs[REGION]["alone_seconds"] - f.attrs[REGION]["seconds"])
+    func = relax.utils.copy_with_new_vars(best.without_attr(REGION))
+    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+
+
+def check_outputs(
+    case: Case, engines: Mapping[str, Engine], inputs: Mapping[str, np.ndarray]
+) -> None:
+    """Compare the outputs of engines with those of the first one.
+
+    Not those of a region: lanes of panels that hold no column have any finite value.
+
+    Raises
+    ------
+    TvmSparseError
+        If they differ.
+    """
+    if not isinstance(case.source, Path):
+        return
+    first, *others = engines
+    want = list(engines[first].run(inputs).values())
+    for name in others:
+        error = output_error(list(engines[name].run(inputs).values()), want)
+        if not error < 1e-4:
+            raise TvmSparseError(f"{case.name}, {name}: differs from {first} by {error:.1e}")
+
+
+def race(
+    engines: Mapping[str, Engine], inputs: Mapping[str, np.ndarray], seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Return the seconds of every run of each engine; they take turns.
+
+    Parameters
+    ----------
+    engines : mapping of str to Engine
+        By name.
+    inputs : mapping of str to array
+        For all of them.
+    seconds : float
+        For all of it, about.
+    rounds : int
+        Turns of each; three runs at least in each of them, after one that does not count.
+    """
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    burst = seconds / (rounds * len(engines))
+    for _ in range(rounds):
+        for name, engine in engines.items():
+            engine.run(inputs)
+            least, end = len(times[name]) + 3, time.perf_counter() + burst
+            while len(times[name]) < least or time.perf_counter() < end:
+                start = time.perf_counter()
+                engine.run(inputs)
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(values) for name, values in times.items()}

@@ -1,0 +1,110 @@
+"""What tensor columns are expected to do with other numbers of cores than this machine has.
+
+The cost model plans every model for so many cores of this CPU and predicts both ways of running it.
+What L3 and memory deliver to all cores together lies between two ends: no more than to the cores
+that were measured ("shared"), or as much more as there are more cores ("growing").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from column_cases import Case
+
+from tvm_sparse.api import import_module
+from tvm_sparse.memory_system import Bandwidth
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.form_regions import REGIONS, FormRegions
+from tvm_sparse.targets import CpuProfile
+
+HEADER = (
+    "| model | cores | off ms | auto ms | auto | times one core | regions | columns | "
+    "with L3 and memory growing: off ms | auto ms | auto | times one core | regions | columns |\n"
+    "| --- |" + " ---: |" * 13
+)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A model as the cost model sees it.
+
+    Attributes
+    ----------
+    off, auto : float
+        Seconds of the operators that can be stages of columns, one by one and in columns.
+    columns : tuple of int
+        For every region, its columns of all images.
+    """
+
+    off: float
+    auto: float
+    columns: tuple[int, ...]
+
+
+def with_cores(cpu: CpuProfile, cores: int, growing: bool) -> CpuProfile:
+    """Return a processor with more, or fewer, of the same cores.
+
+    Parameters
+    ----------
+    cpu : CpuProfile
+        Where as many cores as it has were measured to share L3 and memory.
+    cores : int
+        How many.
+    growing : bool
+        Whether all cores together get so many times more, too, up to what each gets alone.
+    """
+
+    def grown(level: Bandwidth) -> Bandwidth:
+        if level.shared is None:
+            return level
+        return replace(level, shared=level.shared * cores / cpu.cores)
+
+    system = cpu.memory_system
+    if growing:
+        system = replace(system, l3=grown(system.l3), memory=grown(system.memory))
+    return replace(cpu, cores=cores, measured=system)
+
+
+def simulate(
+    case: Case, cpu: CpuProfile, cores: Sequence[int]
+) -> Iterator[tuple[int, Simulated, Simulated]]:
+    """Yield numbers of cores, and a model on so many: L3 and memory shared, and growing."""
+    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
+    for count in cores:
+        panels = pipeline.on_panels(mod, replace(cpu, cores=count))
+        found = []
+        for growing in (False, True):
+            reports = FormRegions(with_cores(cpu, count, growing))(panels).attrs[REGIONS]
+            found.append(
+                Simulated(
+                    sum(float(report["alone_seconds"]) for report in reports),
+                    sum(float(report["seconds"]) for report in reports),
+                    tuple(int(report["columns"]) for report in reports if "columns" in report),
+                )
+            )
+        yield count, *found
+
+
+def table(cases: Sequence[Case], cpu: CpuProfile, cores: Sequence[int]) -> None:
+    """Print what is expected of models on different numbers of cores."""
+    print(HEADER)
+    for case in cases:
+        one: tuple[Simulated, Simulated] | None = None
+        for count, *both in simulate(case, cpu, sorted({1, *cores})):
+            one = one or (both[0], both[1])
+            if count in cores:
+                cells = [c for o, s in zip(one, both, strict=True) for c in _cells(o, s)]
+                print(f"| {case.name} | {count} | {' | '.join(cells)} |", flush=True)
+
+
+def _cells(one: Simulated, some: Simulated) -> list[str]:
+    columns = f"{min(some.columns)} to {max(some.columns)}" if some.columns else "-"
+    return [
+        f"{1e3 * some.off:.2f}",
+        f"{1e3 * some.auto:.2f}",
+        f"{some.off / some.auto:.2f}x" if some.auto else "-",
+        f"{one.auto / some.auto:.1f}" if some.auto else "-",
+        str(len(some.columns)),
+        columns,
+    ]

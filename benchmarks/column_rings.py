@@ -1,0 +1,70 @@
+"""Kernels whose activations never leave the private cache: what tensor columns could reach at most.
+
+Code as of `columns="off"`, but kernels of ours find the rows of their inputs, and put those of
+their result, in a ring of a few rows for each thread, which all rows share. The results are wrong.
+The work is the same, and so are the weights, but no activation comes from beyond L2, and no row is
+computed twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from tvm_sparse.columns import Tensor
+from tvm_sparse.schedules.buffers import opaque
+from tvm_sparse.schedules.stage import TensorPanels
+from tvm_sparse.targets import CpuProfile
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+RINGS = (8, 4)
+"""Rows of a ring, the first that fits; most tiles have no more."""
+
+L2_SHARE = 1 / 8
+"""Of the private cache for a ring: a kernel reads one or two, and writes one."""
+
+
+def ring(tensor: Tensor, cpu: CpuProfile) -> tuple[int, int]:
+    """Return how many rows share a ring, and the rows of the ring: all are, if they are few.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        An activation.
+    cpu : CpuProfile
+        Its threads take equal shares of the rows, one after another.
+    """
+    rows = tensor.images * tensor.rows
+    share = -(-rows // cpu.cores)
+    for size in RINGS:
+        if 2 * size <= share and size * tensor.row_bytes <= L2_SHARE * cpu.l2_bytes:
+            return share, size
+    return rows, rows
+
+
+@contextlib.contextmanager
+def in_rings(cpu: CpuProfile) -> Iterator[None]:
+    """Build kernels whose activations are in rings, inside of the context.
+
+    Parameters
+    ----------
+    cpu : CpuProfile
+        For which processor, all of whose cores take part.
+    """
+    place_of = TensorPanels.at
+
+    def at(panels: TensorPanels, image: Expr, row: Expr) -> Expr:
+        place = place_of(panels, image, row)
+        share, size = ring(panels.tensor, cpu)
+        if size == share:
+            return place
+        # A ring is where the rows of its thread begin, so never behind the row that it is for.
+        first = opaque(place // share * share)  # or TVM divides by zero when it simplifies
+        return first + (place - first) % size
+
+    with mock.patch.object(TensorPanels, "at", at):
+        yield

@@ -1,0 +1,271 @@
+"""How much tensor columns can gain at most, and how much of it they do.
+
+Two upper bounds for off/auto, both with the same kernels, no halo, and no parallel loop but one in
+each run of operators:
+
+* accounted: of the measured time of `off`, all activations that the cost model finds beyond L2 are
+  taken away, but for those that enter and leave the network: their bytes by the full bandwidth that
+  was measured for L3 and memory, as if nothing else went on meanwhile. Kernels which wait for
+  latencies lose more by them than that; kernels which ask for rows in time, less.
+* in rings: the same kernels are run with activations that stay in L2 (`column_rings`). What
+  TVM's own kernels for concatenations and elementwise operators move is taken away by accounting.
+
+The gain is at most the larger one. Bytes are those of the cost model, which `columns.py --traffic`
+compares with a simulated cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tvm
+from column_cases import MODES, Case, check_outputs, race
+from column_rings import in_rings
+from tvm import relax
+
+from tvm_sparse.analysis import Analysis, RegionReport, analyze
+from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alone
+from tvm_sparse.columns import part
+from tvm_sparse.memory_traffic import Distance, caches
+from tvm_sparse.multiply_adds import count_multiply_adds
+from tvm_sparse.onnx_file import bind_shapes, read_model
+from tvm_sparse.passes.operators import static_shape
+from tvm_sparse.peak_rates import fma_peak
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.targets import CpuProfile, native
+
+PLAIN = ("concat", "elementwise", "slice_channels")
+"""Operators that are stages of ours in a region, and TVM's kernels by themselves."""
+
+HEADER = (
+    "| model | G multiply-adds | ms at FMA peak | MB beyond L2: activations, off | auto | weights, "
+    "off | auto | ms of it | off ms | auto ms | in rings ms | auto | at most | reached |\n"
+    "| --- |" + " ---: |" * 13
+)
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """Bytes from and to L3 and memory.
+
+    Attributes
+    ----------
+    l3, memory : float
+        Of all cores.
+    """
+
+    l3: float
+    memory: float
+
+    def __add__(self, other: Beyond) -> Beyond:
+        return Beyond(self.l3 + other.l3, self.memory + other.memory)
+
+    def __sub__(self, other: Beyond) -> Beyond:
+        return Beyond(max(self.l3 - other.l3, 0.0), max(self.memory - other.memory, 0.0))
+
+    @property
+    def bytes(self) -> float:
+        """All of them."""
+        return self.l3 + self.memory
+
+    def seconds(self, cpu: CpuProfile) -> float:
+        """Return how long all cores take to read them at full bandwidth."""
+        _, _, l3, memory = (level.per_core(cpu.cores).read for level in cpu.memory_system.levels)
+        return (self.l3 / l3 + self.memory / memory) / cpu.cores
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What a network moves beyond L2, as the cost model accounts for it.
+
+    Attributes
+    ----------
+    activations, weights : Beyond
+        One operator after another.
+    column_activations, column_weights : Beyond
+        In tensor columns.
+    ends : Beyond
+        Activations that enter and leave the runs of operators which can be columns.
+    plain_seconds : float
+        Time of the traffic of `PLAIN` operators, one by one, as the cost model expects it.
+    launches : int
+        Parallel loops that columns could leave out.
+    """
+
+    activations: Beyond
+    weights: Beyond
+    column_activations: Beyond
+    column_weights: Beyond
+    ends: Beyond
+    plain_seconds: float
+    launches: int
+
+    @property
+    def removable(self) -> Beyond:
+        """Activations that tensor columns could keep near at the very most."""
+        return self.activations - self.ends
+
+
+def account(analysis: Analysis) -> Traffic:
+    """Return what a network moves.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        With the regions of ``columns="auto"``.
+    """
+    cpu = analysis.cpu
+    alone = [one for region in analysis.regions for one in _alone(region, cpu)]
+    together = [region.prediction for region in analysis.regions]
+    plain = [
+        prediction.traffic_seconds
+        for region in analysis.regions
+        for name, prediction in zip(region.operators, _alone(region, cpu), strict=True)
+        if name in PLAIN
+    ]
+    inside = {i for i, one in enumerate(analysis.operators) if one.region is not None}
+    return Traffic(
+        activations=_activations(alone),
+        weights=_weights(alone),
+        column_activations=_activations(together),
+        column_weights=_weights(together),
+        ends=_sum(_once(size, cpu) for size in _ends(analysis)),
+        plain_seconds=sum(plain),
+        launches=max(len(inside) - 1, 0),
+    )
+
+
+def bounds(off: float, in_rings: float, traffic: Traffic, cpu: CpuProfile) -> tuple[float, float]:
+    """Return the upper bounds of off/auto, accounted and in rings.
+
+    Parameters
+    ----------
+    off, in_rings : float
+        Measured seconds.
+    traffic : Traffic
+        What is moved.
+    cpu : CpuProfile
+        This machine.
+    """
+    launches = traffic.launches * LAUNCH_SECONDS
+    accounted = off - traffic.removable.seconds(cpu) - launches
+    measured = in_rings - traffic.plain_seconds - launches
+    return off / accounted, off / measured
+
+
+def build(case: Case, cache: Path, threads: int | None) -> None:
+    """Compile a case in the modes that are compared, and in rings."""
+    for mode in ("off", "auto"):
+        case.build(mode, cache, threads, **MODES[mode])
+    with in_rings(replace(native(), cores=threads or native().cores)):
+        case.build("rings", cache, threads, **MODES["off"])
+
+
+def compare(
+    cases: Sequence[Case], cache: Path, threads: int | None, seconds: float, rounds: int
+) -> None:
+    """Time what `build` left, and print the table."""
+    cpu = replace(native(), cores=threads or native().cores)
+    peak = fma_peak(cpu) * cpu.cores
+    print(HEADER)
+    for case in cases:
+        records = RecordedPlans()
+        traffic = account(analyze(case.source, case.shapes, threads=threads, records=records))
+        engines = {name: case.load(name, cache, threads) for name in ("off", "auto", "rings")}
+        inputs = random_inputs(engines["off"].inputs)
+        check_outputs(case, {name: engines[name] for name in ("off", "auto")}, inputs)
+        times = {name: t.min() for name, t in race(engines, inputs, seconds, rounds).items()}
+        print(_row(case, traffic, times, peak, cpu), flush=True)
+
+
+def _row(
+    case: Case, traffic: Traffic, times: dict[str, float], peak: float, cpu: CpuProfile
+) -> str:
+    off, auto, rings = (times[name] for name in ("off", "auto", "rings"))
+    accounted, measured = bounds(off, rings, traffic, cpu)
+    most = max(accounted, measured)
+    reached = f"{(off / auto - 1) / (most - 1):.0%}" if most > 1.005 else "-"
+    work = multiply_adds(case)
+    cells = [
+        case.name,
+        f"{work / 1e9:.2f}" if work else "-",
+        f"{2e3 * work / peak:.2f}" if work else "-",
+        *(
+            f"{1e-6 * moved.bytes:.1f}"
+            for moved in (
+                traffic.activations,
+                traffic.column_activations,
+                traffic.weights,
+                traffic.column_weights,
+            )
+        ),
+        f"{1e3 * (traffic.activations + traffic.weights).seconds(cpu):.2f}",
+        *(f"{1e3 * value:.2f}" for value in (off, auto, rings)),
+        f"{off / auto:.2f}x",
+        f"{most:.2f}x ({accounted:.2f}, {measured:.2f})",
+        reached,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def multiply_adds(case: Case) -> int:
+    """Return the multiply-adds at non-zero weights of a model; 0 of a region."""
+    if not isinstance(case.source, Path):
+        return 0
+    model, folder = read_model(case.source)
+    bind_shapes(model, case.shapes)
+    return count_multiply_adds(model, folder).nonzero
+
+
+def _alone(region: RegionReport, cpu: CpuProfile) -> list[Prediction]:
+    stages = range(len(region.shape.stages))
+    return [predict_alone(part(region.shape, i, i + 1), cpu) for i in stages]
+
+
+def _activations(predictions: Iterable[Prediction]) -> Beyond:
+    return _sum(
+        Beyond(p.bytes_moved[2] - p.weights_moved[2], p.bytes_moved[3] - p.weights_moved[3])
+        for p in predictions
+    )
+
+
+def _weights(predictions: Iterable[Prediction]) -> Beyond:
+    return _sum(Beyond(*p.weights_moved[2:]) for p in predictions)
+
+
+def _sum(parts: Iterable[Beyond]) -> Beyond:
+    return sum(parts, Beyond(0.0, 0.0))
+
+
+def _ends(analysis: Analysis) -> list[int]:
+    """Return the bytes of activations that cross the border of what can be columns."""
+    operators, main = analysis.operators, analysis.together["main"]
+    calls = [binding.value for block in main.body.blocks for binding in block.bindings]
+    arguments = {
+        argument
+        for call in calls
+        if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.GlobalVar)
+        for argument in call.args
+    }
+    inputs = [param for param in main.params if param in arguments]
+    inside = [operator.region is not None for operator in operators]
+    read_inside, read_outside = set[int](), set[int]()
+    for operator in operators:
+        (read_outside if operator.region is None else read_inside).update(operator.reads)
+    read = read_inside | read_outside
+    return [4 * math.prod(static_shape(param) or ()) for param in inputs] + [
+        4 * math.prod(operator.shape)
+        for i, operator in enumerate(operators)
+        if (inside[i] and (i in read_outside or i not in read))
+        or (not inside[i] and i in read_inside)
+    ]
+
+
+def _once(size: int, cpu: CpuProfile) -> Beyond:
+    """Return what of an activation comes from beyond L2 when it is read, or written, once."""
+    _, _, l3, memory = caches(cpu).levels(Distance(size / cpu.cores, size))
+    return Beyond(size * l3, size * memory)

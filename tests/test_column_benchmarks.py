@@ -1,0 +1,134 @@
+"""What the benchmarks of tensor columns derive: bytes, bounds, rings and other numbers of cores."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_sparse import models
+from tvm_sparse.analysis import analyze
+from tvm_sparse.columns import Tensor
+from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.schedules.elementwise import Elementwise
+from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import run_kernel
+
+CPU = dataclasses.replace(profile("skylake-avx512"), cores=2, l2_bytes=64 * 1024)
+
+
+def benchmark(name):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+        return importlib.import_module(name)
+
+
+cases, cores, rings, roofline = map(
+    benchmark, ("column_cases", "column_cores", "column_rings", "column_roofline")
+)
+
+
+@given(
+    images=st.integers(1, 8), rows=st.integers(1, 500), channels=st.integers(1, 64),
+    threads=st.integers(1, 5),
+)  # fmt: skip
+def test_a_ring_is_shared_by_rows_of_one_thread_and_fits_the_cache(images, rows, channels, threads):
+    tensor = Tensor(images, rows, channels, 16)
+    share, size = rings.ring(tensor, dataclasses.replace(CPU, cores=threads))
+    if size == share:
+        assert size == images * rows
+    else:
+        assert 2 * size <= share and threads * share >= images * rows
+        assert size * tensor.row_bytes <= CPU.l2_bytes / 8
+
+
+def test_kernels_in_rings_touch_few_rows():
+    here = dataclasses.replace(native(), cores=2)
+    tensor = Tensor(2, 40, 8, 16)
+    with rings.in_rings(here):
+        built = kernel(Elementwise("add", tensor, [(80, 8, 16), (80, 8, 16)], here))
+    x = np.random.default_rng(0).standard_normal((80, 8, 16)).astype(np.float32)
+    y = run_kernel(built, [x, x], x.shape, here)  # which was NaN before
+    written = np.flatnonzero(np.isfinite(y).any(axis=(1, 2)))
+    assert written.tolist() == [*range(8), *range(40, 48)]
+    np.testing.assert_array_equal(y[written], 2 * x[written])
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    return cases.network("resnet-tiny-90:4", tmp_path_factory.mktemp("columns"))
+
+
+@pytest.fixture(scope="module")
+def small_cache():
+    """Return a processor beyond whose caches the activations of a small network lie."""
+    return dataclasses.replace(profile("haswell"), cores=2, l2_bytes=64 * 1024)
+
+
+def test_names_tell_batch_and_tokens(tmp_path):
+    bert = cases.network("bert-tiny-95:2x8", tmp_path)
+    assert set(bert.shapes.values()) == {(2, 8)} and bert.source.exists()
+    assert cases.network("bert-tiny-95", tmp_path).shapes == models.recipe("bert-tiny-95").shapes
+    with pytest.raises(TvmSparseError, match="MODEL:BATCH"):
+        cases.network("bert-tiny-95:x8", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def analysis(resnet, small_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tvm_sparse.targets.profile", lambda name: small_cache)
+        return analyze(resnet.source, resnet.shapes, records=RecordedPlans())
+
+
+def test_columns_leave_out_activations_beyond_l2_not_weights(analysis):
+    traffic = roofline.account(analysis)
+    assert any(region.plan for region in analysis.regions)
+    assert traffic.column_activations.bytes < traffic.activations.bytes
+    assert 0 < traffic.ends.bytes < traffic.activations.bytes
+    moved = sum(sum(r.alone_bytes_moved(analysis.cpu)[2:]) for r in analysis.regions)
+    assert (traffic.activations + traffic.weights).bytes == pytest.approx(moved)
+    moved = sum(sum(r.prediction.bytes_moved[2:]) for r in analysis.regions)
+    both = traffic.column_activations + traffic.column_weights
+    assert both.bytes == pytest.approx(moved)
+    # Nothing that columns do leaves out more than the bound takes away.
+    saved = traffic.activations - traffic.column_activations
+    assert saved.bytes <= traffic.removable.bytes * 1.001
+
+
+def test_the_bounds_take_away_traffic_and_launches(analysis):
+    cpu = analysis.cpu
+    traffic = roofline.account(analysis)
+    accounted, measured = roofline.bounds(0.5, 0.4, traffic, cpu)
+    less = traffic.launches * 2e-6
+    assert accounted == pytest.approx(0.5 / (0.5 - traffic.removable.seconds(cpu) - less))
+    assert measured == pytest.approx(0.5 / (0.4 - traffic.plain_seconds - less))
+    beyond = roofline.Beyond(cpu.memory_system.l3.read, 0.0)
+    assert beyond.seconds(cpu) == pytest.approx(1 / cpu.cores)  # cores do not hinder one another
+
+
+def test_a_network_of_more_cores(resnet, small_cache):
+    found = list(cores.simulate(resnet, small_cache, [1, 2, 64]))
+    assert [count for count, *_ in found] == [1, 2, 64]
+    for _, *both in found:
+        for simulated in both:
+            assert 0 < simulated.auto <= simulated.off
+    for kind in (1, 2):
+        times = [simulation[kind].auto for simulation in found]
+        assert times == sorted(times, reverse=True)
+    (_, shared, growing) = found[-1]
+    assert growing.auto < shared.auto
+
+
+def test_bandwidth_of_more_cores():
+    shared, growing = (cores.with_cores(CPU, 8, grows) for grows in (False, True))
+    assert shared.cores == growing.cores == 8
+    for cpu, times in ((shared, 1), (growing, 4)):
+        for level in ("l3", "memory"):
+            before, after = (getattr(c.memory_system, level) for c in (CPU, cpu))
+            assert after.shared == pytest.approx(times * before.shared)
+            assert after.read == before.read
