@@ -26,7 +26,7 @@ from column_cases import MODES, Case, check_outputs, race
 from column_rings import in_rings
 from tvm import relax
 
-from tvm_sparse.analysis import Analysis, RegionReport, analyze
+from tvm_sparse.analysis import Analysis, analyze
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alone
 from tvm_sparse.columns import part
@@ -34,6 +34,7 @@ from tvm_sparse.memory_traffic import Distance, caches
 from tvm_sparse.multiply_adds import count_multiply_adds
 from tvm_sparse.onnx_file import bind_shapes, read_model
 from tvm_sparse.passes.operators import static_shape
+from tvm_sparse.passes.region_planner import PlannedRegion
 from tvm_sparse.peak_rates import fma_peak
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.targets import CpuProfile, native
@@ -221,7 +222,7 @@ def multiply_adds(case: Case) -> int:
     return count_multiply_adds(model, folder).nonzero
 
 
-def _alone(region: RegionReport, cpu: CpuProfile) -> list[Prediction]:
+def _alone(region: PlannedRegion, cpu: CpuProfile) -> list[Prediction]:
     stages = range(len(region.shape.stages))
     return [predict_alone(part(region.shape, i, i + 1), cpu) for i in stages]
 
