@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 
-def row_end(row: Expr, size: int, rows: int) -> Expr:
-    """Return where the block of `size` rows that begins at `row` ends."""
-    return row + size if rows % size == 0 else T.min(row + size, T.int64(rows))
-
-
 def visit_blocks(block: Expr, rows: int, size: int, visit: Callable[[int], None]) -> None:
     """Call `visit` with the number of rows of a block of `size` rows; the last may have fewer."""
     whole, rest = divmod(rows, size)
