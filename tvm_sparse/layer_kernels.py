@@ -94,7 +94,7 @@ class Layer:
         return f"{self.problem} {density_bucket(self.density)}"
 
     def fits(self, tiling: Tiling) -> bool:
-        """Whether the operator of a tiling computes such a layer."""
+        """Whether the operator of a tiling computes such a layer, and its chunks are equal."""
         if isinstance(self.problem, Linear):
             kinds: tuple[type[Any], ...] = (SparseTiling, DenseTiling)
         elif self.is_depthwise:
@@ -103,7 +103,10 @@ class Layer:
             kinds = (DenseConvTiling,)
         else:
             kinds = (SparseConvTiling, DenseConvTiling)
-        return type(tiling) in kinds
+        p = self.problem
+        channels = p.n if isinstance(p, Linear) else p.out_channels
+        cuts_evenly = not isinstance(tiling, SparseTiling) or channels % tiling.chunks == 0
+        return type(tiling) in kinds and cuts_evenly
 
 
 KernelFor: TypeAlias = Callable[[Layer], Tiling | None]

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tvm_sparse import layer_kernels, records
 from tvm_sparse.columns import ColumnPlan, Measured, Overlap, RegionShape, Stops
-from tvm_sparse.formats import SparseTiling
-from tvm_sparse.layer_kernels import KernelFor, Layer, Linear, Tiling
+from tvm_sparse.layer_kernels import KernelFor, Layer, Tiling
 from tvm_sparse.records import Key, Plan, Records, digest, ratio
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ class RecordedPlans:
             key = layer_key(layer)
             best = self.records.best(key_on(key, cpu))
             tiling = layer_kernels.from_fields(best.plan) if best else None
-            if tiling is None or not _fits(tiling, layer):
+            if tiling is None or not layer.fits(tiling):  # somebody edited the records
                 return None
             self.kernels.add(key)
             return tiling
@@ -227,11 +226,3 @@ class RecordedPlans:
         if self.by_cost_model:
             by.append(f"{self.by_cost_model} by the cost model")
         return f"tensor columns planned: {', '.join(by)}"
-
-
-def _fits(tiling: Tiling, layer: Layer) -> bool:
-    """Return whether a kernel can compute a layer, in case somebody edited the records."""
-    problem = layer.problem
-    channels = problem.n if isinstance(problem, Linear) else problem.out_channels
-    cuts_evenly = not isinstance(tiling, SparseTiling) or channels % tiling.chunks == 0
-    return layer.fits(tiling) and cuts_evenly
