@@ -33,6 +33,7 @@ from tvm_sparse.models import TransformerConfig, bert
 from tvm_sparse.onnx_builder import GraphBuilder
 from tvm_sparse.peers import OURS, PEERS, REFERENCE
 from tvm_sparse.pruning import prune
+from tvm_sparse.region_measurement import rank_correlation
 
 MINILM = TransformerConfig(layers=6, width=384, heads=12, intermediate=1536)
 
@@ -142,16 +143,6 @@ def pair_cosines(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each pair's cosine similarity."""
     first, second = np.split(vectors, 2)
     return np.sum(first * second, axis=1)
-
-
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Spearman's rank correlation; equal values share their mean rank."""
-    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[index]
 
 
 def check_known(run: Run, tokenizer: SentenceTokenizer) -> None:

@@ -175,3 +175,5 @@ def test_rank_correlation():
     assert rank_correlation([1, 2, 3], [10, 20, 25]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3], [30, 20, 10]) == pytest.approx(-1)
     assert abs(rank_correlation([1, 2, 3, 4], [2, 4, 1, 3])) < 0.5
+    # Ranks 1, 3, 2, 4 against 1, 2.5, 2.5, 4.
+    assert rank_correlation([0.1, 0.4, 0.2, 0.9], [0, 1, 1, 2]) == pytest.approx(0.9**0.5)

@@ -32,14 +32,6 @@ def test_mean_pooling_averages_unmasked_tokens_and_normalizes(tmp_path, minilm):
     np.testing.assert_allclose(actual, mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_rank_correlation(minilm):
-    values = np.array([0.1, 0.4, 0.2, 0.9])
-    assert minilm.rank_correlation(values, values**3) == pytest.approx(1.0)
-    assert minilm.rank_correlation(values, -values) == pytest.approx(-1.0)
-    # Ranks 1, 3, 2, 4 against 1, 2.5, 2.5, 4.
-    assert minilm.rank_correlation(values, np.array([0, 1, 1, 2])) == pytest.approx(np.sqrt(0.9))
-
-
 def test_quality_of_the_unchanged_model_is_perfect(minilm):
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((2 * len(minilm.PAIRS), 16))

@@ -304,6 +304,13 @@ def _run_in_turns(
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's coefficient: 1 where the orders are the same, -1 where opposite."""
-    first, second = (np.argsort(np.argsort(values)) for values in (a, b))
-    return float(np.corrcoef(first, second)[0, 1])
+    """Return Spearman's coefficient: 1 where the orders are the same, -1 where opposite.
+
+    Equal values share their mean rank.
+    """
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[index]
