@@ -29,6 +29,8 @@ from tvm_sparse.columns import (
     StageShape,
     Tensor,
     frontier,
+    halo_begin,
+    halo_steps,
     own_row,
     rows_needed,
     stage_memory,
@@ -142,36 +144,41 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             for i in scratch:
                 if memory[i].is_carried:
                     scratch[i].allocate()
+            start = opaque(column * plan.column_rows)
             done = allocate(len(region.stages), "int64")
-            with T.serial(T.int64(0), T.int64(plan.steps())) as step, T.sblock("step"):
-                at_step = T.axis.spatial(T.int64(plan.steps()), step)
+            for i, row in enumerate(halo_begin(shape, plan, start, EXPRESSIONS)):
+                T.buffer_store(done, _row(row), [i])
+            ahead = halo_steps(shape, plan)
+            count = T.int64(ahead + plan.steps())
+            with T.serial(T.int64(0), count) as step, T.sblock("step"):
+                at_step = T.axis.spatial(count, step)
                 T.reads()
                 T.writes()
                 for i in scratch:
                     if not memory[i].is_carried:
                         scratch[i].allocate()
-                bounds = frontier(shape, plan, column, at_step, EXPRESSIONS)
+                bounds = frontier(shape, plan, column, at_step - ahead, EXPRESSIONS)
                 rows = opaque(bounds[0]), opaque(bounds[1])
                 with T.If(rows[0] < rows[1]), T.Then():
                     needed = rows_needed(shape, *rows, EXPRESSIONS)
                     for i, stage in enumerate(region.stages):
-                        run = _run(needed[i], i, at_step, plan, done)
+                        run = _run(needed[i], i, plan, done)
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
-                            own = [opaque(own_row(shape, i, row, EXPRESSIONS)) for row in rows]
+                            own = [
+                                opaque(own_row(shape, i, T.max(row, start), EXPRESSIONS))
+                                for row in rows
+                            ]
                             _store(results[i], stored[i], image, own[0], own[1])
     return builder.get()
 
 
-def _run(
-    needed: tuple[Expr, Expr], i: int, step: Expr, plan: ColumnPlan, done: Expr
-) -> tuple[Expr, Expr]:
+def _run(needed: tuple[Expr, Expr], i: int, plan: ColumnPlan, done: Expr) -> tuple[Expr, Expr]:
     """Return the rows that a stage computes: those needed, less those that are there."""
-    first, end = (opaque(_row(row)) for row in needed)
     if plan.overlap == "recompute" or plan.steps() == 1:
-        return first, end
-    first = opaque(T.if_then_else(step == 0, first, done[i]))
-    end = opaque(T.max(first, end))
+        return opaque(_row(needed[0])), opaque(_row(needed[1]))
+    first = opaque(done[i])
+    end = opaque(T.max(first, _row(needed[1])))
     T.buffer_store(done, end, [i])
     return first, end
 

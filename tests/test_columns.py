@@ -14,6 +14,7 @@ from tvm_sparse.columns import (
     Tensor,
     frontier,
     halo_share,
+    halo_steps,
     own_row,
     rows_computed,
     runs,
@@ -47,6 +48,23 @@ def test_a_strided_layer_and_one_that_enlarges() -> None:
     assert runs(down, ColumnPlan(8, 8), 1) == [[(15, 32), (8, 16)]]
     up = chain(16, WINDOW, RowMap(factor=2), WINDOW)
     assert runs(up, ColumnPlan(8, 8), 1) == [[(3, 9), (7, 17), (8, 16)]]
+
+
+def test_a_halo_of_several_steps_takes_steps_of_its_own() -> None:
+    region = chain(32, WINDOW, WINDOW, WINDOW)
+    plan = ColumnPlan(8, 2, "carry")
+    assert halo_steps(region, plan) == 1
+    assert runs(region, plan, 1) == [
+        [(6, 10), (7, 9), (8, 8)],
+        [(10, 12), (9, 11), (8, 10)],
+        [(12, 14), (11, 13), (10, 12)],
+        [(14, 16), (13, 15), (12, 14)],
+        [(16, 18), (15, 17), (14, 16)],
+    ]
+    assert [m.most_rows for m in stage_memory(region, plan)] == [4, 2, 2]
+    assert [m.most_rows for m in stage_memory(region, ColumnPlan(8, 1, "carry"))] == [2, 1, 1]
+    for plan in ColumnPlan(8, 4, "carry"), ColumnPlan(8, 8, "carry"), ColumnPlan(8, 2, "recompute"):
+        assert halo_steps(region, plan) == 0
 
 
 def test_a_skip_connection_keeps_rows_for_its_reader() -> None:
@@ -83,8 +101,9 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
     stored: list[set[int]] = [set() for _ in region.stages]
     for column in range(plan.columns(region)):
         places: list[dict[int, int]] = [{} for _ in region.stages]
-        for step, run in enumerate(runs(region, plan, column)):
-            first, end = frontier(region, plan, column, step)
+        start = column * plan.column_rows
+        for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
+            first, end = (max(row, start) for row in frontier(region, plan, column, step))
             for i, (low, high) in enumerate(run):
                 stage = region.stages[i]
                 assert low <= high

@@ -6,7 +6,8 @@ computes what its consumers ask for:
 
 * ``recompute``: all rows that the step needs, also those that the step before had.
 * ``carry``: only the rows that are new; those still needed are kept in a rolling buffer. Rows are
-  computed twice only where two columns meet.
+  computed twice only where two columns meet. A halo of more than a step takes steps of its own, so
+  that no run is much longer, and no buffer much larger, than in the other steps.
 
 The functions work on integers, for the cost model, and on expressions, for the schedule: the loops
 that run are the ones that were counted.
@@ -282,10 +283,36 @@ def part(region: RegionShape, first: int, end: int) -> RegionShape:
     return RegionShape(tuple(stages), tuple(tensors), outputs)
 
 
+def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
+    """Return the steps in front of a column's first rows: the whole ones that its halo fills."""
+    if plan.overlap == "recompute" or plan.steps() == 1:
+        return 0
+    # Of a column with a halo on both sides, if there is one.
+    start = min(1, plan.columns(region) - 1) * plan.column_rows
+    begin = halo_begin(region, plan, start)
+    steps, end = 0, start - plan.step_rows
+    while any(
+        high > low
+        for low, (_, high) in zip(begin, rows_needed(region, end - 1, end), strict=True)
+    ):
+        steps, end = steps + 1, end - plan.step_rows
+    return steps
+
+
+def halo_begin(
+    region: RegionShape, plan: ColumnPlan, start: Row, of: Minimum = INTEGERS
+) -> list[Row]:
+    """Return the first row of every stage in the column whose last stage begins at `start`."""
+    return [low for low, _ in rows_needed(region, start, start + plan.step_rows, of)]
+
+
 def frontier(
     region: RegionShape, plan: ColumnPlan, column: Row, step: Row, of: Minimum = INTEGERS
 ) -> tuple[Row, Row]:
-    """Return the rows ``[first, end)`` of the last stage that a step of a column computes."""
+    """Return the rows ``[first, end)`` of the last stage that a step of a column computes.
+
+    Those of step ``-i``, of the halo, lie in front of the column: up to there the rows are needed.
+    """
     start = column * plan.column_rows
     last = of.min(start + plan.column_rows, region.height)
     first = of.min(start + step * plan.step_rows, last)
@@ -328,13 +355,13 @@ def rows_needed(
 def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[int, int]]]:
     """Return the rows ``[first, end)`` that each stage computes, for every step of a column."""
     result = []
-    done: list[int] | None = None
-    for step in range(plan.steps()):
+    done = halo_begin(region, plan, column * plan.column_rows)
+    for step in range(-halo_steps(region, plan), plan.steps()):
         first, end = frontier(region, plan, column, step)
         if first == end:
             break
         needed = rows_needed(region, first, end)
-        if done is not None and plan.overlap == "carry":
+        if plan.overlap == "carry":
             needed = [(d, max(d, high)) for d, (_, high) in zip(done, needed, strict=True)]
         result.append(needed)
         done = [high for _, high in needed]
@@ -407,11 +434,12 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     overlapping, carried = [False] * count, [False] * count
     last_end = [0] * count
     for column in range(plan.columns(region)):
-        for step, run in enumerate(runs(region, plan, column)):
-            begin, _ = frontier(region, plan, column, step)
+        begin = column * plan.column_rows
+        for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
+            begin = max(begin, frontier(region, plan, column, step)[0])
             for i, (first, end) in enumerate(run):
                 most_rows[i] = max(most_rows[i], end - first)
-                if step == 0 and column and first < last_end[i]:
+                if column and first < last_end[i]:
                     overlapping[i] = True
                 oldest = [
                     max(seen.first(run[reader][0]), 0)
