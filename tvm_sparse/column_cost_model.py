@@ -27,6 +27,7 @@ from tvm_sparse.columns import (
     RegionShape,
     RowMap,
     Tensor,
+    round_up,
     rows_needed,
     typical_columns,
 )
@@ -192,9 +193,16 @@ def scratch_bytes(region: RegionShape, plan: ColumnPlan) -> int:
     start += plan.steps() // 2 * plan.step_rows
     end = min(start + plan.step_rows, region.height)
     needed = rows_needed(region, min(start, end - 1), end)
+    oldest = [low for low, _ in needed]
+    if plan.overlap == "carry" and plan.steps() > 1:
+        done = [high for _, high in rows_needed(region, start - plan.step_rows, start)]
+        oldest = [
+            min([row, *(seen.first(done[reader]) for reader, seen in readers)])
+            for row, readers in zip(done, region.consumers, strict=True)
+        ]
     return sum(
-        (high - low) * stage.tensor.row_bytes
-        for i, (stage, (low, high)) in enumerate(zip(region.stages, needed, strict=True))
+        round_up(high - max(low, 0), region.row_unit(i)) * stage.tensor.row_bytes
+        for i, (stage, low, (_, high)) in enumerate(zip(region.stages, oldest, needed, strict=True))
         if i not in region.outputs
     )
 

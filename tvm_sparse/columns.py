@@ -179,6 +179,11 @@ class RegionShape:
                     found[edge.source].append((reader, edge.rows))
         return tuple(map(tuple, found))
 
+    def row_unit(self, stage: int) -> int:
+        """Return the rows of which a buffer of a stage's result holds a multiple: whole tiles."""
+        readers = (self.stages[reader].tile for reader, _ in self.consumers[stage])
+        return math.lcm(self.stages[stage].tile, *readers)
+
 
 @dataclass(frozen=True)
 class ColumnPlan:
@@ -292,8 +297,7 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
     begin = halo_begin(region, plan, start)
     steps, end = 0, start - plan.step_rows
     while any(
-        high > low
-        for low, (_, high) in zip(begin, rows_needed(region, end - 1, end), strict=True)
+        high > low for low, (_, high) in zip(begin, rows_needed(region, end - 1, end), strict=True)
     ):
         steps, end = steps + 1, end - plan.step_rows
     return steps
@@ -452,12 +456,10 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
                 carried[i] = carried[i] or min([first, *oldest]) < first
         last_end = [end for _, end in run]
     memory = []
-    for i, stage in enumerate(region.stages):
-        readers = region.consumers[i]
+    for i, readers in enumerate(region.consumers):
         is_stored = i in region.outputs
         needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
-        tile = math.lcm(stage.tile, *(region.stages[reader].tile for reader, _ in readers))
-        capacity = round_up(kept[i], tile) if needs_scratch else 0
+        capacity = round_up(kept[i], region.row_unit(i)) if needs_scratch else 0
         memory.append(StageMemory(most_rows[i], capacity, is_stored, carried[i]))
     return tuple(memory)
 
