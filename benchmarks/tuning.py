@@ -37,6 +37,7 @@ MODELS = (
     "mobilenet-v1-90",
     "efficientnet-b0-90",
     "yolov5s-320-85",
+    "vit-b-16-90:8",
     "bert-base-95:8x384",
 )
 ROUNDS, SECONDS = 7, 0.4
