@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--seconds", type=float, default=8.0, help="for each line of the table")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--whole", action="store_true", help="models only, none of their regions")
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--roofline", action="store_true", help="the most that can be gained")
     chosen.add_argument("--cores", type=_numbers, metavar="1,2,4", help="expected with other cores")
@@ -90,7 +91,8 @@ def main() -> None:
         elif arguments.scaling:
             scaling(cases, arguments)
         else:
-            cases = [one for case in cases for one in with_region(case, arguments.threads)]
+            if not arguments.whole:
+                cases = [one for case in cases for one in with_region(case, arguments.threads)]
             (bound if arguments.roofline else compare)(cases, arguments)
     except TvmSparseError as error:
         sys.exit(f"error: {error}")
