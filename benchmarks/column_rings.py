@@ -21,11 +21,9 @@ from tvm_sparse.targets import CpuProfile
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-RINGS = (8, 4)
-"""Rows of a ring, the first that fits; most tiles have no more."""
-
-L2_SHARE = 1 / 8
-"""Of the private cache for a ring: a kernel reads one or two, and writes one."""
+RINGS = {8: 1 / 8, 4: 1 / 8, 1: 3 / 8}
+"""Rows of a ring, and the share of the private cache that it may fill; the first that fits. A
+kernel reads one or two and writes one; most tiles of several rows have no more than these."""
 
 
 def ring(tensor: Tensor, cpu: CpuProfile) -> tuple[int, int]:
@@ -40,8 +38,8 @@ def ring(tensor: Tensor, cpu: CpuProfile) -> tuple[int, int]:
     """
     rows = tensor.images * tensor.rows
     share = -(-rows // cpu.cores)
-    for size in RINGS:
-        if 2 * size <= share and size * tensor.row_bytes <= L2_SHARE * cpu.l2_bytes:
+    for size, most in RINGS.items():
+        if 2 * size <= share and size * tensor.row_bytes <= most * cpu.l2_bytes:
             return share, size
     return rows, rows
 

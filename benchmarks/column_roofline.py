@@ -191,7 +191,7 @@ def _row(
     off, auto, rings = (float(times[name].min()) for name in ("off", "auto", "rings"))
     accounted, measured = bounds(off, rings, traffic, cpu)
     most = max(accounted, measured)
-    reached = f"{(off / auto - 1) / (most - 1):.0%}" if most > 1.005 else "-"
+    reached = f"{(off / auto - 1) / (most - 1):.0%}" if most > 1.03 else "-"
     work = multiply_adds(case)
     cells = [
         case.name,
