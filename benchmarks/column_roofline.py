@@ -271,5 +271,5 @@ def _ends(analysis: Analysis) -> list[int]:
 
 def _once(size: int, cpu: CpuProfile) -> Beyond:
     """Return what of an activation comes from beyond L2 when it is read, or written, once."""
-    _, _, l3, memory = caches(cpu).levels(Distance(size / cpu.cores, size))
+    _, _, l3, memory = caches(cpu).levels(Distance(2 * size / cpu.cores, 2 * size))
     return Beyond(size * l3, size * memory)

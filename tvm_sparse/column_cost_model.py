@@ -35,11 +35,6 @@ from tvm_sparse.memory_system import LEVELS
 from tvm_sparse.memory_traffic import Caches, Distance, Traffic, caches
 from tvm_sparse.targets import CpuProfile
 
-STREAM_SHARE = 0.6
-"""Share of the bandwidth of long streams that kernels reach where rows come from or go to beyond
-L2: they move short pieces, in an order that prefetchers only half understand. Fitted to the times
-of convolution stacks, MobileNet blocks and feed-forward layers, fused and one by one."""
-
 LAUNCH_SECONDS = 2e-6
 """To start a parallel loop and to wait for its last thread (1.2 us for a loop of nothing on two
 cores of a Xeon), and to call it."""
@@ -258,7 +253,7 @@ class _Column:
         for i, stage in enumerate(self._region.stages):
             every_row = stage.tensor.images * stage.tensor.rows
             compute = (stage.cycles * self.rows[i] / every_row + RUN_CYCLES) / clock_hz
-            weights, rows = Traffic(self._caches), Traffic(self._caches, STREAM_SHARE)
+            weights, rows = Traffic(self._caches), Traffic(self._caches)
             self._read_weights(i, cold / self.steps, weights)
             self._read_operands(i, rows)
             self._write_result(i, rows)
@@ -310,8 +305,13 @@ class _Column:
         return Distance(own, own * self._caches.cores)
 
     def _outside(self, tensor: Tensor) -> Distance:
-        """All of a tensor is touched between two regions, by each core its share."""
-        return Distance(tensor.bytes / self._caches.cores, tensor.bytes)
+        """Return what is touched between the write and the read of a row of a region's input.
+
+        The rest of the tensor, and about as much again: its maker reads while it writes, and its
+        reader writes while it reads. Each core touches its share.
+        """
+        touched = 2 * tensor.bytes
+        return Distance(touched / self._caches.cores, touched)
 
 
 def _rows_computed(region: RegionShape, plan: ColumnPlan, start: int, end: int) -> list[float]:

@@ -65,8 +65,6 @@ class Traffic:
     ----------
     caches : Caches
         Where it moves from and to.
-    stream_share : float
-        Share of the bandwidth of L3 and memory that it reaches.
 
     Attributes
     ----------
@@ -76,9 +74,8 @@ class Traffic:
         Bytes from and to L1, L2, L3 and memory.
     """
 
-    def __init__(self, caches: Caches, stream_share: float = 1.0) -> None:
+    def __init__(self, caches: Caches) -> None:
         self._caches = caches
-        self._slower = (1.0, 1.0, 1 / stream_share, 1 / stream_share)
         self.seconds = 0.0
         self.moved = [0.0, 0.0, 0.0, 0.0]
 
@@ -94,7 +91,7 @@ class Traffic:
         for level, share in enumerate(self._caches.levels(distance)):
             if share:
                 self.moved[level] += count * share
-                self.seconds += count * share * seconds[level] * self._slower[level]
+                self.seconds += count * share * seconds[level]
 
 
 @functools.cache
