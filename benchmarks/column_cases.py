@@ -114,9 +114,8 @@ def with_region(case: Case, threads: int | None) -> list[Case]:
 
 def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
     """Return the function of the region that is expected to save most, as a module of its own."""
-    phases = [*pipeline.canonicalize(), *pipeline.sparsify(cpu), FormRegions(cpu)]
-    with cpu.to_target():
-        mod = tvm.transform.Sequential(phases)(import_module(case.source, case.shapes).mod)
+    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
+    mod = FormRegions(cpu)(pipeline.on_panels(mod, cpu))
     regions = [f for _, f in mod.functions_items() if f.attrs and REGION in f.attrs]
     if not regions:
         return None

@@ -27,15 +27,13 @@ from column_cases import MODES, Case, check_outputs, race
 from column_rings import in_rings
 from tvm import relax
 
-from tvm_sparse.analysis import Analysis, analyze
+from tvm_sparse.analysis import Analysis, analyze, one_by_one
 from tvm_sparse.benchmarking import random_inputs
-from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alone
-from tvm_sparse.columns import part
+from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction
 from tvm_sparse.memory_traffic import Distance, caches
 from tvm_sparse.multiply_adds import count_multiply_adds
 from tvm_sparse.onnx_file import bind_shapes, read_model
 from tvm_sparse.passes.operators import static_shape
-from tvm_sparse.passes.region_planner import PlannedRegion
 from tvm_sparse.peak_rates import fma_peak
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.targets import CpuProfile, native
@@ -122,12 +120,12 @@ def account(analysis: Analysis) -> Traffic:
         With the regions of ``columns="auto"``.
     """
     cpu = analysis.cpu
-    alone = [one for region in analysis.regions for one in _alone(region, cpu)]
+    alone = [one for region in analysis.regions for one in one_by_one(region.shape, cpu)]
     together = [region.prediction for region in analysis.regions]
+    names = [name for region in analysis.regions for name in region.operators]
     plain = [
         prediction.traffic_seconds
-        for region in analysis.regions
-        for name, prediction in zip(region.operators, _alone(region, cpu), strict=True)
+        for name, prediction in zip(names, alone, strict=True)
         if name in PLAIN
     ]
     inside = {i for i, one in enumerate(analysis.operators) if one.region is not None}
@@ -223,11 +221,6 @@ def multiply_adds(case: Case) -> int:
     model, folder = read_model(case.source)
     bind_shapes(model, case.shapes)
     return count_multiply_adds(model, folder).nonzero
-
-
-def _alone(region: PlannedRegion, cpu: CpuProfile) -> list[Prediction]:
-    stages = range(len(region.shape.stages))
-    return [predict_alone(part(region.shape, i, i + 1), cpu) for i in stages]
 
 
 def _activations(predictions: Iterable[Prediction]) -> Beyond:

@@ -143,30 +143,28 @@ def scaling(cases: Sequence[Case], arguments: argparse.Namespace) -> None:
     """Time models that were built for one thread against those for several."""
     many = arguments.threads or native().cores
     variants = {
-        f"{mode} {threads}": (f"{mode}-{threads}-threads", threads)
+        (mode, threads): f"{mode}-{threads}-threads"
         for mode in ("off", "auto")
         for threads in (1, many)
     }
     for case in [] if arguments.built else cases:
-        for mode in ("off", "auto"):
-            for threads in (1, many):
-                variant, _ = variants[f"{mode} {threads}"]
-                case.build(variant, arguments.cache, threads, **MODES[mode])
+        for (mode, threads), variant in variants.items():
+            case.build(variant, arguments.cache, threads, **MODES[mode])
     if arguments.build:
         return
     print(f"| model | off, 1 thread ms | {many} ms | | auto, 1 thread ms | {many} ms | |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for case in cases:
         engines = {
-            name: case.load(variant, arguments.cache, threads)
-            for name, (variant, threads) in variants.items()
+            variant: case.load(variant, arguments.cache, threads)
+            for (_, threads), variant in variants.items()
         }
-        inputs = random_inputs(engines["off 1"].inputs)
+        inputs = random_inputs(engines[variants["off", 1]].inputs)
         check_outputs(case, engines, inputs)
         times = race(engines, inputs, arguments.seconds, arguments.rounds)
         cells = []
         for mode in ("off", "auto"):
-            one, all_ = (1e3 * times[f"{mode} {threads}"].min() for threads in (1, many))
+            one, all_ = (1e3 * times[variants[mode, threads]].min() for threads in (1, many))
             cells += [f"{one:.2f}", f"{all_:.2f}", f"{one / all_:.2f}x"]
         print(f"| {case.name} | {' | '.join(cells)} |", flush=True)
 

@@ -14,7 +14,7 @@ from tvm import relax
 
 from tvm_sparse import column_options, targets
 from tvm_sparse.api import import_module
-from tvm_sparse.column_cost_model import predict_alone
+from tvm_sparse.column_cost_model import Prediction, predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.columns import RegionShape, part
 from tvm_sparse.engine import check_threads
@@ -177,10 +177,14 @@ def analyze(
     return Analysis(name, cpu, layers, operators, regions, alone, together)
 
 
+def one_by_one(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
+    """Return what each operator of a region would cost by itself."""
+    return [predict_alone(part(shape, i, i + 1), cpu) for i in range(len(shape.stages))]
+
+
 def alone_bytes_moved(shape: RegionShape, cpu: CpuProfile) -> tuple[float, ...]:
     """Return what operators of a region would move one by one, in L1, L2, L3 and memory."""
-    stages = (part(shape, i, i + 1) for i in range(len(shape.stages)))
-    moved = (predict_alone(stage, cpu).bytes_moved for stage in stages)
+    moved = (prediction.bytes_moved for prediction in one_by_one(shape, cpu))
     return tuple(map(sum, zip(*moved, strict=True)))
 
 

@@ -288,6 +288,7 @@ def part(region: RegionShape, first: int, end: int) -> RegionShape:
     return RegionShape(tuple(stages), tuple(tensors), outputs)
 
 
+@functools.cache
 def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
     """Return the steps in front of a column's first rows: the whole ones that its halo fills."""
     if plan.overlap == "recompute" or plan.steps() == 1:
