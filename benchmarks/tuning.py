@@ -20,7 +20,15 @@ import numpy as np
 from onnx.helper import make_node
 from rich.console import Console
 
-from tvm_sparse import api, candidate_libraries, region_candidates, testing, tuning, tuning_tasks
+from tvm_sparse import (
+    api,
+    candidate_libraries,
+    region_candidates,
+    testing,
+    trials,
+    tuning,
+    tuning_tasks,
+)
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.measuring import Builders, Device
 from tvm_sparse.models import recipe
@@ -29,8 +37,7 @@ from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.peers import OURS, PeerProcess
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.records import Plan
-from tvm_sparse.targets import CpuProfile
-from tvm_sparse.trials import Task
+from tvm_sparse.trials import Store, Task
 
 MODELS = (
     "resnet50-95",
@@ -121,31 +128,30 @@ def sweep(threads: int | None) -> None:
         make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
         for i, (source, result) in enumerate(["xa", "ab", "by"])
     ]
+    cpu = candidate_libraries.processor("native", threads)
     with tempfile.TemporaryDirectory() as folder:
         model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
-        results = {}
-        for level in ("quick", "thorough"):
-            records = RECORDS / f"sweep-{level}.jsonl"
-            tuned = tuning.tune(model, threads=threads, level=level, records=records)
-            results[level] = next(part.outcome for part in tuned if part.shape)
-        cpu = candidate_libraries.processor("native", threads)
-        mod = pipeline.canonical(api.import_module(model).mod, cpu)
-        mod = pipeline.on_panels(mod, cpu)
-        setting = tuning_tasks.Setting("native", cpu, Path(folder), 1, 1.0)
+        mod = pipeline.on_panels(pipeline.canonical(api.import_module(model).mod, cpu), cpu)
         formed = region_candidates.form_regions(mod, cpu, LEAST_GAIN)
-        (part,) = tuning_tasks.region_tasks([formed], setting)
-        picks = [results[level].best.plan for level in ("quick", "thorough")]
-        ratio = side_by_side(part.task, picks, cpu)
-    for level, outcome in results.items():
-        Console().print(f"{level}: {outcome.trials} trials, best {dict(outcome.best.plan)}")
+        device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
+        picks = []
+        for level in ("quick", "thorough"):
+            setting = tuning_tasks.Setting("native", cpu, Path(folder), *tuning.LEVELS[level])
+            (part,) = tuning_tasks.region_tasks([formed], setting)
+            store = Store(RECORDS / f"sweep-{level}.jsonl")
+            (outcome,) = trials.run([part.task], [device], builders, store)
+            picks.append(outcome.best.plan)
+            Console().print(f"{level}: {outcome.trials} trials, best {dict(outcome.best.plan)}")
+        ratio = side_by_side(part.task, picks, device, builders)
+        device.close()
+        builders.close()
     print(f"the tuner's pick takes {ratio:.3f} times as long as the sweep's best")
 
 
-def side_by_side(task: Task, plans: list[Plan], cpu: CpuProfile) -> float:
+def side_by_side(task: Task, plans: list[Plan], device: Device, builders: Builders) -> float:
     """Return how many times as long the first of two plans takes, as a ratio of minima."""
     if plans[0] == plans[1]:
         return 1.0
-    device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
     with tempfile.TemporaryDirectory() as folder:
         paths = [
             builders.submit(task.build(plan), Path(folder) / f"{i}.so")
@@ -155,8 +161,6 @@ def side_by_side(task: Task, plans: list[Plan], cpu: CpuProfile) -> float:
             for i, path in enumerate(paths):
                 device.load(str(i), path.result())
             one, two = device.measure(["0", "1"], 50, 0)
-    device.close()
-    builders.close()
     return min(one) / min(two)
 
 
