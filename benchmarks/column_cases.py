@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import tvm
+from sized_models import sized
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse import models
 from tvm_sparse.api import import_module
 from tvm_sparse.benchmarking import output_error
 from tvm_sparse.engine import Engine
@@ -86,24 +86,8 @@ class Case:
 
 
 def network(name: str, cache: Path) -> Case:
-    """Return a model, whose ONNX file is made if it is not there.
-
-    Parameters
-    ----------
-    name : str
-        A name of `tvm_sparse.models`, with a batch (``resnet50-95:8``) or a batch and tokens
-        (``bert-base-95:8x384``) after it if those of its recipe are not meant.
-    cache : Path
-        Folder of the file.
-    """
-    model, _, extents = name.partition(":")
-    if extents and not re.fullmatch(r"\d+(x\d+)?", extents):
-        raise TvmSparseError(f"{name}: write MODEL, MODEL:BATCH or MODEL:BATCHxTOKENS")
-    made, path = models.recipe(model), cache / f"{model}.onnx"
-    if not path.exists():
-        made.build(path)
-    first = tuple(map(int, extents.split("x"))) if extents else ()
-    return Case(name, path, {k: (*first, *shape[len(first) :]) for k, shape in made.shapes.items()})
+    """Return a model as `sized` names it."""
+    return Case(name, *sized(name, cache))
 
 
 def with_region(case: Case, threads: int | None) -> list[Case]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from onnx.helper import make_node
 from rich.console import Console
+from sized_models import sized
 
 from tvm_sparse import (
     api,
@@ -31,7 +32,6 @@ from tvm_sparse import (
 )
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.measuring import Builders, Device
-from tvm_sparse.models import recipe
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.region_planner import LEAST_GAIN
 from tvm_sparse.peers import OURS, PeerProcess
@@ -42,6 +42,7 @@ from tvm_sparse.trials import Store, Task
 MODELS = (
     "resnet50-95",
     "mobilenet-v1-90",
+    "mobilenet-v2-90",
     "efficientnet-b0-90",
     "yolov5s-320-85",
     "vit-b-16-90:8",
@@ -74,17 +75,8 @@ def main() -> None:
 
 
 def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) -> str:
-    """Tune a model and time the two libraries in turns; returns a row of the table.
-
-    What follows a colon in its name are the first sizes of all inputs, in place of the usual ones.
-    """
-    model, _, sizes = name.partition(":")
-    first = tuple(int(size) for size in sizes.split("x")) if sizes else ()
-    made, path = recipe(model), cache / f"{model}.onnx"
-    shapes = {key: (*first, *shape[len(first) :]) for key, shape in made.shapes.items()}
-    cache.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        made.build(path)
+    """Tune a model and time the two libraries in turns; returns a row of the table."""
+    path, shapes = sized(name, cache)
     start = time.perf_counter()
     records = RECORDS / f"{name}.jsonl"
     tuned = tuning.tune(path, shapes, threads=threads, level=level, records=records)

@@ -1,5 +1,7 @@
+import importlib
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,26 @@ def test_ratios_are_taken_round_by_round():
     fast = Measurement("tvm-sparse", rounds=((2.0, 3.0), (2.0, 9.0), (1.0,)))
     ratio = comparison_of(slow, fast).ratio("onnxruntime")
     assert (ratio.of_minima, ratio.median, ratio.low, ratio.high) == (4.0, 4.0, 2.0, 5.0)
+
+
+def test_several_starts_count_together_and_a_failure_in_one_for_all(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    joined = importlib.import_module("run").joined
+    starts = [
+        comparison_of(
+            Measurement("tvm-sparse", rounds=((ours,),)),
+            Measurement("deepsparse", rounds=((peer,),)),
+            Measurement("openvino", **last),
+        )
+        for ours, peer, last in [
+            (1.0, 5.0, {"failure": "died"}),
+            (2.0, 4.0, {"rounds": ((1.0,),)}),
+        ]
+    ]
+    comparison = joined(starts)
+    ratio = comparison.ratio("deepsparse")
+    assert (ratio.of_minima, ratio.low, ratio.high) == (4.0, 2.0, 5.0)
+    assert comparison["openvino"].failure == "died" and comparison.ratio("openvino") is None
 
 
 def test_ratio_to_an_engine_that_was_not_timed_is_none():

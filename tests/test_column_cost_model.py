@@ -77,6 +77,27 @@ def test_large_weights_want_long_steps_or_no_region():
     assert 4 * predict_alone(alone(region), CPU).seconds < fused + 4 * 5e-6
 
 
+def test_computing_hides_most_of_the_time_to_read_weights_but_not_all():
+    def seconds(weight_bytes):
+        region = chain(1, 64, 64, 64, weight_bytes=weight_bytes, seen=RowMap())
+        (stage,) = region.stages
+        busy = dataclasses.replace(stage, cycles=1e9)
+        return predict(dataclasses.replace(region, stages=(busy,)), ColumnPlan(32, 1), CPU)
+
+    little, much = seconds(0), seconds(2 * CPU.l2_bytes)
+    reading = much.traffic_seconds - little.traffic_seconds
+    assert much.compute_seconds > much.traffic_seconds
+    assert 0.1 * reading < much.seconds - little.seconds < 0.5 * reading
+
+
+def test_an_output_is_written_to_memory_that_was_used_long_before():
+    rows = CPU.l2_bytes * 11 // 20 // (4 * 64 * 64)
+    region = chain(1, rows, 64, 64, weight_bytes=0, seen=RowMap())
+    _, near, far, _ = predict_alone(region, CPU).bytes_moved
+    assert near > region.inputs[0].bytes  # the whole input, and some of the output
+    assert 0 < far < region.inputs[0].bytes
+
+
 def test_threads_wait_for_the_one_with_most_columns():
     region = chain(2, 96, 8, 32, seen=RowMap())
     three = predict(region, ColumnPlan(32, 32), CPU)

@@ -114,7 +114,8 @@ def readme_table(comparisons: Sequence[Comparison]) -> str:
     }
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return "\n".join([*lines, "", f"{cpu_name()}; {named}; float32, batch 1, fastest run."])
+    below = f"{cpu_name()}; {named}; float32, fastest run, batch 1 unless named."
+    return "\n".join([*lines, "", below])
 
 
 def _latency_cell(comparison: Comparison, measurement: Measurement) -> str:
