@@ -14,6 +14,11 @@ STACK_LIMIT_BYTES = 1024
 """TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
 one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
 
+HEAP_LEAST_BYTES = 16 * STACK_LIMIT_BYTES
+"""TVM's storage rewriting gives a buffer memory that another one needs no more, if that is up to 16
+times as large or as small. At this size scratch memory never becomes that of registers, which would
+be loaded and stored with every multiply-add."""
+
 PARALLEL_ELEMENTS = 1 << 14
 """Copying fewer values than this takes about as long as starting a parallel loop."""
 
@@ -30,6 +35,11 @@ def scratch(size: int, dtype: str = "float32") -> Expr:
     TVM neither looks for a better place for it, nor for parts of it that are not used, which with
     bounds that are expressions of rows takes longer than all else.
     """
+    least = HEAP_LEAST_BYTES // 4 if dtype == "float32" else 1
+    return _allocate(max(size, least), dtype)
+
+
+def _allocate(size: int, dtype: str = "float32") -> Expr:
     return T.alloc_buffer((T.int64(size),), dtype)
 
 
@@ -91,7 +101,7 @@ class Registers:
         self._lanes = lanes
         self._per_buffer = (STACK_LIMIT_BYTES - 1) // (4 * lanes)
         self._buffers = [
-            scratch(min(self._per_buffer, count - first) * lanes)
+            _allocate(min(self._per_buffer, count - first) * lanes)
             for first in range(0, count, self._per_buffer)
         ]
 
