@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from tvm_sparse.schedules.concat import Concat
 from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.elementwise import Elementwise
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.linear import DenseLinear
 from tvm_sparse.schedules.pool2d import MaxPool2d
 from tvm_sparse.schedules.row_vectors import each_vector
 from tvm_sparse.schedules.sparse_conv2d import SparseConv2d
@@ -33,8 +35,8 @@ from tvm_sparse.schedules.sparse_linear import SparseLinear
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.schedules.upsample2d import Upsample2d
-from tvm_sparse.targets import native
-from tvm_sparse.testing import image_panels, panel_image, pruned, run_kernel
+from tvm_sparse.targets import native, profile
+from tvm_sparse.testing import assembly, image_panels, panel_image, pruned, run_kernel
 
 CPU = native()
 KINDS = (
@@ -408,3 +410,20 @@ def test_a_column_begins_anew():
     expected = np.ones((2, 24), "int64")
     expected[:, twice] = 2
     np.testing.assert_array_equal(counts[0], expected)
+
+
+def test_accumulators_stay_in_registers_behind_a_stage_with_a_window():
+    cpu = profile("skylake-avx512")
+    problem = Conv2d(
+        1, 512, 14, 14, 512, (3, 3), padding=(1, 1, 1, 1), groups=512, lanes_in=16, lanes_out=16
+    )
+    before = DepthwiseConv2d(problem, Epilogue(), cpu)
+    layer = DenseLinear(1, 14, 16, 64, 512, Epilogue(), cpu)
+    region = Region((before, layer), ({0: -1}, {0: 0}), (problem.input,), (1,))
+    code = assembly(tensor_column(region, ColumnPlan(14, 2)), cpu)
+    # Only the dense linear layer's inner loop prefetches weights.
+    blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
+    (loop,) = (block for block in blocks if "prefetch" in block and "vfmadd" in block)
+    loop = loop[: loop.index("\tj")]
+    assert loop.count("vfmadd") >= 16
+    assert not re.findall(r"vmov\w+\t%zmm\d+, .*\(", loop)
