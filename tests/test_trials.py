@@ -130,6 +130,7 @@ def test_more_trials_go_on_where_fewer_stopped(arguments, builders, device, stor
 
 
 TUNE = """
+    import signal
     import sys
     from pathlib import Path
     from tvm_sparse import trials
@@ -137,6 +138,8 @@ TUNE = """
     from tvm_sparse.records import Key
 
     if __name__ == "__main__":
+        # Also where the tests run in the background of a shell, which has it ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         plans = tuple({"work": 300 + w} for w in range(int(sys.argv[3])))
         arguments = Arguments(Path(sys.argv[1]), (4096,))
         build = lambda plan: Build("candidates:build", plan)
