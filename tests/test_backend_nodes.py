@@ -18,9 +18,7 @@ EVERY = 10
 
 @pytest.fixture(scope="module")
 def backend_nodes():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        yield importlib.import_module("backend_nodes")
+    return importlib.import_module("backend_nodes")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
-import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from run import joined
 
 from tvm_sparse import models, peers
 from tvm_sparse.benchmark_report import latency_table, readme_table, to_json
@@ -125,9 +124,7 @@ def test_ratios_are_taken_round_by_round():
     assert (ratio.of_minima, ratio.median, ratio.low, ratio.high) == (4.0, 4.0, 2.0, 5.0)
 
 
-def test_several_starts_count_together_and_a_failure_in_one_for_all(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    joined = importlib.import_module("run").joined
+def test_several_starts_count_together_and_a_failure_in_one_for_all():
     starts = [
         comparison_of(
             Measurement("tvm-sparse", rounds=((ours,),)),

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,18 +38,12 @@ Trace 0: 0x7f6b3c000240 [00000000/0000000000400590/00000000/ff200000] main
 
 
 @pytest.fixture
-def scripts(monkeypatch):
-    """Make the benchmarks importable."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-
-
-@pytest.fixture
-def estimates(scripts):
+def estimates():
     return importlib.import_module("board_estimates")
 
 
 @pytest.fixture
-def counts(scripts):
+def counts():
     return importlib.import_module("instruction_counts")
 
 

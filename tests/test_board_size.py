@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -20,8 +19,7 @@ Rss:                  30 kB
 
 
 @pytest.fixture
-def board_size(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+def board_size():
     return importlib.import_module("board_size")
 
 

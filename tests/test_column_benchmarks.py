@@ -1,9 +1,11 @@
 """What the benchmarks of tensor columns derive: bytes, bounds, rings and other numbers of cores."""
 
 import dataclasses
-import importlib
-from pathlib import Path
 
+import column_cases as cases
+import column_cores as cores
+import column_rings as rings
+import column_roofline as roofline
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,17 +22,6 @@ from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import run_kernel
 
 CPU = dataclasses.replace(profile("skylake-avx512"), cores=2, l2_bytes=64 * 1024)
-
-
-def benchmark(name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        return importlib.import_module(name)
-
-
-cases, cores, rings, roofline = map(
-    benchmark, ("column_cases", "column_cores", "column_rings", "column_roofline")
-)
 
 
 @given(

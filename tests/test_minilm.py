@@ -1,5 +1,4 @@
 import importlib
-from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -13,8 +12,7 @@ CONFIG = TransformerConfig(
 
 
 @pytest.fixture
-def minilm(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+def minilm():
     return importlib.import_module("minilm")
 
 

@@ -1,13 +1,11 @@
 import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 
 @pytest.fixture
-def detector(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+def detector():
     return importlib.import_module("text_detector")
 
 
