@@ -1,5 +1,6 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
+from tvm_sparse.passes.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.lower_operators import LowerOperators
@@ -21,6 +22,7 @@ from tvm_sparse.passes.split_linear import SplitLinear
 from tvm_sparse.passes.vectorize_math import VectorizeMath
 
 __all__ = [
+    "AcceptUnaligned",
     "ApplyDefaultSchedule",
     "FuseEpilogue",
     "LowerOperators",

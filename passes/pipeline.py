@@ -14,6 +14,7 @@ from tvm import relax
 
 from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.layer_kernels import KernelFor, by_cost_model
+from tvm_sparse.passes.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.choices import Choices, token_network
 from tvm_sparse.passes.form_regions import REGIONS, FormRegions
@@ -111,6 +112,7 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.FuseTIR(),
         ApplyDefaultSchedule(cpu),
         VectorizeMath(),
+        AcceptUnaligned(),
     ]
 
 

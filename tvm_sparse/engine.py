@@ -17,15 +17,13 @@ from typing import Any
 
 import numpy as np
 import tvm
+import tvm_ffi
 from tvm import relax
 
 from tvm_sparse import library
 from tvm_sparse.errors import InputError
 from tvm_sparse.library import LibraryInfo
 from tvm_sparse.specs import TensorSpec, unknown_input
-
-# Generated code loads whole vectors from addresses that it takes to be aligned.
-_ALIGNMENT = 64
 
 # TVM's affinity mode in which all worker threads may move between the given cores.
 _SHARE_CORES = -3
@@ -189,10 +187,10 @@ def start_pool(threads: int) -> None:
 
 
 def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
-    """Return `array` for TVM: its own memory if that is aligned, else a copy."""
-    in_place = array.flags.c_contiguous and array.flags.writeable and array.dtype.kind != _FOREIGN
-    if in_place and array.ctypes.data % _ALIGNMENT == 0:
-        return tvm.runtime.from_dlpack(array)
+    """Return `array` for TVM: its own memory if DLPack allows that, else a copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
+        return tvm_ffi.from_dlpack(array)
     return tvm.runtime.tensor(array)
 
 

@@ -24,7 +24,7 @@
 
 namespace ffi = tvm::ffi;
 
-// Generated code loads whole vectors from addresses that it takes to be aligned.
+// Any address will do; vectors that cross no cache line load faster.
 struct AlignedAllocator {
   static constexpr size_t kAlignment = 64;
   void AllocData(DLTensor* tensor) {
