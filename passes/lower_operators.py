@@ -76,17 +76,6 @@ def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.from_panels(*_batched(_shape(call)), _shape(call.args[0])[2], cpu)
 
 
-def _image_to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    batch, channels, height, width = _shape(call.args[0])
-    lanes = int(call.attrs["lanes"])
-    return schedules.image_to_panels(batch, channels, height, width, lanes, cpu)
-
-
-def _panels_to_image(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    batch, channels, height, width = _shape(call)
-    return schedules.panels_to_image(batch, channels, height, width, _shape(call.args[0])[2], cpu)
-
-
 def _global_pool2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
     lanes = (_shape(call.args[0])[2], int(call.attrs["lanes"]))
@@ -111,8 +100,6 @@ KERNELS: dict[str, Kernel] = {
     **{name: _alone for name in STAGES if name.startswith(operators.PREFIX)},
     operators.TO_PANELS: _to_panels,
     operators.FROM_PANELS: _from_panels,
-    operators.IMAGE_TO_PANELS: _image_to_panels,
-    operators.PANELS_TO_IMAGE: _panels_to_image,
     operators.GLOBAL_AVG_POOL2D: _global_pool2d,
     operators.GLOBAL_MAX_POOL2D: _global_pool2d,
     operators.BILINEAR2D: _bilinear2d,

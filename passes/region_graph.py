@@ -177,7 +177,7 @@ def _connect(
         reads = operands_of(binding.value)
         for i, (tensor, rows) in stage.panels.items():
             if reads[i] in made:
-                if rows is None:
+                if rows is None or len(reads[i].ty.shape) == 4:  # images are not kept as panels
                     return None
                 sources[i] = made[reads[i]]
                 continue

@@ -32,8 +32,10 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     """
     if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
         return None
-    shape = static_shape(call)
-    if shape is None or len(shape) != 3 or call.ty.dtype != "float32" or shape[0] % images:
+    shape, is_image = static_shape(call), is_call_to(call, operators.PANELS_TO_IMAGE)
+    if shape is None or len(shape) != 3 + is_image or call.ty.dtype != "float32":
+        return None
+    if shape[0] % images:
         return None
     if images_of(call) not in (None, images):
         return None
@@ -60,8 +62,10 @@ def images_of(call: relax.Call) -> int | None:
         return operators.conv_of(call).batch
     if is_call_to(call, operators.MAX_POOL2D, operators.AVG_POOL2D):
         return operators.pool_of(call).batch
-    if is_call_to(call, operators.UPSAMPLE2D):
+    if is_call_to(call, operators.UPSAMPLE2D, operators.PANELS_TO_IMAGE):
         return int(attrs["shape"][0])
+    if is_call_to(call, operators.IMAGE_TO_PANELS):
+        return int(call.args[0].ty.shape[0])
     return int(attrs["batch"]) if is_call_to(call, operators.ATTENTION) else None
 
 
@@ -154,6 +158,17 @@ def _upsample2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.Upsample2d(source, width, (vertical, horizontal), lanes, cpu)
 
 
+def _image_to_panels(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    batch, channels, height, width = static_shape(call.args[0]) or (0, 0, 0, 0)
+    return schedules.ImageToPanels(batch, channels, height, width, int(call.attrs["lanes"]), cpu)
+
+
+def _panels_to_image(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
+    batch, channels, height, width = static_shape(call) or (0, 0, 0, 0)
+    lanes = panels_of(call.args[0], images).lanes
+    return schedules.PanelsToImage(batch, channels, height, width, lanes, cpu)
+
+
 def _concat(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     if int(call.attrs["axis"]) not in (1, -2):
         raise ValueError("not a concatenation of channels")
@@ -191,6 +206,8 @@ STAGES: dict[str, Builder] = {
     operators.MAX_POOL2D: _max_pool2d,
     operators.AVG_POOL2D: _avg_pool2d,
     operators.UPSAMPLE2D: _upsample2d,
+    operators.IMAGE_TO_PANELS: _image_to_panels,
+    operators.PANELS_TO_IMAGE: _panels_to_image,
     "relax.concat": _concat,
     "relax.strided_slice": _slice,
 }

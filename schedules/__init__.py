@@ -8,7 +8,12 @@ from tvm_sparse.schedules.default import default_schedule
 from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
 from tvm_sparse.schedules.elementwise import Elementwise
 from tvm_sparse.schedules.global_pool2d import global_avg_pool2d, global_max_pool2d
-from tvm_sparse.schedules.image_panels import image_to_panels, panels_to_image
+from tvm_sparse.schedules.image_panels import (
+    ImageToPanels,
+    PanelsToImage,
+    image_to_panels,
+    panels_to_image,
+)
 from tvm_sparse.schedules.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.linear import DenseLinear, linear, pack_linear
 from tvm_sparse.schedules.panels import from_panels, to_panels
@@ -28,8 +33,10 @@ __all__ = [
     "DenseLinear",
     "DepthwiseConv2d",
     "Elementwise",
+    "ImageToPanels",
     "LayerNorm",
     "MaxPool2d",
+    "PanelsToImage",
     "Region",
     "SliceChannels",
     "SparseConv2d",

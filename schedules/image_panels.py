@@ -6,16 +6,16 @@ The last vector of a row that is not whole overlaps the one before it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns import Tensor
-from tvm_sparse.schedules.buffers import argument, job_loop
+from tvm_sparse.columns import RowMap, Tensor
+from tvm_sparse.schedules.buffers import argument
 from tvm_sparse.schedules.buffers import vector as vector_at
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.stage import Panels, Stage, TensorPanels, Tile, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles
 
@@ -40,69 +40,6 @@ def image_to_panels(
     return kernel(ImageToPanels(batch, channels, height, width, lanes, cpu))
 
 
-class ImageToPanels(Stage):
-    """The conversion of images, which are no panels, to panels.
-
-    Parameters
-    ----------
-    batch, channels, height, width : int
-        Extents of the images.
-    lanes : int
-        Lanes of the result.
-    cpu : CpuProfile
-        Gives the vector length.
-    """
-
-    name = "image_to_panels"
-
-    def __init__(
-        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
-    ) -> None:
-        self.width, self.vector = width, _vector(width, lanes, cpu)
-        self.tensor = Tensor(batch, height, channels, lanes)
-        self.panels = {}
-
-    def declare(self, panels: Callable[[int], Panels]) -> None:
-        """Declare the images."""
-        tensor = self.tensor
-        self.x = argument("x", tensor.images, tensor.channels, tensor.rows, self.width)
-
-    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
-        """Compute rows ``[first, end)`` of an image."""
-        for row, _ in self.tiles(first, end):
-            tile = y.tile(image, row)
-            with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
-                self._copy(tile, image, channel, row)
-
-    def _copy(self, y: Tile, image: Expr, channel: Expr, row: Expr) -> None:
-        """Copy a channel of a row; lanes behind the last column become 0."""
-        vector, width = self.vector, self.width
-        zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
-
-        def load(column: Expr | int) -> Expr:
-            return self.x[image, channel, row, _at(column, vector)]
-
-        def store(lane: Expr | int) -> None:
-            y.store(load(lane), 0, channel, _at(lane, vector))
-
-        _each_vector(width // vector, vector, store)
-        for lane in range(width // vector * vector, self.tensor.lanes, vector):
-            valid, values = width - lane, zeros
-            if valid > 0:
-                last = T.bind(load(width - vector))
-                places = [min(vector - valid + j, vector) for j in range(vector)]
-                values = T.Shuffle([last, zeros], places)
-            y.store(values, 0, channel, _at(lane, vector))
-
-    def work(self) -> int:
-        """Return how many values it stores."""
-        return self.tensor.bytes // 4
-
-    def cycles(self) -> float:
-        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
-        return vector_cycles(self.tensor.bytes // 4 // self.vector, loads=1, stores=1)
-
-
 def panels_to_image(
     batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
 ) -> tvm.tirx.PrimFunc:
@@ -113,47 +50,146 @@ def panels_to_image(
     PrimFunc
         ``(x [batch * height, channels, lanes], y [batch, channels, height, width])``, float32.
     """
-    vector = _vector(width, lanes, cpu)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("panels_to_image")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", batch * height, channels, lanes)
-        y = argument("y", batch, channels, height, width)
-        rows = job_loop(batch * height, batch * channels * height * lanes)
-        with rows as i, T.sblock("panels_to_image"):
-            row = T.axis.spatial(T.int64(batch * height), i)
-            image, line = row // height, row % height
-            T.reads(x[row, 0:channels, 0:lanes])
-            T.writes(y[image, 0:channels, line, 0:width])
-            with T.serial(T.int64(0), T.int64(channels)) as channel:
+    return kernel(PanelsToImage(batch, channels, height, width, lanes, cpu))
 
-                def copy(lane: Expr | int) -> None:
-                    value = x[row, channel, _at(lane, vector)]
-                    T.buffer_store(y, value, [image, channel, line, _at(lane, vector)])
 
-                _each_vector(width // vector, vector, copy)
-                if width % vector:
-                    copy(width - vector)
-    return builder.get()
+class Images(TensorPanels):
+    """Images that are a parameter ``[images, channels, rows, columns]``, addressed as panels."""
+
+    def declare(self, name: str) -> None:
+        """Add the parameter to the function."""
+        tensor = self.tensor
+        self.buffer = argument(name, tensor.images, tensor.channels, tensor.rows, tensor.lanes)
+
+    def at(self, image: Expr, row: Expr) -> Expr:
+        """Return the row's number among those of all images."""
+        return image * self.tensor.rows + row
+
+    def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
+        """Return where in the parameter an element is."""
+        return at // self.tensor.rows, channel, at % self.tensor.rows, lane
+
+
+class _LayoutChange(Stage):
+    """Copies rows between images and panels.
+
+    Parameters
+    ----------
+    batch, channels, height, width : int
+        Extents of the images.
+    lanes : int
+        Lanes of the panels.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    def __init__(
+        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        self.width, self.vector = width, _vector(width, lanes, cpu)
+        self.images = Tensor(batch, height, channels, width)
+        self.laid_out = Tensor(batch, height, channels, lanes)
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare what it copies."""
+        self.x = panels(0)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        # In the images, rows of a channel lie one after another.
+        with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
+            for row, _ in self.tiles(first, end):
+                self._copy(self.x.tile(image, row), y.tile(image, row), channel)
+
+    @abstractmethod
+    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy a channel of a row."""
+
+    def work(self) -> int:
+        """Return how many values it stores."""
+        return self.tensor.bytes // 4
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        return vector_cycles(self.tensor.bytes // 4 // self.vector, loads=1, stores=1)
+
+    def _at(self, lane: Expr | int) -> Expr | int:
+        """Return the index of the vector from a lane on."""
+        if self.vector == 1:
+            return lane
+        return vector_at(T.int64(lane) if isinstance(lane, int) else lane, self.vector)
+
+    def _each_vector(self, visit: Callable[[Expr | int], None]) -> None:
+        """Visit the first lane of every vector that is full of columns."""
+        count = self.width // self.vector
+        if count > LONGEST_UNROLLED:
+            with T.serial(T.int64(0), T.int64(count)) as i:
+                visit(i * self.vector)
+        else:
+            for i in range(count):
+                visit(i * self.vector)
+
+
+class ImageToPanels(_LayoutChange):
+    """The conversion of images to panels; parameters as of `image_to_panels`."""
+
+    name = "image_to_panels"
+
+    def __init__(
+        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        super().__init__(batch, channels, height, width, lanes, cpu)
+        self.tensor, self.panels = self.laid_out, {0: (self.images, RowMap())}
+
+    def parameter(self, i: int) -> TensorPanels:
+        """Return the images."""
+        return Images(self.images)
+
+    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy a channel of a row; lanes behind the last column become 0."""
+        vector, width = self.vector, self.width
+
+        def copy(lane: Expr | int) -> None:
+            y.store(x[0, channel, self._at(lane)], 0, channel, self._at(lane))
+
+        self._each_vector(copy)
+        zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
+        for lane in range(width // vector * vector, self.tensor.lanes, vector):
+            valid, values = width - lane, zeros
+            if valid > 0:
+                last = T.bind(x[0, channel, self._at(width - vector)])
+                places = [min(vector - valid + j, vector) for j in range(vector)]
+                values = T.Shuffle([last, zeros], places)
+            y.store(values, 0, channel, self._at(lane))
+
+
+class PanelsToImage(_LayoutChange):
+    """The conversion of panels to images; parameters as of `panels_to_image`."""
+
+    name = "panels_to_image"
+
+    def __init__(
+        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        super().__init__(batch, channels, height, width, lanes, cpu)
+        self.tensor, self.panels = self.images, {0: (self.laid_out, RowMap())}
+
+    def result(self) -> TensorPanels:
+        """Return the images."""
+        return Images(self.images)
+
+    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy a channel of a row."""
+
+        def copy(lane: Expr | int) -> None:
+            y.store(x[0, channel, self._at(lane)], 0, channel, self._at(lane))
+
+        self._each_vector(copy)
+        if self.width % self.vector:
+            copy(self.width - self.vector)
 
 
 def _vector(width: int, lanes: int, cpu: CpuProfile) -> int:
     """Return the values per vector: no more than a row has columns."""
     longest = cpu.vector_width(lanes)
     return next((v for v in (longest, 8, 4) if v <= min(width, longest)), 1)
-
-
-def _at(lane: Expr | int, vector: int) -> Expr:
-    return (
-        vector_at(T.int64(lane) if isinstance(lane, int) else lane, vector) if vector > 1 else lane
-    )
-
-
-def _each_vector(count: int, vector: int, visit: Callable[[Expr | int], None]) -> None:
-    """Visit the first lane of `count` vectors."""
-    if count > LONGEST_UNROLLED:
-        with T.serial(T.int64(0), T.int64(count)) as i:
-            visit(i * vector)
-    else:
-        for i in range(count):
-            visit(i * vector)

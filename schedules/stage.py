@@ -115,23 +115,27 @@ class TensorPanels(Panels):
         """Return the row's number among those of all images."""
         return row if self.tensor.images == 1 else image * self.tensor.rows + row
 
+    def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
+        """Return where in the parameter an element is."""
+        return at, channel, lane
+
     def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
-        return self.buffer[place]
+        return self.buffer[self.indices(*place)]
 
     def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
         """Store a value or a vector."""
         self._is_written = True
-        T.buffer_store(self.buffer, value, [at, channel, lane])
+        T.buffer_store(self.buffer, value, list(self.indices(at, channel, lane)))
 
     def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
         """Return a view; of memory that is written too, one that TVM sees through."""
         if self._is_written:
-            return _Distances(lambda index: self.buffer[at, channel, index], lane)
-        return flat(self.buffer[at, channel, lane], size)
+            return _Distances(lambda index: self[at, channel, index], lane)
+        return flat(self[at, channel, lane], size)
 
     def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
         """Ask for the cache line of an element."""
-        prefetch(self.buffer[at, channel, lane])
+        prefetch(self[at, channel, lane])
 
 
 class RollingPanels(Panels):
@@ -260,6 +264,14 @@ class Stage(ABC):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
 
+    def parameter(self, i: int) -> TensorPanels:
+        """Return panels argument `i` as a parameter of a function."""
+        return TensorPanels(self.panels[i][0])
+
+    def result(self) -> TensorPanels:
+        """Return what it computes as a parameter of a function."""
+        return TensorPanels(self.tensor)
+
     def weight_bytes(self) -> int:
         """Return the bytes of constants that every run reads."""
         return 0
@@ -311,12 +323,12 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         operands: list[TensorPanels] = []
 
         def operand(i: int) -> TensorPanels:
-            operands.append(TensorPanels(stage.panels[i][0]))
+            operands.append(stage.parameter(i))
             operands[-1].declare(f"x{i}" if i else "x")
             return operands[-1]
 
         stage.declare(operand)
-        y = TensorPanels(tensor)
+        y = stage.result()
         y.declare("y")
         count = tensor.images * blocks * stage.chunks
         loop = T.parallel if stage.work() >= PARALLEL_ELEMENTS else T.serial

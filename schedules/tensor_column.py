@@ -89,6 +89,16 @@ class Region:
             )
         return RegionShape(tuple(stages), self.inputs, self.outputs)
 
+    def parameters(self) -> list[TensorPanels]:
+        """Return the inputs as parameters of the function."""
+        readers = {
+            source: (stage, i)
+            for stage, sources in zip(self.stages, self.operands, strict=True)
+            for i, source in sources.items()
+        }
+        found = [readers[-1 - i] for i in range(len(self.inputs))]
+        return [stage.parameter(i) for stage, i in found]
+
 
 def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     """Build the function of a region.
@@ -109,8 +119,8 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     plan = plan.fitted(shape)
     memory = stage_memory(shape, plan)
     columns = plan.columns(shape)
-    inputs = [TensorPanels(tensor) for tensor in region.inputs]
-    stored = {i: TensorPanels(region.stages[i].tensor) for i in region.outputs}
+    inputs = region.parameters()
+    stored = {i: region.stages[i].result() for i in region.outputs}
     scratch = {
         i: RollingPanels(stage.tensor, memory[i].capacity)
         for i, stage in enumerate(region.stages)

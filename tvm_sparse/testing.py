@@ -20,6 +20,7 @@ from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.passes.form_regions import FormRegions
 from tvm_sparse.passes.region_planner import PlanFor, RegionPlanner
+from tvm_sparse.schedules.image_panels import Images
 from tvm_sparse.schedules.slice_channels import SliceChannels
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
@@ -174,28 +175,35 @@ def run_in_columns(
     """Compute a stage, compiled for this machine or `cpu`, as part of a region.
 
     Stages that copy rows stand before and behind it, so that it reads from and writes to scratch
-    memory that holds no more rows than needed. `arrays` are the arguments of its call.
+    memory that holds no more rows than needed; images, which are no panels, it reads and writes
+    itself. `arrays` are the arguments of its call.
     """
     cpu = cpu or native()
     sources = {i: tensor for i, (tensor, _) in stage.panels.items()}
     copied = [
-        i for i, (tensor, seen) in stage.panels.items() if seen is not None and tensor.lanes > 1
+        i
+        for i, (tensor, seen) in stage.panels.items()
+        if seen is not None and tensor.lanes > 1 and not isinstance(stage.parameter(i), Images)
     ]
     copies = [SliceChannels(sources[i], 0, sources[i].channels, cpu) for i in copied]
     places = {i: -1 - n for n, i in enumerate(sources)}
+    tensor, y = stage.tensor, stage.result()
+    shape: tuple[int, ...] = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+    if isinstance(y, Images):
+        shape, behind = (tensor.images, tensor.channels, tensor.rows, tensor.lanes), []
+    else:
+        behind = [SliceChannels(tensor, 0, tensor.channels, cpu)]
     region = Region(
-        stages=(*copies, stage, SliceChannels(stage.tensor, 0, stage.tensor.channels, cpu)),
+        stages=(*copies, stage, *behind),
         operands=(
             *({0: places[i]} for i in copied),
             {i: copied.index(i) if i in copied else places[i] for i in sources},
-            {0: len(copies)},
+            *({0: len(copies)} for _ in behind),
         ),
         inputs=tuple(sources.values()),
-        outputs=(len(copies) + 1,),
+        outputs=(len(copies) + len(behind),),
     )
     others = [array for i, array in enumerate(arrays) if i not in sources]
-    tensor = stage.tensor
-    shape = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
     inputs = [*(arrays[i] for i in sources), *others]
     return run_kernel(tensor_column(region, plan), inputs, shape, cpu)
 

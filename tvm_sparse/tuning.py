@@ -47,7 +47,7 @@ expected to take to get one."""
 LEAST_GAINS = (LEAST_GAIN, -0.25)
 """Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
 
-MORE_ROUNDS = 3
+MORE_ROUNDS = 8
 """How often regions are tuned that were formed only because of what was measured."""
 
 

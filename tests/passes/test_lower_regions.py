@@ -98,6 +98,31 @@ def test_results_that_others_read_are_outputs():
     assert len(call.ty.fields) == 2
 
 
+def images_in_and_out(emit, x):
+    """A network that reads and returns images of 14 columns in panels of 16 lanes."""
+    y = two_convolutions(emit, emit(panel.image_to_panels(x, 16)))
+    return emit(panel.panels_to_image(y, (1, 8, 24, 14)))
+
+
+def test_a_region_reads_and_writes_images():
+    formed = losing_regions(CPU, 5, "carry")(dataflow(images_in_and_out, (1, 8, 24, 14)))
+    (report,) = formed.attrs[REGIONS]
+    assert list(report["operators"]) == [
+        "image_to_panels",
+        *["depthwise_conv2d"] * 2,
+        "panels_to_image",
+    ]
+
+
+def test_an_image_inside_is_a_stop():
+    def body(emit, x):
+        image = emit(panel.panels_to_image(x, (1, 8, 24, 14)))
+        return emit(panel.image_to_panels(image, 32))
+
+    formed = losing_regions(CPU)(dataflow(body, PANELS))
+    assert [len(report["layers"]) for report in formed.attrs[REGIONS]] == [1, 1]
+
+
 def test_functions_without_regions_stay():
     before = dataflow(two_convolutions, PANELS)
     tvm.ir.assert_structural_equal(LowerRegions(CPU)(before), before)

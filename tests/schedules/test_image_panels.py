@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.schedules.image_panels import ImageToPanels, image_to_panels, panels_to_image
+from tvm_sparse.schedules.image_panels import (
+    ImageToPanels,
+    PanelsToImage,
+    image_to_panels,
+    panels_to_image,
+)
 from tvm_sparse.targets import CpuProfile, native, profile
 from tvm_sparse.testing import assembly, image_panels, run_in_columns, run_kernel
 
@@ -36,8 +41,11 @@ def test_both_directions(shape, spare, cpu):
 def test_rows_in_columns(shape):
     x, cpu = np.random.default_rng(0).standard_normal(shape).astype("float32"), native()
     lanes = cpu.image_lanes(shape[3])
+    panels = image_panels(x, lanes)
     got = run_in_columns(ImageToPanels(*shape, lanes, cpu), [x], ColumnPlan(5, 2))
-    np.testing.assert_array_equal(got, image_panels(x, lanes))
+    np.testing.assert_array_equal(got, panels)
+    got = run_in_columns(PanelsToImage(*shape, lanes, cpu), [panels], ColumnPlan(5, 2))
+    np.testing.assert_array_equal(got, x)
 
 
 @pytest.mark.parametrize(
