@@ -28,7 +28,6 @@ Models have seeded weights and are kept, with the libraries, in .cache/columns.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from column_cases import (
     race,
     with_region,
 )
+from scripts import run_script
 
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.errors import TvmSparseError
@@ -80,22 +80,19 @@ def main() -> None:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     mode = next((mode for mode in DEFAULTS if getattr(arguments, mode)), "")
     names = arguments.models or DEFAULTS.get(mode, MODELS)
-    try:
-        cases = [network(name, arguments.cache) for name in names]
-        if arguments.traffic:
-            traffic(cases, arguments.cache)
-        elif arguments.memory:
-            memory(cases, arguments.cache, arguments.threads)
-        elif arguments.cores:
-            column_cores.table(cases, native(), arguments.cores)
-        elif arguments.scaling:
-            scaling(cases, arguments)
-        else:
-            if not arguments.whole:
-                cases = [one for case in cases for one in with_region(case, arguments.threads)]
-            (bound if arguments.roofline else compare)(cases, arguments)
-    except TvmSparseError as error:
-        sys.exit(f"error: {error}")
+    cases = [network(name, arguments.cache) for name in names]
+    if arguments.traffic:
+        traffic(cases, arguments.cache)
+    elif arguments.memory:
+        memory(cases, arguments.cache, arguments.threads)
+    elif arguments.cores:
+        column_cores.table(cases, native(), arguments.cores)
+    elif arguments.scaling:
+        scaling(cases, arguments)
+    else:
+        if not arguments.whole:
+            cases = [one for case in cases for one in with_region(case, arguments.threads)]
+        (bound if arguments.roofline else compare)(cases, arguments)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -213,4 +210,4 @@ def traffic(cases: Sequence[Case], cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

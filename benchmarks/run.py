@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from scripts import run_script
 from sized_models import sized
 
 from tvm_sparse.benchmark_report import latency_table, readme_table, to_json
@@ -94,4 +95,4 @@ def joined(starts: Sequence[Comparison]) -> Comparison:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from onnx.helper import make_node
 from rich.console import Console
+from scripts import run_script
 from sized_models import sized
 
 from tvm_sparse import (
@@ -157,4 +158,4 @@ def side_by_side(task: Task, plans: list[Plan], device: Device, builders: Builde
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
