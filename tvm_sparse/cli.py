@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model(command)
     command.add_argument(
         "--level", default="quick", choices=("quick", "normal", "thorough"),
-        help="a dozen trials of each layer and region, some dozens, or all (default: quick)",
+        help="ten trials of each layer and region, some dozens, or all (default: quick)",
     )  # fmt: skip
     command.add_argument(
         "--trials", type=int, metavar="N", help="most trials of each, in place of --level"

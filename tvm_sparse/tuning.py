@@ -40,7 +40,7 @@ from tvm_sparse.tuning_tasks import (
 
 Level = Literal["quick", "normal", "thorough"]
 
-LEVELS = {"quick": (12, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
+LEVELS = {"quick": (10, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
 """Most trials of a region or a layer, and how many times as long as the best a candidate may be
 expected to take to get one."""
 
@@ -88,7 +88,7 @@ def tune(
     model, shapes, target, threads
         As of `tvm_sparse.compile`. Another target than this machine needs `board`.
     level : str
-        ``"quick"``, ``"normal"`` or ``"thorough"``: a dozen, some dozens or all plans of a region,
+        ``"quick"``, ``"normal"`` or ``"thorough"``: ten, some dozens or all plans of a region,
         and kernels of a layer.
     trials_per_region : int, optional
         Most trials of a region or a layer, in place of `level`.
