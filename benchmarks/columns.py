@@ -12,7 +12,7 @@
 
 All libraries of a model are loaded by one process and run in turns, a burst of each; ratios are
 `off` over the others, of the fastest runs and of the medians. A line "region" is the region that is
-expected to save most, without the layout changes around it: panels in, panels out.
+expected to save most, by itself.
 
 The traffic is counted by valgrind (`apt-get install valgrind`, and a C++ compiler), as
 

@@ -84,6 +84,16 @@ def test_a_record_gives_the_kernel():
     assert plans.summary() == "no tensor columns; kernels of 1 kind of layer by records"
 
 
+@pytest.mark.parametrize(("seconds", "chosen"), [(0.97, 0), (0.9, 2)])
+def test_a_kernel_must_gain_more_than_its_columns_could_lose(seconds, chosen):
+    key = key_on(layer_key(LINEAR), CPU)
+    turn = [
+        Record(key, to_fields(tiling), (time,) * 5, "turn", at=float(i))
+        for i, (tiling, time) in enumerate(zip(TILINGS[:3:2], (1.0, seconds), strict=True))
+    ]
+    assert RecordedPlans(Records(turn)).kernels_on(CPU)(LINEAR) == TILINGS[chosen]
+
+
 @pytest.mark.parametrize("tiling", [TILINGS[3], replace(TILINGS[0], chunks=7)])
 def test_a_recorded_kernel_that_does_not_fit_is_not_used(tiling):
     assert recorded(tiling).kernels_on(CPU)(LINEAR) is None

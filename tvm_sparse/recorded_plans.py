@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tvm_sparse import layer_kernels, records
 from tvm_sparse.columns import ColumnPlan, Measured, Overlap, RegionShape, Stops
 from tvm_sparse.layer_kernels import KernelFor, Layer, Tiling
-from tvm_sparse.records import Key, Plan, Records, digest, ratio
+from tvm_sparse.records import Key, Plan, Record, Records, digest, ratio
 
 if TYPE_CHECKING:
     from tvm_sparse.passes.choices import Choices, TokenNetwork
@@ -82,6 +82,10 @@ def from_fields(fields: Plan) -> ColumnPlan | Stops | None:
         return None
     return ColumnPlan(rows, steps, cast(Overlap, overlap))
 
+
+LEAST_KERNEL_GAIN = 0.05
+"""What a layer's kernel must gain by itself to take the place of the cost model's, whose tiles suit
+tensor columns, too: regions gain more by them than a few percent of one layer."""
 
 BY_COST_MODEL = "cost model"
 """The choices of a model that runs faster without records."""
@@ -176,13 +180,20 @@ class RecordedPlans:
         def kernel_for(layer: Layer) -> Tiling | None:
             key = layer_key(layer)
             best = self.records.best(key_on(key, cpu))
-            tiling = layer_kernels.from_fields(best.plan) if best else None
+            tiling = layer_kernels.from_fields(self._worth_it(best).plan) if best else None
             if tiling is None or not layer.fits(tiling):  # somebody edited the records
                 return None
             self.kernels.add(key)
             return tiling
 
         return kernel_for
+
+    def _worth_it(self, kernel: Record) -> Record:
+        """Return a kernel, or the one that was tried first if it is hardly slower."""
+        first = self.records.beside(kernel, self.records.of(kernel.key)[0].plan)
+        if first is None or ratio(first, kernel) >= 1 + LEAST_KERNEL_GAIN:
+            return kernel
+        return first
 
     def lanes_on(self, cpu: CpuProfile) -> Callable[[TokenNetwork], int | None]:
         """Return a function that gives the best lanes for a network on a processor, if known."""
