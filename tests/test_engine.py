@@ -208,6 +208,20 @@ class TestThreads:
         )
         assert result.stdout.split() == ["3"]
 
+    def test_idle_workers_sleep(self, saved, x):
+        code = (
+            "import sys, time, numpy as np, tvm_sparse\n"
+            "engine = tvm_sparse.load(sys.argv[1], threads=3)\n"
+            "engine.run([np.zeros((1, 20, 32), 'float32')])\n"
+            "before = time.process_time()\n"
+            "time.sleep(0.3)\n"
+            "print(time.process_time() - before)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True
+        )
+        assert float(done.stdout) < 0.03  # of computing, by all threads
+
     def test_threads_end_with_the_engine(self, saved, x):
         def tasks():
             return set(Path("/proc/self/task").iterdir())

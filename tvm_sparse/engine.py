@@ -28,6 +28,11 @@ from tvm_sparse.specs import TensorSpec, unknown_input
 # TVM's affinity mode in which all worker threads may move between the given cores.
 _SHARE_CORES = -3
 
+# How often an idle worker looks for work before it sleeps: for some tenths of a millisecond. By
+# default it is 300000 times, a tenth of a second for which it keeps a core busy, so that the threads
+# of another engine share what is left: of models that take turns, some took twice as long.
+_SPINS = "1000"
+
 
 class Engine:
     """A compiled model.
@@ -179,6 +184,7 @@ def check_threads(threads: int | None) -> None:
 def start_pool(threads: int) -> None:
     """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)  # read by the first worker
     configure = tvm.get_global_func("runtime.config_threadpool")
     # The number of listed cores is the size of the pool that the first call makes; the second
     # lets its threads move between all cores that the process may use.
