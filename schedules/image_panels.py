@@ -6,6 +6,7 @@ The last vector of a row that is not whole overlaps the one before it.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -61,10 +62,6 @@ class Images(TensorPanels):
         tensor = self.tensor
         self.buffer = argument(name, tensor.images, tensor.channels, tensor.rows, tensor.lanes)
 
-    def at(self, image: Expr, row: Expr) -> Expr:
-        """Return the row's number among those of all images."""
-        return image * self.tensor.rows + row
-
     def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
         """Return where in the parameter an element is."""
         return at // self.tensor.rows, channel, at % self.tensor.rows, lane
@@ -89,6 +86,12 @@ class _LayoutChange(Stage):
         self.width, self.vector = width, _vector(width, lanes, cpu)
         self.images = Tensor(batch, height, channels, width)
         self.laid_out = Tensor(batch, height, channels, lanes)
+        source, self.tensor = self._ends()
+        self.panels = {0: (source, RowMap())}
+
+    @abstractmethod
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Return what it copies, and what that becomes."""
 
     def declare(self, panels: Callable[[int], Panels]) -> None:
         """Declare what it copies."""
@@ -99,11 +102,17 @@ class _LayoutChange(Stage):
         # In the images, rows of a channel lie one after another.
         with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
             for row, _ in self.tiles(first, end):
-                self._copy(self.x.tile(image, row), y.tile(image, row), channel)
+                source, result = self.x.tile(image, row), y.tile(image, row)
+                self._each_vector(functools.partial(self._copy, source, result, channel))
+                self._end_row(source, result, channel)
+
+    def _copy(self, x: Tile, y: Tile, channel: Expr, lane: Expr | int) -> None:
+        """Copy the vector from a lane on."""
+        y.store(x[0, channel, self._at(lane)], 0, channel, self._at(lane))
 
     @abstractmethod
-    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy a channel of a row."""
+    def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy the columns that fill no vector."""
 
     def work(self) -> int:
         """Return how many values it stores."""
@@ -135,24 +144,17 @@ class ImageToPanels(_LayoutChange):
 
     name = "image_to_panels"
 
-    def __init__(
-        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
-    ) -> None:
-        super().__init__(batch, channels, height, width, lanes, cpu)
-        self.tensor, self.panels = self.laid_out, {0: (self.images, RowMap())}
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Return images and panels."""
+        return self.images, self.laid_out
 
     def parameter(self, i: int) -> TensorPanels:
         """Return the images."""
         return Images(self.images)
 
-    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy a channel of a row; lanes behind the last column become 0."""
+    def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy the columns that fill no vector; lanes behind the last one become 0."""
         vector, width = self.vector, self.width
-
-        def copy(lane: Expr | int) -> None:
-            y.store(x[0, channel, self._at(lane)], 0, channel, self._at(lane))
-
-        self._each_vector(copy)
         zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
         for lane in range(width // vector * vector, self.tensor.lanes, vector):
             valid, values = width - lane, zeros
@@ -168,25 +170,18 @@ class PanelsToImage(_LayoutChange):
 
     name = "panels_to_image"
 
-    def __init__(
-        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
-    ) -> None:
-        super().__init__(batch, channels, height, width, lanes, cpu)
-        self.tensor, self.panels = self.images, {0: (self.laid_out, RowMap())}
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Return panels and images."""
+        return self.laid_out, self.images
 
     def result(self) -> TensorPanels:
         """Return the images."""
         return Images(self.images)
 
-    def _copy(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy a channel of a row."""
-
-        def copy(lane: Expr | int) -> None:
-            y.store(x[0, channel, self._at(lane)], 0, channel, self._at(lane))
-
-        self._each_vector(copy)
+    def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Copy the columns that fill no vector, with some before them."""
         if self.width % self.vector:
-            copy(self.width - self.vector)
+            self._copy(x, y, channel, self.width - self.vector)
 
 
 def _vector(width: int, lanes: int, cpu: CpuProfile) -> int:

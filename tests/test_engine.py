@@ -59,15 +59,6 @@ def y(model, x):
     return testing.onnxruntime_outputs(model, {"x": x})["y"]
 
 
-def aligned(array, offset):
-    """Return a copy that starts `offset` bytes after a multiple of 64."""
-    memory = np.zeros(array.nbytes + 128, "uint8")
-    start = -memory.ctypes.data % 64 + offset
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
 class TestRun:
     def test_agrees_with_onnxruntime(self, compiled, loaded, x, y):
         for each in (compiled, loaded):
@@ -82,7 +73,13 @@ class TestRun:
         readonly = x.copy()
         readonly.setflags(write=False)
         strided = np.repeat(x, 2, axis=2)[..., ::2]
-        arrays = [aligned(x, 0), aligned(x, 4), readonly, strided, np.asfortranarray(x)]
+        arrays = [
+            testing.at_offset(x, 0),
+            testing.at_offset(x, 4),
+            readonly,
+            strided,
+            np.asfortranarray(x),
+        ]
         for array in arrays:
             actual = compiled.run({"x": array})["y"]
             np.testing.assert_allclose(actual, y, atol=1e-4 * np.abs(y).max())
@@ -113,7 +110,7 @@ def test_outputs_that_are_inputs_or_weights_are_copied(tmp_path):
     path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [4, 4]}, outputs, weights)
     compiled = tvm_sparse.compile(path, threads=1)
     assert compiled.info.constant_outputs == ("constant",)
-    x = aligned(np.ones((4, 4), "float32"), 0)
+    x = testing.at_offset(np.ones((4, 4), "float32"), 0)
     first = compiled.run([x])
     for array in first.values():
         array *= 5

@@ -214,6 +214,15 @@ def assembly(func: tvm.tirx.PrimFunc, cpu: CpuProfile) -> str:
     return build(module, cpu.to_target()).mod.inspect_source("s")
 
 
+def at_offset(array: NDArray[Any], offset: int) -> NDArray[Any]:
+    """Return a copy that starts `offset` bytes after a multiple of 64."""
+    memory = np.zeros(array.nbytes + 128, "uint8")
+    start = -memory.ctypes.data % 64 + offset
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def image_panels(x: NDArray[np.float32], lanes: int, junk: float = 0) -> NDArray[np.float32]:
     """Return images `(batch, channels, height, width)` as panels with `junk` beside them."""
     batch, channels, height, width = x.shape

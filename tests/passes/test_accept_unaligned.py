@@ -11,7 +11,7 @@ from tvm_sparse.building import build
 from tvm_sparse.passes.accept_unaligned import AcceptUnaligned
 from tvm_sparse.schedules import ImageToPanels, kernel
 from tvm_sparse.targets import native, profile
-from tvm_sparse.testing import assembly, image_panels
+from tvm_sparse.testing import assembly, at_offset, image_panels
 
 
 @I.ir_module
@@ -47,10 +47,7 @@ def image_kernel(cpu):
 def test_arrays_at_any_address(offset):
     cpu = native()
     x = np.random.default_rng(0).standard_normal((2, 3, 5, 40)).astype("float32")
-    memory = np.empty(x.size + 32, "float32")
-    start = -memory.ctypes.data // 4 % 16 + offset
-    moved = memory[start : start + x.size].reshape(x.shape)
-    moved[...] = x
+    moved = at_offset(x, 4 * offset)
     want = image_panels(x, cpu.image_lanes(40))
     y = tvm.runtime.tensor(np.zeros_like(want))
     build(image_kernel(cpu), cpu.to_target())["main"](tvm_ffi.from_dlpack(moved), y)
