@@ -15,8 +15,7 @@ from unittest import mock
 
 from tvm_sparse.columns import Tensor
 from tvm_sparse.schedules.buffers import opaque
-from tvm_sparse.schedules.image_panels import Images
-from tvm_sparse.schedules.stage import TensorPanels
+from tvm_sparse.schedules.panel_memory import TensorPanels
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def in_rings(cpu: CpuProfile) -> Iterator[None]:
     def at(panels: TensorPanels, image: Expr, row: Expr) -> Expr:
         place = place_of(panels, image, row)
         share, size = ring(panels.tensor, cpu)
-        if size == share or isinstance(panels, Images):  # which enter or leave the network
+        if size == share:
             return place
         # A ring is where the rows of its thread begin, so never behind the row that it is for.
         first = opaque(place // share * share)  # or TVM divides by zero when it simplifies

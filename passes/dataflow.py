@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,3 +43,22 @@ def dataflow_blocks(mod: tvm.IRModule) -> Iterator[Dataflow]:
             if isinstance(block, relax.DataflowBlock):
                 bound = {binding.var: binding.value for binding in block.bindings}
                 yield Dataflow(bound, relax.analysis.udchain(block))
+
+
+def count_uses(func: relax.Function) -> Counter[relax.Var]:
+    """Return how often each variable of a function is read, other names for it included."""
+    uses: Counter[relax.Var] = Counter()
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, relax.Call):
+            uses.update(a for a in expr.args if isinstance(a, relax.Var))
+        elif isinstance(expr, relax.Tuple):
+            uses.update(a for a in expr.fields if isinstance(a, relax.Var))
+        elif isinstance(expr, relax.SeqExpr) and isinstance(expr.body, relax.Var):
+            uses[expr.body] += 1
+        elif isinstance(expr, relax.Function):
+            for block in expr.body.blocks:
+                uses.update(b.value for b in block.bindings if isinstance(b.value, relax.Var))
+
+    relax.analysis.post_order_visit(func, visit)
+    return uses

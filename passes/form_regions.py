@@ -5,6 +5,9 @@ least; between two regions stands a cache stop, where all rows are written befor
 A region is a private function with the attribute `REGION`: its plan, and what was expected of it.
 All of them, with the reasons for their stops, are the module's attribute `REGIONS`.
 
+Before that, convolutions take over the layout changes that they can do without, as
+`tvm_sparse.passes.convolve_images` says.
+
 Runs after `FuseEpilogue`; `LowerRegions` makes PrimFuncs of the functions.
 """
 
@@ -17,6 +20,7 @@ from tvm import relax
 
 from tvm_sparse import column_options
 from tvm_sparse.column_options import Columns, OverlapOption
+from tvm_sparse.passes.convolve_images import convolve_images
 from tvm_sparse.passes.region_graph import order_of, runs_of
 from tvm_sparse.passes.region_planner import PlanFor, PlannedRegion, RegionPlanner
 from tvm_sparse.targets import CpuProfile
@@ -68,6 +72,7 @@ class FormRegions:
         """Return `mod` with its regions as functions of their own."""
         if self.planner.columns == "off":
             return mod
+        mod = convolve_images(mod)
         functions = dict(mod.functions_items())
         reports: list[dict[str, Any]] = []
         for gvar, func in mod.functions_items():

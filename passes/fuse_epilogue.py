@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.passes import operators
+from tvm_sparse.passes.dataflow import count_uses
 from tvm_sparse.passes.operators import is_call_to, static_shape
 
 ACTIVATIONS = {
@@ -38,27 +39,9 @@ class FuseEpilogue:
         rewriter = _Fuser(mod)
         for gvar, func in mod.functions_items():
             if isinstance(func, relax.Function):
-                rewriter.uses = _count_uses(func)
+                rewriter.uses = count_uses(func)
                 rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
         return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
-
-
-def _count_uses(func: relax.Function) -> Counter[relax.Var]:
-    uses: Counter[relax.Var] = Counter()
-
-    def visit(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Call):
-            uses.update(a for a in expr.args if isinstance(a, relax.Var))
-        elif isinstance(expr, relax.Tuple):
-            uses.update(a for a in expr.fields if isinstance(a, relax.Var))
-        elif isinstance(expr, relax.SeqExpr) and isinstance(expr.body, relax.Var):
-            uses[expr.body] += 1
-        elif isinstance(expr, relax.Function):
-            for block in expr.body.blocks:
-                uses.update(b.value for b in block.bindings if isinstance(b.value, relax.Var))
-
-    relax.analysis.post_order_visit(func, visit)
-    return uses
 
 
 @mutator

@@ -26,7 +26,8 @@ reads).
 `hardswish(x)`             of tensors in any layout
 =========================  ==================================================================
 
-The panels of an image hold a row of it in each of theirs, its columns in the lanes.
+The panels of an image hold a row of it in each of theirs, its columns in the lanes. Convolutions
+also take, and with `to_image` return, the images themselves, if they have as many columns as lanes.
 
 They are ordinary Relax operators with type inference, so a module that contains them prints,
 is checked and is transformed like any other. `LowerOperators` turns them into PrimFuncs.
@@ -69,7 +70,9 @@ UPSAMPLE2D = PREFIX + "upsample2d"
 BILINEAR2D = PREFIX + "bilinear2d"
 HARDSWISH = PREFIX + "hardswish"
 
-WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
+CONVOLUTIONS = (SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D)
+
+WITH_EPILOGUE = (SPARSE_LINEAR, LINEAR, *CONVOLUTIONS)
 """Operators whose attributes `bias`, `residual` and `activation` describe an epilogue."""
 
 
@@ -236,6 +239,22 @@ def depthwise_conv2d(
     return _call(DEPTHWISE_CONV2D, [x, weight], {**attrs, **NO_EPILOGUE})
 
 
+def from_image(call: relax.Call, image: relax.Expr) -> relax.Call:
+    """Return a convolution that reads `image` instead of its panels."""
+    return _call(call.op.name, [image, *call.args[1:]], call.attrs)
+
+
+def to_image(call: relax.Call) -> relax.Call:
+    """Return a convolution whose result is the image instead of its panels."""
+    return _call(call.op.name, list(call.args), {**call.attrs, "to_image": True})
+
+
+def is_image(call: relax.Call) -> bool:
+    """Whether one of our operators returns an image."""
+    is_convolution = is_call_to(call, *CONVOLUTIONS) and "to_image" in call.attrs
+    return is_convolution or is_call_to(call, PANELS_TO_IMAGE)
+
+
 def max_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
     """Return the maximum of panels over windows of the image."""
     return _call(MAX_POOL2D, [x], {"pool": dataclasses.asdict(pool)})
@@ -343,8 +362,8 @@ def layer_of(call: relax.Expr) -> str | None:
     return str(call.attrs["layer"]) if named else None
 
 
-def _call(name: str, args: list[relax.Expr], attrs: dict[str, Any]) -> relax.Call:
-    return relax.Call(tvm.ir.Op.get(name), args, tvm.ir.DictAttrs(attrs))
+def _call(name: str, args: list[relax.Expr], attrs: Mapping[str, Any]) -> relax.Call:
+    return relax.Call(tvm.ir.Op.get(name), args, tvm.ir.DictAttrs(dict(attrs)))
 
 
 Infer = Callable[[relax.Call, relax.BlockBuilder], relax.Type]
@@ -384,8 +403,10 @@ def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> re
 
 def _infer_conv2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     conv = conv_of(call)
-    rows = conv.batch * conv.out_height
-    return relax.TensorType((rows, conv.out_channels, conv.lanes_out), "float32")
+    shape: tuple[int, ...] = (conv.batch * conv.out_height, conv.out_channels, conv.lanes_out)
+    if is_image(call):
+        shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+    return relax.TensorType(shape, "float32")
 
 
 def _infer_pool2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:

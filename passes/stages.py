@@ -22,7 +22,7 @@ from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.targets import CpuProfile
 
-Builder = Callable[[relax.Call, int, CpuProfile], Stage]
+Builder = Callable[[relax.Call, int, CpuProfile], Stage | None]
 
 
 def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
@@ -32,7 +32,7 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     """
     if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
         return None
-    shape, is_image = static_shape(call), is_call_to(call, operators.PANELS_TO_IMAGE)
+    shape, is_image = static_shape(call), operators.is_image(call)
     if shape is None or len(shape) != 3 + is_image or call.ty.dtype != "float32":
         return None
     if shape[0] % images:
@@ -40,11 +40,14 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     if images_of(call) not in (None, images):
         return None
     try:
-        if call.op.name in STAGES:
-            return STAGES[call.op.name](call, images, cpu)
-        return _elementwise(call, images, cpu)
+        stage = STAGES.get(call.op.name, _elementwise)(call, images, cpu)
     except ValueError:  # an elementwise operator that broadcasts in another way
         return None
+    if stage is not None:
+        operands = operands_of(call)
+        stage.reads_images = [i for i in stage.panels if len(operands[i].ty.shape) == 4]
+        stage.writes_images = is_image
+    return stage
 
 
 def operands_of(call: relax.Call) -> list[relax.Expr]:
@@ -58,7 +61,7 @@ def operands_of(call: relax.Call) -> list[relax.Expr]:
 def images_of(call: relax.Call) -> int | None:
     """Return how many images, or sequences, a call works on; None if it does not matter."""
     attrs = call.attrs
-    if is_call_to(call, operators.SPARSE_CONV2D, operators.CONV2D, operators.DEPTHWISE_CONV2D):
+    if is_call_to(call, *operators.CONVOLUTIONS):
         return operators.conv_of(call).batch
     if is_call_to(call, operators.MAX_POOL2D, operators.AVG_POOL2D):
         return operators.pool_of(call).batch

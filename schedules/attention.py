@@ -26,8 +26,9 @@ from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.cost_model import DENSE_SHARE, FMA_PER_CYCLE
 from tvm_sparse.schedules.buffers import Registers, argument, scratch
 from tvm_sparse.schedules.buffers import vector as vector_at
+from tvm_sparse.schedules.panel_memory import Panels, Tile
 from tvm_sparse.schedules.panels import panel_rows, visit_panel
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tiles import each_tile, tile_height
 from tvm_sparse.schedules.transpose import transpose
 from tvm_sparse.schedules.vector_math import exp

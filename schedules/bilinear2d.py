@@ -14,7 +14,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.resizing import Resize2d
 from tvm_sparse.schedules.buffers import scratch, vector
-from tvm_sparse.schedules.stage import Panels, Stage, kernel
+from tvm_sparse.schedules.panel_memory import Panels
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 

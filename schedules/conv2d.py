@@ -29,7 +29,8 @@ from tvm_sparse.convolution import Conv2d, Window
 from tvm_sparse.schedules.buffers import Registers, argument, flat, prefetch, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.schedules.buffers import argument
+from tvm_sparse.schedules.panel_memory import Panels
 from tvm_sparse.schedules.row_vectors import each_vector
-from tvm_sparse.schedules.stage import Panels, Stage, kernel
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.vector_math import activation
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import FUNCTION_OPERATIONS, vector_cycles, vectors_of

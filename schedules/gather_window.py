@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tvm.ir import Expr
 
-    from tvm_sparse.schedules.stage import Panels
+    from tvm_sparse.schedules.panel_memory import Panels
 
 LONGEST_UNROLLED = 8
 """Vectors of a plane from which on those that only hold image columns become a loop."""
@@ -75,9 +75,10 @@ def gather_window(
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
                 at = x.at(image, source_row)
-                source = x.flat(at, channel, T.int64(0), count * problem.lanes_in)
+                size = (count - 1) * x.channel_pitch + problem.lanes_in
+                source = x.flat(at, channel, T.int64(0), size)
                 with T.serial(T.int64(0), T.int64(count)) as c:
-                    first = c * problem.lanes_in
+                    first = c * x.channel_pitch
 
                     def load(i: Expr | int, first: Expr = first, source: Any = source) -> Expr:
                         return source[vector(first + i * width, width)]

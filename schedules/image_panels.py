@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.schedules.buffers import argument
 from tvm_sparse.schedules.buffers import vector as vector_at
-from tvm_sparse.schedules.stage import Panels, Stage, TensorPanels, Tile, kernel
+from tvm_sparse.schedules.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles
 
@@ -52,19 +52,6 @@ def panels_to_image(
         ``(x [batch * height, channels, lanes], y [batch, channels, height, width])``, float32.
     """
     return kernel(PanelsToImage(batch, channels, height, width, lanes, cpu))
-
-
-class Images(TensorPanels):
-    """Images that are a parameter ``[images, channels, rows, columns]``, addressed as panels."""
-
-    def declare(self, name: str) -> None:
-        """Add the parameter to the function."""
-        tensor = self.tensor
-        self.buffer = argument(name, tensor.images, tensor.channels, tensor.rows, tensor.lanes)
-
-    def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
-        """Return where in the parameter an element is."""
-        return at // self.tensor.rows, channel, at % self.tensor.rows, lane
 
 
 class _LayoutChange(Stage):
@@ -143,14 +130,11 @@ class ImageToPanels(_LayoutChange):
     """The conversion of images to panels; parameters as of `image_to_panels`."""
 
     name = "image_to_panels"
+    reads_images = (0,)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Return images and panels."""
         return self.images, self.laid_out
-
-    def parameter(self, i: int) -> TensorPanels:
-        """Return the images."""
-        return Images(self.images)
 
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
         """Copy the columns that fill no vector; lanes behind the last one become 0."""
@@ -169,14 +153,11 @@ class PanelsToImage(_LayoutChange):
     """The conversion of panels to images; parameters as of `panels_to_image`."""
 
     name = "panels_to_image"
+    writes_images = True
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Return panels and images."""
         return self.laid_out, self.images
-
-    def result(self) -> TensorPanels:
-        """Return the images."""
-        return Images(self.images)
 
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
         """Copy the columns that fill no vector, with some before them."""

@@ -23,7 +23,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.pooling import Pool2d
 from tvm_sparse.schedules.buffers import Registers, masked, scratch, vector
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 

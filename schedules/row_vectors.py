@@ -12,7 +12,7 @@ from tvm_sparse.schedules.buffers import vector
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-    from tvm_sparse.schedules.stage import Tile
+    from tvm_sparse.schedules.panel_memory import Tile
 
 LONGEST_UNROLLED = 8
 """Vectors of a channel from which on they become a loop."""

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm_sparse.columns import RowMap, Tensor
+from tvm_sparse.schedules.panel_memory import Panels
 from tvm_sparse.schedules.row_vectors import copy_channels
-from tvm_sparse.schedules.stage import Panels, Stage, kernel
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 from tvm_sparse.vector_cost_model import vector_cycles, vectors_of
 

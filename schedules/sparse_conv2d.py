@@ -32,9 +32,10 @@ from tvm_sparse.formats import SparseConvTiling, SparseLayout, density_bucket, s
 from tvm_sparse.schedules.buffers import Registers, scratch, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.gather_window import gather_window
+from tvm_sparse.schedules.panel_memory import Panels, Tile
 from tvm_sparse.schedules.row_blocks import peel_ends
 from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:

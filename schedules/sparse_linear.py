@@ -31,9 +31,10 @@ from tvm_sparse.cost_model import sparse_cycles
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.panel_memory import Panels, Tile
 from tvm_sparse.schedules.row_blocks import peel_ends
 from tvm_sparse.schedules.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.stage import Panels, Stage, Tile, kernel
+from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from tvm_sparse.schedules.epilogue import Epilogue
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-    from tvm_sparse.schedules.stage import Tile
+    from tvm_sparse.schedules.panel_memory import Tile
 
 PREFETCH_DISTANCE = 512
 """Slots by which weights are asked for ahead of their use. They are read once per row of

@@ -8,198 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
-from tvm_sparse.schedules.buffers import (
-    PARALLEL_ELEMENTS,
-    argument,
-    flat,
-    opaque,
-    prefetch,
-    scratch,
-)
+from tvm_sparse.schedules.buffers import PARALLEL_ELEMENTS, opaque
+from tvm_sparse.schedules.panel_memory import Images, Panels, TensorPanels
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
-
-
-class Panels(ABC):
-    """Where the rows of a tensor lie; elements are addressed as ``[at, channel, lane]``.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Whose panels.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    @abstractmethod
-    def at(self, image: Expr, row: Expr) -> Expr:
-        """Return the place of a row; the rows of a tile have consecutive places."""
-
-    @abstractmethod
-    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
-        """Return the value, or for a Ramp as lane the vector, at ``(at, channel, lane)``."""
-
-    @abstractmethod
-    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Store a value or a vector."""
-
-    @abstractmethod
-    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return what can be indexed with distances from an element on, to read it."""
-
-    @abstractmethod
-    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Ask for the cache line of an element, unless it is near anyway."""
-
-    def tile(self, image: Expr, row: Expr) -> Tile:
-        """Return the rows from `row` on, addressed as ``[i, channel, lane]``."""
-        return Tile(self, T.bind(self.at(image, row)))
-
-
-class Tile:
-    """Rows of panels that lie one after another."""
-
-    def __init__(self, panels: Panels, at: Expr) -> None:
-        self._panels, self._at = panels, at
-
-    def __getitem__(self, place: tuple[Expr | int, Expr, Expr]) -> Expr:
-        i, channel, lane = place
-        return self._panels[self._at + i, channel, lane]
-
-    def store(self, value: Expr, i: Expr | int, channel: Expr, lane: Expr) -> None:
-        """Store a value or a vector."""
-        self._panels.store(value, self._at + i, channel, lane)
-
-    def flat(self, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return what can be indexed with distances from an element on, to read it."""
-        return self._panels.flat(self._at, channel, lane, size)
-
-    def prefetch(self, i: Expr | int, channel: Expr, lane: Expr) -> None:
-        """Ask for the cache line of an element, which may lie in a later row."""
-        self._panels.prefetch(self._at + i, channel, lane)
-
-
-class TensorPanels(Panels):
-    """The panels of a parameter ``[images * rows, channels, lanes]``.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Its extents.
-    """
-
-    def __init__(self, tensor: Tensor) -> None:
-        super().__init__(tensor)
-        self._is_written = False
-
-    def declare(self, name: str) -> None:
-        """Add the parameter to the function."""
-        tensor = self.tensor
-        self.buffer = argument(name, tensor.images * tensor.rows, tensor.channels, tensor.lanes)
-
-    def whole(self) -> Expr:
-        """Return the region of all of it."""
-        return self.buffer[tuple(slice(0, extent) for extent in self.buffer.shape)]
-
-    def at(self, image: Expr, row: Expr) -> Expr:
-        """Return the row's number among those of all images."""
-        return row if self.tensor.images == 1 else image * self.tensor.rows + row
-
-    def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
-        """Return where in the parameter an element is."""
-        return at, channel, lane
-
-    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
-        return self.buffer[self.indices(*place)]
-
-    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Store a value or a vector."""
-        self._is_written = True
-        T.buffer_store(self.buffer, value, list(self.indices(at, channel, lane)))
-
-    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return a view; of memory that is written too, one that TVM sees through."""
-        if self._is_written:
-            return _Distances(lambda index: self[at, channel, index], lane)
-        return flat(self[at, channel, lane], size)
-
-    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Ask for the cache line of an element."""
-        prefetch(self[at, channel, lane])
-
-
-class RollingPanels(Panels):
-    """The last rows of an image in scratch memory: row r has place ``r % capacity``.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Of which it keeps rows.
-    capacity : int
-        Rows, a multiple of every tile that they are computed or read in.
-    """
-
-    def __init__(self, tensor: Tensor, capacity: int) -> None:
-        super().__init__(tensor)
-        self.capacity = capacity
-
-    def allocate(self) -> None:
-        """Allocate the memory, for as long as the current loop or block runs."""
-        size = self.capacity * self.tensor.channels * self.tensor.lanes
-        self._memory = scratch(size)
-        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
-        for end in (0, size - 1):
-            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
-
-    def at(self, image: Expr, row: Expr) -> Expr:
-        """Return the row's place."""
-        return row if self.capacity >= self.tensor.rows else row % self.capacity
-
-    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
-        return self._memory[self._index(*place)]
-
-    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Store a value or a vector."""
-        T.buffer_store(self._memory, value, [self._index(at, channel, lane)])
-
-    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return a view."""
-        start = T.bind(self._index(at, channel, lane))
-        return _Distances(lambda index: self._memory[index], start)
-
-    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Do nothing: the rows were just computed."""
-
-    def _index(self, at: Expr, channel: Expr | int, lane: Expr | int) -> Expr:
-        return _ahead(lane, (at * self.tensor.channels + channel) * self.tensor.lanes)
-
-
-class _Distances:
-    """Reads elements at a distance from the first one."""
-
-    def __init__(self, read: Callable[[Expr], Expr], start: Expr | int) -> None:
-        self._read, self._start = read, start
-
-    def __getitem__(self, index: Expr) -> Expr:
-        return self._read(_ahead(index, self._start))
-
-
-def _ahead(index: Any, by: Expr | int) -> Expr:
-    """Add to an index, or to the start of a Ramp."""
-    base = getattr(index, "base", None)
-    if base is None:
-        return index + by
-    return T.Ramp(base + by, index.stride, index.lanes)
 
 
 class Stage(ABC):
@@ -223,6 +44,10 @@ class Stage(ABC):
         Rows of its longest run, known when it is emitted.
     chunks_outermost : bool
         Whether a kernel of its own computes all rows of a chunk before those of the next one.
+    reads_images : collection of int
+        Which of its panels arguments are images ``[images, channels, rows, lanes]`` in truth.
+    writes_images : bool
+        Whether its result is.
     """
 
     name: str
@@ -233,6 +58,8 @@ class Stage(ABC):
     chunks: int = 1
     most_rows: int = 1
     chunks_outermost: bool = False
+    reads_images: Collection[int] = ()
+    writes_images: bool = False
 
     @abstractmethod
     def declare(self, panels: Callable[[int], Panels]) -> None:
@@ -266,11 +93,12 @@ class Stage(ABC):
 
     def parameter(self, i: int) -> TensorPanels:
         """Return panels argument `i` as a parameter of a function."""
-        return TensorPanels(self.panels[i][0])
+        tensor, _ = self.panels[i]
+        return Images(tensor) if i in self.reads_images else TensorPanels(tensor)
 
     def result(self) -> TensorPanels:
         """Return what it computes as a parameter of a function."""
-        return TensorPanels(self.tensor)
+        return Images(self.tensor) if self.writes_images else TensorPanels(self.tensor)
 
     def weight_bytes(self) -> int:
         """Return the bytes of constants that every run reads."""

@@ -37,7 +37,8 @@ from tvm_sparse.columns import (
 )
 from tvm_sparse.schedules.buffers import opaque, vector
 from tvm_sparse.schedules.buffers import scratch as allocate
-from tvm_sparse.schedules.stage import Panels, RollingPanels, Stage, TensorPanels
+from tvm_sparse.schedules.panel_memory import Panels, RollingPanels, TensorPanels
+from tvm_sparse.schedules.stage import Stage
 
 if TYPE_CHECKING:
     import tvm

@@ -20,7 +20,7 @@ from tvm_sparse.columns import ColumnPlan
 from tvm_sparse.convolution import Conv2d
 from tvm_sparse.passes.form_regions import FormRegions
 from tvm_sparse.passes.region_planner import PlanFor, RegionPlanner
-from tvm_sparse.schedules.image_panels import Images
+from tvm_sparse.schedules.panel_memory import Images
 from tvm_sparse.schedules.slice_channels import SliceChannels
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
