@@ -20,8 +20,9 @@ from tvm_sparse.api import import_module
 from tvm_sparse.benchmarking import output_error
 from tvm_sparse.engine import Engine
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.passes import pipeline
+from tvm_sparse.passes import operators, pipeline
 from tvm_sparse.passes.form_regions import REGION, FormRegions
+from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.targets import CpuProfile, native
 
@@ -105,7 +106,22 @@ def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
         return None
     best = max(regions, key=lambda f: f.attrs[REGION]["alone_seconds"] - f.attrs[REGION]["seconds"])
     func = relax.utils.copy_with_new_vars(best.without_attr(REGION))
-    return tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    return rewrite_calls(mod, _with_layout_changes)
+
+
+def _with_layout_changes(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """Return a convolution of images with the layout changes that `columns="off"` makes."""
+    if not operators.is_call_to(call, *operators.CONVOLUTIONS):
+        return None
+    conv, args = operators.conv_of(call), list(call.args)
+    if len(args[0].ty.shape) == 4:
+        args[0] = emit(operators.image_to_panels(args[0], conv.lanes_in))
+    attrs = {name: value for name, value in call.attrs.items() if name != "to_image"}
+    apart = relax.Call(call.op, args, tvm.ir.DictAttrs(attrs))
+    if not operators.is_image(call):
+        return apart
+    return operators.panels_to_image(emit(apart), operators.static_shape(call) or ())
 
 
 def check_outputs(
