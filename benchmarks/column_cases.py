@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from tvm import relax
 import tvm_sparse
 from tvm_sparse.api import import_module
 from tvm_sparse.benchmarking import output_error
+from tvm_sparse.columns import RegionShape
 from tvm_sparse.engine import Engine
 from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.passes import operators, pipeline
 from tvm_sparse.passes.form_regions import REGION, FormRegions
+from tvm_sparse.passes.region_graph import order_of, region_of, runs_of
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.targets import CpuProfile, native
@@ -108,6 +110,16 @@ def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
     func = relax.utils.copy_with_new_vars(best.without_attr(REGION))
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     return rewrite_calls(mod, _with_layout_changes)
+
+
+def stages_alone(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:
+    """Yield every operator of a network on panels that could be in a region, by itself."""
+    for block in mod["main"].body.blocks:
+        for item in runs_of(order_of(block, cpu)):
+            for node in item if isinstance(item, list) else ():
+                region = region_of([node], cpu)
+                assert region is not None  # it can be a stage
+                yield region.shape
 
 
 def _with_layout_changes(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:

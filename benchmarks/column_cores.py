@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from column_cases import Case
+from column_cases import Case, stages_alone
 
 from tvm_sparse.api import import_module
+from tvm_sparse.column_cost_model import predict_alone
 from tvm_sparse.memory_system import Bandwidth
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import REGIONS, FormRegions
@@ -75,10 +76,14 @@ def simulate(
         panels = pipeline.on_panels(mod, replace(cpu, cores=count))
         found = []
         for growing in (False, True):
-            reports = FormRegions(with_cores(cpu, count, growing))(panels).attrs[REGIONS]
+            larger = with_cores(cpu, count, growing)
+            reports = FormRegions(larger)(panels).attrs[REGIONS]
             found.append(
                 Simulated(
-                    sum(float(report["alone_seconds"]) for report in reports),
+                    sum(
+                        predict_alone(shape, larger).seconds
+                        for shape in stages_alone(panels, larger)
+                    ),
                     sum(float(report["seconds"]) for report in reports),
                     tuple(int(report["columns"]) for report in reports if "columns" in report),
                 )

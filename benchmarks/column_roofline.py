@@ -9,6 +9,7 @@ each run of operators:
   latencies lose more by them than that; kernels which ask for rows in time, less.
 * in rings: the same kernels are run with activations that stay in L2 (`column_rings`). What
   TVM's own kernels for concatenations and elementwise operators move is taken away by accounting.
+  Copying between images and panels is not, which columns can do without.
 
 The gain is at most the larger one. Bytes are those of the cost model, which `columns.py --traffic`
 compares with a simulated cache.
@@ -23,13 +24,13 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from column_cases import MODES, Case, check_outputs, race
+from column_cases import MODES, Case, check_outputs, race, stages_alone
 from column_rings import in_rings
 from tvm import relax
 
-from tvm_sparse.analysis import Analysis, analyze, one_by_one
+from tvm_sparse.analysis import Analysis, analyze
 from tvm_sparse.benchmarking import random_inputs
-from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction
+from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alone
 from tvm_sparse.memory_traffic import Distance, caches
 from tvm_sparse.multiply_adds import count_multiply_adds
 from tvm_sparse.onnx_file import bind_shapes, read_model
@@ -120,15 +121,14 @@ def account(analysis: Analysis) -> Traffic:
         With the regions of ``columns="auto"``.
     """
     cpu = analysis.cpu
-    alone = [one for region in analysis.regions for one in one_by_one(region.shape, cpu)]
+    shapes = list(stages_alone(analysis.alone, cpu))
+    alone = [predict_alone(shape, cpu) for shape in shapes]
     together = [region.prediction for region in analysis.regions]
-    names = [name for region in analysis.regions for name in region.operators]
     plain = [
         prediction.traffic_seconds
-        for name, prediction in zip(names, alone, strict=True)
-        if name in PLAIN
+        for shape, prediction in zip(shapes, alone, strict=True)
+        if shape.stages[0].name in PLAIN
     ]
-    inside = {i for i, one in enumerate(analysis.operators) if one.region is not None}
     return Traffic(
         activations=_activations(alone),
         weights=_weights(alone),
@@ -136,7 +136,7 @@ def account(analysis: Analysis) -> Traffic:
         column_weights=_weights(together),
         ends=_sum(_once(size, cpu) for size in _ends(analysis)),
         plain_seconds=sum(plain),
-        launches=max(len(inside) - 1, 0),
+        launches=max(len(shapes) - 1, 0),
     )
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tvm
+from column_cases import stages_alone
 from tvm_ffi import libinfo
 
 from tvm_sparse import library
@@ -18,12 +19,10 @@ from tvm_sparse.api import import_module
 from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.building import build
 from tvm_sparse.column_cost_model import predict_alone
-from tvm_sparse.columns import RegionShape
 from tvm_sparse.errors import ToolError
 from tvm_sparse.library import LibraryInfo
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.form_regions import FormRegions
-from tvm_sparse.passes.region_graph import order_of, region_of, runs_of
 from tvm_sparse.passes.region_planner import RegionPlanner
 from tvm_sparse.targets import CpuProfile, native, profile
 
@@ -100,22 +99,12 @@ def misses(
 def expected(mod: tvm.IRModule, cpu: CpuProfile, options: Mapping[str, Any]) -> float:
     """Return the bytes that the cost model expects to miss the private cache; see `misses`."""
     if options.get("columns", "auto") == "off":
-        predictions = [predict_alone(shape, cpu) for shape in _operators(mod, cpu)]
+        predictions = [predict_alone(shape, cpu) for shape in stages_alone(mod, cpu)]
     else:
         planner = RegionPlanner(cpu, "auto", options.get("overlap", "auto"), None)
         FormRegions(cpu, planner=planner)(mod)
         predictions = [region.prediction for region in planner.planned]
     return sum(sum(prediction.bytes_moved[2:]) for prediction in predictions)
-
-
-def _operators(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:
-    """Yield every operator that can be a stage, as a region of its own."""
-    for block in mod["main"].body.blocks:
-        for item in runs_of(order_of(block, cpu)):
-            for node in item if isinstance(item, list) else ():
-                region = region_of([node], cpu)
-                assert region is not None
-                yield region.shape
 
 
 def _build(

@@ -82,7 +82,9 @@ def test_columns_leave_out_activations_beyond_l2_not_weights(analysis):
     assert traffic.column_activations.bytes < traffic.activations.bytes
     assert 0 < traffic.ends.bytes < traffic.activations.bytes
     moved = sum(sum(alone_bytes_moved(r.shape, analysis.cpu)[2:]) for r in analysis.regions)
-    assert (traffic.activations + traffic.weights).bytes == pytest.approx(moved)
+    # Convolutions in columns do without layout changes.
+    assert (traffic.activations + traffic.weights).bytes >= moved
+    assert len(list(cases.stages_alone(analysis.alone, analysis.cpu))) == traffic.launches + 1
     moved = sum(sum(r.prediction.bytes_moved[2:]) for r in analysis.regions)
     both = traffic.column_activations + traffic.column_weights
     assert both.bytes == pytest.approx(moved)
