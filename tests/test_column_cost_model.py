@@ -15,7 +15,7 @@ from tvm_sparse.column_cost_model import (
     scratch_bytes,
 )
 from tvm_sparse.columns import ColumnPlan, Edge, RegionShape, RowMap, StageShape, Tensor, halo_share
-from tvm_sparse.memory_traffic import Distance, caches
+from tvm_sparse.memory_traffic import Distance, Traffic, caches
 from tvm_sparse.targets import PROFILES, profile
 
 WINDOW = RowMap(before=1, after=2)
@@ -96,6 +96,15 @@ def test_an_output_is_written_to_memory_that_was_used_long_before():
     _, near, far, _ = predict_alone(region, CPU).bytes_moved
     assert near > region.inputs[0].bytes  # the whole input, and some of the output
     assert 0 < far < region.inputs[0].bytes
+
+
+def test_rows_take_longer_than_weights_at_the_same_distance():
+    rows, weights = Traffic(caches(CPU)), Traffic(caches(CPU))
+    distance = Distance(CPU.l2_bytes / 2, CPU.l2_bytes / 2)
+    rows.read(64.0, distance)
+    weights.stream(64.0, distance)
+    assert rows.moved == weights.moved
+    assert rows.seconds > weights.seconds > 0
 
 
 def test_threads_wait_for_the_one_with_most_columns():

@@ -283,9 +283,9 @@ class _Column:
         tiles = max(self.rows[i] / self._region.stages[i].tile, 1.0)
         again = size + (self._touched[i] - size) / tiles
         # All cores read the same.
-        traffic.read(size * cold, Distance(math.inf, self.step_bytes))
-        traffic.read(size * (1 - cold), Distance(self.step_bytes, self.step_bytes))
-        traffic.read(size * (tiles - 1), Distance(again, again))
+        traffic.stream(size * cold, Distance(math.inf, self.step_bytes))
+        traffic.stream(size * (1 - cold), Distance(self.step_bytes, self.step_bytes))
+        traffic.stream(size * (tiles - 1), Distance(again, again))
 
     def _read_operands(self, i: int, traffic: Traffic) -> None:
         """Rows that are new in this step come from the one who made them, others from the last."""
