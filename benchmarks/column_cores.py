@@ -73,17 +73,16 @@ def simulate(
     """Yield numbers of cores, and a model on so many: L3 and memory shared, and growing."""
     mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
     for count in cores:
-        panels = pipeline.on_panels(mod, replace(cpu, cores=count))
+        some = replace(cpu, cores=count)
+        panels = pipeline.on_panels(mod, some)
+        alone = list(stages_alone(panels, some))
         found = []
         for growing in (False, True):
             larger = with_cores(cpu, count, growing)
             reports = FormRegions(larger)(panels).attrs[REGIONS]
             found.append(
                 Simulated(
-                    sum(
-                        predict_alone(shape, larger).seconds
-                        for shape in stages_alone(panels, larger)
-                    ),
+                    sum(predict_alone(shape, larger).seconds for shape in alone),
                     sum(float(report["seconds"]) for report in reports),
                     tuple(int(report["columns"]) for report in reports if "columns" in report),
                 )

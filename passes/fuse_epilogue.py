@@ -9,15 +9,14 @@ Runs after `MoveToPanels`.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 
 import tvm
 from tvm import relax
-from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.passes import operators
-from tvm_sparse.passes.dataflow import count_uses
 from tvm_sparse.passes.operators import is_call_to, static_shape
+from tvm_sparse.passes.rewriting import rewrite_with_sources
 
 ACTIVATIONS = {
     "relax.nn.relu": "relu",
@@ -36,45 +35,28 @@ class FuseEpilogue:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its epilogues fused."""
-        rewriter = _Fuser(mod)
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewriter.uses = count_uses(func)
-                rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-        return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+        return rewrite_with_sources(mod, _fuse)
 
 
-@mutator
-class _Fuser(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule) -> None:
-        super().__init__(mod)
-        self.uses: Counter[relax.Var] = Counter()
+def _fuse(call: relax.Call, sources: Sequence[relax.Expr | None]) -> relax.Expr | None:
+    linear = [source if _can_grow(source) else None for source in sources]
+    activation = activation_of(call)
+    if activation is not None and linear[0] is not None:
+        return operators.with_epilogue(linear[0], activation=activation)
+    if is_call_to(call, "relax.add"):
+        for this, other in ((0, 1), (1, 0)):
+            if linear[this] is not None:
+                fused = _add(linear[this], call.args[this], call.args[other])
+                if fused is not None:
+                    return fused
+    return None
 
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        only_use = [self.uses[a] == 1 for a in call.args]
-        call = super().visit_call_(call)
-        activation = activation_of(call)
-        if activation is not None:
-            linear = self._fusible(call.args[0], only_use[0])
-            if linear is not None:
-                return operators.with_epilogue(linear, activation=activation)
-        if is_call_to(call, "relax.add"):
-            for this, other in ((0, 1), (1, 0)):
-                linear = self._fusible(call.args[this], only_use[this])
-                if linear is not None:
-                    fused = _add(linear, call.args[this], call.args[other])
-                    if fused is not None:
-                        return fused
-        return call
 
-    def _fusible(self, value: relax.Expr, only_use: bool) -> relax.Call | None:
-        """Return the linear call that computes `value`, if its epilogue can still grow."""
-        if not (only_use and isinstance(value, relax.Var)):
-            return None
-        call = self.lookup_binding(value)
-        if not is_call_to(call, *operators.WITH_EPILOGUE):
-            return None
-        return None if call.attrs["activation"] else call
+def _can_grow(source: relax.Expr | None) -> bool:
+    """Whether `source` is a linear operator without an activation, the epilogue's last step."""
+    if source is None or not is_call_to(source, *operators.WITH_EPILOGUE):
+        return False
+    return not source.attrs["activation"]
 
 
 def activation_of(call: relax.Call) -> str | None:

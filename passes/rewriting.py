@@ -6,6 +6,7 @@ call's place, or None. What no longer has a reader is dropped at the end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -13,6 +14,8 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_ffi import structural_equal
+
+from tvm_sparse.passes.dataflow import count_uses
 
 Lookup: TypeAlias = Callable[[relax.Expr], relax.Expr]
 """Maps a variable to the expression bound to it, and everything else to itself."""
@@ -22,6 +25,9 @@ Emit: TypeAlias = Callable[[relax.Expr], relax.Expr]
 what is no call stays itself."""
 
 Rule: TypeAlias = Callable[[relax.Call, Lookup, Emit], "relax.Expr | None"]
+
+SourceRule: TypeAlias = Callable[[relax.Call, Sequence[relax.Expr | None]], "relax.Expr | None"]
+"""Sees a call, and for each of its arguments what computes it, or None if others read that, too."""
 
 LayerRule: TypeAlias = Callable[[relax.Call, str, Emit], "relax.Expr | None"]
 """Sees the name of the variable that the call is bound to, too, which is that of a layer."""
@@ -96,6 +102,34 @@ def rewrite_layers(mod: tvm.IRModule, rule: LayerRule) -> tvm.IRModule:
     """Apply `rule` to every call and the name of the variable that it is bound to."""
     rewriter = _Rewriter(mod, lambda call, _, emit: rule(call, rewriter.layer, emit), ())
     return _rewrite(mod, rewriter)
+
+
+@mutator
+class _SourceRewriter(PyExprMutator):
+    def __init__(self, mod: tvm.IRModule, rule: SourceRule) -> None:
+        super().__init__(mod)
+        self.rule = rule
+        self.uses: Counter[relax.Var] = Counter()
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        is_only_reader = [self.uses[arg] == 1 for arg in call.args]
+        call = super().visit_call_(call)
+        sources = [
+            self.lookup_binding(arg) if only and isinstance(arg, relax.Var) else None
+            for arg, only in zip(call.args, is_only_reader, strict=True)
+        ]
+        replacement = self.rule(call, sources)
+        return call if replacement is None else replacement
+
+
+def rewrite_with_sources(mod: tvm.IRModule, rule: SourceRule) -> tvm.IRModule:
+    """Apply `rule`, which may merge a call with what computes its arguments, to every call."""
+    rewriter = _SourceRewriter(mod, rule)
+    for gvar, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            rewriter.uses = count_uses(func)
+            rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
+    return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
 
 
 def _rewrite(mod: tvm.IRModule, rewriter: _Rewriter) -> tvm.IRModule:
