@@ -22,6 +22,7 @@ from tvm_sparse.columns import RegionShape
 from tvm_sparse.engine import Engine
 from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.passes import operators, pipeline
+from tvm_sparse.passes.convolve_images import convolve_images
 from tvm_sparse.passes.form_regions import REGION, FormRegions
 from tvm_sparse.passes.region_graph import order_of, region_of, runs_of
 from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
@@ -110,6 +111,12 @@ def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
     func = relax.utils.copy_with_new_vars(best.without_attr(REGION))
     mod = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     return rewrite_calls(mod, _with_layout_changes)
+
+
+def in_place(case: Case, cpu: CpuProfile) -> Case:
+    """Return a model, or a region of one, whose convolutions read and write images."""
+    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
+    return replace(case, source=convolve_images(pipeline.on_panels(mod, cpu)), shapes=None)
 
 
 def stages_alone(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:

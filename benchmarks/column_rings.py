@@ -1,21 +1,21 @@
 """Kernels whose activations never leave the private cache: what tensor columns could reach at most.
 
-Code as of `columns="off"`, but kernels of ours find the rows of their inputs, and put those of
-their result, in a ring of a few rows for each thread, which all rows share. The results are wrong.
-The work is the same, and so are the weights, but no activation comes from beyond L2, and no row is
-computed twice.
+Code as of `columns="off"`, with convolutions of images in place, but kernels of ours find the rows
+of their inputs, and put those of their result, in a ring of a few rows for each thread, which all
+rows share. The results are wrong. The work is the same, and so are the weights, but no activation
+comes from beyond L2, not even those of the network's ends, and no row is computed twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from tvm_sparse.columns import Tensor
 from tvm_sparse.schedules.buffers import opaque
-from tvm_sparse.schedules.panel_memory import TensorPanels
+from tvm_sparse.schedules.panel_memory import Images, TensorPanels
 from tvm_sparse.targets import CpuProfile
 
 if TYPE_CHECKING:
@@ -53,16 +53,28 @@ def in_rings(cpu: CpuProfile) -> Iterator[None]:
     cpu : CpuProfile
         For which processor, all of whose cores take part.
     """
-    place_of = TensorPanels.at
+    panel_of, image_row_of = TensorPanels.at, Images.at
 
-    def at(panels: TensorPanels, image: Expr, row: Expr) -> Expr:
-        place = place_of(panels, image, row)
-        share, size = ring(panels.tensor, cpu)
-        if size == share:
-            return place
-        # A ring is where the rows of its thread begin, so never behind the row that it is for.
-        first = opaque(place // share * share)  # or TVM divides by zero when it simplifies
-        return first + (place - first) % size
+    def panel(panels: TensorPanels, image: Expr, row: Expr) -> Expr:
+        return _in_ring(panel_of(panels, image, row), panels.tensor, cpu)
 
-    with mock.patch.object(TensorPanels, "at", at):
+    def image_row(images: Images, image: Expr, row: Expr) -> Any:
+        rows = images.tensor.rows
+        place = _in_ring(image * rows + row, images.tensor, cpu)
+        return image_row_of(images, place // rows, place % rows)
+
+    with (
+        mock.patch.object(TensorPanels, "at", panel),
+        mock.patch.object(Images, "at", image_row),
+    ):
         yield
+
+
+def _in_ring(place: Expr, tensor: Tensor, cpu: CpuProfile) -> Expr:
+    """Return the place, in its ring, of a row of all images."""
+    share, size = ring(tensor, cpu)
+    if size == share:
+        return place
+    # A ring is where the rows of its thread begin, so never behind the row that it is for.
+    first = opaque(place // share * share)  # or TVM divides by zero when it simplifies
+    return first + (place - first) % size

@@ -9,7 +9,6 @@ each run of operators:
   latencies lose more by them than that; kernels which ask for rows in time, less.
 * in rings: the same kernels are run with activations that stay in L2 (`column_rings`). What
   TVM's own kernels for concatenations and elementwise operators move is taken away by accounting.
-  Copying between images and panels is not, which columns can do without.
 
 The gain is at most the larger one. Bytes are those of the cost model, which `columns.py --traffic`
 compares with a simulated cache.
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
-from column_cases import MODES, Case, check_outputs, race, stages_alone
+from column_cases import MODES, Case, check_outputs, in_place, race, stages_alone
 from column_rings import in_rings
 from tvm import relax
 
@@ -34,6 +33,7 @@ from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alo
 from tvm_sparse.memory_traffic import Distance, caches
 from tvm_sparse.multiply_adds import count_multiply_adds
 from tvm_sparse.onnx_file import bind_shapes, read_model
+from tvm_sparse.passes.convolve_images import convolve_images
 from tvm_sparse.passes.operators import static_shape
 from tvm_sparse.peak_rates import fma_peak
 from tvm_sparse.recorded_plans import RecordedPlans
@@ -94,8 +94,8 @@ class Traffic:
         Activations that enter and leave the runs of operators which can be columns.
     plain_seconds : float
         Time of the traffic of `PLAIN` operators, one by one, as the cost model expects it.
-    launches : int
-        Parallel loops that columns could leave out.
+    launches, launches_in_rings : int
+        Parallel loops that columns could leave out: of `off`, and of what is run in rings.
     """
 
     activations: Beyond
@@ -105,6 +105,7 @@ class Traffic:
     ends: Beyond
     plain_seconds: float
     launches: int
+    launches_in_rings: int
 
     @property
     def removable(self) -> Beyond:
@@ -122,6 +123,7 @@ def account(analysis: Analysis) -> Traffic:
     """
     cpu = analysis.cpu
     shapes = list(stages_alone(analysis.alone, cpu))
+    confined = list(stages_alone(convolve_images(analysis.alone), cpu))
     alone = [predict_alone(shape, cpu) for shape in shapes]
     together = [region.prediction for region in analysis.regions]
     plain = [
@@ -137,6 +139,7 @@ def account(analysis: Analysis) -> Traffic:
         ends=_sum(_once(size, cpu) for size in _ends(analysis)),
         plain_seconds=sum(plain),
         launches=max(len(shapes) - 1, 0),
+        launches_in_rings=max(len(confined) - 1, 0),
     )
 
 
@@ -152,9 +155,8 @@ def bounds(off: float, in_rings: float, traffic: Traffic, cpu: CpuProfile) -> tu
     cpu : CpuProfile
         This machine.
     """
-    launches = traffic.launches * LAUNCH_SECONDS
-    accounted = off - traffic.removable.seconds(cpu) - launches
-    measured = in_rings - traffic.plain_seconds - launches
+    accounted = off - traffic.removable.seconds(cpu) - traffic.launches * LAUNCH_SECONDS
+    measured = in_rings - traffic.plain_seconds - traffic.launches_in_rings * LAUNCH_SECONDS
     return off / accounted, off / measured
 
 
@@ -162,8 +164,9 @@ def build(case: Case, cache: Path, threads: int | None) -> None:
     """Compile a case in the modes that are compared, and in rings."""
     for mode in ("off", "auto"):
         case.build(mode, cache, threads, **MODES[mode])
-    with in_rings(replace(native(), cores=threads or native().cores)):
-        case.build("rings", cache, threads, **MODES["off"])
+    cpu = replace(native(), cores=threads or native().cores)
+    with in_rings(cpu):
+        in_place(case, cpu).build("rings", cache, threads, **MODES["off"])
 
 
 def compare(

@@ -18,6 +18,7 @@ from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.passes.region_graph import region_of
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.schedules.elementwise import Elementwise
+from tvm_sparse.schedules.image_panels import image_to_panels
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import run_kernel
@@ -49,6 +50,16 @@ def test_kernels_in_rings_touch_few_rows():
     written = np.flatnonzero(np.isfinite(y).any(axis=(1, 2)))
     assert written.tolist() == [*range(8), *range(40, 48)]
     np.testing.assert_array_equal(y[written], 2 * x[written])
+
+
+def test_images_in_rings_touch_few_rows():
+    here = dataclasses.replace(native(), cores=2)
+    with rings.in_rings(here):
+        built = image_to_panels(2, 3, 40, 16, 16, here)
+    x = np.random.default_rng(0).standard_normal((2, 3, 40, 16)).astype(np.float32)
+    y = run_kernel(built, [x], (80, 3, 16), here).reshape(2, 40, 3, 16)
+    assert np.isfinite(y).any(axis=(2, 3)).sum(axis=1).tolist() == [8, 8]
+    np.testing.assert_array_equal(y[:, :8], x.transpose(0, 2, 1, 3)[:, :8])
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +118,8 @@ def test_the_bounds_take_away_traffic_and_launches(analysis):
     accounted, measured = roofline.bounds(0.5, 0.4, traffic, cpu)
     less = traffic.launches * 5e-6
     assert accounted == pytest.approx(0.5 / (0.5 - traffic.removable.seconds(cpu) - less))
+    assert traffic.launches_in_rings == traffic.launches - 1  # one layout change less
+    less = traffic.launches_in_rings * 5e-6
     assert measured == pytest.approx(0.5 / (0.4 - traffic.plain_seconds - less))
     beyond = roofline.Beyond(cpu.memory_system.l3.read, 0.0)
     assert beyond.seconds(cpu) == pytest.approx(1 / cpu.cores)  # cores do not hinder one another
