@@ -107,9 +107,10 @@ class Traffic:
     def _move(
         self, count: float, distance: Distance, hits: Hits, seconds: tuple[float, ...]
     ) -> None:
-        for level, share in enumerate(self._caches.levels(distance)):
+        found = self._caches.levels(distance)
+        for level, share in enumerate(found):
             self.moved[level] += count * share
-        waiting = self._caches.levels(distance, hits)
+        waiting = found if hits is HITS else self._caches.levels(distance, hits)
         self.seconds += count * sum(map(operator.mul, waiting, seconds))
 
 
