@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tvm_sparse import models
 from tvm_sparse.analysis import alone_bytes_moved, analyze
+from tvm_sparse.benchmarking import random_inputs
 from tvm_sparse.columns import Tensor
 from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.passes.region_graph import region_of
@@ -79,6 +80,19 @@ def test_names_tell_batch_and_tokens(tmp_path):
     assert cases.network("bert-tiny-95", tmp_path).shapes == models.recipe("bert-tiny-95").shapes
     with pytest.raises(TvmSparseError, match="MODEL:BATCH"):
         cases.network("bert-tiny-95:x8", tmp_path)
+
+
+def test_convolutions_in_place_compute_the_same(tmp_path):
+    here = dataclasses.replace(native(), cores=2)
+    stack = cases.network("conv-stack-95", tmp_path)
+    in_place = cases.in_place(stack, here)
+    alone = [shape.stages[0].name for shape in cases.stages_alone(in_place.source, here)]
+    assert alone == ["sparse_conv2d"] * 3  # no layout change is left
+    engines = {}
+    for name, case in (("off", stack), ("in place", in_place)):
+        case.build(name, tmp_path, 2, **cases.MODES["off"])
+        engines[name] = case.load(name, tmp_path, 2)
+    cases.check_outputs(stack, engines, random_inputs(engines["off"].inputs))
 
 
 @pytest.fixture(scope="module")
