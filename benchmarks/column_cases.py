@@ -102,8 +102,7 @@ def with_region(case: Case, threads: int | None) -> list[Case]:
 
 def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
     """Return the function of the region that is expected to save most, as a module of its own."""
-    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
-    mod = FormRegions(cpu)(pipeline.on_panels(mod, cpu))
+    mod = FormRegions(cpu)(_on_panels(case, cpu))
     regions = [f for _, f in mod.functions_items() if f.attrs and REGION in f.attrs]
     if not regions:
         return None
@@ -115,8 +114,13 @@ def best_region(case: Case, cpu: CpuProfile) -> tvm.IRModule | None:
 
 def in_place(case: Case, cpu: CpuProfile) -> Case:
     """Return a model, or a region of one, whose convolutions read and write images."""
-    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
-    return replace(case, source=convolve_images(pipeline.on_panels(mod, cpu)), shapes=None)
+    return replace(case, source=convolve_images(_on_panels(case, cpu)), shapes=None)
+
+
+def _on_panels(case: Case, cpu: CpuProfile) -> tvm.IRModule:
+    """Return a case up to where regions are formed."""
+    mod = import_module(case.source, case.shapes).mod
+    return pipeline.on_panels(pipeline.canonical(mod, cpu), cpu)
 
 
 def stages_alone(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:
