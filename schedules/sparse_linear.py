@@ -113,9 +113,9 @@ class SparseLinear(Stage):
         pieces = -(-self.vectors * tiling.rows * tiling.group // (cpu.vector_registers - 2))
         self.most_vectors = -(-self.vectors // pieces)
         # Larger activations come from the L3 cache; non-zeros touch them in no order that the
-        # processor could foresee, and without hints that takes 20 to 40 % more time. Outputs are
-        # asked for only if they cannot stay in L2, since a hint that is not needed costs up to
-        # 10 %.
+        # processor could foresee, and without hints that takes 20 to 40 % more time. Outputs and
+        # residuals are asked for only if they cannot stay in L2, since a hint that is not needed
+        # costs up to 10 %.
         l2_floats = cpu.l2_bytes // 4
         self.asks_for_inputs = images * rows * k * lanes > l2_floats // 2
         self.asks_for_outputs = images * rows * n * lanes > l2_floats
@@ -170,10 +170,13 @@ class SparseLinear(Stage):
             with k_blocks as k_block, groups as g:
                 if self.asks_for_inputs:
                     depth = layout.block_columns
-                    self._prefetch_next(x, k_block * depth, depth, g, count)
+                    self._prefetch(x, self.tile, k_block * depth, depth, g, count)
                 if self.asks_for_outputs and low == 0:
-                    first_channel = chunk * layout.chunk_channels
-                    self._prefetch_next(y, first_channel, layout.chunk_channels, g, count)
+                    channels = chunk * layout.chunk_channels, layout.chunk_channels
+                    self._prefetch(y, self.tile, *channels, g, count)
+                    if residual is not None:  # used with the last K block
+                        ahead = self.tile if layout.k_blocks == 1 else 0
+                        self._prefetch(residual, ahead, *channels, g, count)
                 group = self.weight.group(chunk, k_block, g)
                 self._multiply(
                     group, k_block, count, x, y, residual, (low == 0, high == layout.k_blocks)
@@ -212,11 +215,13 @@ class SparseLinear(Stage):
                 *ends,
             )
 
-    def _prefetch_next(self, panels: Tile, channel: Expr, size: int, g: Expr, count: int) -> None:
-        """Ask for some channels of the next rows, a share of them with every group."""
+    def _prefetch(
+        self, panels: Tile, ahead: int, channel: Expr, size: int, g: Expr, count: int
+    ) -> None:
+        """Ask for some channels of the rows `ahead`, a share of them with every group."""
         lines = size * self.tensor.lanes // FLOATS_PER_CACHE_LINE
         share = -(-lines // self.layout.chunk_groups)
         with T.serial(T.int64(0), T.int64(share)) as line:
             lane = (g * share + line) * FLOATS_PER_CACHE_LINE
             for i in range(count):
-                panels.prefetch(self.tile + i, channel, lane)
+                panels.prefetch(ahead + i, channel, lane)

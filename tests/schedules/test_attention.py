@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import numpy as np
@@ -28,11 +29,11 @@ def from_panels(x: np.ndarray, batch: int, tokens: int) -> np.ndarray:
     return x.transpose(0, 2, 1).reshape(batch, -1, x.shape[1])[:, :tokens]
 
 
-def run(q, k, v, bias, heads: int, lanes: int, scale: float) -> np.ndarray:
+def run(q, k, v, bias, heads: int, lanes: int, scale: float, cpu=None) -> np.ndarray:
     batch, tokens, channels = q.shape
     sizes = (batch, tokens, k.shape[1], heads, channels // heads, lanes)
     shape = None if bias is None else bias.shape
-    func = attention(*sizes, scale, shape, native()).with_attr("global_symbol", "main")
+    func = attention(*sizes, scale, shape, cpu or native()).with_attr("global_symbol", "main")
     library = tvm.compile(tvm.IRModule({"main": func}), target=native().to_target())
     arrays = [as_panels(x, lanes) for x in (q, k, v)] + ([] if bias is None else [bias])
     o = tvm.runtime.tensor(np.zeros(arrays[0].shape, "float32"))
@@ -121,6 +122,25 @@ def test_large_scores_do_not_overflow():
     got = run(100 * q, 100 * k, v, None, 1, 16, 1.0)
     want = reference(100 * q, 100 * k, v, None, 1, 1.0)
     np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(70, 70), (20, 50), (50, 20)])
+def test_hints_change_nothing(tokens, keys):
+    q, k, v = operands(2, tokens, keys, 48)
+    cpu = dataclasses.replace(native(), l2_bytes=4096)
+    got = run(q, k, v, None, 3, 16, 0.3, cpu)
+    np.testing.assert_allclose(got, reference(q, k, v, None, 3, 0.3), rtol=1e-4, atol=2e-5)
+
+
+def test_heads_are_cut_before_queries():
+    assert Attention(2, 64, 64, 3, 5, 16, 0.3, None, native()).row_parts() == 2
+
+
+@pytest.mark.parametrize(("batch", "asks"), [(1, False), (8, True)])
+def test_asks_for_keys_and_values_beyond_the_private_caches(batch, asks):
+    cpu = dataclasses.replace(profile("skylake-avx512"), cores=2)  # 1 MB of L2 each
+    func = attention(batch, 128, 128, 12, 64, 64, 0.125, None, cpu)
+    assert ("llvm.prefetch" in func.script()) == asks
 
 
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])

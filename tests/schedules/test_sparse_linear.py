@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tvm_sparse.formats import PackedSparse, SparseTiling
 from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.sparse_linear import sparse_linear
+from tvm_sparse.schedules.sparse_linear import SparseLinear, sparse_linear
 from tvm_sparse.targets import native, profile
 
 PLAIN = Epilogue()
@@ -21,10 +22,10 @@ def build(func, cpu):
     )
 
 
-def check(weight, rows, lanes, tiling, epilogue, seed=0):
+def check(weight, rows, lanes, tiling, epilogue, seed=0, cpu=None):
     """Compare the kernel with NumPy in double precision."""
     n, k = weight.shape
-    cpu = native()
+    cpu = cpu or native()
     rng = np.random.default_rng(seed)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
     kernel = build(sparse_linear(rows, lanes, n, k, tiling, epilogue, cpu), cpu)
@@ -73,6 +74,24 @@ def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epi
 def test_epilogue_comes_once_however_many_k_blocks(k_block):
     tiling = SparseTiling(4, k_block, chunks=2)
     check(random_weight(24, 200, 0.3), 2, 2 * native().vector_lanes, tiling, FULL)
+
+
+@pytest.mark.parametrize("k_block", [200, 70])
+def test_hints_change_nothing(k_block):
+    cpu = dataclasses.replace(native(), l2_bytes=4096)
+    tiling = SparseTiling(4, k_block, chunks=2, rows=2)
+    check(random_weight(24, 200, 0.3), 5, native().vector_lanes, tiling, FULL, cpu=cpu)
+
+
+@pytest.mark.parametrize("k_block", [256, 64])
+def test_asks_for_residuals_where_outputs_do_not_fit(k_block):
+    def hints(rows, epilogue):
+        tiling, cpu = SparseTiling(4, k_block), profile("skylake-avx512")
+        func = sparse_linear(rows, 64, 256, 256, tiling, epilogue, cpu)
+        return func.script().count("llvm.prefetch")
+
+    assert hints(32, FULL) == hints(32, PLAIN) + 1  # 2 MB of outputs
+    assert hints(8, FULL) == hints(8, PLAIN)
 
 
 def test_kernel_is_shared_by_weights_of_one_shape():
@@ -136,3 +155,9 @@ def test_inner_loop_stays_in_vector_registers(name, register, vectors):
     for loop in loops:
         assert len(re.findall(rf"vfmadd\w+ps\s+-?\d*\(.*%{register}", loop)) == 4 * vectors
         assert "rsp" not in loop, "accumulators or pointers are spilled"
+
+
+@pytest.mark.parametrize(("chunks", "row_parts"), [(1, 0), (2, 3)])
+def test_rows_are_cut_before_channels(chunks, row_parts):
+    layer = SparseLinear(1, 6, 64, 64, 64, SparseTiling(4, 64, chunks, rows=2), PLAIN, native())
+    assert layer.row_parts() == row_parts
