@@ -108,6 +108,16 @@ class Stage(ABC):
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
         return 0
 
+    def row_parts(self) -> int:
+        """Return into how many parts a kernel of its own cuts the rows before it cuts channels.
+
+        0 if it cuts no channels.
+        """
+        if self.chunks == 1:
+            return 0
+        blocks = 1 if self.chunks_outermost else -(-self.tensor.rows // self.row_block)
+        return self.tensor.images * blocks
+
     def key(self) -> str:
         """Return what the time depends on, apart from the tensors."""
         return self.name

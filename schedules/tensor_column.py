@@ -86,6 +86,7 @@ class Region:
                     stage.weight_bytes(),
                     stage.key(),
                     stage.window_bytes(),
+                    stage.row_parts(),
                 )
             )
         return RegionShape(tuple(stages), self.inputs, self.outputs)

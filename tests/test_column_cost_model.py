@@ -98,6 +98,45 @@ def test_an_output_is_written_to_memory_that_was_used_long_before():
     assert 0 < far < region.inputs[0].bytes
 
 
+def test_rows_are_read_half_of_what_both_stages_touch_besides_after_they_are_written():
+    l2, row = CPU.l2_bytes, 4 * 64 * 64
+    step = l2 // 10 // row
+    region = chain(2, 100 * step, 64, 64, weight_bytes=3 * l2 // 10, seen=RowMap())
+    # A step touches three times 0.1 of L2 of rows, and twice 0.3 of weights, too much to stay near.
+    touched = 3 * step * row + 2 * (3 * l2 // 10)
+    written_far = sum(caches(CPU).levels(Distance(touched, CPU.cores * touched))[2:])
+    got = predict(region, ColumnPlan(50 * step, step), CPU)
+    beyond = sum(got.bytes_moved[2:]) - sum(got.weights_moved[2:])
+    (image,) = region.inputs
+    assert 0.2 < written_far < 0.5
+    assert beyond == pytest.approx((2 + written_far) * image.bytes, rel=0.02)
+
+
+@pytest.mark.parametrize(("row_parts", "cores"), [(0, 2), (2, 2), (1, 1)])
+def test_kernels_that_cut_rows_or_run_on_one_core_find_their_rows_near(row_parts, cores):
+    assert _exchange(row_parts, cores) == pytest.approx(0)
+
+
+def test_kernels_that_cut_channels_hand_rows_from_core_to_core():
+    assert 0 < _exchange(1, 2) < _exchange(1, 4) and _exchange(2, 4) < _exchange(1, 4)
+    shared = dataclasses.replace(CPU, l3_bytes=0)
+    assert _exchange(1, 2, shared) == 0  # the last cache is the same for all cores
+
+
+def _exchange(row_parts: int, cores: int, cpu=CPU) -> float:
+    """Return the bytes that come from farther away than if only rows were cut."""
+    region = chain(1, 32, 32, 32)
+    cpu = dataclasses.replace(cpu, cores=cores)
+    cut = dataclasses.replace(region.stages[0], row_parts=row_parts)
+    rows, channels = (
+        predict_alone(dataclasses.replace(region, stages=(stage,)), cpu)
+        for stage in (region.stages[0], cut)
+    )
+    assert sum(channels.bytes_moved) == pytest.approx(sum(rows.bytes_moved))
+    assert channels.seconds >= rows.seconds
+    return sum(channels.bytes_moved[2:]) - sum(rows.bytes_moved[2:])
+
+
 def test_rows_take_longer_than_weights_at_the_same_distance():
     rows, weights = Traffic(caches(CPU)), Traffic(caches(CPU))
     distance = Distance(CPU.l2_bytes / 2, CPU.l2_bytes / 2)

@@ -127,6 +127,8 @@ class StageShape:
         Shapes, attributes and density, for the tuning records.
     window_bytes : int
         Memory that a run gathers its inputs into, for each of its rows.
+    row_parts : int
+        As `tvm_sparse.schedules.stage.Stage.row_parts`.
     """
 
     name: str
@@ -137,6 +139,7 @@ class StageShape:
     weight_bytes: int = 0
     key: str = ""
     window_bytes: int = 0
+    row_parts: int = 0
 
 
 @dataclass(frozen=True)
