@@ -86,6 +86,10 @@ def test_processors_without_wide_vectors_are_refused():
         ("skylake-avx512", 2, 128, 64),  # four vectors: two blocks for two cores
         ("skylake-avx512", 8, 128, 32),  # blocks for more cores
         ("skylake-avx512", 2, 197, 32),  # four vectors would pad more
+        ("skylake-avx512", 2, 384, 48),  # three neither pad nor leave a core without a block
+        ("skylake-avx512", 12, 384, 32),
+        ("skylake-avx512", 2, 320, 64),
+        ("rpi5", 4, 384, 16),
     ],
 )
 def test_lanes_of_tokens(name, cores, tokens, lanes):
