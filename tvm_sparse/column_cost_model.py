@@ -153,10 +153,10 @@ def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:
 
 
 def _exchange(region: RegionShape, cpu: CpuProfile) -> Vector:
-    """Return what it costs that a kernel which cuts channels reads rows of other cores.
+    """Return what it costs that a kernel which cuts channels takes rows from other cores.
 
-    As much is read by others of its result. Of one core, or where all share the last cache before
-    memory, nothing.
+    It reads and writes where they have last written and read; and so do those behind it where it
+    has. Of one core, or where all share the last cache before memory, nothing.
     """
     (stage,) = region.stages
     near, far = Traffic(caches(cpu)), Traffic(caches(cpu))
@@ -164,9 +164,11 @@ def _exchange(region: RegionShape, cpu: CpuProfile) -> Vector:
     if own < 1 and cpu.l3_bytes:
         inputs = [region.inputs[-1 - edge.source] for edge in stage.edges if edge.rows is not None]
         for tensor in (*inputs, stage.tensor):
-            touched = READ_TENSORS * tensor.bytes
-            near.read((1 - own) * tensor.bytes, Distance(touched / cpu.cores, touched))
-            far.read((1 - own) * tensor.bytes, Distance(math.inf, touched))
+            count, read, write = (n * tensor.bytes for n in (1 - own, READ_TENSORS, WRITE_TENSORS))
+            near.read(count, Distance(read / cpu.cores, read))
+            near.write(count, Distance(write / cpu.cores, write))
+            far.read(count, Distance(math.inf, read))
+            far.write(count, Distance(math.inf, write))
     seconds = far.seconds - near.seconds
     moved = np.subtract(far.moved, near.moved)
     return np.array([seconds, 0.0, seconds, *moved, *np.zeros(len(LEVELS))])
