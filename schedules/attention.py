@@ -27,7 +27,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.cost_model import DENSE_SHARE, FMA_PER_CYCLE
-from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, argument, scratch
+from tvm_sparse.schedules.buffers import Registers, argument, scratch
 from tvm_sparse.schedules.buffers import vector as vector_at
 from tvm_sparse.schedules.panel_memory import Panels, Tile
 from tvm_sparse.schedules.panels import panel_rows, visit_panel
@@ -147,23 +147,16 @@ class Attention(Stage):
             y.store(value, 0, channel + d, lanes)
 
         def ask(key: Expr) -> None:
-            next_head = channel + self.head_dim
-            self._ask(self.k.tile(image, row), next_head, key)
-            self._ask(self.v.tile(image, row), next_head, key)
-            self._ask(self.q.tile(image, row + 1), channel, key)
+            share = self.head_dim, key, self.key_tokens
+            for x in (self.k, self.v):
+                x.tile(image, row).prefetch([0], channel + self.head_dim, *share)
+            self.q.tile(image, row).prefetch([1], channel, *share)
 
         queries, added = panel(self.q, row), self._bias(image, head, row)
         visited = ask if self.asks_ahead else None
         self.job.score(queries, lambda b: panel(self.k, b), self.scale, added, visited)
         self.job.exponentiate()
         self.job.average(lambda b: panel(self.v, b), store)
-
-    def _ask(self, panels: Tile, channel: Expr, key: Expr) -> None:
-        """Ask for a share of a head's lines, which begin at a channel; all keys for all of them."""
-        lines = self.head_dim * self.tensor.lanes // FLOATS_PER_CACHE_LINE
-        share = -(-lines // self.key_tokens)
-        for i in range(share):
-            panels.prefetch(0, channel, (key * share + i) * FLOATS_PER_CACHE_LINE)
 
     def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
         """Return what is added to the scores."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns import Tensor
-from tvm_sparse.schedules.buffers import argument, flat, prefetch, scratch
+from tvm_sparse.schedules.buffers import (
+    FLOATS_PER_CACHE_LINE,
+    argument,
+    flat,
+    prefetch,
+    scratch,
+)
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -76,9 +82,26 @@ class Tile:
         """Return what can be indexed with distances from an element on, to read it."""
         return self._panels.flat(self._at, channel, lane, size)
 
-    def prefetch(self, i: Expr | int, channel: Expr, lane: Expr) -> None:
-        """Ask for the cache line of an element, which may lie in a later row."""
-        self._panels.prefetch(self._at + i, channel, lane)
+    def prefetch(
+        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
+    ) -> None:
+        """Ask for a part of some channels of rows, which may be later ones.
+
+        Parameters
+        ----------
+        rows : iterable of int
+            Distances from the first row.
+        channel, channels : Expr, int
+            The first of the channels, and how many.
+        part, parts : Expr, int
+            Which part, of so many that together ask for all of them.
+        """
+        lines = channels * self._panels.tensor.lanes // FLOATS_PER_CACHE_LINE
+        share = -(-lines // parts)
+        with T.serial(T.int64(0), T.int64(share)) as line:
+            lane = (part * share + line) * FLOATS_PER_CACHE_LINE
+            for i in rows:
+                self._panels.prefetch(self._at + i, channel, lane)
 
 
 class TensorPanels(Panels):

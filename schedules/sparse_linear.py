@@ -29,7 +29,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns import RowMap, Tensor
 from tvm_sparse.cost_model import sparse_cycles
 from tvm_sparse.formats import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
-from tvm_sparse.schedules.buffers import FLOATS_PER_CACHE_LINE, Registers, vector
+from tvm_sparse.schedules.buffers import Registers, vector
 from tvm_sparse.schedules.epilogue import Epilogue
 from tvm_sparse.schedules.panel_memory import Panels, Tile
 from tvm_sparse.schedules.row_blocks import peel_ends
@@ -168,15 +168,17 @@ class SparseLinear(Stage):
             k_blocks = T.serial(T.int64(low), T.int64(high))
             groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
             with k_blocks as k_block, groups as g:
+                share = g, layout.chunk_groups
+                following = range(self.tile, self.tile + count)
                 if self.asks_for_inputs:
                     depth = layout.block_columns
-                    self._prefetch(x, self.tile, k_block * depth, depth, g, count)
+                    x.prefetch(following, k_block * depth, depth, *share)
                 if self.asks_for_outputs and low == 0:
                     channels = chunk * layout.chunk_channels, layout.chunk_channels
-                    self._prefetch(y, self.tile, *channels, g, count)
+                    y.prefetch(following, *channels, *share)
                     if residual is not None:  # used with the last K block
-                        ahead = self.tile if layout.k_blocks == 1 else 0
-                        self._prefetch(residual, ahead, *channels, g, count)
+                        rows = following if layout.k_blocks == 1 else range(count)
+                        residual.prefetch(rows, *channels, *share)
                 group = self.weight.group(chunk, k_block, g)
                 self._multiply(
                     group, k_block, count, x, y, residual, (low == 0, high == layout.k_blocks)
@@ -214,14 +216,3 @@ class SparseLinear(Stage):
                 place,
                 *ends,
             )
-
-    def _prefetch(
-        self, panels: Tile, ahead: int, channel: Expr, size: int, g: Expr, count: int
-    ) -> None:
-        """Ask for some channels of the rows `ahead`, a share of them with every group."""
-        lines = size * self.tensor.lanes // FLOATS_PER_CACHE_LINE
-        share = -(-lines // self.layout.chunk_groups)
-        with T.serial(T.int64(0), T.int64(share)) as line:
-            lane = (g * share + line) * FLOATS_PER_CACHE_LINE
-            for i in range(count):
-                panels.prefetch(ahead + i, channel, lane)

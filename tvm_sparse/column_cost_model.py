@@ -165,8 +165,8 @@ def _exchange(region: RegionShape, cpu: CpuProfile) -> Vector:
         inputs = [region.inputs[-1 - edge.source] for edge in stage.edges if edge.rows is not None]
         for tensor in (*inputs, stage.tensor):
             count, read, write = (n * tensor.bytes for n in (1 - own, READ_TENSORS, WRITE_TENSORS))
-            near.read(count, Distance(read / cpu.cores, read))
-            near.write(count, Distance(write / cpu.cores, write))
+            near.read(count, _outside(read, cpu.cores))
+            near.write(count, _outside(write, cpu.cores))
             far.read(count, Distance(math.inf, read))
             far.write(count, Distance(math.inf, write))
     seconds = far.seconds - near.seconds
@@ -332,7 +332,7 @@ class _Column:
                 image = source.bytes / source.images + self.step_bytes
                 distance = Distance(image, source.bytes + self.step_bytes)
             else:
-                distance = self._outside(READ_TENSORS * source.bytes)
+                distance = _outside(READ_TENSORS * source.bytes, self._caches.cores)
             traffic.read(new * source.row_bytes, distance)
             traffic.read(again * source.row_bytes, self._private(self.step_bytes))
 
@@ -348,16 +348,17 @@ class _Column:
     def _write_result(self, i: int, traffic: Traffic) -> None:
         tensor = self._region.stages[i].tensor
         is_stored = i in self._region.outputs
-        outside = self._outside(WRITE_TENSORS * tensor.bytes)
+        outside = _outside(WRITE_TENSORS * tensor.bytes, self._caches.cores)
         distance = outside if is_stored else self._private(self.step_bytes)
         traffic.write(self.rows[i] * tensor.row_bytes, distance)
 
     def _private(self, own: float) -> Distance:
         return Distance(own, own * self._caches.cores)
 
-    def _outside(self, touched: float) -> Distance:
-        """Return the distance of what all cores touch in equal shares."""
-        return Distance(touched / self._caches.cores, touched)
+
+def _outside(touched: float, cores: int) -> Distance:
+    """Return the distance of what all cores touch in equal shares."""
+    return Distance(touched / cores, touched)
 
 
 def _rows_computed(region: RegionShape, plan: ColumnPlan, start: int, end: int) -> list[float]:
