@@ -154,9 +154,10 @@ class DenseConv2d(Stage):
             with T.serial(T.int64(0), mine) as b:
                 block = T.bind(first_block + b)
                 for row, count in self.tiles(first, end):
-                    residual = self.residual.tile(image, row) if self.residual else None
+                    residual = self.residual.tile(image, row, count) if self.residual else None
                     base = T.bind((row - first) * window.out_row_pitch)
-                    self._visit_tile(base, block, count, y.tile(image, row), residual)
+                    out = y.tile(image, row, count)
+                    self._visit_tile(base, block, count, out, residual)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

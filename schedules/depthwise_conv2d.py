@@ -120,11 +120,13 @@ class DepthwiseConv2d(Stage):
                 )
                 with T.serial(T.int64(0), T.int64(count)) as c:
                     for row, tile_rows in self.tiles(first, end):
-                        residual = self.residual.tile(image, row) if self.residual else None
+                        residual = None
+                        if self.residual:
+                            residual = self.residual.tile(image, row, tile_rows)
                         # Offsets count from `lead` floats before the rows, see `Window.offset`.
                         base = (row - first) * window.out_row_pitch + c * window.channel_pitch
                         base = T.bind(base + (window.front - window.lead))
-                        tile = y.tile(image, row)
+                        tile = y.tile(image, row, tile_rows)
                         self._visit_tile(base, channel + c, tile_rows, tile, residual)
 
             visit_blocks(own_chunk, problem.channels, size, visit_channels)

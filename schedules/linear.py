@@ -143,10 +143,9 @@ class DenseLinear(Stage):
         """Compute rows ``[first, end)`` of an image."""
         with self.each_block(chunk) as block:
             for row, count in self.tiles(first, end):
-                residual = self.residual.tile(image, row) if self.residual else None
-                self._visit_tile(
-                    block, count, self.x.tile(image, row), y.tile(image, row), residual
-                )
+                residual = self.residual.tile(image, row, count) if self.residual else None
+                x, out = self.x.tile(image, row, count), y.tile(image, row, count)
+                self._visit_tile(block, count, x, out, residual)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -191,7 +190,7 @@ class DenseLinear(Stage):
         for i in range(channels * len(tile)):
             self.acc[i] = T.Broadcast(T.float32(0), width)
         with T.serial(T.int64(0), T.int64(k)) as k_index:
-            starts = [k_index * lanes + (row * k * lanes + lane) for row, lane in tile]
+            starts = [k_index * lanes + (x.ahead(row) + lane) for row, lane in tile]
             for v, start in enumerate(starts):
                 if v * width % FLOATS_PER_CACHE_LINE == 0:
                     prefetch(panel[start + PANEL_AHEAD * lanes])

@@ -59,28 +59,36 @@ class Panels(ABC):
     def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
         """Ask for the cache line of an element, unless it is near anyway."""
 
-    def tile(self, image: Expr, row: Expr) -> Tile:
-        """Return the rows from `row` on, addressed as ``[i, channel, lane]``."""
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
         return Tile(self, T.bind(self.at(image, row)))
 
 
 class Tile:
     """Rows of panels that lie one after another."""
 
-    def __init__(self, panels: Panels, at: Expr) -> None:
-        self._panels, self._at = panels, at
+    def __init__(self, panels: Panels, first: Expr) -> None:
+        self._panels, self._first = panels, first
 
-    def __getitem__(self, place: tuple[Expr | int, Expr, Expr]) -> Expr:
+    def at(self, i: int) -> Any:
+        """Return the place of row `i`."""
+        return self._first + i
+
+    def ahead(self, i: int) -> Expr | int:
+        """Return the floats from the first row to row `i`."""
+        return i * self._row_floats
+
+    def __getitem__(self, place: tuple[int, Expr, Expr]) -> Expr:
         i, channel, lane = place
-        return self._panels[self._at + i, channel, lane]
+        return self._panels[self.at(i), channel, lane]
 
-    def store(self, value: Expr, i: Expr | int, channel: Expr, lane: Expr) -> None:
+    def store(self, value: Expr, i: int, channel: Expr, lane: Expr) -> None:
         """Store a value or a vector."""
-        self._panels.store(value, self._at + i, channel, lane)
+        self._panels.store(value, self.at(i), channel, lane)
 
     def flat(self, channel: Expr | int, lane: Expr | int, size: int) -> Any:
         """Return what can be indexed with distances from an element on, to read it."""
-        return self._panels.flat(self._at, channel, lane, size)
+        return self._panels.flat(self._first, channel, lane, size)
 
     def prefetch(
         self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
@@ -101,7 +109,37 @@ class Tile:
         with T.serial(T.int64(0), T.int64(share)) as line:
             lane = (part * share + line) * FLOATS_PER_CACHE_LINE
             for i in rows:
-                self._panels.prefetch(self._at + i, channel, lane)
+                self._panels.prefetch(self.at(i), channel, lane)
+
+    @property
+    def _row_floats(self) -> int:
+        return self._panels.tensor.channels * self._panels.tensor.lanes
+
+
+class _SplitTile(Tile):
+    """Rows of a rolling buffer, the first ones perhaps at its end, the others at its beginning."""
+
+    def __init__(self, panels: Panels, first: Expr, count: int, capacity: int) -> None:
+        super().__init__(panels, first)
+        following = (first + i for i in range(1, count))
+        self._places = [first, *(T.bind(_wrapped(place, capacity)) for place in following)]
+
+    def at(self, i: int) -> Expr:
+        """Return the place of row `i`."""
+        return self._places[i]
+
+    def ahead(self, i: int) -> Expr | int:
+        """Return the floats from the first row to row `i`."""
+        return (self._places[i] - self._places[0]) * self._row_floats if i else 0
+
+    def prefetch(
+        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
+    ) -> None:
+        """Do nothing: the rows were just computed."""
+
+
+def _wrapped(place: Expr, capacity: int) -> Expr:
+    return T.Select(place >= capacity, place - capacity, place)
 
 
 class TensorPanels(Panels):
@@ -165,8 +203,8 @@ class Images(TensorPanels):
         """Return image and row."""
         return _ImageRow(image, row)
 
-    def tile(self, image: Expr, row: Expr) -> Tile:
-        """Return the rows from `row` on, addressed as ``[i, channel, lane]``."""
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
         return Tile(self, self.at(image, T.bind(row)))
 
     def indices(
@@ -193,19 +231,29 @@ class _ImageRow:
 
 
 class RollingPanels(Panels):
-    """The last rows of an image in scratch memory: row r has place ``r % capacity``.
+    """Rows of an image in scratch memory: of the current run only, or the last ones.
 
     Parameters
     ----------
     tensor : Tensor
         Of which it keeps rows.
     capacity : int
-        Rows, a multiple of every tile that they are computed or read in.
+        How many.
+    is_carried : bool
+        Whether rows stay when later ones come: then row r has place ``r % capacity``.
+
+    Attributes
+    ----------
+    origin : Expr
+        The row in place 0, unless rows stay.
     """
 
-    def __init__(self, tensor: Tensor, capacity: int) -> None:
+    origin: Expr
+
+    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool) -> None:
         super().__init__(tensor)
-        self.capacity = capacity
+        self.capacity, self.is_carried = capacity, is_carried
+        self._wraps = is_carried and capacity < tensor.rows
 
     def allocate(self) -> None:
         """Allocate the memory, for as long as the current loop or block runs."""
@@ -217,7 +265,15 @@ class RollingPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
-        return row if self.capacity >= self.tensor.rows else row % self.capacity
+        if not self.is_carried:
+            return row - self.origin
+        return row % self.capacity if self._wraps else row
+
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
+        if not self._wraps:
+            return super().tile(image, row)
+        return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
 
     def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
         return self._memory[self._index(*place)]

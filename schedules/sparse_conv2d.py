@@ -131,19 +131,19 @@ class SparseConv2d(Stage):
                 )
                 ends = (low == 0, high == self.layout.k_blocks)
                 with self.each_chunk(chunk) as own_chunk:
-                    for row, rows_of_tile in self.tiles(first, end):
-                        tile = y.tile(image, row)
-                        residual = self.residual.tile(image, row) if self.residual else None
+                    for row, tile_rows in self.tiles(first, end):
+                        tile = y.tile(image, row, tile_rows)
+                        residual = None
+                        if self.residual:
+                            residual = self.residual.tile(image, row, tile_rows)
                         base = T.bind((row - first) * window.out_row_pitch)
                         for lane, vectors in self._pieces():
                             with T.serial(T.int64(0), T.int64(self.layout.chunk_groups)) as g:
                                 group = self.weight.group(own_chunk, k_block, g)
-                                places = [
-                                    (i, v) for i in range(rows_of_tile) for v in range(vectors)
-                                ]
+                                places = [(i, v) for i in range(tile_rows) for v in range(vectors)]
                                 self._multiply(group, base, lane, places, tile, residual, ends)
                         if ends[1]:
-                            self._store_zeros(tile, own_chunk, rows_of_tile)
+                            self._store_zeros(tile, own_chunk, tile_rows)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -201,6 +201,6 @@ class SparseConv2d(Stage):
         width, channels = self.tiling.width, self.layout.chunk_channels
         for lane in range(self.window.vectors * width, self.tensor.lanes, width):
             zeros = T.Broadcast(T.float32(0), width)
-            rows = T.serial(T.int64(0), T.int64(count))
-            with rows as i, T.serial(T.int64(0), T.int64(channels)) as c:
-                y.store(zeros, i, chunk * channels + c, vector(T.int64(lane), width))
+            with T.serial(T.int64(0), T.int64(channels)) as c:
+                for i in range(count):
+                    y.store(zeros, i, chunk * channels + c, vector(T.int64(lane), width))

@@ -123,8 +123,8 @@ class SparseLinear(Stage):
         self.panels = {0: (self.source, RowMap())}
         if epilogue.residual:
             self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
-        self.tile = self.row_block = tiling.rows
         self.chunks = tiling.chunks
+        self.tile = self.row_block = tiling.rows
 
     def declare(self, panels: Callable[[int], Panels]) -> None:
         """Declare the packed weight and the bias."""
@@ -139,8 +139,8 @@ class SparseLinear(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         for row, count in self.tiles(first, end):
-            x, out = self.x.tile(image, row), y.tile(image, row)
-            residual = self.residual.tile(image, row) if self.residual else None
+            x, out = self.x.tile(image, row, count), y.tile(image, row, count)
+            residual = self.residual.tile(image, row, count) if self.residual else None
             with self.each_chunk(chunk) as own_chunk:
                 self._visit_tile(own_chunk, count, x, out, residual)
 
@@ -210,7 +210,7 @@ class SparseLinear(Stage):
             group.multiply(
                 self.acc,
                 x.flat(k_block * self.tiling.k_block, lane, row_floats),
-                [i * row_floats + ahead for i, ahead in tile],
+                [x.ahead(i) + ahead for i, ahead in tile],
                 y,
                 residual,
                 place,

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -36,12 +37,14 @@ class Stage(ABC):
         Which of its arguments are panels, and the rows of them that an output row sees; None: all.
     tile : int
         Rows that it computes together.
+    most_tile_rows : int
+        Rows that it can compute together: what is left of a run joins its last tile if it fits.
     row_block : int
         Rows of a run when it is a kernel of its own.
     chunks : int
         Parts of its channels that can be computed by different threads.
-    most_rows : int
-        Rows of its longest run, known when it is emitted.
+    run_rows : collection of int
+        How many rows its runs have, known when it is emitted.
     chunks_outermost : bool
         Whether a kernel of its own computes all rows of a chunk before those of the next one.
     reads_images : collection of int
@@ -54,9 +57,10 @@ class Stage(ABC):
     tensor: Tensor
     panels: Mapping[int, tuple[Tensor, RowMap | None]]
     tile: int = 1
+    most_tile_rows: int = 1
     row_block: int = 1
     chunks: int = 1
-    most_rows: int = 1
+    run_rows: Collection[int] = (1,)
     chunks_outermost: bool = False
     reads_images: Collection[int] = ()
     writes_images: bool = False
@@ -75,8 +79,6 @@ class Stage(ABC):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image.
 
-        Both are multiples of `tile`, but `end` may be the image's end.
-
         Parameters
         ----------
         y : Panels
@@ -90,6 +92,11 @@ class Stage(ABC):
     @abstractmethod
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of its longest run."""
+        return max(self.run_rows)
 
     def parameter(self, i: int) -> TensorPanels:
         """Return panels argument `i` as a parameter of a function."""
@@ -125,20 +132,29 @@ class Stage(ABC):
     def tiles(self, first: Expr, end: Expr) -> Iterator[tuple[Expr, int]]:
         """Yield the first row of every tile of a run of rows, and how many it has.
 
-        What is done with it is emitted twice at most: for whole tiles, and for what is left at the
-        end of an image.
+        What is done with it is emitted for whole tiles, and for every number of rows that the last
+        tile of a run may have instead.
         """
-        height, tile = self.tensor.rows, self.tile
+        tile = self.tile
+        rests = sorted({rows % tile for rows in self.run_rows} - {0})
+        joining = [rest for rest in rests if tile + rest <= self.most_tile_rows]
         # The bounds of the loop are constants, see `opaque`.
         with T.serial(T.int64(0), T.int64(-(-self.most_rows // tile))) as i:
             row = T.bind(first + i * tile)
             left = opaque(end - row)
-            if height >= tile:
-                with T.If(left >= tile), T.Then():
+            if self.most_rows >= tile:
+                others = (left != tile + rest for rest in joining)
+                with T.If(functools.reduce(T.And, others, left >= tile)), T.Then():
                     yield row, tile
-            if height % tile:
-                with T.If(T.And(left > 0, left < tile)), T.Then():
-                    yield row, height % tile
+            for rest in rests:
+                is_rest = left == rest
+                if rest in joining:
+                    with T.If(left == tile + rest), T.Then():
+                        yield row, tile + rest
+                    is_rest = T.And(is_rest, i == 0)  # later ones have joined
+                if rest in self.run_rows or rest not in joining:
+                    with T.If(is_rest), T.Then():
+                        yield row, rest
 
     def each_chunk(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
         """Open the loop over the chunks, unless one is given."""
@@ -184,7 +200,8 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             end = first + stage.row_block
             if tensor.rows % stage.row_block:
                 end = opaque(T.min(end, T.int64(tensor.rows)))
-            stage.most_rows = min(stage.row_block, tensor.rows)
+            rows, block = tensor.rows, stage.row_block
+            stage.run_rows = {min(rows, block), rows % block} - {0}
             stage.allocate()
             stage.compute(y, image, first, end, chunk)
     return builder.get()

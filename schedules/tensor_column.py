@@ -28,8 +28,8 @@ from tvm_sparse.columns import (
     StageMemory,
     StageShape,
     Tensor,
+    column_bounds,
     frontier,
-    halo_begin,
     halo_steps,
     own_row,
     rows_needed,
@@ -87,6 +87,7 @@ class Region:
                     stage.key(),
                     stage.window_bytes(),
                     stage.row_parts(),
+                    stage.most_tile_rows,
                 )
             )
         return RegionShape(tuple(stages), self.inputs, self.outputs)
@@ -124,7 +125,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     inputs = region.parameters()
     stored = {i: region.stages[i].result() for i in region.outputs}
     scratch = {
-        i: RollingPanels(stage.tensor, memory[i].capacity)
+        i: RollingPanels(stage.tensor, memory[i].capacity, memory[i].is_carried)
         for i, stage in enumerate(region.stages)
         if memory[i].capacity
     }
@@ -157,9 +158,13 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                 if memory[i].is_carried:
                     scratch[i].allocate()
             start = opaque(column * plan.column_rows)
+            bounds = [
+                (opaque(_row(first)), opaque(_row(end)))
+                for first, end in column_bounds(shape, plan, column, EXPRESSIONS)
+            ]
             done = allocate(len(region.stages), "int64")
-            for i, row in enumerate(halo_begin(shape, plan, start, EXPRESSIONS)):
-                T.buffer_store(done, _row(row), [i])
+            for i, (row, _) in enumerate(bounds):
+                T.buffer_store(done, row, [i])
             ahead = halo_steps(shape, plan)
             count = T.int64(ahead + plan.steps())
             with T.serial(T.int64(0), count) as step, T.sblock("step"):
@@ -169,12 +174,16 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                 for i in scratch:
                     if not memory[i].is_carried:
                         scratch[i].allocate()
-                bounds = frontier(shape, plan, column, at_step - ahead, EXPRESSIONS)
-                rows = opaque(bounds[0]), opaque(bounds[1])
+                first, end = frontier(shape, plan, column, at_step - ahead, EXPRESSIONS)
+                rows = opaque(first), opaque(end)
                 with T.If(rows[0] < rows[1]), T.Then():
-                    needed = rows_needed(shape, *rows, EXPRESSIONS)
+                    needed = rows_needed(
+                        shape, *rows, EXPRESSIONS, bounds if plan.overlap == "carry" else None
+                    )
                     for i, stage in enumerate(region.stages):
                         run = _run(needed[i], i, plan, done)
+                        if i in scratch:
+                            scratch[i].origin = run[0]
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
                             own = [
@@ -201,7 +210,7 @@ def _compute(
     with T.If(run[0] < run[1]), T.Then(), T.sblock(stage.name):
         T.reads()
         T.writes()
-        stage.most_rows = memory.most_rows
+        stage.run_rows = memory.run_rows
         stage.allocate()
         stage.compute(y, image, run[0], run[1], None)
 

@@ -67,7 +67,7 @@ class Upsample2d(Stage):
         rows = source.rows * factors[0]
         self.tensor = Tensor(source.images, rows, source.channels, lanes_out)
         self.panels = {0: (source, RowMap(factor=factors[0]))}
-        self.tile = self.row_block = factors[0]
+        self.row_block = factors[0]
 
     def declare(self, panels: Callable[[int], Panels]) -> None:
         """Declare the images."""
@@ -98,8 +98,7 @@ class Upsample2d(Stage):
                 repeated = T.bind(T.Shuffle(sources, places))
             else:
                 repeated = T.Broadcast(T.float32(0), values)
-            for copy in range(self.factors[0]):
-                y.store(repeated, copy, channel, vector(T.int64(lane), values))
+            y.store(repeated, 0, channel, vector(T.int64(lane), values))
 
     def work(self) -> int:
         """Return how many values it stores."""
@@ -107,5 +106,4 @@ class Upsample2d(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
-        loads_and_shuffles = 2 / self.factors[0]
-        return vector_cycles(vectors_of(self.tensor, self.cpu), loads_and_shuffles, stores=1)
+        return vector_cycles(vectors_of(self.tensor, self.cpu), 2, stores=1)  # load and shuffle

@@ -80,8 +80,7 @@ def test_options(resnet, found):
     assert asked
     for region in asked:
         assert region.source == "user"
-        tile = region.shape.stages[-1].tile
-        assert region.plan.column_rows == max(2, tile)
+        assert region.plan.column_rows == 2
     kept = {plan.overlap for plan in plans(resnet(overlap="recompute")) if plan}
     assert kept == {"recompute"}
 

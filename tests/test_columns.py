@@ -12,6 +12,7 @@ from tvm_sparse.columns import (
     RowMap,
     StageShape,
     Tensor,
+    column_bounds,
     frontier,
     halo_share,
     halo_steps,
@@ -61,10 +62,24 @@ def test_a_halo_of_several_steps_takes_steps_of_its_own() -> None:
         [(14, 16), (13, 15), (12, 14)],
         [(16, 18), (15, 17), (14, 16)],
     ]
-    assert [m.most_rows for m in stage_memory(region, plan)] == [4, 2, 2]
-    assert [m.most_rows for m in stage_memory(region, ColumnPlan(8, 1, "carry"))] == [2, 1, 1]
+    assert [m.run_rows for m in stage_memory(region, plan)] == [{4, 2}, {2, 1}, {2}]
+    by_row = stage_memory(region, ColumnPlan(8, 1, "carry"))
+    assert [max(m.run_rows) for m in by_row] == [2, 1, 1]
     for plan in ColumnPlan(8, 4, "carry"), ColumnPlan(8, 8, "carry"), ColumnPlan(8, 2, "recompute"):
         assert halo_steps(region, plan) == 0
+
+
+def test_tiles_are_counted_from_the_first_row_of_a_column() -> None:
+    # Half of 14 rows is no multiple of a tile of 4 rows, nor of one of 2.
+    region = chain(14, ROW, ROW, tiles=(4, 2))
+    plan = ColumnPlan(7, 2, "carry")
+    assert rows_computed(region, plan) == [14, 14]
+    assert runs(region, plan, 1) == [
+        [(7, 11), (7, 9)],
+        [(11, 11), (9, 11)],
+        [(11, 14), (11, 13)],
+        [(14, 14), (13, 14)],
+    ]
 
 
 def test_a_skip_connection_keeps_rows_for_its_reader() -> None:
@@ -101,15 +116,17 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
     stored: list[set[int]] = [set() for _ in region.stages]
     for column in range(plan.columns(region)):
         places: list[dict[int, int]] = [{} for _ in region.stages]
+        bounds = column_bounds(region, plan, column)
         start = column * plan.column_rows
         for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
             first, end = (max(row, start) for row in frontier(region, plan, column, step))
             for i, (low, high) in enumerate(run):
                 stage = region.stages[i]
                 assert low <= high
-                assert low == high or low % stage.tile == 0
-                assert high % stage.tile == 0 or high == stage.tensor.rows
-                assert high - low <= memory[i].most_rows
+                assert low == high or high - low in memory[i].run_rows
+                assert low == high or bounds[i][0] <= low < high <= bounds[i][1]
+                if overlap == "carry" and high < bounds[i][1]:
+                    assert (high - bounds[i][0]) % stage.tile == 0
                 for edge in stage.edges:
                     if edge.source < 0 or low == high:
                         continue

@@ -26,8 +26,8 @@ from tvm_sparse.columns import (
     Overlap,
     RegionShape,
     RowMap,
+    StageShape,
     Tensor,
-    round_up,
     rows_needed,
     typical_columns,
 )
@@ -46,6 +46,10 @@ RUN_CYCLES = 150.0
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Steps, in tiles of the last stage, that are considered besides whole columns."""
+
+ROWS_PER_TILE = 2.0
+"""What a tile costs besides its rows, in rows: a sparse layer loads weight and position for it, a
+depthwise one the window's other rows."""
 
 EXPOSED_SHARE = 0.3
 """Share of the time to read weights that computing does not hide: with it, the regions of eight
@@ -105,7 +109,7 @@ def predict(region: RegionShape, plan: ColumnPlan, cpu: CpuProfile) -> Predictio
     region : RegionShape
         Stages with their compute cycles.
     plan : ColumnPlan
-        Columns and steps, in whole tiles of the last stage.
+        Columns and steps.
     cpu : CpuProfile
         All of its cores take part.
     """
@@ -198,24 +202,24 @@ def candidates(
 ) -> Iterator[ColumnPlan]:
     """Yield the plans worth a prediction; at least one.
 
-    Columns give all cores equal shares, and are halved from there on. Not those with more scratch
-    memory than the L2 cache holds.
+    Columns give all cores equal shares, and are halved from there on, down to tiles of the last
+    stage; steps are some of its tiles. Not those with more scratch memory than the L2 cache holds.
     """
     tile = region.stages[-1].tile
-    tiles = -(-region.height // tile)
-    fewest = -(-min(cpu.cores, tiles * region.images) // region.images)
-    counts = (fewest << k for k in range(tiles.bit_length()) if fewest << k <= tiles)
-    sizes = {-(-tiles // count) for count in counts}
+    most = -(-region.height // tile)
+    fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
+    counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
+    sizes = {-(-region.height // count) for count in counts}
     found = False
     for size in sorted(sizes, reverse=True):
-        for step in [*(step for step in STEPS if step < size), size]:
+        for step in [*(step * tile for step in STEPS if step * tile < size), size]:
             for overlap in overlaps if step < size else overlaps[:1]:
-                plan = ColumnPlan(size * tile, step * tile, overlap)
+                plan = ColumnPlan(size, step, overlap)
                 if scratch_bytes(region, plan) <= cpu.l2_bytes:
                     found = True
                     yield plan
     if not found:
-        yield ColumnPlan(max(sizes) * tile, tile, overlaps[0])
+        yield ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])
 
 
 def scratch_bytes(region: RegionShape, plan: ColumnPlan) -> int:
@@ -232,7 +236,7 @@ def scratch_bytes(region: RegionShape, plan: ColumnPlan) -> int:
             for row, readers in zip(done, region.consumers, strict=True)
         ]
     return sum(
-        round_up(high - max(low, 0), region.row_unit(i)) * stage.tensor.row_bytes
+        min(high - max(low, 0) + stage.tile - 1, stage.tensor.rows) * stage.tensor.row_bytes
         for i, (stage, low, (_, high)) in enumerate(zip(region.stages, oldest, needed, strict=True))
         if i not in region.outputs
     )
@@ -256,7 +260,10 @@ class _Column:
         start = column * plan.column_rows
         end = min(start + plan.column_rows, region.height)
         self.steps = -(-(end - start) // plan.step_rows)
-        self.rows = [rows / self.steps for rows in _rows_computed(region, plan, start, end)]
+        computed = _rows_computed(region, plan, start, end)
+        self.rows = [rows / self.steps for rows in computed]
+        # Of carried rows all tiles of a column are whole, but for the last one.
+        self._rows_together = computed if plan.overlap == "carry" else self.rows
         # Of the stages that read an input of the region, the first one brings its rows near.
         self._first_readers: dict[int, int] = {}
         # Bytes that come into use with a stage: of its result, and of inputs that it reads first.
@@ -292,7 +299,8 @@ class _Column:
         total = np.zeros(COSTS)
         for i, stage in enumerate(self._region.stages):
             every_row = stage.tensor.images * stage.tensor.rows
-            compute = (stage.cycles * self.rows[i] / every_row + RUN_CYCLES) / clock_hz
+            work = self.rows[i] * _row_cost(stage, self._rows_together[i])
+            compute = (stage.cycles * work / every_row + RUN_CYCLES) / clock_hz
             weights, rows = Traffic(self._caches), Traffic(self._caches)
             self._read_weights(i, cold / self.steps, weights)
             self._read_operands(i, rows)
@@ -354,6 +362,16 @@ class _Column:
 
     def _private(self, own: float) -> Distance:
         return Distance(own, own * self._caches.cores)
+
+
+def _row_cost(stage: StageShape, rows: float) -> float:
+    """Return the cost of a row if so many are computed together, in those of a whole tile's."""
+    rest = rows % stage.tile
+    joins = rows > stage.tile and stage.tile + rest <= stage.most_tile_rows
+    if not rest or joins:
+        return 1.0
+    tiles = rows // stage.tile + 1
+    return (1 + ROWS_PER_TILE * tiles / rows) / (1 + ROWS_PER_TILE / stage.tile)
 
 
 def _outside(touched: float, cores: int) -> Distance:

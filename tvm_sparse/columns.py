@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -117,8 +116,7 @@ class StageShape:
     edges : tuple of Edge
         What it reads.
     tile : int
-        Rows that it computes together: runs of rows begin and end at its multiples, or at the end
-        of the image.
+        Rows that it computes together, from its first row in a column on.
     cycles : float
         Compute cycles of all rows of all images, from data in the nearest cache, summed over cores.
     weight_bytes : int
@@ -127,8 +125,8 @@ class StageShape:
         Shapes, attributes and density, for the tuning records.
     window_bytes : int
         Memory that a run gathers its inputs into, for each of its rows.
-    row_parts : int
-        As `tvm_sparse.schedules.stage.Stage.row_parts`.
+    row_parts, most_tile_rows : int
+        As `tvm_sparse.schedules.stage.Stage`'s.
     """
 
     name: str
@@ -140,6 +138,7 @@ class StageShape:
     key: str = ""
     window_bytes: int = 0
     row_parts: int = 0
+    most_tile_rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -182,11 +181,6 @@ class RegionShape:
                     found[edge.source].append((reader, edge.rows))
         return tuple(map(tuple, found))
 
-    def row_unit(self, stage: int) -> int:
-        """Return the rows of which a buffer of a stage's result holds a multiple: whole tiles."""
-        readers = (self.stages[reader].tile for reader, _ in self.consumers[stage])
-        return math.lcm(self.stages[stage].tile, *readers)
-
 
 @dataclass(frozen=True)
 class ColumnPlan:
@@ -215,10 +209,9 @@ class ColumnPlan:
         return -(-self.column_rows // self.step_rows)
 
     def fitted(self, region: RegionShape) -> ColumnPlan:
-        """Return the plan with columns and steps that are whole tiles of the last stage."""
-        tile = region.stages[-1].tile
-        column = min(round_up(self.column_rows, tile), round_up(region.height, tile))
-        return ColumnPlan(column, min(round_up(self.step_rows, tile), column), self.overlap)
+        """Return the plan with columns of at most an image, and steps of at most a column."""
+        column = min(self.column_rows, region.height)
+        return ColumnPlan(column, min(self.step_rows, column), self.overlap)
 
 
 @dataclass(frozen=True)
@@ -297,21 +290,23 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
     if plan.overlap == "recompute" or plan.steps() == 1:
         return 0
     # Of a column with a halo on both sides, if there is one.
-    start = min(1, plan.columns(region) - 1) * plan.column_rows
-    begin = halo_begin(region, plan, start)
-    steps, end = 0, start - plan.step_rows
+    column = min(1, plan.columns(region) - 1)
+    bounds = column_bounds(region, plan, column)
+    steps, end = 0, column * plan.column_rows - plan.step_rows
     while any(
-        high > low for low, (_, high) in zip(begin, rows_needed(region, end - 1, end), strict=True)
+        high > first
+        for (first, _), (_, high) in zip(bounds, rows_needed(region, end - 1, end), strict=True)
     ):
         steps, end = steps + 1, end - plan.step_rows
     return steps
 
 
-def halo_begin(
-    region: RegionShape, plan: ColumnPlan, start: Row, of: Minimum = INTEGERS
-) -> list[Row]:
-    """Return the first row of every stage in the column whose last stage begins at `start`."""
-    return [low for low, _ in rows_needed(region, start, start + plan.step_rows, of)]
+def column_bounds(
+    region: RegionShape, plan: ColumnPlan, column: Row, of: Minimum = INTEGERS
+) -> list[tuple[Row, Row]]:
+    """Return the rows ``[first, end)`` of every stage in a column."""
+    start = column * plan.column_rows
+    return rows_needed(region, start, of.min(start + plan.column_rows, region.height), of)
 
 
 def frontier(
@@ -336,13 +331,29 @@ def own_row(region: RegionShape, stage: int, row: Row, of: Minimum = INTEGERS) -
     scaled = row
     if shape.tensor.rows != height:
         scaled = (row * shape.tensor.rows + (height - 1)) // height
-    return of.min(round_up(scaled, shape.tile), shape.tensor.rows)
+    return of.min(scaled, shape.tensor.rows)
 
 
 def rows_needed(
-    region: RegionShape, first: Row, end: Row, of: Minimum = INTEGERS
+    region: RegionShape,
+    first: Row,
+    end: Row,
+    of: Minimum = INTEGERS,
+    bounds: Sequence[tuple[Row, Row]] | None = None,
 ) -> list[tuple[Row, Row]]:
-    """Return the rows ``[first, end)`` of every stage behind some rows of the last one."""
+    """Return the rows ``[first, end)`` of every stage behind some rows of the last one.
+
+    Parameters
+    ----------
+    region : RegionShape
+        The stages.
+    first, end : Row
+        Rows of the last one.
+    of : Minimum
+        How rows are compared.
+    bounds : sequence of (Row, Row), optional
+        The rows of every stage in a column: with them, stages compute whole tiles ahead.
+    """
     needed: list[tuple[Row, Row]] = [(0, 0)] * len(region.stages)
     for i in reversed(range(len(region.stages))):
         stage = region.stages[i]
@@ -355,22 +366,27 @@ def rows_needed(
             wanted.append((own_row(region, i, first, of), own_row(region, i, end, of)))
         low = functools.reduce(of.min, (low for low, _ in wanted))
         high = functools.reduce(of.max, (high for _, high in wanted))
-        low = low // tile * tile if tile > 1 else low
-        needed[i] = (low, of.min(round_up(high, tile), height) if tile > 1 else high)
+        if bounds and tile > 1:
+            begin, last = bounds[i]
+            high = of.min(begin + round_up(high - begin, tile), last)
+        needed[i] = low, high
     return needed
 
 
 def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[int, int]]]:
     """Return the rows ``[first, end)`` that each stage computes, for every step of a column."""
     result = []
-    done = halo_begin(region, plan, column * plan.column_rows)
+    bounds = column_bounds(region, plan, column)
+    done = [first for first, _ in bounds]
     for step in range(-halo_steps(region, plan), plan.steps()):
         first, end = frontier(region, plan, column, step)
         if first == end:
             break
-        needed = rows_needed(region, first, end)
-        if plan.overlap == "carry":
-            needed = [(d, max(d, high)) for d, (_, high) in zip(done, needed, strict=True)]
+        if plan.overlap == "recompute":
+            needed = rows_needed(region, first, end)
+        else:
+            ahead = rows_needed(region, first, end, bounds=bounds)
+            needed = [(d, max(d, high)) for d, (_, high) in zip(done, ahead, strict=True)]
         result.append(needed)
         done = [high for _, high in needed]
     return result
@@ -414,18 +430,17 @@ class StageMemory:
 
     Attributes
     ----------
-    most_rows : int
-        Rows of its longest run.
+    run_rows : frozenset of int
+        How many rows its runs have.
     capacity : int
-        Rows of its result that are kept in scratch memory, row r in place ``r % capacity``; 0 if
-        it is stored outside only.
+        Rows of its result that are kept in scratch memory; 0 if it is stored outside only.
     is_stored : bool
         Whether its result is also, or only, stored outside.
     is_carried : bool
         Whether a step reads rows of it that a step before computed.
     """
 
-    most_rows: int
+    run_rows: frozenset[int]
     capacity: int
     is_stored: bool
     is_carried: bool
@@ -438,7 +453,8 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     compute a row of it: one must not see what the other is storing.
     """
     count = len(region.stages)
-    most_rows, kept = [0] * count, [0] * count
+    run_rows: list[set[int]] = [set() for _ in range(count)]
+    kept = [0] * count
     overlapping, carried = [False] * count, [False] * count
     last_end = [0] * count
     for column in range(plan.columns(region)):
@@ -446,7 +462,7 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
         for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
             begin = max(begin, frontier(region, plan, column, step)[0])
             for i, (first, end) in enumerate(run):
-                most_rows[i] = max(most_rows[i], end - first)
+                run_rows[i].add(end - first)
                 if column and first < last_end[i]:
                     overlapping[i] = True
                 oldest = [
@@ -463,8 +479,9 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     for i, readers in enumerate(region.consumers):
         is_stored = i in region.outputs
         needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
-        capacity = round_up(kept[i], region.row_unit(i)) if needs_scratch else 0
-        memory.append(StageMemory(most_rows[i], capacity, is_stored, carried[i]))
+        capacity = kept[i] if needs_scratch else 0
+        lengths = frozenset(run_rows[i] - {0})
+        memory.append(StageMemory(lengths, capacity, is_stored, carried[i]))
     return tuple(memory)
 
 

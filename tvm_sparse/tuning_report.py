@@ -162,15 +162,14 @@ def _draw(axes: Axes, region: Tuned, cpu: CpuProfile) -> None:
 def _cache_sizes(region: Tuned, cpu: CpuProfile) -> list[tuple[str, int]]:
     """Return the largest columns that stay within a cache when they are one step long."""
     assert region.shape is not None
-    tile = region.shape.stages[-1].tile
     found = []
     for name, limit in (("L1", cpu.l1_bytes), ("L2", cpu.l2_bytes)):
         fitting = [
             rows
-            for rows in range(tile, region.shape.height + 1, tile)
+            for rows in range(1, region.shape.height + 1)
             if predict(region.shape, ColumnPlan(rows, rows), cpu).working_set_bytes <= limit
         ]
-        if fitting and fitting[-1] + tile <= region.shape.height:
+        if fitting and fitting[-1] < region.shape.height:
             found.append((name, fitting[-1]))
     return found
 

@@ -280,14 +280,17 @@ class CountingStage(Stage):
         What it reads, of the same channels and lanes.
     seen : RowMap
         Which rows of it.
-    tile : int
-        Rows that are computed together.
+    tile, most_tile_rows : int
+        Rows that are computed together, and that can be.
     """
 
     name = "counting"
 
-    def __init__(self, tensor: Tensor, source: Tensor, seen: RowMap, tile: int) -> None:
-        self.tensor, self.source, self.seen, self.tile = tensor, source, seen, tile
+    def __init__(
+        self, tensor: Tensor, source: Tensor, seen: RowMap, tile: int, most_tile_rows: int
+    ) -> None:
+        self.tensor, self.source, self.seen = tensor, source, seen
+        self.tile, self.most_tile_rows = tile, most_tile_rows
         self.panels = {0: (source, seen)}
 
     def declare(self, panels):
@@ -296,7 +299,7 @@ class CountingStage(Stage):
 
     def compute(self, y, image, first, end, chunk):
         for start, count in self.tiles(first, end):
-            tile = y.tile(image, start)
+            tile = y.tile(image, start, count)
             for i in range(count):
                 place = [image, start + i]
                 T.buffer_store(self.counts, self.counts[tuple(place)] + T.int64(1), place)
@@ -321,14 +324,14 @@ ENLARGED = RowMap(factor=2)
 LANES = 4
 
 
-def counting_region(height, maps, tiles, images):
+def counting_region(height, maps, tiles, images, most_tile_rows=1):
     """Return a chain of stages that each read `maps` rows of the one before."""
     source = Tensor(images, height, 1, LANES)
     inputs, stages = (source,), []
     for seen, tile in zip(maps, tiles, strict=True):
         rows = source.rows * seen.factor if seen.factor > 1 else -(-source.rows // seen.stride)
         tensor = Tensor(images, rows, 1, LANES)
-        stages.append(CountingStage(tensor, source, seen, tile))
+        stages.append(CountingStage(tensor, source, seen, tile, most_tile_rows))
         source = tensor
     operands = tuple({0: i - 1} for i in range(len(stages)))
     return Region(tuple(stages), operands, inputs, (len(stages) - 1,))
@@ -338,16 +341,17 @@ def counting_region(height, maps, tiles, images):
 @given(
     height=st.integers(3, 40),
     maps=st.lists(st.sampled_from([WINDOW, WINDOW, STRIDED, ENLARGED]), min_size=2, max_size=4),
-    tiles=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    tiles=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    most_tile_rows=st.integers(1, 6),
     images=st.integers(1, 2),
     column=st.integers(1, 20),
     step=st.integers(1, 8),
     overlap=st.sampled_from(["recompute", "carry"]),
 )
 def test_rows_that_run_are_those_that_were_counted(
-    height, maps, tiles, images, column, step, overlap
+    height, maps, tiles, most_tile_rows, images, column, step, overlap
 ):
-    region = counting_region(height, maps, tiles[: len(maps)], images)
+    region = counting_region(height, maps, tiles[: len(maps)], images, most_tile_rows)
     shape = region.shape
     plan = ColumnPlan(column, step, overlap).fitted(shape)
     counts = count_rows(region, plan, images)
@@ -400,6 +404,11 @@ def test_carried_rows_are_computed_once():
     plan = ColumnPlan(30, 3, "carry")
     assert all((count == 1).all() for count in count_rows(region, plan, 2))
     assert [m.capacity for m in stage_memory(region.shape, plan)] == [5, 0]
+
+
+def test_columns_need_not_be_whole_tiles():
+    region = counting_region(14, [RowMap(), RowMap()], [4, 2], 1)
+    assert all((count == 1).all() for count in count_rows(region, ColumnPlan(7, 2, "carry"), 1))
 
 
 def test_a_column_begins_anew():
