@@ -16,11 +16,13 @@ their activations in its own cache; that was worth more than reading only a shar
 (12 layers of 768 x 768 with 95 % zeros on two threads: 0.51 against 0.82 ms).
 
 Several rows are computed together where a row has so few lanes that they alone would not pay for
-loading a weight.
+loading a weight. Threads then get equal runs of rows, if rows divide, and not of tiles: what is
+left of a run joins its last tile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -125,6 +127,11 @@ class SparseLinear(Stage):
             self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
         self.chunks = tiling.chunks
         self.tile = self.row_block = tiling.rows
+        shares = cpu.cores // math.gcd(cpu.cores, images)  # of cores in an image
+        if self.tile > 1 and self.chunks == 1 and rows % shares == 0:
+            self.row_block = rows // shares
+        if self.vectors == 1:
+            self.most_tile_rows = (cpu.vector_registers - 2) // tiling.group
 
     def declare(self, panels: Callable[[int], Panels]) -> None:
         """Declare the packed weight and the bias."""
@@ -133,8 +140,9 @@ class SparseLinear(Stage):
         self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
 
     def allocate(self) -> None:
-        """Allocate the accumulators."""
-        self.acc = Registers(self.tiling.group * self.tiling.rows * self.most_vectors, self.width)
+        """Allocate the accumulators of a tile that has taken in the rest of a run."""
+        rows = max(self.tile, min(2 * self.tile - 1, self.most_tile_rows))
+        self.acc = Registers(self.tiling.group * rows * self.most_vectors, self.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from tvm_sparse.cost_model import (
@@ -8,6 +10,8 @@ from tvm_sparse.cost_model import (
     sparse_tiling,
 )
 from tvm_sparse.formats import SparseLayout
+from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.schedules.sparse_linear import SparseLinear
 from tvm_sparse.targets import PROFILES, profile
 
 CPUS = list(PROFILES)
@@ -40,6 +44,17 @@ def test_cores_get_equal_shares_of_usual_layers(name, rows):
 def test_channels_are_not_cut_if_there_are_rows_for_all_cores():
     cpu = profile("haswell")
     assert sparse_tiling(768, 768, 8, 16, cpu).chunks == 1
+
+
+def test_cores_take_equal_runs_of_rows_where_tiles_do_not_divide():
+    cpu = replace(profile("skylake-avx512"), cores=2)
+    tiling = sparse_tiling(512, 512, 14, 16, cpu)  # of a row of one vector
+    assert (tiling.rows, tiling.chunks) == (2, 1)
+    assert SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 7
+    assert SparseLinear(2, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 14
+    odd = sparse_tiling(512, 512, 7, 16, cpu)
+    assert SparseLinear(1, 7, 16, 512, 512, odd, Epilogue(), cpu).row_block == odd.rows
+    assert odd.chunks == 2
 
 
 @pytest.mark.parametrize("name", CPUS)

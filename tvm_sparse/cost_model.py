@@ -129,7 +129,7 @@ def sparse_tiling(n: int, k: int, rows: int, lanes: int, cpu: CpuProfile) -> Spa
     group = max(2 if tile > 1 else 4, accumulators // (vectors * tile))
     reach = min(int(L1_SHARE * cpu.l1_bytes) // 4 // tile, OFFSET_UNIT << 16) // lanes
     k_block = -(-k // -(-k // max(reach, 1)))
-    chunks = cpu.cores // math.gcd(cpu.cores, -(-rows // tile))
+    chunks = 1 if rows % cpu.cores == 0 else cpu.cores // math.gcd(cpu.cores, -(-rows // tile))
     return SparseTiling(group, k_block, chunks if n % chunks == 0 else 1, rows=tile)
 
 

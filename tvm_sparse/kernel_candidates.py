@@ -126,6 +126,8 @@ def kernel_cycles(layer: Layer, tiling: Tiling, cpu: CpuProfile) -> float:
             partial = (k_blocks - 1) * problem.n * vectors * conv_cost_model.PARTIAL_SUM_CYCLES
             jobs = row_tiles * tiling.chunks
             imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
+            if tiling.chunks == 1 and problem.rows % cpu.cores == 0:
+                imbalance = 1.0  # runs of rows need not be whole tiles
             return imbalance * row_tiles * (nonzeros * each + groups * GROUP_CYCLES + partial)
         assert isinstance(tiling, DenseTiling)
         pieces = problem.rows * -(-vectors // tiling.vectors)
