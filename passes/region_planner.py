@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from tvm_sparse.column_cost_model import Prediction, best_plan, predict, predict_alone
+from tvm_sparse.column_cost_model import Prediction, predict, predict_alone
 from tvm_sparse.column_options import Columns, OverlapOption
 from tvm_sparse.columns import ColumnPlan, Measured, RegionShape, Stops
 from tvm_sparse.passes.region_graph import Node, region_of
+from tvm_sparse.plan_search import best_plan
 from tvm_sparse.targets import CpuProfile
 
 MOST_STAGES = 16

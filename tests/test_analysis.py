@@ -9,7 +9,7 @@ import pytest
 
 from tvm_sparse import cli, models, region_page, testing
 from tvm_sparse.analysis import analyze
-from tvm_sparse.column_cost_model import best_plan
+from tvm_sparse.plan_search import best_plan
 from tvm_sparse.recorded_plans import RecordedPlans
 from tvm_sparse.region_measurement import rank_correlation
 

@@ -7,15 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse.column_cost_model import (
-    best_plan,
-    candidates,
-    predict,
-    predict_alone,
-    scratch_bytes,
-)
+from tvm_sparse.column_cost_model import predict, predict_alone, scratch_bytes
 from tvm_sparse.columns import ColumnPlan, Edge, RegionShape, RowMap, StageShape, Tensor, halo_share
 from tvm_sparse.memory_traffic import Distance, Traffic, caches
+from tvm_sparse.plan_search import best_plan, candidates
 from tvm_sparse.targets import PROFILES, profile
 
 WINDOW = RowMap(before=1, after=2)
@@ -177,6 +172,29 @@ def test_candidates_keep_the_cores_busy_and_fit_the_cache(height, cores):
     for plan in plans:
         assert plan.columns(region) >= min(cores, height)
         assert scratch_bytes(region, plan) <= cpu.l2_bytes
+
+
+def test_columns_give_cores_equal_shares_of_rows_that_no_tile_divides():
+    tensor = Tensor(1, 14, 32, 16)
+    stage = StageShape("conv", tensor, (Edge(-1, RowMap()),), tile=4, cycles=1.0)
+    plans = list(candidates(RegionShape((stage,), (tensor,), (0,)), CPU))
+    assert max(plan.column_rows for plan in plans) == 7
+    assert {plan.step_rows for plan in plans if plan.column_rows == 7} == {4, 7}
+
+
+def test_what_is_left_of_a_column_costs_a_tile_unless_it_joins_the_last():
+    tensor = Tensor(1, 14, 32, 16)
+
+    def compute(tile, most_tile_rows=1):
+        stage = StageShape(
+            *("conv", tensor, (Edge(-1, RowMap()),), tile, 1e6), most_tile_rows=most_tile_rows
+        )
+        region = RegionShape((stage,), (tensor,), (0,))
+        return predict(region, ColumnPlan(7, 7), CPU).compute_seconds
+
+    assert compute(2) > compute(2, most_tile_rows=3) == compute(7) == compute(1)
+    assert compute(4) > compute(4, most_tile_rows=7) == compute(1)
+    assert compute(4) == compute(4, most_tile_rows=6)
 
 
 def test_scratch_that_never_fits_still_has_a_plan():

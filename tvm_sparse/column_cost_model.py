@@ -1,4 +1,4 @@
-"""What a region costs under a plan, and which plan is the cheapest, for any CPU profile.
+"""What a region costs under a plan, for any CPU profile.
 
 In every step of a column each stage runs once. A run costs compute cycles, and the traffic of what
 it reads and writes. How far away these bytes are follows from what the core has touched since it
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from tvm_sparse.columns import (
     ALIKE,
     ColumnPlan,
-    Overlap,
     RegionShape,
     RowMap,
     StageShape,
@@ -43,9 +42,6 @@ fastest as planned with 4 to 6 us, by up to 7 %."""
 
 RUN_CYCLES = 150.0
 """To start a run of a stage: bounds of its rows, pointers, the first turns of its loops."""
-
-STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Steps, in tiles of the last stage, that are considered besides whole columns."""
 
 ROWS_PER_TILE = 2.0
 """What a tile costs besides its rows, in rows: a sparse layer loads weight and position for it, a
@@ -176,50 +172,6 @@ def _exchange(region: RegionShape, cpu: CpuProfile) -> Vector:
     seconds = far.seconds - near.seconds
     moved = np.subtract(far.moved, near.moved)
     return np.array([seconds, 0.0, seconds, *moved, *np.zeros(len(LEVELS))])
-
-
-def best_plan(
-    region: RegionShape, cpu: CpuProfile, overlap: Overlap | Literal["auto"] = "auto"
-) -> tuple[ColumnPlan, Prediction]:
-    """Return the plan that is expected to be the fastest, and its cost.
-
-    Parameters
-    ----------
-    region : RegionShape
-        What to cut.
-    cpu : CpuProfile
-        For which processor.
-    overlap : str
-        ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
-    """
-    overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
-    plans = [(plan, predict(region, plan, cpu)) for plan in candidates(region, cpu, overlaps)]
-    return min(plans, key=lambda pair: pair[1].seconds)
-
-
-def candidates(
-    region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap] = ("carry", "recompute")
-) -> Iterator[ColumnPlan]:
-    """Yield the plans worth a prediction; at least one.
-
-    Columns give all cores equal shares, and are halved from there on, down to tiles of the last
-    stage; steps are some of its tiles. Not those with more scratch memory than the L2 cache holds.
-    """
-    tile = region.stages[-1].tile
-    most = -(-region.height // tile)
-    fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
-    counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
-    sizes = {-(-region.height // count) for count in counts}
-    found = False
-    for size in sorted(sizes, reverse=True):
-        for step in [*(step * tile for step in STEPS if step * tile < size), size]:
-            for overlap in overlaps if step < size else overlaps[:1]:
-                plan = ColumnPlan(size, step, overlap)
-                if scratch_bytes(region, plan) <= cpu.l2_bytes:
-                    found = True
-                    yield plan
-    if not found:
-        yield ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])
 
 
 def scratch_bytes(region: RegionShape, plan: ColumnPlan) -> int:

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sparse import column_cost_model
+from tvm_sparse import column_cost_model, plan_search
 from tvm_sparse.candidate_libraries import (
     build_module,
     common_lanes,
@@ -56,7 +56,7 @@ def candidates(
     `hopeless` times as long as the best are left out, but never the operators one by one, which
     are the second, or the first if the cost model would not form the region (`is_formed`).
     """
-    plans = column_cost_model.candidates(region, cpu)
+    plans = plan_search.candidates(region, cpu)
     known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
     count = len(region.stages)
     known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
@@ -89,7 +89,7 @@ def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
         if end - first == 1:
             seconds += column_cost_model.predict_alone(shape, cpu).seconds
         else:
-            seconds += column_cost_model.best_plan(shape, cpu)[1].seconds
+            seconds += plan_search.best_plan(shape, cpu)[1].seconds
     return Candidate(stops, seconds)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse import column_cost_model, targets
+from tvm_sparse import column_cost_model, plan_search, targets
 from tvm_sparse.analysis import Analysis
 from tvm_sparse.building import build
 from tvm_sparse.candidate_libraries import random_array
@@ -237,7 +237,7 @@ def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
     """Return the best plans of some column sizes, from the largest to the smallest."""
     assert region.plan is not None
     best: dict[int, tuple[float, ColumnPlan]] = {}
-    for plan in column_cost_model.candidates(region.shape, cpu):
+    for plan in plan_search.candidates(region.shape, cpu):
         seconds = column_cost_model.predict(region.shape, plan, cpu).seconds
         if plan.column_rows != region.plan.column_rows:
             known = best.get(plan.column_rows)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 from tvm_sparse.analysis import Analysis, alone_bytes_moved
-from tvm_sparse.column_cost_model import best_plan
 from tvm_sparse.columns import ColumnPlan, Overlap
 from tvm_sparse.memory_system import LEVELS
 from tvm_sparse.passes.region_planner import PlannedRegion
+from tvm_sparse.plan_search import best_plan
 from tvm_sparse.region_drawing import draw
 from tvm_sparse.region_measurement import MeasuredRegion, Measurement
 
