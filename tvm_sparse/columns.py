@@ -9,6 +9,9 @@ computes what its consumers ask for:
   computed twice only where two columns meet. A halo of more than a step takes steps of its own, so
   that no run is much longer, and no buffer much larger, than in the other steps.
 
+A stage computes its rows in tiles, counted from its first row in the column; carried ones in whole
+tiles, ahead of what the step needs. So columns may have any number of rows.
+
 The functions work on integers, for the cost model, and on expressions, for the schedule: the loops
 that run are the ones that were counted.
 """
