@@ -240,20 +240,21 @@ class RollingPanels(Panels):
     capacity : int
         How many.
     is_carried : bool
-        Whether rows stay when later ones come: then row r has place ``r % capacity``.
+        Whether rows stay when later ones come, which then begin anew at place 0.
+    is_split : bool
+        Whether a tile may lie at its end and its beginning.
 
     Attributes
     ----------
     origin : Expr
-        The row in place 0, unless rows stay.
+        The first row.
     """
 
     origin: Expr
 
-    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool) -> None:
+    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool, is_split: bool) -> None:
         super().__init__(tensor)
-        self.capacity, self.is_carried = capacity, is_carried
-        self._wraps = is_carried and capacity < tensor.rows
+        self.capacity, self.is_carried, self.is_split = capacity, is_carried, is_split
 
     def allocate(self) -> None:
         """Allocate the memory, for as long as the current loop or block runs."""
@@ -265,13 +266,13 @@ class RollingPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
-        if not self.is_carried:
-            return row - self.origin
-        return row % self.capacity if self._wraps else row
+        place = row - self.origin
+        wraps = self.is_carried and self.capacity < self.tensor.rows
+        return place % self.capacity if wraps else place
 
     def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
         """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
-        if not self._wraps:
+        if not self.is_split:
             return super().tile(image, row)
         return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
 

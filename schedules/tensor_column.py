@@ -125,9 +125,9 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     inputs = region.parameters()
     stored = {i: region.stages[i].result() for i in region.outputs}
     scratch = {
-        i: RollingPanels(stage.tensor, memory[i].capacity, memory[i].is_carried)
-        for i, stage in enumerate(region.stages)
-        if memory[i].capacity
+        i: RollingPanels(stage.tensor, kept.capacity, kept.is_carried, kept.is_split)
+        for i, (stage, kept) in enumerate(zip(region.stages, memory, strict=True))
+        if kept.capacity
     }
     results: list[Panels] = [
         scratch[i] if i in scratch else stored[i] for i in range(len(region.stages))
@@ -183,7 +183,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                     for i, stage in enumerate(region.stages):
                         run = _run(needed[i], i, plan, done)
                         if i in scratch:
-                            scratch[i].origin = run[0]
+                            scratch[i].origin = bounds[i][0] if memory[i].is_carried else run[0]
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
                             own = [

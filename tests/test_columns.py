@@ -69,6 +69,18 @@ def test_a_halo_of_several_steps_takes_steps_of_its_own() -> None:
         assert halo_steps(region, plan) == 0
 
 
+def test_a_rolling_buffer_splits_no_tile_if_a_few_rows_more_prevent_it() -> None:
+    region = chain(32, ROW, WINDOW, tiles=(4, 2))
+    for column_rows in (16, 7):
+        (kept, _) = stage_memory(region, ColumnPlan(column_rows, 2, "carry"))
+        assert (kept.capacity, kept.is_carried, kept.is_split) == (8, True, False)
+    # Read by the last stage in tiles that begin one row behind those of the first.
+    read = StageShape("add", region.stages[0].tensor, (Edge(1, ROW), Edge(0, ROW)), 2, cycles=1.0)
+    region = RegionShape((*region.stages, read), region.inputs, (2,))
+    kept = stage_memory(region, ColumnPlan(16, 2, "carry"))[0]
+    assert kept.is_carried and kept.is_split
+
+
 def test_tiles_are_counted_from_the_first_row_of_a_column() -> None:
     # Half of 14 rows is no multiple of a tile of 4 rows, nor of one of 2.
     region = chain(14, ROW, ROW, tiles=(4, 2))
@@ -136,6 +148,14 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
                     ):
                         capacity = memory[edge.source].capacity or source.rows
                         assert places[edge.source][row % capacity] == row
+                tiles = stage.tiles(low, high)
+                assert [r for first, n in tiles for r in range(first, first + n)] == [
+                    *range(low, high)
+                ]
+                if memory[i].is_carried and not memory[i].is_split:
+                    capacity = memory[i].capacity or stage.tensor.rows
+                    begins = [(first - bounds[i][0]) % capacity for first, _ in tiles]
+                    assert all(b + n <= capacity for b, (_, n) in zip(begins, tiles, strict=True))
                 for row in range(low, high):
                     places[i][row % (memory[i].capacity or stage.tensor.rows)] = row
                 if i in region.outputs:

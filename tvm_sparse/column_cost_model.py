@@ -215,7 +215,14 @@ class _Column:
         computed = _rows_computed(region, plan, start, end)
         self.rows = [rows / self.steps for rows in computed]
         # Of carried rows all tiles of a column are whole, but for the last one.
-        self._rows_together = computed if plan.overlap == "carry" else self.rows
+        last = 1 - (self.steps - 1) * plan.step_rows / (end - start)
+        is_carried = plan.overlap == "carry"
+        self._row_costs = [
+            _row_cost(stage, rows, last * rows)
+            for stage, rows in zip(
+                region.stages, computed if is_carried else self.rows, strict=True
+            )
+        ]
         # Of the stages that read an input of the region, the first one brings its rows near.
         self._first_readers: dict[int, int] = {}
         # Bytes that come into use with a stage: of its result, and of inputs that it reads first.
@@ -251,7 +258,7 @@ class _Column:
         total = np.zeros(COSTS)
         for i, stage in enumerate(self._region.stages):
             every_row = stage.tensor.images * stage.tensor.rows
-            work = self.rows[i] * _row_cost(stage, self._rows_together[i])
+            work = self.rows[i] * self._row_costs[i]
             compute = (stage.cycles * work / every_row + RUN_CYCLES) / clock_hz
             weights, rows = Traffic(self._caches), Traffic(self._caches)
             self._read_weights(i, cold / self.steps, weights)
@@ -316,10 +323,13 @@ class _Column:
         return Distance(own, own * self._caches.cores)
 
 
-def _row_cost(stage: StageShape, rows: float) -> float:
-    """Return the cost of a row if so many are computed together, in those of a whole tile's."""
+def _row_cost(stage: StageShape, rows: float, last: float) -> float:
+    """Return the cost of a row if so many are cut into tiles, in those of whole tiles.
+
+    Of the rows, `last` are computed by one run, whose last tile may take in what is left.
+    """
     rest = rows % stage.tile
-    joins = rows > stage.tile and stage.tile + rest <= stage.most_tile_rows
+    joins = last > stage.tile and stage.tile + rest <= stage.most_tile_rows
     if not rest or joins:
         return 1.0
     tiles = rows // stage.tile + 1

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -142,6 +142,14 @@ class StageShape:
     window_bytes: int = 0
     row_parts: int = 0
     most_tile_rows: int = 1
+
+    def tiles(self, first: int, end: int) -> list[tuple[int, int]]:
+        """Return the first row of every tile of a run of rows, and how many it has."""
+        whole, rest = divmod(end - first, self.tile)
+        sizes = [self.tile] * whole + [rest] * (rest > 0)
+        if rest and whole and self.tile + rest <= self.most_tile_rows:
+            sizes[-2:] = [self.tile + rest]
+        return [(end - sum(sizes[i:]), size) for i, size in enumerate(sizes)]
 
 
 @dataclass(frozen=True)
@@ -437,6 +445,9 @@ class StageMemory:
         How many rows its runs have.
     capacity : int
         Rows of its result that are kept in scratch memory; 0 if it is stored outside only.
+    is_split : bool
+        Whether a tile may lie at the end and the beginning of it, if row r of a column has place
+        ``r % capacity``.
     is_stored : bool
         Whether its result is also, or only, stored outside.
     is_carried : bool
@@ -445,6 +456,7 @@ class StageMemory:
 
     run_rows: frozenset[int]
     capacity: int
+    is_split: bool
     is_stored: bool
     is_carried: bool
 
@@ -457,15 +469,21 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     """
     count = len(region.stages)
     run_rows: list[set[int]] = [set() for _ in range(count)]
+    tiles: list[set[tuple[int, int]]] = [set() for _ in range(count)]
     kept = [0] * count
     overlapping, carried = [False] * count, [False] * count
     last_end = [0] * count
     for column in range(plan.columns(region)):
         begin = column * plan.column_rows
+        bounds = column_bounds(region, plan, column)
         for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
             begin = max(begin, frontier(region, plan, column, step)[0])
             for i, (first, end) in enumerate(run):
                 run_rows[i].add(end - first)
+                for source in {i, *_read_in_place(region.stages[i])}:
+                    origin = bounds[source][0]
+                    own = region.stages[i].tiles(first - origin, end - origin)
+                    tiles[source].update(own)
                 if column and first < last_end[i]:
                     overlapping[i] = True
                 oldest = [
@@ -482,10 +500,26 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     for i, readers in enumerate(region.consumers):
         is_stored = i in region.outputs
         needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
-        capacity = kept[i] if needs_scratch else 0
+        capacity, is_split = kept[i] if needs_scratch else 0, False
+        if needs_scratch and carried[i] and capacity < region.stages[i].tensor.rows:
+            capacity, is_split = _capacity(capacity, tiles[i])
         lengths = frozenset(run_rows[i] - {0})
-        memory.append(StageMemory(lengths, capacity, is_stored, carried[i]))
+        memory.append(StageMemory(lengths, capacity, is_split, is_stored, carried[i]))
     return tuple(memory)
+
+
+def _read_in_place(stage: StageShape) -> list[int]:
+    """Return the stages whose rows a stage reads tile by tile."""
+    return [edge.source for edge in stage.edges if edge.source >= 0 and edge.rows == RowMap()]
+
+
+def _capacity(kept: int, tiles: Collection[tuple[int, int]]) -> tuple[int, bool]:
+    """Return rows of a rolling buffer, perhaps a few more so that it splits no tile."""
+    longest = max(count for _, count in tiles)
+    for capacity in range(kept, kept + longest):
+        if all(first % capacity + count <= capacity for first, count in tiles):
+            return capacity, False
+    return kept, True
 
 
 def scratch_bytes(region: RegionShape, memory: Sequence[StageMemory]) -> int:
