@@ -266,7 +266,8 @@ class RollingPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
-        place = row - self.origin
+        # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
+        place = T.max(row - self.origin, T.int64(0))
         wraps = self.is_carried and self.capacity < self.tensor.rows
         return place % self.capacity if wraps else place
 

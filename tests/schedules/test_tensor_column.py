@@ -436,3 +436,20 @@ def test_accumulators_stay_in_registers_behind_a_stage_with_a_window():
     loop = loop[: loop.index("\tj")]
     assert loop.count("vfmadd") >= 16
     assert not re.findall(r"vmov\w+\t%zmm\d+, .*\(", loop)
+
+
+@pytest.mark.parametrize(("overlap", "step"), [("carry", 2), ("carry", 7), ("recompute", 2)])
+def test_inner_loops_find_rows_in_scratch_memory_without_arithmetic(overlap, step):
+    cpu = profile("skylake-avx512")
+    tiling = SparseTiling(8, 256, rows=2)
+    before, layer = (
+        SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu, density=0.1) for _ in range(2)
+    )
+    region = Region((before, layer), ({0: -1}, {0: 0}), (before.tensor,), (1,))
+    code = assembly(tensor_column(region, ColumnPlan(7, step, overlap)), cpu)
+    blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
+    loops = [block[: block.index("\tj")] for block in blocks if block.count("\tvfmadd") >= 16]
+    assert loops
+    for loop in loops:
+        # Of 8 weights, and a little for the loop itself.
+        assert len(re.findall(r"^\t(?!vfmadd|vbroadcast|movzwl|prefetch)\w", loop, re.M)) <= 4
