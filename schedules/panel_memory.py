@@ -266,6 +266,8 @@ class RollingPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
+        if self.capacity == 1:  # one register less for the inner loops
+            return T.int64(0)
         # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
         place = T.max(row - self.origin, T.int64(0))
         wraps = self.is_carried and self.capacity < self.tensor.rows
