@@ -60,7 +60,7 @@ def compile_tvm(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
     from tvm import relax
     from tvm.relax.frontend.onnx import from_onnx
 
-    from tvm_sparse.targets import native
+    from tvm_sparse.cpu.profile import native
 
     mod = from_onnx(model, {name: list(shape) for name, shape in shapes.items()})
     machine = relax.VirtualMachine(tvm.compile(mod, native().to_target()), tvm.cpu())

@@ -25,20 +25,20 @@ from instruction_counts import check_tools, count_instructions
 from numpy.typing import NDArray
 from tvm.tirx import PrimFunc
 
-from tvm_sparse import console
-from tvm_sparse.conv_cost_model import sparse_conv_tiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.cost_model import sparse_tiling
+from benchmarks.llvm_mca import CORES, LoopEstimate, estimate, inner_loop, llvm_mca
+from tvm_sparse.cli import console
+from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.linear import linear, pack_linear
-from tvm_sparse.schedules.sparse_conv2d import sparse_conv2d
-from tvm_sparse.schedules.sparse_linear import sparse_linear
-from tvm_sparse.static_analysis import CORES, LoopEstimate, estimate, inner_loop, llvm_mca
-from tvm_sparse.targets import CpuProfile, profile
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.conv2d import conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
+from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import assembly, conv2d_reference, image_panels, pruned
+from tvm_sparse.tilings.choice import sparse_tiling
+from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
 
 BOARDS = ("rpi3", "rpi4", "rpi5", "graviton2")
 COUNTED = "rpi4"

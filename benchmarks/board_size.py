@@ -32,12 +32,14 @@ from tvm import relax
 from tvm.ir.instrument import pass_instrument
 
 import tvm_sparse
-from tvm_sparse import benchmarking, models, testing
-from tvm_sparse.run_memory import storage_bytes
+from tvm_sparse import testing
+from tvm_sparse.bench import comparison
+from tvm_sparse.report.run_memory import storage_bytes
+from tvm_sparse.zoo import recipes
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "cpp"
 QEMU = ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")
-MINILM = replace(models.BERT_BASE, layers=6, width=384, intermediate=1536)
+MINILM = replace(recipes.BERT_BASE, layers=6, width=384, intermediate=1536)
 HERE, BOARD = "x86-64-v3", "rpi4"
 RUNS = {HERE: 300, BOARD: 20}
 TINY_RUNS = 20_000
@@ -45,15 +47,15 @@ TINY_RUNS = 20_000
 Shapes = Mapping[str, Sequence[int]]
 
 
-def minilm(zeros: int) -> models.ModelRecipe:
+def minilm(zeros: int) -> recipes.ModelRecipe:
     """Return a model of the sizes of all-MiniLM-L6-v2, for 128 tokens, with `zeros` % zeros."""
     names = ("input_ids", "attention_mask", "token_type_ids")
-    build = partial(models.bert, config=MINILM, weights=models.RandomWeights(zeros / 100))
-    return models.ModelRecipe(build, dict.fromkeys(names, (1, 128)))
+    build = partial(recipes.bert, config=MINILM, weights=recipes.RandomWeights(zeros / 100))
+    return recipes.ModelRecipe(build, dict.fromkeys(names, (1, 128)))
 
 
-MODELS: dict[str, tuple[Callable[[int], models.ModelRecipe], int]] = {
-    "MobileNetV1, 90 % zeros": (lambda zeros: models.recipe(f"mobilenet-v1-{zeros}"), 90),
+MODELS: dict[str, tuple[Callable[[int], recipes.ModelRecipe], int]] = {
+    "MobileNetV1, 90 % zeros": (lambda zeros: recipes.recipe(f"mobilenet-v1-{zeros}"), 90),
     "MiniLM (6 layers of 384), 80 %": (minilm, 80),
 }
 
@@ -91,7 +93,7 @@ def main() -> None:
                 engine = tvm_sparse.compile(model, shapes, target=target, threads=threads)
             engine.save(library)
             arguments = ["--threads", str(threads), "--runs", str(runs)]
-            for spec, array in benchmarking.random_inputs(engine.inputs).items():
+            for spec, array in comparison.random_inputs(engine.inputs).items():
                 array.tofile(folder / f"{spec}.bin")
                 arguments += ["--input", folder / f"{spec}.bin"]
             return planned, watch([*programs[target], library, *arguments])

@@ -16,18 +16,19 @@ from sized_models import sized
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse.api import import_module
-from tvm_sparse.benchmarking import output_error
-from tvm_sparse.columns import RegionShape
-from tvm_sparse.engine import Engine
+from tvm_sparse.bench.comparison import output_error
+from tvm_sparse.columns.rows import RegionShape
+from tvm_sparse.compiler import import_module
+from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.passes import operators, pipeline
-from tvm_sparse.passes.convolve_images import convolve_images
-from tvm_sparse.passes.form_regions import REGION, FormRegions
-from tvm_sparse.passes.region_graph import order_of, region_of, runs_of
-from tvm_sparse.passes.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.targets import CpuProfile, native
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.regions.convolve_images import convolve_images
+from tvm_sparse.passes.regions.form_regions import REGION, FormRegions
+from tvm_sparse.passes.regions.region_graph import order_of, region_of, runs_of
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.runtime.engine import Engine
 
 MODES: dict[str, dict[str, Any]] = {
     "off": {"columns": "off"},

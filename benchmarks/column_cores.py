@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from column_cases import Case, stages_alone
 
-from tvm_sparse.api import import_module
-from tvm_sparse.column_cost_model import predict_alone
-from tvm_sparse.memory_system import Bandwidth
+from tvm_sparse.compiler import import_module
+from tvm_sparse.costs.regions import predict_alone
+from tvm_sparse.cpu.memory_system import Bandwidth
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import REGIONS, FormRegions
-from tvm_sparse.targets import CpuProfile
+from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 
 HEADER = (
     "| model | cores | off ms | auto ms | auto | times one core | regions | columns | "

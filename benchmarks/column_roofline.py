@@ -27,17 +27,17 @@ from column_cases import MODES, Case, check_outputs, in_place, race, stages_alon
 from column_rings import in_rings
 from tvm import relax
 
-from tvm_sparse.analysis import Analysis, analyze
-from tvm_sparse.benchmarking import random_inputs
-from tvm_sparse.column_cost_model import LAUNCH_SECONDS, Prediction, predict_alone
-from tvm_sparse.memory_traffic import Distance, caches
-from tvm_sparse.multiply_adds import count_multiply_adds
-from tvm_sparse.onnx_file import bind_shapes, read_model
-from tvm_sparse.passes.convolve_images import convolve_images
-from tvm_sparse.passes.operators import static_shape
-from tvm_sparse.peak_rates import fma_peak
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.targets import CpuProfile, native
+from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.multiply_adds import count_multiply_adds
+from tvm_sparse.costs.regions import LAUNCH_SECONDS, Prediction, predict_alone
+from tvm_sparse.costs.traffic import Distance, caches
+from tvm_sparse.cpu.peak_rates import fma_peak
+from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.regions.convolve_images import convolve_images
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.report.analysis import Analysis, analyze
 
 PLAIN = ("concat", "elementwise", "slice_channels")
 """Operators that are stages of ours in a region, and TVM's kernels by themselves."""

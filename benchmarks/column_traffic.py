@@ -14,17 +14,17 @@ import tvm
 from column_cases import stages_alone
 from tvm_ffi import libinfo
 
-from tvm_sparse import library
-from tvm_sparse.api import import_module
-from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.bench.comparison import random_inputs
 from tvm_sparse.building import build
-from tvm_sparse.column_cost_model import predict_alone
+from tvm_sparse.compiler import import_module
+from tvm_sparse.costs.regions import predict_alone
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.errors import ToolError
-from tvm_sparse.library import LibraryInfo
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import FormRegions
-from tvm_sparse.passes.region_planner import RegionPlanner
-from tvm_sparse.targets import CpuProfile, native, profile
+from tvm_sparse.passes.regions.form_regions import FormRegions
+from tvm_sparse.passes.regions.region_planner import RegionPlanner
+from tvm_sparse.runtime import library
+from tvm_sparse.runtime.library import LibraryInfo
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
 LINE_BYTES = 64

@@ -47,10 +47,10 @@ from column_cases import (
 )
 from scripts import run_script
 
-from tvm_sparse.benchmarking import random_inputs
+from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.peers import OURS, PeerProcess
+from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.peers import OURS, PeerProcess
-from tvm_sparse.targets import native
 
 DEFAULTS = {"traffic": ("conv-stack-95",), "memory": ("resnet50-95:8",)}
 """Models of modes that do not take all."""

@@ -26,18 +26,18 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from tvm_sparse.conv_cost_model import sparse_conv_tiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.cost_model import sparse_tiling
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.peak_rates import fma_peak, l1_fma_peak
-from tvm_sparse.schedules.conv2d import conv2d, pack_conv2d
-from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.linear import linear, pack_linear
-from tvm_sparse.schedules.sparse_conv2d import sparse_conv2d
-from tvm_sparse.schedules.sparse_linear import sparse_linear
-from tvm_sparse.targets import CpuProfile, profile
+from tvm_sparse.cpu.peak_rates import fma_peak, l1_fma_peak
+from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.conv2d import conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
+from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
+from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.choice import sparse_tiling
+from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
 
 # Input channels, rows and columns of the input, output channels, kernel, stride, groups.
 FIRST = [(3, 224, 64, 7, 2, 1)]

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from tvm import libinfo
 from tvm_ffi.libinfo import find_dlpack_include_path, find_include_path
 
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import ToolError
-from tvm_sparse.linking import link_command
-from tvm_sparse.targets import CpuProfile
+from tvm_sparse.runtime.linking import link_command
 
 QEMU = "qemu-aarch64-static"
 RUNNER = Path(__file__).with_name("kernel_runner.c")

@@ -26,13 +26,13 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from tvm_sparse.cost_model import sparse_tiling
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.peak_rates import fma_peak, l1_fma_peak
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.linear import linear, pack_linear
-from tvm_sparse.schedules.sparse_linear import sparse_linear
-from tvm_sparse.targets import CpuProfile, profile
+from tvm_sparse.cpu.peak_rates import fma_peak, l1_fma_peak
+from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
+from tvm_sparse.tilings.choice import sparse_tiling
 
 CHAINS = {
     "12 x (768 > 768)": [(768, 768)] * 12,

@@ -23,9 +23,9 @@ from rich.console import Console
 from scripts import run_script
 from sized_models import sized
 
-from tvm_sparse.benchmark_report import latency_table, readme_table, to_json
-from tvm_sparse.benchmarking import Comparison, compare
-from tvm_sparse.peers import OURS, PEERS
+from tvm_sparse.bench.comparison import Comparison, compare
+from tvm_sparse.bench.peers import OURS, PEERS
+from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 
 TABLE = (
     "bert-base-95",

@@ -1,12 +1,12 @@
-"""Seeded models of `tvm_sparse.models` with the sizes that a benchmark asks for."""
+"""Seeded models of `tvm_sparse.zoo.recipes` with the sizes that a benchmark asks for."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from tvm_sparse import models
 from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.zoo import recipes
 
 
 def sized(name: str, cache: Path) -> tuple[Path, dict[str, tuple[int, ...]]]:
@@ -15,7 +15,7 @@ def sized(name: str, cache: Path) -> tuple[Path, dict[str, tuple[int, ...]]]:
     Parameters
     ----------
     name : str
-        A name of `tvm_sparse.models`, with a batch (``resnet50-95:8``) or a batch and tokens
+        A name of `tvm_sparse.zoo.recipes`, with a batch (``resnet50-95:8``) or a batch and tokens
         (``bert-base-95:8x384``) after it if those of its recipe are not meant.
     cache : Path
         Folder of the file.
@@ -23,7 +23,7 @@ def sized(name: str, cache: Path) -> tuple[Path, dict[str, tuple[int, ...]]]:
     model, _, extents = name.partition(":")
     if extents and not re.fullmatch(r"\d+(x\d+)?", extents):
         raise TvmSparseError(f"{name}: write MODEL, MODEL:BATCH or MODEL:BATCHxTOKENS")
-    made, path = models.recipe(model), cache / f"{model}.onnx"
+    made, path = recipes.recipe(model), cache / f"{model}.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made.build(path)

@@ -27,9 +27,9 @@ from PIL import Image, ImageDraw, ImageFont
 from sentences import PAIRS
 
 import tvm_sparse
-from tvm_sparse.benchmark_report import to_json
-from tvm_sparse.benchmarking import Comparison, compare
-from tvm_sparse.peers import OURS, PEERS, REFERENCE
+from tvm_sparse.bench.comparison import Comparison, compare
+from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE
+from tvm_sparse.bench.tables import to_json
 from tvm_sparse.pruning import SCOPES, prune
 
 THRESHOLD = 0.3

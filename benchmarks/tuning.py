@@ -25,23 +25,18 @@ from rich.console import Console
 from scripts import run_script
 from sized_models import sized
 
-from tvm_sparse import (
-    api,
-    candidate_libraries,
-    region_candidates,
-    testing,
-    trials,
-    tuning,
-    tuning_tasks,
-)
-from tvm_sparse.benchmarking import random_inputs
-from tvm_sparse.measuring import Builders, Device
+from tvm_sparse import compiler, testing
+from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.peers import OURS, PeerProcess
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.region_planner import LEAST_GAIN
-from tvm_sparse.peers import OURS, PeerProcess
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.records import Plan
-from tvm_sparse.trials import Store, Task
+from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.records.file import Plan
+from tvm_sparse.tuning import libraries as candidate_libraries
+from tvm_sparse.tuning import part as tuning_tasks
+from tvm_sparse.tuning import regions, trials, tune
+from tvm_sparse.tuning.devices import Builders, Device
+from tvm_sparse.tuning.trials import Store, Task
 
 MODELS = (
     "resnet50-95",
@@ -64,7 +59,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL[:SIZES]")
-    parser.add_argument("--level", default="quick", choices=tuning.LEVELS)
+    parser.add_argument("--level", default="quick", choices=tune.LEVELS)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
@@ -80,19 +75,19 @@ def main() -> None:
         print(compare(name, arguments.cache, arguments.level, arguments.threads), flush=True)
 
 
-def compare(name: str, cache: Path, level: tuning.Level, threads: int | None) -> str:
+def compare(name: str, cache: Path, level: tune.Level, threads: int | None) -> str:
     """Tune a model and race the libraries without and with records; returns a row of the table."""
     path, shapes = sized(name, cache)
     start = time.perf_counter()
     records = RECORDS / f"{name}.jsonl"
-    tuned = tuning.tune(path, shapes, threads=threads, level=level, records=records)
+    tuned = tune.tune(path, shapes, threads=threads, level=level, records=records)
     seconds = time.perf_counter() - start
     with tempfile.TemporaryDirectory() as name_of_folder:
         folder = Path(name_of_folder)
         libraries = (folder / "default.so", folder / "tuned.so")
         both = (RecordedPlans(), RecordedPlans.read(records))
         for library, plans in zip(libraries, both, strict=True):
-            engine = api.compile(path, shapes, threads=threads, records=plans)
+            engine = compiler.compile(path, shapes, threads=threads, records=plans)
             engine.save(library)
         if filecmp.cmp(*libraries, shallow=False):
             result = "| | kept | | |"  # a race would only tell how much equal libraries differ
@@ -143,12 +138,12 @@ def sweep(threads: int | None) -> None:
     cpu = candidate_libraries.processor("native", threads)
     with tempfile.TemporaryDirectory() as folder:
         model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
-        mod = pipeline.on_panels(pipeline.canonical(api.import_module(model).mod, cpu), cpu)
-        formed = region_candidates.form_regions(mod, cpu, LEAST_GAIN)
+        mod = pipeline.on_panels(pipeline.canonical(compiler.import_module(model).mod, cpu), cpu)
+        formed = regions.form_regions(mod, cpu, LEAST_GAIN)
         device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
         picks = []
         for level in ("quick", "thorough"):
-            setting = tuning_tasks.Setting("native", cpu, Path(folder), *tuning.LEVELS[level])
+            setting = tuning_tasks.Setting("native", cpu, Path(folder), *tune.LEVELS[level])
             (part,) = tuning_tasks.region_tasks([formed], setting)
             store = Store(RECORDS / f"sweep-{level}.jsonl")
             (outcome,) = trials.run([part.task], [device], builders, store)

@@ -1,29 +1,29 @@
 """TensorIR schedules, one operator family a file."""
 
-from tvm_sparse.schedules.attention import Attention, attention
-from tvm_sparse.schedules.bilinear2d import bilinear2d
-from tvm_sparse.schedules.concat import Concat
-from tvm_sparse.schedules.conv2d import DenseConv2d, conv2d, pack_conv2d
-from tvm_sparse.schedules.default import default_schedule
-from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
-from tvm_sparse.schedules.elementwise import Elementwise
-from tvm_sparse.schedules.global_pool2d import global_avg_pool2d, global_max_pool2d
-from tvm_sparse.schedules.image_panels import (
+from tvm_sparse.schedules.default.default import default_schedule
+from tvm_sparse.schedules.operators.attention import Attention, attention
+from tvm_sparse.schedules.operators.bilinear2d import bilinear2d
+from tvm_sparse.schedules.operators.concat import Concat
+from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from tvm_sparse.schedules.operators.elementwise import Elementwise
+from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
+from tvm_sparse.schedules.operators.image_panels import (
     ImageToPanels,
     PanelsToImage,
     image_to_panels,
     panels_to_image,
 )
-from tvm_sparse.schedules.layer_norm import LayerNorm, layer_norm
-from tvm_sparse.schedules.linear import DenseLinear, linear, pack_linear
-from tvm_sparse.schedules.panels import from_panels, to_panels
-from tvm_sparse.schedules.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
-from tvm_sparse.schedules.slice_channels import SliceChannels
-from tvm_sparse.schedules.sparse_conv2d import SparseConv2d, sparse_conv2d
-from tvm_sparse.schedules.sparse_linear import SparseLinear, sparse_linear
+from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
+from tvm_sparse.schedules.operators.linear import DenseLinear, linear, pack_linear
+from tvm_sparse.schedules.operators.panels import from_panels, to_panels
+from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
+from tvm_sparse.schedules.operators.slice_channels import SliceChannels
+from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
+from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
+from tvm_sparse.schedules.operators.upsample2d import Upsample2d, upsample2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
-from tvm_sparse.schedules.upsample2d import Upsample2d, upsample2d
 
 __all__ = [
     "Attention",

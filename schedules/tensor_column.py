@@ -8,7 +8,7 @@ The loops::
                 the rows that its readers need in this step, and that are not there yet
 
     A stage's rows stay in scratch memory, from where they are taken while they are in the cache;
-    only the outputs of the region are written out. Which rows, `tvm_sparse.columns` says.
+    only the outputs of the region are written out. Which rows, `tvm_sparse.columns.rows` says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns import (
+from tvm_sparse.columns.rows import (
     ColumnPlan,
     Edge,
     Minimum,
@@ -35,9 +35,9 @@ from tvm_sparse.columns import (
     rows_needed,
     stage_memory,
 )
-from tvm_sparse.schedules.buffers import opaque, vector
-from tvm_sparse.schedules.buffers import scratch as allocate
-from tvm_sparse.schedules.panel_memory import Panels, RollingPanels, TensorPanels
+from tvm_sparse.schedules.emit.buffers import opaque, vector
+from tvm_sparse.schedules.emit.buffers import scratch as allocate
+from tvm_sparse.schedules.emit.panel_memory import Panels, RollingPanels, TensorPanels
 from tvm_sparse.schedules.stage import Stage
 
 if TYPE_CHECKING:

@@ -7,16 +7,19 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tvm_sparse import cli, models, region_page, testing
-from tvm_sparse.analysis import analyze
-from tvm_sparse.plan_search import best_plan
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.region_measurement import rank_correlation
+from tvm_sparse import testing
+from tvm_sparse.cli import main
+from tvm_sparse.costs.best_plan import best_plan
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.report import page as region_page
+from tvm_sparse.report.analysis import analyze
+from tvm_sparse.report.measured import rank_correlation
+from tvm_sparse.zoo import recipes
 
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
-    recipe = models.recipe("resnet-tiny-90")
+    recipe = recipes.recipe("resnet-tiny-90")
     path = tmp_path_factory.mktemp("analysis") / "resnet.onnx"
     recipe.build(path)
 
@@ -153,7 +156,7 @@ def test_measure(tmp_path, capsys):
     path = testing.write_mlp(tmp_path / "mlp.onnx")
     arguments = ["analyze", str(path), "--shape", "x=2,40,32", "--records", "off", "--measure"]
     page = tmp_path / "mlp.html"
-    assert cli.main([*arguments, "--html", str(page), "--json"]) == 0
+    assert main.main([*arguments, "--html", str(page), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     measured = report["measured"]
     fused = [str(i) for i, region in enumerate(report["regions"]) if region["column_rows"]]
@@ -166,7 +169,7 @@ def test_measure(tmp_path, capsys):
 
 def test_only_this_machine_is_measured(tmp_path, capsys):
     target = "rpi4" if platform.machine() == "x86_64" else "haswell"
-    assert cli.main(["analyze", str(tmp_path / "a.onnx"), "--target", target, "--measure"]) == 2
+    assert main.main(["analyze", str(tmp_path / "a.onnx"), "--target", target, "--measure"]) == 2
     assert "is not this machine" in capsys.readouterr().err
 
 

@@ -23,9 +23,11 @@ import onnx
 import pytest
 
 import tvm_sparse
-from tvm_sparse import models, testing, tuning
+from tvm_sparse import testing
 from tvm_sparse.errors import RemoteError
-from tvm_sparse.remote import Board, RemoteEngine
+from tvm_sparse.runtime.board import Board, RemoteEngine
+from tvm_sparse.tuning import tune
+from tvm_sparse.zoo import recipes
 
 ROOT = Path(__file__).parent.parent
 QEMU = "qemu-aarch64-static"
@@ -191,8 +193,8 @@ def write_fallbacks(path):
 
 
 def write_transformer(path):
-    config = replace(models.BERT_TINY, layers=1)
-    return models.bert(path, config, models.RandomWeights(0.9))
+    config = replace(recipes.BERT_TINY, layers=1)
+    return recipes.bert(path, config, recipes.RandomWeights(0.9))
 
 
 def write_convolutional(path):
@@ -277,7 +279,7 @@ def test_a_board_computes_over_rpc_what_this_machine_does(board, cases, name):
 def test_a_board_is_tuned_over_rpc(board, tmp_path):
     model, records = testing.write_mlp(tmp_path / "mlp.onnx"), tmp_path / "records.jsonl"
     shapes = {"x": (1, 20, 32)}
-    tuned = tuning.tune(model, shapes, "rpi5", 2, board=board, trials_per_region=1, records=records)
+    tuned = tune.tune(model, shapes, "rpi5", 2, board=board, trials_per_region=1, records=records)
     assert tuned and not any(part.outcome.failures for part in tuned)
     assert "cortex-a76" in records.read_text()
 

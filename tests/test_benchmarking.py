@@ -6,20 +6,21 @@ import pytest
 from rich.console import Console
 from run import joined
 
-from tvm_sparse import models, peers
-from tvm_sparse.benchmark_report import latency_table, readme_table, to_json
-from tvm_sparse.benchmarking import (
+from tvm_sparse.bench import peers
+from tvm_sparse.bench.comparison import (
     Comparison,
     Measurement,
     compare,
     output_error,
     random_inputs,
 )
+from tvm_sparse.bench.multiply_adds import MultiplyAdds, count_multiply_adds
+from tvm_sparse.bench.peers import PeerError, PeerProcess
+from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 from tvm_sparse.errors import InputError
-from tvm_sparse.multiply_adds import MultiplyAdds, count_multiply_adds
-from tvm_sparse.onnx_file import bind_shapes, read_model
-from tvm_sparse.peers import PeerError, PeerProcess
+from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.zoo import recipes
 
 QUICK = {"rounds": 2, "seconds": 0.0, "threads": 1}
 
@@ -45,7 +46,7 @@ worker.main(sys.argv[2])
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    recipe = models.recipe("bert-tiny-90")
+    recipe = recipes.recipe("bert-tiny-90")
     return recipe.build(tmp_path_factory.mktemp("model") / "bert.onnx"), recipe.shapes
 
 
@@ -188,7 +189,7 @@ def test_multiply_adds_of_bert(model):
     proto, folder = read_model(path)
     bind_shapes(proto, shapes)
     work = count_multiply_adds(proto, folder)
-    config, tokens = models.BERT_TINY, 16
+    config, tokens = recipes.BERT_TINY, 16
     linear = config.width * (4 * config.width + 2 * config.intermediate) * tokens * config.layers
     attention = 2 * tokens * tokens * config.width * config.layers
     pooler = config.width**2
@@ -197,10 +198,10 @@ def test_multiply_adds_of_bert(model):
 
 
 def test_multiply_adds_of_a_convolution(tmp_path):
-    recipe = models.recipe("vit-tiny-0")
+    recipe = recipes.recipe("vit-tiny-0")
     proto, folder = read_model(recipe.build(tmp_path / "vit.onnx"))
     bind_shapes(proto, recipe.shapes)
-    config, tokens = models.VIT_TINY, 17
+    config, tokens = recipes.VIT_TINY, 17
     patches = 16 * config.width * 3 * 16 * 16
     linear = config.width * (4 * config.width + 2 * config.intermediate) * tokens * config.layers
     attention = 2 * tokens * tokens * config.width * config.layers

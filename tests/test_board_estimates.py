@@ -14,9 +14,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvm_sparse import static_analysis, testing
+from benchmarks import llvm_mca
+from tvm_sparse import testing
+from tvm_sparse.cpu.profile import profile
 from tvm_sparse.errors import ToolError, TvmSparseError
-from tvm_sparse.targets import profile
 
 LOG = """
 ----------------
@@ -60,7 +61,7 @@ def test_every_run_of_a_piece_of_code_counts(counts):
 @pytest.mark.parametrize("board", ["rpi4", "rpi5", "graviton2"])
 def test_sparse_loops_reach_60_percent_of_the_bound(estimates, board):
     with testing.needs_tool(ToolError):
-        static_analysis.llvm_mca()
+        llvm_mca.llvm_mca()
     layers = [layer for layer in estimates.LAYERS if layer.name.split()[-1] in ("768", "14", "7")]
     assert len(layers) == 3
     for line in estimates.loop_lines(layers, [board], sparsities=[0.9]):
@@ -90,7 +91,7 @@ def test_the_command_prints_both_tables_and_that_they_are_estimates(
     estimates, counts, small, monkeypatch, tmp_path, capsys
 ):
     with testing.needs_tool(TvmSparseError):
-        static_analysis.llvm_mca()
+        llvm_mca.llvm_mca()
         counts.check_tools()
     monkeypatch.setattr(estimates, "LAYERS", [small])
     monkeypatch.setattr(estimates, "BOARDS", ["rpi3", "rpi4"])
@@ -107,7 +108,7 @@ def test_the_command_prints_both_tables_and_that_they_are_estimates(
 
 def test_a_missing_tool_is_one_line(estimates, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    static_analysis.llvm_mca.cache_clear()
+    llvm_mca.llvm_mca.cache_clear()
     monkeypatch.setattr(sys, "argv", ["board_estimates"])
     assert estimates.main() == 2
     assert capsys.readouterr().err.startswith("error: llvm-mca is not on the search path")

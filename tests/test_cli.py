@@ -10,8 +10,10 @@ import pytest
 from onnx import numpy_helper
 from onnx.helper import make_node
 
-from tvm_sparse import cli, demo, testing
-from tvm_sparse.benchmarking import Comparison
+from tvm_sparse import testing
+from tvm_sparse.bench import demo
+from tvm_sparse.bench.comparison import Comparison
+from tvm_sparse.cli import main
 
 SHAPE = ["--shape", "x=1,20,32"]
 
@@ -28,7 +30,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def library(model, folder):
-    assert cli.main(["compile", str(model), *SHAPE, "-o", str(folder / "mlp.so")]) == 0
+    assert main.main(["compile", str(model), *SHAPE, "-o", str(folder / "mlp.so")]) == 0
     return folder / "mlp.so"
 
 
@@ -44,7 +46,7 @@ def call(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        status = cli.main([str(argument) for argument in arguments])
+        status = main.main([str(argument) for argument in arguments])
         return status, *capfd.readouterr()
 
     return run
@@ -136,7 +138,7 @@ class TestVerbs:
 
     def test_demo(self, call, monkeypatch, tmp_path):
         results = [Comparison("bert-base-95", 2, (), None, 1.0)]
-        monkeypatch.setattr("tvm_sparse.demo.run", lambda threads, progress: results)
+        monkeypatch.setattr("tvm_sparse.bench.demo.run", lambda threads, progress: results)
         status, out, _ = call("demo", "--json", "d.json")
         assert status == 0
         assert "bert-base-95" in out
@@ -211,7 +213,7 @@ class TestMistakes:
         def compile_anyway(*arguments):
             raise AssertionError("compiled for nothing")
 
-        monkeypatch.setattr("tvm_sparse.api.compile", compile_anyway)
+        monkeypatch.setattr("tvm_sparse.compiler.compile", compile_anyway)
         assert "cannot be written" in fails("compile", model, *SHAPE, "-o", output)
 
     def test_input_missing(self, fails, library):
@@ -277,7 +279,7 @@ class TestMistakes:
     )
     def test_usage(self, arguments, capsys):
         with pytest.raises(SystemExit) as stop:
-            cli.main(arguments)
+            main.main(arguments)
         assert stop.value.code == 2
         assert capsys.readouterr().err.startswith("usage: tvm-sparse")
 

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse import models
-from tvm_sparse.analysis import alone_bytes_moved, analyze
-from tvm_sparse.benchmarking import random_inputs
-from tvm_sparse.columns import Tensor
+from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.columns.rows import Tensor
+from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.passes.region_graph import region_of
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.schedules.elementwise import Elementwise
-from tvm_sparse.schedules.image_panels import image_to_panels
+from tvm_sparse.passes.regions.region_graph import region_of
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.report.analysis import alone_bytes_moved, analyze
+from tvm_sparse.schedules.operators.elementwise import Elementwise
+from tvm_sparse.schedules.operators.image_panels import image_to_panels
 from tvm_sparse.schedules.stage import kernel
-from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import run_kernel
+from tvm_sparse.zoo import recipes
 
 CPU = dataclasses.replace(profile("skylake-avx512"), cores=2, l2_bytes=64 * 1024)
 
@@ -77,7 +77,7 @@ def small_cache():
 def test_names_tell_batch_and_tokens(tmp_path):
     bert = cases.network("bert-tiny-95:2x8", tmp_path)
     assert set(bert.shapes.values()) == {(2, 8)} and bert.source.exists()
-    assert cases.network("bert-tiny-95", tmp_path).shapes == models.recipe("bert-tiny-95").shapes
+    assert cases.network("bert-tiny-95", tmp_path).shapes == recipes.recipe("bert-tiny-95").shapes
     with pytest.raises(TvmSparseError, match="MODEL:BATCH"):
         cases.network("bert-tiny-95:x8", tmp_path)
 
@@ -98,7 +98,7 @@ def test_convolutions_in_place_compute_the_same(tmp_path):
 @pytest.fixture(scope="module")
 def analysis(resnet, small_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tvm_sparse.targets.profile", lambda name: small_cache)
+        patch.setattr("tvm_sparse.cpu.profile.profile", lambda name: small_cache)
         return analyze(resnet.source, resnet.shapes, records=RecordedPlans())
 
 

@@ -7,11 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse.column_cost_model import predict, predict_alone, scratch_bytes
-from tvm_sparse.columns import ColumnPlan, Edge, RegionShape, RowMap, StageShape, Tensor, halo_share
-from tvm_sparse.memory_traffic import Distance, Traffic, caches
-from tvm_sparse.plan_search import best_plan, candidates
-from tvm_sparse.targets import PROFILES, profile
+from tvm_sparse.columns.rows import (
+    ColumnPlan,
+    Edge,
+    RegionShape,
+    RowMap,
+    StageShape,
+    Tensor,
+    halo_share,
+)
+from tvm_sparse.costs.best_plan import best_plan, candidates
+from tvm_sparse.costs.regions import predict, predict_alone, scratch_bytes
+from tvm_sparse.costs.traffic import Distance, Traffic, caches
+from tvm_sparse.cpu.profile import PROFILES, profile
 
 WINDOW = RowMap(before=1, after=2)
 CPU = dataclasses.replace(profile("haswell"), cores=2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import (
+from tvm_sparse.columns.rows import (
     ColumnPlan,
     Edge,
     RegionShape,

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.conv_cost_model import (
+from tvm_sparse.cpu.profile import PROFILES, profile
+from tvm_sparse.formats.sparse import SparseLayout, sparse_window
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.testing import conv2d_problems
+from tvm_sparse.tilings.choice import fits_registers
+from tvm_sparse.tilings.sparse_conv2d import (
     dense_conv_tiling,
     depthwise_tiling,
     sparse_conv_pays,
     sparse_conv_tiling,
 )
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.cost_model import fits_registers
-from tvm_sparse.formats import SparseLayout, sparse_window
-from tvm_sparse.targets import PROFILES, profile
-from tvm_sparse.testing import conv2d_problems
 
 RESNET = [(64, 56, 1), (128, 56, 2), (128, 28, 1), (256, 28, 2), (256, 14, 1), (512, 7, 1)]
 

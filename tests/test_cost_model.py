@@ -2,17 +2,17 @@ from dataclasses import replace
 
 import pytest
 
-from tvm_sparse.cost_model import (
+from tvm_sparse.cpu.profile import PROFILES, profile
+from tvm_sparse.formats.sparse import SparseLayout
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
+from tvm_sparse.tilings.choice import (
     dense_tiling,
     fits_registers,
     sparse_pays,
     sparse_share,
     sparse_tiling,
 )
-from tvm_sparse.formats import SparseLayout
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.sparse_linear import SparseLinear
-from tvm_sparse.targets import PROFILES, profile
 
 CPUS = list(PROFILES)
 BERT = [(768, 768), (3072, 768), (768, 3072)]

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse import cli, cpu_measurement, cpu_probe, targets
-from tvm_sparse.cpu_measurement import CpuMeasurement, load, plateaus, store
+from tvm_sparse.cli import main
+from tvm_sparse.cpu import measurement, profile
+from tvm_sparse.cpu import probe as cpu_probe
+from tvm_sparse.cpu.measurement import CpuMeasurement, load, plateaus, store
+from tvm_sparse.cpu.memory_system import estimate
 from tvm_sparse.errors import OutputError, TargetError
-from tvm_sparse.memory_system import estimate
 
 SYSTEM = estimate("znver3", 256, 2, has_l3=True)
 MEASURED = CpuMeasurement("Some CPU @ 2.0 GHz", 2, (32 << 10, 1 << 20, 20 << 20), SYSTEM)
@@ -114,13 +116,13 @@ def test_a_folder_that_cannot_be_made(data_home):
 
 
 def test_the_native_profile_uses_what_is_stored():
-    before = targets.native.__wrapped__()
+    before = profile.native.__wrapped__()
     assert before.measured is None
     measured = dataclasses.replace(
-        MEASURED, cpu=cpu_measurement.cpu_name(), cores=before.cores, system=SYSTEM
+        MEASURED, cpu=measurement.cpu_name(), cores=before.cores, system=SYSTEM
     )
     store(measured)
-    after = targets.native.__wrapped__()
+    after = profile.native.__wrapped__()
     assert after.memory_system == SYSTEM and after.l3_bytes == 20 << 20
     assert (after.l1_bytes, after.l2_bytes) == (before.l1_bytes, before.l2_bytes)
     assert "measured" in after.about
@@ -128,13 +130,13 @@ def test_the_native_profile_uses_what_is_stored():
 
 @pytest.fixture
 def probe():
-    return cpu_probe._Probe(targets.native(), 1 << 20)
+    return cpu_probe._Probe(profile.native(), 1 << 20)
 
 
 def test_every_core_reads_all_of_its_part(probe, monkeypatch):
     monkeypatch.setattr(cpu_probe, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(cpu_probe, "_TURN_BYTES", 0)
-    cores, lanes = targets.native().cores, targets.native().vector_lanes
+    cores, lanes = profile.native().cores, profile.native().vector_lanes
     assert 0 < probe.rate(100_000, cores, copies=False) < math.inf
     floats = 100_000 // (32 * lanes) * 8 * lanes
     sums = probe._sums.numpy().reshape(cores, lanes)
@@ -146,7 +148,7 @@ def test_a_copy_moves_half_of_a_part_to_the_other(probe, monkeypatch):
     x = np.random.default_rng(0).random(probe._array.shape[0], "float32")
     probe._array.copyfrom(x)
     assert 0 < probe.rate(100_000, 1, copies=True) < math.inf
-    unit = 8 * targets.native().vector_lanes
+    unit = 8 * profile.native().vector_lanes
     half = 50_000 // 4 // unit * unit
     after = probe._array.numpy()
     np.testing.assert_array_equal(after[half : 2 * half], x[:half])
@@ -163,9 +165,9 @@ def test_too_few_levels_are_an_error():
 
 def test_the_command_shows_and_stores(monkeypatch, capsys):
     monkeypatch.setattr(cpu_probe, "measure", lambda progress: MEASURED)
-    assert cli.main(["targets", "--measure"]) == 0
+    assert main.main(["targets", "--measure"]) == 0
     out = capsys.readouterr().out
     assert "memory" in out and "3.80 GHz" in out and "some-cpu-2-0-ghz-2.json" in out
     assert load(MEASURED.cpu, 2) == MEASURED
-    assert cli.main(["targets", "--measure", "--json"]) == 0
+    assert main.main(["targets", "--measure", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cache_bytes"] == [32 << 10, 1 << 20, 20 << 20]

@@ -14,11 +14,11 @@ from onnx.helper import make_node
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse import api, testing
+from tvm_sparse import compiler, testing
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import InputError, LibraryError, TargetError
-from tvm_sparse.library import LibraryInfo
+from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.specs import TensorSpec
-from tvm_sparse.targets import CpuProfile
 
 SHAPE = (1, 20, 32)
 
@@ -334,4 +334,4 @@ class TestRelaxModule:
     def test_takes_no_shapes(self):
         mod = testing.dataflow(lambda emit, x: emit(relax.op.nn.relu(x)), (4,))
         with pytest.raises(InputError, match="shapes= is for ONNX files"):
-            api.compile(mod, {"x0": (4,)})
+            compiler.compile(mod, {"x0": (4,)})

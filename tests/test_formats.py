@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.formats import OFFSET_UNIT, PackedSparse, SparseLayout, SparseTiling
+from tvm_sparse.formats.sparse import OFFSET_UNIT, PackedSparse, SparseLayout, SparseTiling
 
 
 def random_weight(n, k, density, seed):

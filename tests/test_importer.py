@@ -9,7 +9,7 @@ from tvm import relax
 
 from tvm_sparse import testing
 from tvm_sparse.errors import InputError, ModelError
-from tvm_sparse.importer import import_onnx
+from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.specs import TensorSpec
 
 SHAPES = {"x": (2, 5, 32)}

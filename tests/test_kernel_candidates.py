@@ -9,14 +9,14 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.formats import SparseTiling
-from tvm_sparse.kernel_candidates import LayerKernel, build_layer, kernel_candidates
-from tvm_sparse.layer_kernels import Layer, Linear, default_kernel, to_fields
-from tvm_sparse.network_candidates import lanes_candidates
-from tvm_sparse.passes.choices import TokenNetwork
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import SparseTiling
+from tvm_sparse.records.choices import TokenNetwork
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import pruned
+from tvm_sparse.tilings.families import Layer, Linear, default_kernel, to_fields
+from tvm_sparse.tuning.lanes import lanes_candidates
+from tvm_sparse.tuning.layers import LayerKernel, build_layer, kernel_candidates
 
 CPU = profile("x86-64-v4")
 CONV = Conv2d(1, 12, 9, 9, 10, (3, 3), padding=(1, 1, 1, 1), lanes_in=16, lanes_out=16)

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from tvm_sparse import records
-from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.cost_model import DenseTiling
-from tvm_sparse.formats import SparseConvTiling, SparseTiling
-from tvm_sparse.layer_kernels import Layer, Linear, default_kernel, from_fields, to_fields
-from tvm_sparse.recorded_plans import RecordedPlans, key_on, layer_key
-from tvm_sparse.records import Record, Records
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
+from tvm_sparse.records import file
+from tvm_sparse.records.best import RecordedPlans, key_on, layer_key
+from tvm_sparse.records.file import Record, Records
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.choice import DenseTiling
+from tvm_sparse.tilings.families import Layer, Linear, default_kernel, from_fields, to_fields
+from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
 
 CPU = profile("haswell")
 CONV = Conv2d(1, 16, 8, 8, 16, (3, 3), padding=(1, 1, 1, 1), lanes_in=8, lanes_out=8)
@@ -114,7 +114,7 @@ def test_a_plan_with_unknown_fields_is_left_out_with_a_warning(fields, tmp_path,
     path, key = tmp_path / "records.jsonl", key_on(layer_key(LINEAR), CPU)
     known = [TILINGS[0], replace(TILINGS[0], rows=1)]
     plans = [*map(to_fields, known), {"lanes": 16}, {"choices": "cost model"}, fields]
-    records.append(path, [Record(key, p, (9.0 - i,), str(i)) for i, p in enumerate(plans)])
+    file.append(path, [Record(key, p, (9.0 - i,), str(i)) for i, p in enumerate(plans)])
     assert len(RecordedPlans.read(path).records) == 4
     (message,) = [r.getMessage() for r in caplog.records]
     assert message == (

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import tvm_sparse
-from tvm_sparse import cli, linking, testing
+from tvm_sparse import testing
+from tvm_sparse.cli import main
 from tvm_sparse.errors import LibraryError, TargetError
-from tvm_sparse.linking import link_command
+from tvm_sparse.runtime import linking
+from tvm_sparse.runtime.linking import link_command
 
 OTHER = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
 
@@ -46,7 +48,7 @@ def test_unknown_linkers_are_refused():
 def test_the_command_line_asks_before_it_compiles(nothing_installed, tmp_path, capsys):
     output = tmp_path / "a.so"
     arguments = ["compile", "missing.onnx", "--target", "rpi4", "-o", str(output)]
-    assert cli.main([*arguments, "--linker", "gcc"]) == 2
+    assert main.main([*arguments, "--linker", "gcc"]) == 2
     assert "error: no gcc for aarch64" in capsys.readouterr().err
     assert not output.exists()
 

@@ -3,8 +3,8 @@ import itertools
 
 import pytest
 
-from tvm_sparse.memory_system import Bandwidth, estimate
-from tvm_sparse.targets import PROFILES, profile
+from tvm_sparse.cpu.memory_system import Bandwidth, estimate
+from tvm_sparse.cpu.profile import PROFILES, profile
 
 
 @pytest.mark.parametrize("name", PROFILES)

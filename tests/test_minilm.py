@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tvm_sparse.models import RandomWeights, TransformerConfig, bert
+from tvm_sparse.zoo.recipes import RandomWeights, TransformerConfig, bert
 
 CONFIG = TransformerConfig(
     layers=1, width=384, heads=12, intermediate=64, vocabulary=50, positions=16

@@ -5,11 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from tvm_sparse import models
-from tvm_sparse.benchmarking import graph_inputs, random_inputs
+from tvm_sparse.bench.comparison import graph_inputs, random_inputs
 from tvm_sparse.errors import ModelError
-from tvm_sparse.models import BERT_TINY, VIT_TINY, RandomWeights, bert, vit
-from tvm_sparse.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.zoo import recipes
+from tvm_sparse.zoo.recipes import BERT_TINY, VIT_TINY, RandomWeights, bert, vit
 
 BERT_SHAPES = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (2, 16))
 VIT_SHAPES = {"pixel_values": (2, 3, 64, 64)}
@@ -105,7 +105,7 @@ def test_static_shapes(tmp_path):
 
 def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
     inside = build_bert(tmp_path / "inside.onnx")
-    monkeypatch.setattr("tvm_sparse.onnx_builder.EXTERNAL_DATA_BYTES", 1000)
+    monkeypatch.setattr("tvm_sparse.zoo.onnx_builder.EXTERNAL_DATA_BYTES", 1000)
     path = build_bert(tmp_path / "outside.onnx")
     assert path.stat().st_size < (tmp_path / "outside.onnx.data").stat().st_size
     inputs = inputs_of(path, BERT_SHAPES)
@@ -168,7 +168,7 @@ def bert_definition(weights, input_ids, attention_mask, token_type_ids):
 
 
 def test_recipes_are_named_by_family_and_sparsity(tmp_path):
-    recipe = models.recipe("bert-tiny-80")
+    recipe = recipes.recipe("bert-tiny-80")
     weights = weights_of(recipe.build(tmp_path / "model.onnx"))
     array = weights["encoder/layer.0/intermediate/dense/weight_t"]
     assert np.count_nonzero(array) == round(0.2 * array.size)
@@ -178,4 +178,4 @@ def test_recipes_are_named_by_family_and_sparsity(tmp_path):
 @pytest.mark.parametrize("name", ["bert-tiny", "bert-tiny-101", "bert-tiny-x", "gpt-90", ""])
 def test_an_unknown_recipe_lists_the_families(name):
     with pytest.raises(ModelError, match="the families are bert-base, bert-large"):
-        models.recipe(name)
+        recipes.recipe(name)

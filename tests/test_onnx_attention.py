@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from tvm import relax
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.importer import import_onnx
+from tvm_sparse.frontends.onnx_importer import import_onnx
 
 B, H, T, S, D = 2, 4, 3, 5, 8
 

@@ -50,7 +50,7 @@ def test_every_module_lies_in_a_package():
 
 def test_modules_have_one_name():
     script = (
-        "import sys, tvm_sparse.passes.pipeline, tvm_sparse.schedules, tvm_sparse.api\n"
+        "import sys, tvm_sparse.passes.pipeline, tvm_sparse.schedules, tvm_sparse.compiler\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('passes', 'schedules')])"
     )
     assert in_a_fresh_process(script, cwd=ROOT) == "[]"
@@ -124,7 +124,7 @@ def test_the_wheel_is_complete(distributions):
     assert "tvm_sparse/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert b"tvm_sparse = tvm_sparse.autoload:register" in points
-    assert b"tvm-sparse = tvm_sparse.cli:main" in points
+    assert b"tvm-sparse = tvm_sparse.cli.main:main" in points
 
 
 def test_the_sdist_is_complete(distributions):

@@ -166,7 +166,7 @@ def test_external_data_is_read_and_the_model_left_alone(tmp_path):
 
 
 def test_weights_beyond_protobufs_limit_go_beside_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr("tvm_sparse.onnx_file._LARGEST_EMBEDDED", 1000)
+    monkeypatch.setattr("tvm_sparse.frontends.onnx_file._LARGEST_EMBEDDED", 1000)
     path = testing.write_mlp(tmp_path / "mlp.onnx", density=1)
     out = tmp_path / "out" / "out.onnx"
     out.parent.mkdir()

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse import records
 from tvm_sparse.errors import RecordsError
-from tvm_sparse.records import Key, Record, Records
+from tvm_sparse.records import file
+from tvm_sparse.records.file import Key, Record, Records
 
 KEY = Key("conv2d 3x3 32>32 @ 320x320, 5 %", "sapphirerapids", 2)
 FAST, SLOW = (1.0, 1.1, 1.0, 1.05, 1.0), (2.0, 2.1, 2.0, 2.0, 2.0)
@@ -82,9 +82,9 @@ class TestLines:
 class TestFiles:
     def test_append_and_read(self, tmp_path):
         path = tmp_path / "new" / "folder" / "records.jsonl"
-        records.append(path, [record(8)])
-        records.append(path, [record(16), record(4, (), failure="crashed")])
-        found = records.read(path)
+        file.append(path, [record(8)])
+        file.append(path, [record(16), record(4, (), failure="crashed")])
+        found = file.read(path)
         assert [r.plan["column_rows"] for r in found.of(KEY)] == [8, 16, 4]
         assert len(found) == 3
 
@@ -92,19 +92,19 @@ class TestFiles:
     @given(cut=st.integers(0, 1000))
     def test_a_line_that_was_cut_off_costs_nothing_else(self, tmp_path_factory, cut):
         path = tmp_path_factory.mktemp("records") / "records.jsonl"
-        records.append(path, [record(8)])
+        file.append(path, [record(8)])
         whole = path.read_bytes()
-        records.append(path, [record(16)])
+        file.append(path, [record(16)])
         path.write_bytes(path.read_bytes()[: len(whole) + cut])
-        records.append(path, [record(4)])
-        found = [r.plan["column_rows"] for r in records.read(path).of(KEY)]
+        file.append(path, [record(4)])
+        found = [r.plan["column_rows"] for r in file.read(path).of(KEY)]
         assert found in ([8, 4], [8, 16, 4])
 
     @settings(deadline=None)
     @given(junk=st.lists(st.tuples(st.integers(0, 2**20), st.binary(min_size=1)), max_size=4))
     def test_damage_anywhere(self, tmp_path_factory, junk):
         path = tmp_path_factory.mktemp("records") / "records.jsonl"
-        records.append(path, [record(rows) for rows in range(1, 30)])
+        file.append(path, [record(rows) for rows in range(1, 30)])
         content = path.read_bytes()
         hit = set()
         for place, noise in junk:
@@ -112,14 +112,14 @@ class TestFiles:
             hit.add(content[:place].count(b"\n"))
             content = content[:place] + noise.replace(b"\n", b"\r") + content[place:]
         path.write_bytes(content)
-        found = {r.plan.get("column_rows") for r in records.read(path).of(KEY)}
+        found = {r.plan.get("column_rows") for r in file.read(path).of(KEY)}
         assert found >= {rows for rows in range(1, 30) if rows - 1 not in hit}
 
     def test_one_warning_says_which_line(self, tmp_path, caplog):
         path = tmp_path / "records.jsonl"
         other = record(16).to_json().replace('"version": 1', '"version": 7')
         path.write_text(f"{record(8).to_json()}\n{other}\nnonsense\n\xff\n", "latin-1")
-        assert len(records.read(path)) == 1
+        assert len(file.read(path)) == 1
         (message,) = [r.getMessage() for r in caplog.records]
         assert message == (
             f"{path}: line 2 is of version 7, and this tvm-sparse reads 1 "
@@ -128,11 +128,11 @@ class TestFiles:
 
     def test_merging_is_cat(self, tmp_path):
         one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-        records.append(one, [record(8, turn="a"), record(16, FAST, "a")])
-        records.append(two, [record(8, turn="b", at=2.0)])
+        file.append(one, [record(8, turn="a"), record(16, FAST, "a")])
+        file.append(two, [record(8, turn="b", at=2.0)])
         both = tmp_path / "both.jsonl"
         both.write_bytes(two.read_bytes() + one.read_bytes() + one.read_bytes())
-        found = records.read(both)
+        found = file.read(both)
         assert len(found) == 3
         assert found.best(KEY).plan == {"column_rows": 16}
 
@@ -140,23 +140,23 @@ class TestFiles:
         path = tmp_path / "records.jsonl"
         context = multiprocessing.get_context("spawn")
         with context.Pool(4) as pool:
-            pool.starmap(records.append, [(path, [record(i)] * 3) for i in range(40)])
+            pool.starmap(file.append, [(path, [record(i)] * 3) for i in range(40)])
         assert len(path.read_text().splitlines()) == 120
-        assert len(records.read(path)) == 40
+        assert len(file.read(path)) == 40
 
     def test_missing(self, tmp_path):
         with pytest.raises(RecordsError, match=r"no\.jsonl: cannot be read: No such file"):
-            records.read(tmp_path / "no.jsonl")
+            file.read(tmp_path / "no.jsonl")
 
     def test_not_writable(self, tmp_path):
         with pytest.raises(RecordsError, match="cannot be written: Is a directory"):
-            records.append(tmp_path, [record(8)])
+            file.append(tmp_path, [record(8)])
 
     def test_the_users_data_folder(self, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-        assert records.default_path() == tmp_path / "tvm-sparse" / "records.jsonl"
-        records.append(records.default_path(), [record(8)])
-        assert stat.S_ISREG(records.default_path().stat().st_mode)
+        assert file.default_path() == tmp_path / "tvm-sparse" / "records.jsonl"
+        file.append(file.default_path(), [record(8)])
+        assert stat.S_ISREG(file.default_path().stat().st_mode)
 
 
 class TestBest:

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 import tvm_sparse
-from tvm_sparse import board_benchmark, cli, remote, testing
-from tvm_sparse.board_benchmark import measure_on_board
+from tvm_sparse import testing
+from tvm_sparse.bench import on_board
+from tvm_sparse.bench.on_board import measure_on_board
+from tvm_sparse.cli import main
 from tvm_sparse.errors import RemoteError
-from tvm_sparse.remote import Board, RemoteEngine
+from tvm_sparse.runtime import board as remote
+from tvm_sparse.runtime.board import Board, RemoteEngine
 
 SHAPES = {"x": (1, 20, 32)}
 KEY = "here"
@@ -96,7 +99,7 @@ def test_the_command_line_measures_a_model_on_a_board(model, board, tmp_path, ca
     arguments = ["--tracker", f"{board.host}:{board.port}", "--key", KEY, "--json", "results.json"]
     arguments[-1] = str(tmp_path / "results.json")
     quick = ["--rounds", "2", "--seconds", "0"]
-    assert cli.main(["benchmark", str(model), "--shape", "x=1,20,32", *quick, *arguments]) == 0
+    assert main.main(["benchmark", str(model), "--shape", "x=1,20,32", *quick, *arguments]) == 0
     table = capsys.readouterr().out
     assert f"mlp on here at the tracker 127.0.0.1:{board.port}, 2 threads" in table
     (comparison,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
@@ -117,7 +120,7 @@ def test_a_library_runs_as_it_does_here(library, board):
 
 
 def test_wrong_outputs_are_reported_and_not_timed(model, board, monkeypatch):
-    monkeypatch.setattr(board_benchmark, "_reference", lambda *_: [np.ones((1, 20, 48))])
+    monkeypatch.setattr(on_board, "_reference", lambda *_: [np.ones((1, 20, 48))])
     comparison = measure_on_board(model, board, SHAPES)
     (ours,) = comparison.measurements
     assert ours.failure.startswith("wrong outputs: relative error")
@@ -180,12 +183,12 @@ def test_a_board_that_stops_is_a_lost_session(library, port):
     ],
 )
 def test_options_that_do_not_fit(arguments, message, capsys):
-    assert cli.main(["benchmark", "model.onnx", *arguments]) == 2
+    assert main.main(["benchmark", "model.onnx", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["host", ":9090", "host:0", "host:99999", "host:x"])
 def test_addresses_have_a_host_and_a_port(address, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["benchmark", "model.onnx", "--rpc", address])
+        main.main(["benchmark", "model.onnx", "--rpc", address])
     assert "is not like 192.168.1.20:9090" in capsys.readouterr().err

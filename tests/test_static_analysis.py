@@ -1,8 +1,9 @@
 import pytest
 
-from tvm_sparse import static_analysis, testing
+from benchmarks import llvm_mca as static_analysis
+from benchmarks.llvm_mca import CORES, estimate, inner_loop
+from tvm_sparse import testing
 from tvm_sparse.errors import ToolError
-from tvm_sparse.static_analysis import CORES, estimate, inner_loop
 
 LOOPS = """
 main:

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import tvm
 
+from tvm_sparse.cpu.profile import PROFILES, CpuProfile, native, profile
 from tvm_sparse.errors import TargetError
-from tvm_sparse.targets import PROFILES, CpuProfile, native, profile
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -57,7 +57,7 @@ def test_boards_with_the_same_core_differ():
 
 
 def test_boards_say_their_instruction_set():
-    from tvm_sparse.library import instruction_sets
+    from tvm_sparse.runtime.library import instruction_sets
 
     sets = {name: instruction_sets(cpu.to_target()) for name, cpu in PROFILES.items()}
     assert {sets[name] for name, cpu in PROFILES.items() if cpu.architecture == "aarch64"} == {

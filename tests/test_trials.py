@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tvm_sparse import records, trials
 from tvm_sparse.errors import RemoteError, TuningError
-from tvm_sparse.measuring import Arguments, Build, Builders, Device, RemoteDevice
-from tvm_sparse.records import Key
-from tvm_sparse.remote import Board
-from tvm_sparse.trials import Store, Task
+from tvm_sparse.records import file
+from tvm_sparse.records.file import Key
+from tvm_sparse.runtime.board import Board
+from tvm_sparse.tuning import trials
+from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device, RemoteDevice
+from tvm_sparse.tuning.trials import Store, Task
 
 DATA = Path(__file__).parent / "data"
 KEY = Key("tiny", "here", 1)
@@ -82,7 +83,7 @@ def test_finds_the_fastest(arguments, builders, device, store):
 
 
 def test_bad_candidates_are_failed_trials(arguments, builders, device, store, monkeypatch):
-    monkeypatch.setattr("tvm_sparse.measuring.LOAD_SECONDS", 1.0)
+    monkeypatch.setattr("tvm_sparse.tuning.devices.LOAD_SECONDS", 1.0)
     faults = ["build raises", "build crashes", "build hangs", "crashes", "hangs", "is wrong"]
     monkeypatch.setattr(builders, "_limit", 1.0)
     bad = [{"work": 50, "fault": fault} for fault in faults]
@@ -134,8 +135,8 @@ TUNE = """
     import sys
     from pathlib import Path
     from tvm_sparse import trials
-    from tvm_sparse.measuring import Arguments, Build, Builders, Device
-    from tvm_sparse.records import Key
+    from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device
+    from tvm_sparse.records.file import Key
 
     if __name__ == "__main__":
         # Also where the tests run in the background of a shell, which has it ignored.
@@ -167,14 +168,14 @@ def test_ended_in_the_middle_and_taken_up_again(arguments, tmp_path, how):
         left, _ = process.communicate(timeout=20)
     assert process.returncode != 0
     done = len([line for line in (*printed, *left.splitlines()) if line.strip()])
-    first = records.read(path)
+    first = file.read(path)
     tried = {record.plan["work"] for record in first.of(KEY)}
     assert len(tried) - 1 in (done, done + 1)  # the default is no trial
 
     command[-1] = str(len(tried) + 5)
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout.splitlines()[-1] == f"{5} {5}"
-    both = records.read(path)
+    both = file.read(path)
     assert len(both) > len(first)
     trials_of = [
         [record.plan["work"] for record in turn[1:]] for turn in turns_of(both) if len(turn) == 2

@@ -8,21 +8,17 @@ import numpy as np
 import pytest
 from onnx.helper import make_node
 
-from tvm_sparse import (
-    api,
-    candidate_libraries,
-    cli,
-    records,
-    region_candidates,
-    targets,
-    testing,
-    tuning,
-    tuning_report,
-)
-from tvm_sparse.columns import ColumnPlan, Stops, part
+from tvm_sparse import compiler, testing
+from tvm_sparse.cli import main
+from tvm_sparse.columns.rows import ColumnPlan, Stops, part
+from tvm_sparse.cpu import profile
 from tvm_sparse.errors import TuningError
-from tvm_sparse.recorded_plans import RecordedPlans, from_fields, region_key, target_key, to_fields
-from tvm_sparse.records import Records
+from tvm_sparse.records import file
+from tvm_sparse.records.best import RecordedPlans, from_fields, region_key, target_key, to_fields
+from tvm_sparse.records.file import Records
+from tvm_sparse.report import tuned as tuning_report
+from tvm_sparse.tuning import libraries, tune
+from tvm_sparse.tuning import regions as region_candidates
 
 SHAPES = {"x": (1, 32, 160, 160)}
 
@@ -44,12 +40,12 @@ def model(tmp_path_factory):
 def tuned(model, tmp_path_factory):
     """Tune once, with few trials; returns the file of records and the result."""
     path = tmp_path_factory.mktemp("records") / "records.jsonl"
-    return path, tuning.tune(model, threads=1, trials_per_region=3, records=path)
+    return path, tune.tune(model, threads=1, trials_per_region=3, records=path)
 
 
 def test_every_trial_is_recorded(tuned):
     path, regions = tuned
-    found = records.read(path)
+    found = file.read(path)
     assert {region.kind for region in regions} == {"layers", "regions", "model"}
     for region in regions:
         assert region.outcome.failures == ()
@@ -63,17 +59,17 @@ def test_compile_uses_the_records(model, tuned):
     region = region_of(tuned)
     plan = ColumnPlan(region.shape.height, 5, "carry")
     plans = RecordedPlans(Records(turn_of(region, plan)), "my records")
-    api.compile(model, threads=1, records=plans)
+    compiler.compile(model, threads=1, records=plans)
     assert (plans.by_records, plans.by_cost_model) == (1, 0)
     assert plans.summary() == "tensor columns planned: 1 by my records"
 
 
 def test_compile_uses_the_kernels_of_layers(model, tuned):
     path, parts = tuned
-    known = records.read(path)
+    known = file.read(path)
     keys = [part.outcome.task.key for part in parts if part.kind == "layers"]
     plans = RecordedPlans(Records([r for key in keys for r in known.of(key)]), "my records")
-    engine = api.compile(model, threads=1, records=plans)
+    engine = compiler.compile(model, threads=1, records=plans)
     assert plans.summary().endswith("; kernels of 1 kind of layer by my records")
     x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
     expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
@@ -89,18 +85,18 @@ def region_of(tuned):
 def turn_of(region, plan):
     """Return a turn in which a plan was much faster than the operators one by one."""
     key, apart = region.outcome.task.key, to_fields(region_candidates.one_by_one(region.shape))
-    slow = records.Record(key, apart, (2.0,), "a", at=1.0)
-    return [slow, records.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
+    slow = file.Record(key, apart, (2.0,), "a", at=1.0)
+    return [slow, file.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
 
 
 @pytest.mark.parametrize("choices, is_refused", [("cost model", True), ("records 12", False)])
 def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refused):
     path, (*_, whole) = tuned
     assert whole.kind == "model"
-    verdict = records.Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
-    plans = RecordedPlans(records.read(path), str(path))
+    verdict = file.Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
+    plans = RecordedPlans(file.read(path), str(path))
     plans.records.add(verdict)
-    api.compile(model, threads=1, records=plans)
+    compiler.compile(model, threads=1, records=plans)
     assert plans.is_refused == is_refused
     assert bool(plans.kernels) != is_refused
     assert ("as a whole faster than with" in plans.summary()) == is_refused
@@ -108,7 +104,7 @@ def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refuse
 
 def test_a_record_decides_the_plan(model, tuned, monkeypatch):
     """A plan that the cost model would not choose reaches the schedule."""
-    from tvm_sparse.passes import lower_regions
+    from tvm_sparse.passes.lower import lower_regions
 
     region = region_of(tuned)
     plan = ColumnPlan(region.shape.height, 5, "recompute")
@@ -121,7 +117,7 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
         return schedule(region, plan)
 
     monkeypatch.setattr(lower_regions, "tensor_column", note)
-    api.compile(model, threads=1, records=RecordedPlans(Records(measured)))
+    compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
     assert plan.fitted(region.shape) in used
 
 
@@ -130,7 +126,7 @@ def test_recorded_stops_cut_a_region(model, tuned):
     count = len(region.shape.stages)
     for stops in (Stops(tuple(range(1, count))), Stops((1,))):
         measured = turn_of(region, stops)
-        engine = api.compile(model, threads=1, records=RecordedPlans(Records(measured)))
+        engine = compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
         x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
         expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
         actual = engine.run({"x": x})["y"]
@@ -159,7 +155,7 @@ def test_parts_of_a_region(tuned):
 def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     path, region = tuned[0], region_of(tuned)
     plans = RecordedPlans.read(path)
-    found = plans.on(candidate_libraries.processor(target, threads))(region.shape)
+    found = plans.on(libraries.processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
         assert found.plan == from_fields(region.outcome.best.plan)
         assert found.share > 0  # of the time that its operators take one by one: above 1, if slower
@@ -170,9 +166,7 @@ def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
 def test_the_users_records(model, tuned, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert len(RecordedPlans.read(None).records) == 0
-    records.append(
-        records.default_path(), records.read(tuned[0]).of(region_of(tuned).outcome.task.key)
-    )
+    file.append(file.default_path(), file.read(tuned[0]).of(region_of(tuned).outcome.task.key))
     assert RecordedPlans.read(None).records.best(region_of(tuned).outcome.task.key) is not None
 
 
@@ -181,17 +175,17 @@ def test_lanes_of_tokens(tmp_path):
     path = tmp_path / "records.jsonl"
     model = testing.write_mlp(tmp_path / "mlp.onnx")
     shapes = {"x": (2, 96, 32)}
-    first, *others = tuning.tune(model, shapes, threads=1, trials_per_region=1, records=path)
+    first, *others = tune.tune(model, shapes, threads=1, trials_per_region=1, records=path)
     assert first.kind == "lanes"
     assert first.outcome.trials == 1
     assert "layers" in {other.kind for other in others}
     size = path.stat().st_size
-    tuning.tune(model, shapes, threads=1, trials_per_region=1, records=path)
+    tune.tune(model, shapes, threads=1, trials_per_region=1, records=path)
     assert path.stat().st_size == size
     _, lanes = (plan["lanes"] for plan in first.outcome.task.plans)
-    fast = records.Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
+    fast = file.Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
     plans = RecordedPlans(Records([fast]), "records")
-    engine = api.compile(model, shapes, threads=1, records=plans)
+    engine = compiler.compile(model, shapes, threads=1, records=plans)
     assert plans.summary().endswith(f"{lanes} lanes by records")
     x = np.random.default_rng(0).standard_normal(shapes["x"], "float32")
     (expected,) = testing.onnxruntime_outputs(model, {"x": x}).values()
@@ -201,16 +195,16 @@ def test_lanes_of_tokens(tmp_path):
 
 def test_another_target_needs_a_device(model):
     with pytest.raises(TuningError, match=r"rpi4 is not this machine .*--tracker"):
-        tuning.tune(model, target="rpi4")
+        tune.tune(model, target="rpi4")
 
 
 def test_keys_know_structure_and_processor(tuned):
     region = region_of(tuned).shape
-    here = targets.native()
+    here = profile.native()
     assert region_key(region) == region_key(region)
     names = [stage.name for stage in region.stages]
     assert names[-1] in region_key(region)
-    assert target_key(here) != target_key(targets.profile("rpi4"))
+    assert target_key(here) != target_key(profile.profile("rpi4"))
 
 
 @pytest.mark.parametrize(
@@ -240,15 +234,15 @@ def test_command_line(model, tuned, capfd, tmp_path):
     path, _ = tuned
     common = [str(model), "--threads", "1", "--records", str(path)]
     plot = tmp_path / "p.png"
-    assert cli.main(["tune", *common, "--trials", "3", "--plot", str(plot)]) == 0
+    assert main.main(["tune", *common, "--trials", "3", "--plot", str(plot)]) == 0
     assert "; regions: " in capfd.readouterr().out
     assert plot.exists()
-    assert cli.main(["tune", *common, "--trials", "3", "--json"]) == 0
+    assert main.main(["tune", *common, "--trials", "3", "--json"]) == 0
     assert len(json.loads(capfd.readouterr().out)) >= 2
-    assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so")]) == 0
+    assert main.main(["compile", *common, "-o", str(tmp_path / "a.so")]) == 0
     assert str(path) in capfd.readouterr().out
     common[-1] = "off"
-    assert cli.main(["compile", *common, "-o", str(tmp_path / "a.so"), "--json"]) == 0
+    assert main.main(["compile", *common, "-o", str(tmp_path / "a.so"), "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["regions"]["by_records"] == 0
 
 
@@ -265,6 +259,6 @@ def test_report(tuned, tmp_path):
 def test_plot(tuned, tmp_path):
     drawing = tmp_path / "tuning.png"
     tuning_report.check_plot(drawing)
-    tuning_report.plot(tuned[1], drawing, candidate_libraries.processor("native", 1))
+    tuning_report.plot(tuned[1], drawing, libraries.processor("native", 1))
     assert drawing.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [drawing]

@@ -7,8 +7,8 @@ import pytest
 from onnx import numpy_helper
 
 import tvm_sparse
-from tvm_sparse import models
-from tvm_sparse.vision_builder import VisionBuilder
+from tvm_sparse.zoo import recipes
+from tvm_sparse.zoo.vision_builder import VisionBuilder
 
 TINY = ("resnet-tiny", "mobilenet-tiny", "efficientnet-tiny", "yolo-tiny")
 
@@ -30,7 +30,7 @@ def build(tmp_path_factory):
 
     def build(name):
         path = folder / f"{name}.onnx"
-        return path if path.exists() else models.recipe(name).build(path)
+        return path if path.exists() else recipes.recipe(name).build(path)
 
     return build
 
@@ -55,7 +55,7 @@ def weights_of(path):
 def test_models_are_valid_and_their_outputs_depend_on_the_input(build, family):
     path = build(f"{family}-90")
     onnx.checker.check_model(path, full_check=True)
-    (shape,) = models.recipe(f"{family}-90").shapes.values()
+    (shape,) = recipes.recipe(f"{family}-90").shapes.values()
     first, second = (run(path, shape, seed) for seed in (0, 1))
     assert np.abs(first - second).max() > 0.2 * np.abs(first).max()
 
@@ -73,7 +73,7 @@ def test_every_layer_keeps_the_signal(build, family):
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in convolutions)
     session = session_of(model.SerializeToString())
-    (shape,) = models.recipe(f"{family}-90").shapes.values()
+    (shape,) = recipes.recipe(f"{family}-90").shapes.values()
     x = np.random.default_rng(1).standard_normal((4, *shape[1:]), np.float32)
     for name, y in zip(
         convolutions, session.run(None, {session.get_inputs()[0].name: x}), strict=True
@@ -106,7 +106,7 @@ def test_sparsity_is_exact_and_the_rest_dense(build, family, percent):
 @pytest.mark.parametrize("family", TINY)
 def test_compiled_models_are_right(build, family):
     path = build(f"{family}-80")
-    shapes = models.recipe(f"{family}-80").shapes
+    shapes = recipes.recipe(f"{family}-80").shapes
     engine = tvm_sparse.compile(path, shapes)
     ((name, shape),) = shapes.items()
     x = np.random.default_rng(2).standard_normal(shape, np.float32)
@@ -117,7 +117,7 @@ def test_compiled_models_are_right(build, family):
 
 def test_batches_are_dynamic(build):
     for family in ("resnet-tiny", "yolo-tiny"):
-        (shape,) = models.recipe(f"{family}-80").shapes.values()
+        (shape,) = recipes.recipe(f"{family}-80").shapes.values()
         path = build(f"{family}-80")
         both = run(path, (2, *shape[1:]))
         single = run(path, shape)
@@ -167,7 +167,7 @@ def test_boxes_of_yolov8_follow_its_definition(build):
 
 def test_the_same_seed_gives_the_same_file(build, tmp_path):
     first = build("mobilenet-tiny-80").read_bytes()
-    assert models.recipe("mobilenet-tiny-80").build(tmp_path / "m").read_bytes() == first
+    assert recipes.recipe("mobilenet-tiny-80").build(tmp_path / "m").read_bytes() == first
 
 
 def test_a_convolution_is_centred_and_scaled_on_noise():

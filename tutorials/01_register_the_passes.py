@@ -52,7 +52,7 @@ network.show(show_meta=False)
 # choose kernels want to know the CPU; a TVM target says it, or a profile by name.
 
 from tvm_sparse import passes
-from tvm_sparse.targets import native
+from tvm_sparse.cpu.profile import native
 
 cpu = native()
 

@@ -44,10 +44,10 @@ model = testing.write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], we
 # The command line does the same: ``tvm-sparse tune model.onnx --plot times.png``. On a farm of
 # boards it is ``tvm-sparse tune model.onnx --target rpi4 --tracker HOST:PORT --key rpi4``.
 
-from tvm_sparse import tuning
+from tvm_sparse.tuning import tune
 
 records_file = folder / "records.jsonl"
-tuned = tuning.tune(model, threads=1, trials_per_region=4, records=records_file)
+tuned = tune.tune(model, threads=1, trials_per_region=4, records=records_file)
 for region in tuned:
     print(region.name)
     print("  cost model:", dict(region.outcome.task.plans[0]))
@@ -63,7 +63,7 @@ for line in records_file.read_text().splitlines()[:3]:
     print(line)
 
 size = records_file.stat().st_size
-tuning.tune(model, threads=1, trials_per_region=4, records=records_file)
+tune.tune(model, threads=1, trials_per_region=4, records=records_file)
 assert records_file.stat().st_size == size
 
 # %%
@@ -73,7 +73,7 @@ assert records_file.stat().st_size == size
 # writes by default. Only records of the same processor and number of threads are used. Where
 # operators were measured to be faster one by one, no columns are formed.
 
-from tvm_sparse.recorded_plans import RecordedPlans
+from tvm_sparse.records.best import RecordedPlans
 
 plans = RecordedPlans.read(records_file)
 engine = tvm_sparse.compile(model, threads=1, records=plans)

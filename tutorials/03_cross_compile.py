@@ -13,7 +13,7 @@ it is run there.
 # ------------
 # A profile says what the kernels need to know of a core. ``tvm-sparse targets`` lists all of them.
 
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
 
 board = profile("rpi4")
 for cpu in (native(), board):
@@ -64,7 +64,7 @@ network = builder.get()
 # The same layer is tiled differently: shorter vectors, and a block of input channels that fits in
 # the board's smaller cache.
 
-from tvm_sparse.cost_model import sparse_tiling
+from tvm_sparse.tilings.choice import sparse_tiling
 
 for cpu in (native(), board):
     lanes = cpu.panel_lanes(TOKENS)

@@ -14,14 +14,19 @@ if importlib.util.find_spec("tvm_sparse.passes") is None:
 
 if TYPE_CHECKING:
     from tvm_sparse import passes, schedules
-    from tvm_sparse.api import compile, load
-    from tvm_sparse.engine import Engine
+    from tvm_sparse.compiler import compile, load
     from tvm_sparse.errors import TvmSparseError
+    from tvm_sparse.runtime.engine import Engine
 
 __all__ = ["Engine", "TvmSparseError", "compile", "load", "passes", "schedules"]
 __version__ = "0.1.0"
 
-_HOME = {"Engine": "engine", "TvmSparseError": "errors", "compile": "api", "load": "api"}
+_HOME = {
+    "Engine": "runtime.engine",
+    "TvmSparseError": "errors",
+    "compile": "compiler",
+    "load": "compiler",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,5 @@
 """``python -m tvm_sparse``."""
 
-from tvm_sparse.cli import main
+from tvm_sparse.cli.main import main
 
 raise SystemExit(main())

@@ -20,7 +20,7 @@ import onnx
 from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.errors import InputError
-from tvm_sparse.onnx_file import read_model, write_model
+from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 SCOPES = ("uniform", "global", "block")
 BLOCK = 4

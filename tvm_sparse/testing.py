@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.building import build
-from tvm_sparse.column_options import Columns, OverlapOption
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.passes.form_regions import FormRegions
-from tvm_sparse.passes.region_planner import PlanFor, RegionPlanner
-from tvm_sparse.schedules.panel_memory import Images
-from tvm_sparse.schedules.slice_channels import SliceChannels
+from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.passes.regions.form_regions import FormRegions
+from tvm_sparse.passes.regions.region_planner import PlanFor, RegionPlanner
+from tvm_sparse.schedules.emit.panel_memory import Images
+from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
-from tvm_sparse.targets import CpuProfile, native
+from tvm_sparse.sizes.conv2d import Conv2d
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy

@@ -8,9 +8,9 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 
 from tvm_sparse.building import build
-from tvm_sparse.passes.accept_unaligned import AcceptUnaligned
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.schedules import ImageToPanels, kernel
-from tvm_sparse.targets import native, profile
 from tvm_sparse.testing import assembly, at_offset, image_panels
 
 

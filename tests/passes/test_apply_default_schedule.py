@@ -3,8 +3,8 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 
 
 def module() -> tvm.IRModule:

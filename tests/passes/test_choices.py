@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from tvm_sparse.conv_cost_model import DenseConvTiling, DepthwiseTiling
-from tvm_sparse.cost_model import DenseTiling
-from tvm_sparse.formats import SparseTiling
-from tvm_sparse.passes import operators, pipeline
-from tvm_sparse.passes.choices import Choices, token_network
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.formats.sparse import SparseTiling
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.records.choices import Choices, token_network
 from tvm_sparse.testing import dataflow, pruned
+from tvm_sparse.tilings.choice import DenseTiling
+from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
 
 CPU = profile("haswell")
 RNG = np.random.default_rng(0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from tvm_sparse.passes.constant_layers import WIDEST, match_conv2d
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.passes.sparsify.constant_layers import WIDEST, match_conv2d
 from tvm_sparse.testing import dataflow
 
 

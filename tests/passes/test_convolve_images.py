@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from tvm_sparse.conv_cost_model import sparse_conv_tiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.convolve_images import convolve_images
-from tvm_sparse.passes.lower_operators import LowerOperators
-from tvm_sparse.passes.lower_regions import LowerRegions
-from tvm_sparse.schedules.conv2d import pack_conv2d
-from tvm_sparse.targets import native
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.lower.lower_operators import LowerOperators
+from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.regions.convolve_images import convolve_images
+from tvm_sparse.schedules.operators.conv2d import pack_conv2d
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import conv2d_reference, dataflow, losing_regions, operators_of, pruned, run
+from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
 
 CPU = native()
 CONV = Conv2d(1, 8, 12, 16, 8, (3, 3), padding=(1, 1, 1, 1), lanes_in=16, lanes_out=16)

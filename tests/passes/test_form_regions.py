@@ -7,13 +7,13 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_sparse.columns import ColumnPlan, Measured, Stops
-from tvm_sparse.convolution import Conv2d
+from tvm_sparse.columns.rows import ColumnPlan, Measured, Stops
+from tvm_sparse.cpu.profile import profile
 from tvm_sparse.errors import InputError
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.form_regions import REGION, REGIONS, FormRegions
-from tvm_sparse.pooling import Pool2d
-from tvm_sparse.targets import profile
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.regions.form_regions import REGION, REGIONS, FormRegions
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.testing import dataflow, losing_regions
 
 CPU = profile("skylake-avx512")

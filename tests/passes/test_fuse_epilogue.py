@@ -7,8 +7,8 @@ from tvm import relax
 from tvm.relax.op import add
 from tvm.relax.op.nn import gelu, relu
 
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.fuse_epilogue import FuseEpilogue
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.testing import dataflow, operators_of
 
 PANELS = (2, 3, 16)

@@ -7,21 +7,21 @@ from tvm import relax
 from tvm_ffi import structural_equal
 
 import tvm_sparse
-from tvm_sparse import models
-from tvm_sparse.api import import_module
-from tvm_sparse.benchmarking import output_error, random_inputs
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.passes import operators as panel
+from tvm_sparse.bench.comparison import output_error, random_inputs
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.compiler import import_module
+from tvm_sparse.cpu.profile import native
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.form_regions import REGIONS
-from tvm_sparse.passes.lower_regions import LowerRegions
-from tvm_sparse.recorded_plans import RecordedPlans
-from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d
-from tvm_sparse.schedules.epilogue import Epilogue
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.regions.form_regions import REGIONS
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
-from tvm_sparse.targets import native
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs
+from tvm_sparse.zoo import recipes
 
 CPU = native()
 PANELS = (24, 8, 16)
@@ -129,7 +129,7 @@ def test_functions_without_regions_stay():
 
 
 def shapes_of(name, batch):
-    return {key: (batch, *shape[1:]) for key, shape in models.recipe(name).shapes.items()}
+    return {key: (batch, *shape[1:]) for key, shape in recipes.recipe(name).shapes.items()}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def shapes_of(name, batch):
     ],
 )
 def test_whole_models(tmp_path, name, batch, columns, overlap):
-    path = models.recipe(name).build(tmp_path / "model.onnx")
+    path = recipes.recipe(name).build(tmp_path / "model.onnx")
     imported = import_module(path, shapes_of(name, batch))
     formed = losing_regions(CPU, columns, overlap)
     phases = [*pipeline.canonicalize(), *pipeline.sparsify(CPU), formed, *pipeline.lower(CPU)]
@@ -161,7 +161,7 @@ def test_whole_models(tmp_path, name, batch, columns, overlap):
 
 def test_the_modes_of_compile_agree(tmp_path):
     name = "resnet-tiny-90"
-    path = models.recipe(name).build(tmp_path / "model.onnx")
+    path = recipes.recipe(name).build(tmp_path / "model.onnx")
     inputs, outputs, planned = None, [], []
     for columns, overlap in (("off", "auto"), ("auto", "auto"), (4, "carry")):
         options = {"columns": columns, "overlap": overlap, "records": RecordedPlans()}

@@ -7,11 +7,11 @@ from tvm import relax
 from tvm.relax.op import add, concat, multiply
 from tvm.relax.op.nn import relu
 
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
-from tvm_sparse.pooling import Pool2d
-from tvm_sparse.resizing import Resize2d
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
+from tvm_sparse.sizes.pool2d import Pool2d
+from tvm_sparse.sizes.resize2d import Resize2d
 from tvm_sparse.testing import dataflow, operators_of, pruned, run
 
 CPU = profile("haswell")

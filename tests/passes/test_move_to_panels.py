@@ -9,9 +9,9 @@ from tvm import relax
 from tvm.relax.op import add, reshape
 from tvm.relax.op.nn import attention, gelu, layer_norm
 
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.move_to_panels import MoveToPanels
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.testing import dataflow, operators_of
 
 CPU = profile("haswell")  # 16 lanes

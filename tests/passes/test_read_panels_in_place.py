@@ -4,11 +4,11 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes import operators
-from tvm_sparse.passes.move_images_to_panels import MoveImagesToPanels
-from tvm_sparse.passes.operators import is_call_to
-from tvm_sparse.passes.read_panels_in_place import ReadPanelsInPlace
-from tvm_sparse.targets import native
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import is_call_to
+from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
+from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 
 OPS = relax.op
 

@@ -6,8 +6,8 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
-from tvm_sparse.passes.recompose_attention import RecomposeAttention
-from tvm_sparse.passes.sink_views import SinkViews
+from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 
 B, S, H, D = 2, 5, 4, 8
 LOWEST = float(np.finfo(np.float32).min)

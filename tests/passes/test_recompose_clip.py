@@ -8,8 +8,8 @@ import pytest
 import tvm
 from tvm import relax, topi
 
-from tvm_sparse.importer import import_onnx
-from tvm_sparse.passes.recompose_clip import RecomposeClip
+from tvm_sparse.frontends.onnx_importer import import_onnx
+from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.testing import dataflow, operators_of, write_onnx
 
 SHAPE = (2, 3)

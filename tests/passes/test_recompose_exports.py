@@ -9,12 +9,12 @@ import pytest
 import tvm
 from tvm import relax
 
-from tvm_sparse.importer import import_onnx
-from tvm_sparse.passes.recompose_attention import RecomposeAttention
-from tvm_sparse.passes.recompose_gelu import RecomposeGelu
-from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
-from tvm_sparse.passes.recompose_silu import RecomposeSilu
-from tvm_sparse.passes.split_linear import SplitLinear
+from tvm_sparse.frontends.onnx_importer import import_onnx
+from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
+from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
+from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.testing import operators_of
 
 DATA = Path(__file__).parents[1] / "data"

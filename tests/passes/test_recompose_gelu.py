@@ -6,7 +6,7 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_sparse.passes.recompose_gelu import RecomposeGelu
+from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.testing import dataflow
 
 

@@ -7,9 +7,9 @@ import tvm
 from tvm import relax
 from tvm.relax.op import add, clip, divide, multiply
 
-from tvm_sparse.importer import import_onnx
-from tvm_sparse.passes import operators
-from tvm_sparse.passes.recompose_hard_swish import RecomposeHardSwish
+from tvm_sparse.frontends.onnx_importer import import_onnx
+from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
+from tvm_sparse.passes.ir import operators
 from tvm_sparse.testing import dataflow, operators_of, run, write_onnx
 
 SHAPE = (2, 40)

@@ -4,7 +4,7 @@ import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_sparse.passes.recompose_layer_norm import RecomposeLayerNorm
+from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 
 # The float32 nearest to the usual epsilon: attributes are doubles.
 EPSILON = float(np.float32(1e-5))

@@ -2,7 +2,7 @@ import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_sparse.passes.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 
 
 def test_both_orders_become_one_operator():

@@ -2,7 +2,7 @@ import tvm
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from tvm_sparse.passes.recompose_square import RecomposeSquare
+from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 
 
 def test_only_squares_become_products():

@@ -2,7 +2,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.sink_views import SinkViews
+from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.testing import dataflow
 
 W = relax.const(np.arange(48).reshape(8, 6) / 48, "float32")

@@ -8,13 +8,13 @@ import tvm
 from tvm import relax
 from tvm.relax.op.nn import conv2d
 
-from tvm_sparse.conv_cost_model import sparse_conv_tiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.sparsify_weights import SparsifyWeights
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import dataflow, operators_of, pruned
+from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
 
 CPU = profile("haswell")
 SHAPE = (1, 64, 28, 28)

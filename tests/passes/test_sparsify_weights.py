@@ -8,15 +8,15 @@ import tvm
 from tvm import relax
 from tvm.relax.op import matmul
 
-from tvm_sparse import cost_model
-from tvm_sparse.formats import PackedSparse
-from tvm_sparse.passes import operators as panel
-from tvm_sparse.passes.measure_sparsity import MeasureSparsity
-from tvm_sparse.passes.pack_dense_weights import PackDenseWeights
-from tvm_sparse.passes.sparsify_weights import SparsifyWeights
-from tvm_sparse.schedules.linear import pack_linear
-from tvm_sparse.targets import profile
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
+from tvm_sparse.schedules.operators.linear import pack_linear
 from tvm_sparse.testing import dataflow, operators_of, pruned
+from tvm_sparse.tilings import choice
 
 CPU = profile("haswell")
 LANES = 16
@@ -32,7 +32,7 @@ def test_a_pruned_weight_becomes_sparse():
     weight, before = network(0.05)
     density = np.count_nonzero(weight) / weight.size
     rows = SHAPE[0] * -(-SHAPE[1] // LANES)
-    tiling = cost_model.sparse_tiling(128, 256, rows, LANES, CPU)
+    tiling = choice.sparse_tiling(128, 256, rows, LANES, CPU)
     packed = PackedSparse.from_dense(np.ascontiguousarray(weight.T), LANES, tiling)
 
     def after(emit, x):

@@ -2,7 +2,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.split_linear import SplitLinear
+from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.testing import dataflow
 
 RNG = np.random.default_rng(0)

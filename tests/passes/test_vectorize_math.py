@@ -8,8 +8,8 @@ import scipy.special
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.vectorize_math import VectorizeMath
-from tvm_sparse.targets import native
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 
 REFERENCES = {
     relax.op.exp: np.exp,

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from tvm_sparse.passes.operators import static_shape
-from tvm_sparse.passes.views import View
+from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.ir.views import View
 
 
 def tensor(*shape):

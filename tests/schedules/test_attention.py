@@ -9,9 +9,9 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.schedules.attention import Attention, attention
-from tvm_sparse.targets import native, profile
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.testing import run_in_columns
 
 FLOAT_MIN = np.finfo("float32").min

@@ -4,10 +4,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.resizing import COORDINATES, Resize2d
-from tvm_sparse.schedules.bilinear2d import Bilinear2d, bilinear2d
-from tvm_sparse.targets import CpuProfile, native, profile
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
+from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
 
 NEON = CpuProfile(

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan, Tensor
-from tvm_sparse.schedules.concat import Concat, concat
-from tvm_sparse.targets import native
+from tvm_sparse.columns.rows import ColumnPlan, Tensor
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.schedules.operators.concat import Concat, concat
 from tvm_sparse.testing import run_in_columns, run_kernel
 
 

@@ -7,9 +7,9 @@ import pytest
 import tvm
 from tvm import relax, tirx
 
-from tvm_sparse.passes.apply_default_schedule import ApplyDefaultSchedule
-from tvm_sparse.passes.vectorize_math import VectorizeMath
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 
 OPS = relax.op
 

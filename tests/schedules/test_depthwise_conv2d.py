@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.conv_cost_model import depthwise_tiling
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.schedules.depthwise_conv2d import depthwise_conv2d
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.static_analysis import inner_loop
-from tvm_sparse.targets import native, profile
+from benchmarks.llvm_mca import inner_loop
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import (
     assembly,
     conv2d_problems,
@@ -20,6 +19,7 @@ from tvm_sparse.testing import (
     panel_image,
     run_kernel,
 )
+from tvm_sparse.tilings.sparse_conv2d import depthwise_tiling
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 ACTIVATIONS = {

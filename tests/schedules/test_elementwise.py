@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan, RowMap, Tensor
-from tvm_sparse.schedules.elementwise import BINARY, Elementwise, elementwise
-from tvm_sparse.targets import native, profile
+from tvm_sparse.columns.rows import ColumnPlan, RowMap, Tensor
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.operators.elementwise import BINARY, Elementwise, elementwise
 from tvm_sparse.testing import assembly, run_in_columns, run_kernel
 
 KINDS = ("panels", "one lane", "channels", "value")

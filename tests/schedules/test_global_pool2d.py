@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.global_pool2d import global_avg_pool2d, global_max_pool2d
-from tvm_sparse.targets import CpuProfile, native, profile
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.testing import assembly, image_panels, run_kernel
 
 NEON = CpuProfile(

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.schedules.image_panels import (
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.schedules.operators.image_panels import (
     ImageToPanels,
     PanelsToImage,
     image_to_panels,
     panels_to_image,
 )
-from tvm_sparse.targets import CpuProfile, native, profile
 from tvm_sparse.testing import assembly, image_panels, run_in_columns, run_kernel
 
 NEON = CpuProfile(

@@ -6,9 +6,9 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan, Tensor
-from tvm_sparse.schedules.layer_norm import LayerNorm, layer_norm
-from tvm_sparse.targets import native, profile
+from tvm_sparse.columns.rows import ColumnPlan, Tensor
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.testing import run_in_columns
 
 

@@ -6,10 +6,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.cost_model import dense_tiling
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.linear import linear, pack_linear
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.tilings.choice import dense_tiling
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 

@@ -8,8 +8,8 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.schedules.panels import from_panels, panel_rows, to_panels
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.operators.panels import from_panels, panel_rows, to_panels
 
 
 def run(func: tvm.tirx.PrimFunc, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan
-from tvm_sparse.pooling import Pool2d
-from tvm_sparse.schedules.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
-from tvm_sparse.targets import CpuProfile, native, profile
+from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
+from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
 
 NEON = CpuProfile(

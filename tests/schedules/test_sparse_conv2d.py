@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.formats import PackedSparse, SparseConvTiling
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.sparse_conv2d import sparse_conv2d
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
+from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import (
     assembly,
     conv2d_problems,

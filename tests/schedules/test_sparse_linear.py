@@ -7,10 +7,10 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.formats import PackedSparse, SparseTiling
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.sparse_linear import SparseLinear, sparse_linear
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
 
 PLAIN = Epilogue()
 FULL = Epilogue(bias=True, residual=True, activation="relu")

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tvm_sparse.cost_model import sparse_tiling
-from tvm_sparse.formats import PackedSparse, SparseTiling
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.sparse_linear import sparse_linear
-from tvm_sparse.static_analysis import inner_loop
-from tvm_sparse.targets import native, profile
+from benchmarks.llvm_mca import inner_loop
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.testing import assembly, pruned, run_kernel
+from tvm_sparse.tilings.choice import sparse_tiling
 
 PLAIN = Epilogue()
 

@@ -16,26 +16,33 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.column_cost_model import predict
-from tvm_sparse.columns import ColumnPlan, RowMap, Tensor, halo_share, rows_computed, stage_memory
-from tvm_sparse.convolution import Conv2d
-from tvm_sparse.engine import start_pool
-from tvm_sparse.formats import PackedSparse, SparseConvTiling, SparseTiling
-from tvm_sparse.pooling import Pool2d
-from tvm_sparse.schedules.buffers import argument
-from tvm_sparse.schedules.concat import Concat
-from tvm_sparse.schedules.depthwise_conv2d import DepthwiseConv2d
-from tvm_sparse.schedules.elementwise import Elementwise
-from tvm_sparse.schedules.epilogue import Epilogue
-from tvm_sparse.schedules.linear import DenseLinear
-from tvm_sparse.schedules.pool2d import MaxPool2d
-from tvm_sparse.schedules.row_vectors import each_vector
-from tvm_sparse.schedules.sparse_conv2d import SparseConv2d
-from tvm_sparse.schedules.sparse_linear import SparseLinear
+from tvm_sparse.columns.rows import (
+    ColumnPlan,
+    RowMap,
+    Tensor,
+    halo_share,
+    rows_computed,
+    stage_memory,
+)
+from tvm_sparse.costs.regions import predict
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
+from tvm_sparse.runtime.engine import start_pool
+from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.row_vectors import each_vector
+from tvm_sparse.schedules.operators.concat import Concat
+from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.operators.elementwise import Elementwise
+from tvm_sparse.schedules.operators.linear import DenseLinear
+from tvm_sparse.schedules.operators.pool2d import MaxPool2d
+from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d
+from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
+from tvm_sparse.schedules.operators.upsample2d import Upsample2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
-from tvm_sparse.schedules.upsample2d import Upsample2d
-from tvm_sparse.targets import native, profile
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.testing import assembly, image_panels, panel_image, pruned, run_kernel
 
 CPU = native()

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.columns import ColumnPlan, Tensor
-from tvm_sparse.schedules.upsample2d import Upsample2d, upsample2d
-from tvm_sparse.targets import CpuProfile, native, profile
+from tvm_sparse.columns.rows import ColumnPlan, Tensor
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.schedules.operators.upsample2d import Upsample2d, upsample2d
 from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
 
 NEON = CpuProfile(

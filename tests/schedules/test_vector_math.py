@@ -9,8 +9,8 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules import vector_math
-from tvm_sparse.targets import native, profile
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.emit import vector_math
 
 EDGES = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 88.7, 88.8, 104, -87.3, -87.4, -104, 3.92, -5.5437]
 CHUNK = 4096

@@ -1,0 +1,1 @@
+"""Phase 1: what exporters decompose becomes one operator again."""

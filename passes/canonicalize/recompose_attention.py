@@ -1,0 +1,176 @@
+r"""The products and the softmax of attention => relax.nn.attention.
+
+.. math::
+
+    \mathrm{attention}(q, k, v, b)
+        = \mathrm{softmax}\left(\mathit{scale} \cdot q k^\top + b\right) v
+
+for every sequence of the batch and every head (Vaswani et al., "Attention Is All You Need", 2017,
+equation 1). The operator takes q, k and v as `(batch, tokens, heads, head_dim)`, which is the
+memory order of a linear layer's output: the transposes that exporters put between cancel, however
+they are spelt, because operands are traced back as views of the layer's output. A scale may be
+applied to q, to k, to both or to the scores; masks may be added or selected with `where`.
+
+PyTorch's exporter replaces the NaN that softmax makes of a row without any unmasked key by 0. That
+guard is dropped where the mask is finite, so that there is no such row, and else applied to the
+result. Attention whose weights have other readers stays written out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.canonicalize.attention_scores import (
+    Scores,
+    leading_shape,
+    read_scores,
+    unguarded,
+    unreshaped,
+)
+from tvm_sparse.passes.canonicalize.narrow import lower_bound, narrow
+from tvm_sparse.passes.canonicalize.sink_views import sink_views
+from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, uniform_value
+from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
+
+
+@tvm.transform.module_pass(opt_level=0, name="RecomposeAttention")
+class RecomposeAttention:
+    """Recompose `relax.nn.attention` and `relax.nn.attention_bias`."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with every written-out attention as one operator."""
+        return rewrite_calls(mod, _rewrite, keep=_with_shared_weights(mod))
+
+
+def _rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    # In one sweep: what is left of a layer's transposes has to move on to the next attention.
+    attention = _recompose(call, lookup, emit)
+    return sink_views(call, lookup, emit) if attention is None else attention
+
+
+def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    if not is_call_to(call, "relax.matmul") or call.ty.dtype != "float32":
+        return None
+    weights, guarded = unguarded(unreshaped(call.args[0], lookup), lookup)
+    softmax, shape = lookup(weights), static_shape(weights) or ()
+    if not is_call_to(softmax, "relax.nn.softmax") or len(shape) not in (3, 4):
+        return None
+    if int(softmax.attrs.axis) % len(shape) != len(shape) - 1:
+        return None
+    scores = read_scores(softmax.args[0], lookup, emit)
+    if scores is None or leading_shape(call.args[1]) != leading_shape(call):
+        return None
+    groups = _batch_and_heads(static_shape(call) or (), shape, scores, lookup)
+    q = _per_token(scores.query, groups, (0, 2, 1, 3), lookup, through_scaling=True)
+    k = _per_token(scores.key, groups, (0, 3, 1, 2), lookup, through_scaling=True)
+    v = _per_token(call.args[1], groups, (0, 2, 1, 3), lookup, through_scaling=False)
+    if q is None or k is None or v is None:
+        return None
+    bias = scores.bias
+    if bias is not None:
+        bias = narrow(bias, lookup, emit)
+        masks = uniform_value(bias) != 0
+        bias = emit(_of_rank_4(bias, groups, shape[-1])) if masks else None
+    scale = scores.scale * q.factor * k.factor
+    out = emit(relax.op.nn.attention(q.value, k.value, v.value, bias, scale))
+    if guarded and bias is not None and lower_bound(bias, lookup) == -math.inf:
+        out = _nan_to_zero(out, emit)
+    out = relax.op.permute_dims(out, [0, 2, 1, 3])
+    return out if len(call.ty.shape) == 4 else relax.op.reshape(out, call.ty.shape)
+
+
+def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:
+    shape = static_shape(out) or ()
+    # On the tokens of linear layers, between which nothing else should stand.
+    tokens = emit(relax.op.reshape(out, (*shape[:2], -1)))
+    blind = emit(relax.op.isnan(tokens))
+    tokens = emit(relax.op.where(blind, relax.const(0, out.ty.dtype), tokens))
+    return emit(relax.op.reshape(tokens, shape))
+
+
+def _with_shared_weights(mod: tvm.IRModule) -> list[relax.Call]:
+    """Return the products of attention weights that something else reads too."""
+    return [
+        value
+        for block in dataflow_blocks(mod)
+        for var, value in block.bound.items()
+        if is_call_to(value, "relax.matmul") and _shares_weights(var, value.args[0], block)
+    ]
+
+
+def _shares_weights(product: relax.Var, weights: relax.Expr, block: Dataflow) -> bool:
+    """Whether `weights`, or the softmax that they come from, have readers beside `product`."""
+    path, steps = [product], [weights]
+    while not is_call_to(block.lookup(steps[-1]), "relax.nn.softmax"):
+        source, guarded = unguarded(steps[-1], block.lookup)
+        call = block.lookup(steps[-1])
+        if guarded:
+            path.append(call.args[0])
+        elif is_call_to(call, *RESHAPING):
+            source = call.args[0]
+        else:
+            return False
+        steps.append(source)
+    return not all(block.is_read_only_by(step, path + steps) for step in steps)
+
+
+def _batch_and_heads(
+    result: tuple[int, ...], weights: tuple[int, ...], scores: Scores, lookup: Lookup
+) -> tuple[int, int]:
+    """Return the extents of batch and heads, which may lie in one axis."""
+    for known in (result, weights, scores.shape):
+        if len(known) == 4:
+            return known[0], known[1]
+    view = follow(scores.query, lookup, through_scaling=True)
+    if view is not None and len(view.axes[0]) == 2:
+        (batch, _), (heads, _) = view.axes[0]
+        return batch, heads
+    # Heads lie inside a token, sequences around it.
+    strides = [max((s for _, s in axis), default=0) for axis in view.axes] if view else [0, 0]
+    return (1, result[0]) if strides[0] < strides[1] else (result[0], 1)
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """`value * factor` is q, k or v."""
+
+    value: relax.Expr
+    factor: float
+
+
+def _per_token(
+    operand: relax.Expr,
+    groups: tuple[int, int],
+    order: tuple[int, ...],
+    lookup: Lookup,
+    *,
+    through_scaling: bool,
+) -> _Operand | None:
+    """Return `operand` as `(batch, tokens, heads, head_dim)`, and the factor that this lacks."""
+    split = (*groups, *(static_shape(operand) or ())[-2:])
+    view = follow(operand, lookup, through_scaling=through_scaling)
+    per_head = view.reshape(split) if view is not None else None
+    if view is None or per_head is None:
+        return None
+    traced = per_head.permute(order).materialize()
+    if traced is not None:
+        return _Operand(traced, view.factor)
+    return _Operand(relax.op.permute_dims(relax.op.reshape(operand, split), order), 1.0)
+
+
+def _of_rank_4(bias: relax.Expr, groups: tuple[int, int], keys: int) -> relax.Expr:
+    """Return a bias with its batch and heads, which may lie in one axis, in two."""
+    shape = static_shape(bias) or ()
+    if len(shape) == 3:
+        shape = (*((1, 1) if shape[0] == 1 else groups), *shape[1:])
+        bias = relax.op.reshape(bias, shape)
+    # The operator broadcasts all axes but the last.
+    return bias if shape[-1] == keys else relax.op.broadcast_to(bias, (*shape[:-1], keys))

@@ -1,0 +1,86 @@
+"""minimum(maximum(x, low), high) => relax.clip(x, low, high); maximum(x, 0) => relax.nn.relu(x)
+
+TVM's ONNX frontend imports Clip as calls of lowered functions, which no pass looks into. They are
+recognized by their bodies.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax, te, tirx, topi
+from tvm_ffi import structural_equal, structural_walk
+
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, uniform_value
+
+_LOWER, _UPPER = "relax.maximum", "relax.minimum"
+_LOWERED = {_LOWER: topi.maximum, _UPPER: topi.minimum}
+
+_LARGEST = 3.4028234e38
+"""About the largest float32: what Clip had for no limit before opset 11."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="RecomposeClip")
+class RecomposeClip:
+    """Recompose `relax.clip` and `relax.nn.relu`."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with its limits as operators; constants must be folded."""
+
+        def rule(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+            found = _read_limit(call, mod)
+            return None if found is None else _limit(*found, lookup)
+
+        return rewrite_calls(mod, rule)
+
+
+def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, float] | None:
+    """Return which limit `call` is, of what, and where it lies; None for everything else."""
+    if is_call_to(call, _LOWER, _UPPER):
+        x, bound = call.args
+        value = uniform_value(bound)
+        if value is None or static_shape(call) is None or static_shape(call) != static_shape(x):
+            return None
+        return call.op.name, x, value
+    if not is_call_to(call, "relax.call_tir"):
+        return None
+    func, (x, *bounds) = mod[call.args[0]], call.args[1].fields or [None]
+    if x is None or len(bounds) > 1 or static_shape(x) is None or call.ty.dtype != "float32":
+        return None
+    values = [uniform_value(bound) for bound in bounds]
+    if not bounds:
+        structural_walk(func.body, (tirx.FloatImm, lambda literal: values.append(literal.value)))
+    if len(values) != 1 or values[0] is None:
+        return None
+    for name, lowered in _LOWERED.items():
+        tensors = [te.placeholder(list(arg.ty.shape), arg.ty.dtype) for arg in (x, *bounds)]
+        operands = tensors if bounds else [*tensors, values[0]]
+        own = te.create_prim_func([*tensors, lowered(*operands)])
+        if structural_equal(func.body, own.body, map_free_vars=True):
+            return name, x, values[0]
+    return None
+
+
+def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr | None:
+    """Return the limit of `x` on one side, together with that on the other side if `x` is one."""
+    if math.isnan(bound) or x.ty.dtype != "float32":
+        return None
+    if (-bound if side == _LOWER else bound) >= _LARGEST:
+        return x
+    if side == _LOWER:
+        return relax.op.nn.relu(x) if bound == 0 else relax.op.maximum(x, _number(bound))
+    inner = lookup(x)
+    if is_call_to(inner, "relax.nn.relu"):
+        return relax.op.clip(inner.args[0], 0.0, bound)
+    low = uniform_value(inner.args[1]) if is_call_to(inner, _LOWER) else None
+    if low is not None and static_shape(inner.args[0]) == static_shape(x):
+        return relax.op.clip(inner.args[0], low, bound)
+    return relax.op.minimum(x, _number(bound))
+
+
+def _number(value: float) -> relax.Expr:
+    return relax.const(value, "float32")

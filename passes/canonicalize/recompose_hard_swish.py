@@ -1,0 +1,63 @@
+r"""What exporters write out for HardSwish => tvm_sparse.hardswish.
+
+.. math::
+
+    \mathrm{hardswish}(x) = x \, \min(\max(x / 6 + 1 / 2, 0), 1)
+
+(Howard et al., "Searching for MobileNetV3", 2019, equation 1 and above it.) The factor is a limited
+linear function of x, scaled, in whatever order: ``clip(x + 3, 0, 6) / 6``, ``clip(x / 6 + 0.5, 0,
+1)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.canonicalize.polynomial import (
+    TOLERANCE,
+    Polynomial,
+    equal,
+    operands,
+    polynomial,
+)
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+
+_FACTOR: Polynomial = {(1,): 1 / 6, (0,): 0.5}
+
+
+@tvm.transform.module_pass(opt_level=0, name="RecomposeHardSwish")
+class RecomposeHardSwish:
+    """Recompose `tvm_sparse.hardswish`."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with every written-out HardSwish as one operator."""
+        return rewrite_calls(mod, _recompose)
+
+
+def _recompose(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+    # The outermost operation of x clip(...) is a product, of x clip(...) / 6 it may be a division.
+    if not is_call_to(call, "relax.multiply", "relax.divide") or call.ty.dtype != "float32":
+        return None
+    for limited in operands(call, lookup):
+        clip = lookup(limited)
+        if not is_call_to(clip, "relax.clip"):
+            continue
+        argument, low, high = clip.args[0], clip.args[1].value, clip.args[2].value
+        for x in operands(argument, lookup):
+            line = polynomial(argument, [x], lookup)
+            whole = polynomial(call, [x, limited], lookup)
+            if line is None or whole is None or set(whole) != {(1, 1)}:
+                continue
+            scale = whole[1, 1]
+            factor = {power: scale * coefficient for power, coefficient in line.items()}
+            limits_fit = low == 0 and math.isclose(scale * high, 1, rel_tol=TOLERANCE)
+            if limits_fit and equal(factor, _FACTOR) and static_shape(call) == static_shape(x):
+                return operators.hardswish(x)
+    return None

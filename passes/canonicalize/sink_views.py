@@ -1,0 +1,114 @@
+"""op(view(x)) => view(op(x)) for what works on each row alone, then the shortest layout changes.
+
+Exporters write a linear layer on tokens as `Gemm`, between a reshape to two axes and one back, and
+`nn.MultiheadAttention` transposes batch and tokens before its linear layers. A linear layer, its
+bias, LayerNorm and softmax treat every row (the last axis) alike, so reshapes and transposes of
+the other axes can as well come after them. Moved there they meet: `reshape(reshape(x, a), b)` is
+`reshape(x, b)`, a transpose and its inverse are nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, constant_rank, rewrite_calls
+from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
+from tvm_sparse.passes.ir.views import Atom, View
+
+
+@tvm.transform.module_pass(opt_level=0, name="SinkViews")
+class SinkViews:
+    """Move layout changes below the operators on rows, and shorten their chains."""
+
+    def transform_module(
+        self, mod: tvm.IRModule, _context: tvm.transform.PassContext
+    ) -> tvm.IRModule:
+        """Return `mod` with its layout changes as late and as few as possible."""
+        return rewrite_calls(mod, sink_views)
+
+
+def sink_views(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """Return `call` with its layout change moved below it or shortened, or None."""
+    if is_call_to(call, *RESHAPING, "relax.permute_dims"):
+        return _shorten(call, lookup)
+    operand = _row_operand(call)
+    return None if operand is None else _sink(call, operand, lookup, emit)
+
+
+def _shorten(call: relax.Call, lookup: Lookup) -> relax.Expr | None:
+    view = follow(call, lookup)
+    # A slice would be repeated for each of its readers.
+    if view is None or math.prod(view.shape) != math.prod(static_shape(view.base) or ()):
+        return None
+    shortest = view.materialize()
+    if shortest is None or _cost(shortest, view.base, lookup) >= _cost(call, view.base, lookup):
+        return None
+    return shortest
+
+
+def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
+    """Return the price of a chain from `base`: a transpose moves data, a reshape does not."""
+    cost = 0.0
+    while not value.same_as(base):
+        call = lookup(value)
+        if not isinstance(call, relax.Call):
+            return math.inf
+        cost += 1 if is_call_to(call, *RESHAPING) else 4
+        value = call.args[0]
+    return cost
+
+
+def _row_operand(call: relax.Call) -> int | None:
+    """Return which argument has the rows that `call` computes the rows of its result from."""
+    shape = static_shape(call) or ()
+    if is_call_to(call, "relax.matmul"):
+        return 0 if constant_rank(call.args[1]) == 2 else None
+    if is_call_to(call, "relax.add"):
+        a, b = call.args
+        if constant_rank(b) == 1 and static_shape(a) == shape:
+            return 0
+        return 1 if constant_rank(a) == 1 and static_shape(b) == shape else None
+    if is_call_to(call, "relax.nn.softmax"):
+        return 0 if int(call.attrs.axis) in (-1, len(shape) - 1) else None
+    if is_call_to(call, "relax.nn.layer_norm"):
+        return 0 if [int(axis) for axis in call.attrs.axes] in ([-1], [len(shape) - 1]) else None
+    return None
+
+
+def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    view = follow(call.args[operand], lookup)
+    if view is None or not view.axes:
+        return None
+    channels = view.shape[-1]
+    leading = _leading_axes(static_shape(view.base) or (), channels)
+    if leading is None or view.axes[-1] != _run(channels):
+        return None
+    moved, whole = view.shape != (*leading, channels), math.prod(leading) * channels
+    if math.prod(view.shape) != whole or (not moved and tuple(view.atoms) == _run(whole)):
+        return None
+    rows = view.base
+    if static_shape(rows) != (*leading, channels):
+        rows = emit(relax.op.reshape(rows, (*leading, channels)))
+    args = [*call.args[:operand], rows, *call.args[operand + 1 :]]
+    result = emit(relax.Call(call.op, args, call.attrs))
+    width = (static_shape(result) or (0,))[-1]
+    rescaled = [tuple((n, s // channels * width) for n, s in axis) for axis in view.axes[:-1]]
+    return View(result, (*rescaled, _run(width))).materialize()
+
+
+def _run(extent: int) -> tuple[Atom, ...]:
+    """Return the atoms of an axis that lies in one piece."""
+    return ((extent, 1),) if extent > 1 else ()
+
+
+def _leading_axes(shape: Sequence[int], channels: int) -> tuple[int, ...] | None:
+    """Return the axes of `shape` above those that together make a row of `channels`."""
+    for rank in range(len(shape)):
+        if math.prod(shape[rank:]) == channels:
+            return tuple(shape[:rank])
+    return None

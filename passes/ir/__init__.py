@@ -1,0 +1,1 @@
+"""What all passes stand on: rewriting, views, and the operators of this project."""

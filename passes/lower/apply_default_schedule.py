@@ -1,0 +1,32 @@
+"""ApplyDefaultSchedule: loop nests => parallel, vectorized loop nests
+
+For every PrimFunc that no kernel of ours has scheduled; TVM compiles those as they are, one scalar
+iteration after the other. Runs after the last lowering and fusion, and marks what it has scheduled
+with ``tirx.is_scheduled``.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.default.default import default_schedule
+
+
+@tvm.transform.module_pass(opt_level=0, name="ApplyDefaultSchedule")
+class ApplyDefaultSchedule:
+    """Schedule the PrimFuncs that are not scheduled yet."""
+
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = CpuProfile.of(target)
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with all its PrimFuncs scheduled."""
+        functions = {gvar: self._schedule(func) for gvar, func in mod.functions_items()}
+        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+
+    def _schedule(self, func: tvm.ir.BaseFunc) -> tvm.ir.BaseFunc:
+        if not isinstance(func, tirx.PrimFunc) or func.attrs.get("tirx.is_scheduled"):
+            return func
+        return default_schedule(func, self.cpu).with_attr("tirx.is_scheduled", True)

@@ -1,0 +1,50 @@
+"""VectorizeMath: exp(x), erf(x), ... => arithmetic
+
+Replaces the elementary functions in TensorIR by the expressions of
+`tvm_sparse.schedules.emit.vector_math`, which LLVM keeps in vector code. Runs after scheduling: the
+expressions bind variables, and a schedule that inlines or unrolls would bind them more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Expr
+
+from tvm_sparse.schedules.emit import vector_math
+
+FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
+    "tirx.exp": vector_math.exp,
+    "tirx.log": vector_math.log,
+    "tirx.erf": vector_math.erf,
+    "tirx.tanh": vector_math.tanh,
+    "tirx.sigmoid": vector_math.sigmoid,
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="VectorizeMath")
+class VectorizeMath:
+    """Replace float32 calls of elementary functions; those of other types stay."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with the calls in all its PrimFuncs replaced."""
+        functions = {
+            gvar: vectorize_math(func) if isinstance(func, tirx.PrimFunc) else func
+            for gvar, func in mod.functions_items()
+        }
+        return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+
+
+def vectorize_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Return `func` with its float32 calls of elementary functions replaced."""
+
+    def replace(call: tvm.ir.Call) -> Expr:
+        name = getattr(call.op, "name", None)
+        if name in FUNCTIONS and str(call.ty.dtype).startswith("float32"):
+            return FUNCTIONS[name](call.args[0])
+        return call
+
+    return func.with_body(tvm_ffi.structural_map(func.body, (tvm.ir.Call, replace)))

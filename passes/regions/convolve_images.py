@@ -1,0 +1,40 @@
+"""conv(image_to_panels(x)) => conv(x), and panels_to_image(conv(p)) => conv(p), which is an image
+
+A convolution gathers the rows that it sees from wherever they are, and stores whole vectors. Where
+all lanes of the panels are columns of the image, it does without the panels.
+
+Part of `FormRegions`: with ``columns="off"`` every operator stays by itself, layout changes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
+
+
+def convolve_images(mod: tvm.IRModule) -> tvm.IRModule:
+    """Return `mod` without the panels that only a convolution reads or writes."""
+    return rewrite_with_sources(mod, _in_place)
+
+
+def _in_place(call: relax.Call, sources: Sequence[relax.Expr | None]) -> relax.Expr | None:
+    source = sources[0] if sources else None
+    if source is None:
+        return None
+    if is_call_to(call, *operators.CONVOLUTIONS) and is_call_to(source, operators.IMAGE_TO_PANELS):
+        return operators.from_image(call, source.args[0]) if _is_full(source) else None
+    if is_call_to(call, operators.PANELS_TO_IMAGE) and is_call_to(source, *operators.CONVOLUTIONS):
+        return operators.to_image(source) if _is_full(call) else None
+    return None
+
+
+def _is_full(change: relax.Call) -> bool:
+    """Whether image and panels of a layout change have equally long rows."""
+    before, after = static_shape(change.args[0]), static_shape(change)
+    return before is not None and after is not None and before[-1] == after[-1]

@@ -1,0 +1,149 @@
+"""FormRegions: f3(f2(f1(p))) => tensor_column(p), a function that runs f1, f2, f3 column by column
+
+Operators that follow one another are cut into regions so that the sum of the expected times is the
+least; between two regions stands a cache stop, where all rows are written before anything goes on.
+A region is a private function with the attribute `REGION`: its plan, and what was expected of it.
+All of them, with the reasons for their stops, are the module's attribute `REGIONS`.
+
+Before that, convolutions take over the layout changes that they can do without, as
+`tvm_sparse.passes.regions.convolve_images` says.
+
+Runs after `FuseEpilogue`; `LowerRegions` makes PrimFuncs of the functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.columns import options
+from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.regions.convolve_images import convolve_images
+from tvm_sparse.passes.regions.region_graph import order_of, runs_of
+from tvm_sparse.passes.regions.region_planner import PlanFor, PlannedRegion, RegionPlanner
+
+REGION = "tvm_sparse.region"
+REGIONS = "tvm_sparse.regions"
+PREFIX = "tensor_column"
+
+Functions: TypeAlias = dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc]
+
+
+@tvm.transform.module_pass(opt_level=0, name="FormRegions")
+class FormRegions:
+    """Group operators on panels into regions that are executed as tensor columns.
+
+    Parameters
+    ----------
+    target : Target or CpuProfile
+        For which processor.
+    columns : "auto", "off" or int
+        ``"auto"``: as the cost model says. ``"off"``: every operator by itself. A number: the
+        regions of ``"auto"``, with so many rows per column.
+    overlap : "auto", "recompute" or "carry"
+        What happens to rows that two steps need; ``"auto"``: as the cost model says.
+    plan_for : callable, optional
+        Plans that were measured, which the cost model's give way to.
+    planner : RegionPlanner, optional
+        Cuts runs of operators into regions, in place of one made of the other arguments.
+
+    Raises
+    ------
+    InputError
+        If `columns` or `overlap` is nothing of the above.
+    """
+
+    def __init__(
+        self,
+        target: tvm.target.Target | CpuProfile,
+        columns: Columns = "auto",
+        overlap: OverlapOption = "auto",
+        plan_for: PlanFor | None = None,
+        planner: RegionPlanner | None = None,
+    ) -> None:
+        options.check(columns, overlap)
+        cpu = CpuProfile.of(target)
+        self.planner = planner or RegionPlanner(cpu, columns, overlap, plan_for)
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its regions as functions of their own."""
+        if self.planner.columns == "off":
+            return mod
+        mod = convolve_images(mod)
+        functions = dict(mod.functions_items())
+        reports: list[dict[str, Any]] = []
+        for gvar, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                functions[gvar] = self._transform(func, functions, reports)
+        return tvm.IRModule(functions, attrs=mod.attrs).with_attr(REGIONS, reports)
+
+    def _transform(
+        self, func: relax.Function, functions: Functions, reports: list[dict[str, Any]]
+    ) -> relax.Function:
+        blocks = []
+        for block in func.body.blocks:
+            if isinstance(block, relax.DataflowBlock):
+                bindings: list[relax.Binding] = []
+                for item in runs_of(order_of(block, self.planner.cpu)):
+                    if isinstance(item, relax.Binding):
+                        bindings.append(item)
+                    else:
+                        for planned in self.planner.partition(item):
+                            name = f"{PREFIX}_{len(reports)}"
+                            bindings += _outline(planned, name, functions)
+                            reports.append(planned.report())
+                block = relax.DataflowBlock(bindings)
+            blocks.append(block)
+        body = relax.SeqExpr(blocks, func.body.body)
+        own = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
+        return relax.BlockBuilder().normalize(own)
+
+
+def _outline(planned: PlannedRegion, name: str, functions: Functions) -> list[relax.Binding]:
+    """Move the bindings of a region into a function of its own; return those that call it."""
+    bindings = [node.binding for node in planned.nodes]
+    if planned.plan is None:
+        return bindings
+    own = {binding.var for binding in bindings}
+    outputs = [planned.nodes[i].binding.var for i in planned.shape.outputs]
+    arguments: list[relax.Var] = []
+    for binding in bindings:
+        for var in relax.analysis.free_vars(binding.value):
+            if var not in own and var not in arguments:
+                arguments.append(var)
+    renamed = {var: relax.Var(var.name, var.ty) for var in arguments}
+    report = {key: value for key, value in planned.report().items() if key != "layers"}
+    attrs = {REGION: report | {"images": planned.shape.images}}
+    inner = relax.BlockBuilder()
+    with inner.function(name, list(renamed.values()), attrs=attrs, private=True):
+        with inner.dataflow():
+            for binding in bindings:
+                renamed[binding.var] = inner.emit(_rename(binding.value, renamed))
+            results = [renamed[var] for var in outputs]
+            result = inner.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+        inner.emit_func_output(result)
+    (gvar,) = inner.get().get_global_vars()
+    functions[gvar] = inner.get()[gvar]
+    call = inner.normalize(relax.Call(gvar, arguments))
+    if len(outputs) == 1:
+        return [relax.VarBinding(outputs[0], call)]
+    both = relax.DataflowVar(name, call.ty)
+    taken = [
+        relax.VarBinding(var, inner.normalize(relax.TupleGetItem(both, i)))
+        for i, var in enumerate(outputs)
+    ]
+    return [relax.VarBinding(both, call), *taken]
+
+
+def _rename(value: relax.Expr, names: dict[relax.Var, relax.Var]) -> relax.Expr:
+    if isinstance(value, relax.Var):
+        return names[value]
+    if isinstance(value, relax.Tuple):
+        return relax.Tuple([_rename(field, names) for field in value.fields])
+    if isinstance(value, relax.Call):
+        args = [_rename(arg, names) for arg in value.args]
+        return relax.Call(value.op, args, value.attrs, value.ty_args)
+    return value

@@ -1,0 +1,205 @@
+"""The operators of a function as nodes of regions: what they read, and who reads them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tvm import relax
+
+from tvm_sparse.columns.rows import Tensor
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.operators import layer_of
+from tvm_sparse.passes.ir.operators.stages import images_of, operands_of, stage_of
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.schedules.tensor_column import Region
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """An operator that can be a stage.
+
+    Attributes
+    ----------
+    binding : relax.VarBinding
+        The call, and the variable it is bound to.
+    readers : list of Node
+        Operators of the same run that read it.
+    is_read_elsewhere : bool
+        Whether others do.
+    """
+
+    binding: relax.VarBinding
+    readers: list[Node]
+    is_read_elsewhere: bool
+    _stages: dict[tuple[int, CpuProfile], Stage | None] = field(default_factory=dict)
+
+    def stage(self, images: int, cpu: CpuProfile) -> Stage | None:
+        """Return the stage that computes it for `images` images, to plan with."""
+        if (images, cpu) not in self._stages:
+            self._stages[images, cpu] = stage_of(self.binding.value, images, cpu)
+        return self._stages[images, cpu]
+
+    @functools.cached_property
+    def images(self) -> int | None:
+        """As `images_of`."""
+        return images_of(self.binding.value)
+
+    @property
+    def name(self) -> str:
+        """Name of the layer, or else of its result in the module."""
+        return layer_of(self.binding.value) or str(self.binding.var.name)
+
+
+Item: TypeAlias = "relax.Binding | list[Node]"
+
+
+def order_of(block: relax.DataflowBlock, cpu: CpuProfile) -> list[tuple[relax.Binding, bool]]:
+    """Order the bindings so that operators which can be stages follow one another.
+
+    Returns
+    -------
+    list of (Binding, bool)
+        Every binding after those that it reads, with whether it can be a stage.
+    """
+    waiting = {binding.var: binding for binding in block.bindings}
+    is_stage = {
+        binding.var: stage_of(binding.value, images_of(binding.value) or 1, cpu) is not None
+        for binding in block.bindings
+        if isinstance(binding, relax.VarBinding) and isinstance(binding.value, relax.Call)
+    }
+    blockers = {
+        var: {v for v in relax.analysis.free_vars(binding.value) if v in waiting}
+        for var, binding in waiting.items()
+    }
+    readers: dict[relax.Var, list[relax.Var]] = {var: [] for var in waiting}
+    for var, needed in blockers.items():
+        for source in needed:
+            readers[source].append(var)
+    ready: list[list[relax.Var]] = [[], []]
+    position = {var: i for i, var in enumerate(waiting)}
+    for var in waiting:
+        if not blockers[var]:
+            ready[is_stage.get(var, False)].append(var)
+    order = []
+    while any(ready):
+        # Others wait until no stage is ready, so that they interrupt as few runs as possible.
+        chosen = ready[True] or ready[False]
+        var = min(chosen, key=position.__getitem__)
+        chosen.remove(var)
+        order.append((waiting[var], is_stage.get(var, False)))
+        for reader in readers[var]:
+            blockers[reader].discard(var)
+            if not blockers[reader]:
+                ready[is_stage.get(reader, False)].append(reader)
+    return order
+
+
+def runs_of(order: Sequence[tuple[relax.Binding, bool]]) -> Iterator[Item]:
+    """Yield runs of operators that can be stages, and the bindings in between."""
+    run: list[relax.VarBinding] = []
+    uses: dict[relax.Var, list[relax.Var]] = {}
+    for binding, _ in order:
+        for var in relax.analysis.free_vars(binding.value):
+            uses.setdefault(var, []).append(binding.var)
+    for binding, is_stage in order:
+        if is_stage:
+            run.append(binding)
+            continue
+        if run:
+            yield _nodes(run, uses)
+        run = []
+        yield binding
+    if run:
+        yield _nodes(run, uses)
+
+
+def _nodes(run: Sequence[relax.VarBinding], uses: dict[relax.Var, list[relax.Var]]) -> list[Node]:
+    nodes: dict[relax.Var, Node] = {}
+    own = {binding.var for binding in run}
+    for binding in reversed(run):
+        readers = uses.get(binding.var, [])
+        is_read_elsewhere = not isinstance(binding.var, relax.DataflowVar)
+        is_read_elsewhere = is_read_elsewhere or any(var not in own for var in readers)
+        inside = [nodes[var] for var in readers if var in own]
+        nodes[binding.var] = Node(binding, inside, is_read_elsewhere)
+    return list(reversed(nodes.values()))
+
+
+def region_of(nodes: Sequence[Node], cpu: CpuProfile) -> Region | None:
+    """Return operators as a region, to plan with.
+
+    None if they cannot be one: because they work on different numbers of images, or because one
+    of them needs all rows of another.
+    """
+    known = {node.images for node in nodes if node.images is not None}
+    if len(known) > 1:
+        return None
+    images = next(iter(known), 1)
+    stages = [node.stage(images, cpu) for node in nodes]
+    return _connect([node.binding for node in nodes], stages, _outputs(nodes), images)
+
+
+def _outputs(nodes: Sequence[Node]) -> tuple[int, ...]:
+    own = set(nodes)
+    return tuple(
+        i
+        for i, node in enumerate(nodes)
+        if node.is_read_elsewhere or any(reader not in own for reader in node.readers)
+    )
+
+
+def build_region(
+    bindings: Sequence[relax.VarBinding], outputs: tuple[int, ...], images: int, cpu: CpuProfile
+) -> Region | None:
+    """Return the region of some bindings, whose `outputs` are used outside, with new stages."""
+    stages = [stage_of(binding.value, images, cpu) for binding in bindings]
+    return _connect(bindings, stages, outputs, images)
+
+
+def _connect(
+    bindings: Sequence[relax.VarBinding],
+    stages: Sequence[Stage | None],
+    outputs: tuple[int, ...],
+    images: int,
+) -> Region | None:
+    made = {binding.var: i for i, binding in enumerate(bindings)}
+    inputs: dict[relax.Var, int] = {}
+    tensors: list[Tensor] = []
+    connected: list[Stage] = []
+    operands: list[dict[int, int]] = []
+    for binding, stage in zip(bindings, stages, strict=True):
+        if stage is None:
+            return None
+        sources = {}
+        reads = operands_of(binding.value)
+        for i, (tensor, rows) in stage.panels.items():
+            if reads[i] in made:
+                if rows is None or len(reads[i].ty.shape) == 4:  # images are not kept as panels
+                    return None
+                sources[i] = made[reads[i]]
+                continue
+            if reads[i] not in inputs:
+                inputs[reads[i]] = len(inputs)
+                tensors.append(tensor)
+            sources[i] = -1 - inputs[reads[i]]
+        connected.append(stage)
+        operands.append(sources)
+    return Region(tuple(connected), tuple(operands), tuple(tensors), outputs)
+
+
+def inputs_of(
+    bindings: Sequence[relax.VarBinding], region: Region
+) -> tuple[list[relax.Expr], list[relax.Expr]]:
+    """Return the panels that a region reads, and the other arguments of its stages, in order."""
+    panels: dict[int, relax.Expr] = {}
+    others: list[relax.Expr] = []
+    for binding, stage, sources in zip(bindings, region.stages, region.operands, strict=True):
+        for i, value in enumerate(operands_of(binding.value)):
+            if i not in stage.panels:
+                others.append(value)
+            elif sources[i] < 0:
+                panels[-1 - sources[i]] = value
+    return [panels[i] for i in range(len(panels))], others

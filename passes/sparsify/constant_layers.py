@@ -1,0 +1,141 @@
+"""The layers with a constant weight of a network that does not work on panels yet.
+
+``matmul(x, w)`` on tokens, and convolutions. One that looks at one pixel at a time is a linear
+layer, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.sparse import density_of
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import Layout, is_call_to, static_shape
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.families import Layer, Linear
+
+WIDEST = 2048
+"""Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""
+
+
+@dataclass(frozen=True)
+class ConstantLayer:
+    """A linear layer or a convolution of the graph.
+
+    Attributes
+    ----------
+    layer : Layer
+        What the choice of its kernel depends on.
+    weight : numpy.ndarray
+        float32, `(out_channels, in_channels)` of a linear layer, or a convolution's as it is.
+    panels : relax.Call
+        What lays the layer's input out in panels.
+    out_shape : tuple of int
+        Shape of the layer's output.
+    """
+
+    layer: Layer
+    weight: NDArray[np.float32]
+    panels: relax.Call
+    out_shape: tuple[int, ...]
+
+    def read(self, product: relax.Expr) -> relax.Call:
+        """Return the layer's output from its panels."""
+        if is_call_to(self.panels, operators.IMAGE_TO_PANELS):
+            return operators.panels_to_image(product, self.out_shape)
+        return operators.from_panels(product, self.out_shape)
+
+
+def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
+    """Return the layer with a constant weight that `call` is, or None."""
+    conv = match_conv2d(call, cpu)
+    return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
+
+
+def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[ConstantLayer]:
+    """Yield every layer with a constant weight of a module, in the order of execution."""
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            found = match_layer(binding.value, cpu)
+            if found is not None:
+                yield found
+
+
+def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
+    shape = static_shape(call)
+    if not is_call_to(call, "relax.matmul") or not _is_float_with_constant(call) or shape is None:
+        return None
+    x, weight = call.args[0], call.args[1].value.numpy()
+    x_shape = static_shape(x)
+    if x_shape is None or len(x_shape) < 2 or weight.ndim != 2 or 0 in x_shape:
+        return None
+    layout = Layout.of(x_shape, cpu.panel_lanes(x_shape[-2]))
+    problem = Linear(layout.rows, layout.lanes, *weight.T.shape)
+    return ConstantLayer(
+        Layer(problem, density_of(weight)),
+        np.ascontiguousarray(weight.T),
+        operators.to_panels(x, layout.lanes),
+        shape,
+    )
+
+
+def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
+    weight = call.args[1].value.numpy()
+    panels = operators.image_to_panels(call.args[0], conv.lanes_in)
+    shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+    problem: Linear | Conv2d = conv
+    if conv.is_linear:
+        weight = weight.reshape(conv.out_channels, conv.channels)
+        problem = Linear(conv.batch * conv.height, conv.lanes_in, *weight.shape)
+    return ConstantLayer(Layer(problem, density_of(weight)), weight, panels, shape)
+
+
+def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
+    """Return the sizes of a convolution of images by a constant weight, or None."""
+    if not is_call_to(call, "relax.nn.conv2d") or not _is_float_with_constant(call):
+        return None
+    attrs = call.attrs
+    shape, weight_shape, out_shape = map(static_shape, (*call.args, call))
+    layouts = (attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"])
+    if (
+        shape is None
+        or weight_shape is None
+        or out_shape is None
+        or layouts != ("NCHW", "OIHW", "NCHW")
+    ):
+        return None
+    batch, channels, height, width = shape
+    if 0 in shape or width > WIDEST:
+        return None
+    top, left, bottom, right = (int(p) for p in attrs["padding"])
+    strides = tuple(int(s) for s in attrs["strides"])
+    dilation = tuple(int(d) for d in attrs["dilation"])
+    return Conv2d(
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_channels=weight_shape[0],
+        kernel=(weight_shape[2], weight_shape[3]),
+        stride=(strides[0], strides[1]),
+        padding=(top, left, bottom, right),
+        dilation=(dilation[0], dilation[1]),
+        groups=int(attrs["groups"]),
+        lanes_in=cpu.image_lanes(width),
+        lanes_out=cpu.image_lanes(out_shape[3]),
+    )
+
+
+def _is_float_with_constant(call: relax.Call) -> bool:
+    x, weight = call.args
+    is_float = x.ty.dtype == "float32" and weight.ty.dtype == "float32"
+    return is_float and isinstance(weight, tvm.ir.GenericConst)

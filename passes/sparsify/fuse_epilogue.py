@@ -1,0 +1,81 @@
+"""FuseEpilogue: f(linear(p)) => linear(p) with f in its epilogue
+
+f adds a bias per channel, adds a residual, or applies an activation; linear is dense or sparse. The
+epilogue runs while a result is still in registers, ``activation(y + bias + residual)``, so f is
+taken in only in that order, and only if nobody else reads the linear operator's own result.
+
+Runs after `MoveToPanels`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
+
+ACTIVATIONS = {
+    "relax.nn.relu": "relu",
+    "relax.nn.gelu": "gelu",
+    "relax.nn.gelu_tanh": "gelu_tanh",
+    "relax.nn.silu": "silu",
+    "relax.sigmoid": "sigmoid",
+    "relax.tanh": "tanh",
+    operators.HARDSWISH: "hardswish",
+}
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseEpilogue")
+class FuseEpilogue:
+    """Take bias, residual and activation into the linear operators."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its epilogues fused."""
+        return rewrite_with_sources(mod, _fuse)
+
+
+def _fuse(call: relax.Call, sources: Sequence[relax.Expr | None]) -> relax.Expr | None:
+    linear = [source if _can_grow(source) else None for source in sources]
+    activation = activation_of(call)
+    if activation is not None and linear[0] is not None:
+        return operators.with_epilogue(linear[0], activation=activation)
+    if is_call_to(call, "relax.add"):
+        for this, other in ((0, 1), (1, 0)):
+            if linear[this] is not None:
+                fused = _add(linear[this], call.args[this], call.args[other])
+                if fused is not None:
+                    return fused
+    return None
+
+
+def _can_grow(source: relax.Expr | None) -> bool:
+    """Whether `source` is a linear operator without an activation, the epilogue's last step."""
+    if source is None or not is_call_to(source, *operators.WITH_EPILOGUE):
+        return False
+    return not source.attrs["activation"]
+
+
+def activation_of(call: relax.Call) -> str | None:
+    """Return what the epilogue calls the activation that `call` is, or None."""
+    if is_call_to(call, "relax.nn.leakyrelu"):
+        return f"leaky_relu({call.attrs['alpha']})"
+    if is_call_to(call, "relax.clip"):
+        return "relu6" if [bound.value for bound in call.args[1:]] == [0, 6] else None
+    return ACTIVATIONS[call.op.name] if is_call_to(call, *ACTIVATIONS) else None
+
+
+def _add(linear: relax.Call, result: relax.Expr, other: relax.Expr) -> relax.Call | None:
+    """Return `linear` with `other` added as its bias or its residual, or None."""
+    rows, channels, lanes = static_shape(result) or (0, 0, 0)
+    shape = static_shape(other)
+    is_bias = shape == (channels, 1) and isinstance(other, tvm.ir.GenericConst)
+    if is_bias and not linear.attrs["bias"]:
+        bias = relax.const(other.value.numpy().reshape(channels))
+        return operators.with_epilogue(linear, bias=bias)
+    if shape == (rows, channels, lanes) and not linear.attrs["residual"]:
+        return operators.with_epilogue(linear, residual=other)
+    return None

@@ -1,0 +1,107 @@
+"""What Relax's operators on images `(batch, channels, height, width)` compute, as sizes."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.sizes.pool2d import Pool2d
+from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
+
+IMAGE_AXES = [2, 3]
+
+
+def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None:
+    """Return the sizes of a pooling of images that lie in panels of `lanes` lanes, or None."""
+    if not is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    if shape is None or out is None or (attrs["layout"], attrs["out_layout"]) != ("NCHW", "NCHW"):
+        return None
+    batch, channels, height, width = shape
+    top, left, bottom, right = (int(p) for p in attrs["padding"])
+    kernel, stride, dilation = (
+        (int(pair[0]), int(pair[1]))
+        for pair in (attrs["pool_size"], attrs["strides"], attrs["dilation"])
+    )
+    return Pool2d(
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        out_height=out[2],
+        out_width=out[3],
+        kernel=kernel,
+        stride=stride,
+        padding=(top, left, bottom, right),
+        dilation=dilation,
+        count_padding=bool(attrs["count_include_pad"]),
+        lanes_in=lanes,
+        lanes_out=cpu.image_lanes(out[3]),
+    )
+
+
+def is_global_pool(call: relax.Call) -> bool:
+    """Whether `call` is the mean or the maximum over the pixels of its argument, an image."""
+    shape = static_shape(call.args[0]) if call.args else None
+    if shape is None or len(shape) != 4:
+        return False
+    if is_call_to(call, "relax.nn.adaptive_avg_pool2d"):
+        layouts = (call.attrs["layout"], call.attrs["out_layout"])
+        return layouts == ("NCHW", "NCHW") and (static_shape(call) or ())[2:] == (1, 1)
+    if not is_call_to(call, "relax.mean", "relax.max") or call.attrs["axis"] is None:
+        return False
+    return sorted(int(axis) % 4 for axis in call.attrs["axis"]) == IMAGE_AXES
+
+
+def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
+    """Return how often `call` repeats each pixel vertically and horizontally, or None.
+
+    Resizing by whole factors to the nearest neighbour repeats pixels if coordinates are rounded
+    down from those of pixels' corners, or to the nearest from those of their centers.
+    """
+    if not is_call_to(call, "relax.image.resize2d"):
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != "float32":
+        return None
+    if attrs["method"] != "nearest_neighbor" or out[2] % shape[2] or out[3] % shape[3]:
+        return None
+    rounding = str(attrs["rounding_method"])
+    repeats = {
+        "asymmetric": rounding in ("floor", ""),
+        "half_pixel": rounding.startswith("round"),
+    }
+    if not repeats.get(str(attrs["coordinate_transformation_mode"]), False):
+        return None
+    return out[2] // shape[2], out[3] // shape[3]
+
+
+def match_bilinear(call: relax.Call, lanes: int, cpu: CpuProfile) -> Resize2d | None:
+    """Return the sizes of a bilinear enlargement of images in panels of `lanes` lanes, or None."""
+    if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != "float32":
+        return None
+    attrs = call.attrs
+    shape, out = static_shape(call.args[0]), static_shape(call)
+    coordinates = str(attrs["coordinate_transformation_mode"])
+    if coordinates == "pytorch_half_pixel" and out is not None and min(out[2:]) > 1:
+        coordinates = "half_pixel"
+    if shape is None or out is None or (attrs["method"], attrs["layout"]) != ("linear", "NCHW"):
+        return None
+    if coordinates not in COORDINATES or out[3] < shape[3]:
+        return None
+    batch, channels, height, width = shape
+    return Resize2d(
+        batch,
+        channels,
+        height,
+        width,
+        out[2],
+        out[3],
+        coordinates,
+        lanes_in=lanes,
+        lanes_out=cpu.image_lanes(out[3]),
+    )

@@ -1,0 +1,250 @@
+"""MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
+
+f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an
+enlargement, or a mean over the image. An activation moves there from behind reshapes and
+transposes of the image too. What `MoveToPanels` does for tokens, for images `(batch,
+channels, height, width)`.
+
+Runs after `SparsifyWeights` and `PackDenseWeights`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.view_chains import RESHAPING
+from tvm_sparse.passes.sparsify.constant_layers import WIDEST
+from tvm_sparse.passes.sparsify.image_operators import (
+    is_global_pool,
+    match_bilinear,
+    match_pool2d,
+    upsampling_factors,
+)
+from tvm_sparse.passes.sparsify.move_to_panels import BINARY, UNARY
+
+CHANNEL_AXIS = 1
+
+
+@tvm.transform.module_pass(opt_level=0, name="MoveImagesToPanels")
+class MoveImagesToPanels:
+    """Move every operator on images that can work on panels there."""
+
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = CpuProfile.of(target)
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its layout changes moved down and cancelled."""
+        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
+        return relax.transform.CanonicalizeBindings()(mod)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """The rule at one call."""
+
+    cpu: CpuProfile
+    call: relax.Call
+    lookup: Lookup
+    emit: Emit
+
+    def move(self) -> relax.Expr | None:
+        """Return what takes the call's place, or None."""
+        call = self.call
+        if is_call_to(call, operators.IMAGE_TO_PANELS):
+            panels = self._panels_of(call.args[0])
+            is_same = panels is not None and panels.ty.shape[2] == call.attrs["lanes"]
+            return panels if is_same else None
+        if is_call_to(call, "relax.split"):
+            return self._split()
+        shape = static_shape(call)
+        if shape is None or call.ty.dtype != "float32":
+            return None
+        if is_call_to(call, "relax.concat"):
+            return self._concat(shape)
+        if is_call_to(call, "relax.strided_slice"):
+            return self._slice(shape)
+        if is_global_pool(call):
+            return self._global_pool(shape)
+        if is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
+            return self._pool(shape)
+        if is_call_to(call, "relax.image.resize2d"):
+            return self._resize(shape)
+        return self._elementwise(shape) if is_call_to(call, *UNARY, *BINARY) else None
+
+    def _panels_of(self, value: relax.Expr) -> relax.Expr | None:
+        """Return the panels that the image `value` was read from."""
+        call = self.lookup(value)
+        if isinstance(call, relax.TupleGetItem):
+            fields = self.lookup(call.tuple_value)
+            call = self.lookup(fields[call.index]) if isinstance(fields, relax.Tuple) else call
+        return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE) else None
+
+    def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
+        # Weights per channel may be panels too, of images of one pixel.
+        found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
+        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        if lanes is None:
+            return self._above_views()
+        args = [self._operand(arg, shape, lanes) for arg in self.call.args]
+        if any(arg is None for arg in args):
+            return None
+        moved = relax.Call(self.call.op, args, self.call.attrs)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _above_views(self) -> relax.Expr | None:
+        """f(view(panels_to_image(p))) => view(panels_to_image(f(p)))"""
+        views, value = [], self.call.args[0]
+        while is_call_to(self.lookup(value), *RESHAPING, "relax.permute_dims"):
+            views.append(self.lookup(value))
+            value = views[-1].args[0]
+        panels, shape = self._panels_of(value), static_shape(value)
+        if not is_call_to(self.call, *UNARY) or panels is None or shape is None:
+            return None
+        moved = relax.Call(self.call.op, [panels, *self.call.args[1:]], self.call.attrs)
+        result = operators.panels_to_image(self.emit(moved), shape)
+        for view in reversed(views):
+            result = relax.Call(view.op, [self.emit(result), *view.args[1:]], view.attrs)
+        return result
+
+    def _operand(self, value: relax.Expr, shape: tuple[int, ...], lanes: int) -> relax.Expr | None:
+        """Return what stands for `value` beside panels of an image of shape `shape`."""
+        if not isinstance(value.ty, relax.TensorType):
+            return value  # the scalar arguments of clip and leakyrelu
+        batch, channels, height, _ = shape
+        own = static_shape(value)
+        if own == shape:
+            panels = self._panels_of(value)
+            return self.emit(operators.image_to_panels(value, lanes)) if panels is None else panels
+        if own is None:
+            return None
+        if math.prod(own) == 1:
+            return self._reshaped(value, ())
+        if own == (batch, channels, 1, 1) and self._panels_of(value) is not None:
+            pixel = relax.op.strided_slice(self._panels_of(value), [2], [0], [1])
+            return self._for_rows(self.emit(pixel), height)
+        if own[-3:] == (channels, 1, 1) and math.prod(own) == channels:
+            return self._reshaped(value, (channels, 1))
+        if own == (batch, channels, 1, 1):
+            return self._for_rows(self._reshaped(value, (batch, channels, 1)), height)
+        return None
+
+    def _for_rows(self, pixels: relax.Expr, height: int) -> relax.Expr:
+        """Repeat `(batch, channels, 1)` for all rows of an image; one image broadcasts."""
+        batch, channels, _ = static_shape(pixels) or (0, 0, 0)
+        if batch == 1:
+            return pixels
+        pixels = self._reshaped(pixels, (batch, 1, channels, 1))
+        rows = self.emit(relax.op.broadcast_to(pixels, (batch, height, channels, 1)))
+        return self._reshaped(rows, (batch * height, channels, 1))
+
+    def _reshaped(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+        if isinstance(value, tvm.ir.GenericConst):
+            return relax.const(value.value.numpy().reshape(shape))
+        return self.emit(relax.op.reshape(value, shape))
+
+    def _concat(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """concat(panels_to_image(p), ...) along the channels => panels_to_image(concat(p, ...))"""
+        fields = self.lookup(self.call.args[0])
+        if len(shape) != 4 or int(self.call.attrs["axis"]) not in (1, -3):
+            return None
+        if not isinstance(fields, relax.Tuple):
+            return None
+        found = [self._panels_of(field) for field in fields]
+        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        if lanes is None:
+            return None
+        panels = [
+            self.emit(operators.image_to_panels(field, lanes)) if p is None else p
+            for field, p in zip(fields, found, strict=True)
+        ]
+        moved = relax.op.concat(panels, CHANNEL_AXIS)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _slice(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """slice(panels_to_image(p)) of channels => panels_to_image(slice(p))"""
+        x, axes, begin, end, *strides = self.call.args
+        panels = self._panels_of(x)
+        is_channels = [int(axis.value) for axis in axes] in ([1], [-3])
+        if panels is None or not is_channels:
+            return None
+        moved = relax.op.strided_slice(panels, [CHANNEL_AXIS], begin, end, *strides)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _split(self) -> relax.Expr | None:
+        """split(panels_to_image(p)) of channels => panels_to_image(slice(p)), ..."""
+        call = self.call
+        panels = self._panels_of(call.args[0])
+        if panels is None or int(call.attrs["axis"]) not in (1, -3):
+            return None
+        begin, fields = 0, []
+        for field in call.ty.fields:
+            shape = tuple(int(extent) for extent in field.shape)
+            end = begin + shape[1]
+            part = self.emit(relax.op.strided_slice(panels, [CHANNEL_AXIS], [begin], [end]))
+            fields.append(self.emit(operators.panels_to_image(part, shape)))
+            begin = end
+        return relax.Tuple(fields)
+
+    def _global_pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
+        panels, image = self._panels_of(self.call.args[0]), static_shape(self.call.args[0])
+        if panels is None or image is None:
+            return None
+        is_max = is_call_to(self.call, "relax.max")
+        pool = operators.global_max_pool2d if is_max else operators.global_avg_pool2d
+        moved = pool(panels, image, self.cpu.image_lanes(1))
+        pixel = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
+        return pixel if len(shape) == 4 else relax.op.reshape(self.emit(pixel), shape)
+
+    def _pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """max_pool2d(x) => panels_to_image(max_pool2d(image_to_panels(x)))
+
+        Wherever x comes from: a pooling on panels is so much faster that it pays for both changes.
+        """
+        lanes = self._lanes_of(self.call.args[0])
+        pool = match_pool2d(self.call, lanes, self.cpu) if lanes else None
+        if pool is None:
+            return None
+        panels = self._as_panels(self.call.args[0], pool.lanes_in)
+        is_max = is_call_to(self.call, "relax.nn.max_pool2d")
+        moved = (operators.max_pool2d if is_max else operators.avg_pool2d)(panels, pool)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _resize(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """resize2d(x) => panels_to_image(upsample2d(image_to_panels(x))), or bilinear2d"""
+        image = self.call.args[0]
+        lanes = self._lanes_of(image)
+        factors = upsampling_factors(self.call)
+        if lanes is None:
+            return None
+        if factors is not None:
+            panels, size = self._as_panels(image, lanes), static_shape(image) or ()
+            moved = operators.upsample2d(panels, size, factors, self.cpu.image_lanes(shape[3]))
+            return operators.panels_to_image(self.emit(moved), shape)
+        resize = match_bilinear(self.call, lanes, self.cpu)
+        if resize is None:
+            return None
+        moved = operators.bilinear2d(self._as_panels(image, lanes), resize)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _lanes_of(self, image: relax.Expr) -> int | None:
+        """Return the lanes of the panels of `image`, or those that it would have; None if many."""
+        panels, shape = self._panels_of(image), static_shape(image)
+        if panels is not None:
+            return int(panels.ty.shape[2])
+        if shape is None or len(shape) != 4 or shape[3] > WIDEST:
+            return None
+        return self.cpu.image_lanes(shape[3])
+
+    def _as_panels(self, image: relax.Expr, lanes: int) -> relax.Expr:
+        panels = self._panels_of(image)
+        return self.emit(operators.image_to_panels(image, lanes)) if panels is None else panels

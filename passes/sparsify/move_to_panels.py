@@ -1,0 +1,246 @@
+"""MoveToPanels: f(from_panels(p)) => from_panels(f(p)), to_panels(from_panels(p)) => p
+
+f is an elementwise operator, a normalization over the channels, an attention, or a reshape that
+leaves the panels as they are. Layout changes move down the graph this way until they meet and
+cancel; what is left of them stands at the borders of the network.
+
+Runs after `SparsifyWeights` and `PackDenseWeights`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.canonicalize.attention_scores import unguarded
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.operators import Layout, is_call_to, static_shape
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+
+UNARY = (
+    "relax.abs",
+    "relax.clip",
+    "relax.erf",
+    "relax.exp",
+    "relax.negative",
+    "relax.nn.gelu",
+    "relax.nn.gelu_tanh",
+    "relax.nn.leakyrelu",
+    "relax.nn.relu",
+    "relax.nn.silu",
+    "relax.rsqrt",
+    "relax.sigmoid",
+    "relax.sqrt",
+    "relax.tanh",
+    operators.HARDSWISH,
+)
+BINARY = (
+    "relax.add",
+    "relax.divide",
+    "relax.maximum",
+    "relax.minimum",
+    "relax.multiply",
+    "relax.power",
+    "relax.subtract",
+)
+
+
+@tvm.transform.module_pass(opt_level=0, name="MoveToPanels")
+class MoveToPanels:
+    """Move every operator that can work on panels there."""
+
+    def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
+        self.cpu = CpuProfile.of(target)
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its layout changes moved down and cancelled."""
+        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
+        return relax.transform.CanonicalizeBindings()(mod)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """The rule at one call."""
+
+    cpu: CpuProfile
+    call: relax.Call
+    lookup: Lookup
+    emit: Emit
+
+    def move(self) -> relax.Expr | None:
+        """Return what takes the call's place, or None."""
+        call = self.call
+        if is_call_to(call, operators.TO_PANELS):
+            return self._cancel(call)
+        if is_call_to(call, "relax.reshape"):
+            return self._reshape(call)
+        if is_call_to(call, "relax.nn.layer_norm"):
+            return self._layer_norm(call)
+        if is_call_to(call, "relax.nn.attention", "relax.nn.attention_bias"):
+            return self._attention(call)
+        if is_call_to(call, "relax.where"):
+            return self._guard(call)
+        return self._elementwise(call) if is_call_to(call, *UNARY, *BINARY) else None
+
+    def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
+        """Return the panels that `value` was read from, and the shape they were read as.
+
+        A reshape in between that leaves the channels alone, as a layer between flat and
+        batched tokens has, is looked through.
+        """
+        call = self.lookup(value)
+        if is_call_to(call, "relax.reshape") and _same_channels(value, call.args[0]):
+            call = self.lookup(call.args[0])
+        if not is_call_to(call, operators.FROM_PANELS):
+            return None
+        return call.args[0], tuple(int(e) for e in call.attrs["shape"])
+
+    def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
+        found = self._panels_of(value)
+        if found and Layout.of(found[1], layout.lanes).is_compatible(layout):
+            return found[0]
+        shape = (layout.batch, layout.tokens, layout.channels)
+        if Layout.of(static_shape(value) or (), layout.lanes) != layout:
+            value = self.emit(relax.op.reshape(value, shape))
+        return self.emit(operators.to_panels(value, layout.lanes))
+
+    def _cancel(self, call: relax.Call) -> relax.Expr | None:
+        """to_panels(from_panels(p)) => p"""
+        found = self._panels_of(call.args[0])
+        if found is None:
+            return None
+        lanes = int(call.attrs["lanes"])
+        layout = Layout.of(static_shape(call.args[0]) or (), lanes)
+        is_same = int(found[0].ty.shape[2]) == lanes
+        return found[0] if is_same and Layout.of(found[1], lanes).is_compatible(layout) else None
+
+    def _reshape(self, call: relax.Call) -> relax.Expr | None:
+        """reshape(reshape(x)) => reshape(x), or x itself"""
+        source, shape = call.args[0], static_shape(call)
+        inner = self.lookup(source)
+        if shape is None:
+            return None
+        if is_call_to(inner, "relax.reshape"):
+            source = inner.args[0]
+        if static_shape(source) == shape:
+            return source
+        return relax.op.reshape(source, shape)
+
+    def _elementwise(self, call: relax.Call) -> relax.Expr | None:
+        """f(from_panels(p), q) => from_panels(f(p, to_panels(q)))"""
+        shape = static_shape(call)
+        found = next((f for f in map(self._panels_of, call.args) if f is not None), None)
+        if found is None or shape is None or call.ty.dtype != "float32":
+            return None
+        panels, panel_shape = found
+        if shape[-1] != panel_shape[-1] or math.prod(shape) != math.prod(panel_shape):
+            return None
+        layout = Layout.of(panel_shape, int(panels.ty.shape[2]))
+        args = [self._operand(arg, shape, layout) for arg in call.args]
+        if any(a is None for a in args):
+            return None
+        return self._read(relax.Call(call.op, args, call.attrs), panel_shape, shape)
+
+    def _guard(self, call: relax.Call) -> relax.Expr | None:
+        """where(isnan(x), 0, x) of x = from_panels(p) => from_panels(where(isnan(p), 0, p))"""
+        x, guarded = unguarded(call, self.lookup)
+        found, shape = self._panels_of(x) if guarded else None, static_shape(call)
+        if found is None or shape is None:
+            return None
+        panels, panel_shape = found
+        blind = self.emit(relax.op.isnan(panels))
+        moved = relax.op.where(blind, relax.const(0, call.ty.dtype), panels)
+        return self._read(moved, panel_shape, shape)
+
+    def _read(
+        self, panels: relax.Call, panel_shape: tuple[int, ...], shape: tuple[int, ...]
+    ) -> relax.Expr:
+        """Return from_panels(panels) as a tensor of shape `shape`."""
+        tensor = operators.from_panels(self.emit(panels), panel_shape)
+        if shape == panel_shape:
+            return tensor
+        return relax.op.reshape(self.emit(tensor), shape)
+
+    def _operand(
+        self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
+    ) -> relax.Expr | None:
+        """Return what stands for `value` beside panels of a tensor of shape `shape`."""
+        if static_shape(value) == shape:
+            return self._as_panels(value, layout)
+        if not isinstance(value, tvm.ir.GenericConst):
+            # The scalar arguments of clip and leakyrelu are not tensors.
+            return value if not isinstance(value.ty, relax.TensorType) else None
+        array = value.value.numpy()
+        if array.size == 1:
+            return relax.const(array.reshape(()))
+        if array.ndim and array.size == array.shape[-1] == layout.channels:
+            return relax.const(array.reshape(layout.channels, 1))
+        return self._as_panels(relax.const(np.broadcast_to(array, shape).copy()), layout)
+
+    def _layer_norm(self, call: relax.Call) -> relax.Expr | None:
+        """layer_norm(x) over the channels => from_panels(layer_norm(to_panels(x)))"""
+        x, gamma, beta = call.args
+        shape, axes = static_shape(x), [int(a) for a in call.attrs["axes"]]
+        if shape is None or len(shape) < 2 or axes not in ([-1], [len(shape) - 1]):
+            return None
+        if call.ty.dtype != "float32" or not (call.attrs["center"] and call.attrs["scale"]):
+            return None
+        found = self._panels_of(x)
+        lanes = int(found[0].ty.shape[2]) if found else self.cpu.panel_lanes(shape[-2])
+        panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes))
+        moved = operators.layer_norm(panels, gamma, beta, float(call.attrs["epsilon"]))
+        return self._read(moved, found[1] if found else shape, shape)
+
+    def _attention(self, call: relax.Call) -> relax.Expr | None:
+        """attention(q, k, v) => reshape(from_panels(attention(to_panels(...))))"""
+        query, key, value, *bias = call.args
+        q_shape, k_shape, v_shape = map(static_shape, (query, key, value))
+        if q_shape is None or k_shape is None or v_shape != k_shape or call.ty.dtype != "float32":
+            return None
+        if call.attrs["causal_mask"] is not None or call.attrs["window_size"] is not None:
+            return None
+        batch, tokens, heads, head_dim = q_shape
+        key_tokens = k_shape[1]
+        bias_shape = static_shape(bias[0]) if bias else ()
+        if bias_shape is None or k_shape[2:] != q_shape[2:]:
+            return None
+        if bias and (len(bias_shape) != 4 or bias_shape[3] != key_tokens):
+            return None
+        scale = call.attrs["scale"]
+        channels = heads * head_dim
+        lanes = self.cpu.panel_lanes(max(tokens, key_tokens))
+        query_panels, key_panels, value_panels = (
+            self._as_panels(self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes))
+            for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
+        )
+        attrs = {
+            "batch": batch,
+            "tokens": tokens,
+            "key_tokens": key_tokens,
+            "heads": heads,
+            "head_dim": head_dim,
+            "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
+        }
+        moved = operators.attention(
+            query_panels, key_panels, value_panels, bias[0] if bias else None, attrs
+        )
+        return self._read(moved, (batch, tokens, channels), q_shape)
+
+    def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
+        """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""
+        inner = self.lookup(x)
+        if is_call_to(inner, "relax.reshape") and static_shape(inner.args[0]) == shape:
+            return inner.args[0]
+        return self.emit(relax.op.reshape(x, shape))
+
+
+def _same_channels(a: relax.Expr, b: relax.Expr) -> bool:
+    a_shape, b_shape = static_shape(a), static_shape(b)
+    if not a_shape or not b_shape:
+        return False
+    return len(a_shape) > 1 and len(b_shape) > 1 and a_shape[-1] == b_shape[-1]

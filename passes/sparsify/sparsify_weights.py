@@ -1,0 +1,124 @@
+"""SparsifyWeights: matmul(x, w) => from_panels(sparse_linear(to_panels(x), pack(w)))
+
+w is a constant, mostly zeros; a convolution by such a weight likewise becomes a `sparse_conv2d`
+between `image_to_panels` and `panels_to_image`. Which weights are worth it is the cost model's
+choice; a dense or nearly dense weight stays as it is. Every decision is written to the module
+attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
+
+Runs after constants are folded, and before anything is legalized.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
+from tvm_sparse.passes.sparsify.constant_layers import match_layer
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.choice import Choice
+from tvm_sparse.tilings.families import (
+    KernelFor,
+    Layer,
+    Linear,
+    by_cost_model,
+    sparse_kernel,
+    sparse_or_dense,
+)
+
+LAYERS = "tvm_sparse.layers"
+
+
+@tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
+class SparsifyWeights:
+    """Rewrite every pruned linear layer and convolution that the cost model wants sparse.
+
+    Parameters
+    ----------
+    target : tvm.target.Target or CpuProfile
+        What the module is compiled for.
+    kernel_for : callable
+        Kernels that were measured, which the cost model's give way to.
+    """
+
+    def __init__(
+        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = by_cost_model
+    ) -> None:
+        self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with its pruned layers rewritten."""
+        decisions: list[dict[str, Any]] = []
+
+        def sparsify(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
+            found = match_layer(call, self.cpu)
+            if found is None:
+                return None
+            choice, tiling = self._choose(found.layer)
+            decisions.append(_decision(name, call, found.layer, choice))
+            if tiling is None:
+                return None
+            panels, problem = emit(found.panels), found.layer.problem
+            product = sparse_layer(panels, found.weight, problem, tiling)
+            return found.read(emit(operators.of_layer(product, name)))
+
+        return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
+
+    def _choose(self, layer: Layer) -> tuple[Choice, SparseTiling | None]:
+        """Return sparse or dense, and the tiling if it is sparse."""
+        choice = sparse_or_dense(layer, self.cpu)
+        measured = self.kernel_for(layer)
+        if measured is None:
+            return choice, sparse_kernel(layer, self.cpu) if choice.sparse else None
+        sparse = measured if isinstance(measured, SparseTiling) else None
+        if choice.sparse != bool(sparse):
+            reason = f"{1 - layer.density:.0%} zeros: measured to be faster {_kind(sparse)}"
+            choice = dataclasses.replace(choice, sparse=bool(sparse), reason=reason)
+        return choice, sparse
+
+
+def _kind(sparse: SparseTiling | None) -> str:
+    return "sparse" if sparse else "dense"
+
+
+def sparse_layer(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear | Conv2d,
+    tiling: SparseTiling,
+) -> relax.Call:
+    """Return the call that computes a layer by a sparse kernel."""
+    fields = dataclasses.asdict(tiling)
+    if isinstance(problem, Linear):
+        packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
+        attrs = {"channels": problem.n, "tiling": fields}
+        return operators.sparse_linear(panels, _constants(packed), attrs)
+    assert isinstance(tiling, SparseConvTiling)
+    packed = PackedSparse.from_conv2d(weight, problem, tiling)
+    return operators.sparse_conv2d(panels, _constants(packed), problem, fields)
+
+
+def _constants(packed: PackedSparse) -> list[relax.Expr]:
+    arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
+    return [relax.const(array) for array in arrays]
+
+
+def _decision(name: str, call: relax.Call, layer: Layer, choice: Choice) -> dict[str, Any]:
+    weight = call.args[1].value.numpy()
+    shape = weight.T.shape if weight.ndim == 2 else weight.shape
+    kernel = "linear" if isinstance(layer.problem, Linear) else "conv2d"
+    return {
+        "layer": name,
+        "shape": list(shape),
+        "density": layer.density,
+        "kernel": f"sparse_{kernel}" if choice.sparse else kernel,
+        "reason": choice.reason,
+    }

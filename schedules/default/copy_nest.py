@@ -1,0 +1,165 @@
+"""Loop nests that compute a piece of an elementwise block, parallel and in vectors.
+
+Where an input is contiguous along another axis than the output, tiles are read along the one,
+transposed in registers, and written along the other. Vectors and tiles that do not fit any more
+overlap the ones before them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.default.nests import clipped, each_job
+from tvm_sparse.schedules.default.pieces import Piece, elements
+from tvm_sparse.schedules.default.reduction import Axis, loads, places, size, substitute, variables
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.transpose import transpose
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr, Var
+    from tvm.tirx import Stmt
+
+    from tvm_sparse.cpu.profile import CpuProfile
+
+JOBS_PER_CORE = 4
+"""Fewer rows than this for every core are cut into their vectors, to give all cores work."""
+
+SMALLEST_TILE = 4
+"""Rows, and columns, of a tile from which on it is transposed in registers."""
+
+
+def copy_nest(piece: Piece, name: str, cpu: CpuProfile) -> Stmt:
+    """Return a loop nest for a piece of the block `name`."""
+    return _Copy(piece, name, cpu).emit()
+
+
+class _Copy:
+    def __init__(self, piece: Piece, name: str, cpu: CpuProfile) -> None:
+        self.piece, self.name, self.cpu = piece, name, cpu
+
+    def emit(self) -> Stmt:
+        """Return the loops."""
+        axes = self.piece.axes
+        along = axes[-1] if axes and self._is_stored_along(axes[-1]) else None
+        across = None if along is None else self._axis_read_along(along)
+        with IRBuilder() as builder:
+            if along is None:
+                self._vectors(None, 1)
+            elif across is None or self._lanes(along) > self._lanes(across):
+                self._vectors(along, self._lanes(along))
+            elif self._lanes(along) < SMALLEST_TILE:
+                self._vectors(across, self._lanes(across))
+            else:
+                self._tiles(along, across, self._lanes(along))
+        return builder.get()
+
+    def _lanes(self, axis: Axis) -> int:
+        """Return how many values of an axis make a vector."""
+        return min(self.cpu.vector_lanes, 1 << axis.extent.bit_length() - 1)
+
+    def _is_stored_along(self, axis: Axis) -> bool:
+        *others, last = self.piece.store.indices
+        return _is_contiguous(last, axis) and not any(axis.var in variables(i) for i in others)
+
+    def _axis_read_along(self, stored: Axis) -> Axis | None:
+        """Return the axis that a load is contiguous along which steps through memory otherwise."""
+        for load in loads(self.piece.store.value):
+            *others, last = load.indices
+            if any(stored.var in variables(index) for index in others):
+                for axis in self.piece.axes[:-1]:
+                    if _is_contiguous(last, axis):
+                        return axis
+        return None
+
+    def _vectors(self, axis: Axis | None, lanes: int) -> None:
+        """Compute vectors along an axis, or single values."""
+        outer = [a for a in self.piece.axes if a is not axis]
+        steps = 1 if axis is None else -(-axis.extent // lanes)
+        # A row of single vectors is too short for a job; few rows are too few.
+        joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
+        jobs = size(outer) * (1 if joined else steps)
+        with each_job(jobs, *self._work()) as job:
+            place = _bound(places(outer, job if joined else job // steps))
+
+            def visit(step: Expr) -> None:
+                if axis is None:
+                    self._store(place)
+                    return
+                first = T.bind(clipped(step * lanes, axis.extent - lanes))
+                with T.vectorized(T.int64(lanes)) as lane:
+                    self._store(place | {axis.var: first + lane})
+
+            if joined:
+                with T.serial(T.int64(0), T.int64(steps)) as step:
+                    visit(step)
+            else:
+                visit(job % steps)
+
+    def _tiles(self, along: Axis, across: Axis, lanes: int) -> None:
+        """Compute square tiles, read along one axis and written along the other.
+
+        A job reads the rows that a row of tiles lies in from end to end, if there are enough jobs.
+        """
+        outer = [a for a in self.piece.axes if a is not along and a is not across]
+        strips = -(-across.extent // lanes)
+        joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
+        with each_job(size(outer) * (1 if joined else strips), *self._work()) as job:
+            fixed = _bound(places(outer, job if joined else job // strips))
+            rows = [T.sblock_alloc_buffer((lanes,)) for _ in range(lanes)]
+            with T.serial(T.int64(0), T.int64(-(-along.extent // lanes))) as tile:
+                first = T.bind(clipped(tile * lanes, along.extent - lanes))
+
+                def visit(strip: Expr) -> None:
+                    start = T.bind(clipped(strip * lanes, across.extent - lanes))
+                    self._tile((along, first), (across, start), rows, fixed)
+
+                if joined:
+                    with T.serial(T.int64(0), T.int64(strips)) as strip:
+                        visit(strip)
+                else:
+                    visit(job % strips)
+
+    def _tile(
+        self,
+        along: tuple[Axis, Expr],
+        across: tuple[Axis, Expr],
+        rows: list[Expr],
+        fixed: dict[Var, Expr],
+    ) -> None:
+        """Compute the tile that begins at the given places of two axes."""
+        store, lanes = self.piece.store, len(rows)
+        for i, row in enumerate(rows):
+            with T.vectorized(T.int64(lanes)) as lane:
+                place = fixed | {along[0].var: along[1] + i, across[0].var: across[1] + lane}
+                T.buffer_store(row, substitute(store.value, place), [lane])
+        loaded = [T.bind(row[vector_at(0, lanes)]) for row in rows]
+        for i, column in enumerate(transpose(loaded)):
+            place = fixed | {along[0].var: along[1], across[0].var: across[1] + i}
+            *indices, last = [substitute(index, place) for index in store.indices]
+            T.buffer_store(store.buffer, column, [*indices, vector_at(last, lanes)])
+
+    def _store(self, place: dict[Var, Expr]) -> None:
+        store = self.piece.store
+        indices = [substitute(index, place) for index in store.indices]
+        T.buffer_store(store.buffer, substitute(store.value, place), indices)
+
+    def _work(self) -> tuple[int, str, Expr, Expr]:
+        store = self.piece.store
+        return elements(self.piece), self.name, store.value, store.buffer
+
+
+def _bound(place: dict[Var, Expr]) -> dict[Var, Expr]:
+    return {var: T.bind(value) for var, value in place.items()}
+
+
+def _is_contiguous(index: Expr, axis: Axis) -> bool:
+    """Whether an index grows by 1 from each element of an axis to the next."""
+    if axis.var not in variables(index):
+        return False
+    linear = tvm.sym.detect_linear_equation(index, [axis.var])
+    return bool(linear) and isinstance(linear[0], tirx.IntImm) and int(linear[0]) == 1

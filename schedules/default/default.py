@@ -1,0 +1,214 @@
+"""Default schedule of functions that have no kernel of their own.
+
+Elementwise blocks are inlined into their consumers where that repeats no expensive work. What
+remains becomes parallel, if it has enough work, and vectorized: reductions by `tiled_reduction`,
+elementwise blocks here. What cannot be analysed keeps its loops.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.analysis import normalize_prim_func
+from tvm_ffi import structural_equal, structural_map, structural_walk
+
+from tvm_sparse.schedules.default.copy_nest import copy_nest
+from tvm_sparse.schedules.default.nests import PARALLEL_ITERATIONS
+from tvm_sparse.schedules.default.pieces import cut
+from tvm_sparse.schedules.default.reduction import Reduction, loads, variables
+from tvm_sparse.schedules.default.tiled_reduction import tile_reduction
+
+if TYPE_CHECKING:
+    from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+    from tvm_sparse.cpu.profile import CpuProfile
+
+TILE = 16
+"""Side of the tiles of a transpose: a cache line of 16 values each way."""
+CHUNKS_PER_CORE = 4
+"""Parts that a parallel loop is cut into for every core."""
+
+
+def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
+    """Return `func` with parallel and vectorized loops, or as it is if it cannot be analysed."""
+    schedule = s_tir.Schedule(func)
+    if normalize_prim_func(schedule) is None:
+        return func
+    _inline(schedule)
+    nests: dict[str, tirx.Stmt] = {}
+    for block in _blocks(schedule):
+        reduction = Reduction.of(schedule.get(block))
+        if reduction is not None:
+            nests[reduction.name] = tile_reduction(reduction, cpu)
+            continue
+        pieces = cut(schedule.get(block))
+        if pieces is not None:
+            name = schedule.get(block).name_hint
+            nests[name] = tirx.stmt_seq(
+                *(copy_nest(piece, f"{name}_piece{i}", cpu) for i, piece in enumerate(pieces))
+            )
+        else:
+            try:
+                _schedule_loops(schedule, block, cpu)
+            except s_tir.ScheduleError:
+                continue  # Every primitive leaves the function correct.
+    return _with_nests(schedule.mod["main"], nests)
+
+
+def _blocks(schedule: s_tir.Schedule) -> list[SBlockRV]:
+    return list(schedule.get_child_blocks(schedule.get_sblock("root")))
+
+
+def _inline(schedule: s_tir.Schedule) -> None:
+    """Inline the elementwise blocks, unless a function call would be repeated by that."""
+    for block in _blocks(schedule):
+        consumers = schedule.get_consumers(block)
+        if not consumers or not _is_injective(schedule, block):
+            continue
+        own = _iterations(schedule, block)
+        once = own is not None and [_iterations(schedule, c) for c in consumers] == [own]
+        cheap = not _is_costly(schedule.get(block).body)
+        if once or (cheap and all(_is_injective(schedule, c) for c in consumers)):
+            try:
+                schedule.compute_inline(block)
+            except s_tir.ScheduleError:
+                continue  # It computes a result of the function.
+
+
+def _is_costly(body: tirx.Stmt) -> bool:
+    """Whether a block does more than arithmetic: calls, or what VectorizeMath makes of them."""
+    costly: list[tvm.ir.Expr] = []
+    structural_walk(body, (tirx.Let, costly.append))
+    structural_walk(
+        body,
+        (tvm.ir.Call, lambda c: costly.append(c) if "if_then_else" not in str(c.op) else None),
+    )
+    return bool(costly)
+
+
+def _is_injective(schedule: s_tir.Schedule, block: SBlockRV) -> bool:
+    kinds = {int(axis.iter_type) for axis in schedule.get(block).iter_vars}
+    return kinds <= {tirx.IterVar.DataPar}
+
+
+def _iterations(schedule: s_tir.Schedule, block: SBlockRV) -> int | None:
+    extents = [schedule.get(loop).extent for loop in schedule.get_loops(block)]
+    if all(isinstance(e, tirx.IntImm) for e in extents):
+        return math.prod(int(e) for e in extents)
+    return None
+
+
+def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) -> None:
+    """Make the leading spatial loops of a block parallel and its contiguous ones vectors."""
+    loops = list(schedule.get_loops(block))
+    kinds = [int(axis.iter_type) for axis in schedule.get(block).iter_vars]
+    spatial = next((i for i, k in enumerate(kinds) if k != tirx.IterVar.DataPar), len(kinds))
+    iterations = _iterations(schedule, block)
+    enough = iterations is None or iterations >= PARALLEL_ITERATIONS
+    outer, inner = loops[:spatial], None
+    if not spatial:
+        return
+    across = _axis_read_contiguously(schedule.get(block))
+    if across is not None and spatial == len(loops):
+        outer = _tile(schedule, loops, across)
+    elif spatial == len(loops):
+        joined = _contiguous_axes(schedule.get(block))
+        outer, inner = loops[:-joined], schedule.fuse(*loops[-joined:])
+        if _extent(schedule, inner) % cpu.vector_lanes == 0:
+            inner, lanes = schedule.split(inner, factors=[None, cpu.vector_lanes])
+            schedule.vectorize(lanes)
+    if enough and inner is not None:
+        jobs = math.prod(_extent(schedule, loop) for loop in outer)
+        parts = _divisor(_extent(schedule, inner), -(-CHUNKS_PER_CORE * cpu.cores // jobs))
+        if parts > 1:
+            outer.append(schedule.split(inner, factors=[parts, None])[0])
+    if enough and outer:
+        schedule.parallel(schedule.fuse(*outer))
+
+
+def _tile(schedule: s_tir.Schedule, loops: list[LoopRV], across: int) -> list[LoopRV]:
+    """Tile loop `across` and the last one; returns the loops over tiles."""
+    tiles = [_divisor_at_most(_extent(schedule, loops[i]), TILE) for i in (across, -1)]
+    (row, in_row), (column, in_column) = (
+        schedule.split(loops[i], factors=[None, tile])
+        for i, tile in zip((across, -1), tiles, strict=True)
+    )
+    outer = [*loops[:across], row, *loops[across + 1 : -1], column]
+    schedule.reorder(*outer, in_row, in_column)
+    schedule.vectorize(in_column)
+    return outer
+
+
+def _extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
+    """Return the extent of a loop; 1, which nothing is split from, if it is not constant."""
+    extent = schedule.get(loop).extent
+    return int(extent) if isinstance(extent, tirx.IntImm) else 1
+
+
+def _divisor(n: int, least: int) -> int:
+    """Return the smallest divisor of `n` that is at least `least`, or else `n` itself."""
+    return next((d for d in range(min(least, n), n) if n % d == 0), n)
+
+
+def _divisor_at_most(n: int, most: int) -> int:
+    return next(d for d in range(min(n, most), 0, -1) if n % d == 0)
+
+
+def _axis_read_contiguously(block: s_tir.SBlock) -> int | None:
+    """Return the axis along which an input is contiguous that is transposed in the output."""
+    *axes, last = [axis.var for axis in block.iter_vars]
+    transposed = [
+        load.indices[-1]
+        for load in loads(block.body)
+        if any(last in variables(index) for index in load.indices[:-1])
+    ]
+    return next((i for i, var in enumerate(axes) if any(var.same_as(x) for x in transposed)), None)
+
+
+def _contiguous_axes(block: s_tir.SBlock) -> int:
+    """Return how many of the last axes can be one loop without divisions in any index.
+
+    Every access must either use neither of two neighbouring axes, or be contiguous across them.
+    """
+    accesses = [(load.source, load.indices) for load in loads(block.body)]
+    structural_walk(
+        block.body, (tirx.BufferStore, lambda store: accesses.append((store.buffer, store.indices)))
+    )
+    uses = variables(block.body)
+    axes = [axis.var for axis in block.iter_vars]
+    count = 1
+    for a, b in zip(reversed(axes[:-1]), reversed(axes[1:]), strict=True):
+        plain = 0
+        for buffer, indices in accesses:
+            used = [i for i, index in enumerate(indices) if {a, b} & variables(index).keys()]
+            if not used:
+                continue
+            if len(used) != 2 or used[1] != used[0] + 1:
+                return count
+            first, second = (indices[i] for i in used)
+            extent = next(axis.dom.extent for axis in block.iter_vars if axis.var.same_as(b))
+            whole = structural_equal(buffer.shape[used[1]], extent)
+            if not (first.same_as(a) and second.same_as(b) and whole):
+                return count
+            plain += 1
+        if uses[a] != plain or uses[b] != plain:
+            return count
+        count += 1
+    return count
+
+
+def _with_nests(func: tirx.PrimFunc, nests: dict[str, tirx.Stmt]) -> tirx.PrimFunc:
+    """Replace the loops around blocks by other loop nests, given by the name of the block."""
+
+    def replace(loop: tirx.For) -> tirx.Stmt:
+        body = loop
+        while isinstance(body, tirx.For):
+            body = body.body
+        if not isinstance(body, s_tir.SBlockRealize):
+            return loop
+        return nests.get(body.block.name_hint, loop)
+
+    return func.with_body(structural_map(func.body, (tirx.For, replace), order="pre"))

@@ -1,0 +1,244 @@
+"""Loop nests for reductions, from products of matrices and convolutions to means and maxima.
+
+A product summed up, ``out[m, n] = sum_k a[m, k] * b[k, n]`` with any index expressions in `a` and
+`b`, is computed in register tiles. The vectors run along n, the last axis of the output; `b` is
+first brought into the order that the tile reads, so that one kernel serves products, transposed or
+not, and convolutions::
+
+    for a tile of n in parallel:
+        packed[k, :] = b[k, n...]
+        for a tile of m:
+            accumulators = sum over k of a[m, k] * packed[k, :]
+
+Any other reduction has accumulators either along the last axis of the output, or, if its input is
+contiguous along a reduced axis, along that one; these are combined at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.default.nests import clipped, each_job
+from tvm_sparse.schedules.default.reduction import (
+    Axis,
+    Reduction,
+    loads,
+    places,
+    size,
+    substitute,
+    variables,
+)
+from tvm_sparse.schedules.emit.buffers import Registers
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr, Var
+    from tvm.tirx import Stmt
+
+    from tvm_sparse.cpu.profile import CpuProfile
+
+WORTH_PACKING = 4
+"""Rows of a product from which on packing its other operand takes less time than it saves."""
+WIDE, NARROW = 8, 2
+"""Most vectors of a tile: of few rows, and of enough to fill the registers."""
+
+
+def tile_reduction(reduction: Reduction, cpu: CpuProfile) -> Stmt:
+    """Return a loop nest that computes a reduction."""
+    if not reduction.spatial or _runs_along_reduced(reduction):
+        return _reduce_along_row(reduction, cpu)
+    return _Tiling(reduction, cpu).emit()
+
+
+def _runs_along_reduced(reduction: Reduction) -> bool:
+    """Whether vectors along the last reduced axis fit the term better than along the output."""
+    scalar, vector = reduction.factors()
+    rows = [a for a in reduction.spatial if scalar is not None and a.var not in variables(vector)]
+    if scalar is not None and size(rows) >= WORTH_PACKING:
+        return False
+    spatial, reduced = reduction.spatial[-1].var, reduction.reduced[-1].var
+    inputs = [(variables(load), variables(load.indices[-1])) for load in loads(vector)]
+    # An input that varies along both decides, if there is one: it is the larger one.
+    deciding = [last for used, last in inputs if {spatial, reduced} <= used.keys()]
+    last = deciding or [last for _, last in inputs]
+    return any(reduced in used for used in last) and not any(spatial in used for used in last)
+
+
+class _Tiling:
+    """Accumulators along the last axes of the output."""
+
+    def __init__(self, reduction: Reduction, cpu: CpuProfile) -> None:
+        self.reduction = reduction
+        self.scalar, self.vector = reduction.factors()
+        uses = variables(self.vector)
+        *others, last = reduction.spatial
+        rows = [a for a in others if self.scalar is not None and a.var not in uses]
+        columns = [last]
+        only_vector = () if self.scalar is None else variables(self.scalar)
+        width = cpu.vector_lanes
+        packs = size(rows) >= WORTH_PACKING
+        # A short last axis is joined with those before it, to fill the vectors.
+        while packs and others and last.extent < width:
+            if others[-1] in rows or others[-1].var in only_vector:
+                break
+            columns.insert(0, others.pop())
+        self.rows, self.columns = rows, columns
+        self.outer = [a for a in others if a not in rows]
+
+        n, m = size(columns), size(rows)
+        self.lanes = min(width, n)
+        vectors = -(-n // self.lanes)
+        wide = min(WIDE, max(size(self.outer) * vectors // (2 * cpu.cores), 1))
+        vectors = min(NARROW if packs else wide, vectors)
+        self.tile_columns = min(n, vectors * self.lanes)
+        # The last vector of a tile, like the last tile, overlaps the one before it.
+        self.offsets = [
+            min(o, self.tile_columns - self.lanes) for o in range(0, self.tile_columns, self.lanes)
+        ]
+        self.tiles = -(-n // self.tile_columns)
+        self.tile_rows = tile_height(len(self.offsets), cpu)
+        jobs = size(self.outer) * self.tiles
+        parts = min(max(2 * cpu.cores // jobs, 1), -(-m // self.tile_rows))
+        self.part_rows = -(-m // parts)
+        self.parts = -(-m // self.part_rows)
+        self.packs = packs and 4 * size(reduction.reduced) * self.tile_columns <= cpu.l2_bytes
+
+    def emit(self) -> Stmt:
+        reduction = self.reduction
+        n, m = size(self.columns), size(self.rows)
+        jobs = size(self.outer) * self.tiles * self.parts
+        with IRBuilder() as builder, _jobs(jobs, reduction) as job:
+            part, tile = job % self.parts, job // self.parts % self.tiles
+            self.fixed = places(self.outer, job // (self.parts * self.tiles))
+            self.column = T.bind(clipped(tile * self.tile_columns, n - self.tile_columns))
+            self.temporary = [T.sblock_alloc_buffer((self.lanes,)) for _ in self.offsets]
+            self.acc = Registers(self.tile_rows * len(self.offsets), self.lanes)
+            first = T.bind(clipped(part * self.part_rows, m - self.part_rows))
+            if self.packs:
+                depth = size(reduction.reduced)
+                self.packed = T.sblock_alloc_buffer((T.int64(depth * self.tile_columns),))
+                self._pack()
+            each_tile(self.part_rows, self.tile_rows, lambda i, c: self._tile(first + i, c))
+        return builder.get()
+
+    def _pack(self) -> None:
+        contiguous = len(self.columns) == 1
+        if contiguous:
+            with _loops(self.reduction.reduced) as (place, step):
+                for offset in self.offsets:
+                    with T.vectorized(T.int64(self.lanes)) as lane:
+                        self._pack_value(place, step, offset + lane)
+        else:
+            # The indices of a joined column are computed once per column, not once per value.
+            columns = T.serial(T.int64(0), T.int64(self.tile_columns))
+            with columns as column, _loops(self.reduction.reduced) as (place, step):
+                self._pack_value(place, step, column)
+
+    def _pack_value(self, place: dict[Var, Expr], step: Expr, column: Expr) -> None:
+        value = substitute(self.vector, place | self._columns_at(column) | self.fixed)
+        T.buffer_store(self.packed, value, [step * self.tile_columns + column])
+
+    def _columns_at(self, column: Expr) -> dict[Var, Expr]:
+        return places(self.columns, self.column + column)
+
+    def _tile(self, first: Expr, count: int) -> None:
+        """Compute `count` rows of a tile."""
+        reduction, vectors = self.reduction, len(self.offsets)
+        rows = [places(self.rows, T.bind(first + i)) for i in range(count)] if self.rows else [{}]
+        for i in range(count * vectors):
+            self.acc[i] = T.Broadcast(reduction.init, self.lanes)
+        with _loops(reduction.reduced) as (place, step):
+            sources = [T.bind(self._source(v, place, step)) for v in range(vectors)]
+            for i, row in enumerate(rows):
+                if self.scalar is not None:
+                    scalar = substitute(self.scalar, place | row | self.fixed)
+                    factor = T.bind(T.Broadcast(T.bind(scalar), self.lanes))
+                for v, source in enumerate(sources):
+                    term = source if self.scalar is None else factor * source
+                    a = i * vectors + v
+                    self.acc[a] = reduction.combine(self.acc[a], term)
+        for i, row in enumerate(rows):
+            for v, offset in enumerate(self.offsets):
+                values = self.temporary[v]
+                T.buffer_store(values, self.acc[i * vectors + v], [vector_at(0, self.lanes)])
+                with T.vectorized(T.int64(self.lanes)) as lane:
+                    place = row | self._columns_at(offset + lane) | self.fixed
+                    indices = [substitute(index, place) for index in reduction.store.indices]
+                    T.buffer_store(reduction.store.buffer, values[lane], indices)
+
+    def _source(self, v: int, place: dict[Var, Expr], step: Expr) -> Expr:
+        if self.packs:
+            start = step * self.tile_columns + self.offsets[v]
+            return self.packed[vector_at(start, self.lanes)]
+        with T.vectorized(T.int64(self.lanes)) as lane:
+            columns = self._columns_at(self.offsets[v] + lane)
+            value = substitute(self.vector, place | columns | self.fixed)
+            T.buffer_store(self.temporary[v], value, [lane])
+        return self.temporary[v][vector_at(0, self.lanes)]
+
+
+def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
+    """Accumulators along the last reduced axis; every job computes one element of the output."""
+    *others, last = reduction.reduced
+    lanes = min(cpu.vector_lanes, last.extent)
+    chains = min(4, last.extent // lanes)
+    with IRBuilder() as builder, _jobs(size(reduction.spatial), reduction) as job:
+        fixed = places(reduction.spatial, job)
+        temporary = T.sblock_alloc_buffer((lanes,))
+        total = T.sblock_alloc_buffer((1,))
+        acc = Registers(chains, lanes)
+        for i in range(chains):
+            acc[i] = T.Broadcast(reduction.init, lanes)
+        T.buffer_store(total, reduction.init, [0])
+
+        def add_vectors(start: Expr, count: int, place: dict[Var, Expr]) -> None:
+            for i in range(count):
+                with T.vectorized(T.int64(lanes)) as lane:
+                    at = {last.var: start + (i * lanes + lane)}
+                    term = substitute(reduction.term, place | at | fixed)
+                    T.buffer_store(temporary, term, [lane])
+                acc[i] = reduction.combine(acc[i], temporary[vector_at(0, lanes)])
+
+        step = chains * lanes
+        whole = last.extent // step * step
+        rest = (last.extent - whole) // lanes
+        with _loops(others) as (place, _):
+            with T.serial(T.int64(0), T.int64(whole // step)) as group:
+                add_vectors(group * step, chains, place)
+            add_vectors(T.int64(whole), rest, place)
+            with T.serial(T.int64(whole + rest * lanes), T.int64(last.extent)) as i:
+                term = substitute(reduction.term, place | {last.var: i} | fixed)
+                T.buffer_store(total, reduction.combine(total[0], term), [0])
+        combined = acc[0]
+        for i in range(1, chains):
+            combined = reduction.combine(combined, acc[i])
+        T.buffer_store(temporary, combined, [vector_at(0, lanes)])
+        with T.serial(T.int64(0), T.int64(lanes)) as lane:
+            T.buffer_store(total, reduction.combine(total[0], temporary[lane]), [0])
+        indices = [substitute(index, fixed) for index in reduction.store.indices]
+        T.buffer_store(reduction.store.buffer, total[0], indices)
+    return builder.get()
+
+
+def _jobs(count: int, reduction: Reduction) -> contextlib.AbstractContextManager[Expr]:
+    name, out = reduction.name + "_tiled", reduction.store.buffer
+    return each_job(count, reduction.iterations, name, reduction.term, out)
+
+
+@contextlib.contextmanager
+def _loops(axes: list[Axis] | tuple[Axis, ...]) -> Iterator[tuple[dict[Var, Expr], Expr]]:
+    """Open a loop per axis; gives their places and the number of the iteration."""
+    with contextlib.ExitStack() as stack:
+        place: dict[Var, Expr] = {}
+        step: Expr = T.int64(0)
+        for axis in axes:
+            i = stack.enter_context(T.serial(T.int64(0), T.int64(axis.extent)))
+            place[axis.var] = i
+            step = step * axis.extent + i
+        yield place, step

@@ -1,0 +1,1 @@
+"""What loop nests are made of: buffers, panels in memory, epilogues, vectors."""

@@ -1,0 +1,47 @@
+"""What happens to a linear layer's result while it is still in registers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm_sparse.columns.rows import Tensor
+from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.vector_math import activation
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """``activation(product + bias + residual)``.
+
+    Attributes
+    ----------
+    bias : bool
+        Add a value per output channel, float32 ``[N]``.
+    residual : bool
+        Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
+    activation : str, optional
+        What `tvm_sparse.schedules.emit.vector_math.activation` knows.
+    """
+
+    bias: bool = False
+    residual: bool = False
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.activation is not None:
+            activation(self.activation)  # raises if it is unknown
+
+    def activate(self, value: Expr) -> Expr:
+        """Apply the activation to a float32 value or vector."""
+        return value if self.activation is None else activation(self.activation)(value)
+
+    def cycles(self, tensor: Tensor, cpu: CpuProfile) -> float:
+        """Return the cycles that it takes for all of a tensor, with the store of it."""
+        function = FUNCTION_OPERATIONS.get(self.activation, 1.0) if self.activation else 0.0
+        operations = self.bias + self.residual + function
+        return vector_cycles(vectors_of(tensor, cpu), self.residual, 1, operations)

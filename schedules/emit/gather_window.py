@@ -1,0 +1,140 @@
+"""Gathers the input rows that a block of output rows of a convolution sees into a `Window`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import opaque, vector
+from tvm_sparse.sizes.conv2d import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tvm.ir import Expr
+
+    from tvm_sparse.schedules.emit.panel_memory import Panels
+
+LONGEST_UNROLLED = 8
+"""Vectors of a plane from which on those that only hold image columns become a loop."""
+
+
+def gather_window(
+    x: Panels,
+    memory: Expr,
+    window: Window,
+    image: Expr,
+    first_row: Expr,
+    rows: Expr,
+    most_rows: int,
+    channel: Expr,
+    count: int,
+) -> None:
+    """Copy `count` channels of some image rows into a window.
+
+    Parameters
+    ----------
+    x : Panels
+        The images.
+    memory : Buffer
+        Flat, of at least `Window.size` floats for the rows.
+    window : Window
+        How the rows are stored.
+    image : Expr
+        Number of the image in the batch.
+    first_row, rows : Expr
+        Row of the image that becomes row 0 of the window, and how many; they may lie outside.
+    most_rows : int
+        Not fewer than the rows.
+    channel : Expr
+        First of the channels.
+    count : int
+        Number of channels, at most those of the window.
+    """
+    problem = window.problem
+    width = math.gcd(problem.lanes_in, window.width)
+    zero = T.Broadcast(T.float32(0), width)
+
+    def fill_with_zeros(start: Expr, size: int) -> None:
+        with T.serial(T.int64(0), T.int64(size // width)) as i:
+            T.buffer_store(memory, zero, [vector(start + i * width, width)])
+
+    if window.front:
+        fill_with_zeros(T.int64(0), window.front)
+    rows = opaque(rows)
+    # The bounds of the loop are constants, see `opaque`.
+    with T.serial(T.int64(0), T.int64(most_rows)) as row, T.If(opaque(rows - row) > 0), T.Then():
+        source_row = opaque(first_row + row)
+        start = T.bind(row * window.row_pitch + window.front)
+        if window.back:  # overwritten by the next row
+            fill_with_zeros(start + window.row_pitch, window.back)
+        if window.front and count < window.channels:  # what the next row reaches back to
+            fill_with_zeros(start + (window.row_pitch - window.front), window.front)
+        with T.If(T.And(source_row >= 0, source_row < problem.height)):
+            with T.Then():
+                at = x.at(image, source_row)
+                size = (count - 1) * x.channel_pitch + problem.lanes_in
+                source = x.flat(at, channel, T.int64(0), size)
+                with T.serial(T.int64(0), T.int64(count)) as c:
+                    first = c * x.channel_pitch
+
+                    def load(i: Expr | int, first: Expr = first, source: Any = source) -> Expr:
+                        return source[vector(first + i * width, width)]
+
+                    for plane, origin in enumerate(window.origins):
+                        begin = start + c * window.channel_pitch + plane * window.pitch
+
+                        def store(i: Expr | int, value: Expr, begin: Expr = begin) -> None:
+                            T.buffer_store(memory, value, [vector(begin + i * width, width)])
+
+                        _gather_plane(window, origin, width, load, store)
+            with T.Else():
+                fill_with_zeros(start, count * window.channel_pitch)
+
+
+def _gather_plane(
+    window: Window,
+    origin: int,
+    width: int,
+    load: Callable[[Expr | int], Expr],
+    store: Callable[[Expr | int, Expr], None],
+) -> None:
+    """Store every vector of a plane: columns ``origin + lane * stride``, zeros beside the image."""
+    stride, image_width = window.problem.stride[1], window.problem.width
+    vectors = window.pitch // width
+    columns = [
+        [origin + (i * width + lane) * stride for lane in range(width)] for i in range(vectors)
+    ]
+    inside = [i for i in range(vectors) if columns[i][0] >= 0 and columns[i][-1] < image_width]
+    looped = set(inside) if len(inside) > LONGEST_UNROLLED else set()
+    if looped:
+        with T.serial(T.int64(inside[0]), T.int64(inside[-1] + 1)) as i:
+            ahead = (i - inside[0]) * stride
+            store(i, _select(columns[inside[0]], image_width, width, lambda j: load(ahead + j)))
+    for i in range(vectors):
+        if i not in looped:
+            store(i, _select(columns[i], image_width, width, load))
+
+
+def _select(
+    columns: list[int], image_width: int, width: int, load: Callable[[Expr | int], Expr]
+) -> Expr:
+    """Return the vector of the given image columns; those outside of the image are 0."""
+    valid = [0 <= column < image_width for column in columns]
+    value = None if all(valid) else T.Broadcast(T.float32(0), width)
+    for source in sorted({column // width for column, v in zip(columns, valid, strict=True) if v}):
+        lanes = [
+            column - source * width if v and column // width == source else None
+            for column, v in zip(columns, valid, strict=True)
+        ]
+        loaded = T.bind(load(source))
+        if lanes == list(range(width)):
+            return loaded
+        if value is None:  # later sources overwrite the lanes that are not theirs
+            value = T.bind(T.Shuffle([loaded, loaded], [lane or 0 for lane in lanes]))
+        else:
+            mix = [i if lane is None else width + lane for i, lane in enumerate(lanes)]
+            value = T.bind(T.Shuffle([value, loaded], mix))
+    return value

@@ -1,0 +1,316 @@
+"""Where the rows of panels lie: parameters of a function, or memory that it allocates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import Tensor
+from tvm_sparse.schedules.emit.buffers import (
+    FLOATS_PER_CACHE_LINE,
+    argument,
+    flat,
+    prefetch,
+    scratch,
+)
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+class Panels(ABC):
+    """Where the rows of a tensor lie; elements are addressed as ``[at, channel, lane]``.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Whose panels.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def channel_pitch(self) -> int:
+        """Floats from one channel of a row to the next."""
+        return self.tensor.lanes
+
+    @abstractmethod
+    def at(self, image: Expr, row: Expr) -> Any:
+        """Return the place of a row; a number added to it is as many rows further."""
+
+    @abstractmethod
+    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
+        """Return the value, or for a Ramp as lane the vector, at ``(at, channel, lane)``."""
+
+    @abstractmethod
+    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+
+    @abstractmethod
+    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return what can be indexed with distances from an element on, to read it."""
+
+    @abstractmethod
+    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Ask for the cache line of an element, unless it is near anyway."""
+
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
+        return Tile(self, T.bind(self.at(image, row)))
+
+
+class Tile:
+    """Rows of panels that lie one after another."""
+
+    def __init__(self, panels: Panels, first: Expr) -> None:
+        self._panels, self._first = panels, first
+
+    def at(self, i: int) -> Any:
+        """Return the place of row `i`."""
+        return self._first + i
+
+    def ahead(self, i: int) -> Expr | int:
+        """Return the floats from the first row to row `i`."""
+        return i * self._row_floats
+
+    def __getitem__(self, place: tuple[int, Expr, Expr]) -> Expr:
+        i, channel, lane = place
+        return self._panels[self.at(i), channel, lane]
+
+    def store(self, value: Expr, i: int, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+        self._panels.store(value, self.at(i), channel, lane)
+
+    def flat(self, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return what can be indexed with distances from an element on, to read it."""
+        return self._panels.flat(self._first, channel, lane, size)
+
+    def prefetch(
+        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
+    ) -> None:
+        """Ask for a part of some channels of rows, which may be later ones.
+
+        Parameters
+        ----------
+        rows : iterable of int
+            Distances from the first row.
+        channel, channels : Expr, int
+            The first of the channels, and how many.
+        part, parts : Expr, int
+            Which part, of so many that together ask for all of them.
+        """
+        lines = channels * self._panels.tensor.lanes // FLOATS_PER_CACHE_LINE
+        share = -(-lines // parts)
+        with T.serial(T.int64(0), T.int64(share)) as line:
+            lane = (part * share + line) * FLOATS_PER_CACHE_LINE
+            for i in rows:
+                self._panels.prefetch(self.at(i), channel, lane)
+
+    @property
+    def _row_floats(self) -> int:
+        return self._panels.tensor.channels * self._panels.tensor.lanes
+
+
+class _SplitTile(Tile):
+    """Rows of a rolling buffer, the first ones perhaps at its end, the others at its beginning."""
+
+    def __init__(self, panels: Panels, first: Expr, count: int, capacity: int) -> None:
+        super().__init__(panels, first)
+        following = (first + i for i in range(1, count))
+        self._places = [first, *(T.bind(_wrapped(place, capacity)) for place in following)]
+
+    def at(self, i: int) -> Expr:
+        """Return the place of row `i`."""
+        return self._places[i]
+
+    def ahead(self, i: int) -> Expr | int:
+        """Return the floats from the first row to row `i`."""
+        return (self._places[i] - self._places[0]) * self._row_floats if i else 0
+
+    def prefetch(
+        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
+    ) -> None:
+        """Do nothing: the rows were just computed."""
+
+
+def _wrapped(place: Expr, capacity: int) -> Expr:
+    return T.Select(place >= capacity, place - capacity, place)
+
+
+class TensorPanels(Panels):
+    """The panels of a parameter ``[images * rows, channels, lanes]``.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Its extents.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        super().__init__(tensor)
+        self._is_written = False
+
+    def declare(self, name: str) -> None:
+        """Add the parameter to the function."""
+        tensor = self.tensor
+        self.buffer = argument(name, tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+
+    def whole(self) -> Expr:
+        """Return the region of all of it."""
+        return self.buffer[tuple(slice(0, extent) for extent in self.buffer.shape)]
+
+    def at(self, image: Expr, row: Expr) -> Expr:
+        """Return the row's number among those of all images."""
+        return row if self.tensor.images == 1 else image * self.tensor.rows + row
+
+    def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
+        """Return where in the parameter an element is."""
+        return at, channel, lane
+
+    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
+        return self.buffer[self.indices(*place)]
+
+    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+        self._is_written = True
+        T.buffer_store(self.buffer, value, list(self.indices(at, channel, lane)))
+
+    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return a view; of memory that is written too, one that TVM sees through."""
+        if self._is_written:
+            return _Distances(lambda index: self[at, channel, index], lane)
+        return flat(self[at, channel, lane], size)
+
+    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Ask for the cache line of an element."""
+        prefetch(self[at, channel, lane])
+
+
+class Images(TensorPanels):
+    """Images that are a parameter ``[images, channels, rows, lanes]``, addressed as panels."""
+
+    def declare(self, name: str) -> None:
+        """Add the parameter to the function."""
+        tensor = self.tensor
+        self.buffer = argument(name, tensor.images, tensor.channels, tensor.rows, tensor.lanes)
+
+    def at(self, image: Expr, row: Expr) -> _ImageRow:
+        """Return image and row."""
+        return _ImageRow(image, row)
+
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
+        return Tile(self, self.at(image, T.bind(row)))
+
+    def indices(
+        self, at: _ImageRow, channel: Expr | int, lane: Expr | int
+    ) -> tuple[Expr | int, ...]:
+        """Return where in the parameter an element is."""
+        return at.image, channel, at.row, lane
+
+    @property
+    def channel_pitch(self) -> int:
+        """Floats from one channel of a row to the next."""
+        return self.tensor.rows * self.tensor.lanes
+
+
+@dataclass(frozen=True)
+class _ImageRow:
+    """The place of a row in a batch of images."""
+
+    image: Expr
+    row: Expr
+
+    def __add__(self, rows: Expr | int) -> _ImageRow:
+        return _ImageRow(self.image, self.row + rows)
+
+
+class RollingPanels(Panels):
+    """Rows of an image in scratch memory: of the current run only, or the last ones.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of which it keeps rows.
+    capacity : int
+        How many.
+    is_carried : bool
+        Whether rows stay when later ones come, which then begin anew at place 0.
+    is_split : bool
+        Whether a tile may lie at its end and its beginning.
+
+    Attributes
+    ----------
+    origin : Expr
+        The first row.
+    """
+
+    origin: Expr
+
+    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool, is_split: bool) -> None:
+        super().__init__(tensor)
+        self.capacity, self.is_carried, self.is_split = capacity, is_carried, is_split
+
+    def allocate(self) -> None:
+        """Allocate the memory, for as long as the current loop or block runs."""
+        size = self.capacity * self.tensor.channels * self.tensor.lanes
+        self._memory = scratch(size)
+        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
+        for end in (0, size - 1):
+            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
+
+    def at(self, image: Expr, row: Expr) -> Expr:
+        """Return the row's place."""
+        if self.capacity == 1:  # one register less for the inner loops
+            return T.int64(0)
+        # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
+        place = T.max(row - self.origin, T.int64(0))
+        wraps = self.is_carried and self.capacity < self.tensor.rows
+        return place % self.capacity if wraps else place
+
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
+        if not self.is_split:
+            return super().tile(image, row)
+        return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
+
+    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
+        return self._memory[self._index(*place)]
+
+    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+        T.buffer_store(self._memory, value, [self._index(at, channel, lane)])
+
+    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return a view."""
+        start = T.bind(self._index(at, channel, lane))
+        return _Distances(lambda index: self._memory[index], start)
+
+    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Do nothing: the rows were just computed."""
+
+    def _index(self, at: Expr, channel: Expr | int, lane: Expr | int) -> Expr:
+        return _ahead(lane, (at * self.tensor.channels + channel) * self.tensor.lanes)
+
+
+class _Distances:
+    """Reads elements at a distance from the first one."""
+
+    def __init__(self, read: Callable[[Expr], Expr], start: Expr | int) -> None:
+        self._read, self._start = read, start
+
+    def __getitem__(self, index: Expr) -> Expr:
+        return self._read(_ahead(index, self._start))
+
+
+def _ahead(index: Any, by: Expr | int) -> Expr:
+    """Add to an index, or to the start of a Ramp."""
+    base = getattr(index, "base", None)
+    if base is None:
+        return index + by
+    return T.Ramp(base + by, index.stride, index.lanes)

@@ -1,0 +1,37 @@
+"""Loops over the vectors of a row of panels, for stages that treat all of them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import vector
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+    from tvm_sparse.schedules.emit.panel_memory import Tile
+
+LONGEST_UNROLLED = 8
+"""Vectors of a channel from which on they become a loop."""
+
+
+def each_vector(channels: int, lanes: int, width: int) -> Iterator[tuple[Expr, Expr]]:
+    """Yield the channel and the lanes of every vector of a row."""
+    with T.serial(T.int64(0), T.int64(channels)) as channel:
+        if lanes // width > LONGEST_UNROLLED:
+            with T.serial(T.int64(0), T.int64(lanes // width)) as i:
+                yield channel, vector(i * width, width)
+        else:
+            for lane in range(0, lanes, width):
+                yield channel, vector(T.int64(lane), width)
+
+
+def copy_channels(
+    x: Tile, y: Tile, first_read: int, first_written: int, channels: int, lanes: int, width: int
+) -> None:
+    """Copy some channels of a row behind one another."""
+    for channel, lane in each_vector(channels, lanes, width):
+        y.store(x[0, channel + first_read, lane], 0, channel + first_written, lane)

@@ -1,0 +1,1 @@
+"""One stage a file: the loop nest of an operator on panels."""

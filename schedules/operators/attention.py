@@ -1,0 +1,337 @@
+"""Attention on row panels: ``o = softmax(scale q k^T + bias) v`` for every head.
+
+A job is a head and a block of `lanes` queries. The queries stay in the lanes throughout, so both
+products are outer products of scalars of k or v and a vector over queries, the softmax runs over
+keys that lie below each other, and nothing is transposed or reduced across lanes::
+
+    for batch, head, block of queries in parallel:
+        scores[j, :] = scale * sum_d k[d, j] q[d, :] + bias[j, :]
+        scores[j, :] = exp(scores[j, :] - max_j scores[j, :])
+        o[d, :] = sum_j v[d, j] scores[j, :] / sum_j scores[j, :]
+
+The products compute a tile of keys, or of channels d, by all lanes at a time in registers. The
+scores of a job take ``4 * key_tokens * lanes`` bytes. Lanes of k and v behind the last key are not
+read.
+
+A thread takes the blocks of a head one after another. Where q, k and v come from beyond L2, each
+block asks for its share of the next head's keys and values, and for the queries of the next block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import Registers, argument, scratch
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
+from tvm_sparse.schedules.emit.transpose import transpose
+from tvm_sparse.schedules.emit.vector_math import exp
+from tvm_sparse.schedules.operators.panels import panel_rows, visit_panel
+from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.tilings.choice import DENSE_SHARE, FMA_PER_CYCLE
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+    Element = Callable[[Expr, int], Expr]
+
+
+def attention(
+    batch: int,
+    tokens: int,
+    key_tokens: int,
+    heads: int,
+    head_dim: int,
+    lanes: int,
+    scale: float,
+    bias_shape: tuple[int, ...] | None,
+    cpu: CpuProfile,
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a multi-head attention, parallel over batch, heads and query blocks.
+
+    Parameters
+    ----------
+    batch, tokens, key_tokens, heads, head_dim, lanes, scale, bias_shape, cpu
+        As `Attention`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(q [rows, channels, lanes], k [key rows, channels, lanes], v [key rows, channels, lanes],
+        [bias], o [rows, channels, lanes])``, float32; for the rows see
+        `tvm_sparse.schedules.operators.panels.panel_rows`.
+    """
+    sizes = (batch, tokens, key_tokens, heads, head_dim, lanes)
+    return kernel(Attention(*sizes, scale, bias_shape, cpu))
+
+
+class Attention(Stage):
+    """A multi-head attention, whose rows are blocks of queries and whose chunks are the heads.
+
+    Parameters
+    ----------
+    batch, tokens, key_tokens : int
+        Sequences, and the queries and keys of each.
+    heads, head_dim : int
+        The channels of a panel are ``heads * head_dim``.
+    lanes : int
+        Lanes of all panels.
+    scale : float
+        Factor of the scores.
+    bias_shape : tuple of int, optional
+        ``(batch or 1, heads or 1, tokens or 1, key_tokens)``, shape of a bias that is added to the
+        scores. A query whose bias is -inf for all keys gives NaN.
+    cpu : CpuProfile
+        Gives the vector length and the number of registers.
+    """
+
+    name = "attention"
+    chunks_outermost = True
+
+    def __init__(
+        self,
+        batch: int,
+        tokens: int,
+        key_tokens: int,
+        heads: int,
+        head_dim: int,
+        lanes: int,
+        scale: float,
+        bias_shape: tuple[int, ...] | None,
+        cpu: CpuProfile,
+    ) -> None:
+        self.tokens, self.key_tokens, self.head_dim = tokens, key_tokens, head_dim
+        self.scale, self.bias_shape, self.cpu = scale, bias_shape, cpu
+        channels = heads * head_dim
+        self.tensor = Tensor(batch, panel_rows(1, tokens, lanes), channels, lanes)
+        keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes)
+        self.panels = {0: (self.tensor, RowMap()), 1: (keys, None), 2: (keys, None)}
+        self.chunks = heads
+        # It gains 8 % of eight sequences of 384 tokens, and would lose 2 % of one of 128.
+        self.asks_ahead = self.tensor.bytes + 2 * keys.bytes > cpu.cores * cpu.l2_bytes
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare queries, keys, values and the bias."""
+        self.q, self.k, self.v = (panels(i) for i in range(3))
+        self.bias: Any = argument("bias", *self.bias_shape) if self.bias_shape else None
+
+    def allocate(self) -> None:
+        """Allocate the scores and the accumulators."""
+        sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
+        self.job = _Job(*sizes, self.cpu)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of a sequence."""
+        with self.each_chunk(chunk) as head:
+            for row, _ in self.tiles(first, end):
+                self._attend(y.tile(image, row), image, head, row)
+
+    def _attend(self, y: Tile, image: Expr, head: Expr, row: Expr) -> None:
+        """Compute a head of a block of queries."""
+        channel = T.bind(head * self.head_dim)
+
+        def panel(x: Panels, of_row: Expr) -> Any:
+            size = self.head_dim * self.tensor.lanes
+            return x.tile(image, of_row).flat(channel, T.int64(0), size)
+
+        def store(value: Expr, d: Expr, lanes: Expr) -> None:
+            y.store(value, 0, channel + d, lanes)
+
+        def ask(key: Expr) -> None:
+            share = self.head_dim, key, self.key_tokens
+            for x in (self.k, self.v):
+                x.tile(image, row).prefetch([0], channel + self.head_dim, *share)
+            self.q.tile(image, row).prefetch([1], channel, *share)
+
+        queries, added = panel(self.q, row), self._bias(image, head, row)
+        visited = ask if self.asks_ahead else None
+        self.job.score(queries, lambda b: panel(self.k, b), self.scale, added, visited)
+        self.job.exponentiate()
+        self.job.average(lambda b: panel(self.v, b), store)
+
+    def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
+        """Return what is added to the scores."""
+        if not self.bias_shape:
+            return None
+        outer = [
+            index if extent > 1 else T.int64(0)
+            for index, extent in zip((image, head), self.bias_shape, strict=False)
+        ]
+        if self.bias_shape[2] > 1:
+            return self.job.gather_bias(lambda i, j: self.bias[*outer, i, j], row)
+        return self.job.key_bias(lambda j: self.bias[*outer, 0, j])
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        tensor = self.tensor
+        width = math.gcd(self.tensor.lanes, self.cpu.vector_lanes)
+        vectors = tensor.images * tensor.rows * tensor.lanes // width
+        scores = vectors * self.chunks * self.key_tokens
+        products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
+        exp = FUNCTION_OPERATIONS["exp"]
+        return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the bias."""
+        return 4 * math.prod(self.bias_shape) if self.bias_shape else 0
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.chunks} heads {self.key_tokens} keys {self.bias_shape}"
+
+
+class _Job:
+    """The loops of one head and one block of queries."""
+
+    def __init__(
+        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        self.tokens, self.key_tokens, self.head_dim, self.lanes = (
+            tokens,
+            key_tokens,
+            head_dim,
+            lanes,
+        )
+        self.width = math.gcd(lanes, cpu.vector_lanes)
+        self.vectors = range(lanes // self.width)
+        self.tile = tile_height(len(self.vectors), cpu)
+        self.scores = scratch(key_tokens * lanes)
+        self.largest = Registers(len(self.vectors), self.width)
+        self.total = Registers(len(self.vectors), self.width)
+        self.acc = Registers(self.tile * len(self.vectors), self.width)
+
+    def key_bias(self, bias: Callable[[Expr], Expr]) -> Element:
+        """Return a bias that is the same for all queries, as an element of the scores."""
+        return lambda key, _: self.across(bias(key))
+
+    def gather_bias(self, bias: Callable[[Expr, Expr], Expr], block: Expr) -> Element:
+        """Transpose ``bias(query, key)`` of a block of queries into the scores."""
+        first = block * self.lanes
+
+        def move_tile(lane: int, valid: int, key: Expr) -> None:
+            rows = [self.across(T.float32(0))] * self.width
+            for i in range(valid):
+                rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.width)))
+            for j, values in enumerate(transpose(rows) if valid else rows):
+                place = vector_at((key + j) * self.lanes + lane, self.width)
+                T.buffer_store(self.scores, values, [place])
+
+        def move_value(lane: int, valid: bool, key: Expr) -> None:
+            value = bias(first + lane, key) if valid else T.float32(0)
+            T.buffer_store(self.scores, value, [key * self.lanes + lane])
+
+        sizes = (self.tokens, self.key_tokens, self.lanes, self.width)
+        visit_panel(block, *sizes, move_tile, move_value)
+        return lambda key, u: self.scores[self.part(key, u)]
+
+    def score(
+        self,
+        queries: Any,
+        key_panel: Callable[[Expr], Any],
+        scale: float,
+        added: Element | None,
+        visited: Callable[[Expr], None] | None,
+    ) -> None:
+        """Compute the scores and the largest one of every query; calls `visited` with each key."""
+        for u in self.vectors:
+            self.largest[u] = self.across(T.float32(-math.inf))
+
+        def visit_keys(block: Expr, keys: int) -> None:
+            panel = key_panel(block)
+
+            def visit_tile(start: Expr, count: int) -> None:
+                if visited is not None:
+                    for i in range(count):
+                        visited(block * self.lanes + start + i)
+                self.clear(count)
+                self.multiply(
+                    self.head_dim,
+                    count,
+                    lambda d, i: panel[d * self.lanes + start + i],
+                    lambda d, u: queries[self.part(d, u)],
+                )
+                for i in range(count):
+                    key = block * self.lanes + start + i
+                    for u in self.vectors:
+                        score = self.acc[i * len(self.vectors) + u] * self.across(T.float32(scale))
+                        score = T.bind(score if added is None else score + added(key, u))
+                        T.buffer_store(self.scores, score, [self.part(key, u)])
+                        self.largest[u] = T.max(self.largest[u], score)
+
+            each_tile(keys, self.tile, visit_tile)
+
+        self.each_key_block(visit_keys)
+
+    def exponentiate(self) -> None:
+        """Replace the scores by their exponentials and add these up."""
+        for u in self.vectors:
+            self.total[u] = self.across(T.float32(0))
+        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
+            for u in self.vectors:
+                weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
+                T.buffer_store(self.scores, weight, [self.part(key, u)])
+                self.total[u] = self.total[u] + weight
+
+    def average(
+        self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
+    ) -> None:
+        """Compute the averages of the values, weighted by the exponentials."""
+        share = [T.bind(self.across(T.float32(1)) / self.total[u]) for u in self.vectors]
+
+        def visit_tile(start: Expr, count: int) -> None:
+            def visit_keys(block: Expr, keys: int) -> None:
+                panel = value_panel(block)
+                self.multiply(
+                    keys,
+                    count,
+                    lambda j, i: panel[(start + i) * self.lanes + j],
+                    lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
+                )
+
+            self.clear(count)
+            self.each_key_block(visit_keys)
+            for i in range(count):
+                for u in self.vectors:
+                    result = self.acc[i * len(self.vectors) + u] * share[u]
+                    store(result, start + i, vector_at(T.int64(u * self.width), self.width))
+
+        each_tile(self.head_dim, self.tile, visit_tile)
+
+    def clear(self, count: int) -> None:
+        for i in range(count * len(self.vectors)):
+            self.acc[i] = self.across(T.float32(0))
+
+    def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
+        """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""
+        with T.serial(T.int64(0), T.int64(steps)) as step:
+            sources = [T.bind(source(step, u)) for u in self.vectors]
+            for i in range(count):
+                scalar = T.bind(self.across(factor(step, i)))
+                for u in self.vectors:
+                    a = i * len(self.vectors) + u
+                    self.acc[a] = self.acc[a] + scalar * sources[u]
+
+    def each_key_block(self, visit: Callable[[Expr, int], None]) -> None:
+        """Call ``visit(block, keys)`` for the whole blocks of keys, then for the rest."""
+        whole, rest = divmod(self.key_tokens, self.lanes)
+        if whole:
+            with T.serial(T.int64(0), T.int64(whole)) as block:
+                visit(block, self.lanes)
+        if rest:
+            visit(T.int64(whole), rest)
+
+    def across(self, value: Expr) -> Expr:
+        return T.Broadcast(value, self.width)
+
+    def part(self, index: Expr, u: int) -> Expr:
+        """Return the place of vector u of the lanes of a channel or a key."""
+        return vector_at(index * self.lanes + u * self.width, self.width)

@@ -1,0 +1,243 @@
+"""Dense convolution on image panels.
+
+The loops::
+
+    for image, block of output rows, chunk of output channels in parallel:
+        gather the input rows, padded with zeros, into a window that stays in L2
+        for block of NB output channels:     # its weights are read by all tiles
+            for tile of the output rows:
+                for piece of the lanes:      # rows x V vectors
+                    NB x rows x V accumulators = 0
+                    for input channel, kernel row, kernel column:
+                        rows x V loads from the window, NB weights, all multiply-adds
+                    y = accumulators, after bias, residual and activation
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, prefetch, scratch, vector
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.gather_window import gather_window
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.conv2d import Conv2d, Window
+from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, dense_conv_cycles, dense_conv_tiling
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+WEIGHTS_AHEAD = 1024
+"""Weights by which they are asked for ahead of their use, as in the dense linear kernel."""
+
+
+def pack_conv2d(
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    cpu: CpuProfile,
+    tiling: DenseConvTiling | None = None,
+) -> NDArray[np.float32]:
+    """Reorder a weight ``[Co, C / groups, kh, kw]`` into ``[blocks, C / groups, kh, kw, NB]``.
+
+    The last block of each group is filled up with zeros.
+    """
+    channels = (tiling or dense_conv_tiling(problem, cpu)).channels
+    grouped = weight.reshape(problem.groups, -1, *weight.shape[1:])
+    padding = [(0, 0), (0, -grouped.shape[1] % channels), (0, 0), (0, 0), (0, 0)]
+    blocks = np.pad(grouped, padding).reshape(-1, channels, *weight.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(blocks, 1, -1))
+
+
+def conv2d(
+    problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile, tiling: DenseConvTiling | None = None
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a dense convolution.
+
+    Parameters
+    ----------
+    problem, epilogue, cpu, tiling
+        As `DenseConv2d`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [N * H, C, lanes_in], weight [blocks, C / groups, kh, kw, NB], [bias [Co]],
+        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all float32, the weight
+        from `pack_conv2d`.
+    """
+    return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
+
+
+class DenseConv2d(Stage):
+    """A dense convolution.
+
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution, of any number of groups.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+    tiling : DenseConvTiling, optional
+        Instead of the cost model's; its `channels` must be those of the packed weight.
+    """
+
+    name = "conv2d"
+
+    def __init__(
+        self,
+        problem: Conv2d,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: DenseConvTiling | None = None,
+    ) -> None:
+        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
+        self.tiling = tiling = tiling or dense_conv_tiling(problem, cpu)
+        self.window = Window(problem, tiling.width, problem.channels)
+        self.group_inputs = problem.channels // problem.groups
+        self.group_outputs = problem.out_channels // problem.groups
+        self.group_blocks = -(-self.group_outputs // tiling.channels)
+        self.blocks = self.group_blocks * problem.groups
+        self.tensor = problem.output
+        self.panels = {0: (problem.input, problem.rows_seen)}
+        if epilogue.residual:
+            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the packed weight and the bias."""
+        self.x = panels(0)
+        taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
+        self.weight = argument("weight", self.blocks, *taps)
+        has_bias = self.epilogue.bias
+        self.bias = argument("bias", self.tensor.channels) if has_bias else None
+        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+
+    def allocate(self) -> None:
+        """Allocate the window and the accumulators."""
+        tiling = self.tiling
+        size = self.window.size(self.most_rows)
+        self.memory = scratch(size)
+        self.acc = Registers(tiling.channels * tiling.rows * tiling.vectors, tiling.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        problem, window = self.problem, self.window
+        source = T.bind(first * problem.stride[0] - problem.padding[0])
+        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
+        gather_window(
+            self.x,
+            self.memory,
+            window,
+            image,
+            source,
+            rows,
+            most_rows,
+            T.int64(0),
+            problem.channels,
+        )
+        chunk_blocks = -(-self.blocks // self.chunks)
+        with self.each_chunk(chunk) as own_chunk:
+            first_block = T.bind(own_chunk * chunk_blocks)
+            mine = T.bind(T.min(T.int64(chunk_blocks), self.blocks - first_block))
+            with T.serial(T.int64(0), mine) as b:
+                block = T.bind(first_block + b)
+                for row, count in self.tiles(first, end):
+                    residual = self.residual.tile(image, row, count) if self.residual else None
+                    base = T.bind((row - first) * window.out_row_pitch)
+                    out = y.tile(image, row, count)
+                    self._visit_tile(base, block, count, out, residual)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        product = dense_conv_cycles(self.problem, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weight."""
+        taps = self.group_inputs * math.prod(self.problem.kernel)
+        return 4 * self.problem.out_channels * taps
+
+    def window_bytes(self) -> int:
+        """Return the bytes that a run gathers its inputs into, for each of its rows."""
+        return 4 * self.window.out_row_pitch
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.problem} {self.epilogue}"
+
+    def _visit_tile(
+        self, base: Expr, block: Expr, rows: int, y: Tile, residual: Tile | None
+    ) -> None:
+        tiling, vectors = self.tiling, self.window.vectors
+        pieces = -(-vectors // tiling.vectors)
+        for piece in range(pieces):
+            first, end = (vectors * p // pieces for p in (piece, piece + 1))
+            tile = [(i, v * tiling.width) for i in range(rows) for v in range(first, end)]
+            self._multiply(base, block, tile)
+            for k in range(tiling.channels):
+                if k < self.group_outputs - (self.group_blocks - 1) * tiling.channels:
+                    self._store(k, block, tile, y, residual)
+                else:  # the last block of a group has no such channel
+                    with T.If(block % self.group_blocks < self.group_blocks - 1), T.Then():
+                        self._store(k, block, tile, y, residual)
+
+    def _multiply(self, base: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
+        """Multiply and add for all (row, lane) vectors of a tile."""
+        problem, window, tiling = self.problem, self.window, self.tiling
+        kh, kw = problem.kernel
+        size = self.group_inputs * kh * kw * tiling.channels
+        weights = flat(self.weight[block, 0, 0, 0, 0], size)
+        first_channel = block // self.group_blocks * self.group_inputs
+        # Offsets count from `lead` floats before the rows, see `Window.offset`.
+        base = T.bind(base + first_channel * window.channel_pitch + (window.front - window.lead))
+        for i in range(tiling.channels * len(tile)):
+            self.acc[i] = T.Broadcast(T.float32(0), tiling.width)
+        inputs = T.serial(T.int64(0), T.int64(self.group_inputs))
+        with inputs as c, T.serial(T.int64(0), T.int64(kh)) as dy:
+            start = base + c * window.channel_pitch
+            start = T.bind(start + dy * (problem.dilation[0] * window.row_pitch))
+            for dx in range(kw):
+                tap = ((c * kh + dy) * kw + dx) * tiling.channels
+                prefetch(weights[tap + WEIGHTS_AHEAD])
+                places = [
+                    i * window.out_row_pitch + lane + window.offset(0, 0, dx) for i, lane in tile
+                ]
+                sources = [T.bind(self.memory[vector(start + p, tiling.width)]) for p in places]
+                for k in range(tiling.channels):
+                    factor = T.bind(T.Broadcast(weights[tap + k], tiling.width))
+                    for v, source in enumerate(sources):
+                        i = k * len(tile) + v
+                        self.acc[i] = self.acc[i] + factor * source
+
+    def _store(
+        self, k: int, block: Expr, tile: list[tuple[int, int]], y: Tile, residual: Tile | None
+    ) -> None:
+        width, vectors = self.tiling.width, self.window.vectors
+        channel = block // self.group_blocks * self.group_outputs
+        channel = channel + block % self.group_blocks * self.tiling.channels + k
+        for v, (i, lane) in enumerate(tile):
+            value = self.acc[k * len(tile) + v]
+            lanes = vector(T.int64(lane), width)
+            if self.bias is not None:
+                value = value + T.Broadcast(self.bias[channel], width)
+            if residual is not None:
+                value = value + residual[i, channel, lanes]
+            y.store(self.epilogue.activate(T.bind(value)), i, channel, lanes)
+        if tile[-1][1] == (vectors - 1) * width:
+            # Nobody reads these lanes, but they must be finite.
+            for lane in range(vectors * width, self.tensor.lanes, width):
+                for i in sorted({i for i, _ in tile}):
+                    zeros = T.Broadcast(T.float32(0), width)
+                    y.store(zeros, i, channel, vector(T.int64(lane), width))

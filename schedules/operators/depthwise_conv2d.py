@@ -1,0 +1,200 @@
+"""Depthwise convolution on image panels: every channel has one kernel of its own.
+
+The loops::
+
+    for image, block of output rows, block of channels in parallel:
+        gather the input rows, padded with zeros, into a window that stays in L1
+        for channel:
+            for tile of the output rows:
+                for piece of the lanes:      # rows x V vectors
+                    rows x V accumulators = bias
+                    for input row of the tile, kernel column:
+                        V loads from the window, each for all output rows that see them
+                    y = accumulators, after residual and activation
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, scratch, vector
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.gather_window import gather_window
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.row_blocks import visit_blocks
+from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.conv2d import Conv2d, Window
+from tvm_sparse.tilings.sparse_conv2d import DepthwiseTiling, depthwise_cycles, depthwise_tiling
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+
+def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a depthwise convolution.
+
+    Parameters
+    ----------
+    problem, epilogue, cpu
+        As `DepthwiseConv2d`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [N * H, C, lanes_in], weight [C, 1, kh, kw], [bias [C]],
+        [residual [N * Ho, C, lanes_out]], y [N * Ho, C, lanes_out])``, all float32.
+    """
+    return kernel(DepthwiseConv2d(problem, epilogue, cpu))
+
+
+class DepthwiseConv2d(Stage):
+    """A depthwise convolution.
+
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution; as many groups as input and as output channels.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the vector length and the register tile.
+    tiling : DepthwiseTiling, optional
+        Instead of the cost model's.
+    """
+
+    name = "depthwise_conv2d"
+
+    def __init__(
+        self,
+        problem: Conv2d,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: DepthwiseTiling | None = None,
+    ) -> None:
+        if not problem.is_depthwise:
+            raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
+        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
+        self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)
+        self.window = Window(problem, tiling.width, tiling.channels)
+        self.tensor = problem.output
+        self.panels = {0: (problem.input, problem.rows_seen)}
+        if epilogue.residual:
+            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+        self.tile, self.row_block = tiling.rows, tiling.row_block
+        self.chunks = -(-problem.channels // tiling.channels)
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the weight and the bias."""
+        self.x = panels(0)
+        channels, has_bias = self.problem.channels, self.epilogue.bias
+        self.weight = argument("weight", channels, 1, *self.problem.kernel)
+        self.bias = argument("bias", channels) if has_bias else None
+        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+
+    def allocate(self) -> None:
+        """Allocate the window and the accumulators."""
+        tiling = self.tiling
+        size = self.window.size(self.most_rows)
+        self.memory = scratch(size)
+        self.acc = Registers(tiling.rows * tiling.vectors, tiling.width)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        problem, window, size = self.problem, self.window, self.tiling.channels
+        source = T.bind(first * problem.stride[0] - problem.padding[0])
+        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
+        with self.each_chunk(chunk) as own_chunk:
+            channel = T.bind(own_chunk * size)
+
+            def visit_channels(count: int) -> None:
+                gather_window(
+                    self.x, self.memory, window, image, source, rows, most_rows, channel, count
+                )
+                with T.serial(T.int64(0), T.int64(count)) as c:
+                    for row, tile_rows in self.tiles(first, end):
+                        residual = None
+                        if self.residual:
+                            residual = self.residual.tile(image, row, tile_rows)
+                        # Offsets count from `lead` floats before the rows, see `Window.offset`.
+                        base = (row - first) * window.out_row_pitch + c * window.channel_pitch
+                        base = T.bind(base + (window.front - window.lead))
+                        tile = y.tile(image, row, tile_rows)
+                        self._visit_tile(base, channel + c, tile_rows, tile, residual)
+
+            visit_blocks(own_chunk, problem.channels, size, visit_channels)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        product = depthwise_cycles(self.problem, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the weight."""
+        return 4 * self.problem.channels * math.prod(self.problem.kernel)
+
+    def key(self) -> str:
+        """Return what the time depends on, apart from the tensors."""
+        return f"{self.name} {self.problem} {self.epilogue}"
+
+    def _visit_tile(
+        self, base: Expr, channel: Expr, rows: int, y: Tile, residual: Tile | None
+    ) -> None:
+        tiling, vectors = self.tiling, self.window.vectors
+
+        def visit(first: Expr, count: int) -> None:
+            self._multiply(base + first * tiling.width, channel, rows, count)
+            for i in range(rows):
+                for v in range(count):
+                    lanes = vector((first + v) * tiling.width, tiling.width)
+                    value = self.acc[i * count + v]
+                    if residual is not None:
+                        value = value + residual[i, channel, lanes]
+                    y.store(self.epilogue.activate(T.bind(value)), i, channel, lanes)
+
+        pieces = -(-vectors // tiling.vectors)
+        if self.cpu.vector_bits > 128:
+            cuts = [vectors * p // pieces for p in range(pieces + 1)]
+            for first, end in itertools.pairwise(cuts):
+                visit(T.int64(first), end - first)
+        else:  # unrolled, LLVM would mix the pieces and spill the weights, which take registers
+            whole, rest = divmod(vectors, tiling.vectors)
+            with T.serial(T.int64(0), T.int64(whole)) as piece:
+                visit(T.bind(piece * tiling.vectors), tiling.vectors)
+            if rest:
+                visit(T.int64(vectors - rest), rest)
+        # Nobody reads these lanes, but they must be finite.
+        for lane in range(vectors * tiling.width, self.tensor.lanes, tiling.width):
+            for i in range(rows):
+                zeros = T.Broadcast(T.float32(0), tiling.width)
+                y.store(zeros, i, channel, vector(T.int64(lane), tiling.width))
+
+    def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: int) -> None:
+        """Multiply and add for the `vectors` vectors after `base` of the rows of a tile."""
+        problem, window, width = self.problem, self.window, self.tiling.width
+        (kh, kw), stride, dilation = problem.kernel, problem.stride[0], problem.dilation[0]
+        weights = flat(self.weight[channel, 0, 0, 0], kh * kw)
+        for i in range(rows * vectors):
+            start = T.float32(0) if self.bias is None else self.bias[channel]
+            self.acc[i] = T.Broadcast(start, width)
+        for seen in range(window.rows(rows)):
+            users = [
+                (i, (seen - i * stride) // dilation)
+                for i in range(rows)
+                if (seen - i * stride) % dilation == 0 and 0 <= (seen - i * stride) // dilation < kh
+            ]
+            for dx in range(kw if users else 0):
+                for v in range(vectors):
+                    place = seen * window.row_pitch + window.offset(0, 0, dx) + v * width
+                    source = T.bind(self.memory[vector(base + place, width)])
+                    for i, dy in users:
+                        factor = T.Broadcast(weights[dy * kw + dx], width)
+                        at = i * vectors + v
+                        self.acc[at] = self.acc[at] + factor * source

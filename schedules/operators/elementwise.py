@@ -1,0 +1,144 @@
+"""Elementwise operators on panels, as stages of regions.
+
+On their own these operators stay with TVM, which fuses them with one another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.emit.panel_memory import Panels
+from tvm_sparse.schedules.emit.row_vectors import each_vector
+from tvm_sparse.schedules.emit.vector_math import activation
+from tvm_sparse.schedules.stage import Stage, kernel
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
+    "add": lambda a, b: a + b,
+    "divide": lambda a, b: a / b,
+    "maximum": T.max,
+    "minimum": T.min,
+    "multiply": lambda a, b: a * b,
+    "subtract": lambda a, b: a - b,
+}
+"""The operators of two operands, by the names that Relax gives them."""
+
+
+def elementwise(
+    operator: str, tensor: Tensor, shapes: Sequence[Sequence[int]], cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of an elementwise operator.
+
+    Parameters
+    ----------
+    operator, tensor, shapes, cpu
+        As `Elementwise`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(operands..., y [rows, channels, lanes])``, float32.
+    """
+    return kernel(Elementwise(operator, tensor, shapes, cpu))
+
+
+class Elementwise(Stage):
+    """``y = f(a)`` or ``y = f(a, b)``, with an operand broadcast if it is smaller than the result.
+
+    Parameters
+    ----------
+    operator : str
+        A key of `BINARY`, or what `tvm_sparse.schedules.emit.vector_math.activation` knows.
+    tensor : Tensor
+        The result.
+    shapes : sequence of shapes
+        Of the operands: that of the result's panels; ``[rows, channels, 1]``, panels of one lane;
+        ``[channels, 1]`` or ``[1, channels, 1]``, a value per channel; or that of one value.
+    cpu : CpuProfile
+        Gives the vector length.
+
+    Raises
+    ------
+    ValueError
+        If the operator is unknown, has another number of operands, or a shape is another one.
+    """
+
+    name = "elementwise"
+
+    def __init__(
+        self, operator: str, tensor: Tensor, shapes: Sequence[Sequence[int]], cpu: CpuProfile
+    ) -> None:
+        self.function = BINARY[operator] if operator in BINARY else activation(operator)
+        if len(shapes) != 1 + (operator in BINARY):
+            raise ValueError(f"{operator} does not take {len(shapes)} operands")
+        self.operator, self.tensor, self.cpu = operator, tensor, cpu
+        self.width = cpu.vector_width(tensor.lanes)
+        self.shapes = [tuple(shape) for shape in shapes]
+        rows, channels = tensor.images * tensor.rows, tensor.channels
+        of_rows = [(rows, channels, lanes) for lanes in (tensor.lanes, 1)]
+        self.panels = {
+            i: (Tensor(tensor.images, tensor.rows, channels, shape[2]), RowMap())
+            for i, shape in enumerate(self.shapes)
+            if shape in of_rows
+        }
+        for shape in self.shapes:
+            is_known = shape in [*of_rows, (channels, 1), (1, channels, 1)]
+            if not is_known and math.prod(shape) != 1:
+                raise ValueError(f"an operand of shape {shape} does not broadcast to {tensor}")
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the operands."""
+        self.operands: list[Any] = [
+            panels(i) if i in self.panels else argument(f"x{i}", *shape)
+            for i, shape in enumerate(self.shapes)
+        ]
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        tensor = self.tensor
+        for row, _ in self.tiles(first, end):
+            reads = [self._read(i, image, row) for i in range(len(self.operands))]
+            tile = y.tile(image, row)
+            for channel, lane in each_vector(tensor.channels, tensor.lanes, self.width):
+                value = self.function(*(read(channel, lane) for read in reads))
+                tile.store(value, 0, channel, lane)
+
+    def _read(self, i: int, image: Expr, row: Expr) -> Callable[[Expr, Expr], Expr]:
+        """Return what reads a vector of an operand at (channel, lanes)."""
+        operand, shape = self.operands[i], self.shapes[i]
+        if i not in self.panels:
+            is_value = math.prod(shape) == 1
+
+            def constant(channel: Expr, lane: Expr) -> Expr:
+                place = [T.int64(0) if extent == 1 or is_value else channel for extent in shape]
+                return T.Broadcast(operand[tuple(place)], self.width)
+
+            return constant
+        tile = operand.tile(image, row)
+        if shape[2] == 1:
+            return lambda channel, lane: T.Broadcast(tile[0, channel, T.int64(0)], self.width)
+        return lambda channel, lane: tile[0, channel, lane]
+
+    def work(self) -> int:
+        """Return how many values it computes."""
+        return self.tensor.bytes // 4
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        operations = FUNCTION_OPERATIONS.get(self.operator, 1.0)
+        return vector_cycles(vectors_of(self.tensor, self.cpu), len(self.panels), 1, operations)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of the operands that are no panels."""
+        return sum(4 * math.prod(s) for i, s in enumerate(self.shapes) if i not in self.panels)

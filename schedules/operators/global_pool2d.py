@@ -1,0 +1,110 @@
+"""Pooling over whole images: image panels ``[batch * height, channels, lanes]`` to one value each.
+
+The result lies in image panels, too, of an image of one pixel: whatever follows, such as the
+layers of squeeze-and-excite, stays on panels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeAlias
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import Registers, argument, job_loop, masked, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tvm.ir import Expr
+    from tvm.tirx import PrimFunc
+
+    from tvm_sparse.cpu.profile import CpuProfile
+
+Shape: TypeAlias = tuple[int, int, int, int]
+"""Batch, channels, height, width."""
+
+CHANNELS = 8
+"""Channels that are summed up side by side."""
+
+
+def global_avg_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile) -> PrimFunc:
+    """Build the mean over all pixels of images of shape `shape`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, float32. All
+        lanes of y hold the mean.
+    """
+    share = T.float32(1 / (shape[2] * shape[3]))
+    name = "global_avg_pool2d"
+    return _pool(name, shape, lanes, lanes_out, cpu, 0.0, lambda a, b: a + b, lambda a: a * share)
+
+
+def global_max_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile) -> PrimFunc:
+    """Build the maximum over all pixels; see `global_avg_pool2d`."""
+    name = "global_max_pool2d"
+    return _pool(name, shape, lanes, lanes_out, cpu, -math.inf, T.max, lambda a: a)
+
+
+def _pool(
+    name: str,
+    shape: Shape,
+    lanes: int,
+    lanes_out: int,
+    cpu: CpuProfile,
+    neutral: float,
+    combine: Callable[[Expr, Expr], Expr],
+    finish: Callable[[Expr], Expr],
+) -> PrimFunc:
+    batch, channels, height, width = shape
+    side = min(CHANNELS, channels)
+    chunks = -(-channels // side)
+    values = cpu.vector_width(lanes)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = argument("x", batch * height, channels, lanes)
+        y = argument("y", batch, channels, lanes_out)
+        jobs = job_loop(batch * chunks, batch * height * channels * lanes)
+        with jobs as job, T.sblock(name):
+            image = T.axis.spatial(T.int64(batch), job // chunks)
+            chunk = T.axis.spatial(T.int64(chunks), job % chunks)
+            # The last chunk overlaps the one before it, so that every chunk is whole.
+            first = T.bind(T.min(chunk * side, T.int64(channels - side)))
+            T.reads(x[image * height : image * height + height, first : first + side, 0:lanes])
+            T.writes(y[image, first : first + side, 0:lanes_out])
+            none = T.Broadcast(T.float32(neutral), values)
+            acc = Registers(side, values)
+            for c in range(side):
+                acc[c] = none
+
+            with T.serial(T.int64(0), T.int64(height)) as row:
+
+                def add(lane: Expr | int, valid: int) -> None:
+                    for c in range(side):
+                        loaded = x[image * height + row, first + c, vector(lane, values)]
+                        acc[c] = combine(acc[c], masked(loaded, valid, none))
+
+                if width >= values:
+                    with T.serial(T.int64(0), T.int64(width // values)) as i:
+                        add(i * values, values)
+                if width % values:
+                    add(T.int64(width // values * values), width % values)
+            for c in range(side):
+                result = T.Broadcast(finish(_across(acc[c], combine)), lanes_out)
+                T.buffer_store(y, result, [image, first + c, vector(T.int64(0), lanes_out)])
+    return builder.get()
+
+
+def _across(value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """Combine the lanes of a vector to a scalar."""
+    lanes = value.ty.dtype.lanes
+    while lanes > 1:
+        lanes //= 2
+        whole = T.bind(value)
+        low, high = (T.Shuffle([whole], list(range(i, i + lanes))) for i in (0, lanes))
+        value = combine(low, high)
+    return value

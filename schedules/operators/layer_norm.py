@@ -1,0 +1,173 @@
+"""Layer normalization on row panels: every lane is normalized over the channels of its panel.
+
+``y = (x - mean) / sqrt(variance + epsilon) * gamma + beta``, in three passes over a column of
+lanes, which stays in the cache: mean; mean and variance of the distance to that mean; result. The
+second pass takes back the rounding error of the first, so that a mean much larger than the
+deviation costs no digits (Chan, Golub, LeVeque, Algorithms for Computing the Sample Variance, The
+American Statistician 37, 1983: the corrected two-pass algorithm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.costs.vectors import vector_cycles, vectors_of
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import Registers, argument
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+LINE_LANES = 16
+"""float32 values in a cache line of 64 bytes; threads should not share one."""
+CHAINS = 8
+"""Independent sums that hide the latency of an addition: 4 cycles, two additions a cycle."""
+
+
+def layer_norm(
+    rows: int, channels: int, lanes: int, epsilon: float, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a layer normalization, parallel over rows and columns of lanes.
+
+    Parameters
+    ----------
+    rows, channels, lanes : int
+        Shape of the panels.
+    epsilon : float
+        Added to the variance.
+    cpu : CpuProfile
+        Gives the vector length.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, channels, lanes], gamma [channels], beta [channels], y [rows, channels,
+        lanes])``, float32.
+    """
+    return kernel(LayerNorm(Tensor(1, rows, channels, lanes), epsilon, cpu))
+
+
+class LayerNorm(Stage):
+    """A layer normalization; its chunks are columns of lanes.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        The panels; to which image a row belongs matters to other stages only.
+    epsilon : float
+        Added to the variance.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    name = "layer_norm"
+
+    def __init__(self, tensor: Tensor, epsilon: float, cpu: CpuProfile) -> None:
+        self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
+        self.panels = {0: (tensor, RowMap())}
+        self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
+        self.column = math.gcd(tensor.lanes, max(LINE_LANES, self.width))
+        self.vectors = self.column // self.width
+        self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
+        self.chunks = tensor.lanes // self.column
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the panels, gamma and beta."""
+        self.x = panels(0)
+        self.gamma = argument("gamma", self.tensor.channels)
+        self.beta = argument("beta", self.tensor.channels)
+
+    def allocate(self) -> None:
+        """Allocate the chains of two sums."""
+        count, terms = self.vectors * self.unroll, 2
+        self.chains = [Registers(count, self.width) for _ in range(terms)]
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        for row, _ in self.tiles(first, end):
+            x, tile = self.x.tile(image, row), y.tile(image, row)
+            with self.each_chunk(chunk) as column:
+                self._normalize(x, tile, T.bind(column * self.column))
+
+    def _normalize(self, x: Tile, y: Tile, first: Expr) -> None:
+        """Normalize the lanes of a column."""
+
+        def lanes(v: int) -> Expr:
+            return vector_at(first + v * self.width, self.width)
+
+        def value(channel: Expr, v: int) -> Expr:
+            return x[0, channel, lanes(v)]
+
+        def distance(channel: Expr, v: int) -> Expr:
+            return value(channel, v) - mean[v]
+
+        def squared(channel: Expr, v: int) -> Expr:
+            d = T.bind(distance(channel, v))
+            return d * d
+
+        (mean,) = self._averages(value)
+        shift, square = self._averages(distance, squared)
+        scale = []
+        for v in range(self.vectors):
+            variance = square[v] - shift[v] * shift[v]
+            deviation = T.sqrt(variance + self._across(T.float32(self.epsilon)))
+            scale.append(T.bind(self._across(T.float32(1)) / deviation))
+        with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
+            for v in range(self.vectors):
+                normal = (distance(channel, v) - shift[v]) * scale[v]
+                gamma, beta = self._across(self.gamma[channel]), self._across(self.beta[channel])
+                y.store(normal * gamma + beta, 0, channel, lanes(v))
+
+    def _averages(self, *terms: Callable[[Expr, int], Expr]) -> list[list[Expr]]:
+        """Average each ``term(channel, v)`` over the channels, for every vector v of the column."""
+        channels, unroll = self.tensor.channels, self.unroll
+        every = [
+            (t, v, i) for i in range(unroll) for v in range(self.vectors) for t in range(len(terms))
+        ]
+        for t, v, i in every:
+            self.chains[t][v * unroll + i] = self._across(T.float32(0))
+
+        def add(first: Expr, count: int) -> None:
+            for t, v, i in every:
+                if i < count:
+                    chain, at = self.chains[t], v * unroll + i
+                    chain[at] = chain[at] + terms[t](first + i, v)
+
+        with T.serial(T.int64(0), T.int64(channels // unroll)) as group:
+            add(group * unroll, unroll)
+        add(T.int64(channels - channels % unroll), channels % unroll)
+        share = self._across(T.float32(1 / channels))
+        return [
+            [
+                T.bind(_sum([chain[v * unroll + i] for i in range(unroll)]) * share)
+                for v in range(self.vectors)
+            ]
+            for chain in self.chains[: len(terms)]
+        ]
+
+    def _across(self, value: Expr) -> Expr:
+        return T.Broadcast(value, self.width)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        # Three passes, of which the last one also loads gamma and beta.
+        return vector_cycles(vectors_of(self.tensor, self.cpu), loads=5, stores=1, operations=9)
+
+    def weight_bytes(self) -> int:
+        """Return the bytes of gamma and beta."""
+        return 2 * 4 * self.tensor.channels
+
+
+def _sum(values: list[Expr]) -> Expr:
+    """Add up pairwise, which is a shorter chain and rounds less."""
+    half = len(values) // 2
+    return values[0] if not half else _sum(values[:half]) + _sum(values[half:])

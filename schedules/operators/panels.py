@@ -1,0 +1,160 @@
+"""Between sequences ``[batch, tokens, channels]`` and row panels ``[rows, channels, lanes]``.
+
+Each sequence of a batch is padded to whole blocks of `lanes` tokens, so ``rows = batch *
+ceil(tokens / lanes)``. A tile of one vector of tokens by one vector of channels is transposed in
+registers. The last tile of channels overlaps the one before it, so that every tile is whole.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.transpose import transpose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tvm
+    from tvm.ir import Expr
+
+    from tvm_sparse.cpu.profile import CpuProfile
+
+
+def panel_rows(batch: int, tokens: int, lanes: int) -> int:
+    """Return the number of panels that hold a batch of sequences."""
+    return batch * -(-tokens // lanes)
+
+
+def to_panels(
+    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the conversion of sequences to panels; lanes behind the last token become 0.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch, tokens, channels], y [rows, channels, lanes])``, float32.
+    """
+    rows = panel_rows(batch, tokens, lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("to_panels")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = argument("x", batch, tokens, channels)
+        y = argument("y", rows, channels, lanes)
+        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("to_panels"):
+            row = T.axis.spatial(T.int64(rows), i)
+            blocks = -(-tokens // lanes)
+            sequence, token = row // blocks, row % blocks * lanes
+            T.reads(x[sequence, 0:tokens, 0:channels])
+            T.writes(y[row, 0:channels, 0:lanes])
+
+            def move_tile(lane: int, valid: int, channel: Expr) -> None:
+                columns = [T.Broadcast(T.float32(0), vector)] * vector
+                for t in range(valid):
+                    columns[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
+                for c, values in enumerate(transpose(columns) if valid else columns):
+                    T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
+
+            def move_value(lane: int, valid: bool, channel: Expr) -> None:
+                value = x[sequence, token + lane, channel] if valid else T.float32(0)
+                T.buffer_store(y, value, [row, channel, lane])
+
+            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
+    return builder.get()
+
+
+def from_panels(
+    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the conversion of panels to sequences.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, channels, lanes], y [batch, tokens, channels])``, float32.
+    """
+    rows = panel_rows(batch, tokens, lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name("from_panels")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = argument("x", rows, channels, lanes)
+        y = argument("y", batch, tokens, channels)
+        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("from_panels"):
+            row = T.axis.spatial(T.int64(rows), i)
+            blocks = -(-tokens // lanes)
+            sequence, token = row // blocks, row % blocks * lanes
+            T.reads(x[row, 0:channels, 0:lanes])
+            T.writes(y[sequence, 0:tokens, 0:channels])
+
+            def move_tile(lane: int, valid: int, channel: Expr) -> None:
+                if not valid:
+                    return
+                columns = [
+                    T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
+                ]
+                for t, values in enumerate(transpose(columns)[:valid]):
+                    T.buffer_store(
+                        y, values, [sequence, token + lane + t, vector_at(channel, vector)]
+                    )
+
+            def move_value(lane: int, valid: bool, channel: Expr) -> None:
+                if valid:
+                    value = x[row, channel, lane]
+                    T.buffer_store(y, value, [sequence, token + lane, channel])
+
+            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
+    return builder.get()
+
+
+def visit_panel(
+    block: Expr,
+    tokens: int,
+    channels: int,
+    lanes: int,
+    vector: int,
+    move_tile: Callable[[int, int, Expr], None],
+    move_value: Callable[[int, bool, Expr], None],
+) -> None:
+    """Cover the panel of a block of tokens with tiles, or with values if no tile fits.
+
+    Parameters
+    ----------
+    block : Expr
+        Number of the block in its sequence.
+    tokens, channels, lanes, vector : int
+        Tokens and channels of a sequence, lanes of a panel, lanes and channels of a tile.
+    move_tile : callable
+        ``move_tile(lane, valid, channel)`` moves the tile that begins there, of which the first
+        `valid` lanes are tokens.
+    move_value : callable
+        ``move_value(lane, valid, channel)`` moves one value, which may belong to a token or not.
+    """
+
+    def visit(valid: int) -> None:
+        if channels < vector:
+            with T.serial(T.int64(0), T.int64(channels)) as channel:
+                for lane in range(lanes):
+                    move_value(lane, lane < valid, channel)
+            return
+        with T.serial(T.int64(0), T.int64(-(-channels // vector))) as tile:
+            first = T.bind(T.min(tile * vector, T.int64(channels - vector)))
+            for lane in range(0, lanes, vector):
+                move_tile(lane, min(max(valid - lane, 0), vector), first)
+
+    blocks, rest = -(-tokens // lanes), tokens % lanes
+    if blocks == 1 or not rest:
+        visit(rest or lanes)
+        return
+    with T.If(block == blocks - 1):
+        with T.Then():
+            visit(rest)
+        with T.Else():
+            visit(lanes)

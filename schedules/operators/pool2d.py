@@ -1,0 +1,304 @@
+"""Pooling on image panels: the maximum or the mean over windows of rows and columns.
+
+A window is a product of rows and columns, so an output row is made in two passes::
+
+    for output row in parallel:
+        for block of channels:
+            line[c, :] = over the rows of the window: x[row, c, :]      # whole vectors
+            y[row, c, :] = over the columns of the window: line[c, column...]
+
+The line stays in L1. It has the padding beside it, and in place of the lanes that no column has,
+so the second pass is free of conditions: one vector load per column, not aligned, and a shuffle
+where the stride is not 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.costs.vectors import vector_cycles, vectors_of
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import Registers, masked, scratch, vector
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.pool2d import Pool2d
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+MOST_ACCUMULATORS = 8
+LONGEST_UNROLLED = 8
+"""Columns of a window from which on they become a loop."""
+LOWEST = -3.4028234663852886e38
+"""The smallest float32: the maximum of no values."""
+
+
+def max_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Build the maximum over windows; the padding never wins.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
+        float32.
+    """
+    return kernel(MaxPool2d(pool, cpu))
+
+
+def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    """Build the mean over windows.
+
+    Returns
+    -------
+    PrimFunc
+        As that of `max_pool2d`.
+    """
+    return kernel(AvgPool2d(pool, cpu))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """How a row of the image lies between the two passes.
+
+    Attributes
+    ----------
+    front : int
+        Values of padding before the columns of a channel, whole vectors.
+    pitch : int
+        Values from one channel to the next.
+    channels : int
+        Channels of a block.
+    size : int
+        Values in all, with those that the loads for lanes beyond the last column reach.
+    """
+
+    front: int
+    pitch: int
+    channels: int
+    size: int
+
+    @staticmethod
+    def of(pool: Pool2d, cpu: CpuProfile) -> _Line:
+        width, out = cpu.vector_width(pool.lanes_in), cpu.vector_width(pool.lanes_out)
+        reach = (pool.kernel[1] - 1) * pool.dilation[1] - pool.padding[1]
+        front = _up(pool.padding[1], width)
+        last = (pool.out_width - 1) * pool.stride[1] + reach + 1
+        pitch = front + _up(max(last, pool.width), width)
+        beyond = front + _up(pool.out_width, out) * pool.stride[1] + reach
+        most = max(cpu.l1_bytes // (2 * 4 * pitch), 1)
+        channels = next(c for c in range(min(most, pool.channels), 0, -1) if pool.channels % c == 0)
+        size = max(channels * pitch, (channels - 1) * pitch + beyond)
+        return _Line(front, pitch, channels, _up(size, width))
+
+
+class _Pooling(Stage):
+    """A pooling that combines values; a mean divides them by their number in the end.
+
+    Parameters
+    ----------
+    pool : Pool2d
+        The sizes.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    neutral: float
+    is_mean: bool
+
+    def __init__(self, pool: Pool2d, cpu: CpuProfile) -> None:
+        self.pool, self.cpu = pool, cpu
+        self.line = _Line.of(pool, cpu)
+        self.tensor = pool.output
+        self.panels = {0: (pool.input, pool.rows_seen)}
+
+    @abstractmethod
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Combine two values of a window."""
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the image."""
+        self.x = panels(0)
+
+    def allocate(self) -> None:
+        """Allocate the line, and the places of a window's rows."""
+        self.memory = scratch(self.line.size)
+        self.places = scratch(self.pool.kernel[0], "int64")
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        pool, line = self.pool, self.line
+        self._fill_padding()
+        for row, _ in self.tiles(first, end):
+            tile = y.tile(image, row)
+            window = self._rows_within(row, 0, pool.height)
+            top = T.bind(row * pool.stride[0] - pool.padding[0])
+            with T.serial(*window) as dy:
+                place = self.x.at(image, top + dy * pool.dilation[0])
+                T.buffer_store(self.places, place, [dy])
+            share = self._row_share(row) if self.is_mean else None
+            with T.serial(T.int64(0), T.int64(pool.channels // line.channels)) as block:
+                channel = T.bind(block * line.channels)
+                with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                    start = T.bind(c * line.pitch + line.front)
+                    self._combine_rows(window, channel + c, start)
+                with T.serial(T.int64(0), T.int64(line.channels)) as c:
+                    start = T.bind(c * line.pitch + (line.front - pool.padding[1]))
+                    self._combine_columns(tile, channel + c, start, share)
+
+    def work(self) -> int:
+        """Return how many values it combines."""
+        return self.tensor.bytes // 4 * sum(self.pool.kernel)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        rows, columns = self.pool.kernel
+        loads = rows + columns * self.pool.stride[1]
+        return vector_cycles(vectors_of(self.tensor, self.cpu), loads, 2, rows + 2 * columns)
+
+    def _fill_padding(self) -> None:
+        """Fill what lies beside the columns of every channel."""
+        line = self.line
+        width = self.cpu.vector_width(self.pool.lanes_in)
+        end = line.front + _up(self.pool.width, width)
+        neutral = T.Broadcast(T.float32(self.neutral), width)
+        beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
+        with T.serial(T.int64(0), T.int64(line.channels)) as c:
+            for lane in beside:
+                T.buffer_store(self.memory, neutral, [vector(c * line.pitch + lane, width)])
+
+    def _combine_rows(self, window: tuple[Expr, Expr], channel: Expr, place: Expr) -> None:
+        """Combine the rows of a window that lie in the image, for all columns of a channel."""
+        pool = self.pool
+        width = self.cpu.vector_width(pool.lanes_in)
+        neutral = T.Broadcast(T.float32(self.neutral), width)
+        for group, count in _groups(-(-pool.width // width), looped=True):
+            acc = Registers(count, width)
+            for v in range(count):
+                acc[v] = neutral
+            with T.serial(*window) as dy:
+                source = T.bind(self.places[dy])
+                for v in range(count):
+                    lane = vector((group + v) * width, width)
+                    acc[v] = self.combine(acc[v], self.x[source, channel, lane])
+            for v in range(count):
+                valid = pool.width - (group + v) * width if isinstance(group, int) else width
+                value = masked(acc[v], valid, neutral)
+                T.buffer_store(self.memory, value, [vector(place + (group + v) * width, width)])
+
+    def _combine_columns(self, y: Tile, channel: Expr, place: Expr, share: Expr | None) -> None:
+        """Combine the columns of a window, for all columns of a channel of the output."""
+        pool = self.pool
+        width = self.cpu.vector_width(pool.lanes_out)
+        zeros = T.Broadcast(T.float32(0), width)
+        vectors = -(-pool.out_width // width)
+        for group, count in _groups(vectors, looped=not self.is_mean or self._is_uniform()):
+            acc = Registers(count, width)
+            for v in range(count):
+                acc[v] = T.Broadcast(T.float32(self.neutral), width)
+
+            for dx in _columns(pool.kernel[1]):
+                start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
+                for v in range(count):
+                    column = start + v * (width * pool.stride[1])
+                    values = _strided(self.memory, column, width, pool.stride[1])
+                    acc[v] = self.combine(acc[v], values)
+            for v in range(count):
+                last = isinstance(group, int)
+                value = acc[v]
+                if share is not None:
+                    value = value * self._share(share, (group + v) * width, width)
+                valid = pool.out_width - (group + v) * width if last else width
+                lane = vector((group + v) * width, width)
+                y.store(masked(value, valid, zeros), 0, channel, lane)
+        for lane in range(vectors * width, pool.lanes_out, width):
+            y.store(zeros, 0, channel, vector(T.int64(lane), width))
+
+    def _rows_within(self, row: Expr, low: int, high: int) -> tuple[Expr, Expr]:
+        """Return the first of the window's rows from `low` of the image on, and from `high` on."""
+        pool = self.pool
+        start = row * pool.stride[0] - pool.padding[0]
+
+        def first_from(limit: int) -> Expr:
+            steps = T.max(limit + (pool.dilation[0] - 1) - start, T.int64(0)) // pool.dilation[0]
+            return T.bind(T.min(steps, T.int64(pool.kernel[0])))
+
+        return first_from(low), first_from(high)
+
+    def _row_share(self, row: Expr) -> Expr:
+        """Return one divided by the rows of the window that a mean counts."""
+        pool = self.pool
+        top, _, bottom, _ = pool.padding if pool.count_padding else (0, 0, 0, 0)
+        first, end = self._rows_within(row, -top, pool.height + bottom)
+        return T.bind(T.float32(1) / T.Cast("float32", T.max(end - first, T.int64(1))))
+
+    def _share(self, row_share: Expr, column: Expr | int, width: int) -> Expr:
+        """Return one divided by the values that a mean counts, for a vector of columns."""
+        last = self.pool.out_width - 1
+        first = column if isinstance(column, int) else 0  # in a loop all columns are alike
+        counts = [self.pool.columns_counted(min(first + i, last)) for i in range(width)]
+        shares = [T.float32(1 / max(count, 1)) for count in counts]
+        return T.Broadcast(row_share, width) * T.Shuffle(shares, list(range(width)))
+
+    def _is_uniform(self) -> bool:
+        """Whether all columns of the output are means over equally many."""
+        return len({self.pool.columns_counted(i) for i in range(self.pool.out_width)}) == 1
+
+
+class MaxPool2d(_Pooling):
+    """The maximum over windows; parameters as `max_pool2d`."""
+
+    name, neutral, is_mean = "max_pool2d", LOWEST, False
+
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Return the larger value."""
+        return T.max(a, b)
+
+
+class AvgPool2d(_Pooling):
+    """The mean over windows; parameters as `avg_pool2d`."""
+
+    name, neutral, is_mean = "avg_pool2d", 0.0, True
+
+    def combine(self, a: Expr, b: Expr) -> Expr:
+        """Return the sum."""
+        return a + b
+
+
+def _groups(vectors: int, looped: bool) -> Iterator[tuple[Expr | int, int]]:
+    """Yield the first vector and the size of groups of vectors that fit the accumulators.
+
+    All but the last, which may hold lanes that are no columns, are a loop if `looped`.
+    """
+    whole = (vectors - 1) // MOST_ACCUMULATORS
+    if looped and whole > 1:
+        with T.serial(T.int64(0), T.int64(whole)) as group:
+            yield group * MOST_ACCUMULATORS, MOST_ACCUMULATORS
+    else:
+        for group in range(whole):
+            yield group * MOST_ACCUMULATORS, MOST_ACCUMULATORS
+    yield whole * MOST_ACCUMULATORS, vectors - whole * MOST_ACCUMULATORS
+
+
+def _columns(count: int) -> Iterator[Expr | int]:
+    """Yield the columns of a window."""
+    if count > LONGEST_UNROLLED:
+        with T.serial(T.int64(0), T.int64(count)) as i:
+            yield i
+    else:
+        yield from range(count)
+
+
+def _strided(memory: Expr, start: Expr, width: int, stride: int) -> Expr:
+    """Load every `stride`-th value from `start` on."""
+    loads = [memory[vector(start + i * width, width)] for i in range(stride)]
+    return loads[0] if stride == 1 else T.Shuffle(loads, [i * stride for i in range(width)])
+
+
+def _up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

@@ -1,0 +1,109 @@
+"""Nearest-neighbour upsampling of image panels by whole factors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.costs.vectors import vector_cycles, vectors_of
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import vector
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage, kernel
+
+if TYPE_CHECKING:
+    import tvm
+    from tvm.ir import Expr
+
+
+def upsample2d(
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    factors: tuple[int, int],
+    lanes_in: int,
+    lanes_out: int,
+    cpu: CpuProfile,
+) -> tvm.tirx.PrimFunc:
+    """Build the repetition of every pixel `factors` times, vertically and horizontally.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * height, channels, lanes_in], y [batch * height * factors[0], channels,
+        lanes_out])``, float32.
+    """
+    source = Tensor(batch, height, channels, lanes_in)
+    return kernel(Upsample2d(source, width, factors, lanes_out, cpu))
+
+
+class Upsample2d(Stage):
+    """The repetition of every pixel, vertically and horizontally.
+
+    Parameters
+    ----------
+    source : Tensor
+        The images.
+    width : int
+        Their columns.
+    factors : tuple of int
+        How often a pixel is repeated: vertically, horizontally.
+    lanes_out : int
+        Lanes of the result.
+    cpu : CpuProfile
+        Gives the vector length.
+    """
+
+    name = "upsample2d"
+
+    def __init__(
+        self, source: Tensor, width: int, factors: tuple[int, int], lanes_out: int, cpu: CpuProfile
+    ) -> None:
+        self.source, self.columns, self.factors, self.cpu = source, width, factors, cpu
+        rows = source.rows * factors[0]
+        self.tensor = Tensor(source.images, rows, source.channels, lanes_out)
+        self.panels = {0: (source, RowMap(factor=factors[0]))}
+        self.row_block = factors[0]
+
+    def declare(self, panels: Callable[[int], Panels]) -> None:
+        """Declare the images."""
+        self.x = panels(0)
+
+    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
+        """Compute rows ``[first, end)`` of an image."""
+        copies = self.factors[0]
+        for row, _ in self.tiles(first, end):
+            x, tile = self.x.tile(image, row // copies), y.tile(image, row)
+            with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
+                self._repeat(x, tile, channel)
+
+    def _repeat(self, x: Tile, y: Tile, channel: Expr) -> None:
+        """Repeat the pixels of a channel of a row."""
+        lanes_in, lanes_out = self.source.lanes, self.tensor.lanes
+        values = self.cpu.vector_width(lanes_out)
+        for lane in range(0, lanes_out, values):
+            columns = [(lane + j) // self.factors[1] for j in range(values)]
+            if columns[0] < self.columns:
+                # Two neighbouring vectors at most hold them; lanes of no column may repeat.
+                first = min(columns[0], lanes_in - values) if lanes_in >= values else 0
+                span = min(values, lanes_in)
+                source = x[0, channel, vector(T.int64(first), span)]
+                places = [min(column - first, span - 1) for column in columns]
+                # LLVM wants as many lanes to choose from as it gives.
+                sources = [source] * (values // span)
+                repeated = T.bind(T.Shuffle(sources, places))
+            else:
+                repeated = T.Broadcast(T.float32(0), values)
+            y.store(repeated, 0, channel, vector(T.int64(lane), values))
+
+    def work(self) -> int:
+        """Return how many values it stores."""
+        return self.tensor.bytes // 4
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        return vector_cycles(vectors_of(self.tensor, self.cpu), 2, stores=1)  # load and shuffle

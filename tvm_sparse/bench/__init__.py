@@ -1,0 +1,1 @@
+"""Races with other engines."""

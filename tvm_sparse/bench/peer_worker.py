@@ -1,0 +1,205 @@
+"""Runs one inference engine in a process of its own, on commands read as JSON lines.
+
+This file is a script for the engine's own Python (3.10 or newer), which lacks TVM and this
+package: it imports NumPy and the engine, nothing else. ``python peer_worker.py ENGINE`` reads one
+JSON object a line from standard input and answers each with one line:
+
+``{"do": "compile", "model": .., "library": .., "options": {..}}``  -> ``{"seconds": ..}``
+``{"do": "load", "path": .., "threads": ..}``  -> ``{"seconds": .., "version": .., "note": ..}``
+``{"do": "inputs", "path": "x.npz", "names": [..]}``  -> ``{}``
+``{"do": "outputs", "path": "y.npz"}``         -> ``{}``, arrays in the model's order
+``{"do": "run", "seconds": ..}``               -> ``{"seconds": [one number an iteration]}``
+``{"do": "memory"}``                           -> ``{"peak_bytes": ..}``
+
+An answer ``{"error": ".."}`` reports an exception; the worker goes on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Engine:
+    """An inference engine that holds one model.
+
+    Attributes
+    ----------
+    version, note : str
+        What the engine says of itself.
+    run : callable
+        One inference, the call that is timed, on what `prepare` returned.
+    prepare : callable
+        Brings named arrays into the form that the engine takes.
+    arrays : callable
+        Brings what `run` returned into a list of arrays in the model's order.
+    """
+
+    version: str
+    note: str
+    run: Callable[[Any], Any]
+    prepare: Callable[[dict[str, np.ndarray]], Any] = dict
+    arrays: Callable[[Any], list[np.ndarray]] = list
+
+
+def open_onnxruntime(path: str, threads: int) -> Engine:
+    """ONNX Runtime with all its graph optimizations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return Engine(onnxruntime.__version__, "", run=lambda inputs: session.run(None, inputs))
+
+
+def open_deepsparse(path: str, threads: int) -> Engine:
+    """DeepSparse, its synchronous single-stream scheduler, threads bound to cores."""
+    import deepsparse
+
+    engine = deepsparse.Engine(path, batch_size=None, num_cores=threads)
+    share = engine.fraction_of_supported_ops
+    return Engine(
+        importlib.metadata.version("deepsparse"),
+        f"{share:.0%} of operators supported, {engine.cpu_avx_type}",
+        run=lambda inputs: engine.run(inputs, val_inp=False),
+        prepare=lambda inputs: [inputs[name] for name in engine.input_names],
+    )
+
+
+def open_openvino(path: str, threads: int) -> Engine:
+    """OpenVINO, latency hint, float32 (its own default on AMX processors would be bfloat16)."""
+    import openvino
+
+    core = openvino.Core()
+    properties = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    compiled = core.compile_model(core.read_model(path), "CPU", properties)
+    request = compiled.create_infer_request()
+    return Engine(
+        importlib.metadata.version("openvino"),
+        "float32",
+        run=lambda inputs: request.infer(inputs, share_inputs=True, share_outputs=True),
+        arrays=lambda results: [results[index] for index in range(len(results))],
+    )
+
+
+def open_tvm_sparse(path: str, threads: int) -> Engine:
+    """Open a library that `tvm_sparse` compiled."""
+    import tvm_sparse
+
+    engine = tvm_sparse.load(path, threads=threads)
+    return Engine(
+        tvm_sparse.__version__, "", run=engine.run, arrays=lambda outputs: list(outputs.values())
+    )
+
+
+ENGINES = {
+    "onnxruntime": ("onnxruntime", open_onnxruntime),
+    "deepsparse": ("deepsparse", open_deepsparse),
+    "openvino": ("openvino", open_openvino),
+    "tvm-sparse": ("tvm_sparse.compiler", open_tvm_sparse),
+}
+"""Of every engine, the module to import and the function that opens a model."""
+
+
+class Worker:
+    """Holds one engine; each method is a command and returns the answer.
+
+    Imports are not timed.
+    """
+
+    engine: Engine
+    prepared: Any
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def compile(self, model: str, library: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Compile an ONNX model with `tvm_sparse` and save the library."""
+        from tvm_sparse import compiler
+
+        start = time.perf_counter()
+        compiler.compile(model, **options).save(library)
+        return {"seconds": time.perf_counter() - start}
+
+    def load(self, path: str, threads: int) -> dict[str, Any]:
+        """Load a model, or a library if the engine is ours."""
+        module, open_model = ENGINES[self.kind]
+        importlib.import_module(module)
+        start = time.perf_counter()
+        self.engine = open_model(path, threads)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "version": self.engine.version, "note": self.engine.note}
+
+    def inputs(self, path: str, names: list[str]) -> dict[str, Any]:
+        """Set the inputs: arrays in the order of their names."""
+        with np.load(path) as arrays:
+            values = [arrays[key] for key in arrays.files]
+        self.prepared = self.engine.prepare(dict(zip(names, values, strict=True)))
+        return {}
+
+    def outputs(self, path: str) -> dict[str, Any]:
+        """Run once and write the outputs."""
+        np.savez(path, *self.engine.arrays(self.engine.run(self.prepared)))
+        return {}
+
+    def run(self, seconds: float, warmup: int = 2, least: int = 3) -> dict[str, Any]:
+        """Run for a time, `least` times at least, after `warmup` runs that do not count."""
+        run, inputs, clock = self.engine.run, self.prepared, time.perf_counter
+        for _ in range(warmup):
+            run(inputs)
+        samples: list[float] = []
+        end = clock() + seconds
+        while len(samples) < least or clock() < end:
+            start = clock()
+            run(inputs)
+            samples.append(clock() - start)
+        return {"seconds": samples}
+
+    def memory(self) -> dict[str, Any]:
+        """Return the peak resident memory of this process, in bytes."""
+        # getrusage's peak would include that of the process we were forked from.
+        status = Path("/proc/self/status").read_text()
+        peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return {"peak_bytes": int(peak.split()[1]) * 1024}
+
+
+def main(kind: str) -> None:
+    """Answer commands until standard input ends."""
+    # Engines print banners: keep the real standard output for answers alone.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    # Read when DeepSparse is imported: no telemetry, and its benchmark's own choice of binding.
+    os.environ["NM_DISABLE_ANALYTICS"] = "True"
+    os.environ.setdefault("NM_BIND_THREADS_TO_CORES", "1")
+    worker = Worker(kind)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = getattr(worker, command.pop("do"))(**command)
+        # Whatever an engine raises is an answer.
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        answers.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    # Python puts this folder first, where our modules would shadow others of the same name.
+    del sys.path[0]
+    main(sys.argv[1])

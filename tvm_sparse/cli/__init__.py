@@ -1,0 +1,1 @@
+"""The program ``tvm-sparse``, one verb a file."""

@@ -1,0 +1,190 @@
+"""How the command line prints: results as tables or JSON on stdout, progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from tvm_sparse.cpu.memory_system import LEVELS
+
+if TYPE_CHECKING:
+    from tvm_sparse.cpu.measurement import CpuMeasurement
+    from tvm_sparse.cpu.profile import CpuProfile
+    from tvm_sparse.pruning import PrunedWeight
+    from tvm_sparse.report.analysis import Analysis, LayerReport
+    from tvm_sparse.report.measured import Measurement
+    from tvm_sparse.specs import TensorSpec
+    from tvm_sparse.tuning.trials import Progress
+
+# A pipe has no width: lines as long as a wide terminal's.
+_PIPE_WIDTH = 160
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(table: Table) -> None:
+    """Print a table, no narrower than it needs if the output is no terminal."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+@contextlib.contextmanager
+def progress(start: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner with a changing line of text while standard error is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status(start) as status:
+        yield status.update
+
+
+@contextlib.contextmanager
+def trials(start: str) -> Iterator[Callable[[Progress | str], None]]:
+    """Show a bar of trials, the best time so far and the time left, on a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[best]}"),
+    )
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(start, total=None, best="")
+
+        def update(state: Progress | str) -> None:
+            if isinstance(state, str):
+                bar.update(task, description=f"{start}: {state}")
+                return
+            best = f"best {1e6 * state.best:.0f} us, before {1e6 * state.default:.0f} us"
+            bar.update(task, description=start, total=state.total, completed=state.done, best=best)
+
+        yield update
+
+
+def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:
+    table = Table()
+    for header in headers:
+        right = header in numbers
+        table.add_column(header, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def print_layers(layers: Sequence[LayerReport]) -> None:
+    """Print what the compiler does with every layer."""
+    headers = ("layer", "operator", "weight", "sparsity", "kernel", "region", "why")
+    table = _table(*headers, numbers=["sparsity", "region"])
+    for layer in layers:
+        shape = "x".join(map(str, layer.shape))
+        sparsity = f"{1 - layer.density:.1%}"
+        region = "" if layer.region is None else str(layer.region)
+        row = (layer.name, layer.operator, shape, sparsity, layer.kernel, region, layer.reason)
+        table.add_row(*row)
+    print_table(table)
+    size = sum(layer.size for layer in layers)
+    nonzero = sum(layer.size * layer.density for layer in layers)
+    sparse = sum(layer.kernel.startswith("sparse") for layer in layers)
+    share = 1 - nonzero / size if size else 0.0
+    print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
+
+
+def print_regions(analysis: Analysis, measurement: Measurement | None = None) -> None:
+    """Print the tensor columns of a model, and what they are expected to gain, or measured."""
+    numbers = ["region", "columns", "rows", "step", "halo", "scratch KB", "us", "alone us"]
+    if measurement:
+        numbers += ["measured us", "measured alone us"]
+    headers = ("region", "operators", *numbers[1:4], "overlap", *numbers[4:], "stop")
+    table = _table(*headers, numbers=numbers)
+    for number, region in enumerate(analysis.regions):
+        if region.plan is None:
+            continue
+        cost, plan = region.prediction, region.plan
+        times = [cost.seconds, region.alone_seconds]
+        if measurement:
+            found = measurement.regions.get(number)
+            times += [found.seconds, found.alone_seconds] if found else [math.nan] * 2
+        table.add_row(
+            str(number),
+            " > ".join(region.operators),
+            *map(str, (cost.columns, plan.column_rows, plan.step_rows)),
+            plan.overlap,
+            f"{cost.halo_share:.1%}",
+            f"{cost.scratch_bytes / 1024:.0f}",
+            *(f"{1e6 * seconds:.1f}" for seconds in times),
+            region.stop,
+        )
+    if not table.rows:
+        print("no tensor columns")
+        return
+    print_table(table)
+    alone = len(analysis.regions) - len(table.rows)
+    print(
+        f"{len(table.rows)} regions of tensor columns and {alone} operators by themselves: "
+        f"{1e6 * analysis.seconds:.0f} us expected on {analysis.cpu.name} with "
+        f"{analysis.cpu.cores} threads, {1e6 * analysis.alone_seconds:.0f} one by one"
+    )
+    if measurement:
+        together, apart = (
+            f"{1e6 * run.seconds:.0f} us and {run.peak_bytes / 1e6:.1f} MB besides weights"
+            for run in (measurement.together, measurement.alone)
+        )
+        print(f"the whole model, measured: {together}; one by one {apart}")
+
+
+def print_pruned(weights: Sequence[PrunedWeight]) -> None:
+    """Print what pruning did to every weight."""
+    table = _table("layer", "elements", "sparsity", "left dense", numbers=["elements", "sparsity"])
+    for weight in weights:
+        sparsity = f"{weight.zeros / max(weight.size, 1):.1%}"
+        table.add_row(weight.layer, str(weight.size), sparsity, weight.kept)
+    print_table(table)
+
+
+def print_targets(profiles: Sequence[CpuProfile]) -> None:
+    """Print CPU profiles."""
+    numbers = ("vector bits", "cores", "L1 KB", "L2 KB", "L3 KB")
+    table = _table("target", "LLVM cpu", "machine", *numbers, "", numbers=numbers)
+    for cpu in profiles:
+        sizes = (cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes)
+        values = (cpu.vector_bits, cpu.cores, *(size // 1024 for size in sizes))
+        table.add_row(cpu.name, cpu.mcpu, cpu.architecture, *map(str, values), cpu.about)
+    print_table(table)
+
+
+def print_measurement(measurement: CpuMeasurement) -> None:
+    """Print sizes, bandwidths and clock of this machine."""
+    together = f"all {measurement.cores} cores read GB/s"
+    headers = ("size KB", "read GB/s", "read and write GB/s", together)
+    table = _table("level", *headers, numbers=headers)
+    system = measurement.system
+    for name, size, level in zip(
+        LEVELS, (*measurement.cache_bytes, None), system.levels, strict=True
+    ):
+        if size == 0:
+            continue
+        most = level.shared or level.read * measurement.cores
+        rates = (f"{rate / 1e9:.1f}" for rate in (level.read, level.copy, most))
+        table.add_row(name, f"{size / 1024:,.0f}" if size else "", *rates)
+    print_table(table)
+    print(f"{measurement.cpu}: {system.clock_hz / 1e9:.2f} GHz at two multiply-adds a cycle")
+
+
+def print_tensors(specs: Sequence[TensorSpec]) -> None:
+    """Print names, dtypes and shapes."""
+    table = _table("name", "dtype", "shape")
+    for spec in specs:
+        table.add_row(spec.name, spec.dtype, "x".join(map(str, spec.shape)))
+    print_table(table)

@@ -1,0 +1,1 @@
+"""Which rows of a region run when, as integers or expressions; nothing here imports TVM."""

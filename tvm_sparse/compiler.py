@@ -1,0 +1,170 @@
+"""What a user calls: compile a model, load a library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.building import build
+from tvm_sparse.columns import options
+from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.cpu import profile
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import InputError
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.runtime import library
+from tvm_sparse.runtime.engine import Engine, check_threads
+from tvm_sparse.runtime.library import LibraryInfo
+
+if TYPE_CHECKING:
+    from tvm_sparse.frontends.onnx_importer import ImportedModel
+
+# The importer and the passes are imported when something is compiled: loading needs neither.
+
+
+def compile(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    target: str = "native",
+    threads: int | None = None,
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
+    records: str | os.PathLike[str] | RecordedPlans | None = None,
+) -> Engine:
+    """Compile a model for a CPU.
+
+    Parameters
+    ----------
+    model : str, PathLike or tvm.IRModule
+        An ONNX file, or a Relax module whose function ``main`` has static shapes and its weights
+        as constants.
+    shapes : mapping of str to sequence of int, optional
+        Shapes of the ONNX inputs that have dynamic dimensions.
+    target : str
+        Name of a CPU profile; ``"native"`` is this machine.
+    threads : int, optional
+        Threads that an inference runs on; by default all cores that this process may use.
+    columns : "auto", "off" or int
+        Whether operators are grouped into regions that run as tensor columns, and with how many
+        rows per column.
+    overlap : str
+        What happens to rows that two steps of a column need: ``"recompute"``, ``"carry"``, or
+        ``"auto"``, as the cost model says.
+    records : str, PathLike or RecordedPlans, optional
+        What `tvm_sparse.tuning.tune.tune` found for this target and number of threads, which takes the
+        place of the cost model's plans. By default from the user's data folder, if there is
+        something; ``RecordedPlans()`` is nothing. Afterwards, a `RecordedPlans` tells what was used
+        of it.
+
+    Returns
+    -------
+    Engine
+        Runs the model if `target` fits this machine; its `save` writes the library, which
+        runs on the target.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or imported.
+    InputError
+        If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` is
+        nothing of the above.
+    TargetError
+        If `target` is unknown.
+    RecordsError
+        If the file `records` cannot be read.
+    """
+    from tvm_sparse.passes import pipeline
+
+    check_threads(threads)
+    options.check(columns, overlap)
+    if not isinstance(records, RecordedPlans):
+        records = RecordedPlans.read(None if records is None else Path(records))
+    cpu = profile.profile(target)
+    tvm_target = replace(cpu, cores=threads or cpu.cores).to_target()
+    imported = import_module(model, shapes)
+    info = LibraryInfo(
+        inputs=imported.inputs,
+        outputs=imported.outputs,
+        constant_outputs=_constant_outputs(imported),
+        cpu=cpu.mcpu,
+        machine=cpu.architecture,
+        instruction_sets=library.instruction_sets(tvm_target),
+    )
+    mod = library.describe(imported.mod, info)
+    del imported  # its weights are replaced by packed ones on the way
+    choices = records.choices_on(CpuProfile.from_target(tvm_target))
+    passes = pipeline.pipeline(columns, overlap, choices, records.count)
+    executable = build(mod, tvm_target, passes)
+    return Engine(executable.mod, info, threads)
+
+
+def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
+    """Load a library that `Engine.save` or ``tvm-sparse compile`` wrote.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The library.
+    threads : int, optional
+        Threads that an inference runs on; by default all cores that this process may use.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    LibraryError
+        If the file is missing, truncated, not ours, or for another processor.
+    """
+    module, info = library.read_library(Path(path))
+    return Engine(module, info, threads, Path(path))
+
+
+def import_module(
+    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int]] | None = None
+) -> ImportedModel:
+    """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
+
+    Raises
+    ------
+    ModelError, InputError
+        As `compile`.
+    """
+    from tvm_sparse.frontends.onnx_importer import ImportedModel, import_onnx, tensor_spec
+
+    if not isinstance(model, tvm.IRModule):
+        return import_onnx(model, shapes)
+    if shapes:
+        raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
+    main = model["main"]
+    inputs = tuple(tensor_spec(param.name, param.ty) for param in main.params)
+    types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
+    outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
+    return ImportedModel(model, inputs, outputs)
+
+
+def _constant_outputs(imported: ImportedModel) -> tuple[str, ...]:
+    """Return the names of the outputs that depend on no input."""
+    main = imported.mod["main"]
+    varying = set(main.params)
+    values = {}
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            values[binding.var] = binding.value
+            if varying.intersection(relax.analysis.free_vars(binding.value)):
+                varying.add(binding.var)
+    result = values.get(main.body.body, main.body.body)
+    fields = list(result) if isinstance(result, relax.Tuple) else [main.body.body]
+    return tuple(
+        spec.name
+        for spec, field in zip(imported.outputs, fields, strict=True)
+        if not varying.intersection(relax.analysis.free_vars(field))
+    )

@@ -1,0 +1,1 @@
+"""Seconds that bytes, vectors and regions are expected to take."""

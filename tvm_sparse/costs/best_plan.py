@@ -1,0 +1,57 @@
+"""Which plans of a region are worth a prediction, and which is the cheapest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from tvm_sparse.columns.rows import ColumnPlan, Overlap, RegionShape
+from tvm_sparse.costs.regions import Prediction, predict, scratch_bytes
+from tvm_sparse.cpu.profile import CpuProfile
+
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Steps, in tiles of the last stage, that are considered besides whole columns."""
+
+
+def best_plan(
+    region: RegionShape, cpu: CpuProfile, overlap: Overlap | Literal["auto"] = "auto"
+) -> tuple[ColumnPlan, Prediction]:
+    """Return the plan that is expected to be the fastest, and its cost.
+
+    Parameters
+    ----------
+    region : RegionShape
+        What to cut.
+    cpu : CpuProfile
+        For which processor.
+    overlap : str
+        ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
+    """
+    overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
+    plans = [(plan, predict(region, plan, cpu)) for plan in candidates(region, cpu, overlaps)]
+    return min(plans, key=lambda pair: pair[1].seconds)
+
+
+def candidates(
+    region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap] = ("carry", "recompute")
+) -> Iterator[ColumnPlan]:
+    """Yield the plans worth a prediction; at least one.
+
+    Columns give all cores equal shares, and are halved from there on, down to tiles of the last
+    stage; steps are some of its tiles. Not those with more scratch memory than the L2 cache holds.
+    """
+    tile = region.stages[-1].tile
+    most = -(-region.height // tile)
+    fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
+    counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
+    sizes = {-(-region.height // count) for count in counts}
+    found = False
+    for size in sorted(sizes, reverse=True):
+        for step in [*(step * tile for step in STEPS if step * tile < size), size]:
+            for overlap in overlaps if step < size else overlaps[:1]:
+                plan = ColumnPlan(size, step, overlap)
+                if scratch_bytes(region, plan) <= cpu.l2_bytes:
+                    found = True
+                    yield plan
+    if not found:
+        yield ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])

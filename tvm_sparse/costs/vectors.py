@@ -1,0 +1,48 @@
+"""Cycles of kernels that do little with each vector: pooling, copies, elementwise operators.
+
+From data in L1, as the cost models of convolutions and linear layers count theirs.
+"""
+
+from __future__ import annotations
+
+from tvm_sparse.columns.rows import Tensor
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.tilings.sparse_conv2d import LOADS_PER_CYCLE
+
+STORES_PER_CYCLE = 1.0
+OPERATIONS_PER_CYCLE = 2.0
+"""Additions, multiplications, comparisons of vectors; with a multiply-add both count as one."""
+
+FUNCTION_OPERATIONS = {
+    "relu6": 2.0,
+    "hardswish": 5.0,
+    "divide": 19.0,
+    "exp": 14.0,
+    "sigmoid": 25.0,
+    "silu": 26.0,
+    "gelu": 28.0,
+    "gelu_tanh": 28.0,
+    "tanh": 34.0,
+}
+"""What functions of a vector cost, in such operations (measured on a Xeon, in its AVX-512 code);
+those not listed cost about one."""
+
+
+def vectors_of(tensor: Tensor, cpu: CpuProfile) -> int:
+    """Return how many vectors hold a tensor's panels."""
+    lanes = tensor.lanes // cpu.vector_width(tensor.lanes)
+    return tensor.images * tensor.rows * tensor.channels * lanes
+
+
+def vector_cycles(vectors: int, loads: float, stores: float, operations: float = 0.0) -> float:
+    """Return the cycles of a loop over vectors, summed over cores.
+
+    Parameters
+    ----------
+    vectors : int
+        Iterations.
+    loads, stores, operations : float
+        Of vectors, in each.
+    """
+    limits = (loads / LOADS_PER_CYCLE, stores / STORES_PER_CYCLE, operations / OPERATIONS_PER_CYCLE)
+    return vectors * max(limits)

@@ -1,0 +1,271 @@
+"""CPU profiles: what the schedules and the cost model need to know of a processor.
+
+A profile is data. `native()` reads this machine's, `profile(name)` looks one up, and
+`CpuProfile.from_target` finds the one that a TVM target describes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_sparse.cpu import measurement
+from tvm_sparse.cpu.memory_system import MemorySystem, estimate
+from tvm_sparse.cpu.processors import KB, MB, PROCESSORS, Processor
+from tvm_sparse.errors import TargetError
+
+if TYPE_CHECKING:
+    import tvm
+
+
+@dataclass(frozen=True)
+class CpuProfile(Processor):
+    """A processor, and what follows from its sizes.
+
+    Attributes
+    ----------
+    token_lanes : int
+        Lanes of panels of tokens where they were measured; 0: `panel_lanes` chooses.
+    """
+
+    token_lanes: int = 0
+
+    @property
+    def architecture(self) -> str:
+        """First word of the triple, which is what Linux calls the machine."""
+        return self.triple.split("-")[0]
+
+    @property
+    def memory_system(self) -> MemorySystem:
+        """Clock and bandwidths: measured, or an estimate."""
+        has_l3 = self.l3_bytes > 0
+        units = (self.multiply_adds, self.loads)
+        return self.measured or estimate(self.name, self.vector_bits, self.cores, has_l3, *units)
+
+    @property
+    def vector_lanes(self) -> int:
+        """Number of float32 values in one vector register."""
+        return self.vector_bits // 32
+
+    @property
+    def loads_per_multiply_add(self) -> float:
+        """Vectors that L1 delivers in the time of a vector multiply-add."""
+        return self.loads / self.multiply_adds
+
+    @property
+    def weights_per_load(self) -> int:
+        """Weights that one load brings, because multiply-adds take any element of a register.
+
+        So do NEON's; those of x86 need each weight in all lanes, from a load of its own.
+        """
+        return self.vector_lanes if self.architecture == "aarch64" else 1
+
+    def panel_lanes(self, tokens: int) -> int:
+        """Return how many of `tokens` tokens form one block of the row panel layout.
+
+        Two vectors: each non-zero weight is loaded once for both, and a panel of a common width
+        still fits L1 by halves. One, if that holds all tokens. Three or four, if the registers
+        suffice and they neither pad the tokens nor leave a core without a block (measured with
+        AVX-512: with four, BERT-base at 80 % zeros is 8 % faster than with two, at 95 % as fast;
+        three are as fast as four at 90 %, and 4 % faster at 95 % and 3 % at 80 %, of 384 tokens).
+        """
+        if self.token_lanes and tokens > self.vector_lanes:
+            return self.token_lanes
+        if tokens <= self.vector_lanes:
+            return self.vector_lanes
+        if self.vector_registers >= 32:
+            # One load of ARM's brings four weights: what is gained by three is not known there.
+            for vectors in (3, 4) if self.weights_per_load == 1 else (4,):
+                lanes = vectors * self.vector_lanes
+                if tokens % lanes == 0 and tokens // lanes >= self.cores:
+                    return lanes
+        return 2 * self.vector_lanes
+
+    def image_lanes(self, width: int) -> int:
+        """Return how many lanes hold a row of an image of `width` columns.
+
+        Whole vectors; where one vector is enough, a multiple of 8.
+        """
+        whole = self.vector_lanes if width > self.vector_lanes else 8
+        return -(-width // whole) * whole
+
+    def vector_width(self, lanes: int) -> int:
+        """Return the values per vector for panels of `lanes` lanes: the longest that divides them.
+
+        Raises
+        ------
+        ValueError
+            If even vectors of 4 values don't.
+        """
+        for width in (self.vector_lanes, 8, 4):
+            if width <= self.vector_lanes and lanes % width == 0:
+                return width
+        raise ValueError(f"{lanes} lanes are not a multiple of 4, the shortest vector")
+
+    def to_target(self) -> tvm.target.Target:
+        """Return the TVM target that compiles for this processor."""
+        import tvm
+
+        config: dict[str, object] = {
+            "kind": "llvm",
+            "mtriple": self.triple,
+            "mcpu": self.mcpu,
+            "num-cores": self.cores,
+            "model": self.name,
+            # LLVM's SLP vectorizer turns the index loads of the sparse kernels into slow
+            # vector inserts and extracts; those kernels are vectorized already.
+            "cl-opt": ["-vectorize-slp:bool=false"],
+        }
+        if self.mattr:
+            config["mattr"] = list(self.mattr)
+        if self.architecture == "riscv64":
+            config["mabi"] = "lp64d"  # that of Linux distributions; LLVM's default has no floats
+        return tvm.target.Target(config)
+
+    @staticmethod
+    def of(target: tvm.target.Target | CpuProfile) -> CpuProfile:
+        """Return `target` itself if it is a profile, else that of the TVM target."""
+        return target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
+
+    @staticmethod
+    def from_target(target: tvm.target.Target) -> CpuProfile:
+        """Return the profile of a TVM target.
+
+        The target's own ``mcpu``, ``mattr`` and ``num-cores`` win over the profile's.
+
+        Raises
+        ------
+        TargetError
+            If the target is not an LLVM target.
+        """
+        if target.kind.name != "llvm":
+            raise TargetError(f"tvm_sparse compiles for llvm targets, not for {target.kind.name!r}")
+        mcpu, model = (str(target.attrs.get(key, "")) for key in ("mcpu", "model"))
+        same = [p for p in PROFILES.values() if p.architecture == _architecture(target)]
+        known = [p for p in same if (p.name, p.mcpu) == (model, mcpu)]
+        known += [p for p in same if mcpu in (p.mcpu, p.name) and model != "native"]
+        if known:
+            base = known[0]
+        else:
+            here = _architecture(target) == platform.machine() and mcpu in ("", native().mcpu)
+            base = native() if here else _from_features(target)
+        mattr = target.attrs.get("mattr")
+        return replace(
+            base,
+            mattr=tuple(str(a) for a in mattr) if mattr else base.mattr,
+            cores=int(target.attrs.get("num-cores", base.cores)),
+        )
+
+
+PROFILES: dict[str, CpuProfile] = {
+    processor.name: CpuProfile(**vars(processor)) for processor in PROCESSORS
+}
+
+
+def profile(name: str) -> CpuProfile:
+    """Return the profile called `name`; ``"native"`` is this machine's.
+
+    Raises
+    ------
+    TargetError
+        If no profile has that name; the message suggests the nearest.
+    """
+    if name == "native":
+        return native()
+    if name in PROFILES:
+        return PROFILES[name]
+    words = {"native": "native"}
+    for cpu in PROFILES.values():
+        words |= {cpu.about.lower(): cpu.name, cpu.mcpu: cpu.name}
+    words |= {name: name for name in PROFILES}
+    near = difflib.get_close_matches(name.lower(), words, n=1)
+    hint = f"did you mean {words[near[0]]!r}? " if near else ""
+    raise TargetError(f"unknown target {name!r}: {hint}`tvm-sparse targets` lists all of them")
+
+
+@functools.cache
+def native() -> CpuProfile:
+    """Return this machine's profile, with what `tvm-sparse targets --measure` has stored.
+
+    Raises
+    ------
+    TargetError
+        If this machine has vectors of less than 256 bits (no AVX2).
+    """
+    import tvm
+    from tvm.target import codegen
+
+    mcpu = codegen.llvm_get_system_cpu()
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
+    known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu]
+    base = known[0] if known else _from_features(target)
+    cores, caches = _usable_cores(), _caches()
+    measured = measurement.load(measurement.cpu_name(), cores)
+    l1, l2, l3 = measured.cache_bytes if measured else (base.l1_bytes, base.l2_bytes, None)
+    # The system knows a core's own caches exactly, but not how much of a shared one is for us: a
+    # virtual machine may be told the size of all that others use as well.
+    return replace(
+        base,
+        name="native",
+        about="this machine, measured" if measured else "this machine",
+        cores=cores,
+        l1_bytes=caches.get(1, l1),
+        l2_bytes=caches.get(2, l2),
+        l3_bytes=caches.get(3, base.l3_bytes) if l3 is None else l3,
+        measured=measured.system if measured else None,
+    )
+
+
+def _from_features(target: tvm.target.Target) -> CpuProfile:
+    """Return a profile of the target's instruction set with common cache sizes."""
+    from tvm.target import codegen
+
+    mcpu = str(target.attrs.get("mcpu", ""))
+    machine = _architecture(target)
+    for name, feature in _BASELINES:
+        base = PROFILES[name]
+        if base.architecture == machine and codegen.llvm_cpu_has_features([feature], target):
+            return replace(base, name=mcpu or name, mcpu=mcpu or base.mcpu)
+    raise TargetError(
+        f"no profile for processor {mcpu!r} of {machine}: it has neither AVX2 nor AVX-512, and is "
+        "no 64-bit ARM; `tvm-sparse targets` lists the known ones"
+    )
+
+
+# The widest vectors first.
+_BASELINES = (
+    ("x86-64-v4", "avx512f"),
+    ("x86-64-v3", "avx2"),
+    ("armv8-a", "neon"),
+    ("riscv64", "v"),
+)
+
+
+def _architecture(target: tvm.target.Target) -> str:
+    machine = str(target.attrs.get("mtriple", platform.machine())).split("-")[0]
+    return {"arm64": "aarch64"}.get(machine, machine)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _caches() -> dict[int, int]:
+    """Return the bytes of core 0's data caches by level, as far as Linux tells."""
+    sizes: dict[int, int] = {}
+    units = {"K": KB, "M": MB}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, level, size = (
+                (index / name).read_text().strip() for name in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            sizes[int(level)] = int(size[:-1]) * units[size[-1]]
+    return sizes

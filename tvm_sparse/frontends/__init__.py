@@ -1,0 +1,1 @@
+"""Any model becomes an `ImportedModel`."""

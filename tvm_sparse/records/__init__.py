@@ -1,0 +1,1 @@
+"""What was measured, and how the compiler looks it up."""

@@ -1,0 +1,259 @@
+"""What the compiler does with a model, and why, without compiling it: its layers and regions."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.columns import options
+from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.rows import RegionShape, part
+from tvm_sparse.compiler import import_module
+from tvm_sparse.costs.regions import Prediction, predict_alone
+from tvm_sparse.cpu import profile
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
+from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
+from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
+from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.runtime.engine import check_threads
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer with a constant weight.
+
+    Attributes
+    ----------
+    name, operator : str
+        Name of the layer in the model, and its Relax operator.
+    shape : tuple of int
+        Of its weight.
+    density : float
+        Non-zero fraction of its weight.
+    kernel, reason : str
+        What computes it, and why.
+    region : int, optional
+        Number of its region; None if it is in none, not even by itself.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    density: float
+    kernel: str
+    reason: str
+    region: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements of its weight."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class OperatorReport:
+    """An operator, in the order of execution.
+
+    Attributes
+    ----------
+    name, operator : str
+        Name of the layer or of the result, and what it is.
+    shape : tuple of int
+        Of its result, in panels if it is in a region; empty if it is not known.
+    reads : tuple of int
+        Numbers of the operators whose results it reads.
+    region : int, optional
+        Number of its region.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    reads: tuple[int, ...]
+    region: int | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known of a model before it is compiled.
+
+    Attributes
+    ----------
+    model : str
+        Its name.
+    cpu : CpuProfile
+        What it is analyzed for.
+    layers : tuple of LayerReport
+        Those with a constant weight, in the order of the model.
+    operators : tuple of OperatorReport
+        In the order of execution.
+    regions : tuple of PlannedRegion
+        In the order of execution; numbers count from 0.
+    alone, together : IRModule
+        The operators, before and after those of a region were made a function.
+    """
+
+    model: str
+    cpu: CpuProfile
+    layers: tuple[LayerReport, ...]
+    operators: tuple[OperatorReport, ...]
+    regions: tuple[PlannedRegion, ...]
+    alone: tvm.IRModule = field(repr=False)
+    together: tvm.IRModule = field(repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of all regions."""
+        return sum(region.prediction.seconds for region in self.regions)
+
+    @property
+    def alone_seconds(self) -> float:
+        """Expected time of all operators of the regions one by one."""
+        return sum(region.alone_seconds for region in self.regions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as values of JSON."""
+        return {
+            "model": self.model,
+            "target": self.cpu.name,
+            "threads": self.cpu.cores,
+            "l2_bytes": self.cpu.l2_bytes,
+            "layers": [asdict(layer) for layer in self.layers],
+            "regions": [_region_json(region) for region in self.regions],
+        }
+
+
+def analyze(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    target: str = "native",
+    threads: int | None = None,
+    columns: Columns = "auto",
+    overlap: OverlapOption = "auto",
+    records: str | os.PathLike[str] | RecordedPlans | None = None,
+) -> Analysis:
+    """Report on the layers, the operators and the regions of a model.
+
+    Parameters
+    ----------
+    model, shapes, target, threads, columns, overlap, records
+        As `tvm_sparse.compile`.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    ModelError, InputError, TargetError, RecordsError
+        As `tvm_sparse.compile`.
+    """
+    check_threads(threads)
+    options.check(columns, overlap)
+    if not isinstance(records, RecordedPlans):
+        records = RecordedPlans.read(None if records is None else Path(records))
+    cpu = profile.profile(target)
+    cpu = replace(cpu, cores=threads or cpu.cores)
+    mod = pipeline.canonical(import_module(model, shapes).mod, cpu)
+    choices = records.choices_on(cpu).fitting(mod, cpu)
+    alone = pipeline.on_panels(mod, cpu, choices)
+    planner = RegionPlanner(cpu, columns, overlap, choices.plan_for)
+    passes = [FormRegions(cpu, planner=planner)]
+    together = tvm.transform.Sequential(passes)(alone)
+    regions = tuple(planner.planned)
+    operators = _operators(together, regions)
+    layers = _layers(alone, operators)
+    name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
+    return Analysis(name, cpu, layers, operators, regions, alone, together)
+
+
+def one_by_one(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
+    """Return what each operator of a region would cost by itself."""
+    return [predict_alone(part(shape, i, i + 1), cpu) for i in range(len(shape.stages))]
+
+
+def alone_bytes_moved(shape: RegionShape, cpu: CpuProfile) -> tuple[float, ...]:
+    """Return what operators of a region would move one by one, in L1, L2, L3 and memory."""
+    moved = (prediction.bytes_moved for prediction in one_by_one(shape, cpu))
+    return tuple(map(sum, zip(*moved, strict=True)))
+
+
+def _region_json(region: PlannedRegion) -> dict[str, Any]:
+    plan = asdict(region.plan) if region.plan else {"column_rows": None}
+    return {
+        "layers": region.layers,
+        "operators": region.operators,
+        **plan,
+        **asdict(region.prediction),
+        "alone_seconds": region.alone_seconds,
+        "source": region.source,
+        "stop": region.stop,
+    }
+
+
+def _layers(mod: tvm.IRModule, operators: Sequence[OperatorReport]) -> tuple[LayerReport, ...]:
+    chosen = {str(layer["layer"]): layer for layer in mod.attrs[LAYERS]}
+    regions = {operator.name: operator.region for operator in operators}
+    reports = []
+    for weight in mod.attrs[WEIGHTS]:
+        name = str(weight["layer"])
+        layer = chosen.get(name, _DEFAULT)
+        reports.append(
+            LayerReport(
+                name,
+                str(weight["operator"]),
+                tuple(int(size) for size in weight["shape"]),
+                float(weight["density"]),
+                str(layer["kernel"]),
+                str(layer["reason"]),
+                regions.get(name),
+            )
+        )
+    return tuple(reports)
+
+
+_DEFAULT = {"kernel": "default", "reason": "no kernel of ours: TVM's operator, default schedule"}
+
+
+def _operators(mod: tvm.IRModule, regions: Sequence[PlannedRegion]) -> tuple[OperatorReport, ...]:
+    found: list[OperatorReport] = []
+    makers: dict[relax.Var, tuple[int, ...]] = {}
+    alone = {region.nodes[0].binding.var: i for i, region in enumerate(regions) if not region.plan}
+
+    def read_by(value: relax.Expr) -> tuple[int, ...]:
+        reads = (makers.get(var, ()) for var in relax.analysis.free_vars(value))
+        return tuple(sorted({number for numbers in reads for number in numbers}))
+
+    def append(binding: relax.VarBinding, name: str, operator: str, region: int | None) -> None:
+        reads, shape = read_by(binding.value), static_shape(binding.var) or ()
+        makers[binding.var] = (len(found),)
+        found.append(OperatorReport(name, operator, shape, reads, region))
+
+    for func in mod.functions.values():
+        if not isinstance(func, relax.Function) or (func.attrs and REGION in func.attrs):
+            continue
+        for binding in (b for block in func.body.blocks for b in block.bindings):
+            call, number = binding.value, alone.get(binding.var)
+            if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.GlobalVar):
+                number = int(call.op.name_hint.removeprefix(f"{PREFIX}_"))
+            if number is not None:
+                region = regions[number]
+                for node, stage in zip(region.nodes, region.shape.stages, strict=True):
+                    append(node.binding, node.name, stage.name, number)
+            elif isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.Op):
+                operator = call.op.name.removeprefix("relax.").removeprefix("tvm_sparse.")
+                append(binding, str(binding.var.name), operator, None)
+            elif binding.var not in makers:  # a tuple, or an element of one
+                makers[binding.var] = read_by(call)
+    return tuple(found)

@@ -1,0 +1,272 @@
+"""The regions of a network as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+
+from tvm_sparse.columns.rows import ColumnPlan, Overlap
+from tvm_sparse.costs.best_plan import best_plan
+from tvm_sparse.cpu.memory_system import LEVELS
+from tvm_sparse.passes.regions.region_planner import PlannedRegion
+from tvm_sparse.report.analysis import Analysis, alone_bytes_moved
+from tvm_sparse.report.drawing import draw
+from tvm_sparse.report.measured import MeasuredRegion, Measurement
+
+STYLE = """
+:root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1c2430;--faint:#5d6878;
+--line:#cfd6df;--ours:#1f7a5a;--alone:#b0651d;--sparse:#cfe9dd;--dense:#dbe4f5;--other:#ebedf0}
+@media(prefers-color-scheme:dark){:root{--paper:#12161c;--card:#1b2129;--ink:#e6eaf0;
+--faint:#9aa6b5;--line:#3a4553;--ours:#4fc397;--alone:#e0964a;--sparse:#1d4a3a;--dense:#25375a;
+--other:#2a313b}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
+header,main{max-width:1360px;margin:auto;padding:1rem 1.2rem}
+h1{margin:.2rem 0;font-size:1.6rem}h2{margin:0 0 .4rem;font-size:1.05rem}
+p{margin:.4rem 0}.faint,figcaption{color:var(--faint)}
+main{display:grid;grid-template-columns:320px minmax(0,1fr);gap:1.4rem;align-items:start}
+aside{position:sticky;top:0;max-height:100vh;overflow:auto}
+@media(max-width:860px){main{grid-template-columns:1fr}aside{position:static;max-height:60vh}}
+.tiles{display:flex;flex-wrap:wrap;gap:.8rem}
+.tile,section{background:var(--card);border:1px solid var(--line);border-radius:10px}
+.tile{padding:.6rem .9rem;min-width:11rem}.tile b{display:block;font-size:1.35rem}
+section{padding:.9rem 1.1rem;margin-bottom:1rem}section:target{outline:3px solid var(--ours)}
+section.single{padding:.45rem 1.1rem;margin-bottom:.5rem}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.4rem 1.4rem}
+figure{margin:.5rem 0;overflow-x:auto}figcaption{font-size:.85rem;margin-bottom:.2rem}
+.bar{display:grid;grid-template-columns:10.2rem 1fr 5.2rem;gap:.5rem;white-space:nowrap;
+align-items:center;font-size:.88rem}
+.bar span:last-child,td,th{text-align:right;font-variant-numeric:tabular-nums}
+.track{height:.75rem;background:var(--other);border-radius:4px;overflow:hidden}
+.fill{height:100%;background:var(--ours)}.alone .fill{background:var(--alone)}
+table{border-collapse:collapse;font-size:.88rem;width:100%}
+td,th{padding:.1rem .4rem;white-space:nowrap;border-bottom:1px solid var(--line);font-weight:normal}
+th{color:var(--faint)}td:first-child,th:first-child{text-align:left}
+tr.chosen td{font-weight:600;color:var(--ours)}
+.chip{display:inline-block;padding:.05rem .5rem;margin:.1rem .15rem .1rem 0;border-radius:6px;
+background:var(--dense);font-size:.85rem}.chip.sparse{background:var(--sparse)}
+.stop{border-left:3px solid var(--alone);padding-left:.6rem}
+svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg text.shape{fill:var(--faint);
+font-size:10.5px}svg .frame{fill:none;stroke:var(--ours);stroke-width:1.5}
+svg a:hover .frame{stroke-width:3}svg text.title{fill:var(--ours);font-size:11.5px}
+svg .edge{fill:none;stroke:var(--faint)}svg .sparse rect{fill:var(--sparse)}
+svg .dense rect{fill:var(--dense)}svg .other rect{fill:var(--other)}
+"""
+
+
+def render(analysis: Analysis, measurement: Measurement | None = None) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    analysis : Analysis
+        What is expected.
+    measurement : Measurement, optional
+        What was measured.
+    """
+    measured = measurement.regions if measurement else {}
+    cards = (
+        _card(analysis, number, measured.get(number)) for number in range(len(analysis.regions))
+    )
+    title = f"Tensor columns of {escape(analysis.model)}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}</title><style>{STYLE}</style></head><body>"
+        f"<header><h1>{title}</h1>{_summary(analysis, measurement)}</header>"
+        f"<main><aside>{draw(analysis)}</aside><div>{''.join(cards)}</div></main>"
+        "</body></html>\n"
+    )
+
+
+def _summary(analysis: Analysis, measurement: Measurement | None) -> str:
+    cpu = analysis.cpu
+    shared = f", L3 {_bytes(cpu.l3_bytes)}" if cpu.l3_bytes else ""
+    caches = f"L1 {_bytes(cpu.l1_bytes)}, L2 {_bytes(cpu.l2_bytes)}{shared}"
+    columns = [region for region in analysis.regions if region.plan]
+    tiles = [
+        _tile(
+            f"{analysis.alone_seconds / analysis.seconds:.2f}x" if analysis.seconds else "-",
+            "expected gain of tensor columns",
+            f"{_us(analysis.seconds)} against {_us(analysis.alone_seconds)} one by one",
+        ),
+        _tile(
+            str(len(columns)),
+            "regions of tensor columns",
+            f"{sum(len(r.layers) for r in columns)} of {len(analysis.operators)} operators",
+        ),
+    ]
+    beyond = _beyond_l2(analysis)
+    tiles.append(
+        _tile(
+            _bytes(beyond[0]),
+            "expected from and to L3 and memory",
+            f"{_bytes(beyond[1])} one by one",
+        )
+    )
+    if measurement:
+        tiles += _measured_tiles(measurement)
+    return (
+        f'<p class="faint">{escape(cpu.name)} ({escape(cpu.mcpu)}), {cpu.cores} threads; '
+        f"{caches}</p>"
+        f'<div class="tiles">{"".join(tiles)}</div>'
+        '<p class="faint">A region runs in columns of rows: each core carries a few rows through '
+        "all of its operators while they are in its cache. Rows that two columns need are computed "
+        "twice: the halo. Between two regions is a cache stop: all rows are written, then read. "
+        "Green operators have sparse weights.</p>"
+    )
+
+
+def _measured_tiles(measurement: Measurement) -> list[str]:
+    together, alone = measurement.together, measurement.alone
+    known = [r.rank_correlation for r in measurement.regions.values()]
+    correlations = [value for value in known if value is not None]
+    tiles = [
+        _tile(
+            f"{alone.seconds / together.seconds:.2f}x",
+            "measured gain, the whole model",
+            f"{_us(together.seconds)} against {_us(alone.seconds)}",
+        ),
+        _tile(
+            _bytes(together.peak_bytes),
+            "peak memory of a run, without weights",
+            f"{_bytes(alone.peak_bytes)} without tensor columns",
+        ),
+    ]
+    if correlations:
+        mean = sum(correlations) / len(correlations)
+        about = f"prediction against measurement, {len(correlations)} regions"
+        tiles.append(_tile(f"{mean:.2f}", "mean rank correlation over column sizes", about))
+    return tiles
+
+
+def _beyond_l2(analysis: Analysis) -> tuple[float, float]:
+    together = sum(sum(r.prediction.bytes_moved[2:]) for r in analysis.regions)
+    alone = sum(sum(alone_bytes_moved(r.shape, analysis.cpu)[2:]) for r in analysis.regions)
+    return together, alone
+
+
+def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> str:
+    region, cpu = analysis.regions[number], analysis.cpu
+    chips = "".join(map(_chip, region.operators, region.layers))
+    if region.plan is None:
+        return (
+            f'<section class="single" id="region-{number}">{number}: {chips} by itself, '
+            f"{_us(region.prediction.seconds)}; {escape(region.stop)}</section>"
+        )
+    plan, cost = region.plan, region.prediction
+    about = (
+        f"{cost.columns} columns of {plan.column_rows} rows, in steps of {plan.step_rows}; "
+        f"overlap: {plan.overlap}; halo: {cost.halo_share:.1%} of the computing is done twice; "
+        f"chosen by: {escape(region.source)}"
+    )
+    times = [
+        ("expected, together", cost.seconds, ""),
+        ("expected, one by one", region.alone_seconds, "alone"),
+    ]
+    if measured:
+        times.append(("measured, together", measured.seconds, ""))
+        times.append(("measured, one by one", measured.alone_seconds, "alone"))
+    room = [
+        ("working set of a step", cost.working_set_bytes, ""),
+        ("rows that a core keeps", cost.scratch_bytes, ""),
+    ]
+    moved = zip(cost.bytes_moved, alone_bytes_moved(region.shape, cpu), strict=True)
+    traffic = [
+        (f"{level}, {how}", count, kind)
+        for level, counts in zip(LEVELS, moved, strict=True)
+        for how, count, kind in zip(("together", "one by one"), counts, ("", "alone"), strict=True)
+    ]
+    parts = [
+        f'<section id="region-{number}"><h2>Region {number}</h2><p>{chips}</p><p>{about}</p>',
+        '<div class="pair">',
+        _figure("time", _bars(times, max(t for _, t, _ in times), _us)),
+        _figure(f"memory, of {_bytes(cpu.l2_bytes)} of L2", _bars(room, cpu.l2_bytes, _bytes)),
+        _figure("expected traffic", _bars(traffic, max(t for _, t, _ in traffic), _bytes)),
+        _figure("the best plan of each way to treat the overlap", _overlaps(analysis, region)),
+        _figure("column sizes", _sizes(measured, plan)) if measured else "",
+        f'</div><p class="stop">Cache stop: {escape(region.stop)}.</p></section>',
+    ]
+    return "".join(parts)
+
+
+def _overlaps(analysis: Analysis, region: PlannedRegion) -> str:
+    rows = []
+    overlaps: tuple[Overlap, ...] = ("recompute", "carry")
+    for overlap in overlaps:
+        plan, cost = best_plan(region.shape, analysis.cpu, overlap)
+        is_chosen = region.plan is not None and region.plan.overlap == overlap
+        cells = (
+            overlap,
+            f"{cost.columns} x {plan.column_rows}",
+            str(plan.step_rows),
+            f"{cost.halo_share:.1%}",
+            _bytes(cost.scratch_bytes),
+            _us(cost.seconds),
+        )
+        rows.append((is_chosen, cells))
+    return _table(("overlap", "columns", "step", "halo", "scratch", "expected"), rows)
+
+
+def _sizes(measured: MeasuredRegion, own: ColumnPlan) -> str:
+    rows = [
+        (
+            m.plan == own,
+            (
+                f"{m.plan.column_rows} by {m.plan.step_rows}, {m.plan.overlap}",
+                _us(m.predicted),
+                _us(m.seconds),
+            ),
+        )
+        for m in sorted(measured.plans, key=lambda m: m.plan.column_rows)
+    ]
+    correlation = measured.rank_correlation
+    note = "" if correlation is None else f"<p>rank correlation {correlation:.2f}</p>"
+    return _table(("rows, step", "expected", "measured"), rows) + note
+
+
+def _table(headers: Sequence[str], rows: Iterable[tuple[bool, Sequence[str]]]) -> str:
+    head = "".join(f"<th>{escape(header)}</th>" for header in headers)
+    body = "".join(
+        f"<tr{' class=chosen' if is_chosen else ''}>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for is_chosen, cells in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _bars(
+    values: Sequence[tuple[str, float, str]], whole: float, text: Callable[[float], str]
+) -> str:
+    """Return a bar for each `(label, value, class)`; one of length `whole` is full."""
+    return "".join(
+        f'<div class="bar {kind}"><span>{escape(label)}</span><div class="track">'
+        f'<div class="fill" style="width:{100 * min(value / (whole or 1), 1):.1f}%"></div></div>'
+        f"<span>{text(value)}</span></div>"
+        for label, value, kind in values
+    )
+
+
+def _figure(caption: str, body: str) -> str:
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{body}</figure>"
+
+
+def _tile(value: str, label: str, about: str) -> str:
+    return f'<div class="tile"><b>{value}</b>{label}<div class="faint">{about}</div></div>'
+
+
+def _chip(operator: str, layer: str) -> str:
+    kind = " sparse" if operator.startswith("sparse") else ""
+    return f'<span class="chip{kind}" title="{escape(layer)}">{escape(operator)}</span>'
+
+
+def _us(seconds: float) -> str:
+    return f"{1e6 * seconds:,.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:,.2f} ms"
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("MB", 1 << 20), ("KB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:.0f} B"

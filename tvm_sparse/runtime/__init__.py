@@ -1,0 +1,1 @@
+"""Where compiled code runs: engines, libraries, boards; nothing here needs the compiler."""

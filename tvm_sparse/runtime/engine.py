@@ -1,0 +1,211 @@
+"""The engine: runs a compiled model on NumPy arrays.
+
+A TVM virtual machine must not be used by two threads at once, and TVM gives every thread that
+runs one a pool of its own. So each engine has one thread that owns its virtual machine: calls
+from several Python threads queue up there, and no more than `threads` threads ever compute.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from tvm_sparse.errors import InputError
+from tvm_sparse.runtime import library
+from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.specs import TensorSpec, unknown_input
+
+# TVM's affinity mode in which all worker threads may move between the given cores.
+_SHARE_CORES = -3
+
+# How often an idle worker looks for work before it sleeps: for some tenths of a millisecond. TVM's
+# default is 300000 times, a tenth of a second for which it keeps a core busy, while the threads of
+# another engine share what is left: of models that take turns, some took twice as long.
+_SPINS = "1000"
+
+
+class Engine:
+    """A compiled model.
+
+    Made by `tvm_sparse.compile` and `tvm_sparse.load`. Safe to call from several threads.
+
+    Attributes
+    ----------
+    info : LibraryInfo
+        What the library says about itself.
+    threads : int
+        Number of threads that an inference runs on.
+    """
+
+    def __init__(
+        self,
+        module: tvm.runtime.Module,
+        info: LibraryInfo,
+        threads: int | None = None,
+        path: Path | None = None,
+    ) -> None:
+        check_threads(threads)
+        self.info = info
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self._module = module
+        self._path = path  # of the library that `module` was loaded from
+        self._starting = threading.Lock()
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(map(str, specs)) for specs in (self.info.inputs, self.info.outputs)
+        )
+        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {self.threads} threads)"
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes and dtypes of the inputs, in the order of the model."""
+        return self.info.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Names, shapes and dtypes of the outputs, in the order of the model."""
+        return self.info.outputs
+
+    def run(self, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, np.ndarray]:
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array, or sequence of array
+            Every input by name, or all inputs in the order of the model.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Every output by name. The arrays are the caller's to keep and to change.
+
+        Raises
+        ------
+        InputError
+            If an input is missing, unknown, or of another shape or dtype.
+        TargetError
+            If the model was compiled for another machine.
+        """
+        arrays = [
+            spec.check(value)
+            for spec, value in zip(self.inputs, self._in_order(inputs), strict=True)
+        ]
+        result = self._call([_to_tensor(array) for array in arrays])
+        tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        taken = list(arrays)
+        outputs: dict[str, np.ndarray] = {}
+        for spec, tensor in zip(self.outputs, tensors, strict=True):
+            array = _to_array(tensor)
+            # An output may be a view of an input, of another output or of a weight.
+            if spec.name in self.info.constant_outputs or any(
+                np.may_share_memory(array, other) for other in taken
+            ):
+                array = array.copy()
+            taken.append(array)
+            outputs[spec.name] = array
+        return outputs
+
+    def save(self, path: str | os.PathLike[str], linker: str = "auto") -> None:
+        """Write the library, with weights; loading it needs no original model.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            Where to write; an existing file is replaced, at once and only by a whole library.
+        linker : str
+            ``"gcc"``, the system's compiler for the target; ``"zig"``, from the Python package
+            ziglang; or ``"auto"``, the first of them that is there.
+
+        Raises
+        ------
+        LibraryError
+            If the file cannot be written, or no linker for the target is there.
+        """
+        if self._path is None:
+            library.write_library(self._module, Path(path), self.info.machine, linker)
+        else:
+            library.copy_library(self._path, Path(path))
+
+    def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+        names = [spec.name for spec in self.inputs]
+        if not isinstance(inputs, Mapping):
+            if len(inputs) != len(names):
+                raise InputError(
+                    f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
+                )
+            return list(inputs)
+        for name in inputs:
+            if name not in names:
+                raise unknown_input(name, names)
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                raise InputError(f"missing input {spec.name!r}: expected {spec}")
+        return [inputs[name] for name in names]
+
+    def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
+        with self._starting:
+            worker, main = self._worker
+        return worker.submit(main, *tensors).result()
+
+    @functools.cached_property
+    def _worker(self) -> tuple[ThreadPoolExecutor, Callable[..., Any]]:
+        """The thread that owns the virtual machine, and the machine's function ``main``."""
+        library.check_machine(self.info)
+        executor = ThreadPoolExecutor(
+            1, "tvm_sparse", initializer=start_pool, initargs=(self.threads,)
+        )
+        machine = executor.submit(relax.VirtualMachine, self._module, tvm.cpu()).result()
+        return executor, machine["main"]
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads below 1; None means all usable cores.
+
+    Raises
+    ------
+    InputError
+        If `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+
+
+def start_pool(threads: int) -> None:
+    """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
+    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)  # read by the first worker
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    # The number of listed cores is the size of the pool that the first call makes; the second
+    # lets its threads move between all cores that the process may use.
+    configure(_SHARE_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
+    configure(_SHARE_CORES, threads, cores)
+
+
+def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
+    """Return `array` for TVM: its own memory if DLPack allows that, else a copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
+        return tvm_ffi.from_dlpack(array)
+    return tvm.runtime.tensor(array)
+
+
+def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
+    """Return `tensor` for NumPy: its own memory, or a copy where NumPy does not know the dtype."""
+    if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
+        return tensor.numpy()
+    return np.from_dlpack(tensor)
+
+
+# The kind of dtypes that NumPy has from ml_dtypes, such as bfloat16; DLPack refuses them.
+_FOREIGN = "V"

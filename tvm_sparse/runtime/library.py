@@ -1,0 +1,291 @@
+"""The compiled library: a shared object that holds code, packed weights and its own description.
+
+The description is a function of the library, next to ``main``, that returns a JSON string, so
+that it can be read without running a single generated instruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tvm
+from tvm import relax
+from tvm.runtime import _ffi_api
+from tvm.target import codegen
+
+import tvm_sparse
+from tvm_sparse.errors import LibraryError, TargetError
+from tvm_sparse.files import replacing
+from tvm_sparse.runtime.linking import link, link_command
+from tvm_sparse.specs import TensorSpec
+
+_DESCRIPTION = "tvm_sparse_description"
+
+# Instruction sets that generated code may use and that not every processor has.
+_INSTRUCTION_SETS = (
+    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    "neon", "sve", "sve2", "v",
+)  # fmt: skip
+
+# ELF's e_machine, and what the platform calls it.
+_MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64"}
+
+
+@dataclass(frozen=True)
+class LibraryInfo:
+    """What a library says about itself.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of TensorSpec
+        In the order of the model.
+    constant_outputs : tuple of str
+        Outputs that depend on no input: they are constants of the library.
+    cpu : str
+        LLVM name of the processor that it was built for.
+    machine : str
+        What Linux calls that processor's architecture, such as ``"aarch64"``.
+    instruction_sets : tuple of str
+        Optional instruction sets that its code may use.
+    tvm_version, version : str
+        Versions of TVM and tvm_sparse that built it.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    constant_outputs: tuple[str, ...]
+    cpu: str
+    machine: str
+    instruction_sets: tuple[str, ...]
+    tvm_version: str = tvm.__version__
+    version: str = tvm_sparse.__version__
+
+    def to_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> LibraryInfo:
+        """Return the description written by `to_json`."""
+        fields = json.loads(text)
+        for name in ("inputs", "outputs"):
+            fields[name] = tuple(
+                TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"])
+                for spec in fields[name]
+            )
+        for name in ("constant_outputs", "instruction_sets"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+
+def instruction_sets(target: tvm.target.Target) -> tuple[str, ...]:
+    """Return the optional instruction sets of a target's processor."""
+    features = {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
+    return tuple(name for name in _INSTRUCTION_SETS if name in features)
+
+
+def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
+    """Return `mod` with a function that returns `info`."""
+    builder = relax.BlockBuilder(mod)
+    with builder.function(_DESCRIPTION, params=[]):
+        builder.emit_func_output(tvm.ir.StringImm(info.to_json()))
+    return builder.get()
+
+
+def write_library(
+    module: tvm.runtime.Module, path: Path, machine: str, linker: str = "auto"
+) -> None:
+    """Link a compiled module into a shared library, whole or not at all.
+
+    Parameters
+    ----------
+    module : tvm.runtime.Module
+        What TVM compiled.
+    path : Path
+        Where to write.
+    machine : str
+        What `module` was compiled for.
+    linker : str
+        One of `tvm_sparse.runtime.linking.LINKERS`.
+
+    Raises
+    ------
+    LibraryError
+        If `path` cannot be written, or no linker for `machine` is there.
+    """
+    command = link_command(machine, linker)
+
+    def link_objects(output: str, objects: list[str]) -> None:
+        link(command, output, objects)
+
+    with replacing(path, LibraryError) as temporary, _quiet_runtime():
+        module.export_library(
+            str(temporary),
+            fcompile=link_objects,
+            fpack_imports=_pack_constants,
+            workspace_dir=str(temporary.parent),
+        )
+
+
+def copy_library(source: Path, path: Path) -> None:
+    """Copy a library, whole or not at all.
+
+    Raises
+    ------
+    LibraryError
+        If `source` is gone or `path` cannot be written.
+    """
+    _check_elf(source)
+    with replacing(path, LibraryError) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _pack_constants(
+    module: tvm.runtime.Module, _is_system_lib: bool, _prefix: str, folder: str
+) -> str:
+    """Put the weights into an assembler file that includes them as they are.
+
+    TVM's own way makes LLVM print them as one array: five times the memory.
+    """
+    blob, source = Path(folder) / "constants.bin", Path(folder) / "constants.S"
+    _ffi_api.ModulePackImportsToTensor(module).numpy().tofile(blob)
+    symbol = _ffi_api.ModuleImportsBlobName()
+    # A section of its own for large data keeps the code within 2 GB of what it refers to.
+    source.write_text(
+        f"""\
+#if defined(__x86_64__)
+.section .lrodata,"al",@progbits
+#else
+.section .rodata
+#endif
+.globl {symbol}
+.balign 64
+{symbol}:
+.incbin "{blob}"
+.section .note.GNU-stack,"",%progbits
+"""
+    )
+    return str(source)
+
+
+def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
+    """Load a library that this machine can run.
+
+    Raises
+    ------
+    LibraryError
+        If the file is missing, truncated, not ours, or for another processor.
+    """
+    _check_elf(path)
+    foreign = f"{path}: not a library that tvm-sparse compiled"
+    try:
+        with _quiet_runtime():
+            module = tvm.runtime.load_module(str(path.resolve()))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LibraryError(f"{foreign}: {str(error).strip().splitlines()[-1]}") from None
+    try:
+        info = description(relax.VirtualMachine(module, tvm.cpu()))
+    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
+        raise LibraryError(
+            f"{foreign}, or not version {tvm_sparse.__version__}; compile the model again"
+        ) from None
+    _check_processor(path, info)
+    return module, info
+
+
+def description(machine: relax.VirtualMachine) -> LibraryInfo:
+    """Return what the library that a virtual machine runs says about itself."""
+    return LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
+
+
+def _check_elf(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            header = file.read(64)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if header[:4] != b"\x7fELF":
+        raise LibraryError(f"{path}: not a compiled library; `tvm-sparse compile` makes one")
+    if len(header) == 64 and header[4] == 2:
+        (machine,) = struct.unpack_from("<H", header, 18)
+        if _MACHINES.get(machine) != platform.machine():
+            raise LibraryError(
+                f"{path}: built for {_MACHINES.get(machine, 'another machine')}, and this "
+                f"machine is {platform.machine()}; compile the model again with --target native"
+            )
+        # The section table is the last thing in the file.
+        (table,) = struct.unpack_from("<Q", header, 40)
+        entry_bytes, entries = struct.unpack_from("<HH", header, 58)
+        if table + entry_bytes * entries <= size:
+            return
+    raise LibraryError(f"{path}: truncated; copy or compile it again")
+
+
+def check_machine(info: LibraryInfo) -> None:
+    """Refuse what was compiled for another machine.
+
+    Raises
+    ------
+    TargetError
+        If this machine cannot run it; the message says why.
+    """
+    if info.machine != platform.machine():
+        raise TargetError(
+            f"compiled for {info.machine} ({info.cpu}), and this machine is {platform.machine()}; "
+            "save the library and run it there, or compile for the target native"
+        )
+    missing = _missing_instruction_sets(info)
+    if missing:
+        raise TargetError(f"compiled for {info.cpu}, and this processor lacks {missing}")
+
+
+def _check_processor(path: Path, info: LibraryInfo) -> None:
+    missing = _missing_instruction_sets(info)
+    if missing:
+        raise LibraryError(
+            f"{path}: built for {info.cpu}, and this processor "
+            f"({codegen.llvm_get_system_cpu()}) lacks {missing}; compile the model again "
+            "with --target native"
+        )
+
+
+def _missing_instruction_sets(info: LibraryInfo) -> str:
+    here = _instruction_sets_of_this_processor()
+    return ", ".join(name for name in info.instruction_sets if name not in here)
+
+
+@functools.cache
+def _instruction_sets_of_this_processor() -> tuple[str, ...]:
+    mcpu = codegen.llvm_get_system_cpu()
+    return instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
+
+
+@contextlib.contextmanager
+def _quiet_runtime() -> Iterator[None]:
+    """Drop a line that TVM's C++ prints for every weight; all else still reaches stderr."""
+    with tempfile.TemporaryFile() as log:
+        stderr = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            log.seek(0)
+            kept = [
+                line
+                for line in log
+                if b"Scope Saving:" not in line and b"Scope Loaded:" not in line
+            ]
+            os.write(2, b"".join(kept))

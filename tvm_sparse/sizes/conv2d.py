@@ -1,0 +1,221 @@
+"""The sizes of a two-dimensional convolution on image panels.
+
+An image tensor ``(N, C, H, W)`` lies in panels ``[N * H, C, lanes]``: a row of the image is a row
+of panels, its columns are the lanes. Lanes from W on hold finite values that nobody may read.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """A convolution ``y = conv2d(x, w)`` with ``w [out_channels, channels / groups, kh, kw]``.
+
+    Attributes
+    ----------
+    batch, channels, height, width : int
+        Extents of the input.
+    out_channels : int
+        Channels of the output.
+    kernel, stride, dilation : tuple of int
+        Vertical, horizontal.
+    padding : tuple of int
+        Rows and columns of zeros around the image: top, left, bottom, right.
+    groups : int
+        Groups of channels that do not see one another.
+    lanes_in, lanes_out : int
+        Lanes of the panels of input and output.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    lanes_in: int = field(kw_only=True)
+    lanes_out: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(
+                f"{self.channels} input and {self.out_channels} output channels do not make "
+                f"{self.groups} equal groups"
+            )
+        if min(self.out_height, self.out_width) < 1:
+            raise ValueError(f"the kernel is larger than the padded image: {self}")
+        if self.lanes_in < self.width or self.lanes_out < self.out_width:
+            raise ValueError(f"fewer lanes than columns: {self}")
+
+    @property
+    def out_height(self) -> int:
+        """Rows of the output image."""
+        top, _, bottom, _ = self.padding
+        reach = (self.kernel[0] - 1) * self.dilation[0] + 1
+        return (self.height + top + bottom - reach) // self.stride[0] + 1
+
+    @property
+    def out_width(self) -> int:
+        """Columns of the output image."""
+        _, left, _, right = self.padding
+        reach = (self.kernel[1] - 1) * self.dilation[1] + 1
+        return (self.width + left + right - reach) // self.stride[1] + 1
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees."""
+        reach = (self.kernel[0] - 1) * self.dilation[0] + 1
+        return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether panels make it a linear layer of ``N * H`` rows."""
+        return (
+            self.kernel == (1, 1)
+            and self.stride == (1, 1)
+            and not any(self.padding)
+            and self.groups == 1
+        )
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own."""
+        return self.groups == self.channels == self.out_channels
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a block of input channels of some image rows is gathered for the multiply-adds.
+
+    Rows outside the image and columns beside it are stored as zeros, so that every weight meets
+    its inputs at one distance from the output's position, wherever that is. A row is stored as
+    ``[channels, planes, pitch]``. A plane holds every ``stride``-th column from its origin on, so
+    that neighbouring outputs meet neighbouring inputs:
+
+    * shared planes: one per remainder of the columns modulo the stride. Kernel columns of one
+      remainder read the same plane, shifted by some lanes, and the zeros behind a plane are also
+      those in front of the next one. Compact, but most vector loads are not aligned, and every
+      one that crosses a cache line counts as two.
+    * shifted planes: one per kernel column. All loads are aligned.
+
+    Attributes
+    ----------
+    problem : Conv2d
+        The convolution.
+    width : int
+        Values per vector; a plane is a multiple of it long.
+    channels : int
+        Input channels of a block.
+    shifted : bool
+        Which planes.
+    """
+
+    problem: Conv2d
+    width: int
+    channels: int
+    shifted: bool = False
+
+    @functools.cached_property
+    def origins(self) -> tuple[int, ...]:
+        """The image column in lane 0 of every plane; may lie outside of the image."""
+        if self.shifted:
+            return self._columns
+        return tuple(sorted({column % self.problem.stride[1] for column in self._columns}))
+
+    @functools.cached_property
+    def lead(self) -> int:
+        """Lanes by which loads may reach back before a plane."""
+        return max(0, -min(shift for _, shift in self._taps))
+
+    @functools.cached_property
+    def pitch(self) -> int:
+        """Lanes from one plane to the next."""
+        lanes = self.vectors * self.width
+        if not self.shifted:
+            held = -(-self.problem.width // self.problem.stride[1])
+            last = self.problem.out_width + max(shift for _, shift in self._taps)
+            lanes = max(held + self.lead, last)
+        return -(-lanes // self.width) * self.width
+
+    @functools.cached_property
+    def vectors(self) -> int:
+        """Vectors of an output row."""
+        return -(-self.problem.out_width // self.width)
+
+    @functools.cached_property
+    def channel_pitch(self) -> int:
+        """Floats from one channel to the next."""
+        return len(self.origins) * self.pitch
+
+    @functools.cached_property
+    def row_pitch(self) -> int:
+        """Floats from one row to the next."""
+        return self.channels * self.channel_pitch
+
+    @functools.cached_property
+    def out_row_pitch(self) -> int:
+        """Floats from the inputs of one output row to those of the next."""
+        return self.problem.stride[0] * self.row_pitch
+
+    @functools.cached_property
+    def front(self) -> int:
+        """Zeros in front of the first row: `lead`, in whole vectors."""
+        return -(-self.lead // self.width) * self.width
+
+    def rows(self, out_rows: int) -> int:
+        """Return how many input rows that many output rows see."""
+        problem = self.problem
+        return (
+            (out_rows - 1) * problem.stride[0] + (problem.kernel[0] - 1) * problem.dilation[0] + 1
+        )
+
+    def size(self, out_rows: int) -> int:
+        """Return the floats of the memory, with zeros behind it that the last loads reach."""
+        return self.front + self.rows(out_rows) * self.row_pitch + self.back
+
+    @functools.cached_property
+    def back(self) -> int:
+        """Zeros behind the last row, in whole vectors."""
+        reach = self.vectors * self.width + max(shift for _, shift in self._taps) - self.pitch
+        return max(0, -(-reach // self.width) * self.width)
+
+    def offset(self, channel: int, dy: int, dx: int) -> int:
+        """Return where the inputs of a weight begin, in floats from ``front - lead`` on."""
+        plane, shift = self._taps[dx]
+        row = dy * self.problem.dilation[0] * self.row_pitch
+        return row + channel * self.channel_pitch + plane * self.pitch + shift + self.lead
+
+    @functools.cached_property
+    def _columns(self) -> tuple[int, ...]:
+        """The image column that output column 0 sees through every kernel column."""
+        problem = self.problem
+        return tuple(
+            dx * problem.dilation[1] - problem.padding[1] for dx in range(problem.kernel[1])
+        )
+
+    @functools.cached_property
+    def _taps(self) -> tuple[tuple[int, int], ...]:
+        """The plane of every kernel column, and the shift of its loads in lanes."""
+        if self.shifted:
+            return tuple((plane, 0) for plane in range(self.problem.kernel[1]))
+        stride, origins = self.problem.stride[1], self.origins
+        return tuple((origins.index(c % stride), c // stride) for c in self._columns)

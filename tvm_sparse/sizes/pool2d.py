@@ -1,0 +1,69 @@
+"""The sizes of a two-dimensional pooling on image panels (see `tvm_sparse.sizes.conv2d`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+
+
+@dataclass(frozen=True)
+class Pool2d:
+    """The maximum or the mean of each channel over windows of an image.
+
+    Attributes
+    ----------
+    batch, channels, height, width : int
+        Extents of the input.
+    out_height, out_width : int
+        Extents of the output; windows that reach beyond the padding have no values there.
+    kernel, stride, dilation : tuple of int
+        Vertical, horizontal.
+    padding : tuple of int
+        Rows and columns around the image: top, left, bottom, right.
+    count_padding : bool
+        Whether the mean is one over the padding, too, as zeros.
+    lanes_in, lanes_out : int
+        Lanes of the panels of input and output.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    count_padding: bool = False
+    lanes_in: int = field(kw_only=True)
+    lanes_out: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.lanes_in < self.width or self.lanes_out < self.out_width:
+            raise ValueError(f"fewer lanes than columns: {self}")
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees."""
+        reach = (self.kernel[0] - 1) * self.dilation[0] + 1
+        return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
+
+    def columns_counted(self, column: int) -> int:
+        """Return how many columns of its window output column `column` is a mean over."""
+        _, left, _, right = self.padding if self.count_padding else (0, 0, 0, 0)
+        first = column * self.stride[1] - self.padding[1]
+        seen = range(first, first + self.kernel[1] * self.dilation[1], self.dilation[1])
+        return sum(-left <= i < self.width + right for i in seen)

@@ -1,0 +1,83 @@
+"""The sizes of a bilinear enlargement on image panels (see `tvm_sparse.sizes.conv2d`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from tvm_sparse.columns.rows import RowMap, Tensor
+
+COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+
+_ROUNDING = 2.0**-10
+"""More than the error of a float32 place among some thousand rows."""
+
+
+@dataclass(frozen=True)
+class Resize2d:
+    """A resizing of images by linear interpolation between neighbouring pixels.
+
+    Attributes
+    ----------
+    batch, channels, height, width : int
+        Extents of the input.
+    out_height, out_width : int
+        Extents of the output.
+    coordinates : str
+        Which points of input and output coincide, one of `COORDINATES`, by ONNX's names: the
+        corners of the outer pixels, their centers, or the upper left corners of all pixels.
+    lanes_in, lanes_out : int
+        Lanes of the panels of input and output.
+    """
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    coordinates: str
+    lanes_in: int = field(kw_only=True)
+    lanes_out: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.coordinates not in COORDINATES:
+            raise ValueError(f"unknown coordinates {self.coordinates!r}; known: {COORDINATES}")
+        if self.lanes_in < self.width or self.lanes_out < self.out_width:
+            raise ValueError(f"fewer lanes than columns: {self}")
+        if self.out_width < self.width:
+            raise ValueError(f"the image would become narrower: {self}")
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+
+    @property
+    def output(self) -> Tensor:
+        """The panels it computes."""
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+
+    @property
+    def rows_seen(self) -> RowMap:
+        """The input rows that an output row sees, or one more on either side.
+
+        A place on a row may be rounded to just before it.
+        """
+        scale, shift = self.line(0)
+        before, after = 0, 1
+        for row in range(self.out_height):
+            place, at = scale * row + shift, row * self.height // self.out_height
+            first = max(math.floor(place - _ROUNDING), 0)
+            last = min(math.floor(place + _ROUNDING) + 1, self.height - 1)
+            before, after = max(before, at - first), max(after, last + 1 - at)
+        return RowMap(self.height, before, after, self.out_height)
+
+    def line(self, axis: int) -> tuple[float, float]:
+        """Return (scale, shift) of the place ``scale * i + shift`` in the input of output i."""
+        extent = (self.height, self.width)[axis]
+        out = (self.out_height, self.out_width)[axis]
+        if self.coordinates == "align_corners":
+            return (extent - 1) / max(out - 1, 1), 0.0
+        scale = extent / out
+        return scale, scale / 2 - 0.5 if self.coordinates == "half_pixel" else 0.0

@@ -1,0 +1,1 @@
+"""Finds the best tilings, lanes and column plans by measuring them."""

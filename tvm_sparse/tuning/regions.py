@@ -1,0 +1,225 @@
+"""The plans of a region that are worth a trial, and the kernels that run them."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from tvm_sparse.columns.rows import ColumnPlan, RegionShape, Stops, part
+from tvm_sparse.costs import best_plan
+from tvm_sparse.costs import regions as column_cost_model
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
+from tvm_sparse.passes.regions.region_graph import Node
+from tvm_sparse.passes.regions.region_planner import PlanFor, PlannedRegion, RegionPlanner
+from tvm_sparse.records.best import from_fields
+from tvm_sparse.records.file import Plan
+from tvm_sparse.tuning.devices import Arguments, Build
+from tvm_sparse.tuning.libraries import (
+    build_module,
+    common_lanes,
+    processor,
+    write_arguments,
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan and what it is expected to cost.
+
+    Attributes
+    ----------
+    plan : ColumnPlan or Stops
+        The plan.
+    seconds : float
+        The cost model's prediction.
+    """
+
+    plan: ColumnPlan | Stops
+    seconds: float
+
+
+def candidates(
+    region: RegionShape, cpu: CpuProfile, hopeless: float, is_formed: bool = True
+) -> list[Candidate]:
+    """Return what to try: the cost model's choice, then the best of every column size, and stops.
+
+    After them the second best of every column size, and so on: neighbouring steps of the same
+    columns differ too little to spend the first trials on them. Plans that are expected to take
+    `hopeless` times as long as the best are left out, but never the operators one by one, which
+    are the second, or the first if the cost model would not form the region (`is_formed`).
+    """
+    plans = best_plan.candidates(region, cpu)
+    known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
+    count = len(region.stages)
+    known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
+    known.sort(key=lambda candidate: candidate.seconds)
+    fused = next(c for c in known if isinstance(c.plan, ColumnPlan))
+    apart = _stopped(region, one_by_one(region), cpu)
+    seen: Counter[object] = Counter()
+    ranked = []
+    for candidate in known:
+        if candidate.seconds <= hopeless * fused.seconds:
+            plan = candidate.plan
+            group = plan.column_rows if isinstance(plan, ColumnPlan) else plan
+            ranked.append((seen[group], candidate))
+            seen[group] += 1
+    others = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
+    first = [fused, apart] if is_formed else [apart, fused]
+    return [*first, *(c for c in others if c not in first)]
+
+
+def one_by_one(region: RegionShape) -> Stops:
+    """Return the stops that leave nothing of a region."""
+    return Stops(tuple(range(1, len(region.stages))))
+
+
+def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
+    """Return stops with the cost model's choice for every part."""
+    seconds = 0.0
+    for first, end in stops.parts(len(region.stages)):
+        shape = part(region, first, end)
+        if end - first == 1:
+            seconds += column_cost_model.predict_alone(shape, cpu).seconds
+        else:
+            seconds += best_plan.best_plan(shape, cpu)[1].seconds
+    return Candidate(stops, seconds)
+
+
+@dataclass(frozen=True)
+class RegionKernel:
+    """A region by itself, written to files from which its kernels are built and run.
+
+    Attributes
+    ----------
+    shape : RegionShape
+        For the planning.
+    folder : Path
+        Where the files are.
+    target : str
+        Name of the CPU profile.
+    threads : int
+        Threads of the kernels.
+    """
+
+    shape: RegionShape
+    folder: Path
+    target: str
+    threads: int
+
+    def build(self, plan: Plan) -> Build:
+        """Tell how the library of a plan is built."""
+        arguments = {
+            "module": str(self.folder / "region.json"),
+            "plan": dict(plan),
+            "target": self.target,
+            "threads": self.threads,
+        }
+        return Build(f"{__name__}:build_region", arguments)
+
+    def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
+        """Write what the kernels are called with: random panels, and the region's own weights."""
+        main = _read(str(self.folder / "region.json"))["main"]
+        cpu = processor(self.target, self.threads)
+        return write_arguments(
+            self.folder, main, lambda ty: common_lanes(int(ty.shape[-1]), cpu), weights
+        )
+
+
+def form_regions(
+    mod: tvm.IRModule, cpu: CpuProfile, least_gain: float, plan_for: PlanFor | None = None
+) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
+    """Form the regions of a module.
+
+    Parameters
+    ----------
+    mod : IRModule
+        Before `FormRegions`.
+    cpu : CpuProfile
+        For which processor.
+    least_gain : float
+        As of `RegionPlanner`.
+    plan_for : callable, optional
+        Plans that were measured; by default the cost model alone decides.
+
+    Returns
+    -------
+    IRModule
+        `mod` with regions.
+    dict of str to RegionShape
+        What they are, by the names of their functions.
+    """
+    planner = RegionPlanner(cpu, "auto", "auto", plan_for, least_gain)
+    mod = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(mod)
+    formed = enumerate(planner.planned)
+    return mod, {f"{PREFIX}_{i}": region.shape for i, region in formed if region.plan is not None}
+
+
+def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:
+    """Write the operators of a region as ``main`` to ``region.json``, and return its weights.
+
+    They are parameters of ``main``, behind the others.
+    """
+    func = mod[name]
+    weights: dict[tvm.ir.GenericConst, relax.Var] = {}
+
+    def visit(expr: relax.Expr) -> None:
+        if isinstance(expr, tvm.ir.GenericConst) and expr not in weights:
+            weights[expr] = relax.Var(f"weight_{len(weights)}", expr.ty)
+
+    relax.analysis.post_order_visit(func, visit)
+    main = _Parameters(weights).visit_expr(func)
+    params = [*main.params, *weights.values()]
+    main = relax.Function(params, main.body, main.ret_ty, main.is_pure)
+    main = main.with_attr("global_symbol", "main")
+    (folder / "region.json").write_text(tvm.ir.save_json(tvm.IRModule({"main": main})))
+    return [weight.value.numpy() for weight in weights]
+
+
+@mutator
+class _Parameters(PyExprMutator):
+    """Replaces constants."""
+
+    def __init__(self, params: Mapping[tvm.ir.GenericConst, relax.Var]) -> None:
+        super().__init__()
+        self._params = params
+
+    def visit_constant_(self, const: tvm.ir.GenericConst) -> relax.Expr:
+        return self._params[const]
+
+
+def build_region(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
+    """Build a region under a plan, as the function ``main`` of a library for the virtual machine.
+
+    Its parameters are those of ``main`` in `module`.
+    """
+    cpu = processor(target, threads)
+    chosen = from_fields(plan)
+    assert chosen is not None
+    regions = FormRegions(cpu, planner=_Given(cpu, chosen))
+    build_module(tvm.transform.Sequential([regions])(_read(module)), library, cpu)
+
+
+class _Given(RegionPlanner):
+    """Cuts the only run of operators as a plan says."""
+
+    def __init__(self, cpu: CpuProfile, plan: ColumnPlan | Stops) -> None:
+        super().__init__(cpu, "auto", "auto", None)
+        self._plan = plan
+
+    def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
+        """Return the regions."""
+        return self.whole(nodes, self._plan)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: str) -> tvm.IRModule:
+    return tvm.ir.load_json(Path(path).read_text())

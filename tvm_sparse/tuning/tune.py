@@ -1,0 +1,199 @@
+"""Finds by measuring how the parts of a model run fastest, and records it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tvm
+
+from tvm_sparse.compiler import import_module
+from tvm_sparse.cpu import profile
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import InputError, TuningError
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
+from tvm_sparse.records import file as tuning_records
+from tvm_sparse.records.best import RecordedPlans, is_plan, key_of
+from tvm_sparse.runtime.board import Board
+from tvm_sparse.runtime.engine import check_threads
+from tvm_sparse.tuning import trials
+from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
+from tvm_sparse.tuning.lanes import NetworkKernel
+from tvm_sparse.tuning.libraries import processor
+from tvm_sparse.tuning.part import (
+    Part,
+    Setting,
+    lanes_tasks,
+    layer_tasks,
+    model_task,
+    region_tasks,
+)
+from tvm_sparse.tuning.regions import form_regions
+from tvm_sparse.tuning.trials import Outcome, Progress, Store
+
+Level = Literal["quick", "normal", "thorough"]
+
+LEVELS = {"quick": (10, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
+"""Most trials of a region or a layer, and how many times as long as the best a candidate may be
+expected to take to get one."""
+
+LEAST_GAINS = (LEAST_GAIN, -0.25)
+"""Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
+
+MORE_ROUNDS = 8
+"""How often regions are tuned that were formed only because of what was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Part):
+    """A part of a model on its way through the tuner.
+
+    Attributes
+    ----------
+    outcome : Outcome
+        What was measured.
+    """
+
+    outcome: Outcome
+
+
+def tune(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    target: str = "native",
+    threads: int | None = None,
+    *,
+    level: Level = "quick",
+    trials_per_region: int | None = None,
+    board: Board | None = None,
+    records: str | os.PathLike[str] | None = None,
+    progress: Callable[[Progress | str], None] = lambda state: None,
+) -> list[Tuned]:
+    """Measure how the parts of a model can be computed and record the times.
+
+    First the lanes of panels of tokens, by the whole model; then the kernels of its layers, each by
+    itself; then, with these, how its regions are cut; and at last the whole model with and without
+    all of that. What was recorded before is not measured again, so that a run that was ended goes
+    on.
+
+    Parameters
+    ----------
+    model, shapes, target, threads
+        As of `tvm_sparse.compile`. Another target than this machine needs `board`.
+    level : str
+        ``"quick"``, ``"normal"`` or ``"thorough"``: ten, some dozens or all plans of a region,
+        and kernels of a layer.
+    trials_per_region : int, optional
+        Most trials of a region or a layer, in place of `level`.
+    board : Board, optional
+        Measure there, in place of this machine; on all boards of a tracker at once.
+    records : str or PathLike, optional
+        File to which the records are added; by default the one in the user's data folder.
+    progress : callable
+        Called with a line of text or after each trial.
+
+    Returns
+    -------
+    list of Tuned
+        Each structure once: the lanes if it has tokens, layers, regions, of both the most
+        time-consuming first, and the model.
+
+    Raises
+    ------
+    ModelError, InputError, TargetError
+        As `tvm_sparse.compile`.
+    RecordsError
+        If the records cannot be read or written.
+    TuningError
+        If no device can be had, or none is left.
+    """
+    if level not in LEVELS:
+        raise InputError(f"unknown level {level!r}: quick, normal or thorough")
+    if trials_per_region is not None and trials_per_region < 1:
+        raise InputError(f"trials must be at least 1, got {trials_per_region}")
+    most, hopeless = LEVELS[level]
+    check_threads(threads)
+    cpu = processor(target, threads)
+    here = profile.native()
+    if board is None and target != "native" and cpu.mcpu != here.mcpu:
+        raise TuningError(
+            f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "
+            "--tracker and --key; or for --target native"
+        )
+    store = Store(Path(records) if records else tuning_records.default_path(), is_plan)
+    measured = RecordedPlans(store.records)
+    tuned: list[Tuned] = []
+    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
+        devices = _devices(board, cpu)
+        with _closing(devices, Builders(len(os.sched_getaffinity(0)))) as builders:
+
+            def run(title: str, parts: Sequence[Part]) -> None:
+                progress(title)
+                tasks = [part.task for part in parts]
+                outcomes = trials.run(tasks, devices, builders, store, progress)
+                for part, outcome in zip(parts, outcomes, strict=True):
+                    tuned.append(Tuned(**vars(part), outcome=outcome))
+
+            progress("reading the model")
+            imported = import_module(model, shapes).mod
+            mod = pipeline.canonical(imported, cpu)
+            setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
+            kernel = NetworkKernel.of(
+                model, shapes, setting.own_folder(), target, cpu.cores, store.path
+            )
+            arguments = kernel.arguments(setting.own_folder(), imported["main"])
+            run("lanes", lanes_tasks(mod, kernel, arguments, setting))
+            choices = measured.choices_on(cpu)
+            run("kernels", layer_tasks(mod, choices, setting))
+            panels = pipeline.on_panels(mod, cpu, choices)
+            formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
+            run("regions", region_tasks(formed, setting))
+            for _ in range(MORE_ROUNDS):
+                # What was measured may make others look better, which were not measured yet.
+                formed = [form_regions(panels, cpu, LEAST_GAIN, choices.plan_for)]
+                more = region_tasks(formed, setting, done={part.task.key for part in tuned})
+                if not more:
+                    break
+                run("regions", more)
+            keys = [part.task.key for part in tuned if part.kind != "regions"]
+            keys += [key_of(shape, cpu) for shape in formed[0][1].values()]
+            if tuned:
+                run("the whole model", [model_task(mod, store, keys, kernel, arguments, setting)])
+    return tuned
+
+
+def _devices(board: Board | None, cpu: CpuProfile) -> list[Device]:
+    flush_bytes = cpu.l2_bytes
+    if board is None:
+        return [Device(cpu.cores, flush_bytes)]
+    return [RemoteDevice(board, cpu.cores, flush_bytes) for _ in range(board.check())]
+
+
+@contextlib.contextmanager
+def _closing(devices: Sequence[Device], builders: Builders) -> Iterator[Builders]:
+    try:
+        yield builders
+    finally:
+        builders.close()
+        for device in devices:
+            device.close()
+
+
+def seconds_of(tuned: Sequence[Tuned]) -> dict[str, tuple[float, float]]:
+    """Return the seconds of all networks, layers and regions, by default and by the best."""
+    sums: dict[str, tuple[float, float]] = {}
+    for part in tuned:
+        outcome = part.outcome
+        if outcome.best and outcome.default:
+            best = part.count * float(np.median(outcome.best.seconds))
+            before, after = sums.get(part.kind, (0.0, 0.0))
+            sums[part.kind] = before + best * outcome.gain, after + best
+    return sums

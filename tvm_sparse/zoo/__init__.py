@@ -1,0 +1,1 @@
+"""Seeded models, built without a download."""
