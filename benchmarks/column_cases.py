@@ -17,10 +17,10 @@ from tvm import relax
 
 import tvm_sparse
 from tvm_sparse.bench.comparison import output_error
-from tvm_sparse.columns.rows import RegionShape
-from tvm_sparse.compiler import import_module
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls

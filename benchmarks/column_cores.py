@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from column_cases import Case, stages_alone
 
-from tvm_sparse.compiler import import_module
 from tvm_sparse.costs.regions import predict_alone
 from tvm_sparse.cpu.memory_system import Bandwidth
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 

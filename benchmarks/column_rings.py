@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, TensorPanels
+from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
     from tvm.ir import Expr

@@ -16,10 +16,10 @@ from tvm_ffi import libinfo
 
 from tvm_sparse.bench.comparison import random_inputs
 from tvm_sparse.building import build
-from tvm_sparse.compiler import import_module
 from tvm_sparse.costs.regions import predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.errors import ToolError
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.region_planner import RegionPlanner

@@ -28,11 +28,12 @@ from sized_models import sized
 from tvm_sparse import compiler, testing
 from tvm_sparse.bench.comparison import random_inputs
 from tvm_sparse.bench.peers import OURS, PeerProcess
+from tvm_sparse.cpu.profile import processor
+from tvm_sparse.frontends import load
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.records.file import Plan
-from tvm_sparse.tuning import libraries as candidate_libraries
 from tvm_sparse.tuning import part as tuning_tasks
 from tvm_sparse.tuning import regions, trials, tune
 from tvm_sparse.tuning.devices import Builders, Device
@@ -135,10 +136,10 @@ def sweep(threads: int | None) -> None:
         make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
         for i, (source, result) in enumerate(["xa", "ab", "by"])
     ]
-    cpu = candidate_libraries.processor("native", threads)
+    cpu = processor("native", threads)
     with tempfile.TemporaryDirectory() as folder:
         model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
-        mod = pipeline.on_panels(pipeline.canonical(compiler.import_module(model).mod, cpu), cpu)
+        mod = pipeline.on_panels(pipeline.canonical(load.import_module(model).mod, cpu), cpu)
         formed = regions.form_regions(mod, cpu, LEAST_GAIN)
         device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
         picks = []

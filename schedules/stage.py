@@ -16,9 +16,9 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.schedules.emit.buffers import PARALLEL_ELEMENTS, opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, Panels, TensorPanels
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
     from tvm.ir import Expr

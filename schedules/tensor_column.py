@@ -20,25 +20,22 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.memory import StageMemory, stage_memory
+from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import (
-    ColumnPlan,
-    Edge,
     Minimum,
-    RegionShape,
-    StageMemory,
-    StageShape,
-    Tensor,
     column_bounds,
     frontier,
     halo_steps,
     own_row,
     rows_needed,
-    stage_memory,
 )
+from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.schedules.emit.buffers import opaque, vector
 from tvm_sparse.schedules.emit.buffers import scratch as allocate
 from tvm_sparse.schedules.emit.panel_memory import Panels, RollingPanels, TensorPanels
 from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
     import tvm

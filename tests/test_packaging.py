@@ -1,5 +1,6 @@
 """Packaging: passes/ and schedules/ lie outside of tvm_sparse/, which has its traps."""
 
+import importlib.metadata
 import subprocess
 import sys
 import tarfile
@@ -23,23 +24,22 @@ def in_a_fresh_process(script, **options):
     return result.stdout.strip()
 
 
-def sources():
-    """Return every module of ours as it is called inside of a wheel."""
+def modules():
+    """Return the path of every module of ours, as it is called inside of a wheel, and here."""
     return {
-        f"{package.replace('.', '/')}/{path.name}"
+        f"{package.replace('.', '/')}/{path.relative_to(ROOT / folder)}": path.relative_to(ROOT)
         for package, folder in FOLDERS.items()
-        for path in (ROOT / folder).glob("*.py")
+        for path in (ROOT / folder).rglob("*.py")
     }
 
 
 def test_every_folder_with_an_init_is_a_listed_package():
     found = {
-        ".".join(init.relative_to(ROOT).parts[:-1])
-        for top in ("tvm_sparse", "passes", "schedules")
-        for init in (ROOT / top).rglob("__init__.py")
+        name.removesuffix("/__init__.py").replace("/", ".")
+        for name in modules()
+        if name.endswith("/__init__.py")
     }
-    assert found == {folder.replace("/", ".") for folder in FOLDERS.values()}
-    assert set(FOLDERS) == set(CONFIG["tool"]["setuptools"]["packages"])
+    assert found == set(CONFIG["tool"]["setuptools"]["packages"])
 
 
 def test_every_module_lies_in_a_package():
@@ -100,7 +100,7 @@ def test_the_public_names_exist():
 
 
 def test_version():
-    assert tvm_sparse.__version__ == CONFIG["project"]["version"]
+    assert tvm_sparse.__version__ == importlib.metadata.version("tvm-sparse")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_the_wheel_is_complete(distributions):
     with zipfile.ZipFile(distributions[0]) as wheel:
         names = set(wheel.namelist())
         points = wheel.read(next(name for name in names if name.endswith("entry_points.txt")))
-    assert {name for name in names if name.endswith(".py")} == sources()
+    assert {name for name in names if name.endswith(".py")} == set(modules())
     assert "tvm_sparse/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert b"tvm_sparse = tvm_sparse.autoload:register" in points
@@ -130,9 +130,5 @@ def test_the_wheel_is_complete(distributions):
 def test_the_sdist_is_complete(distributions):
     with tarfile.open(distributions[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    expected = {
-        f"{folder}/{path.name}"
-        for folder in FOLDERS.values()
-        for path in (ROOT / folder).glob("*.py")
-    }
+    expected = {str(path) for path in modules().values()}
     assert expected | {"pyproject.toml", "README.md", "LICENSE", "tvm_sparse/py.typed"} <= names

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from tvm_sparse.errors import TvmSparseError
     from tvm_sparse.runtime.engine import Engine
 
-__all__ = ["Engine", "TvmSparseError", "compile", "load", "passes", "schedules"]
-__version__ = "0.1.0"
+from tvm_sparse.version import __version__
+
+__all__ = ["Engine", "TvmSparseError", "__version__", "compile", "load", "passes", "schedules"]
 
 _HOME = {
     "Engine": "runtime.engine",

@@ -14,12 +14,12 @@ from tvm import relax
 from tvm_sparse.building import build
 from tvm_sparse.columns import options
 from tvm_sparse.columns.options import Columns, OverlapOption
-from tvm_sparse.cpu import profile
-from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.errors import InputError
+from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
-from tvm_sparse.runtime.engine import Engine, check_threads
+from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def compile(
         What happens to rows that two steps of a column need: ``"recompute"``, ``"carry"``, or
         ``"auto"``, as the cost model says.
     records : str, PathLike or RecordedPlans, optional
-        What `tvm_sparse.tuning.tune.tune` found for this target and number of threads, which takes the
-        place of the cost model's plans. By default from the user's data folder, if there is
+        What `tvm_sparse.tuning.tune.tune` found for this target and number of threads, which takes
+        the place of the cost model's plans. By default from the user's data folder, if there is
         something; ``RecordedPlans()`` is nothing. Afterwards, a `RecordedPlans` tells what was used
         of it.
 
@@ -86,7 +86,7 @@ def compile(
     options.check(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = profile.profile(target)
+    cpu = profile(target)
     tvm_target = replace(cpu, cores=threads or cpu.cores).to_target()
     imported = import_module(model, shapes)
     info = LibraryInfo(
@@ -126,29 +126,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     """
     module, info = library.read_library(Path(path))
     return Engine(module, info, threads, Path(path))
-
-
-def import_module(
-    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int]] | None = None
-) -> ImportedModel:
-    """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
-
-    Raises
-    ------
-    ModelError, InputError
-        As `compile`.
-    """
-    from tvm_sparse.frontends.onnx_importer import ImportedModel, import_onnx, tensor_spec
-
-    if not isinstance(model, tvm.IRModule):
-        return import_onnx(model, shapes)
-    if shapes:
-        raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
-    main = model["main"]
-    inputs = tuple(tensor_spec(param.name, param.ty) for param in main.params)
-    types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
-    outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
-    return ImportedModel(model, inputs, outputs)
 
 
 def _constant_outputs(imported: ImportedModel) -> tuple[str, ...]:

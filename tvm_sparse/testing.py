@@ -16,10 +16,10 @@ from tvm import relax
 
 from tvm_sparse.building import build
 from tvm_sparse.columns.options import Columns, OverlapOption
-from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.columns.plans import ColumnPlan, PlanFor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.passes.regions.form_regions import FormRegions
-from tvm_sparse.passes.regions.region_planner import PlanFor, RegionPlanner
+from tvm_sparse.passes.regions.region_planner import RegionPlanner
 from tvm_sparse.schedules.emit.panel_memory import Images
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.stage import Stage

@@ -11,7 +11,7 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_ffi import structural_equal, structural_hash
 
-from tvm_sparse.columns.rows import ColumnPlan
+from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.form_regions import REGION
 from tvm_sparse.passes.regions.region_graph import build_region, inputs_of

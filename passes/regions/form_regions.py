@@ -20,10 +20,11 @@ from tvm import relax
 
 from tvm_sparse.columns import options
 from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.passes.regions.region_graph import order_of, runs_of
-from tvm_sparse.passes.regions.region_planner import PlanFor, PlannedRegion, RegionPlanner
+from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 
 REGION = "tvm_sparse.region"
 REGIONS = "tvm_sparse.regions"

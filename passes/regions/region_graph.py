@@ -9,12 +9,12 @@ from typing import TypeAlias
 
 from tvm import relax
 
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import layer_of
 from tvm_sparse.passes.ir.operators.stages import images_of, operands_of, stage_of
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region
+from tvm_sparse.sizes.tensor import Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,13 @@ a run is found from the best partitions of fewer of them (dynamic programming).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from tvm_sparse.columns.options import Columns, OverlapOption
-from tvm_sparse.columns.rows import ColumnPlan, Measured, RegionShape, Stops
+from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.costs.regions import Prediction, predict, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile
@@ -24,9 +25,6 @@ LEAST_GAIN = 0.02
 """What a region must be expected to gain: less than that is within the errors of the prediction."""
 HOPELESS = 1.3
 """A region that takes so many times as long as its operators by themselves is not made longer."""
-
-PlanFor: TypeAlias = Callable[[RegionShape], Measured | None]
-"""Returns what was measured to be the best for a region, if something was."""
 
 
 @dataclass(frozen=True)

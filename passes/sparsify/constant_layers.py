@@ -19,7 +19,8 @@ from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.operators import Layout, is_call_to, static_shape
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.families import Layer, Linear
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.layer import Layer
 
 WIDEST = 2048
 """Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""

@@ -22,8 +22,10 @@ from tvm_sparse.passes.sparsify.constant_layers import match_layer
 from tvm_sparse.schedules.operators.conv2d import pack_conv2d
 from tvm_sparse.schedules.operators.linear import pack_linear
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import DenseTiling
-from tvm_sparse.tilings.families import KernelFor, Linear, Tiling, by_cost_model
+from tvm_sparse.tilings.families import KernelFor, by_cost_model
+from tvm_sparse.tilings.layer import Tiling
 from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling
 
 

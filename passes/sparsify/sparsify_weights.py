@@ -24,15 +24,10 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.constant_layers import match_layer
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import Choice
-from tvm_sparse.tilings.families import (
-    KernelFor,
-    Layer,
-    Linear,
-    by_cost_model,
-    sparse_kernel,
-    sparse_or_dense,
-)
+from tvm_sparse.tilings.families import KernelFor, by_cost_model, sparse_kernel, sparse_or_dense
+from tvm_sparse.tilings.layer import Layer
 
 LAYERS = "tvm_sparse.layers"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.vector_math import activation
+from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
     from tvm.ir import Expr

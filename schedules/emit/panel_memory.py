@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.schedules.emit.buffers import (
     FLOATS_PER_CACHE_LINE,
     argument,
@@ -17,6 +16,7 @@ from tvm_sparse.schedules.emit.buffers import (
     prefetch,
     scratch,
 )
+from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
     from tvm.ir import Expr

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.schedules.emit.buffers import Registers, argument, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -36,7 +36,8 @@ from tvm_sparse.schedules.emit.transpose import transpose
 from tvm_sparse.schedules.emit.vector_math import exp
 from tvm_sparse.schedules.operators.panels import panel_rows, visit_panel
 from tvm_sparse.schedules.stage import Stage, kernel
-from tvm_sparse.tilings.choice import DENSE_SHARE, FMA_PER_CYCLE
+from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.tilings.choice import DENSE_SHARE
 
 if TYPE_CHECKING:
     import tvm

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.emit.row_vectors import copy_channels
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
     import tvm

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -31,6 +30,7 @@ from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import visit_blocks
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
+from tvm_sparse.sizes.tensor import RowMap
 from tvm_sparse.tilings.sparse_conv2d import DepthwiseTiling, depthwise_cycles, depthwise_tiling
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import argument
@@ -19,6 +18,7 @@ from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.emit.row_vectors import each_vector
 from tvm_sparse.schedules.emit.vector_math import activation
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
     import tvm

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, argument
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
     import tvm

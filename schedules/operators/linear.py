@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import (
     FLOATS_PER_CACHE_LINE,
@@ -36,6 +35,7 @@ from tvm_sparse.schedules.emit.buffers import (
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.choice import DenseTiling, dense_cycles, dense_tiling
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseLayout, density_bucket, sparse_window
 from tvm_sparse.schedules.emit.buffers import Registers, scratch, vector
@@ -36,6 +35,7 @@ from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.tensor import RowMap
 from tvm_sparse.tilings.sparse_conv2d import sparse_conv_cycles
 
 if TYPE_CHECKING:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import RowMap, Tensor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.emit.buffers import Registers, vector
@@ -37,6 +36,7 @@ from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.choice import sparse_cycles
 
 if TYPE_CHECKING:

@@ -16,18 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.rows import (
-    ColumnPlan,
-    RowMap,
-    Tensor,
-    halo_share,
-    rows_computed,
-    stage_memory,
-)
+from tvm_sparse.columns.memory import stage_memory
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.columns.rows import halo_share, rows_computed
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
-from tvm_sparse.runtime.engine import start_pool
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.row_vectors import each_vector
@@ -43,6 +38,7 @@ from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.pool2d import Pool2d
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.testing import assembly, image_panels, panel_image, pruned, run_kernel
 
 CPU = native()

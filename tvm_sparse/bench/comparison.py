@@ -189,8 +189,8 @@ def compare(
     shapes : mapping of str to sequence of int, optional
         Shapes of the inputs that have dynamic dimensions.
     engines : sequence of str
-        ``"tvm-sparse"`` and names of `tvm_sparse.bench.peers.PEERS`. An engine that is not installed or
-        fails stays in the result, with the reason.
+        ``"tvm-sparse"`` and names of `tvm_sparse.bench.peers.PEERS`. An engine that is not
+        installed or fails stays in the result, with the reason.
     library : Path, optional
         Our compiled library; compiled from the model if not given.
     inputs : mapping of str to array, optional

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import tvm_sparse
 from tvm_sparse.bench import multiply_adds
 from tvm_sparse.bench.comparison import (
     Comparison,
@@ -25,6 +24,7 @@ from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.runtime.isolated import CommandError, IsolatedProcess, ProcessDied
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.version import __version__
 
 WAIT_SECONDS = 300.0
 """How long to wait for a board that others use."""
@@ -88,7 +88,7 @@ def measure_on_board(
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         scratch = Path(folder)
         result, work, library, expected = (
-            Measurement(OURS, tvm_sparse.__version__),
+            Measurement(OURS, __version__),
             None,
             model,
             None,

@@ -47,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    import tvm_sparse
+    from tvm_sparse.version import __version__
 
     parser = argparse.ArgumentParser(
         prog="tvm-sparse", description="Compiles pruned networks to fast libraries for plain CPUs."
     )
-    parser.add_argument("--version", action="version", version=tvm_sparse.__version__)
+    parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def add(name: str, does: str, verb: object) -> argparse.ArgumentParser:
@@ -257,11 +257,11 @@ def _compile(options: argparse.Namespace) -> None:
     from tvm_sparse import compiler, files
     from tvm_sparse.cli import console
     from tvm_sparse.columns import options as column_options
-    from tvm_sparse.cpu import profile
+    from tvm_sparse.cpu.profile import profile
     from tvm_sparse.runtime import linking
 
     files.check_writable(options.output, LibraryError)
-    linking.link_command(profile.profile(options.target).architecture, options.linker)
+    linking.link_command(profile(options.target).architecture, options.linker)
     column_options.check(options.columns, options.overlap)
     plans = _recorded_plans(options.records)
     start = time.perf_counter()
@@ -298,10 +298,10 @@ def _recorded_plans(records: str | None) -> RecordedPlans:
 def _tune(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.cli import console
+    from tvm_sparse.cpu.profile import processor
     from tvm_sparse.records.file import default_path
     from tvm_sparse.report import tuned as tuning_report
     from tvm_sparse.tuning import tune
-    from tvm_sparse.tuning.libraries import processor
 
     board = _board(options)
     if options.plot:
@@ -448,7 +448,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _analyze(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.cli import console
-    from tvm_sparse.cpu import profile
+    from tvm_sparse.cpu.profile import profile
     from tvm_sparse.report import analysis
     from tvm_sparse.report import measured as region_measurement
     from tvm_sparse.report import page as region_page
@@ -456,7 +456,7 @@ def _analyze(options: argparse.Namespace) -> None:
     if options.html:
         files.check_writable(options.html)
     if options.measure:
-        region_measurement.check_target(profile.profile(options.target))
+        region_measurement.check_target(profile(options.target))
     measured = None
     with console.progress(f"analyzing {options.model}") as update:
         found = analysis.analyze(
@@ -497,12 +497,12 @@ def _prune(options: argparse.Namespace) -> None:
 
 def _targets(options: argparse.Namespace) -> None:
     from tvm_sparse.cli import console
-    from tvm_sparse.cpu import profile
+    from tvm_sparse.cpu.profile import PROFILES, native
 
     if options.measure:
         _measure_this_machine(options.json)
         return
-    profiles = [profile.native(), *profile.PROFILES.values()]
+    profiles = [native(), *PROFILES.values()]
     if options.json:
         systems = [{"memory_system": asdict(cpu.memory_system)} for cpu in profiles]
         console.print_json(

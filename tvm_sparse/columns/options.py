@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-from tvm_sparse.columns.rows import Overlap
+from tvm_sparse.columns.plans import Overlap
 from tvm_sparse.errors import InputError
 
 Columns: TypeAlias = Literal["auto", "off"] | int

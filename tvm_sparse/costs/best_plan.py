@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from tvm_sparse.columns.rows import ColumnPlan, Overlap, RegionShape
+from tvm_sparse.columns.plans import ColumnPlan, Overlap
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.costs.regions import Prediction, predict, scratch_bytes
 from tvm_sparse.cpu.profile import CpuProfile
 

@@ -20,19 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_sparse.columns.rows import (
-    ALIKE,
-    ColumnPlan,
-    RegionShape,
-    RowMap,
-    StageShape,
-    Tensor,
-    rows_needed,
-    typical_columns,
-)
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.columns.rows import ALIKE, rows_needed, typical_columns
+from tvm_sparse.columns.shapes import RegionShape, StageShape
 from tvm_sparse.costs.traffic import Caches, Distance, Traffic, caches
 from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 LAUNCH_SECONDS = 5e-6
 """To call a kernel, to start its parallel loop, to wait for its last thread. In a chain of kernels

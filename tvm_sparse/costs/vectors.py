@@ -5,9 +5,9 @@ From data in L1, as the cost models of convolutions and linear layers count thei
 
 from __future__ import annotations
 
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.tilings.sparse_conv2d import LOADS_PER_CYCLE
+from tvm_sparse.cpu.rates import LOADS_PER_CYCLE
+from tvm_sparse.sizes.tensor import Tensor
 
 STORES_PER_CYCLE = 1.0
 OPERATIONS_PER_CYCLE = 2.0

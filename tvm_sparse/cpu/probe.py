@@ -24,9 +24,9 @@ from tvm_sparse.cpu.memory_system import Bandwidth, MemorySystem
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.processors import KB, MB
 from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.errors import TargetError
-from tvm_sparse.runtime.engine import start_pool
-from tvm_sparse.tilings.choice import FMA_PER_CYCLE
 
 _SMALLEST = 8 * KB
 _LARGEST = 1024 * MB

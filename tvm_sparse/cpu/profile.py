@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tvm
+
 from tvm_sparse.cpu import measurement
 from tvm_sparse.cpu.memory_system import MemorySystem, estimate
 from tvm_sparse.cpu.processors import KB, MB, PROCESSORS, Processor
@@ -269,3 +271,15 @@ def _caches() -> dict[int, int]:
         if kind != "Instruction":
             sizes[int(level)] = int(size[:-1]) * units[size[-1]]
     return sizes
+
+
+def processor(target: str, threads: int | None) -> CpuProfile:
+    """Return the profile that `tvm_sparse.compile` plans for.
+
+    Raises
+    ------
+    TargetError
+        If `target` is unknown.
+    """
+    cpu = profile(target)
+    return CpuProfile.from_target(replace(cpu, cores=threads or cpu.cores).to_target())

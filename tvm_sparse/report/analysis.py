@@ -14,11 +14,11 @@ from tvm import relax
 
 from tvm_sparse.columns import options
 from tvm_sparse.columns.options import Columns, OverlapOption
-from tvm_sparse.columns.rows import RegionShape, part
-from tvm_sparse.compiler import import_module
+from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu import profile
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.operators import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
@@ -26,7 +26,6 @@ from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanne
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.runtime.engine import check_threads
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def analyze(
     options.check(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = profile.profile(target)
+    cpu = profile(target)
     cpu = replace(cpu, cores=threads or cpu.cores)
     mod = pipeline.canonical(import_module(model, shapes).mod, cpu)
     choices = records.choices_on(cpu).fitting(mod, cpu)

@@ -16,19 +16,19 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.building import build
-from tvm_sparse.columns.rows import ColumnPlan, Stops
+from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.costs import best_plan
 from tvm_sparse.costs import regions as column_cost_model
-from tvm_sparse.cpu import profile
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.errors import TargetError
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import PREFIX
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
-from tvm_sparse.records.best import key_of, to_fields
+from tvm_sparse.records.best import to_fields
+from tvm_sparse.records.keys import key_of
 from tvm_sparse.report.analysis import Analysis
 from tvm_sparse.report.run_memory import column_bytes, storage_bytes
-from tvm_sparse.runtime.engine import start_pool
 from tvm_sparse.tuning.devices import Builders, CandidateFailed, Device
 from tvm_sparse.tuning.libraries import random_array
 from tvm_sparse.tuning.regions import RegionKernel, one_by_one, write_region
@@ -146,7 +146,7 @@ def check_target(cpu: CpuProfile) -> None:
     TargetError
         If `cpu` is another processor.
     """
-    here = profile.native()
+    here = native()
     if cpu.mcpu != here.mcpu:
         raise TargetError(
             f"{cpu.name} is not this machine ({here.mcpu}): regions are measured for the target "

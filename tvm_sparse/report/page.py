@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
-from tvm_sparse.columns.rows import ColumnPlan, Overlap
+from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.passes.regions.region_planner import PlannedRegion

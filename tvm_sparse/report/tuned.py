@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from tvm_sparse import files
-from tvm_sparse.columns.rows import ColumnPlan, Stops
+from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import OutputError

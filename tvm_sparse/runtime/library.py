@@ -23,11 +23,11 @@ from tvm import relax
 from tvm.runtime import _ffi_api
 from tvm.target import codegen
 
-import tvm_sparse
 from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.files import replacing
 from tvm_sparse.runtime.linking import link, link_command
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.version import __version__
 
 _DESCRIPTION = "tvm_sparse_description"
 
@@ -68,7 +68,7 @@ class LibraryInfo:
     machine: str
     instruction_sets: tuple[str, ...]
     tvm_version: str = tvm.__version__
-    version: str = tvm_sparse.__version__
+    version: str = __version__
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
@@ -197,7 +197,7 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
         info = description(relax.VirtualMachine(module, tvm.cpu()))
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
         raise LibraryError(
-            f"{foreign}, or not version {tvm_sparse.__version__}; compile the model again"
+            f"{foreign}, or not version {__version__}; compile the model again"
         ) from None
     _check_processor(path, info)
     return module, info

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
 @dataclass(frozen=True)

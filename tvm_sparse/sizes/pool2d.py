@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
 @dataclass(frozen=True)

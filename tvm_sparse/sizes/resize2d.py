@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from tvm_sparse.columns.rows import RowMap, Tensor
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
 

@@ -10,9 +10,8 @@ import math
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseTiling
-
-FMA_PER_CYCLE = 2
 
 DENSE_SHARE = 0.85
 """Share of the FMA peak that the dense kernel reaches (measured: 0.82 to 0.88)."""

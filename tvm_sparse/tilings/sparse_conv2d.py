@@ -13,15 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, FMA_PER_CYCLE, loads_per_cycle
 from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.tilings.choice import FMA_PER_CYCLE, GROUP_CYCLES, Choice, choose, fits_registers
+from tvm_sparse.tilings.choice import GROUP_CYCLES, Choice, choose, fits_registers
 
-CACHE_LINE_FLOATS = 16
 L1_SETS = 64
 """Of an L1 cache whose set is known before the address is translated: pages of 4 KB of lines."""
-LOADS_PER_CYCLE = 1.6
-"""Of vectors that lie in L1; the processor's limit is 2. Others: `loads_per_cycle`."""
 PARTIAL_SUM_CYCLES = 2.0
 """To load and store a vector of partial sums, from the L2 cache."""
 PARTIAL_SUM_MISS_CYCLES = 10.0
@@ -101,11 +99,6 @@ class DepthwiseTiling:
     width: int
     row_block: int
     channels: int
-
-
-def loads_per_cycle(cpu: CpuProfile) -> float:
-    """Return the vectors that L1 delivers in the time of `FMA_PER_CYCLE` multiply-adds."""
-    return LOADS_PER_CYCLE * cpu.loads_per_multiply_add
 
 
 @functools.cache

@@ -13,16 +13,18 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.building import build
-from tvm_sparse.compiler import import_module
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, processor
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
 from tvm_sparse.records.choices import Choices, TokenNetwork
 from tvm_sparse.records.file import Plan
-from tvm_sparse.tilings.families import Layer, Linear, default_kernel
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.families import default_kernel
+from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.layers import kernel_cycles
-from tvm_sparse.tuning.libraries import export, processor, write_arguments
+from tvm_sparse.tuning.libraries import export, write_arguments
 
 MOST_VECTORS = 8
 """Vectors of a block of tokens."""

@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, processor
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE, LOADS_PER_CYCLE
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseLayout, SparseTiling
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
 from tvm_sparse.passes.sparsify.sparsify_weights import sparse_layer
 from tvm_sparse.records.file import Plan
 from tvm_sparse.sizes.conv2d import Conv2d, Window
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings import sparse_conv2d
 from tvm_sparse.tilings.choice import (
-    FMA_PER_CYCLE,
     GROUP_CYCLES,
     L1_SHARE,
     MOST_ROWS,
@@ -32,18 +33,16 @@ from tvm_sparse.tilings.choice import (
     most_channels,
 )
 from tvm_sparse.tilings.families import (
-    Layer,
-    Linear,
-    Tiling,
     default_kernel,
     dense_kernel,
     from_fields,
     sparse_kernel,
     sparse_or_dense,
 )
-from tvm_sparse.tilings.sparse_conv2d import LOADS_PER_CYCLE, DenseConvTiling, DepthwiseTiling
+from tvm_sparse.tilings.layer import Layer, Tiling
+from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
 from tvm_sparse.tuning.devices import Arguments, Build
-from tvm_sparse.tuning.libraries import build_module, common_lanes, processor
+from tvm_sparse.tuning.libraries import build_module, common_lanes
 
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Output channels that a sparse kernel computes side by side."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,10 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.building import build
-from tvm_sparse.cpu import profile
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes import pipeline
 from tvm_sparse.runtime.linking import link, link_command
 from tvm_sparse.tuning.devices import Arguments
-
-
-def processor(target: str, threads: int | None) -> CpuProfile:
-    """Return the profile that `tvm_sparse.compile` plans for.
-
-    Raises
-    ------
-    TargetError
-        If `target` is unknown.
-    """
-    cpu = profile.profile(target)
-    return CpuProfile.from_target(replace(cpu, cores=threads or cpu.cores).to_target())
 
 
 def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:

@@ -12,12 +12,13 @@ from typing import Literal
 import numpy as np
 import tvm
 
-from tvm_sparse.columns.rows import RegionShape
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
-from tvm_sparse.records.best import BY_COST_MODEL, key_of, key_on, layer_key, to_fields
+from tvm_sparse.records.best import BY_COST_MODEL, to_fields
 from tvm_sparse.records.choices import Choices, model_key, token_network
 from tvm_sparse.records.file import Key, digest
+from tvm_sparse.records.keys import key_of, key_on, layer_key
 from tvm_sparse.tilings import families
 from tvm_sparse.tuning.devices import Arguments
 from tvm_sparse.tuning.lanes import NetworkKernel, lanes_candidates

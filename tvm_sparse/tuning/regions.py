@@ -13,22 +13,18 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from tvm_sparse.columns.rows import ColumnPlan, RegionShape, Stops, part
+from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
+from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.costs import best_plan
 from tvm_sparse.costs import regions as column_cost_model
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
-from tvm_sparse.passes.regions.region_planner import PlanFor, PlannedRegion, RegionPlanner
+from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.records.best import from_fields
 from tvm_sparse.records.file import Plan
 from tvm_sparse.tuning.devices import Arguments, Build
-from tvm_sparse.tuning.libraries import (
-    build_module,
-    common_lanes,
-    processor,
-    write_arguments,
-)
+from tvm_sparse.tuning.libraries import build_module, common_lanes, write_arguments
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,19 @@ from typing import Literal
 import numpy as np
 import tvm
 
-from tvm_sparse.compiler import import_module
-from tvm_sparse.cpu import profile
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import CpuProfile, native, processor
+from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
+from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records import file as tuning_records
-from tvm_sparse.records.best import RecordedPlans, is_plan, key_of
+from tvm_sparse.records.best import RecordedPlans, is_plan
+from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
-from tvm_sparse.runtime.engine import check_threads
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
 from tvm_sparse.tuning.lanes import NetworkKernel
-from tvm_sparse.tuning.libraries import processor
 from tvm_sparse.tuning.part import (
     Part,
     Setting,
@@ -122,7 +121,7 @@ def tune(
     most, hopeless = LEVELS[level]
     check_threads(threads)
     cpu = processor(target, threads)
-    here = profile.native()
+    here = native()
     if board is None and target != "native" and cpu.mcpu != here.mcpu:
         raise TuningError(
             f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "

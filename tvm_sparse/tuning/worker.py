@@ -17,8 +17,8 @@ import numpy as np
 import tvm
 from tvm import relax, rpc
 
+from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.runtime.board import Board, use_threads
-from tvm_sparse.runtime.engine import start_pool
 from tvm_sparse.runtime.isolated import serve
 
 TOLERANCE = 1e-3

@@ -9,7 +9,6 @@ import tvm
 from tvm import relax
 
 from tvm_sparse import schedules
-from tvm_sparse.columns.rows import Tensor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
 from tvm_sparse.passes.ir import operators
@@ -18,6 +17,7 @@ from tvm_sparse.passes.sparsify.fuse_epilogue import activation_of
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.elementwise import BINARY
 from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.choice import DenseTiling
 from tvm_sparse.tilings.families import tiling_of
 from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling

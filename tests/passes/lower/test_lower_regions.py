@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+from tvm_ffi import structural_equal
+
+import tvm_sparse
+from tvm_sparse.bench.comparison import output_error, random_inputs
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.frontends.load import import_module
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.regions.form_regions import REGIONS
+from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.tensor_column import Region, tensor_column
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs
+from tvm_sparse.zoo import recipes
+
+CPU = native()
+PANELS = (24, 8, 16)
+CONV = Conv2d(
+    *(1, 8, 24, 14, 8, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 8), lanes_in=16, lanes_out=16
+)
+WEIGHTS = [relax.const(np.full((8, 1, 3, 3), value, "float32")) for value in (0.1, 0.2)]
+
+
+def two_convolutions(emit, x):
+    y = emit(panel.depthwise_conv2d(x, WEIGHTS[0], CONV))
+    return emit(panel.with_epilogue(panel.depthwise_conv2d(y, WEIGHTS[1], CONV), residual=x))
+
+
+def lowered(body, columns=6, overlap="carry"):
+    return LowerRegions(CPU)(losing_regions(CPU, columns, overlap)(dataflow(body, PANELS)))
+
+
+def prim_funcs(mod):
+    return [func for _, func in mod.functions_items() if isinstance(func, tvm.tirx.PrimFunc)]
+
+
+def test_a_region_becomes_one_function():
+    formed = losing_regions(CPU, 6, "carry")(dataflow(two_convolutions, PANELS))
+    (report,) = formed.attrs[REGIONS]
+    plan = ColumnPlan(int(report["column_rows"]), int(report["step_rows"]), report["overlap"])
+    after = LowerRegions(CPU)(formed)
+
+    stages = (
+        DepthwiseConv2d(CONV, Epilogue(), CPU),
+        DepthwiseConv2d(CONV, Epilogue(residual=True), CPU),
+    )
+    region = Region(stages, ({0: -1}, {0: 0, 2: -1}), (CONV.input,), (1,))
+    builder = relax.BlockBuilder()
+    x = relax.Var("x0", relax.TensorType(PANELS, "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            func = builder.add_func(tensor_column(region, plan), "tensor_column_0")
+            y = builder.emit(relax.call_tir(func, [x, *WEIGHTS], x.ty))
+            result = builder.emit_output(y)
+        builder.emit_func_output(result)
+    tvm.ir.assert_structural_equal(after.without_attr(REGIONS), builder.get())
+
+
+def test_regions_of_one_structure_and_plan_share_a_function():
+    def body(emit, x):
+        y = emit(relax.op.sin(two_convolutions(emit, x)))  # no stage
+        return two_convolutions(emit, y)
+
+    formed = losing_regions(CPU, 6, "carry")(dataflow(body, PANELS))
+    assert [len(report["layers"]) for report in formed.attrs[REGIONS]] == [2, 2]
+    assert len(prim_funcs(LowerRegions(CPU)(formed))) == 1
+
+
+def test_another_plan_is_another_function():
+    (few,), (many,) = (prim_funcs(lowered(two_convolutions, rows)) for rows in (6, 12))
+    assert not structural_equal(few, many)
+
+
+def test_results_that_others_read_are_outputs():
+    def body(emit, x):
+        y = emit(panel.depthwise_conv2d(x, WEIGHTS[0], CONV))
+        z = emit(panel.depthwise_conv2d(y, WEIGHTS[1], CONV))
+        return emit(relax.Tuple([y, z]))
+
+    after = lowered(body)
+    calls = [
+        binding.value
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+    ]
+    (call,) = calls
+    assert len(call.ty.fields) == 2
+
+
+def images_in_and_out(emit, x):
+    """A network that reads and returns images of 14 columns in panels of 16 lanes."""
+    y = two_convolutions(emit, emit(panel.image_to_panels(x, 16)))
+    return emit(panel.panels_to_image(y, (1, 8, 24, 14)))
+
+
+def test_a_region_reads_and_writes_images():
+    formed = losing_regions(CPU, 5, "carry")(dataflow(images_in_and_out, (1, 8, 24, 14)))
+    (report,) = formed.attrs[REGIONS]
+    assert list(report["operators"]) == [
+        "image_to_panels",
+        *["depthwise_conv2d"] * 2,
+        "panels_to_image",
+    ]
+
+
+def test_an_image_inside_is_a_stop():
+    def body(emit, x):
+        image = emit(panel.panels_to_image(x, (1, 8, 24, 14)))
+        return emit(panel.image_to_panels(image, 32))
+
+    formed = losing_regions(CPU)(dataflow(body, PANELS))
+    assert [len(report["layers"]) for report in formed.attrs[REGIONS]] == [1, 1]
+
+
+def test_functions_without_regions_stay():
+    before = dataflow(two_convolutions, PANELS)
+    tvm.ir.assert_structural_equal(LowerRegions(CPU)(before), before)
+
+
+def shapes_of(name, batch):
+    return {key: (batch, *shape[1:]) for key, shape in recipes.recipe(name).shapes.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "columns", "overlap"),
+    [
+        ("resnet-tiny-90", 1, 3, "recompute"),
+        ("mobilenet-tiny-90", 2, 5, "carry"),
+        ("efficientnet-tiny-90", 2, 4, "recompute"),
+        ("bert-tiny-90", 2, 1, "carry"),
+        ("vit-tiny-90", 2, 2, "recompute"),
+    ],
+)
+def test_whole_models(tmp_path, name, batch, columns, overlap):
+    path = recipes.recipe(name).build(tmp_path / "model.onnx")
+    imported = import_module(path, shapes_of(name, batch))
+    formed = losing_regions(CPU, columns, overlap)
+    phases = [*pipeline.canonicalize(), *pipeline.sparsify(CPU), formed, *pipeline.lower(CPU)]
+    with CPU.to_target():
+        mod = tvm.transform.Sequential(phases)(imported.mod)
+        executable = tvm.compile(mod, relax_pipeline="default_build")
+    assert max(len(report["layers"]) for report in mod.attrs[REGIONS]) > 2
+    inputs = random_inputs(imported.inputs)
+    machine = relax.VirtualMachine(executable, tvm.cpu())
+    result = machine["main"](*map(tvm.runtime.tensor, inputs.values()))
+    results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    want = [*onnxruntime_outputs(path, inputs).values()]
+    assert output_error([tensor.numpy() for tensor in results], want) < 1e-4
+
+
+def test_the_modes_of_compile_agree(tmp_path):
+    name = "resnet-tiny-90"
+    path = recipes.recipe(name).build(tmp_path / "model.onnx")
+    inputs, outputs, planned = None, [], []
+    for columns, overlap in (("off", "auto"), ("auto", "auto"), (4, "carry")):
+        options = {"columns": columns, "overlap": overlap, "records": RecordedPlans()}
+        engine = tvm_sparse.compile(path, shapes_of(name, 2), **options)
+        inputs = inputs or random_inputs(engine.inputs)
+        outputs.append([*engine.run(inputs).values()])
+        planned.append(options["records"].by_cost_model)
+    assert planned[0] == 0 < planned[1]
+    assert all(output_error(got, outputs[0]) < 1e-5 for got in outputs[1:])

@@ -1,0 +1,84 @@
+"""Kernels that the tuner tries: which, in which order, and that all compute the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.sparse import SparseTiling
+from tvm_sparse.records.choices import TokenNetwork
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.testing import pruned
+from tvm_sparse.tilings.families import default_kernel, to_fields
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tuning.lanes import lanes_candidates
+from tvm_sparse.tuning.layers import LayerKernel, build_layer, kernel_candidates
+
+CPU = profile("x86-64-v4")
+CONV = Conv2d(1, 12, 9, 9, 10, (3, 3), padding=(1, 1, 1, 1), lanes_in=16, lanes_out=16)
+DEPTHWISE = replace(CONV, out_channels=12, groups=12)
+LAYERS = {
+    "sparse_linear": (Layer(Linear(3, 32, 24, 40), 0.1), (24, 40)),
+    "linear": (Layer(Linear(3, 32, 24, 40), 1.0), (24, 40)),
+    "sparse_conv2d": (Layer(CONV, 0.1), (10, 12, 3, 3)),
+    "conv2d": (Layer(CONV, 1.0), (10, 12, 3, 3)),
+    "depthwise_conv2d": (Layer(DEPTHWISE, 1.0), (12, 1, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_candidates(kind):
+    layer, _ = LAYERS[kind]
+    first, *others = kernel_candidates(layer, CPU, 1.6)
+    assert first.tiling == default_kernel(layer, CPU)
+    assert len(others) > 2
+    assert len({candidate.tiling for candidate in others} - {first.tiling}) == len(others)
+    assert all(layer.fits(candidate.tiling) for candidate in others)
+    fewer = {candidate.tiling for candidate in kernel_candidates(layer, CPU, 1.1)}
+    assert fewer < {candidate.tiling for candidate in (first, *others)}
+
+
+@pytest.mark.parametrize("density, both", [(0.05, False), (0.55, True), (1.0, False)])
+def test_sparse_or_dense_where_it_is_close(density, both):
+    layer = Layer(Linear(4, 32, 768, 768), density)
+    kinds = {type(candidate.tiling) for candidate in kernel_candidates(layer, CPU, 1.3)}
+    assert len(kinds) == 1 + both
+    assert SparseTiling in kinds or density == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_all_compute_the_same(kind, tmp_path):
+    cpu = native()
+    layer, shape = LAYERS[kind]
+    weight = pruned(np.random.default_rng(0), shape, 0.1 if "sparse" in kind else 1.0)
+    kernel = LayerKernel.write(layer, weight, tmp_path, "native", cpu.cores)
+    arguments = kernel.arguments()
+    x = tvm.runtime.tensor(np.load(arguments.path)["arr_0"])
+    (common,) = arguments.common
+    plans = [to_fields(c.tiling) for c in kernel_candidates(layer, cpu, 9.0)]
+    expected = None
+    for plan in [plans[0], plans[len(plans) // 2], plans[-1]]:
+        library = tmp_path / "kernel.so"
+        build_layer(library, **kernel.build(plan).arguments)
+        machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        actual = machine["main"](x).numpy()[..., :common]
+        library.unlink()
+        expected = actual if expected is None else expected
+        np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_lanes_are_whole_vectors_that_pad_little():
+    network = TokenNetwork(((1, 96, 256, 256, 0.1),) * 4)
+    first, *others = lanes_candidates(network, CPU, 1.3)
+    assert first.lanes == CPU.panel_lanes(96)
+    assert others
+    assert all(other.lanes % CPU.vector_lanes == 0 for other in others)
+    assert all(-(-96 // other.lanes) * other.lanes <= 1.3 * 96 for other in others)
+    assert lanes_candidates(TokenNetwork(((1, 16, 256, 256, 0.1),)), CPU, 1.3) == []
+    assert lanes_candidates(TokenNetwork(()), CPU, 1.3) == []

@@ -1,0 +1,105 @@
+"""The scratch memory that the stages of a region keep their rows in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.columns.rows import column_bounds, frontier, halo_steps, own_row, runs
+from tvm_sparse.columns.shapes import RegionShape, StageShape
+from tvm_sparse.sizes.tensor import RowMap
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """What a stage needs inside a column.
+
+    Attributes
+    ----------
+    run_rows : frozenset of int
+        How many rows its runs have.
+    capacity : int
+        Rows of its result that are kept in scratch memory; 0 if it is stored outside only.
+    is_split : bool
+        Whether a tile may lie at the end and the beginning of it, if row r of a column has place
+        ``r % capacity``.
+    is_stored : bool
+        Whether its result is also, or only, stored outside.
+    is_carried : bool
+        Whether a step reads rows of it that a step before computed.
+    """
+
+    run_rows: frozenset[int]
+    capacity: int
+    is_split: bool
+    is_stored: bool
+    is_carried: bool
+
+
+def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ...]:
+    """Return the memory of every stage.
+
+    An output of the region that stages of it read goes to scratch memory as well if two columns
+    compute a row of it: one must not see what the other is storing.
+    """
+    count = len(region.stages)
+    run_rows: list[set[int]] = [set() for _ in range(count)]
+    tiles: list[set[tuple[int, int]]] = [set() for _ in range(count)]
+    kept = [0] * count
+    overlapping, carried = [False] * count, [False] * count
+    last_end = [0] * count
+    for column in range(plan.columns(region)):
+        begin = column * plan.column_rows
+        bounds = column_bounds(region, plan, column)
+        for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
+            begin = max(begin, frontier(region, plan, column, step)[0])
+            for i, (first, end) in enumerate(run):
+                run_rows[i].add(end - first)
+                for source in {i, *_read_in_place(region.stages[i])}:
+                    origin = bounds[source][0]
+                    own = region.stages[i].tiles(first - origin, end - origin)
+                    tiles[source].update(own)
+                if column and first < last_end[i]:
+                    overlapping[i] = True
+                oldest = [
+                    max(seen.first(run[reader][0]), 0)
+                    for reader, seen in region.consumers[i]
+                    if run[reader][0] < run[reader][1]
+                ]
+                if i in region.outputs:
+                    oldest.append(own_row(region, i, begin))
+                kept[i] = max(kept[i], end - min([first, *oldest]))
+                carried[i] = carried[i] or min([first, *oldest]) < first
+        last_end = [end for _, end in run]
+    memory = []
+    for i, readers in enumerate(region.consumers):
+        is_stored = i in region.outputs
+        needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
+        capacity, is_split = kept[i] if needs_scratch else 0, False
+        if needs_scratch and carried[i] and capacity < region.stages[i].tensor.rows:
+            capacity, is_split = _capacity(capacity, tiles[i])
+        lengths = frozenset(run_rows[i] - {0})
+        memory.append(StageMemory(lengths, capacity, is_split, is_stored, carried[i]))
+    return tuple(memory)
+
+
+def _read_in_place(stage: StageShape) -> list[int]:
+    """Return the stages whose rows a stage reads tile by tile."""
+    return [edge.source for edge in stage.edges if edge.source >= 0 and edge.rows == RowMap()]
+
+
+def _capacity(kept: int, tiles: Collection[tuple[int, int]]) -> tuple[int, bool]:
+    """Return rows of a rolling buffer, perhaps a few more so that it splits no tile."""
+    longest = max(count for _, count in tiles)
+    for capacity in range(kept, kept + longest):
+        if all(first % capacity + count <= capacity for first, count in tiles):
+            return capacity, False
+    return kept, True
+
+
+def scratch_bytes(region: RegionShape, memory: Sequence[StageMemory]) -> int:
+    """Return the bytes of a column's scratch memory for results."""
+    return sum(
+        m.capacity * stage.tensor.row_bytes for stage, m in zip(region.stages, memory, strict=True)
+    )

@@ -1,0 +1,81 @@
+"""How a region is cut into columns and steps."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from tvm_sparse.columns.shapes import RegionShape
+
+Overlap = Literal["recompute", "carry"]
+
+
+@dataclass(frozen=True)
+class ColumnPlan:
+    """How a region is cut.
+
+    Attributes
+    ----------
+    column_rows : int
+        Rows of the last stage in a column; the last column of an image may have fewer.
+    step_rows : int
+        Rows of the last stage in a step.
+    overlap : str
+        ``"recompute"`` or ``"carry"``: what happens to rows that the next step needs again.
+    """
+
+    column_rows: int
+    step_rows: int
+    overlap: Overlap = "carry"
+
+    def columns(self, region: RegionShape) -> int:
+        """Return the columns of one image."""
+        return -(-region.height // self.column_rows)
+
+    def steps(self) -> int:
+        """Return the steps of a whole column."""
+        return -(-self.column_rows // self.step_rows)
+
+    def fitted(self, region: RegionShape) -> ColumnPlan:
+        """Return the plan with columns of at most an image, and steps of at most a column."""
+        column = min(self.column_rows, region.height)
+        return ColumnPlan(column, min(self.step_rows, column), self.overlap)
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Cache stops inside of what could be one region, in place of a plan for the whole.
+
+    Attributes
+    ----------
+    before : tuple of int
+        Numbers of the stages before which all rows are written.
+    """
+
+    before: tuple[int, ...]
+
+    def parts(self, stages: int) -> list[tuple[int, int]]:
+        """Return the first stage of every part of so many stages, and the first one behind it."""
+        return list(itertools.pairwise((0, *self.before, stages)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured to be the best for a region.
+
+    Attributes
+    ----------
+    plan : ColumnPlan or Stops
+        The plan, or that the region is better in parts.
+    share : float
+        Its time, as a share of that of the operators one by one.
+    """
+
+    plan: ColumnPlan | Stops
+    share: float
+
+
+PlanFor: TypeAlias = Callable[[RegionShape], Measured | None]
+"""Returns what was measured to be the best for a region, if something was."""

@@ -1,0 +1,40 @@
+"""The threads that an inference runs on."""
+
+from __future__ import annotations
+
+import os
+
+import tvm
+
+from tvm_sparse.errors import InputError
+
+# TVM's affinity mode in which all worker threads may move between the given cores.
+_SHARE_CORES = -3
+
+# How often an idle worker looks for work before it sleeps: for some tenths of a millisecond. TVM's
+# default is 300000 times, a tenth of a second for which it keeps a core busy, while the threads of
+# another engine share what is left: of models that take turns, some took twice as long.
+_SPINS = "1000"
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads below 1; None means all usable cores.
+
+    Raises
+    ------
+    InputError
+        If `threads` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
+
+
+def start_pool(threads: int) -> None:
+    """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
+    cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)  # read by the first worker
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    # The number of listed cores is the size of the pool that the first call makes; the second
+    # lets its threads move between all cores that the process may use.
+    configure(_SHARE_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
+    configure(_SHARE_CORES, threads, cores)

@@ -1,0 +1,23 @@
+"""Sizes of a linear layer on panels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer on panels.
+
+    Attributes
+    ----------
+    rows, lanes : int
+        Panels, and lanes of each.
+    n, k : int
+        Output and input channels.
+    """
+
+    rows: int
+    lanes: int
+    n: int
+    k: int

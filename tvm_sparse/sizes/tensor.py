@@ -1,0 +1,67 @@
+"""Tensors in panels, and which rows of one an output row sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Row = Any
+"""A row number: an int or an expression of one."""
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """Input rows that an output row sees: from ``row * stride // factor - before`` on.
+
+    Attributes
+    ----------
+    stride : int
+        Input rows from one output row to the next.
+    before, after : int
+        The rows seen are ``[at - before, at + after)``.
+    factor : int
+        Output rows that share an input row, of a layer that enlarges.
+    """
+
+    stride: int = 1
+    before: int = 0
+    after: int = 1
+    factor: int = 1
+
+    def first(self, row: Row) -> Row:
+        """Return the first row that an output row sees; it may be negative."""
+        return self._at(row) - self.before
+
+    def end(self, end: Row) -> Row:
+        """Return where the rows end that the output rows before `end` see."""
+        return self._at(end - 1) + self.after
+
+    def _at(self, row: Row) -> Row:
+        scaled = row * self.stride if self.stride > 1 else row
+        return scaled // self.factor if self.factor > 1 else scaled
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Panels ``[images * rows, channels, lanes]``.
+
+    Attributes
+    ----------
+    images, rows, channels, lanes : int
+        Rows are those of one image.
+    """
+
+    images: int
+    rows: int
+    channels: int
+    lanes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return 4 * self.channels * self.lanes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.images * self.rows * self.row_bytes
