@@ -98,7 +98,7 @@ def test_convolutions_in_place_compute_the_same(tmp_path):
 @pytest.fixture(scope="module")
 def analysis(resnet, small_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tvm_sparse.cpu.profile.profile", lambda name: small_cache)
+        patch.setattr("tvm_sparse.report.analysis.profile", lambda name: small_cache)
         return analyze(resnet.source, resnet.shapes, records=RecordedPlans())
 
 
