@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types check benchmark peers clean
+.PHONY: demo test lint link-tree types imports check benchmark peers clean
 
 demo: $(STAMP)
 	$(BIN)/tvm-sparse demo
@@ -17,13 +17,20 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy sees the package as it is installed: tvm_sparse/ with passes/ and schedules/ inside.
-types: $(STAMP)
+# The package as it is installed: tvm_sparse/ with passes/ and schedules/ inside. Tools that read
+# source files, not an installed package, need it.
+link-tree:
 	rm -rf .typecheck && mkdir -p .typecheck/tvm_sparse
 	ln -s $(CURDIR)/tvm_sparse/* $(CURDIR)/passes $(CURDIR)/schedules .typecheck/tvm_sparse/
+
+types: $(STAMP) link-tree
 	$(BIN)/mypy
 
-check: lint types test
+# The import rule: [tool.importlinter] in pyproject.toml.
+imports: $(STAMP) link-tree
+	cd .typecheck && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/pyproject.toml
+
+check: lint types imports test
 
 benchmark: $(STAMP)
 	$(BIN)/python benchmarks/run.py
