@@ -29,16 +29,17 @@ from benchmarks.llvm_mca import CORES, LoopEstimate, estimate, inner_loop, llvm_
 from tvm_sparse.cli import console
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.conv2d import conv2d, pack_conv2d
-from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.conv2d import conv2d
+from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import assembly, conv2d_reference, image_panels, pruned
-from tvm_sparse.tilings.choice import sparse_tiling
-from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
+from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
+from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
 
 BOARDS = ("rpi3", "rpi4", "rpi5", "graviton2")
 COUNTED = "rpi4"
@@ -96,7 +97,8 @@ def linear_kernel(n: int, k: int, tokens: int, sparsity: float, cpu: CpuProfile)
     shape, expected = (rows, n, lanes), weight @ x
     if not sparsity:
         func = linear(rows, lanes, n, k, PLAIN, cpu)
-        return Kernel(func, 1, [x, pack_linear(weight, cpu)], shape, expected)
+        packed_dense = pack_linear(weight, dense_tiling(n, cpu).channels)
+        return Kernel(func, 1, [x, packed_dense], shape, expected)
     tiling = sparse_tiling(n, k, rows, lanes, cpu)
     func = sparse_linear(rows, lanes, n, k, tiling, PLAIN, cpu)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
@@ -123,7 +125,8 @@ def conv_kernel(channels: int, size: int, kernel: int, sparsity: float, cpu: Cpu
     expected = image_panels(conv2d_reference(image, weight, problem), size)
     if not sparsity:
         func = conv2d(problem, PLAIN, cpu)
-        return Kernel(func, 1, [x, pack_conv2d(weight, problem, cpu)], shape, expected)
+        packed_dense = pack_conv2d(weight, 1, dense_conv_tiling(problem, cpu).channels)
+        return Kernel(func, 1, [x, packed_dense], shape, expected)
     tiling = sparse_conv_tiling(problem, 1 - sparsity, cpu)
     func = sparse_conv2d(problem, tiling, PLAIN, cpu)
     packed = PackedSparse.from_conv2d(weight, problem, tiling)

@@ -28,16 +28,17 @@ from numpy.typing import NDArray
 
 from tvm_sparse.cpu.peak_rates import fma_peak, l1_fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.conv2d import conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.conv2d import conv2d
 from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
-from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.choice import sparse_tiling
-from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
+from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
+from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
 
 # Input channels, rows and columns of the input, output channels, kernel, stride, groups.
 FIRST = [(3, 224, 64, 7, 2, 1)]
@@ -156,12 +157,14 @@ def choose(
         return func, lambda w: arrays_of(PackedSparse.from_dense(w.reshape(n, k), lanes, tiling))
     if problem.is_linear:
         func = linear(rows, lanes, n, k, EPILOGUE, cpu)
-        return func, lambda weight: [pack_linear(weight.reshape(n, k), cpu)]
+        block = dense_tiling(n, cpu).channels
+        return func, lambda weight: [pack_linear(weight.reshape(n, k), block)]
     if sparsity:
         conv_tiling = sparse_conv_tiling(problem, 1 - sparsity, cpu)
         func = sparse_conv2d(problem, conv_tiling, EPILOGUE, cpu)
         return func, lambda w: arrays_of(PackedSparse.from_conv2d(w, problem, conv_tiling))
-    return conv2d(problem, EPILOGUE, cpu), lambda weight: [pack_conv2d(weight, problem, cpu)]
+    block = dense_conv_tiling(problem, cpu).channels
+    return conv2d(problem, EPILOGUE, cpu), lambda weight: [pack_conv2d(weight, 1, block)]
 
 
 def arrays_of(packed: PackedSparse) -> Arrays:

@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from tvm_sparse.cpu.peak_rates import fma_peak, l1_fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.formats.dense import pack_linear
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.linear import linear, pack_linear
+from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
-from tvm_sparse.tilings.choice import sparse_tiling
+from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
 
 CHAINS = {
     "12 x (768 > 768)": [(768, 768)] * 12,
@@ -130,7 +131,7 @@ def pack(
 ) -> list[NDArray[np.generic]]:
     """Return the arrays that the weight's kernel reads."""
     if not sparsity:
-        return [pack_linear(weight, cpu)]
+        return [pack_linear(weight, dense_tiling(len(weight), cpu).channels)]
     tiling = sparse_tiling(*weight.shape, rows, lanes, cpu)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
     return [packed.indptr, packed.channels, packed.offsets, packed.values]

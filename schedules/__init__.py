@@ -4,7 +4,7 @@ from tvm_sparse.schedules.default.default import default_schedule
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
-from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
 from tvm_sparse.schedules.operators.elementwise import Elementwise
 from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
@@ -15,7 +15,7 @@ from tvm_sparse.schedules.operators.image_panels import (
     panels_to_image,
 )
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
-from tvm_sparse.schedules.operators.linear import DenseLinear, linear, pack_linear
+from tvm_sparse.schedules.operators.linear import DenseLinear, linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
@@ -57,8 +57,6 @@ __all__ = [
     "layer_norm",
     "linear",
     "max_pool2d",
-    "pack_conv2d",
-    "pack_linear",
     "panels_to_image",
     "sparse_conv2d",
     "sparse_linear",

@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.constant_layers import match_layer
-from tvm_sparse.schedules.operators.conv2d import pack_conv2d
-from tvm_sparse.schedules.operators.linear import pack_linear
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.choice import DenseTiling
+from tvm_sparse.tilings.choice import DenseTiling, dense_tiling
 from tvm_sparse.tilings.families import KernelFor, by_cost_model
 from tvm_sparse.tilings.layer import Tiling
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling
+from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, dense_conv_tiling
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
@@ -71,10 +70,12 @@ def dense_layer(
     fields = {} if tiling is None else dataclasses.asdict(tiling)
     if isinstance(problem, Linear):
         assert tiling is None or isinstance(tiling, DenseTiling)
-        packed = relax.const(pack_linear(weight, cpu, tiling))
+        block = (tiling or dense_tiling(problem.n, cpu)).channels
+        packed = relax.const(pack_linear(weight, block))
         return operators.linear(panels, packed, problem.n, fields)
     if problem.is_depthwise:
         return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
     assert tiling is None or isinstance(tiling, DenseConvTiling)
-    packed = relax.const(pack_conv2d(weight, problem, cpu, tiling))
+    block = (tiling or dense_conv_tiling(problem, cpu)).channels
+    packed = relax.const(pack_conv2d(weight, problem.groups, block))
     return operators.conv2d(panels, packed, problem, fields)

@@ -19,8 +19,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
@@ -41,23 +39,6 @@ WEIGHTS_AHEAD = 1024
 """Weights by which they are asked for ahead of their use, as in the dense linear kernel."""
 
 
-def pack_conv2d(
-    weight: NDArray[np.float32],
-    problem: Conv2d,
-    cpu: CpuProfile,
-    tiling: DenseConvTiling | None = None,
-) -> NDArray[np.float32]:
-    """Reorder a weight ``[Co, C / groups, kh, kw]`` into ``[blocks, C / groups, kh, kw, NB]``.
-
-    The last block of each group is filled up with zeros.
-    """
-    channels = (tiling or dense_conv_tiling(problem, cpu)).channels
-    grouped = weight.reshape(problem.groups, -1, *weight.shape[1:])
-    padding = [(0, 0), (0, -grouped.shape[1] % channels), (0, 0), (0, 0), (0, 0)]
-    blocks = np.pad(grouped, padding).reshape(-1, channels, *weight.shape[1:])
-    return np.ascontiguousarray(np.moveaxis(blocks, 1, -1))
-
-
 def conv2d(
     problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile, tiling: DenseConvTiling | None = None
 ) -> tvm.tirx.PrimFunc:
@@ -73,7 +54,8 @@ def conv2d(
     PrimFunc
         ``(x [N * H, C, lanes_in], weight [blocks, C / groups, kh, kw, NB], [bias [Co]],
         [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all float32, the weight
-        from `pack_conv2d`.
+        from
+        `tvm_sparse.formats.dense.pack_conv2d`.
     """
     return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 

@@ -19,8 +19,6 @@ import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
@@ -49,19 +47,6 @@ WEIGHTS_AHEAD = 1024
 of the FMA peak on layers of 768 x 768, without them 60 %."""
 
 
-def pack_linear(
-    weight: NDArray[np.float32], cpu: CpuProfile, tiling: DenseTiling | None = None
-) -> NDArray[np.float32]:
-    """Reorder a weight ``[N, K]`` into ``[blocks, K, NB]``, as `linear` reads it.
-
-    The last block is filled up with zeros.
-    """
-    n, k = weight.shape
-    channels = (tiling or dense_tiling(n, cpu)).channels
-    padded = np.pad(weight, ((0, -n % channels), (0, 0)))
-    return np.ascontiguousarray(padded.reshape(-1, channels, k).transpose(0, 2, 1))
-
-
 def linear(
     rows: int, lanes: int, n: int, k: int, epilogue: Epilogue, cpu: CpuProfile
 ) -> tvm.tirx.PrimFunc:
@@ -76,7 +61,8 @@ def linear(
     -------
     PrimFunc
         ``(x [rows, K, lanes], weight [blocks, K, NB], [bias [N]], [residual [rows, N, lanes]],
-        y [rows, N, lanes])``, all float32, the weight from `pack_linear`.
+        y [rows, N, lanes])``, all float32, the weight from
+        `tvm_sparse.formats.dense.pack_linear`.
     """
     return kernel(DenseLinear(1, rows, lanes, n, k, epilogue, cpu))
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from tvm_sparse.cpu.profile import native
+from tvm_sparse.formats.dense import pack_conv2d
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.regions.convolve_images import convolve_images
-from tvm_sparse.schedules.operators.conv2d import pack_conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import conv2d_reference, dataflow, losing_regions, operators_of, pruned, run
-from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
+from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
 
 CPU = native()
 CONV = Conv2d(1, 8, 12, 16, 8, (3, 3), padding=(1, 1, 1, 1), lanes_in=16, lanes_out=16)
@@ -35,7 +35,8 @@ def convolve(kind, conv=CONV, density=0.3):
         if kind == "depthwise":
             return panel.depthwise_conv2d(x, relax.const(weight), conv)
         if kind == "dense":
-            return panel.conv2d(x, relax.const(pack_conv2d(weight, conv, CPU)), conv)
+            packed = pack_conv2d(weight, conv.groups, dense_conv_tiling(conv, CPU).channels)
+            return panel.conv2d(x, relax.const(packed), conv)
         tiling = sparse_conv_tiling(conv, density, CPU)
         packed = PackedSparse.from_conv2d(weight, conv, tiling)
         arrays = [packed.indptr, packed.channels, packed.offsets, packed.values]

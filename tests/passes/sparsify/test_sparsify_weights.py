@@ -9,12 +9,12 @@ from tvm import relax
 from tvm.relax.op import matmul
 
 from tvm_sparse.cpu.profile import profile
+from tvm_sparse.formats.dense import pack_linear
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
-from tvm_sparse.schedules.operators.linear import pack_linear
 from tvm_sparse.testing import dataflow, operators_of, pruned
 from tvm_sparse.tilings import choice
 
@@ -63,7 +63,8 @@ def test_a_dense_weight_is_packed():
     weight, before = network(1.0)
 
     def after(emit, x):
-        packed = relax.const(pack_linear(np.ascontiguousarray(weight.T), CPU))
+        block = choice.dense_tiling(128, CPU).channels
+        packed = relax.const(pack_linear(np.ascontiguousarray(weight.T), block))
         y = panel.linear(emit(panel.to_panels(x, LANES)), packed, 128)
         y = emit(panel.of_layer(y, "lv"))
         return emit(panel.from_panels(y, (2, 40, 128)))

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from benchmarks.llvm_mca import inner_loop
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.dense import pack_conv2d
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.conv2d import conv2d, pack_conv2d
+from tvm_sparse.schedules.operators.conv2d import conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import (
     assembly,
@@ -32,7 +33,8 @@ def check(problem, epilogue, cpu):
     shape = (n, problem.channels // problem.groups, *problem.kernel)
     weight = rng.standard_normal(shape).astype("float32")
     expected = conv2d_reference(x, weight, problem)
-    inputs = [image_panels(x, problem.lanes_in, junk=7), pack_conv2d(weight, problem, cpu)]
+    packed = pack_conv2d(weight, problem.groups, dense_conv_tiling(problem, cpu).channels)
+    inputs = [image_panels(x, problem.lanes_in, junk=7), packed]
     if epilogue.bias:
         inputs.append(rng.standard_normal(n).astype("float32"))
         expected += inputs[-1][:, None, None]
