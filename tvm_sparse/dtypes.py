@@ -1,0 +1,22 @@
+"""Element types of tensors, by the names that NumPy and TVM give them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class DType(StrEnum):
+    """The type of a tensor's elements; its value is the name that NumPy and TVM know."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+    @property
+    def bits(self) -> int:
+        """Bits of an element."""
+        return int(self.value.lstrip("abcdefghijklmnopqrstuvwxyz"))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element."""
+        return self.bits // 8
