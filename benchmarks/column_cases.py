@@ -23,7 +23,9 @@ from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.passes.regions.form_regions import REGION, FormRegions
 from tvm_sparse.passes.regions.region_graph import order_of, region_of, runs_of
@@ -136,7 +138,7 @@ def stages_alone(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:
 
 def _with_layout_changes(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
     """Return a convolution of images with the layout changes that `columns="off"` makes."""
-    if not operators.is_call_to(call, *operators.CONVOLUTIONS):
+    if not is_call_to(call, *operators.CONVOLUTIONS):
         return None
     conv, args = operators.conv_of(call), list(call.args)
     if len(args[0].ty.shape) == 4:
@@ -145,7 +147,7 @@ def _with_layout_changes(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax
     apart = relax.Call(call.op, args, tvm.ir.DictAttrs(attrs))
     if not operators.is_image(call):
         return apart
-    return operators.panels_to_image(emit(apart), operators.static_shape(call) or ())
+    return operators.panels_to_image(emit(apart), static_shape(call) or ())
 
 
 def check_outputs(

@@ -34,7 +34,7 @@ from tvm_sparse.costs.traffic import Distance, caches
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
-from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.report.analysis import Analysis, analyze

@@ -1,5 +1,6 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
+from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
@@ -12,7 +13,9 @@ from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
+from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
@@ -24,8 +27,11 @@ from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 __all__ = [
     "AcceptUnaligned",
     "ApplyDefaultSchedule",
+    "FormRegions",
     "FuseEpilogue",
+    "LegalizeDynamicSlice",
     "LowerOperators",
+    "LowerRegions",
     "MeasureSparsity",
     "MoveImagesToPanels",
     "MoveToPanels",

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING, scaling
 
 # A score plus this is this, in float32, for every score below 1e22: selecting it is adding it.

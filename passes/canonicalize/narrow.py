@@ -12,8 +12,9 @@ import math
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 
 ELEMENTWISE = (

@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to
-from tvm_sparse.passes.ir.rewriting import Lookup, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Lookup
 
 Polynomial: TypeAlias = Mapping[tuple[int, ...], float]
 """Exponents of the atoms -> coefficient."""

@@ -34,8 +34,9 @@ from tvm_sparse.passes.canonicalize.attention_scores import (
 from tvm_sparse.passes.canonicalize.narrow import lower_bound, narrow
 from tvm_sparse.passes.canonicalize.sink_views import sink_views
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
 
 

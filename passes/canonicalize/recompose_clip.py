@@ -12,8 +12,9 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm_ffi import structural_equal, structural_walk
 
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 
 _LOWER, _UPPER = "relax.maximum", "relax.minimum"
 _LOWERED = {_LOWER: topi.maximum, _UPPER: topi.minimum}

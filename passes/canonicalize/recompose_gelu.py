@@ -20,8 +20,9 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.canonicalize.polynomial import Polynomial, equal, operands, polynomial
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 
 _SLOPE = math.sqrt(2 / math.pi)
 

@@ -24,8 +24,9 @@ from tvm_sparse.passes.canonicalize.polynomial import (
     polynomial,
 )
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 
 _FACTOR: Polynomial = {(1,): 1 / 6, (0,): 0.5}
 

@@ -19,8 +19,8 @@ import tvm
 from tvm import relax
 from tvm.relax.dpl import DFPattern, is_const, is_op, rewrite_call, wildcard
 
-from tvm_sparse.passes.ir.operators import static_shape
-from tvm_sparse.passes.ir.rewriting import uniform_value
+from tvm_sparse.passes.ir.expressions import uniform_value
+from tvm_sparse.passes.ir.shapes import static_shape
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeLayerNorm")

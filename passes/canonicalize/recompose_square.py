@@ -11,8 +11,8 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeSquare")

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, constant_rank, rewrite_calls
+from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
 from tvm_sparse.passes.ir.views import Atom, View
 

@@ -14,8 +14,9 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, constant_rank, rewrite_calls
+from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import follow
 
 

@@ -138,18 +138,3 @@ def _rewrite(mod: tvm.IRModule, rewriter: _Rewriter) -> tvm.IRModule:
             rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
             rewriter.builder_.update_func(gvar, rewritten)
     return rewriter.builder_.get()
-
-
-def uniform_value(value: relax.Expr) -> float | None:
-    """Return the number that a constant holds in each of its elements, or None."""
-    if not isinstance(value, tvm.ir.GenericConst):
-        return None
-    array = value.value.numpy()
-    if array.size == 0 or array.dtype.kind not in "fiu" or (array != array.flat[0]).any():
-        return None
-    return float(array.flat[0])
-
-
-def constant_rank(value: relax.Expr) -> int | None:
-    """Return the number of axes of a constant, or None for everything else."""
-    return len(value.value.shape) if isinstance(value, tvm.ir.GenericConst) else None

@@ -8,8 +8,9 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.ir.rewriting import Lookup, uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Lookup
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.views import View
 
 RESHAPING = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")

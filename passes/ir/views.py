@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.ir.shapes import static_shape
 
 Atom: TypeAlias = tuple[int, int]
 """(extent, stride in elements of the base); the extent is at least 2."""

@@ -14,8 +14,9 @@ from tvm import relax
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import Layout, static_shape
+from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.stages import STAGES, images_of, stage_of
+from tvm_sparse.passes.ir.shapes import static_shape
 
 Kernel = Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]
 

@@ -14,8 +14,9 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
+from tvm_sparse.passes.ir.shapes import static_shape
 
 
 def convolve_images(mod: tvm.IRModule) -> tvm.IRModule:

@@ -17,7 +17,9 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import Layout, is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators import Layout
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer

@@ -15,18 +15,10 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.elementwise import activation_of
 from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
-
-ACTIVATIONS = {
-    "relax.nn.relu": "relu",
-    "relax.nn.gelu": "gelu",
-    "relax.nn.gelu_tanh": "gelu_tanh",
-    "relax.nn.silu": "silu",
-    "relax.sigmoid": "sigmoid",
-    "relax.tanh": "tanh",
-    operators.HARDSWISH: "hardswish",
-}
+from tvm_sparse.passes.ir.shapes import static_shape
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseEpilogue")
@@ -57,15 +49,6 @@ def _can_grow(source: relax.Expr | None) -> bool:
     if source is None or not is_call_to(source, *operators.WITH_EPILOGUE):
         return False
     return not source.attrs["activation"]
-
-
-def activation_of(call: relax.Call) -> str | None:
-    """Return what the epilogue calls the activation that `call` is, or None."""
-    if is_call_to(call, "relax.nn.leakyrelu"):
-        return f"leaky_relu({call.attrs['alpha']})"
-    if is_call_to(call, "relax.clip"):
-        return "relu6" if [bound.value for bound in call.args[1:]] == [0, 6] else None
-    return ACTIVATIONS[call.op.name] if is_call_to(call, *ACTIVATIONS) else None
 
 
 def _add(linear: relax.Call, result: relax.Expr, other: relax.Expr) -> relax.Call | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 

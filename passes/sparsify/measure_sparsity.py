@@ -12,7 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.formats.sparse import density_of
-from tvm_sparse.passes.ir.operators import is_call_to
+from tvm_sparse.passes.ir.expressions import is_call_to
 
 WEIGHTS = "tvm_sparse.weights"
 

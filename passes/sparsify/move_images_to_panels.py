@@ -18,8 +18,9 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.constant_layers import WIDEST
 from tvm_sparse.passes.sparsify.image_operators import (

@@ -19,8 +19,10 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.canonicalize.attention_scores import unguarded
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import Layout, is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
 
 UNARY = (
     "relax.abs",

@@ -12,6 +12,7 @@ from tvm_sparse.cpu.profile import profile
 from tvm_sparse.formats.sparse import SparseTiling
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.records.choices import Choices, token_network
 from tvm_sparse.testing import dataflow, pruned
 from tvm_sparse.tilings.choice import DenseTiling
@@ -34,7 +35,7 @@ def tilings_of(body, shape, choices):
     return [
         (call.op.name.removeprefix(operators.PREFIX), dict(call.attrs["tiling"]))
         for call in calls
-        if operators.is_call_to(call, *operators.WITH_EPILOGUE) and "tiling" in call.attrs
+        if is_call_to(call, *operators.WITH_EPILOGUE) and "tiling" in call.attrs
     ]
 
 
@@ -73,7 +74,7 @@ def test_the_lanes_of_tokens():
     choices = Choices(lanes_for=lambda network: seen.append(network) or 24)
     mod = pipeline.on_panels(pipeline.canonical(dataflow(mlp, (2, 96, 64)), CPU), CPU, choices)
     panels = [b.value for block in mod["main"].body.blocks for b in block.bindings]
-    lanes = {int(p.ty.shape[2]) for p in panels if operators.is_call_to(p, operators.SPARSE_LINEAR)}
+    lanes = {int(p.ty.shape[2]) for p in panels if is_call_to(p, operators.SPARSE_LINEAR)}
     assert lanes == {24}
     (network,) = seen
     assert [layer[:4] for layer in network.layers] == [(2, 96, 64, 96), (2, 96, 96, 64)]

@@ -13,7 +13,8 @@ from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import density_bucket
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.sparsify.constant_layers import constant_layers
 from tvm_sparse.records.file import digest
 from tvm_sparse.tilings.families import KernelFor, by_cost_model

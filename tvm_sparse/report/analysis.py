@@ -20,7 +20,7 @@ from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
-from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS

@@ -10,7 +10,7 @@ from tvm import relax
 from tvm_sparse.columns.memory import scratch_bytes, stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.shapes import RegionShape
-from tvm_sparse.passes.ir.operators import is_call_to
+from tvm_sparse.passes.ir.expressions import is_call_to
 
 _ALLOCATIONS = ("relax.vm.alloc_storage", "relax.memory.alloc_storage")
 

@@ -43,6 +43,8 @@ from typing import Any
 import tvm
 from tvm import relax, te, tirx
 
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import Resize2d
@@ -117,24 +119,6 @@ class Layout:
         whole = self.batch == 1 or self.tokens % self.lanes == 0
         other_whole = other.batch == 1 or other.tokens % other.lanes == 0
         return whole and other_whole and self.batch * self.tokens == other.batch * other.tokens
-
-
-def static_shape(value: relax.Expr) -> tuple[int, ...] | None:
-    """Return the shape of a tensor as integers, or None if some extent is not known."""
-    shape = getattr(value.ty, "shape", None)
-    if not isinstance(shape, relax.ShapeExpr):
-        return None
-    extents = tuple(shape.values)
-    if not all(isinstance(e, int | tvm.tirx.IntImm) for e in extents):
-        return None
-    return tuple(int(e) for e in extents)
-
-
-def is_call_to(value: relax.Expr | None, *names: str) -> bool:
-    """Whether `value` is a call to one of the operators."""
-    return (
-        isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name in names
-    )
 
 
 DEFAULT: Mapping[str, Any] = {}

@@ -12,8 +12,9 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to, static_shape
-from tvm_sparse.passes.sparsify.fuse_epilogue import activation_of
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.elementwise import activation_of
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.elementwise import BINARY
 from tvm_sparse.schedules.stage import Stage

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import relax
 
-from tvm_sparse.passes.ir.operators import static_shape
+from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.views import View
 
 

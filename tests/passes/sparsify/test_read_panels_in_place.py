@@ -6,7 +6,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.operators import is_call_to
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 

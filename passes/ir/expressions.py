@@ -1,0 +1,28 @@
+"""Questions about a single Relax expression: which operator it calls, which constant it is."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+
+
+def is_call_to(value: relax.Expr | None, *names: str) -> bool:
+    """Whether `value` is a call to one of the operators called `names`, as ``relax.add``."""
+    return (
+        isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and value.op.name in names
+    )
+
+
+def uniform_value(value: relax.Expr) -> float | None:
+    """Return the number that a constant holds in each of its elements, or None."""
+    if not isinstance(value, tvm.ir.GenericConst):
+        return None
+    array = value.value.numpy()
+    if array.size == 0 or array.dtype.kind not in "fiu" or (array != array.flat[0]).any():
+        return None
+    return float(array.flat[0])
+
+
+def constant_rank(value: relax.Expr) -> int | None:
+    """Return the number of axes of a constant, or None for everything else."""
+    return len(value.value.shape) if isinstance(value, tvm.ir.GenericConst) else None
