@@ -15,8 +15,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.building import build
 from tvm_sparse.columns.plans import ColumnPlan, Stops
+from tvm_sparse.compiler import build
 from tvm_sparse.costs import best_plan
 from tvm_sparse.costs import regions as column_cost_model
 from tvm_sparse.cpu.profile import CpuProfile, native

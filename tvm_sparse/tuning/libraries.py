@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.building import build
+from tvm_sparse.compiler import build
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes import pipeline
 from tvm_sparse.runtime.linking import link, link_command
