@@ -1,0 +1,176 @@
+"""Arguments that several verbs share: how they are declared, parsed and read.
+
+Modules that need TVM, numpy or rich are imported inside of functions, here and in the verbs, so
+that ``--help`` and mistakes in the arguments are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from tvm_sparse.errors import RemoteError
+
+if TYPE_CHECKING:
+    from tvm_sparse.records.best import RecordedPlans
+    from tvm_sparse.runtime.board import Board
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""The verbs of a parser, to which `add_verb` adds one."""
+
+
+def add_verb(
+    verbs: Verbs, name: str, does: str, run: Callable[[argparse.Namespace], None]
+) -> argparse.ArgumentParser:
+    """Add a verb to the command line.
+
+    Parameters
+    ----------
+    verbs : argparse action
+        The verbs so far.
+    name : str
+        The verb.
+    does : str
+        What it does, as a clause in the third person; it stands in ``--help``.
+    run : callable
+        Called with the parsed options.
+
+    Returns
+    -------
+    ArgumentParser
+        The verb's parser, for its arguments.
+    """
+    command = verbs.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    command.set_defaults(verb=run)
+    return command
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Declare the model, the shapes of its inputs, and the target."""
+    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "--shape", type=input_shape, action="append", default=[], metavar="NAME=1,128",
+        help="shape of an input that has dynamic dimensions",
+    )  # fmt: skip
+    command.add_argument(
+        "--target", default="native", metavar="NAME",
+        help="CPU to compile for; `tvm-sparse targets` lists them (default: this one)",
+    )  # fmt: skip
+
+
+def add_threads(command: argparse.ArgumentParser) -> None:
+    """Declare the number of threads."""
+    command.add_argument(
+        "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
+    )
+
+
+def add_board(command: argparse.ArgumentParser, which: str) -> None:
+    """Declare the board to measure on; `which` says how many boards of a tracker are used."""
+    command.add_argument(
+        "--rpc", type=host_and_port, metavar="HOST:PORT",
+        help="measure on the board whose TVM RPC server listens there",
+    )  # fmt: skip
+    command.add_argument(
+        "--tracker", type=host_and_port, metavar="HOST:PORT",
+        help=f"measure on {which} of this TVM RPC tracker, with --key",
+    )  # fmt: skip
+    command.add_argument("--key", metavar="NAME", help="which kind of board")
+
+
+def add_columns(command: argparse.ArgumentParser) -> None:
+    """Declare the options of tensor columns."""
+    command.add_argument(
+        "--columns", type=column_rows, default="auto", metavar="auto|off|N",
+        help="run regions column by column: of as many rows as the cost model says (default), "
+        "not at all, or of N rows",
+    )  # fmt: skip
+    command.add_argument(
+        "--overlap", default="auto", metavar="auto|recompute|carry",
+        help="rows that two steps of a column need: as the cost model says (default), "
+        "computed again, or kept",
+    )  # fmt: skip
+
+
+def add_records(command: argparse.ArgumentParser) -> None:
+    """Declare the file of tuning records to read."""
+    command.add_argument(
+        "--records", metavar="FILE|off",
+        help="what `tvm-sparse tune` found (default: the user's data folder's file, if any)",
+    )  # fmt: skip
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Declare that the result is printed as JSON."""
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Return the name and the shape in ``NAME=1,128``."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        return _named(name), tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=1,128") from None
+
+
+def column_rows(text: str) -> str | int:
+    """Return a number of rows as a number, and any other text as it is."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def input_file(text: str) -> tuple[str, Path]:
+    """Return the name and the file in ``NAME=FILE.npy``."""
+    name, _, path = text.partition("=")
+    try:
+        return _named(name), Path(_named(path))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=ids.npy") from None
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Return the host and the port in ``HOST:PORT``."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 192.168.1.20:9090")
+    return host.strip("[]"), int(port)
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+def board(options: argparse.Namespace) -> Board | None:
+    """Return the board that the options name, or None for this machine."""
+    if (options.tracker is None) != (options.key is None):
+        raise RemoteError("--tracker HOST:PORT and --key NAME belong together")
+    if options.rpc and options.tracker:
+        raise RemoteError("--rpc names a board, --tracker asks for one: give one of them")
+    address = options.rpc or options.tracker
+    if address is None:
+        return None
+    from tvm_sparse.runtime.board import Board
+
+    host, port = address
+    return Board(host, port, options.key)
+
+
+def recorded_plans(records: str | None) -> RecordedPlans:
+    """Return the plans that ``--records`` names: none if it is ``off``."""
+    from tvm_sparse.records.best import RecordedPlans
+
+    if records == "off":
+        return RecordedPlans()
+    return RecordedPlans.read(None if records is None else Path(records))
+
+
+def column_options(options: argparse.Namespace) -> dict[str, str | int]:
+    """Return the options of tensor columns as arguments of `tvm_sparse.compile`."""
+    return {"columns": options.columns, "overlap": options.overlap}

@@ -1,0 +1,110 @@
+"""``tvm-sparse benchmark``: measures the latency of a model, here or on a board."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvm_sparse.cli import arguments
+from tvm_sparse.errors import RemoteError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tvm_sparse.bench.comparison import Comparison
+    from tvm_sparse.runtime.board import Board
+
+
+def declare(verbs: arguments.Verbs) -> None:
+    """Declare the verb and its arguments."""
+    command = arguments.add_verb(
+        verbs, "benchmark", "measures the latency of a model or a library", run
+    )
+    arguments.add_model(command)
+    command.add_argument(
+        "--compare", action="append", default=[], metavar="ENGINE",
+        help="also measure onnxruntime, deepsparse or openvino, in turns",
+    )  # fmt: skip
+    command.add_argument(
+        "--rounds", type=int, default=7, metavar="N", help="rounds of all engines (default: 7)"
+    )
+    command.add_argument(
+        "--seconds", type=float, default=0.5, metavar="S",
+        help="length of an engine's turn in a round (default: 0.5)",
+    )  # fmt: skip
+    command.add_argument(
+        "--iterations", type=int, metavar="N", help="runs of each engine, in place of --seconds"
+    )
+    arguments.add_board(command, "a board")
+    arguments.add_threads(command)
+    arguments.add_columns(command)
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure a model or a library, alone or in turns with other engines."""
+    from tvm_sparse import files
+    from tvm_sparse.bench import tables
+    from tvm_sparse.cli import console
+    from tvm_sparse.columns import options as column_options
+
+    column_options.check(options.columns, options.overlap)
+    board = arguments.board(options)
+    with console.progress(f"measuring {options.model}") as update:
+        if board is None:
+            comparison = _measure_here(options, update)
+        else:
+            comparison = _measure_on_board(options, board, update)
+    console.print_table(tables.latency_table(comparison))
+    if options.json:
+        files.write_json(options.json, tables.to_json([comparison]))
+
+
+def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:
+    from tvm_sparse import compiler
+    from tvm_sparse.bench import comparison as benchmarking
+    from tvm_sparse.bench.peers import OURS
+
+    is_library = options.model.suffix == ".so"
+    inputs: dict[str, np.ndarray] | None = None
+    if is_library:
+        inputs = benchmarking.random_inputs(compiler.load(options.model).inputs)
+    compile_options = {"target": options.target, **arguments.column_options(options)}
+    if is_library:
+        compile_options = {}
+    return benchmarking.compare(
+        None if is_library else options.model,
+        dict(options.shape),
+        engines=(OURS, *options.compare),
+        library=options.model if is_library else None,
+        inputs=inputs,
+        threads=options.threads,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        iterations=options.iterations,
+        options=compile_options,
+        progress=update,
+    )
+
+
+def _measure_on_board(
+    options: argparse.Namespace, board: Board, update: Callable[[str], None]
+) -> Comparison:
+    from tvm_sparse.bench.on_board import measure_on_board
+
+    if options.compare:
+        raise RemoteError("--compare measures engines on this machine: leave it out for a board")
+    return measure_on_board(
+        options.model,
+        board,
+        dict(options.shape),
+        target=options.target,
+        threads=options.threads,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        iterations=options.iterations,
+        options=arguments.column_options(options),
+        progress=update,
+    )

@@ -1,0 +1,63 @@
+"""``tvm-sparse compile``: a model becomes a library."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from tvm_sparse.cli import arguments
+from tvm_sparse.errors import LibraryError
+
+
+def declare(verbs: arguments.Verbs) -> None:
+    """Declare the verb and its arguments."""
+    command = arguments.add_verb(verbs, "compile", "compiles a model to a library", run)
+    arguments.add_model(command)
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="LIB.so", help="library to write"
+    )
+    command.add_argument(
+        "--linker", default="auto", metavar="auto|zig|gcc",
+        help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
+    )  # fmt: skip
+    arguments.add_threads(command)
+    arguments.add_columns(command)
+    arguments.add_records(command)
+    arguments.add_json(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compile a model and write its library."""
+    from tvm_sparse import compiler, files
+    from tvm_sparse.cli import console
+    from tvm_sparse.columns import options as column_options
+    from tvm_sparse.cpu.profile import profile
+    from tvm_sparse.runtime import linking
+
+    files.check_writable(options.output, LibraryError)
+    linking.link_command(profile(options.target).architecture, options.linker)
+    column_options.check(options.columns, options.overlap)
+    plans = arguments.recorded_plans(options.records)
+    start = time.perf_counter()
+    with console.progress(f"compiling {options.model}"):
+        engine = compiler.compile(
+            options.model,
+            dict(options.shape),
+            options.target,
+            options.threads,
+            options.columns,
+            options.overlap,
+            plans,
+        )
+        engine.save(options.output, options.linker)
+    seconds = time.perf_counter() - start
+    size = options.output.stat().st_size
+    if options.json:
+        record = asdict(engine.info) | {"library": str(options.output)}
+        regions = {"by_records": plans.by_records, "by_cost_model": plans.by_cost_model}
+        console.print_json(record | {"seconds": seconds, "bytes": size, "regions": regions})
+    else:
+        print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
+        print(plans.summary())

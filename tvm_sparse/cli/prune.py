@@ -1,0 +1,41 @@
+"""``tvm-sparse prune``: sets a model's smallest weights to zero."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from tvm_sparse.cli import arguments
+
+
+def declare(verbs: arguments.Verbs) -> None:
+    """Declare the verb and its arguments."""
+    command = arguments.add_verb(
+        verbs, "prune", "sets a model's smallest weights to zero, without training", run
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="model to write"
+    )
+    command.add_argument(
+        "--sparsity", type=float, required=True, metavar="0.9", help="share of zeros"
+    )
+    command.add_argument(
+        "--scope", default="uniform", metavar="uniform|global|block",
+        help="the same sparsity everywhere (default), the smallest of all, or blocks of four",
+    )  # fmt: skip
+    arguments.add_json(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prune a model and write it."""
+    from tvm_sparse import pruning
+    from tvm_sparse.cli import console
+
+    with console.progress(f"pruning {options.model}"):
+        weights = pruning.prune(options.model, options.output, options.sparsity, options.scope)
+    if options.json:
+        console.print_json([asdict(weight) for weight in weights])
+    else:
+        console.print_pruned(weights)

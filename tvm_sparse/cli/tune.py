@@ -1,0 +1,74 @@
+"""``tvm-sparse tune``: measures how each part of a model runs fastest, and records it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tvm_sparse.cli import arguments
+
+
+def declare(verbs: arguments.Verbs) -> None:
+    """Declare the verb and its arguments."""
+    command = arguments.add_verb(
+        verbs, "tune", "measures how each part of a model runs fastest on a CPU", run
+    )
+    arguments.add_model(command)
+    command.add_argument(
+        "--level", default="quick", choices=("quick", "normal", "thorough"),
+        help="ten trials of each layer and region, some dozens, or all (default: quick)",
+    )  # fmt: skip
+    command.add_argument(
+        "--trials", type=int, metavar="N", help="most trials of each, in place of --level"
+    )
+    arguments.add_board(command, "all boards")
+    command.add_argument(
+        "--records", type=Path, metavar="FILE",
+        help="where the records are added (default: a file in the user's data folder)",
+    )  # fmt: skip
+    command.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw time against column size"
+    )
+    arguments.add_threads(command)
+    arguments.add_json(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Tune a model."""
+    from tvm_sparse import files
+    from tvm_sparse.cli import console
+    from tvm_sparse.cpu.profile import processor
+    from tvm_sparse.records.file import default_path
+    from tvm_sparse.report import tuned as tuning_report
+    from tvm_sparse.tuning import tune
+
+    board = arguments.board(options)
+    if options.plot:
+        tuning_report.check_plot(options.plot)
+    records = options.records or default_path()
+    try:
+        with console.trials(f"tuning {options.model}") as progress:
+            tuned = tune.tune(
+                options.model,
+                dict(options.shape),
+                options.target,
+                options.threads,
+                level=options.level,
+                trials_per_region=options.trials,
+                board=board,
+                records=records,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
+        raise
+    if options.json:
+        console.print_json(tuning_report.to_json(tuned))
+    else:
+        console.print_table(tuning_report.table(tuned))
+        print(tuning_report.summary(tuned, records))
+    if options.plot:
+        cpu = processor(options.target, options.threads)
+        with files.replacing(options.plot) as temporary:
+            tuning_report.plot(tuned, temporary, cpu)
