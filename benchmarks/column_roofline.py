@@ -29,10 +29,11 @@ from tvm import relax
 
 from tvm_sparse.bench.comparison import random_inputs
 from tvm_sparse.bench.multiply_adds import count_multiply_adds
-from tvm_sparse.costs.regions import LAUNCH_SECONDS, Prediction, predict_alone
+from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.costs.traffic import Distance, caches
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.cpu.rates import LAUNCH_SECONDS
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.convolve_images import convolve_images

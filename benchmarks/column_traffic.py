@@ -18,6 +18,7 @@ from tvm_sparse.bench.comparison import random_inputs
 from tvm_sparse.compiler import build
 from tvm_sparse.costs.regions import predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.cpu.rates import CACHE_LINE_BYTES
 from tvm_sparse.errors import ToolError
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
@@ -27,7 +28,6 @@ from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
-LINE_BYTES = 64
 
 
 def check_tools() -> None:
@@ -84,7 +84,7 @@ def misses(
                 "--cache-sim=yes",
                 "--cachegrind-out-file=/dev/null",
             ),
-            *(f"--LL={size},{ways},{LINE_BYTES}", runner, module, "--runs", str(runs)),
+            *(f"--LL={size},{ways},{CACHE_LINE_BYTES}", runner, module, "--runs", str(runs)),
             *("--threads", "1", *(word for path in inputs for word in ("--input", path))),
         ]
         done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -16,7 +16,8 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import PARALLEL_ELEMENTS, opaque
+from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
+from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, Panels, TensorPanels
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 

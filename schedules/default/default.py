@@ -15,8 +15,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
+from tvm_sparse.cpu.rates import PARALLEL_ITERATIONS
 from tvm_sparse.schedules.default.copy_nest import copy_nest
-from tvm_sparse.schedules.default.nests import PARALLEL_ITERATIONS
 from tvm_sparse.schedules.default.pieces import cut
 from tvm_sparse.schedules.default.reduction import Reduction, loads, variables
 from tvm_sparse.schedules.default.tiled_reduction import tile_reduction

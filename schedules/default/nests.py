@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.cpu.rates import PARALLEL_ITERATIONS
 from tvm_sparse.schedules.default.reduction import loads
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
-
-PARALLEL_ITERATIONS = 1 << 15
-"""Fewer iterations than this take about as long as starting a parallel loop, 5 us."""
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
+
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-FLOATS_PER_CACHE_LINE = 16
 STACK_LIMIT_BYTES = 1024
 """TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
 one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
@@ -18,9 +19,6 @@ HEAP_LEAST_BYTES = 16 * STACK_LIMIT_BYTES
 """TVM's storage rewriting gives a buffer memory that another one needs no more, if that is up to 16
 times as large or as small. At this size scratch memory never becomes that of registers, which would
 be loaded and stored with every multiply-add."""
-
-PARALLEL_ELEMENTS = 1 << 14
-"""Copying fewer values than this takes about as long as starting a parallel loop."""
 
 
 def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
 from tvm_sparse.schedules.emit.buffers import (
-    FLOATS_PER_CACHE_LINE,
     argument,
     flat,
     prefetch,
@@ -104,10 +104,10 @@ class Tile:
         part, parts : Expr, int
             Which part, of so many that together ask for all of them.
         """
-        lines = channels * self._panels.tensor.lanes // FLOATS_PER_CACHE_LINE
+        lines = channels * self._panels.tensor.lanes // CACHE_LINE_FLOATS
         share = -(-lines // parts)
         with T.serial(T.int64(0), T.int64(share)) as line:
-            lane = (part * share + line) * FLOATS_PER_CACHE_LINE
+            lane = (part * share + line) * CACHE_LINE_FLOATS
             for i in rows:
                 self._panels.prefetch(self.at(i), channel, lane)
 

@@ -17,6 +17,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
 from tvm_sparse.schedules.emit.buffers import Registers, argument
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
 
-LINE_LANES = 16
-"""float32 values in a cache line of 64 bytes; threads should not share one."""
 CHAINS = 8
 """Independent sums that hide the latency of an addition: 4 cycles, two additions a cycle."""
 
@@ -75,7 +74,7 @@ class LayerNorm(Stage):
         self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
         self.panels = {0: (tensor, RowMap())}
         self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
-        self.column = math.gcd(tensor.lanes, max(LINE_LANES, self.width))
+        self.column = math.gcd(tensor.lanes, max(CACHE_LINE_FLOATS, self.width))
         self.vectors = self.column // self.width
         self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
         self.chunks = tensor.lanes // self.column

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
 from tvm_sparse.schedules.emit.buffers import (
-    FLOATS_PER_CACHE_LINE,
     Registers,
     argument,
     flat,
@@ -178,7 +178,7 @@ class DenseLinear(Stage):
         with T.serial(T.int64(0), T.int64(k)) as k_index:
             starts = [k_index * lanes + (x.ahead(row) + lane) for row, lane in tile]
             for v, start in enumerate(starts):
-                if v * width % FLOATS_PER_CACHE_LINE == 0:
+                if v * width % CACHE_LINE_FLOATS == 0:
                     prefetch(panel[start + PANEL_AHEAD * lanes])
             prefetch(weights[k_index * channels + WEIGHTS_AHEAD])
             sources = [T.bind(panel[vector(start, width)]) for start in starts]

@@ -16,7 +16,7 @@ from tvm_sparse.cpu.memory_system import estimate
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import OutputError, TargetError
 
-SYSTEM = estimate("znver3", 256, 2, has_l3=True)
+SYSTEM = estimate(3.8, 51.2, 256, 2, has_l3=True)
 MEASURED = CpuMeasurement("Some CPU @ 2.0 GHz", 2, (32 << 10, 1 << 20, 20 << 20), SYSTEM)
 
 

@@ -24,12 +24,12 @@ def test_cores_share_what_is_not_theirs():
 
 
 def test_without_l3_memory_comes_next():
-    system = estimate("rpi4", 128, 4, has_l3=False)
+    system = estimate(1.5, 12.8, 128, 4, has_l3=False)
     assert system.l3 == system.memory and system.l2.shared is None
     assert system.memory.per_core(4).read * 4 == pytest.approx(system.memory.shared)
 
 
 def test_what_was_measured_wins():
-    measured = estimate("znver4", 512, 8, has_l3=True)
+    measured = estimate(4.5, 83.2, 512, 8, has_l3=True)
     cpu = dataclasses.replace(profile("haswell"), measured=measured)
     assert cpu.memory_system is measured != profile("haswell").memory_system

@@ -26,13 +26,8 @@ from tvm_sparse.columns.shapes import RegionShape, StageShape
 from tvm_sparse.costs.traffic import Caches, Distance, Traffic, caches
 from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import LAUNCH_SECONDS
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-
-LAUNCH_SECONDS = 5e-6
-"""To call a kernel, to start its parallel loop, to wait for its last thread. In a chain of kernels
-that do next to nothing it is 2 us on two cores of a Xeon; in networks every kernel begins with cold
-code, and one thread waits for the other: MobileNets, all of whose kernels are small, are the
-fastest as planned with 4 to 6 us, by up to 7 %."""
 
 RUN_CYCLES = 150.0
 """To start a run of a stage: bounds of its rows, pointers, the first turns of its loops."""

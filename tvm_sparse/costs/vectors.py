@@ -6,12 +6,8 @@ From data in L1, as the cost models of convolutions and linear layers count thei
 from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import LOADS_PER_CYCLE
+from tvm_sparse.cpu.rates import LOADS_PER_CYCLE, OPERATIONS_PER_CYCLE, STORES_PER_CYCLE
 from tvm_sparse.sizes.tensor import Tensor
-
-STORES_PER_CYCLE = 1.0
-OPERATIONS_PER_CYCLE = 2.0
-"""Additions, multiplications, comparisons of vectors; with a multiply-add both count as one."""
 
 FUNCTION_OPERATIONS = {
     "relu6": 2.0,

@@ -1,4 +1,4 @@
-"""How fast a processor computes and how fast its caches and memory deliver.
+"""How fast a processor computes, and how fast its caches and memory deliver.
 
 All bandwidths are in bytes a second, sustained by loops with vector loads. `estimate` derives them
 from a processor's vectors, clock and memory; `tvm-sparse targets --measure` measures them.
@@ -19,11 +19,11 @@ class Bandwidth:
     Attributes
     ----------
     read : float
-        To one core, alone, that only reads.
+        The rate of one core that reads while all others are idle.
     copy : float
-        To one core, alone, that writes as much as it reads: the sum of both.
+        The rate of one core that copies while all others are idle: bytes read and bytes written.
     shared : float, optional
-        The most that all cores together read; None if every core has a level of its own.
+        The most that all cores together read; None if every core has this level for itself.
     """
 
     read: float
@@ -40,15 +40,15 @@ class Bandwidth:
 
 @dataclass(frozen=True)
 class MemorySystem:
-    """Speed of a core and of what feeds it.
+    """Speed of a core, and of the caches and the memory that feed it.
 
     Attributes
     ----------
     clock_hz : float
-        Cycles a second as the cost models count them: two vector multiply-adds in each. A core with
-        more or fewer multipliers has a proportionally higher or lower figure.
+        Cycles a second as the cost models count them, with two vector multiply-adds in each. The
+        figure of a core with more or fewer multipliers is proportionally higher or lower.
     l1, l2, l3, memory : Bandwidth
-        Of the levels; where a processor has no L3, that of memory again.
+        Bandwidth of each level; where a processor has no L3, `l3` is that of the memory.
     """
 
     clock_hz: float
@@ -63,48 +63,27 @@ class MemorySystem:
         return self.l1, self.l2, self.l3, self.memory
 
 
-# Per name: clock in GHz under vector load, and peak of the memory in GB/s (channels, transfers
-# and width; of a server, the share of a common small instance). Those of x86 are from the vendors,
-# those of ARM boards from the sources that `tvm_sparse.cpu.processors` names; not confirmed is the
-# memory of the rpi3 (LPDDR2-900, 32 bits), the rpi4 (LPDDR4-3200, 32 bits: Raspberry Pi's
-# documentation of the BCM2711 says 2400), the imx8 (LPDDR4-4000, 32 bits), the M1 and the servers.
-_KNOWN = {
-    "haswell": (3.4, 25.6),
-    "skylake": (3.5, 34.1),
-    "znver2": (3.6, 51.2),
-    "znver3": (3.8, 51.2),
-    "znver4": (4.5, 83.2),
-    "skylake-avx512": (2.6, 42.7),
-    "cascadelake": (2.8, 46.9),
-    "icelake-server": (2.9, 51.2),
-    "sapphirerapids": (3.0, 76.8),
-    "rpi3": (1.2, 3.6),
-    "rpizero2w": (1.0, 3.6),
-    "rpi4": (1.5, 12.8),
-    "rpi5": (2.4, 17.1),
-    "jetson-orin": (1.5, 68.0),
-    "imx8": (1.8, 16.0),
-    "graviton2": (2.5, 51.2),
-    "altra": (3.0, 51.2),
-    "graviton3": (2.6, 76.8),
-    "apple-m1": (3.2, 68.2),
-}
-_UNKNOWN = (2.5, 40.0)
-
-# Measured on one core of a Xeon with AVX-512 at 3.3 GHz, and taken over for the others: vectors a
-# cycle of L1 (whose limit is 2) and L2, bytes a cycle of an L3, bytes a second of the memory. Two
-# cores got twice as much of L3 and memory as one.
+# Measured on one core of a Xeon with AVX-512 at 3.3 GHz, and taken over for all other processors.
+# Two cores got twice as much of L3 and memory as one.
 _L1_READ, _L1_COPY = 1.45, 2.0
+"""Vectors a cycle that L1 reads or copies; the processor's limit is 2."""
+
 _L2_READ, _L2_COPY = 0.77, 0.44
+"""Vectors a cycle that L2 reads or copies."""
+
 _L3_BYTES = 9.0
+"""Bytes a cycle that L3 delivers to a core."""
+
 _CORE_MEMORY = 15e9
+"""Bytes a second that the memory delivers to a core."""
 
 _MEMORY_SHARE = 0.7
-"""Of the memory's peak that loops sustain; 0.6 to 0.8 is common (STREAM, J. McCalpin)."""
+"""Share of the memory's peak rate that loops sustain; STREAM (J. McCalpin) gives 0.6 to 0.8."""
 
 
 def estimate(
-    name: str,
+    clock_ghz: float,
+    memory_peak: float,
     vector_bits: int,
     cores: int,
     has_l3: bool,
@@ -115,23 +94,26 @@ def estimate(
 
     Parameters
     ----------
-    name : str
-        Of the profile, which tells clock and memory if it is known.
-    vector_bits, cores : int
-        Of the profile.
+    clock_ghz : float
+        Clock under vector load, in GHz.
+    memory_peak : float
+        Peak rate of the memory, in GB/s.
+    vector_bits : int
+        Bits of a vector register.
+    cores : int
+        Cores that share L3 and memory.
     has_l3 : bool
         Whether there is a cache between L2 and memory.
     multiply_adds, loads : float
-        Of vectors, that a core starts in a cycle.
+        Vector multiply-adds, and vector loads, that a core starts in a cycle.
     """
-    gigahertz, peak = _KNOWN.get(name, _UNKNOWN)
-    clock, vector = gigahertz * 1e9, vector_bits / 8
+    clock, vector = clock_ghz * 1e9, vector_bits / 8
     l1_clock = clock * loads / 2
     l1 = Bandwidth(_L1_READ * vector * l1_clock, _L1_COPY * vector * l1_clock)
     l2 = Bandwidth(min(_L2_READ * vector * clock, l1.read), min(_L2_COPY * vector * clock, l1.copy))
     line = _L3_BYTES * clock
     l3 = Bandwidth(min(line, l2.read), min(line, l2.copy), cores * min(line, l2.read))
-    all_memory = _MEMORY_SHARE * peak * 1e9
+    all_memory = _MEMORY_SHARE * memory_peak * 1e9
     one_memory = min(_CORE_MEMORY, all_memory, l3.copy, l3.read)
     memory = Bandwidth(one_memory, one_memory, all_memory)
     return MemorySystem(

@@ -1,7 +1,8 @@
-"""The table of processors and boards that can be compiled for.
+"""The table of processors and boards that can be compiled for: a new board is one row of it.
 
-Sizes of x86 processors are from the vendors' data sheets. Those of ARM boards, with their clocks
-and memory (`tvm_sparse.cpu.memory_system`), are from
+Sizes, clocks and memories of x86 processors are from the vendors' data sheets. The clock is the one
+under vector load. The memory's peak rate follows from its channels, transfers and width; for a
+server it is the share of a common small instance. Those of ARM boards are from
 
 - Raspberry Pi's documentation, pages "BCM2837", "RP3A0", "BCM2711", "BCM2712"
   (raspberrypi.com/documentation/computers/processors.html): 4 cores at 1.2, 1.0, 1.5, 2.4 GHz;
@@ -18,8 +19,10 @@ and memory (`tvm_sparse.cpu.memory_system`), are from
 - Apple M1: four fast cores with 128 KB L1 and 12 MB L2 for all four, 8 MB system cache, 3.2 GHz
   (en.wikipedia.org/wiki/Apple_M1; Apple publishes none of them).
 
-Not confirmed by any document: ``armv8-a`` and ``riscv64``, which are what small boards have in
-common.
+No document confirms ``armv8-a`` and ``riscv64``, which stand for what small boards have in common,
+nor the memory rates of the rpi3 (LPDDR2-900, 32 bits), the rpi4 (LPDDR4-3200, 32 bits; Raspberry
+Pi's documentation of the BCM2711 says 2400), the imx8 (LPDDR4-4000, 32 bits), the M1 and the
+servers.
 """
 
 from __future__ import annotations
@@ -31,10 +34,13 @@ from tvm_sparse.cpu.memory_system import MemorySystem
 KB = 1024
 MB = 1024 * KB
 
+UNKNOWN_CLOCK_GHZ, UNKNOWN_MEMORY_PEAK = _UNKNOWN = (2.5, 40.0)
+"""Clock in GHz, and peak rate of the memory in GB/s, of a processor whose own are not known."""
+
 
 @dataclass(frozen=True)
 class Processor:
-    """Size of a core: what its vectors, registers and caches hold.
+    """A processor: what its vectors, registers and caches hold, and how fast it is.
 
     Attributes
     ----------
@@ -55,12 +61,18 @@ class Processor:
     l1_bytes, l2_bytes, l3_bytes : int
         Data cache sizes in bytes: L1 and L2 of one core (its share of an L2 that several cores have
         in common), L3 of the package.
+    clock_ghz : float
+        Clock under vector load, in GHz.
+    memory_peak : float
+        Peak rate of the memory, in GB/s.
     about : str
-        For people: which board or processors.
+        The board or processors, in words for people.
     measured : MemorySystem, optional
-        Clock and bandwidths, where they were measured.
-    multiply_adds, loads : float
-        Of vectors, that a core starts in a cycle; loads from L1.
+        Clock and bandwidths that were measured; None if they were not.
+    multiply_adds : float
+        Vector multiply-adds that a core starts in a cycle.
+    loads : float
+        Vectors that a core loads from L1 in a cycle.
     """
 
     name: str
@@ -73,27 +85,50 @@ class Processor:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
+    clock_ghz: float = UNKNOWN_CLOCK_GHZ
+    memory_peak: float = UNKNOWN_MEMORY_PEAK
     about: str = ""
     measured: MemorySystem | None = None
     multiply_adds: float = 2
     loads: float = 2
 
 
-def _x86(name: str, bits: int, cores: int, l1: int, l2: int, l3: int, about: str = "") -> Processor:
-    # Some AVX-512 processors are compiled for 256-bit vectors by default.
-    mattr = ("-prefer-256-bit",) if bits == 512 else ()
-    registers = 32 if bits == 512 else 16
-    units = 1 if name == "znver4" else 2  # half as wide as its registers
+def _x86(
+    name: str,
+    bits: int,
+    cores: int,
+    clock_ghz: float,
+    memory_peak: float,
+    l1: int,
+    l2: int,
+    l3: int,
+    about: str = "",
+    units: int = 2,
+) -> Processor:
+    """Return an x86 processor that starts `units` vector multiply-adds and loads in a cycle."""
     return Processor(
-        *(name, "x86_64-unknown-linux-gnu", name, mattr, cores, bits, registers, l1, l2, l3, about),
+        name,
+        "x86_64-unknown-linux-gnu",
+        mcpu=name,
+        # Some AVX-512 processors are compiled for 256-bit vectors by default.
+        mattr=("-prefer-256-bit",) if bits == 512 else (),
+        cores=cores,
+        vector_bits=bits,
+        vector_registers=32 if bits == 512 else 16,
+        clock_ghz=clock_ghz,
+        memory_peak=memory_peak,
+        l1_bytes=l1,
+        l2_bytes=l2,
+        l3_bytes=l3,
+        about=about,
         multiply_adds=units,
         loads=units,
     )
 
 
-# Vector multiply-adds and loads a cycle.
+# Vector multiply-adds and loads that a core starts in a cycle.
 _ARM_UNITS: dict[str, tuple[float, float]] = {
-    "generic": (1, 1),  # the a72's
+    "generic": (1, 1),  # like the a72
     # A load of 128 bits takes two cycles, and no multiply-add starts beside it (ncnn's developer
     # guide "arm-a53-a55-dual-issue"); multiply-adds as in LLVM's model of the core.
     "cortex-a53": (1, 0.5),
@@ -101,7 +136,8 @@ _ARM_UNITS: dict[str, tuple[float, float]] = {
     "cortex-a72": (1, 1),
     # Two pipelines of 128 bits and two for loads (A. Frumusanu, AnandTech, "Arm's Cortex-A76 CPU
     # unveiled"). The Neoverse N1 is its sibling; LLVM's models of n1 and v1 and AWS's guide agree.
-    # The a78ae: multiply-adds from Arm's software optimization guide; loads taken for the a76's.
+    # Multiply-adds of the a78ae are from Arm's software optimization guide; its loads are taken to
+    # be the a76's.
     "cortex-a76": (2, 2),
     "cortex-a78ae": (2, 2),
     "neoverse-n1": (2, 2),
@@ -112,45 +148,70 @@ _ARM_UNITS: dict[str, tuple[float, float]] = {
 
 
 def _arm(
-    name: str, mcpu: str, cores: int, l1: int, l2: int, l3: int, about: str, *mattr: str
+    name: str,
+    mcpu: str,
+    cores: int,
+    clock_ghz: float,
+    memory_peak: float,
+    l1: int,
+    l2: int,
+    l3: int,
+    about: str,
+    *mattr: str,
 ) -> Processor:
     multiply_adds, loads = _ARM_UNITS[mcpu]
     return Processor(
-        *(name, "aarch64-unknown-linux-gnu", mcpu, mattr, cores, 128, 32, l1, l2, l3, about),
+        name,
+        "aarch64-unknown-linux-gnu",
+        mcpu=mcpu,
+        mattr=mattr,
+        cores=cores,
+        vector_bits=128,
+        vector_registers=32,
+        clock_ghz=clock_ghz,
+        memory_peak=memory_peak,
+        l1_bytes=l1,
+        l2_bytes=l2,
+        l3_bytes=l3,
+        about=about,
         multiply_adds=multiply_adds,
         loads=loads,
     )
 
 
-# Cores are those of the board, or of a common small instance.
+# Columns: name, vector bits (x86) or LLVM's name (ARM), cores, clock in GHz, peak of the memory in
+# GB/s, L1, L2, L3. Cores are those of the board, or of a common small instance.
 PROCESSORS = (
-    _x86("x86-64-v3", 256, 4, 32 * KB, 256 * KB, 8 * MB, "any x86 with AVX2"),
-    _x86("x86-64-v4", 512, 4, 32 * KB, 1 * MB, 16 * MB, "any x86 with AVX-512"),
-    _x86("haswell", 256, 4, 32 * KB, 256 * KB, 8 * MB),
-    _x86("skylake", 256, 4, 32 * KB, 256 * KB, 8 * MB),
-    _x86("znver2", 256, 8, 32 * KB, 512 * KB, 16 * MB),
-    _x86("znver3", 256, 8, 32 * KB, 512 * KB, 32 * MB),
-    _x86("znver4", 512, 8, 32 * KB, 1 * MB, 32 * MB),
-    _x86("skylake-avx512", 512, 8, 32 * KB, 1 * MB, 11 * MB),
-    _x86("cascadelake", 512, 8, 32 * KB, 1 * MB, 16 * MB),
-    _x86("icelake-server", 512, 8, 48 * KB, 1280 * KB, 24 * MB),
-    _x86("sapphirerapids", 512, 8, 48 * KB, 2 * MB, 30 * MB),
-    _arm("armv8-a", "generic", 4, 32 * KB, 128 * KB, 0, "any 64-bit ARM"),
-    _arm("rpi3", "cortex-a53", 4, 32 * KB, 128 * KB, 0, "Raspberry Pi 3"),
-    _arm("rpizero2w", "cortex-a53", 4, 32 * KB, 128 * KB, 0, "Raspberry Pi Zero 2 W"),
-    _arm("rpi4", "cortex-a72", 4, 32 * KB, 256 * KB, 0, "Raspberry Pi 4"),
-    _arm("rpi5", "cortex-a76", 4, 64 * KB, 512 * KB, 2 * MB, "Raspberry Pi 5"),
-    _arm("jetson-orin", "cortex-a78ae", 6, 64 * KB, 256 * KB, 4 * MB, "NVIDIA Jetson Orin"),
-    _arm("imx8", "cortex-a53", 4, 32 * KB, 128 * KB, 0, "NXP i.MX 8M"),
-    _arm("graviton2", "neoverse-n1", 4, 64 * KB, 1 * MB, 32 * MB, "AWS Graviton2"),
-    _arm("altra", "neoverse-n1", 4, 64 * KB, 1 * MB, 32 * MB, "Ampere Altra"),
-    # Not SVE: two vectors of 256 bits a cycle are as much as NEON's four of 128 (AWS's guide), and
-    # our vectors have a fixed length, which TVM keeps: it emits NEON for them even with SVE.
-    _arm("graviton3", "neoverse-v1", 4, 64 * KB, 1 * MB, 32 * MB, "AWS Graviton3", "-sve"),
-    _arm("apple-m1", "apple-m1", 4, 128 * KB, 3 * MB, 8 * MB, "Apple M1 and later, Linux"),
+    _x86("x86-64-v3", 256, 4, *_UNKNOWN, 32 * KB, 256 * KB, 8 * MB, "any x86 with AVX2"),
+    _x86("x86-64-v4", 512, 4, *_UNKNOWN, 32 * KB, 1 * MB, 16 * MB, "any x86 with AVX-512"),
+    _x86("haswell", 256, 4, 3.4, 25.6, 32 * KB, 256 * KB, 8 * MB),
+    _x86("skylake", 256, 4, 3.5, 34.1, 32 * KB, 256 * KB, 8 * MB),
+    _x86("znver2", 256, 8, 3.6, 51.2, 32 * KB, 512 * KB, 16 * MB),
+    _x86("znver3", 256, 8, 3.8, 51.2, 32 * KB, 512 * KB, 32 * MB),
+    _x86("znver4", 512, 8, 4.5, 83.2, 32 * KB, 1 * MB, 32 * MB, units=1),
+    _x86("skylake-avx512", 512, 8, 2.6, 42.7, 32 * KB, 1 * MB, 11 * MB),
+    _x86("cascadelake", 512, 8, 2.8, 46.9, 32 * KB, 1 * MB, 16 * MB),
+    _x86("icelake-server", 512, 8, 2.9, 51.2, 48 * KB, 1280 * KB, 24 * MB),
+    _x86("sapphirerapids", 512, 8, 3.0, 76.8, 48 * KB, 2 * MB, 30 * MB),
+    _arm("armv8-a", "generic", 4, *_UNKNOWN, 32 * KB, 128 * KB, 0, "any 64-bit ARM"),
+    _arm("rpi3", "cortex-a53", 4, 1.2, 3.6, 32 * KB, 128 * KB, 0, "Raspberry Pi 3"),
+    _arm("rpizero2w", "cortex-a53", 4, 1.0, 3.6, 32 * KB, 128 * KB, 0, "Raspberry Pi Zero 2 W"),
+    _arm("rpi4", "cortex-a72", 4, 1.5, 12.8, 32 * KB, 256 * KB, 0, "Raspberry Pi 4"),
+    _arm("rpi5", "cortex-a76", 4, 2.4, 17.1, 64 * KB, 512 * KB, 2 * MB, "Raspberry Pi 5"),
+    _arm("jetson-orin", "cortex-a78ae", 6, 1.5, 68.0, 64 * KB, 256 * KB, 4 * MB,
+         "NVIDIA Jetson Orin"),
+    _arm("imx8", "cortex-a53", 4, 1.8, 16.0, 32 * KB, 128 * KB, 0, "NXP i.MX 8M"),
+    _arm("graviton2", "neoverse-n1", 4, 2.5, 51.2, 64 * KB, 1 * MB, 32 * MB, "AWS Graviton2"),
+    _arm("altra", "neoverse-n1", 4, 3.0, 51.2, 64 * KB, 1 * MB, 32 * MB, "Ampere Altra"),
+    # Without SVE: its two vectors of 256 bits a cycle are as much as NEON's four of 128 (AWS's
+    # guide), and TVM emits NEON for vectors of a fixed length, as ours are, even with SVE.
+    _arm("graviton3", "neoverse-v1", 4, 2.6, 76.8, 64 * KB, 1 * MB, 32 * MB,
+         "AWS Graviton3", "-sve"),
+    _arm("apple-m1", "apple-m1", 4, 3.2, 68.2, 128 * KB, 3 * MB, 8 * MB,
+         "Apple M1 and later, Linux"),
     Processor(
         "riscv64", "riscv64-unknown-linux-gnu", "generic-rv64",
         ("+m", "+a", "+f", "+d", "+c", "+v"), 4, 128, 32, 32 * KB, 256 * KB, 0,
-        "experimental: RISC-V with vectors of 128 bits or more",
+        about="experimental: RISC-V with vectors of 128 bits or more",
     ),
 )  # fmt: skip

@@ -18,7 +18,14 @@ import tvm
 
 from tvm_sparse.cpu import measurement
 from tvm_sparse.cpu.memory_system import MemorySystem, estimate
-from tvm_sparse.cpu.processors import KB, MB, PROCESSORS, Processor
+from tvm_sparse.cpu.processors import (
+    KB,
+    MB,
+    PROCESSORS,
+    UNKNOWN_CLOCK_GHZ,
+    UNKNOWN_MEMORY_PEAK,
+    Processor,
+)
 from tvm_sparse.errors import TargetError
 
 if TYPE_CHECKING:
@@ -46,8 +53,15 @@ class CpuProfile(Processor):
     def memory_system(self) -> MemorySystem:
         """Clock and bandwidths: measured, or an estimate."""
         has_l3 = self.l3_bytes > 0
-        units = (self.multiply_adds, self.loads)
-        return self.measured or estimate(self.name, self.vector_bits, self.cores, has_l3, *units)
+        return self.measured or estimate(
+            self.clock_ghz,
+            self.memory_peak,
+            self.vector_bits,
+            self.cores,
+            has_l3,
+            self.multiply_adds,
+            self.loads,
+        )
 
     @property
     def vector_lanes(self) -> int:
@@ -210,12 +224,15 @@ def native() -> CpuProfile:
     measured = measurement.load(measurement.cpu_name(), cores)
     l1, l2, l3 = measured.cache_bytes if measured else (base.l1_bytes, base.l2_bytes, None)
     # The system knows a core's own caches exactly, but not how much of a shared one is for us: a
-    # virtual machine may be told the size of all that others use as well.
+    # virtual machine may be told the size of a cache that it shares with others. Clock and share of
+    # the memory are not known either before they are measured.
     return replace(
         base,
         name="native",
         about="this machine, measured" if measured else "this machine",
         cores=cores,
+        clock_ghz=UNKNOWN_CLOCK_GHZ,
+        memory_peak=UNKNOWN_MEMORY_PEAK,
         l1_bytes=caches.get(1, l1),
         l2_bytes=caches.get(2, l2),
         l3_bytes=caches.get(3, base.l3_bytes) if l3 is None else l3,

@@ -1,16 +1,48 @@
-"""What a core does in a cycle, and the constants of caches that several models share."""
+"""What a core does in a cycle, a cache line, and the start of a parallel loop.
+
+Every model of costs takes these figures from here; each was measured once.
+"""
 
 from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
 
 FMA_PER_CYCLE = 2
-
-
-CACHE_LINE_FLOATS = 16
+"""Vector multiply-adds a cycle, in the cycles of `MemorySystem.clock_hz`, on every processor."""
 
 LOADS_PER_CYCLE = 1.6
-"""Of vectors that lie in L1; the processor's limit is 2. Others: `loads_per_cycle`."""
+"""Vectors a cycle that a loop loads from L1; measured on a Xeon, whose limit is 2. For any other
+processor, `loads_per_cycle` gives the figure."""
+
+STORES_PER_CYCLE = 1.0
+"""Vectors a cycle that a loop stores to L1; measured on a Xeon."""
+
+OPERATIONS_PER_CYCLE = 2.0
+"""Vector additions, multiplications or comparisons a cycle; two that a multiply-add joins count as
+one."""
+
+CACHE_LINE_BYTES = 64
+"""Bytes of a cache line, on every processor that we know."""
+
+CACHE_LINE_FLOATS = CACHE_LINE_BYTES // 4
+"""float32 values of a cache line."""
+
+# The start of a parallel loop: its whole cost in a network, its cost alone, and the work that takes
+# as long. The figures were measured in different surroundings, so they do not follow from each
+# other.
+
+LAUNCH_SECONDS = 5e-6
+"""Seconds to call a kernel, to start its parallel loop, and to wait for its last thread, in a
+network; measured on two cores of a Xeon, where each kernel begins with cold code."""
+
+LAUNCH_CYCLES = 5000
+"""Cycles to start a parallel loop whose code is in the cache; measured on a Xeon as 1 to 2 us."""
+
+PARALLEL_ELEMENTS = 1 << 14
+"""float32 values that one core copies in about the time in which a parallel loop starts."""
+
+PARALLEL_ITERATIONS = 1 << 15
+"""Iterations of a generated loop nest that one core runs in about `LAUNCH_SECONDS`."""
 
 
 def loads_per_cycle(cpu: CpuProfile) -> float:

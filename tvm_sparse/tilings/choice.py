@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE, LAUNCH_CYCLES
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseTiling
 
 DENSE_SHARE = 0.85
@@ -27,9 +27,6 @@ gives 0.72 for Cortex-A72, Cortex-A76 and Neoverse N1 (``benchmarks/board_estima
 
 GROUP_CYCLES = 30
 """What a group costs in a K block besides its multiply-adds: pointers, partial sums, loop exit."""
-
-LEAST_GAIN_CYCLES = 5000
-"""Time to start a parallel loop (1 to 2 us): a smaller gain is not worth another kernel."""
 
 L1_SHARE = 0.75
 """Share of the L1 cache for a K block of activations; the weights stream through the rest."""
@@ -166,7 +163,7 @@ def dense_cycles(n: int, k: int, rows: int, lanes: int, cpu: CpuProfile) -> floa
 def choose(density: float, sparse: float, dense: float) -> Choice:
     """Return the choice between kernels of `sparse` and `dense` cycles."""
     zeros = f"{1 - density:.0%} zeros"
-    if dense - sparse >= LEAST_GAIN_CYCLES:
+    if dense - sparse >= LAUNCH_CYCLES:  # a smaller gain is not worth another kernel
         return Choice(True, f"{zeros}: {dense / sparse:.1f}x faster sparse", sparse, dense)
     if dense > sparse:
         return Choice(False, f"{zeros}, but too small a layer to gain from it", sparse, dense)
