@@ -34,8 +34,9 @@ class Stage(ABC):
         The operator.
     tensor : Tensor
         What it computes.
-    panels : mapping of int to (Tensor, RowMap or None)
-        Which of its arguments are panels, and the rows of them that an output row sees; None: all.
+    panels : mapping of str to (Tensor, RowMap or None)
+        The operands that are panels, by name, and which of their rows an output row sees. None
+        means that it sees all rows.
     tile : int
         Rows that it computes together.
     most_tile_rows : int
@@ -48,27 +49,27 @@ class Stage(ABC):
         How many rows its runs have, known when it is emitted.
     chunks_outermost : bool
         Whether a kernel of its own computes all rows of a chunk before those of the next one.
-    reads_images : collection of int
-        Which of its panels arguments are images ``[images, channels, rows, lanes]`` in truth.
+    reads_images : collection of str
+        The operands in `panels` that are images ``[images, channels, rows, lanes]`` in truth.
     writes_images : bool
         Whether its result is.
     """
 
     name: str
     tensor: Tensor
-    panels: Mapping[int, tuple[Tensor, RowMap | None]]
+    panels: Mapping[str, tuple[Tensor, RowMap | None]]
     tile: int = 1
     most_tile_rows: int = 1
     row_block: int = 1
     chunks: int = 1
     run_rows: Collection[int] = (1,)
     chunks_outermost: bool = False
-    reads_images: Collection[int] = ()
+    reads_images: Collection[str] = ()
     writes_images: bool = False
 
     @abstractmethod
-    def declare(self, panels: Callable[[int], Panels]) -> None:
-        """Declare the arguments in the order of the call; those that are panels come from `panels`.
+    def declare(self, panels: Callable[[str], Panels]) -> None:
+        """Declare the operands in the order of the call; `panels` returns those that are panels.
 
         Called inside the function, before `allocate` and `compute`.
         """
@@ -99,10 +100,10 @@ class Stage(ABC):
         """Rows of its longest run."""
         return max(self.run_rows)
 
-    def parameter(self, i: int) -> TensorPanels:
-        """Return panels argument `i` as a parameter of a function."""
-        tensor, _ = self.panels[i]
-        return Images(tensor) if i in self.reads_images else TensorPanels(tensor)
+    def parameter(self, name: str) -> TensorPanels:
+        """Return an operand that is panels as a parameter of a function."""
+        tensor, _ = self.panels[name]
+        return Images(tensor) if name in self.reads_images else TensorPanels(tensor)
 
     def result(self) -> TensorPanels:
         """Return what it computes as a parameter of a function."""
@@ -177,9 +178,9 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         operands: list[TensorPanels] = []
 
-        def operand(i: int) -> TensorPanels:
-            operands.append(stage.parameter(i))
-            operands[-1].declare(f"x{i}" if i else "x")
+        def operand(name: str) -> TensorPanels:
+            operands.append(stage.parameter(name))
+            operands[-1].declare(name)
             return operands[-1]
 
         stage.declare(operand)

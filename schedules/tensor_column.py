@@ -54,8 +54,8 @@ class Region:
     ----------
     stages : tuple of Stage
         In an order in which they can run.
-    operands : tuple of mapping of int to int
-        For every stage, where its panels arguments come from: as `Edge.source`.
+    operands : tuple of mapping of str to int
+        For every stage, where its operands that are panels come from, as `Edge.source`.
     inputs : tuple of Tensor
         Panels from outside.
     outputs : tuple of int
@@ -63,7 +63,7 @@ class Region:
     """
 
     stages: tuple[Stage, ...]
-    operands: tuple[Mapping[int, int], ...]
+    operands: tuple[Mapping[str, int], ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[int, ...]
 
@@ -72,7 +72,7 @@ class Region:
         """What the planning needs to know of it."""
         stages = []
         for stage, sources in zip(self.stages, self.operands, strict=True):
-            edges = tuple(Edge(source, stage.panels[i][1]) for i, source in sources.items())
+            edges = tuple(Edge(source, stage.panels[name][1]) for name, source in sources.items())
             stages.append(
                 StageShape(
                     stage.name,
@@ -92,12 +92,12 @@ class Region:
     def parameters(self) -> list[TensorPanels]:
         """Return the inputs as parameters of the function."""
         readers = {
-            source: (stage, i)
+            source: (stage, name)
             for stage, sources in zip(self.stages, self.operands, strict=True)
-            for i, source in sources.items()
+            for name, source in sources.items()
         }
         found = [readers[-1 - i] for i in range(len(self.inputs))]
-        return [stage.parameter(i) for stage, i in found]
+        return [stage.parameter(name) for stage, name in found]
 
 
 def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
@@ -137,8 +137,8 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             panels.declare(f"x{i}")
         for stage, sources in zip(region.stages, region.operands, strict=True):
             operands = {
-                i: results[source] if source >= 0 else inputs[-1 - source]
-                for i, source in sources.items()
+                name: results[source] if source >= 0 else inputs[-1 - source]
+                for name, source in sources.items()
             }
             stage.declare(operands.__getitem__)
         for i, panels in stored.items():

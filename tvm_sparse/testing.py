@@ -170,23 +170,26 @@ def run_kernel(
 
 
 def run_in_columns(
-    stage: Stage, arrays: Sequence[NDArray[Any]], plan: ColumnPlan, cpu: CpuProfile | None = None
+    stage: Stage,
+    arrays: Mapping[str, NDArray[Any]],
+    plan: ColumnPlan,
+    cpu: CpuProfile | None = None,
 ) -> NDArray[np.float32]:
     """Compute a stage, compiled for this machine or `cpu`, as part of a region.
 
     Stages that copy rows stand before and behind it, so that it reads from and writes to scratch
     memory that holds no more rows than needed; images, which are no panels, it reads and writes
-    itself. `arrays` are the arguments of its call.
+    itself. `arrays` are its operands by name, in the order of its call.
     """
     cpu = cpu or native()
-    sources = {i: tensor for i, (tensor, _) in stage.panels.items()}
+    sources = {name: tensor for name, (tensor, _) in stage.panels.items()}
     copied = [
-        i
-        for i, (tensor, seen) in stage.panels.items()
-        if seen is not None and tensor.lanes > 1 and not isinstance(stage.parameter(i), Images)
+        name
+        for name, (tensor, seen) in stage.panels.items()
+        if seen is not None and tensor.lanes > 1 and not isinstance(stage.parameter(name), Images)
     ]
-    copies = [SliceChannels(sources[i], 0, sources[i].channels, cpu) for i in copied]
-    places = {i: -1 - n for n, i in enumerate(sources)}
+    copies = [SliceChannels(sources[name], 0, sources[name].channels, cpu) for name in copied]
+    places = {name: -1 - i for i, name in enumerate(sources)}
     tensor, y = stage.tensor, stage.result()
     shape: tuple[int, ...] = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
     if isinstance(y, Images):
@@ -196,15 +199,15 @@ def run_in_columns(
     region = Region(
         stages=(*copies, stage, *behind),
         operands=(
-            *({0: places[i]} for i in copied),
-            {i: copied.index(i) if i in copied else places[i] for i in sources},
-            *({0: len(copies)} for _ in behind),
+            *({"x": places[name]} for name in copied),
+            {name: copied.index(name) if name in copied else places[name] for name in sources},
+            *({"x": len(copies)} for _ in behind),
         ),
         inputs=tuple(sources.values()),
         outputs=(len(copies) + len(behind),),
     )
-    others = [array for i, array in enumerate(arrays) if i not in sources]
-    inputs = [*(arrays[i] for i in sources), *others]
+    others = [array for name, array in arrays.items() if name not in sources]
+    inputs = [*(arrays[name] for name in sources), *others]
     return run_kernel(tensor_column(region, plan), inputs, shape, cpu)
 
 

@@ -169,22 +169,23 @@ def _connect(
     inputs: dict[relax.Var, int] = {}
     tensors: list[Tensor] = []
     connected: list[Stage] = []
-    operands: list[dict[int, int]] = []
+    operands: list[dict[str, int]] = []
     for binding, stage in zip(bindings, stages, strict=True):
         if stage is None:
             return None
         sources = {}
         reads = operands_of(binding.value)
-        for i, (tensor, rows) in stage.panels.items():
-            if reads[i] in made:
-                if rows is None or len(reads[i].ty.shape) == 4:  # images are not kept as panels
+        for name, (tensor, rows) in stage.panels.items():
+            value = reads[name]
+            if value in made:
+                if rows is None or len(value.ty.shape) == 4:  # images are not kept as panels
                     return None
-                sources[i] = made[reads[i]]
+                sources[name] = made[value]
                 continue
-            if reads[i] not in inputs:
-                inputs[reads[i]] = len(inputs)
+            if value not in inputs:
+                inputs[value] = len(inputs)
                 tensors.append(tensor)
-            sources[i] = -1 - inputs[reads[i]]
+            sources[name] = -1 - inputs[value]
         connected.append(stage)
         operands.append(sources)
     return Region(tuple(connected), tuple(operands), tuple(tensors), outputs)
@@ -197,9 +198,9 @@ def inputs_of(
     panels: dict[int, relax.Expr] = {}
     others: list[relax.Expr] = []
     for binding, stage, sources in zip(bindings, region.stages, region.operands, strict=True):
-        for i, value in enumerate(operands_of(binding.value)):
-            if i not in stage.panels:
+        for name, value in operands_of(binding.value).items():
+            if name not in stage.panels:
                 others.append(value)
-            elif sources[i] < 0:
-                panels[-1 - sources[i]] = value
+            elif sources[name] < 0:
+                panels[-1 - sources[name]] = value
     return [panels[i] for i in range(len(panels))], others

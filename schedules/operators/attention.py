@@ -115,14 +115,14 @@ class Attention(Stage):
         channels = heads * head_dim
         self.tensor = Tensor(batch, panel_rows(1, tokens, lanes), channels, lanes)
         keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes)
-        self.panels = {0: (self.tensor, RowMap()), 1: (keys, None), 2: (keys, None)}
+        self.panels = {"q": (self.tensor, RowMap()), "k": (keys, None), "v": (keys, None)}
         self.chunks = heads
         # It gains 8 % of eight sequences of 384 tokens, and would lose 2 % of one of 128.
         self.asks_ahead = self.tensor.bytes + 2 * keys.bytes > cpu.cores * cpu.l2_bytes
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare queries, keys, values and the bias."""
-        self.q, self.k, self.v = (panels(i) for i in range(3))
+        self.q, self.k, self.v = (panels(name) for name in "qkv")
         self.bias: Any = argument("bias", *self.bias_shape) if self.bias_shape else None
 
     def allocate(self) -> None:

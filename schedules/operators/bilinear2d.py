@@ -52,16 +52,16 @@ class Bilinear2d(Stage):
     def __init__(self, resize: Resize2d, cpu: CpuProfile) -> None:
         self.resize, self.cpu = resize, cpu
         self.tensor = resize.output
-        self.panels = {0: (resize.input, resize.rows_seen)}
+        self.panels = {"x": (resize.input, resize.rows_seen)}
         self.width_in = cpu.vector_width(resize.lanes_in)
         self.width_out = cpu.vector_width(resize.lanes_out)
         self.pitch = -(-resize.width // self.width_in) * self.width_in
         most, channels = max(cpu.l1_bytes // (2 * 4 * self.pitch), 1), resize.channels
         self.block = next(c for c in range(min(most, channels), 0, -1) if channels % c == 0)
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the images."""
-        self.x = panels(0)
+        self.x = panels("x")
 
     def allocate(self) -> None:
         """Allocate the line; the loads of the last channel may reach beyond its end."""

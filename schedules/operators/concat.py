@@ -58,11 +58,11 @@ class Concat(Stage):
         channels = sum(source.channels for source in sources)
         self.tensor = Tensor(one.images, one.rows, channels, one.lanes)
         self.cpu, self.width = cpu, cpu.vector_width(one.lanes)
-        self.panels = {i: (source, RowMap()) for i, source in enumerate(sources)}
+        self.panels = {f"x{i}": (source, RowMap()) for i, source in enumerate(sources)}
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the operands."""
-        self.operands = [panels(i) for i in self.panels]
+        self.operands = [panels(name) for name in self.panels]
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""

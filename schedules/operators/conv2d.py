@@ -92,19 +92,19 @@ class DenseConv2d(Stage):
         self.group_blocks = -(-self.group_outputs // tiling.channels)
         self.blocks = self.group_blocks * problem.groups
         self.tensor = problem.output
-        self.panels = {0: (problem.input, problem.rows_seen)}
+        self.panels = {"x": (problem.input, problem.rows_seen)}
         if epilogue.residual:
-            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+            self.panels["residual"] = (self.tensor, RowMap())
         self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels(0)
+        self.x = panels("x")
         taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
         self.weight = argument("weight", self.blocks, *taps)
         has_bias = self.epilogue.bias
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
-        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+        self.residual = panels("residual") if self.epilogue.residual else None
 
     def allocate(self) -> None:
         """Allocate the window and the accumulators."""

@@ -85,19 +85,19 @@ class DepthwiseConv2d(Stage):
         self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tensor = problem.output
-        self.panels = {0: (problem.input, problem.rows_seen)}
+        self.panels = {"x": (problem.input, problem.rows_seen)}
         if epilogue.residual:
-            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+            self.panels["residual"] = (self.tensor, RowMap())
         self.tile, self.row_block = tiling.rows, tiling.row_block
         self.chunks = -(-problem.channels // tiling.channels)
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the weight and the bias."""
-        self.x = panels(0)
+        self.x = panels("x")
         channels, has_bias = self.problem.channels, self.epilogue.bias
         self.weight = argument("weight", channels, 1, *self.problem.kernel)
         self.bias = argument("bias", channels) if has_bias else None
-        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+        self.residual = panels("residual") if self.epilogue.residual else None
 
     def allocate(self) -> None:
         """Allocate the window and the accumulators."""

@@ -88,7 +88,7 @@ class Elementwise(Stage):
         rows, channels = tensor.images * tensor.rows, tensor.channels
         of_rows = [(rows, channels, lanes) for lanes in (tensor.lanes, 1)]
         self.panels = {
-            i: (Tensor(tensor.images, tensor.rows, channels, shape[2]), RowMap())
+            f"x{i}": (Tensor(tensor.images, tensor.rows, channels, shape[2]), RowMap())
             for i, shape in enumerate(self.shapes)
             if shape in of_rows
         }
@@ -97,11 +97,11 @@ class Elementwise(Stage):
             if not is_known and math.prod(shape) != 1:
                 raise ValueError(f"an operand of shape {shape} does not broadcast to {tensor}")
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the operands."""
         self.operands: list[Any] = [
-            panels(i) if i in self.panels else argument(f"x{i}", *shape)
-            for i, shape in enumerate(self.shapes)
+            panels(name) if name in self.panels else argument(name, *shape)
+            for name, shape in self._named_shapes()
         ]
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
@@ -117,7 +117,7 @@ class Elementwise(Stage):
     def _read(self, i: int, image: Expr, row: Expr) -> Callable[[Expr, Expr], Expr]:
         """Return what reads a vector of an operand at (channel, lanes)."""
         operand, shape = self.operands[i], self.shapes[i]
-        if i not in self.panels:
+        if f"x{i}" not in self.panels:
             is_value = math.prod(shape) == 1
 
             def constant(channel: Expr, lane: Expr) -> Expr:
@@ -141,4 +141,9 @@ class Elementwise(Stage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of the operands that are no panels."""
-        return sum(4 * math.prod(s) for i, s in enumerate(self.shapes) if i not in self.panels)
+        others = (shape for name, shape in self._named_shapes() if name not in self.panels)
+        return sum(4 * math.prod(shape) for shape in others)
+
+    def _named_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Return the operands' names and shapes."""
+        return [(f"x{i}", shape) for i, shape in enumerate(self.shapes)]

@@ -74,15 +74,15 @@ class _LayoutChange(Stage):
         self.images = Tensor(batch, height, channels, width)
         self.laid_out = Tensor(batch, height, channels, lanes)
         source, self.tensor = self._ends()
-        self.panels = {0: (source, RowMap())}
+        self.panels = {"x": (source, RowMap())}
 
     @abstractmethod
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Return what it copies, and what that becomes."""
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare what it copies."""
-        self.x = panels(0)
+        self.x = panels("x")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -130,7 +130,7 @@ class ImageToPanels(_LayoutChange):
     """The conversion of images to panels; parameters as of `image_to_panels`."""
 
     name = "image_to_panels"
-    reads_images = (0,)
+    reads_images = ("x",)
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Return images and panels."""

@@ -72,16 +72,16 @@ class LayerNorm(Stage):
 
     def __init__(self, tensor: Tensor, epsilon: float, cpu: CpuProfile) -> None:
         self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
-        self.panels = {0: (tensor, RowMap())}
+        self.panels = {"x": (tensor, RowMap())}
         self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
         self.column = math.gcd(tensor.lanes, max(CACHE_LINE_FLOATS, self.width))
         self.vectors = self.column // self.width
         self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
         self.chunks = tensor.lanes // self.column
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the panels, gamma and beta."""
-        self.x = panels(0)
+        self.x = panels("x")
         self.gamma = argument("gamma", self.tensor.channels)
         self.beta = argument("beta", self.tensor.channels)
 

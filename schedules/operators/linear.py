@@ -102,9 +102,9 @@ class DenseLinear(Stage):
         self.tiling = tiling or dense_tiling(n, cpu)
         self.vectors = lanes // self.width
         self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
-        self.panels = {0: (self.source, RowMap())}
+        self.panels = {"x": (self.source, RowMap())}
         if epilogue.residual:
-            self.panels[2 + epilogue.bias] = (self.tensor, RowMap())
+            self.panels["residual"] = (self.tensor, RowMap())
         self.tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
         self.blocks = -(-n // self.tiling.channels)
         tiles = images * -(-rows // self.tile)
@@ -113,13 +113,13 @@ class DenseLinear(Stage):
         else:
             self.row_block, self.chunks = rows, self.blocks
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels(0)
+        self.x = panels("x")
         depth, has_bias = self.source.channels, self.epilogue.bias
         self.weight = argument("weight", self.blocks, depth, self.tiling.channels)
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
-        self.residual = panels(2 + has_bias) if self.epilogue.residual else None
+        self.residual = panels("residual") if self.epilogue.residual else None
 
     def allocate(self) -> None:
         """Allocate the accumulators."""

@@ -115,15 +115,15 @@ class _Pooling(Stage):
         self.pool, self.cpu = pool, cpu
         self.line = _Line.of(pool, cpu)
         self.tensor = pool.output
-        self.panels = {0: (pool.input, pool.rows_seen)}
+        self.panels = {"x": (pool.input, pool.rows_seen)}
 
     @abstractmethod
     def combine(self, a: Expr, b: Expr) -> Expr:
         """Combine two values of a window."""
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the image."""
-        self.x = panels(0)
+        self.x = panels("x")
 
     def allocate(self) -> None:
         """Allocate the line, and the places of a window's rows."""

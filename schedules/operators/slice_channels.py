@@ -58,11 +58,11 @@ class SliceChannels(Stage):
             raise ValueError(f"channels {begin} to {end} are not in {source}")
         self.begin, self.cpu, self.width = begin, cpu, cpu.vector_width(source.lanes)
         self.tensor = Tensor(source.images, source.rows, end - begin, source.lanes)
-        self.panels = {0: (source, RowMap())}
+        self.panels = {"x": (source, RowMap())}
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the operand."""
-        self.x = panels(0)
+        self.x = panels("x")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""

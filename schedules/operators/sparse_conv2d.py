@@ -99,16 +99,16 @@ class SparseConv2d(Stage):
         self.window = sparse_window(problem, tiling)
         self.vectors = min(tiling.vectors, self.window.vectors)
         self.tensor, source = problem.output, problem.input
-        self.panels = {0: (source, problem.rows_seen)}
+        self.panels = {"x": (source, problem.rows_seen)}
         if epilogue.residual:
-            self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
+            self.panels["residual"] = (self.tensor, RowMap())
         self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels(0)
+        self.x = panels("x")
         self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue)
-        self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
+        self.residual = panels("residual") if self.epilogue.residual else None
 
     def allocate(self) -> None:
         """Allocate the window and the accumulators."""

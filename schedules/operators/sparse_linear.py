@@ -122,9 +122,9 @@ class SparseLinear(Stage):
         self.asks_for_inputs = images * rows * k * lanes > l2_floats // 2
         self.asks_for_outputs = images * rows * n * lanes > l2_floats
         self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
-        self.panels = {0: (self.source, RowMap())}
+        self.panels = {"x": (self.source, RowMap())}
         if epilogue.residual:
-            self.panels[5 + epilogue.bias] = (self.tensor, RowMap())
+            self.panels["residual"] = (self.tensor, RowMap())
         self.chunks = tiling.chunks
         self.tile = self.row_block = tiling.rows
         shares = cpu.cores // math.gcd(cpu.cores, images)  # of cores in an image
@@ -133,11 +133,11 @@ class SparseLinear(Stage):
         if self.vectors == 1:
             self.most_tile_rows = (cpu.vector_registers - 2) // tiling.group
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels(0)
+        self.x = panels("x")
         self.weight = SparseArguments(self.layout, OFFSET_UNIT, self.width, self.epilogue)
-        self.residual = panels(5 + self.epilogue.bias) if self.epilogue.residual else None
+        self.residual = panels("residual") if self.epilogue.residual else None
 
     def allocate(self) -> None:
         """Allocate the accumulators of a tile that has taken in the rest of a run."""

@@ -66,12 +66,12 @@ class Upsample2d(Stage):
         self.source, self.columns, self.factors, self.cpu = source, width, factors, cpu
         rows = source.rows * factors[0]
         self.tensor = Tensor(source.images, rows, source.channels, lanes_out)
-        self.panels = {0: (source, RowMap(factor=factors[0]))}
+        self.panels = {"x": (source, RowMap(factor=factors[0]))}
         self.row_block = factors[0]
 
-    def declare(self, panels: Callable[[int], Panels]) -> None:
+    def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the images."""
-        self.x = panels(0)
+        self.x = panels("x")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""

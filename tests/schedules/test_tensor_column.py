@@ -179,10 +179,11 @@ class Network:
         """Return the result of every layer."""
         results = [x]
         for layer in self.layers:
-            stage, panels = layer.make(), [results[source] for source in layer.sources]
-            arguments = list(layer.constants)
-            for i, panel in zip(stage.panels, panels, strict=True):
-                arguments.insert(i, panel)
+            stage = layer.make()
+            *panels, last = (results[source] for source in layer.sources)
+            is_residual = "residual" in stage.panels  # which comes behind the constants
+            arguments = [*panels, *layer.constants, last] if is_residual else [*panels, last]
+            arguments += [] if is_residual else layer.constants
             results.insert(len(results) - 1, run_kernel(kernel(stage), arguments, extents(stage)))
         return results[:-1]
 
@@ -294,10 +295,10 @@ class CountingStage(Stage):
     ) -> None:
         self.tensor, self.source, self.seen = tensor, source, seen
         self.tile, self.most_tile_rows = tile, most_tile_rows
-        self.panels = {0: (source, seen)}
+        self.panels = {"x": (source, seen)}
 
     def declare(self, panels):
-        self.x = panels(0)
+        self.x = panels("x")
         self.counts = argument("counts", self.tensor.images, self.tensor.rows, dtype="int64")
 
     def compute(self, y, image, first, end, chunk):
@@ -336,7 +337,7 @@ def counting_region(height, maps, tiles, images, most_tile_rows=1):
         tensor = Tensor(images, rows, 1, LANES)
         stages.append(CountingStage(tensor, source, seen, tile, most_tile_rows))
         source = tensor
-    operands = tuple({0: i - 1} for i in range(len(stages)))
+    operands = tuple({"x": i - 1} for i in range(len(stages)))
     return Region(tuple(stages), operands, inputs, (len(stages) - 1,))
 
 
@@ -431,7 +432,7 @@ def test_accumulators_stay_in_registers_behind_a_stage_with_a_window():
     )
     before = DepthwiseConv2d(problem, Epilogue(), cpu)
     layer = DenseLinear(1, 14, 16, 64, 512, Epilogue(), cpu)
-    region = Region((before, layer), ({0: -1}, {0: 0}), (problem.input,), (1,))
+    region = Region((before, layer), ({"x": -1}, {"x": 0}), (problem.input,), (1,))
     code = assembly(tensor_column(region, ColumnPlan(14, 2)), cpu)
     # Only the dense linear layer's inner loop prefetches weights.
     blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
@@ -448,7 +449,7 @@ def test_inner_loops_find_rows_in_scratch_memory_without_arithmetic(overlap, ste
     before, layer = (
         SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu, density=0.1) for _ in range(2)
     )
-    region = Region((before, layer), ({0: -1}, {0: 0}), (before.tensor,), (1,))
+    region = Region((before, layer), ({"x": -1}, {"x": 0}), (before.tensor,), (1,))
     code = assembly(tensor_column(region, ColumnPlan(7, step, overlap)), cpu)
     blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
     loops = [block[: block.index("\tj")] for block in blocks if block.count("\tvfmadd") >= 16]

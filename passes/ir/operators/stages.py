@@ -29,7 +29,7 @@ Builder = Callable[[relax.Call, int, CpuProfile], Stage | None]
 def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     """Return what computes a call for runs of rows of `images` images, or None if nothing does.
 
-    Its arguments are numbered as `operands_of` returns them.
+    Its operands have the names that `operands_of` returns.
     """
     if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
         return None
@@ -46,17 +46,41 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
         return None
     if stage is not None:
         operands = operands_of(call)
-        stage.reads_images = [i for i in stage.panels if len(operands[i].ty.shape) == 4]
+        stage.reads_images = [name for name in stage.panels if len(operands[name].ty.shape) == 4]
         stage.writes_images = is_image
     return stage
 
 
-def operands_of(call: relax.Call) -> list[relax.Expr]:
-    """Return the tensors that a call reads, those of a tuple one by one."""
+OPERANDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (operators.SPARSE_LINEAR, operators.SPARSE_CONV2D),
+        ("x", "indptr", "channels", "offsets", "values"),
+    ),
+    **dict.fromkeys(
+        (operators.LINEAR, operators.CONV2D, operators.DEPTHWISE_CONV2D), ("x", "weight")
+    ),
+    operators.ATTENTION: ("q", "k", "v", "bias"),
+    operators.LAYER_NORM: ("x", "gamma", "beta"),
+    **dict.fromkeys(
+        (
+            *(operators.MAX_POOL2D, operators.AVG_POOL2D, operators.UPSAMPLE2D),
+            *(operators.IMAGE_TO_PANELS, operators.PANELS_TO_IMAGE, "relax.strided_slice"),
+        ),
+        ("x",),
+    ),
+}
+
+
+def operands_of(call: relax.Call) -> dict[str, relax.Expr]:
+    """Return the tensors that a call reads by name, those of a tuple one by one."""
     flat: list[relax.Expr] = []
     for arg in call.args:
         flat += list(arg.fields) if isinstance(arg, relax.Tuple) else [arg]
-    return [arg for arg in flat if isinstance(arg.ty, relax.TensorType)]
+    tensors = [arg for arg in flat if isinstance(arg.ty, relax.TensorType)]
+    names = OPERANDS.get(call.op.name, tuple(f"x{i}" for i in range(len(tensors))))
+    if is_call_to(call, *operators.WITH_EPILOGUE):
+        names = (*names, *(name for name in ("bias", "residual") if call.attrs[name]))
+    return dict(zip(names, tensors, strict=False))
 
 
 def images_of(call: relax.Call) -> int | None:
@@ -176,7 +200,7 @@ def _panels_to_image(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
 def _concat(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     if int(call.attrs["axis"]) not in (1, -2):
         raise ValueError("not a concatenation of channels")
-    return schedules.Concat([panels_of(arg, images) for arg in operands_of(call)], cpu)
+    return schedules.Concat([panels_of(arg, images) for arg in operands_of(call).values()], cpu)
 
 
 def _slice(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
@@ -192,7 +216,7 @@ def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None
     operator = activation_of(call) or call.op.name.removeprefix("relax.")
     if activation_of(call) is None and operator not in BINARY:
         return None
-    operands = operands_of(call)
+    operands = operands_of(call).values()
     shapes = [shape for shape in map(static_shape, operands) if shape is not None]
     if len(shapes) != len(operands):
         return None

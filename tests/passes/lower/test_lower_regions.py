@@ -54,7 +54,7 @@ def test_a_region_becomes_one_function():
         DepthwiseConv2d(CONV, Epilogue(), CPU),
         DepthwiseConv2d(CONV, Epilogue(residual=True), CPU),
     )
-    region = Region(stages, ({0: -1}, {0: 0, 2: -1}), (CONV.input,), (1,))
+    region = Region(stages, ({"x": -1}, {"x": 0, "residual": -1}), (CONV.input,), (1,))
     builder = relax.BlockBuilder()
     x = relax.Var("x0", relax.TensorType(PANELS, "float32"))
     with builder.function("main", [x]):

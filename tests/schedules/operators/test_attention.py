@@ -94,7 +94,8 @@ def test_rows_in_columns(batch, tokens, lanes, bias_shape):
     sizes = (batch, tokens, keys, heads, head_dim, lanes)
     stage = Attention(*sizes, 0.3, bias_shape, native())
     arrays = [as_panels(x, lanes) for x in (q, k, v)] + ([] if bias is None else [bias])
-    got = from_panels(run_in_columns(stage, arrays, ColumnPlan(3, 2)), batch, tokens)
+    named = dict(zip(("q", "k", "v", "bias"), arrays, strict=False))
+    got = from_panels(run_in_columns(stage, named, ColumnPlan(3, 2)), batch, tokens)
     np.testing.assert_allclose(got, reference(q, k, v, bias, heads, 0.3), rtol=1e-4, atol=2e-5)
 
 

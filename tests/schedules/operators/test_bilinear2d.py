@@ -62,7 +62,7 @@ def test_rows_in_columns(shape, out_height, coordinates, column, step):
     lanes = [cpu.image_lanes(width) for width in (shape[3], size[1])]
     resize = Resize2d(*shape, *size, coordinates, lanes_in=lanes[0], lanes_out=lanes[1])
     stage, panels = Bilinear2d(resize, cpu), image_panels(x, lanes[0], junk=99)
-    got = run_in_columns(stage, [panels], ColumnPlan(column, step))
+    got = run_in_columns(stage, {"x": panels}, ColumnPlan(column, step))
     out = (resize.batch * out_height, resize.channels, lanes[1])
     np.testing.assert_array_equal(got, run_kernel(bilinear2d(resize, cpu), [panels], out, cpu))
 

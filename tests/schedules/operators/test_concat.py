@@ -27,9 +27,10 @@ def test_channels_lie_behind_one_another(images, rows, channels, lanes, run_rows
     sources = [Tensor(images, rows, count, lanes) for count in channels]
     want = np.concatenate(arrays, 1)
     stage = Concat(sources, native())
+    named = {f"x{i}": array for i, array in enumerate(arrays)}
     for got in (
         run_kernel(concat(sources, native()), arrays, want.shape),
-        run_in_columns(stage, arrays, ColumnPlan(5, run_rows)),
+        run_in_columns(stage, named, ColumnPlan(5, run_rows)),
     ):
         np.testing.assert_array_equal(got, want)
 

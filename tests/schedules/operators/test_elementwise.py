@@ -46,9 +46,10 @@ def test_two_operands(operator, kinds, sizes, lanes, run_rows):
     shape = shape_of("panels", tensor)
     want = np.broadcast_to(getattr(np, operator)(*arrays), shape)
     stage = Elementwise(operator, tensor, shapes, cpu)
+    named = {f"x{i}": array for i, array in enumerate(arrays)}
     for got in (
         run_kernel(elementwise(operator, tensor, shapes, cpu), arrays, shape),
-        run_in_columns(stage, arrays, ColumnPlan(5, run_rows)),
+        run_in_columns(stage, named, ColumnPlan(5, run_rows)),
     ):
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -65,17 +66,17 @@ def test_activations(operator, reference):
     tensor = Tensor(2, 5, 3, 40)
     x = np.random.default_rng(0).standard_normal((10, 3, 40)).astype("float32")
     stage = Elementwise(operator, tensor, [x.shape], native())
-    got = run_in_columns(stage, [x], ColumnPlan(3, 2))
+    got = run_in_columns(stage, {"x0": x}, ColumnPlan(3, 2))
     np.testing.assert_allclose(got, reference(x), rtol=1e-6)
 
 
 def test_which_operands_are_panels():
     tensor = Tensor(2, 3, 4, 16)
     stage = Elementwise("add", tensor, [(4, 1), (6, 4, 16)], native())
-    assert stage.panels == {1: (tensor, RowMap())}
+    assert stage.panels == {"x1": (tensor, RowMap())}
     assert stage.weight_bytes() == 4 * 4
     stage = Elementwise("multiply", tensor, [(6, 4, 16), (6, 4, 1)], native())
-    assert stage.panels == {0: (tensor, RowMap()), 1: (Tensor(2, 3, 4, 1), RowMap())}
+    assert stage.panels == {"x0": (tensor, RowMap()), "x1": (Tensor(2, 3, 4, 1), RowMap())}
 
 
 def test_longer_functions_are_expected_to_take_longer():

@@ -42,9 +42,9 @@ def test_rows_in_columns(shape):
     x, cpu = np.random.default_rng(0).standard_normal(shape).astype("float32"), native()
     lanes = cpu.image_lanes(shape[3])
     panels = image_panels(x, lanes)
-    got = run_in_columns(ImageToPanels(*shape, lanes, cpu), [x], ColumnPlan(5, 2))
+    got = run_in_columns(ImageToPanels(*shape, lanes, cpu), {"x": x}, ColumnPlan(5, 2))
     np.testing.assert_array_equal(got, panels)
-    got = run_in_columns(PanelsToImage(*shape, lanes, cpu), [panels], ColumnPlan(5, 2))
+    got = run_in_columns(PanelsToImage(*shape, lanes, cpu), {"x": panels}, ColumnPlan(5, 2))
     np.testing.assert_array_equal(got, x)
 
 

@@ -51,7 +51,8 @@ def test_against_numpy(rows, channels, lanes, epsilon):
 def test_rows_in_columns(images, lanes, step):
     arrays = operands(7 * images, 13, lanes)
     stage = LayerNorm(Tensor(images, 7, 13, lanes), 1e-5, native())
-    got = run_in_columns(stage, arrays, ColumnPlan(5, step))
+    named = dict(zip(("x", "gamma", "beta"), arrays, strict=True))
+    got = run_in_columns(stage, named, ColumnPlan(5, step))
     np.testing.assert_allclose(got, reference(*arrays, 1e-5), rtol=2e-5, atol=2e-5)
 
 

@@ -115,7 +115,7 @@ def test_rows_in_columns(data, is_mean, column, step, overlap):
     x = np.random.default_rng(0).standard_normal(shape).astype("float32")
     stage = (AvgPool2d if is_mean else MaxPool2d)(pool, native())
     panels = image_panels(x, pool.lanes_in, junk=99)
-    got = run_in_columns(stage, [panels], ColumnPlan(column, step, overlap))
+    got = run_in_columns(stage, {"x": panels}, ColumnPlan(column, step, overlap))
     want = reference(pool, x, is_mean)
     np.testing.assert_allclose(panel_image(got, want.shape), want, rtol=1e-6, atol=1e-6)
 

@@ -29,7 +29,7 @@ def test_a_range_of_channels(sizes, cuts, lanes, run_rows):
     stage = SliceChannels(source, begin, end, native())
     for got in (
         run_kernel(slice_channels(source, begin, end, native()), [x], want.shape),
-        run_in_columns(stage, [x], ColumnPlan(5, run_rows)),
+        run_in_columns(stage, {"x": x}, ColumnPlan(5, run_rows)),
     ):
         np.testing.assert_array_equal(got, want)
 

@@ -45,7 +45,7 @@ def test_rows_in_columns(shape, factors, column, step):
     lanes = cpu.image_lanes(shape[3]), cpu.image_lanes(want.shape[3])
     source = Tensor(shape[0], shape[2], shape[1], lanes[0])
     stage = Upsample2d(source, shape[3], factors, lanes[1], cpu)
-    got = run_in_columns(stage, [image_panels(x, lanes[0], junk=99)], ColumnPlan(column, step))
+    got = run_in_columns(stage, {"x": image_panels(x, lanes[0], junk=99)}, ColumnPlan(column, step))
     np.testing.assert_array_equal(panel_image(got, want.shape), want)
 
 
