@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint link-tree types imports check benchmark peers clean
+.PHONY: demo test lint link-tree types imports docs check benchmark peers clean
 
 demo: $(STAMP)
 	$(BIN)/tvm-sparse demo
@@ -30,6 +30,11 @@ types: $(STAMP) link-tree
 imports: $(STAMP) link-tree
 	cd .typecheck && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/pyproject.toml
 
+# The pages in docs/ and the reference, from the link tree, to docs/_build.
+docs: $(VENV)/.docs link-tree
+	$(BIN)/python docs/draw_column.py --check
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+
 check: lint types imports test
 
 benchmark: $(STAMP)
@@ -44,5 +49,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[$(EXTRAS)]"
 	touch $@
 
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .typecheck build dist *.egg-info
+	rm -rf $(VENV) .typecheck build dist *.egg-info docs/_build docs/reference docs/tutorials

@@ -16,7 +16,7 @@ reads).
 `panels_to_image(p)`       the inverse
 `sparse_conv2d(p, ...)`    as `sparse_linear`, a convolution
 `conv2d(p, ...)`           the same with a dense W
-`depthwise_conv2d(p, ...)` the same with a W for each channel by itself
+`depthwise_conv2d(p, W)`   the same with a W for each channel by itself
 `max_pool2d(p)`            the maximum over windows of an image
 `avg_pool2d(p)`            the mean over windows
 `global_avg_pool2d(p)`     the mean over all pixels -> panels of images of one pixel
