@@ -48,8 +48,9 @@ network.show(show_meta=False)
 # %%
 # One pass at a time
 # ------------------
-# Every pass is a ``tvm.transform.Pass``: it takes a module and returns a module. The ones that
-# choose kernels want to know the CPU; a TVM target says it, or a profile by name.
+# Every pass is a ``tvm.transform.Pass``: it takes a module and returns a module. The passes that
+# choose kernels need to know the CPU: they take a TVM target or a CPU profile. ``native()`` is the
+# profile of this machine.
 
 from tvm_sparse import passes
 from tvm_sparse.cpu.profile import native
@@ -57,10 +58,11 @@ from tvm_sparse.cpu.profile import native
 cpu = native()
 
 # %%
-# ``SparsifyWeights`` measures each constant weight. Where the cost model expects the sparse kernel
-# to win, ``matmul`` becomes ``sparse_linear`` on the packed non-zeros, between two changes of
-# layout: our kernels work on *panels*, ``[rows, channels, lanes]``, blocks of tokens side by side
-# in the lanes of a vector register. The dense weight stays.
+# ``SparsifyWeights`` measures the density of each constant weight. Where the cost model expects the
+# sparse kernel to win, ``matmul`` becomes ``sparse_linear`` on the packed non-zeros, between two
+# changes of layout: the kernels work on *panels*, ``[rows, channels, lanes]``, in which the tokens
+# of a block lie side by side in the lanes of vector registers. The layer with the dense weight
+# stays as it is.
 
 mod = passes.SparsifyWeights(cpu)(network)
 mod.show(show_meta=False)
@@ -68,7 +70,7 @@ for layer in mod.attrs["tvm_sparse.layers"]:
     print(layer["kernel"], "-", layer["reason"])
 
 # %%
-# ``PackDenseWeights`` gives the dense layer a kernel on panels too.
+# ``PackDenseWeights`` gives the dense layer a kernel on panels as well.
 
 mod = passes.PackDenseWeights(cpu)(mod)
 

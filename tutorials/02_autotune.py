@@ -2,17 +2,18 @@
 Autotune
 ========
 
-How many rows a tensor column has, by how many it advances, and whether overlapping rows are kept or
-computed again is chosen by a cost model, for any processor. ``tune`` finds out what is best on the
-processor at hand, remembers it in a file of records, and ``compile`` uses that file from then on.
-This tutorial tunes three small convolutions, looks at the records and compiles with them.
+A cost model chooses, for any processor, how many rows a tensor column has, by how many rows it
+advances in a step, and whether the rows that two steps share are kept or computed again. ``tune``
+measures which choice is the fastest on the processor at hand and writes it to a file of records,
+which ``compile`` uses from then on. This tutorial tunes three small convolutions, looks at the
+records, and compiles with them.
 """
 
 # %%
 # A model
 # -------
-# Three sparse convolutions of 3x3. The second and the third need rows around those they compute, so
-# columns overlap.
+# The model is three sparse 3x3 convolutions. Each of them needs one row above and one row below
+# those that it computes, so neighbouring columns overlap.
 
 import tempfile
 from pathlib import Path
@@ -36,10 +37,10 @@ model = testing.write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], we
 # %%
 # Tune
 # ----
-# Every trial runs in a process of its own, in turns with the best plan so far: one that crashes or
-# hangs is a failed trial, and a slow phase of the machine hits both. In the end the best few and
-# the cost model's choice run side by side. A plan replaces another only if it is faster in most
-# rounds.
+# Every trial runs in a process of its own: a plan that crashes or hangs is a failed trial and
+# nothing else. It takes turns with the best plan so far, so that a slow phase of the machine hits
+# both. At the end the best few plans and the cost model's choice run side by side. A plan replaces
+# another one only if it is faster in most rounds.
 #
 # The command line does the same: ``tvm-sparse tune model.onnx --plot times.png``. On a farm of
 # boards it is ``tvm-sparse tune model.onnx --target rpi4 --tracker HOST:PORT --key rpi4``.
@@ -56,8 +57,9 @@ for region in tuned:
 # %%
 # Records
 # -------
-# One JSON object a line. Files of several machines are merged with ``cat``. A run that was ended,
-# by Ctrl-C or the hard way, is taken up where it stopped: this one finds everything done.
+# A record is a line with a JSON object. Files of several machines are merged with ``cat``. A run
+# that was ended, by Ctrl-C or in any other way, is taken up where it stopped. The second call of
+# ``tune`` below finds everything done and adds nothing.
 
 for line in records_file.read_text().splitlines()[:3]:
     print(line)
@@ -69,9 +71,9 @@ assert records_file.stat().st_size == size
 # %%
 # Compile
 # -------
-# Without ``records=``, ``compile`` looks into the file in the user's data folder, where ``tune``
-# writes by default. Only records of the same processor and number of threads are used. Where
-# operators were measured to be faster one by one, no columns are formed.
+# Without ``records=``, ``compile`` reads the file in the user's data folder, to which ``tune``
+# writes by default. It uses only records of the same processor and the same number of threads.
+# Where operators were measured to be faster one by one, it forms no columns.
 
 from tvm_sparse.records.best import RecordedPlans
 
@@ -80,7 +82,7 @@ engine = tvm_sparse.compile(model, threads=1, records=plans)
 print(plans.summary())
 
 # %%
-# Plans change the order of the work, not the result.
+# A plan changes the order of the work, not the result.
 
 x = rng.standard_normal(shape, "float32")
 expected = testing.onnxruntime_outputs(model, {"x": x})["y"]

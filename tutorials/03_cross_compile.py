@@ -2,16 +2,16 @@
 Compile for another machine
 ===========================
 
-A library for a Raspberry Pi, or another board or server with a 64-bit ARM, is compiled on any
-machine: nothing is measured, the kernels are tiled from the sizes in the board's CPU profile. This
-tutorial compiles a small pruned network for a Raspberry Pi 4, looks at what comes out, and says how
-it is run there.
+A library for a Raspberry Pi, or for another board or server with a 64-bit ARM, can be compiled on
+any machine: nothing is measured, because the kernels are tiled from the sizes in the board's CPU
+profile. This tutorial compiles a small pruned network for a Raspberry Pi 4, looks at the code that
+comes out, and says how to run it there.
 """
 
 # %%
 # CPU profiles
 # ------------
-# A profile says what the kernels need to know of a core. ``tvm-sparse targets`` lists all of them.
+# A profile says what the kernels need to know of a core. ``tvm-sparse targets`` lists all profiles.
 
 from tvm_sparse.cpu.profile import native, profile
 
@@ -23,7 +23,7 @@ for cpu in (native(), board):
     print(f"  L1 {cpu.l1_bytes // 1024} KB, L2 {cpu.l2_bytes // 1024} KB a core")
 
 # %%
-# What an unknown name leads to:
+# An unknown name is an error, which says what to do:
 
 from tvm_sparse.errors import TargetError
 
@@ -35,7 +35,7 @@ except TargetError as error:
 # %%
 # A pruned network
 # ----------------
-# Two linear layers; nine in ten of their weights are zero.
+# The network has two linear layers. Nine in ten of their weights are zero.
 
 import numpy as np
 from tvm import relax
@@ -61,8 +61,8 @@ with builder.function("main", [x]):
 network = builder.get()
 
 # %%
-# The same layer is tiled differently: shorter vectors, and a block of input channels that fits in
-# the board's smaller cache.
+# The same layer is tiled differently for the board: its vectors are shorter, and a block of input
+# channels must fit in a smaller cache.
 
 from tvm_sparse.tilings.choice import sparse_tiling
 
@@ -75,8 +75,9 @@ for cpu in (native(), board):
 # %%
 # Compile and save
 # ----------------
-# ``target`` is the only difference. A library is linked with ``aarch64-linux-gnu-gcc`` where that
-# is installed, else with zig, a linker that pip installs (``pip install tvm-sparse[arm]``).
+# ``target`` is the only difference to compiling for this machine. The library is linked with
+# ``aarch64-linux-gnu-gcc`` if that is installed, or else with zig, which pip installs
+# (``pip install tvm-sparse[arm]``).
 
 import struct
 import tempfile
@@ -98,7 +99,7 @@ with tempfile.TemporaryDirectory() as folder:
         print(error)
 
 # %%
-# This machine cannot run it, and says so.
+# A machine with another processor cannot run it, and the error says so.
 
 try:
     engine.run([np.zeros((1, TOKENS, WIDTH), "float32")])
@@ -106,8 +107,8 @@ except TargetError as error:
     print(error)
 
 # %%
-# The code multiplies and adds vectors of four values, each by one element of a vector that holds
-# four weights.
+# The inner loop multiplies vectors of four values by one weight each. A register holds four
+# weights, and the multiply-add takes one element of it.
 
 import tvm
 
@@ -125,6 +126,6 @@ assert any(".s[" in line for line in instructions)
 # %%
 # On the board
 # ------------
-# With Python, as here: ``pip install tvm-sparse``, then ``tvm_sparse.load("network.so")`` or
-# ``tvm-sparse run network.so``. Without Python: a C++ program of one file, in ``examples/cpp``,
-# where the five files to copy are listed.
+# With Python, the board runs it as this machine runs its own libraries: ``pip install tvm-sparse``,
+# then ``tvm_sparse.load("network.so")`` or ``tvm-sparse run network.so``. Without Python, a C++
+# program runs it: ``examples/cpp`` has that program and the list of the five files to copy.
