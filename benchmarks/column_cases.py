@@ -122,8 +122,7 @@ def in_place(case: Case, cpu: CpuProfile) -> Case:
 
 def _on_panels(case: Case, cpu: CpuProfile) -> tvm.IRModule:
     """Return a case up to where regions are formed."""
-    mod = import_module(case.source, case.shapes).mod
-    return pipeline.on_panels(pipeline.canonical(mod, cpu), cpu)
+    return pipeline.front(import_module(case.source, case.shapes).mod, cpu).mod
 
 
 def stages_alone(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[RegionShape]:

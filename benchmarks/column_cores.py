@@ -71,10 +71,10 @@ def simulate(
     case: Case, cpu: CpuProfile, cores: Sequence[int]
 ) -> Iterator[tuple[int, Simulated, Simulated]]:
     """Yield numbers of cores, and a model on so many: L3 and memory shared, and growing."""
-    mod = pipeline.canonical(import_module(case.source, case.shapes).mod, cpu)
+    mod = import_module(case.source, case.shapes).mod
     for count in cores:
         some = replace(cpu, cores=count)
-        panels = pipeline.on_panels(mod, some)
+        panels = pipeline.front(mod, some).mod
         alone = list(stages_alone(panels, some))
         found = []
         for growing in (False, True):

@@ -139,7 +139,7 @@ def sweep(threads: int | None) -> None:
     cpu = processor("native", threads)
     with tempfile.TemporaryDirectory() as folder:
         model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
-        mod = pipeline.on_panels(pipeline.canonical(load.import_module(model).mod, cpu), cpu)
+        mod = pipeline.front(load.import_module(model).mod, cpu).mod
         formed = regions.form_regions(mod, cpu, LEAST_GAIN)
         device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
         picks = []

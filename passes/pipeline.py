@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -36,14 +37,18 @@ from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
-from tvm_sparse.records.choices import Choices, token_network
+from tvm_sparse.passes.sparsify.token_network import model_key, token_network
+from tvm_sparse.records.keys import layer_key
+from tvm_sparse.records.lookups import Lookups
+from tvm_sparse.records.used import UsedRecords
 from tvm_sparse.tilings.families import KernelFor, by_cost_model
+from tvm_sparse.tilings.layer import Layer, Tiling
 
 Passes = list[tvm.transform.Pass]
 
 
 def canonicalize() -> Passes:
-    """Make whole operators of what exporters decompose."""
+    """Make whole operators of the parts into which exporters decompose them."""
     return [
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
@@ -75,28 +80,61 @@ def sparsify(cpu: CpuProfile, kernel_for: KernelFor = by_cost_model) -> Passes:
 
 
 def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
-    """Return a network of whole operators, as it was imported otherwise."""
+    """Return a model as it was imported, with whole operators."""
     with cpu.to_target():
         return tvm.transform.Sequential(canonicalize())(mod)
 
 
-def on_panels(mod: tvm.IRModule, cpu: CpuProfile, choices: Choices | None = None) -> tvm.IRModule:
-    """Return a network whose operators work on panels.
+@dataclass(frozen=True)
+class Front:
+    """A model behind the front half of the pipeline.
+
+    Attributes
+    ----------
+    mod : IRModule
+        The model; its operators work on panels.
+    plan_for : callable, optional
+        Looks up the measured plans of regions; None if there are none, or none shall be used.
+    used : UsedRecords
+        What was taken from the tuning records so far.
+    """
+
+    mod: tvm.IRModule
+    plan_for: PlanFor | None
+    used: UsedRecords
+
+
+def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) -> Front:
+    """Return a model whose operators work on panels: the front half of the pipeline.
 
     Parameters
     ----------
     mod : IRModule
-        From `canonical`.
+        The model as it was imported.
     cpu : CpuProfile
-        For which processor.
-    choices : Choices, optional
-        Lanes and kernels that were measured.
+        The processor to compile for.
+    lookups : Lookups, optional
+        What was measured; the cost model chooses where nothing was.
     """
-    choices = choices or Choices()
+    mod = canonical(mod, cpu)
+    known = lookups or Lookups()
+    is_refused = known.refuses(model_key(mod, cpu))
+    if is_refused:
+        known = Lookups(source=known.source)
+    lanes = known.lanes_for(token_network(mod, cpu))
+    layers = set()
+
+    def kernel_for(layer: Layer) -> Tiling | None:
+        tiling = known.kernel_for(layer)
+        if tiling is not None:
+            layers.add(layer_key(layer))
+        return tiling
+
     with cpu.to_target():
-        lanes = choices.lanes_for(token_network(mod, cpu))
-        cpu = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
-        return tvm.transform.Sequential(sparsify(cpu, choices.kernel_for))(mod)
+        on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
+        mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for))(mod)
+    used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
+    return Front(mod, known.plan_for, used)
 
 
 def lower(cpu: CpuProfile) -> Passes:
@@ -119,34 +157,32 @@ def lower(cpu: CpuProfile) -> Passes:
 def pipeline(
     columns: Columns = "auto",
     overlap: OverlapOption = "auto",
-    choices: Choices | None = None,
-    report: Callable[[Sequence[Mapping[str, Any]]], None] | None = None,
+    lookups: Lookups | None = None,
+    report: Callable[[UsedRecords], None] | None = None,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
     Parameters
     ----------
     columns, overlap
-        As `FormRegions`.
-    choices : Choices, optional
-        What was measured, which the cost model's choices give way to.
+        As `FormRegions` takes them.
+    lookups : Lookups, optional
+        What was measured; the cost model chooses where nothing was.
     report : callable, optional
-        Called with what the attribute `REGIONS` says of the regions.
+        Called with what was taken from the tuning records.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        mod = canonical(mod, cpu)
-        used = (choices or Choices()).fitting(mod, cpu)
-        regions = FormRegions(cpu, columns, overlap, used.plan_for)
-        mod = on_panels(mod, cpu, used)
-        phases = [regions, *lower(cpu)]
+        found = front(mod, cpu, lookups)
+        regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target or cpu.to_target():
-            mod = tvm.transform.Sequential(phases)(mod)
-            if report is not None and mod.attrs and REGIONS in mod.attrs:
-                report(mod.attrs[REGIONS])
+            mod = tvm.transform.Sequential([regions, *lower(cpu)])(found.mod)
+            if report is not None:
+                formed = mod.attrs[REGIONS] if mod.attrs and REGIONS in mod.attrs else ()
+                report(found.used.with_regions(formed))
             return relax.get_pipeline("default_build")(mod)
 
     return run

@@ -128,7 +128,7 @@ class Stage(ABC):
         return self.tensor.images * blocks
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
         return self.name
 
     def tiles(self, first: Expr, end: Expr) -> Iterator[tuple[Expr, int]]:

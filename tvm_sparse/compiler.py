@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from tvm_sparse.runtime.library import LibraryInfo
 
 if TYPE_CHECKING:
     from tvm_sparse.frontends.onnx_importer import ImportedModel
+    from tvm_sparse.records.used import UsedRecords
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
 
@@ -42,6 +43,7 @@ def compile(
     columns: Columns = "auto",
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
+    report: Callable[[UsedRecords], None] | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -53,20 +55,21 @@ def compile(
     shapes : mapping of str to sequence of int, optional
         Shapes of the ONNX inputs that have dynamic dimensions.
     target : str
-        Name of a CPU profile; ``"native"`` is this machine.
+        The name of a CPU profile; ``"native"`` is this machine.
     threads : int, optional
         Threads that an inference runs on; by default all cores that this process may use.
     columns : "auto", "off" or int
-        Whether operators are grouped into regions that run as tensor columns, and with how many
-        rows per column.
+        Whether operators are grouped into regions that run as tensor columns; a number is the rows
+        of a column.
     overlap : str
-        What happens to rows that two steps of a column need: ``"recompute"``, ``"carry"``, or
-        ``"auto"``, as the cost model says.
+        How rows are treated that two steps of a column need: ``"recompute"`` computes them again,
+        ``"carry"`` keeps them, and with ``"auto"`` the cost model chooses.
     records : str, PathLike or RecordedPlans, optional
-        What `tvm_sparse.tuning.tune.tune` found for this target and number of threads, which takes
-        the place of the cost model's plans. By default from the user's data folder, if there is
-        something; ``RecordedPlans()`` is nothing. Afterwards, a `RecordedPlans` tells what was used
-        of it.
+        What `tvm_sparse.tuning.tune.tune` found for this target and number of threads; it takes
+        the place of the cost model's plans. By default the file in the user's data folder, if
+        there is one; ``RecordedPlans()`` holds nothing.
+    report : callable, optional
+        Called with what was used of the records; ``report=print`` prints it in a line.
 
     Returns
     -------
@@ -79,8 +82,8 @@ def compile(
     ModelError
         If the model cannot be read or imported.
     InputError
-        If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` is
-        nothing of the above.
+        If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` has
+        another value.
     TargetError
         If `target` is unknown.
     RecordsError
@@ -104,9 +107,9 @@ def compile(
         instruction_sets=library.instruction_sets(tvm_target),
     )
     mod = library.describe(imported.mod, info)
-    del imported  # its weights are replaced by packed ones on the way
-    choices = records.choices_on(CpuProfile.from_target(tvm_target))
-    passes = pipeline.pipeline(columns, overlap, choices, records.count)
+    del imported  # frees each weight as soon as a packed one replaces it
+    lookups = records.lookups_on(CpuProfile.from_target(tvm_target))
+    passes = pipeline.pipeline(columns, overlap, lookups, report)
     executable = build(mod, tvm_target, passes)
     return Engine(executable.mod, info, threads)
 

@@ -36,6 +36,14 @@ class Epilogue:
         if self.activation is not None:
             activation(self.activation)  # raises if it is unknown
 
+    @property
+    def key(self) -> str:
+        """Text that names it in the tuning records."""
+        return (
+            f"bias={int(self.bias)} residual={int(self.residual)} "
+            f"activation={self.activation or 'none'}"
+        )
+
     def activate(self, value: Expr) -> Expr:
         """Apply the activation to a float32 value or vector."""
         return value if self.activation is None else activation(self.activation)(value)

@@ -186,8 +186,9 @@ class Attention(Stage):
         return 4 * math.prod(self.bias_shape) if self.bias_shape else 0
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        return f"{self.name} {self.chunks} heads {self.key_tokens} keys {self.bias_shape}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        bias = "x".join(map(str, self.bias_shape)) if self.bias_shape else "none"
+        return f"{self.name} heads={self.chunks} keys={self.key_tokens} bias={bias}"
 
 
 class _Job:

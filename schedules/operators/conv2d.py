@@ -156,8 +156,8 @@ class DenseConv2d(Stage):
         return 4 * self.window.out_row_pitch
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        return f"{self.name} {self.problem} {self.epilogue}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        return f"{self.name} of {self.problem.key} {self.epilogue.key}"
 
     def _visit_tile(
         self, base: Expr, block: Expr, rows: int, y: Tile, residual: Tile | None

@@ -141,8 +141,8 @@ class DepthwiseConv2d(Stage):
         return 4 * self.problem.channels * math.prod(self.problem.kernel)
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        return f"{self.name} {self.problem} {self.epilogue}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        return f"{self.name} of {self.problem.key} {self.epilogue.key}"
 
     def _visit_tile(
         self, base: Expr, channel: Expr, rows: int, y: Tile, residual: Tile | None

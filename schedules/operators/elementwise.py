@@ -139,6 +139,11 @@ class Elementwise(Stage):
         operations = FUNCTION_OPERATIONS.get(self.operator, 1.0)
         return vector_cycles(vectors_of(self.tensor, self.cpu), len(self.panels), 1, operations)
 
+    def key(self) -> str:
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
+        return f"{self.name} {self.operator} of {shapes}"
+
     def weight_bytes(self) -> int:
         """Return the bytes of the operands that are no panels."""
         others = (shape for name, shape in self._named_shapes() if name not in self.panels)

@@ -145,8 +145,8 @@ class DenseLinear(Stage):
         return 4 * self.tensor.channels * self.source.channels
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        return f"{self.name} {self.source.channels} {self.epilogue}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        return f"{self.name} channels={self.source.channels} {self.epilogue.key}"
 
     def each_block(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
         """Open the loop over the blocks of weights, unless a chunk is one of them."""

@@ -117,6 +117,10 @@ class _Pooling(Stage):
         self.tensor = pool.output
         self.panels = {"x": (pool.input, pool.rows_seen)}
 
+    def key(self) -> str:
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        return f"{self.name} {self.pool.window_key}"
+
     @abstractmethod
     def combine(self, a: Expr, b: Expr) -> Expr:
         """Combine two values of a window."""

@@ -160,10 +160,9 @@ class SparseConv2d(Stage):
         return 4 * self.window.out_row_pitch
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        problem = self.problem
-        window = f"{problem.kernel} {problem.stride} {problem.padding} {problem.dilation}"
-        return f"{self.name} {window} {density_bucket(self.density)} {self.epilogue}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        window, density = self.problem.window_key, density_bucket(self.density)
+        return f"{self.name} {window} {density} {self.epilogue.key}"
 
     def _pieces(self) -> Iterator[tuple[Expr, int]]:
         """Yield the first lane of every piece of a row, and how many vectors it has."""

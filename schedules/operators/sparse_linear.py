@@ -166,9 +166,9 @@ class SparseLinear(Stage):
         return self.layout.bytes(self.density)
 
     def key(self) -> str:
-        """Return what the time depends on, apart from the tensors."""
-        depth = self.source.channels
-        return f"{self.name} {depth} {density_bucket(self.density)} {self.epilogue}"
+        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        density = density_bucket(self.density)
+        return f"{self.name} channels={self.source.channels} {density} {self.epilogue.key}"
 
     def _visit_tile(self, chunk: Expr, count: int, x: Tile, y: Tile, residual: Tile | None) -> None:
         layout = self.layout

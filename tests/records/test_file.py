@@ -117,14 +117,29 @@ class TestFiles:
 
     def test_one_warning_says_which_line(self, tmp_path, caplog):
         path = tmp_path / "records.jsonl"
-        other = record(16).to_json().replace('"version": 1', '"version": 7')
+        other = record(16).to_json().replace('"version": 2', '"version": 7')
         path.write_text(f"{record(8).to_json()}\n{other}\nnonsense\n\xff\n", "latin-1")
         assert len(file.read(path)) == 1
         (message,) = [r.getMessage() for r in caplog.records]
         assert message == (
-            f"{path}: line 2 is of version 7, and this tvm-sparse reads 1 "
+            f"{path}: line 2 is of version 7, and this tvm-sparse reads 2 "
             "(and 2 other lines); the other 1 records are used"
         )
+
+    def test_records_of_the_first_version_are_not_used(self, tmp_path, caplog):
+        path = tmp_path / "records.jsonl"
+        old = '{"version": 1, "region": "linear 8 > 8 @ 1x8 #0", "target": "x", "threads": 1, '
+        path.write_text(
+            f'{old}"plan": {{"lanes": 8}}, "seconds": [1.0], "turn": "a", "at": 1.0}}\n'
+        )
+        assert len(file.read(path)) == 0
+        (message,) = [r.getMessage() for r in caplog.records]
+        assert message == (
+            f"{path}: line 1 is of version 1, and this tvm-sparse reads 2; "
+            "the other 0 records are used"
+        )
+        file.append(path, [record(8)])
+        assert len(file.read(path)) == 1
 
     def test_merging_is_cat(self, tmp_path):
         one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
@@ -196,7 +211,11 @@ class TestBest:
         assert best_rows(record(8, SLOW), record(16, FAST, "b", 2.0)) == 16
 
     def test_another_key_never_serves(self):
-        for key in (Key("x", KEY.target, 2), Key(KEY.region, "x", 2), Key(KEY.region, "x", 1)):
+        for key in (
+            Key("x", KEY.target, 2),
+            Key(KEY.structure, "x", 2),
+            Key(KEY.structure, "x", 1),
+        ):
             assert Records([record(8, key=key)]).best(KEY) is None
 
     def test_order_of_lines_does_not_matter(self):

@@ -11,7 +11,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.formats.sparse import SparseTiling
-from tvm_sparse.records.choices import TokenNetwork
+from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import pruned

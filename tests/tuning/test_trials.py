@@ -66,7 +66,7 @@ def task(arguments, *plans, key=KEY):
         # The outputs of few and of many passes are the same to a float's precision.
         return Build("candidates:build", {"fault": "", **plan})
 
-    return Task(key.region, key, tuple(plans), build, arguments)
+    return Task(key.structure, key, tuple(plans), build, arguments)
 
 
 def test_finds_the_fastest(arguments, builders, device, store):

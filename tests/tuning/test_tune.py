@@ -61,9 +61,17 @@ def test_compile_uses_the_records(model, tuned):
     region = region_of(tuned)
     plan = ColumnPlan(region.shape.height, 5, "carry")
     plans = RecordedPlans(Records(turn_of(region, plan)), "my records")
-    compiler.compile(model, threads=1, records=plans)
-    assert (plans.by_records, plans.by_cost_model) == (1, 0)
-    assert plans.summary() == "tensor columns planned: 1 by my records"
+    _, used = compiled(model, plans)
+    assert (used.by_records, used.by_cost_model) == (1, 0)
+    assert str(used) == "tensor columns planned: 1 by my records"
+
+
+def compiled(model, plans, shapes=None):
+    """Return the engine of a model, and what was used of the records."""
+    reports = []
+    engine = compiler.compile(model, shapes, threads=1, records=plans, report=reports.append)
+    (used,) = reports
+    return engine, used
 
 
 def test_compile_uses_the_kernels_of_layers(model, tuned):
@@ -71,8 +79,8 @@ def test_compile_uses_the_kernels_of_layers(model, tuned):
     known = file.read(path)
     keys = [part.outcome.task.key for part in parts if part.kind == "layers"]
     plans = RecordedPlans(Records([r for key in keys for r in known.of(key)]), "my records")
-    engine = compiler.compile(model, threads=1, records=plans)
-    assert plans.summary().endswith("; kernels of 1 kind of layer by my records")
+    engine, used = compiled(model, plans)
+    assert str(used).endswith("; kernels of 1 kind of layer by my records")
     x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
     expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
     actual = engine.run({"x": x})["y"]
@@ -98,10 +106,10 @@ def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refuse
     verdict = file.Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
     plans = RecordedPlans(file.read(path), str(path))
     plans.records.add(verdict)
-    compiler.compile(model, threads=1, records=plans)
-    assert plans.is_refused == is_refused
-    assert bool(plans.kernels) != is_refused
-    assert ("as a whole faster than with" in plans.summary()) == is_refused
+    _, used = compiled(model, plans)
+    assert used.is_refused == is_refused
+    assert bool(used.layers) != is_refused
+    assert ("as a whole faster than with" in str(used)) == is_refused
 
 
 def test_a_record_decides_the_plan(model, tuned, monkeypatch):
@@ -157,7 +165,7 @@ def test_parts_of_a_region(tuned):
 def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     path, region = tuned[0], region_of(tuned)
     plans = RecordedPlans.read(path)
-    found = plans.on(processor(target, threads))(region.shape)
+    found = plans.plans_on(processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
         assert found.plan == from_fields(region.outcome.best.plan)
         assert found.share > 0  # of the time that its operators take one by one: above 1, if slower
@@ -187,8 +195,8 @@ def test_lanes_of_tokens(tmp_path):
     _, lanes = (plan["lanes"] for plan in first.outcome.task.plans)
     fast = file.Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
     plans = RecordedPlans(Records([fast]), "records")
-    engine = compiler.compile(model, shapes, threads=1, records=plans)
-    assert plans.summary().endswith(f"{lanes} lanes by records")
+    engine, used = compiled(model, plans, shapes)
+    assert str(used).endswith(f"{lanes} lanes by records")
     x = np.random.default_rng(0).standard_normal(shapes["x"], "float32")
     (expected,) = testing.onnxruntime_outputs(model, {"x": x}).values()
     (actual,) = engine.run({"x": x}).values()

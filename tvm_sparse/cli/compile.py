@@ -6,9 +6,13 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments
 from tvm_sparse.errors import LibraryError
+
+if TYPE_CHECKING:
+    from tvm_sparse.records.used import UsedRecords
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -40,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
     linking.link_command(profile(options.target).architecture, options.linker)
     column_options.check(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
+    reports: list[UsedRecords] = []
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}"):
         engine = compiler.compile(
@@ -50,14 +55,16 @@ def run(options: argparse.Namespace) -> None:
             options.columns,
             options.overlap,
             plans,
+            report=reports.append,
         )
         engine.save(options.output, options.linker)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
+    (used,) = reports
     if options.json:
         record = asdict(engine.info) | {"library": str(options.output)}
-        regions = {"by_records": plans.by_records, "by_cost_model": plans.by_cost_model}
+        regions = {"by_records": used.by_records, "by_cost_model": used.by_cost_model}
         console.print_json(record | {"seconds": seconds, "bytes": size, "regions": regions})
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
-        print(plans.summary())
+        print(used)

@@ -1,8 +1,9 @@
 """Tuning records: what was measured, one JSON object a line, in a file that only grows.
 
-A record is one plan's times in one *turn*, in which several plans of a region ran alternately. Only
-times of the same turn are compared with each other where that is possible, since a machine is
-faster at one hour than at the next. Files are merged with ``cat``, and hold no weights.
+A record holds the times of one plan in one *turn*, in which several plans for the same structure
+ran alternately. Times of the same turn are compared with each other where that is possible, since
+a machine is faster at one hour than at the next. Files are merged with ``cat``. They hold no
+weights.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ import numpy as np
 
 from tvm_sparse.errors import RecordsError
 
-VERSION = 1
-"""Version of the lines. It changes when a plan's fields or a region's name change their meaning."""
+VERSION = 2
+"""The version of the lines; another one when plans' fields, or the texts of keys, change."""
 
 LEAST_GAIN = 0.005
-"""A plan must be faster by this share: less is neither worth a change nor safe to tell."""
+"""Share of the time by which a plan must be faster: less is not safe to tell from noise."""
 
 BEYOND = 0.8
-"""Share of a turn's rounds in which a plan must be faster: as in 4 of 5."""
+"""Share of a turn's rounds in which a plan must be faster: 4 of 5."""
 
 Plan = Mapping[str, "int | str"]
-"""The fields of a plan."""
+"""The fields of a plan: of a kernel, of lanes, of a region's columns, or of a model's choices."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +44,16 @@ class Key:
 
     Attributes
     ----------
-    region : str
-        Structure of the region: operators, shapes, a bucket of the density; not its weights.
+    structure : str
+        What was measured, as `tvm_sparse.records.keys` names it: a region, a layer, a network on
+        tokens or a model, by sizes and a bucket of the density; no weights.
     target : str
-        The processor, by what matters for plans.
+        The processor, by what plans depend on.
     threads : int
-        Threads that the region runs on.
+        The number of threads that it ran on.
     """
 
-    region: str
+    structure: str
     target: str
     threads: int
 
@@ -63,18 +65,18 @@ class Record:
     Attributes
     ----------
     key : Key
-        Region, target and threads.
+        Structure, target and threads.
     plan : mapping of str to int or str
         The plan's fields.
     seconds : tuple of float
-        One time a round of the turn, the rounds in the same order as those of the turn's other
-        plans; empty after a failure.
+        The time of each round of the turn, in the same order for all plans of the turn; empty after
+        a failure.
     turn : str
-        Names the turn.
+        The name of the turn.
     failure : str
-        Why there are no times; empty if there are.
+        Why there are no times; empty if there are some.
     at : float
-        When, in seconds since 1970.
+        When it was measured, in seconds since 1970.
     """
 
     key: Key
@@ -88,7 +90,7 @@ class Record:
         """Return the line that `from_json` reads."""
         content = {
             "version": VERSION,
-            "region": self.key.region,
+            "structure": self.key.structure,
             "target": self.key.target,
             "threads": self.key.threads,
             "plan": dict(self.plan),
@@ -126,7 +128,7 @@ class Record:
     @classmethod
     def _checked(
         cls,
-        region: str,
+        structure: str,
         target: str,
         threads: int,
         plan: dict[str, int | str],
@@ -135,7 +137,7 @@ class Record:
         at: float,
         failure: str = "",
     ) -> Record:
-        texts = (region, target, turn, failure)
+        texts = (structure, target, turn, failure)
         if not (
             all(isinstance(text, str) for text in texts)
             and type(threads) is int
@@ -148,7 +150,7 @@ class Record:
             and bool(seconds) != bool(failure)
         ):
             raise ValueError("damaged")
-        key = Key(region, target, threads)
+        key = Key(structure, target, threads)
         return cls(key, plan, tuple(float(s) for s in seconds), turn, failure, float(at))
 
 
@@ -164,7 +166,7 @@ def default_path() -> Path:
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records to a file, all of them in one piece; it is made if there is none.
+    """Add records to a file, all of them in one piece; the file is made if there is none.
 
     Several processes may do so at once. After a line that was cut off, a new one is started.
 
@@ -188,14 +190,14 @@ def append(path: Path, records: Iterable[Record]) -> None:
 
 
 def read(path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> Records:
-    """Read a file of records; what cannot be used of it is left out, with one warning.
+    """Read a file of records; lines that cannot be used are left out, with one warning.
 
     Parameters
     ----------
     path : Path
         The file.
     is_plan : callable
-        Whether a record's plan can be used.
+        Returns whether a plan with these fields can be used.
 
     Raises
     ------
@@ -269,9 +271,9 @@ class Records:
     def best(self, key: Key) -> Record | None:
         """Return the record of the best plan; None if nothing was measured.
 
-        Turns are read in the order of time; the first plan of each is the one to beat. The winner
-        takes the place of the best plan so far if that ran in the same turn; if it didn't (records
-        of two machines), the faster one stays. Plans that failed since do not count.
+        Turns are read in the order of time. In each, the other plans must beat the first one. The
+        winner replaces the best plan so far if both ran in that turn; if they did not, as in the
+        records of two machines, the faster one stays. Plans that have failed since do not count.
         """
         turns: dict[str, list[Record]] = {}
         for record in self.of(key):
@@ -287,8 +289,8 @@ class Records:
 
 
 def ratio(record: Record, other: Record) -> float:
-    """Return how many times as long as another a plan takes, of the same turn: the median."""
-    # One that was hopeless has fewer rounds.
+    """Return how many times as long as `other` a plan takes: the median over a turn's rounds."""
+    # A plan that was hopeless has fewer rounds.
     pairs = zip(record.seconds, other.seconds, strict=False)
     return float(np.median([a / b for a, b in pairs]))
 
@@ -296,16 +298,16 @@ def ratio(record: Record, other: Record) -> float:
 def winner(first: Record, others: Sequence[Record]) -> Record:
     """Return the fastest of `others` if it is faster than `first` beyond the spread, else `first`.
 
-    All of them ran in the same turn.
+    All of them must be of the same turn.
     """
     faster = [record for record in others if beats(record.seconds, first.seconds)]
     return min(faster, key=lambda record: float(np.median(record.seconds)), default=first)
 
 
 def beats(seconds: Sequence[float], others: Sequence[float]) -> bool:
-    """Return whether the times are shorter beyond the spread of the rounds' ratios.
+    """Return whether times are shorter than `others` beyond the spread of the rounds' ratios.
 
-    Round by round, so that a slow phase of the machine, which hits both, does not count.
+    Ratios are taken round by round: a slow phase of the machine hits both and cancels out.
     """
     rounds = min(len(seconds), len(others))
     ratios = np.divide(seconds[:rounds], others[:rounds])

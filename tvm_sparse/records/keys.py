@@ -1,16 +1,26 @@
-"""What names a structure in the records."""
+"""The names that structures have in the tuning records.
+
+A key is a line for people and a digest of a text that spells out all that the time depends on. The
+texts are written here and in the `key` of sizes, epilogues and stages, field by field. No name of a
+class or a module is part of them, so the records outlive a renaming. A change of a text makes the
+records of all users worthless; it goes with a new `tvm_sparse.records.file.VERSION`.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tvm_sparse.columns.shapes import RegionShape
+from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.formats.sparse import density_bucket
 from tvm_sparse.records.file import Key, digest
+from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
+    from tvm_sparse.records.lookups import TokenNetwork
 
 
 def key_of(region: RegionShape, cpu: CpuProfile) -> Key:
@@ -24,27 +34,76 @@ def key_on(structure: str, cpu: CpuProfile) -> Key:
 
 
 def region_key(region: RegionShape) -> str:
-    """Return a name of a region's structure: operators for people, a digest of the whole.
-
-    Neither weights nor their exact number of zeros are part of it, only what the stages' keys say.
-    """
+    """Return the key of a region: its operators and its output for people, then a digest."""
     names = []
     for name, alike in itertools.groupby(stage.name for stage in region.stages):
         count = len(list(alike))
         names.append(f"{count} {name}" if count > 1 else name)
-    structure = (
-        [(stage.key, stage.tensor, stage.edges, stage.tile) for stage in region.stages],
-        region.inputs,
-        region.outputs,
-    )
     last = region.stages[-1].tensor
-    size = f"{last.images}x{last.rows}x{last.channels}x{last.lanes}"
-    return f"{' > '.join(names)} @ {size} #{digest(repr(structure))}"
+    return f"{' > '.join(names)} @ {_tensor(last)} #{digest(region_text(region))}"
+
+
+def region_text(region: RegionShape) -> str:
+    """Return the structure of a region: a line for each stage, then its inputs and outputs.
+
+    The text holds neither weights nor their exact number of zeros.
+    """
+    return "\n".join(
+        [
+            *map(_stage, region.stages),
+            f"inputs {', '.join(map(_tensor, region.inputs))}",
+            f"outputs {', '.join(map(str, region.outputs))}",
+        ]
+    )
+
+
+def _stage(stage: StageShape) -> str:
+    reads = ", ".join(map(_edge, stage.edges))
+    return f"{stage.key}; computes {_tensor(stage.tensor)}; reads {reads}; tile {stage.tile}"
+
+
+def _edge(edge: Edge) -> str:
+    rows = edge.rows
+    if rows is None:
+        return f"{edge.source} all rows"
+    return (
+        f"{edge.source} stride={rows.stride} before={rows.before} after={rows.after} "
+        f"factor={rows.factor}"
+    )
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f"{tensor.images}x{tensor.rows}x{tensor.channels}x{tensor.lanes}"
 
 
 def layer_key(layer: Layer) -> str:
-    """Return a name of a layer's structure: sizes for people, a digest of the whole."""
-    return f"{layer.name} #{digest(layer.key)}"
+    """Return the key of a layer: its sizes for people, then a digest."""
+    return f"{layer.name} #{digest(layer_text(layer))}"
+
+
+def layer_text(layer: Layer) -> str:
+    """Return the structure of a layer: its sizes, and a bucket of the density of its weight."""
+    return f"{layer.problem.key} {density_bucket(layer.density)}"
+
+
+def network_key(network: TokenNetwork) -> str:
+    """Return the key of the layers on tokens of a network: sizes for people, then a digest."""
+    return f"{network.name} #{digest(network_text(network))}"
+
+
+def network_text(network: TokenNetwork) -> str:
+    """Return the structure of the layers on tokens of a network, a line for each."""
+    return "\n".join(
+        f"batch={batch} tokens={tokens} channels={depth} out_channels={channels} "
+        f"{density_bucket(density)}"
+        for batch, tokens, depth, channels, density in network.layers
+    )
+
+
+def model_key(layers: Iterable[Layer]) -> str:
+    """Return the key of a model by its layers with constant weights, in the order of execution."""
+    texts = [layer_text(layer) for layer in layers]
+    return f"model of {len(texts)} layers #{digest(chr(10).join(texts))}"
 
 
 def target_key(cpu: CpuProfile) -> str:

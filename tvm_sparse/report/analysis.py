@@ -164,17 +164,14 @@ def analyze(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = profile(target)
     cpu = replace(cpu, cores=threads or cpu.cores)
-    mod = pipeline.canonical(import_module(model, shapes).mod, cpu)
-    choices = records.choices_on(cpu).fitting(mod, cpu)
-    alone = pipeline.on_panels(mod, cpu, choices)
-    planner = RegionPlanner(cpu, columns, overlap, choices.plan_for)
-    passes = [FormRegions(cpu, planner=planner)]
-    together = tvm.transform.Sequential(passes)(alone)
+    front = pipeline.front(import_module(model, shapes).mod, cpu, records.lookups_on(cpu))
+    planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
+    together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
     regions = tuple(planner.planned)
     operators = _operators(together, regions)
-    layers = _layers(alone, operators)
+    layers = _layers(front.mod, operators)
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
-    return Analysis(name, cpu, layers, operators, regions, alone, together)
+    return Analysis(name, cpu, layers, operators, regions, front.mod, together)
 
 
 def one_by_one(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:

@@ -66,7 +66,7 @@ def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     """Return all of it as values of JSON."""
     return [
         {
-            "region": region.outcome.task.key.region,
+            "region": region.outcome.task.key.structure,
             "kind": region.kind,
             "count": region.count,
             "trials": region.outcome.trials,

@@ -10,6 +10,7 @@ import functools
 from dataclasses import dataclass, field
 
 from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.sizes.window import window_key
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,20 @@ class Conv2d:
             raise ValueError(f"the kernel is larger than the padded image: {self}")
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
             raise ValueError(f"fewer lanes than columns: {self}")
+
+    @property
+    def key(self) -> str:
+        """Text that names the sizes in the tuning records."""
+        return (
+            f"conv2d batch={self.batch} channels={self.channels} height={self.height} "
+            f"width={self.width} out_channels={self.out_channels} {self.window_key} "
+            f"groups={self.groups} lanes_in={self.lanes_in} lanes_out={self.lanes_out}"
+        )
+
+    @property
+    def window_key(self) -> str:
+        """The part of `key` that tells which pixels an output pixel sees."""
+        return window_key(self.kernel, self.stride, self.padding, self.dilation)
 
     @property
     def out_height(self) -> int:

@@ -21,3 +21,8 @@ class Linear:
     lanes: int
     n: int
     k: int
+
+    @property
+    def key(self) -> str:
+        """Text that names the sizes in the tuning records."""
+        return f"linear rows={self.rows} lanes={self.lanes} channels={self.k} out_channels={self.n}"

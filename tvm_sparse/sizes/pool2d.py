@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.sizes.window import window_key
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Pool2d:
     def __post_init__(self) -> None:
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
             raise ValueError(f"fewer lanes than columns: {self}")
+
+    @property
+    def window_key(self) -> str:
+        """Text that tells which pixels an output pixel sees, for the tuning records."""
+        return window_key(self.kernel, self.stride, self.padding, self.dilation)
 
     @property
     def input(self) -> Tensor:

@@ -17,8 +17,8 @@ from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
-from tvm_sparse.records.choices import Choices, TokenNetwork
 from tvm_sparse.records.file import Plan
+from tvm_sparse.records.lookups import Lookups, TokenNetwork
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import default_kernel
 from tvm_sparse.tilings.layer import Layer
@@ -145,14 +145,14 @@ def build_network(
 ) -> None:
     """Build a model for the virtual machine as a plan says."""
     cpu = processor(target, threads)
-    choices = Choices()
+    lookups = Lookups()
     lanes = plan.get("lanes")
     if isinstance(lanes, int):
-        choices = Choices(lanes_for=lambda network: lanes)
+        lookups = Lookups(lanes_for=lambda network: lanes)
     elif plan["choices"] != BY_COST_MODEL:
-        known = RecordedPlans.read(Path(records)).choices_on(cpu)
-        choices = replace(known, refuses=lambda key: False)
-    passes = pipeline.pipeline(choices=choices)
+        known = RecordedPlans.read(Path(records)).lookups_on(cpu)
+        lookups = replace(known, refuses=lambda key: False)
+    passes = pipeline.pipeline(lookups=lookups)
     export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
 
 

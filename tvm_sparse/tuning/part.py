@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +16,11 @@ import tvm
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
+from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.best import BY_COST_MODEL, to_fields
-from tvm_sparse.records.choices import Choices, model_key, token_network
 from tvm_sparse.records.file import Key, digest
-from tvm_sparse.records.keys import key_of, key_on, layer_key
+from tvm_sparse.records.keys import key_of, key_on, layer_key, network_key
+from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.tilings import families
 from tvm_sparse.tuning.devices import Arguments
 from tvm_sparse.tuning.lanes import NetworkKernel, lanes_candidates
@@ -123,7 +125,7 @@ def lanes_tasks(
         return []
     task = Task(
         network.name,
-        key_on(network.key, cpu),
+        key_on(network_key(network), cpu),
         tuple({"lanes": plan.lanes} for plan in plans),
         kernel.build,
         arguments,
@@ -131,20 +133,20 @@ def lanes_tasks(
     return [Part("lanes", task)]
 
 
-def layer_tasks(mod: tvm.IRModule, choices: Choices, setting: Setting) -> list[Part]:
+def layer_tasks(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
     """Return the kernels to choose of every layer, the most time-consuming layers first.
 
     Parameters
     ----------
     mod : IRModule
         The model, from `canonical`.
-    choices : Choices
+    lookups : Lookups
         The lanes that were measured.
     setting : Setting
         What all tasks have in common.
     """
     cpu = setting.cpu
-    lanes = choices.lanes_for(token_network(mod, cpu))
+    lanes = lookups.lanes_for(token_network(mod, cpu))
     own_cpu = replace(cpu, token_lanes=lanes or 0)
     counts: collections.Counter[str] = collections.Counter()
     layers: dict[str, ConstantLayer] = {}
@@ -238,7 +240,7 @@ def model_task(
         As of `lanes_tasks`.
     """
     best = [store.records.best(key) for key in keys]
-    used = sorted(repr((r.key, sorted(r.plan.items()))) for r in best if r)
+    used = sorted(f"{r.key.structure} {json.dumps(r.plan, sort_keys=True)}" for r in best if r)
     key = key_on(model_key(mod, setting.cpu), setting.cpu)
     plans = {"choices": BY_COST_MODEL}, {"choices": f"records {digest(''.join(used))}"}
     return Part("model", Task(_name(key), key, plans, kernel.build, arguments))
@@ -261,4 +263,4 @@ class _Region:
 
 def _name(key: Key) -> str:
     """Return the part of a key that is for people."""
-    return key.region.partition(" #")[0]
+    return key.structure.partition(" #")[0]

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -150,14 +150,15 @@ def tune(
             )
             arguments = kernel.arguments(setting.own_folder(), imported["main"])
             run("lanes", lanes_tasks(mod, kernel, arguments, setting))
-            choices = measured.choices_on(cpu)
-            run("kernels", layer_tasks(mod, choices, setting))
-            panels = pipeline.on_panels(mod, cpu, choices)
+            # The verdict on the whole model does not count: it is what is measured at the end.
+            lookups = replace(measured.lookups_on(cpu), refuses=lambda key: False)
+            run("kernels", layer_tasks(mod, lookups, setting))
+            panels = pipeline.front(imported, cpu, lookups).mod
             formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
             run("regions", region_tasks(formed, setting))
             for _ in range(MORE_ROUNDS):
                 # What was measured may make others look better, which were not measured yet.
-                formed = [form_regions(panels, cpu, LEAST_GAIN, choices.plan_for)]
+                formed = [form_regions(panels, cpu, LEAST_GAIN, lookups.plan_for)]
                 more = region_tasks(formed, setting, done={part.task.key for part in tuned})
                 if not more:
                     break

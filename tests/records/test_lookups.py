@@ -1,4 +1,4 @@
-"""What was measured takes the place of the cost model's choices."""
+"""What was measured takes the place of the cost model's lookups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tvm_sparse.formats.sparse import SparseTiling
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.records.choices import Choices, token_network
+from tvm_sparse.passes.sparsify.token_network import token_network
+from tvm_sparse.records.keys import network_key
+from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.testing import dataflow, pruned
 from tvm_sparse.tilings.choice import DenseTiling
 from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
@@ -29,8 +31,8 @@ def mlp(emit, x):
     return emit(relax.op.matmul(y, relax.const(WEIGHT.T.copy())))
 
 
-def tilings_of(body, shape, choices):
-    mod = pipeline.on_panels(pipeline.canonical(dataflow(body, shape), CPU), CPU, choices)
+def tilings_of(body, shape, lookups):
+    mod = pipeline.front(dataflow(body, shape), CPU, lookups).mod
     calls = [binding.value for block in mod["main"].body.blocks for binding in block.bindings]
     return [
         (call.op.name.removeprefix(operators.PREFIX), dict(call.attrs["tiling"]))
@@ -42,10 +44,10 @@ def tilings_of(body, shape, choices):
 @pytest.mark.parametrize("tiling", [SparseTiling(3, 17), DenseTiling(4, 2)])
 def test_the_kernel_of_a_linear_layer(tiling):
     seen = []
-    choices = Choices(kernel_for=lambda layer: seen.append(layer) or tiling)
+    lookups = Lookups(kernel_for=lambda layer: seen.append(layer) or tiling)
     name = "sparse_linear" if isinstance(tiling, SparseTiling) else "linear"
     expected = [(name, dataclasses.asdict(tiling))] * 2
-    assert tilings_of(mlp, (2, 32, 64), choices) == expected
+    assert tilings_of(mlp, (2, 32, 64), lookups) == expected
     assert {(layer.problem.n, layer.problem.k) for layer in seen} == {(96, 64), (64, 96)}
     assert seen[0].density == pytest.approx(0.05, abs=0.01)
 
@@ -60,9 +62,9 @@ def test_the_kernel_of_a_convolution(tiling):
     def body(emit, x):
         return emit(relax.op.nn.conv2d(x, relax.const(weight), padding=1, groups=groups))
 
-    choices = Choices(kernel_for=lambda layer: tiling)
+    lookups = Lookups(kernel_for=lambda layer: tiling)
     name = "depthwise_conv2d" if groups > 1 else "conv2d"
-    assert tilings_of(body, IMAGE, choices) == [(name, dataclasses.asdict(tiling))]
+    assert tilings_of(body, IMAGE, lookups) == [(name, dataclasses.asdict(tiling))]
 
 
 def test_without_measurements_the_cost_model_chooses():
@@ -71,8 +73,8 @@ def test_without_measurements_the_cost_model_chooses():
 
 def test_the_lanes_of_tokens():
     seen = []
-    choices = Choices(lanes_for=lambda network: seen.append(network) or 24)
-    mod = pipeline.on_panels(pipeline.canonical(dataflow(mlp, (2, 96, 64)), CPU), CPU, choices)
+    lookups = Lookups(lanes_for=lambda network: seen.append(network) or 24)
+    mod = pipeline.front(dataflow(mlp, (2, 96, 64)), CPU, lookups).mod
     panels = [b.value for block in mod["main"].body.blocks for b in block.bindings]
     lanes = {int(p.ty.shape[2]) for p in panels if is_call_to(p, operators.SPARSE_LINEAR)}
     assert lanes == {24}
@@ -88,6 +90,9 @@ def test_networks_are_known_by_their_structure():
     def one(emit, x):
         return emit(relax.op.matmul(x, relax.const(WEIGHT)))
 
-    keys = [token_network(dataflow(body, (1, 32, 64)), CPU).key for body in (one, other, mlp)]
+    def key_of(body, shape):
+        return network_key(token_network(dataflow(body, shape), CPU))
+
+    keys = [key_of(body, (1, 32, 64)) for body in (one, other, mlp)]
     assert keys[0] == keys[1] != keys[2]
-    assert token_network(dataflow(one, (1, 64, 64)), CPU).key != keys[0]
+    assert key_of(one, (1, 64, 64)) != keys[0]
