@@ -41,6 +41,7 @@ myst_heading_anchors = 3
 sphinx_gallery_conf = {
     "examples_dirs": "../tutorials",
     "gallery_dirs": "tutorials",
+    "within_subsection_order": "FileNameSortKey",
     "plot_gallery": False,  # the tests run the tutorials
     "download_all_examples": False,
     "min_reported_time": 1e9,
