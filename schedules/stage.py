@@ -16,6 +16,8 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.shapes import Edge, StageShape
+from tvm_sparse.columns.tiles import ONE_ROW, Tiles
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
 from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, Panels, TensorPanels
@@ -28,38 +30,37 @@ if TYPE_CHECKING:
 class Stage(ABC):
     """An operator on panels whose output rows can be computed in any order.
 
+    Subclasses set the attributes in their constructors; nobody else changes them.
+
     Attributes
     ----------
     name : str
         The operator.
     tensor : Tensor
-        What it computes.
+        The result.
     panels : mapping of str to (Tensor, RowMap or None)
         The operands that are panels, by name, and which of their rows an output row sees. None
         means that it sees all rows.
-    tile : int
-        Rows that it computes together.
-    most_tile_rows : int
-        Rows that it can compute together: what is left of a run joins its last tile if it fits.
+    tiles : Tiles
+        How runs of rows are cut into tiles, whose rows are computed together.
     row_block : int
-        Rows of a run when it is a kernel of its own.
+        Rows of a run in a kernel of this stage alone.
     chunks : int
-        Parts of its channels that can be computed by different threads.
+        Parts of the channels that different threads can compute.
     run_rows : collection of int
-        How many rows its runs have, known when it is emitted.
+        The numbers of rows that runs have; known from `allocate` on.
     chunks_outermost : bool
-        Whether a kernel of its own computes all rows of a chunk before those of the next one.
+        Whether a kernel of this stage alone computes all rows of a chunk before the next chunk.
     reads_images : collection of str
         The operands in `panels` that are images ``[images, channels, rows, lanes]`` in truth.
     writes_images : bool
-        Whether its result is.
+        Whether the result is such images.
     """
 
     name: str
     tensor: Tensor
     panels: Mapping[str, tuple[Tensor, RowMap | None]]
-    tile: int = 1
-    most_tile_rows: int = 1
+    tiles: Tiles = ONE_ROW
     row_block: int = 1
     chunks: int = 1
     run_rows: Collection[int] = (1,)
@@ -71,11 +72,15 @@ class Stage(ABC):
     def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the operands in the order of the call; `panels` returns those that are panels.
 
-        Called inside the function, before `allocate` and `compute`.
+        Called inside the function, before `allocate`.
         """
 
-    def allocate(self) -> None:  # noqa: B027  (most stages need nothing)
-        """Allocate memory for runs of at most `most_rows` rows."""
+    def allocate(self, run_rows: Collection[int]) -> None:
+        """Allocate memory for runs whose numbers of rows are among `run_rows`.
+
+        Called inside the function, before `compute`.
+        """
+        self.run_rows = run_rows
 
     @abstractmethod
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
@@ -84,20 +89,20 @@ class Stage(ABC):
         Parameters
         ----------
         y : Panels
-            Where the result goes.
+            The memory of the result.
         image, first, end : Expr
-            Which rows.
+            The image, its first row to compute, and the row behind the last one.
         chunk : Expr, optional
-            Which of the chunks; all of them if not given.
+            The chunk to compute; by default, all chunks.
         """
 
     @abstractmethod
     def cycles(self) -> float:
-        """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
+        """Return the compute cycles of all rows, with data in the nearest cache, over all cores."""
 
     @property
     def most_rows(self) -> int:
-        """Rows of its longest run."""
+        """Rows of the longest run."""
         return max(self.run_rows)
 
     def parameter(self, name: str) -> TensorPanels:
@@ -106,21 +111,21 @@ class Stage(ABC):
         return Images(tensor) if name in self.reads_images else TensorPanels(tensor)
 
     def result(self) -> TensorPanels:
-        """Return what it computes as a parameter of a function."""
+        """Return the result as a parameter of a function."""
         return Images(self.tensor) if self.writes_images else TensorPanels(self.tensor)
 
     def weight_bytes(self) -> int:
-        """Return the bytes of constants that every run reads."""
+        """Return the bytes of the constants that every run reads."""
         return 0
 
     def window_bytes(self) -> int:
-        """Return the bytes that a run gathers its inputs into, for each of its rows."""
+        """Return the bytes, for each row, of the memory into which a run gathers its inputs."""
         return 0
 
     def row_parts(self) -> int:
-        """Return into how many parts a kernel of its own cuts the rows before it cuts channels.
+        """Return the parts into which a kernel of this stage alone cuts the rows.
 
-        0 if it cuts no channels.
+        It cuts channels where these parts are too few; 0 if it cuts no channels.
         """
         if self.chunks == 1:
             return 0
@@ -131,41 +136,55 @@ class Stage(ABC):
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
         return self.name
 
-    def tiles(self, first: Expr, end: Expr) -> Iterator[tuple[Expr, int]]:
-        """Yield the first row of every tile of a run of rows, and how many it has.
+    def shape(self, sources: Mapping[str, int]) -> StageShape:
+        """Return the facts that plans and costs depend on.
 
-        What is done with it is emitted for whole tiles, and for every number of rows that the last
-        tile of a run may have instead.
+        Parameters
+        ----------
+        sources : mapping of str to int
+            Where the operands in `panels` come from, as `Edge.source`.
         """
-        tile = self.tile
-        rests = sorted({rows % tile for rows in self.run_rows} - {0})
-        joining = [rest for rest in rests if tile + rest <= self.most_tile_rows]
+        return StageShape(
+            name=self.name,
+            tensor=self.tensor,
+            edges=tuple(Edge(source, self.panels[name][1]) for name, source in sources.items()),
+            tiles=self.tiles,
+            cycles=self.cycles(),
+            weight_bytes=self.weight_bytes(),
+            key=self.key(),
+            window_bytes=self.window_bytes(),
+            row_parts=self.row_parts(),
+        )
+
+    def each_tile(self, first: Expr, end: Expr) -> Iterator[tuple[Expr, int]]:
+        """Yield the first row of every tile of a run of rows, and the number of its rows.
+
+        The caller's code is emitted once for every number of rows that a tile can have.
+        """
+        tiles = self.tiles
+        sizes = tiles.possible(self.run_rows)
+        joined = [size for size in sizes if size > tiles.rows]
         # The bounds of the loop are constants, see `opaque`.
-        with T.serial(T.int64(0), T.int64(-(-self.most_rows // tile))) as i:
-            row = T.bind(first + i * tile)
+        with T.serial(T.int64(0), T.int64(-(-self.most_rows // tiles.rows))) as i:
+            row = T.bind(first + i * tiles.rows)
             left = opaque(end - row)
-            if self.most_rows >= tile:
-                others = (left != tile + rest for rest in joining)
-                with T.If(functools.reduce(T.And, others, left >= tile)), T.Then():
-                    yield row, tile
-            for rest in rests:
-                is_rest = left == rest
-                if rest in joining:
-                    with T.If(left == tile + rest), T.Then():
-                        yield row, tile + rest
-                    is_rest = T.And(is_rest, i == 0)  # later ones have joined
-                if rest in self.run_rows or rest not in joining:
-                    with T.If(is_rest), T.Then():
-                        yield row, rest
+            for size in sizes:
+                is_next = left == size
+                if size == tiles.rows:
+                    is_next = functools.reduce(T.And, (left != j for j in joined), left >= size)
+                elif size < tiles.rows and tiles.joins(size):
+                    is_next = T.And(is_next, i == 0)  # behind other tiles these rows have joined
+                with T.If(is_next), T.Then():
+                    yield row, size
 
     def each_chunk(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:
-        """Open the loop over the chunks, unless one is given."""
+        """Open the loop over the chunks, unless a chunk is given."""
         if chunk is not None:
             return contextlib.nullcontext(chunk)
         return T.serial(T.int64(0), T.int64(self.chunks))
 
     def work(self) -> int:
-        """Return about how many values it touches; few of them are not worth several threads."""
+        """Return about how many values the stage touches; few are not worth several threads."""
         return PARALLEL_ELEMENTS
 
 
@@ -202,8 +221,7 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             end = first + stage.row_block
             if tensor.rows % stage.row_block:
                 end = opaque(T.min(end, T.int64(tensor.rows)))
-            rows, block = tensor.rows, stage.row_block
-            stage.run_rows = {min(rows, block), rows % block} - {0}
-            stage.allocate()
+            longest = min(tensor.rows, stage.row_block)
+            stage.allocate({longest, tensor.rows % stage.row_block} - {0})
             stage.compute(y, image, first, end, chunk)
     return builder.get()

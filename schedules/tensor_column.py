@@ -23,14 +23,14 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.memory import StageMemory, stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import (
-    Minimum,
+    RowArithmetic,
     column_bounds,
+    first_unowned_row,
     frontier,
     halo_steps,
-    own_row,
     rows_needed,
 )
-from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.schedules.emit.buffers import opaque, vector
 from tvm_sparse.schedules.emit.buffers import scratch as allocate
 from tvm_sparse.schedules.emit.panel_memory import Panels, RollingPanels, TensorPanels
@@ -41,7 +41,12 @@ if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
 
-EXPRESSIONS = Minimum(lambda a, b: T.min(_row(a), _row(b)), lambda a, b: T.max(_row(a), _row(b)))
+EXPRESSIONS = RowArithmetic(
+    min=lambda a, b: T.min(_row(a), _row(b)),
+    max=lambda a, b: T.max(_row(a), _row(b)),
+)
+"""The minimum and the maximum of rows that are expressions."""
+
 COPIED_LANES = 4
 """Values that are copied at a time; every row of panels is a multiple of it."""
 
@@ -69,25 +74,10 @@ class Region:
 
     @property
     def shape(self) -> RegionShape:
-        """What the planning needs to know of it."""
-        stages = []
-        for stage, sources in zip(self.stages, self.operands, strict=True):
-            edges = tuple(Edge(source, stage.panels[name][1]) for name, source in sources.items())
-            stages.append(
-                StageShape(
-                    stage.name,
-                    stage.tensor,
-                    edges,
-                    stage.tile,
-                    stage.cycles(),
-                    stage.weight_bytes(),
-                    stage.key(),
-                    stage.window_bytes(),
-                    stage.row_parts(),
-                    stage.most_tile_rows,
-                )
-            )
-        return RegionShape(tuple(stages), self.inputs, self.outputs)
+        """The facts of the region that plans and costs depend on."""
+        pairs = zip(self.stages, self.operands, strict=True)
+        stages = tuple(stage.shape(sources) for stage, sources in pairs)
+        return RegionShape(stages, self.inputs, self.outputs)
 
     def parameters(self) -> list[TensorPanels]:
         """Return the inputs as parameters of the function."""
@@ -184,7 +174,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
                             own = [
-                                opaque(own_row(shape, i, T.max(row, start), EXPRESSIONS))
+                                opaque(first_unowned_row(shape, i, T.max(row, start), EXPRESSIONS))
                                 for row in rows
                             ]
                             _store(results[i], stored[i], image, own[0], own[1])
@@ -207,8 +197,7 @@ def _compute(
     with T.If(run[0] < run[1]), T.Then(), T.sblock(stage.name):
         T.reads()
         T.writes()
-        stage.run_rows = memory.run_rows
-        stage.allocate()
+        stage.allocate(memory.run_rows)
         stage.compute(y, image, run[0], run[1], None)
 
 

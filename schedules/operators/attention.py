@@ -20,7 +20,7 @@ block asks for its share of the next head's keys and values, and for the queries
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
@@ -125,15 +125,16 @@ class Attention(Stage):
         self.q, self.k, self.v = (panels(name) for name in "qkv")
         self.bias: Any = argument("bias", *self.bias_shape) if self.bias_shape else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the scores and the accumulators."""
+        super().allocate(run_rows)
         sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
         self.job = _Job(*sizes, self.cpu)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
         with self.each_chunk(chunk) as head:
-            for row, _ in self.tiles(first, end):
+            for row, _ in self.each_tile(first, end):
                 self._attend(y.tile(image, row), image, head, row)
 
     def _attend(self, y: Tile, image: Expr, head: Expr, row: Expr) -> None:

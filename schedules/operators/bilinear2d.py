@@ -7,7 +7,7 @@ then every output vector mixes two permutations of it, whose patterns and weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -63,15 +63,16 @@ class Bilinear2d(Stage):
         """Declare the images."""
         self.x = panels("x")
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the line; the loads of the last channel may reach beyond its end."""
+        super().allocate(run_rows)
         size = self.block * self.pitch + self.width_out
         self.memory = scratch(size)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         resize, memory, width, out = self.resize, self.memory, self.width_in, self.width_out
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             tile = y.tile(image, row)
             *between, share = _rows(resize, row)
             upper, lower = (self.x.tile(image, i) for i in between)

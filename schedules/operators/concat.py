@@ -67,7 +67,7 @@ class Concat(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         lanes = self.tensor.lanes
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             tile, written = y.tile(image, row), 0
             for x in self.operands:
                 channels = x.tensor.channels

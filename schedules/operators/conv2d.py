@@ -16,19 +16,20 @@ The loops::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, prefetch, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
-from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.sizes.tensor import RowMap
 from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, dense_conv_cycles, dense_conv_tiling
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def conv2d(
     return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 
 
-class DenseConv2d(Stage):
+class DenseConv2d(LayerStage):
     """A dense convolution.
 
     Parameters
@@ -73,6 +74,8 @@ class DenseConv2d(Stage):
         Gives the vector length and the register tile.
     tiling : DenseConvTiling, optional
         Instead of the cost model's; its `channels` must be those of the packed weight.
+    reads_image, writes_image : bool
+        Whether input and output are images instead of panels.
     """
 
     name = "conv2d"
@@ -83,31 +86,39 @@ class DenseConv2d(Stage):
         epilogue: Epilogue,
         cpu: CpuProfile,
         tiling: DenseConvTiling | None = None,
+        *,
+        reads_image: bool = False,
+        writes_image: bool = False,
     ) -> None:
-        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
+        super().__init__(
+            problem.input,
+            problem.rows_seen,
+            problem.output,
+            epilogue,
+            cpu,
+            reads_image=reads_image,
+            writes_image=writes_image,
+        )
+        self.problem = problem
         self.tiling = tiling = tiling or dense_conv_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, problem.channels)
         self.group_inputs = problem.channels // problem.groups
         self.group_outputs = problem.out_channels // problem.groups
         self.group_blocks = -(-self.group_outputs // tiling.channels)
         self.blocks = self.group_blocks * problem.groups
-        self.tensor = problem.output
-        self.panels = {"x": (problem.input, problem.rows_seen)}
-        if epilogue.residual:
-            self.panels["residual"] = (self.tensor, RowMap())
-        self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
+        self.tiles = Tiles(tiling.rows)
+        self.row_block, self.chunks = tiling.row_block, tiling.chunks
 
-    def declare(self, panels: Callable[[str], Panels]) -> None:
+    def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels("x")
         taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
         self.weight = argument("weight", self.blocks, *taps)
         has_bias = self.epilogue.bias
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
-        self.residual = panels("residual") if self.epilogue.residual else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
+        super().allocate(run_rows)
         tiling = self.tiling
         size = self.window.size(self.most_rows)
         self.memory = scratch(size)
@@ -135,8 +146,8 @@ class DenseConv2d(Stage):
             mine = T.bind(T.min(T.int64(chunk_blocks), self.blocks - first_block))
             with T.serial(T.int64(0), mine) as b:
                 block = T.bind(first_block + b)
-                for row, count in self.tiles(first, end):
-                    residual = self.residual.tile(image, row, count) if self.residual else None
+                for row, count in self.each_tile(first, end):
+                    residual = self.residual_tile(image, row, count)
                     base = T.bind((row - first) * window.out_row_pitch)
                     out = y.tile(image, row, count)
                     self._visit_tile(base, block, count, out, residual)

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import visit_blocks
-from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.sizes.tensor import RowMap
 from tvm_sparse.tilings.sparse_conv2d import DepthwiseTiling, depthwise_cycles, depthwise_tiling
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tv
     return kernel(DepthwiseConv2d(problem, epilogue, cpu))
 
 
-class DepthwiseConv2d(Stage):
+class DepthwiseConv2d(LayerStage):
     """A depthwise convolution.
 
     Parameters
@@ -68,6 +69,8 @@ class DepthwiseConv2d(Stage):
         Gives the vector length and the register tile.
     tiling : DepthwiseTiling, optional
         Instead of the cost model's.
+    reads_image, writes_image : bool
+        Whether input and output are images instead of panels.
     """
 
     name = "depthwise_conv2d"
@@ -78,29 +81,36 @@ class DepthwiseConv2d(Stage):
         epilogue: Epilogue,
         cpu: CpuProfile,
         tiling: DepthwiseTiling | None = None,
+        *,
+        reads_image: bool = False,
+        writes_image: bool = False,
     ) -> None:
         if not problem.is_depthwise:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
-        self.problem, self.epilogue, self.cpu = problem, epilogue, cpu
+        super().__init__(
+            problem.input,
+            problem.rows_seen,
+            problem.output,
+            epilogue,
+            cpu,
+            reads_image=reads_image,
+            writes_image=writes_image,
+        )
+        self.problem = problem
         self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
-        self.tensor = problem.output
-        self.panels = {"x": (problem.input, problem.rows_seen)}
-        if epilogue.residual:
-            self.panels["residual"] = (self.tensor, RowMap())
-        self.tile, self.row_block = tiling.rows, tiling.row_block
+        self.tiles, self.row_block = Tiles(tiling.rows), tiling.row_block
         self.chunks = -(-problem.channels // tiling.channels)
 
-    def declare(self, panels: Callable[[str], Panels]) -> None:
+    def declare_weight(self) -> None:
         """Declare the weight and the bias."""
-        self.x = panels("x")
         channels, has_bias = self.problem.channels, self.epilogue.bias
         self.weight = argument("weight", channels, 1, *self.problem.kernel)
         self.bias = argument("bias", channels) if has_bias else None
-        self.residual = panels("residual") if self.epilogue.residual else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
+        super().allocate(run_rows)
         tiling = self.tiling
         size = self.window.size(self.most_rows)
         self.memory = scratch(size)
@@ -119,10 +129,8 @@ class DepthwiseConv2d(Stage):
                     self.x, self.memory, window, image, source, rows, most_rows, channel, count
                 )
                 with T.serial(T.int64(0), T.int64(count)) as c:
-                    for row, tile_rows in self.tiles(first, end):
-                        residual = None
-                        if self.residual:
-                            residual = self.residual.tile(image, row, tile_rows)
+                    for row, tile_rows in self.each_tile(first, end):
+                        residual = self.residual_tile(image, row, tile_rows)
                         # Offsets count from `lead` floats before the rows, see `Window.offset`.
                         base = (row - first) * window.out_row_pitch + c * window.channel_pitch
                         base = T.bind(base + (window.front - window.lead))

@@ -107,7 +107,7 @@ class Elementwise(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         tensor = self.tensor
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             reads = [self._read(i, image, row) for i in range(len(self.operands))]
             tile = y.tile(image, row)
             for channel, lane in each_vector(tensor.channels, tensor.lanes, self.width):

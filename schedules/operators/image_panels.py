@@ -88,7 +88,7 @@ class _LayoutChange(Stage):
         """Compute rows ``[first, end)`` of an image."""
         # In the images, rows of a channel lie one after another.
         with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
-            for row, _ in self.tiles(first, end):
+            for row, _ in self.each_tile(first, end):
                 source, result = self.x.tile(image, row), y.tile(image, row)
                 self._each_vector(functools.partial(self._copy, source, result, channel))
                 self._end_row(source, result, channel)

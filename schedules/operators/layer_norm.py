@@ -10,7 +10,7 @@ American Statistician 37, 1983: the corrected two-pass algorithm).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -85,14 +85,15 @@ class LayerNorm(Stage):
         self.gamma = argument("gamma", self.tensor.channels)
         self.beta = argument("beta", self.tensor.channels)
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the chains of two sums."""
+        super().allocate(run_rows)
         count, terms = self.vectors * self.unroll, 2
         self.chains = [Registers(count, self.width) for _ in range(terms)]
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             x, tile = self.x.tile(image, row), y.tile(image, row)
             with self.each_chunk(chunk) as column:
                 self._normalize(x, tile, T.bind(column * self.column))

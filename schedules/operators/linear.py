@@ -16,11 +16,12 @@ visits all of its rows while a block of weights is in the cache.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
 from tvm_sparse.schedules.emit.buffers import (
@@ -32,7 +33,8 @@ from tvm_sparse.schedules.emit.buffers import (
 )
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
-from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.choice import DenseTiling, dense_cycles, dense_tiling
 
@@ -67,7 +69,7 @@ def linear(
     return kernel(DenseLinear(1, rows, lanes, n, k, epilogue, cpu))
 
 
-class DenseLinear(Stage):
+class DenseLinear(LayerStage):
     """A dense linear layer.
 
     Parameters
@@ -97,39 +99,36 @@ class DenseLinear(Stage):
         cpu: CpuProfile,
         tiling: DenseTiling | None = None,
     ) -> None:
-        self.epilogue, self.cpu = epilogue, cpu
+        source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
+        super().__init__(source, RowMap(), result, epilogue, cpu)
         self.width = cpu.vector_width(lanes)
         self.tiling = tiling or dense_tiling(n, cpu)
         self.vectors = lanes // self.width
-        self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
-        self.panels = {"x": (self.source, RowMap())}
-        if epilogue.residual:
-            self.panels["residual"] = (self.tensor, RowMap())
-        self.tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
+        tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
+        self.tiles = Tiles(tile)
         self.blocks = -(-n // self.tiling.channels)
-        tiles = images * -(-rows // self.tile)
+        tiles = images * -(-rows // tile)
         if tiles % cpu.cores == 0:  # a thread visits all of its rows with a block of weights
-            self.row_block, self.chunks = -(-rows // self.tile // cpu.cores) * self.tile, 1
+            self.row_block, self.chunks = -(-rows // tile // cpu.cores) * tile, 1
         else:
             self.row_block, self.chunks = rows, self.blocks
 
-    def declare(self, panels: Callable[[str], Panels]) -> None:
+    def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels("x")
         depth, has_bias = self.source.channels, self.epilogue.bias
         self.weight = argument("weight", self.blocks, depth, self.tiling.channels)
         self.bias = argument("bias", self.tensor.channels) if has_bias else None
-        self.residual = panels("residual") if self.epilogue.residual else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the accumulators."""
+        super().allocate(run_rows)
         self.acc = Registers(self.tiling.channels * self.tiling.vectors, self.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         with self.each_block(chunk) as block:
-            for row, count in self.tiles(first, end):
-                residual = self.residual.tile(image, row, count) if self.residual else None
+            for row, count in self.each_tile(first, end):
+                residual = self.residual_tile(image, row, count)
                 x, out = self.x.tile(image, row, count), y.tile(image, row, count)
                 self._visit_tile(block, count, x, out, residual)
 
@@ -171,7 +170,7 @@ class DenseLinear(Stage):
         """Multiply and add for all (row, lane) vectors of a tile."""
         channels, width = self.tiling.channels, self.width
         k, lanes = self.source.channels, self.source.lanes
-        panel = x.flat(0, 0, self.tile * k * lanes)
+        panel = x.flat(0, 0, self.tiles.rows * k * lanes)
         weights = flat(self.weight[block, 0, 0], k * channels)
         for i in range(channels * len(tile)):
             self.acc[i] = T.Broadcast(T.float32(0), width)

@@ -15,7 +15,7 @@ where the stride is not 1.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,8 +129,9 @@ class _Pooling(Stage):
         """Declare the image."""
         self.x = panels("x")
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the line, and the places of a window's rows."""
+        super().allocate(run_rows)
         self.memory = scratch(self.line.size)
         self.places = scratch(self.pool.kernel[0], "int64")
 
@@ -138,7 +139,7 @@ class _Pooling(Stage):
         """Compute rows ``[first, end)`` of an image."""
         pool, line = self.pool, self.line
         self._fill_padding()
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             tile = y.tile(image, row)
             window = self._rows_within(row, 0, pool.height)
             top = T.bind(row * pool.stride[0] - pool.padding[0])

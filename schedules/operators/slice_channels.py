@@ -67,7 +67,7 @@ class SliceChannels(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         sizes = (self.tensor.channels, self.tensor.lanes, self.width)
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             copy_channels(self.x.tile(image, row), y.tile(image, row), self.begin, 0, *sizes)
 
     def work(self) -> int:

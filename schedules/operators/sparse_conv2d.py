@@ -19,12 +19,13 @@ non-zero is one offset. Gathering costs one pass over the input for all output c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseLayout, density_bucket, sparse_window
 from tvm_sparse.schedules.emit.buffers import Registers, scratch, vector
@@ -33,9 +34,9 @@ from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.sizes.tensor import RowMap
 from tvm_sparse.tilings.sparse_conv2d import sparse_conv_cycles
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def sparse_conv2d(
     return kernel(SparseConv2d(problem, tiling, epilogue, cpu))
 
 
-class SparseConv2d(Stage):
+class SparseConv2d(LayerStage):
     """A sparse convolution.
 
     It does not depend on where the non-zeros are, nor on how many there are, so layers of one
@@ -81,6 +82,8 @@ class SparseConv2d(Stage):
         Gives the number of vector registers.
     density : float
         Non-zero fraction of the weight; only the costs depend on it.
+    reads_image, writes_image : bool
+        Whether input and output are images instead of panels.
     """
 
     name = "sparse_conv2d"
@@ -92,26 +95,33 @@ class SparseConv2d(Stage):
         epilogue: Epilogue,
         cpu: CpuProfile,
         density: float = 1.0,
+        *,
+        reads_image: bool = False,
+        writes_image: bool = False,
     ) -> None:
-        self.problem, self.tiling, self.epilogue = problem, tiling, epilogue
-        self.cpu, self.density = cpu, density
+        super().__init__(
+            problem.input,
+            problem.rows_seen,
+            problem.output,
+            epilogue,
+            cpu,
+            reads_image=reads_image,
+            writes_image=writes_image,
+        )
+        self.problem, self.tiling, self.density = problem, tiling, density
         self.layout = SparseLayout.conv2d(problem, tiling)
         self.window = sparse_window(problem, tiling)
         self.vectors = min(tiling.vectors, self.window.vectors)
-        self.tensor, source = problem.output, problem.input
-        self.panels = {"x": (source, problem.rows_seen)}
-        if epilogue.residual:
-            self.panels["residual"] = (self.tensor, RowMap())
-        self.tile, self.row_block, self.chunks = tiling.rows, tiling.row_block, tiling.chunks
+        self.tiles = Tiles(tiling.rows)
+        self.row_block, self.chunks = tiling.row_block, tiling.chunks
 
-    def declare(self, panels: Callable[[str], Panels]) -> None:
+    def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels("x")
         self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue)
-        self.residual = panels("residual") if self.epilogue.residual else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
+        super().allocate(run_rows)
         size = self.window.size(self.most_rows)
         self.memory = scratch(size)
         count = self.tiling.group * self.tiling.rows * self.vectors
@@ -131,11 +141,9 @@ class SparseConv2d(Stage):
                 )
                 ends = (low == 0, high == self.layout.k_blocks)
                 with self.each_chunk(chunk) as own_chunk:
-                    for row, tile_rows in self.tiles(first, end):
+                    for row, tile_rows in self.each_tile(first, end):
                         tile = y.tile(image, row, tile_rows)
-                        residual = None
-                        if self.residual:
-                            residual = self.residual.tile(image, row, tile_rows)
+                        residual = self.residual_tile(image, row, tile_rows)
                         base = T.bind((row - first) * window.out_row_pitch)
                         for lane, vectors in self._pieces():
                             with T.serial(T.int64(0), T.int64(self.layout.chunk_groups)) as g:

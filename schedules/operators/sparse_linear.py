@@ -23,11 +23,12 @@ left of a run joins its last tile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.emit.buffers import Registers, vector
@@ -35,7 +36,8 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.choice import sparse_cycles
 
@@ -70,7 +72,7 @@ def sparse_linear(
     return kernel(SparseLinear(1, rows, lanes, n, k, tiling, epilogue, cpu))
 
 
-class SparseLinear(Stage):
+class SparseLinear(LayerStage):
     """A sparse linear layer.
 
     It does not depend on where the non-zeros are, nor on how many there are, so layers of one
@@ -106,8 +108,9 @@ class SparseLinear(Stage):
         cpu: CpuProfile,
         density: float = 1.0,
     ) -> None:
-        self.tiling, self.epilogue = tiling, epilogue
-        self.cpu, self.density = cpu, density
+        source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
+        super().__init__(source, RowMap(), result, epilogue, cpu)
+        self.tiling, self.density = tiling, density
         self.layout = SparseLayout.linear(n, k, lanes, tiling)
         self.width = cpu.vector_width(lanes)
         self.vectors = lanes // self.width
@@ -121,34 +124,29 @@ class SparseLinear(Stage):
         l2_floats = cpu.l2_bytes // 4
         self.asks_for_inputs = images * rows * k * lanes > l2_floats // 2
         self.asks_for_outputs = images * rows * n * lanes > l2_floats
-        self.source, self.tensor = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
-        self.panels = {"x": (self.source, RowMap())}
-        if epilogue.residual:
-            self.panels["residual"] = (self.tensor, RowMap())
         self.chunks = tiling.chunks
-        self.tile = self.row_block = tiling.rows
+        self.row_block = tiling.rows
         shares = cpu.cores // math.gcd(cpu.cores, images)  # of cores in an image
-        if self.tile > 1 and self.chunks == 1 and rows % shares == 0:
+        if tiling.rows > 1 and self.chunks == 1 and rows % shares == 0:
             self.row_block = rows // shares
-        if self.vectors == 1:
-            self.most_tile_rows = (cpu.vector_registers - 2) // tiling.group
+        most = (cpu.vector_registers - 2) // tiling.group if self.vectors == 1 else 1
+        self.tiles = Tiles(tiling.rows, most)
 
-    def declare(self, panels: Callable[[str], Panels]) -> None:
+    def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.x = panels("x")
         self.weight = SparseArguments(self.layout, OFFSET_UNIT, self.width, self.epilogue)
-        self.residual = panels("residual") if self.epilogue.residual else None
 
-    def allocate(self) -> None:
+    def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the accumulators of a tile that has taken in the rest of a run."""
-        rows = max(self.tile, min(2 * self.tile - 1, self.most_tile_rows))
-        self.acc = Registers(self.tiling.group * rows * self.most_vectors, self.width)
+        super().allocate(run_rows)
+        count = self.tiling.group * self.tiles.largest * self.most_vectors
+        self.acc = Registers(count, self.width)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        for row, count in self.tiles(first, end):
+        for row, count in self.each_tile(first, end):
             x, out = self.x.tile(image, row, count), y.tile(image, row, count)
-            residual = self.residual.tile(image, row, count) if self.residual else None
+            residual = self.residual_tile(image, row, count)
             with self.each_chunk(chunk) as own_chunk:
                 self._visit_tile(own_chunk, count, x, out, residual)
 
@@ -177,7 +175,7 @@ class SparseLinear(Stage):
             groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
             with k_blocks as k_block, groups as g:
                 share = g, layout.chunk_groups
-                following = range(self.tile, self.tile + count)
+                following = range(self.tiles.rows, self.tiles.rows + count)
                 if self.asks_for_inputs:
                     depth = layout.block_columns
                     x.prefetch(following, k_block * depth, depth, *share)

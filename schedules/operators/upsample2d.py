@@ -76,7 +76,7 @@ class Upsample2d(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         copies = self.factors[0]
-        for row, _ in self.tiles(first, end):
+        for row, _ in self.each_tile(first, end):
             x, tile = self.x.tile(image, row // copies), y.tile(image, row)
             with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
                 self._repeat(x, tile, channel)

@@ -9,14 +9,15 @@ from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import (
     column_bounds,
+    first_unowned_row,
     frontier,
     halo_share,
     halo_steps,
-    own_row,
     rows_computed,
     runs,
 )
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 ROW = RowMap()
@@ -27,9 +28,11 @@ def chain(height: int, *maps: RowMap, tiles: tuple[int, ...] = ()) -> RegionShap
     stages, rows = [], height
     for i, seen in enumerate(maps):
         rows = rows * seen.factor if seen.factor > 1 else -(-rows // seen.stride)
-        tile = tiles[i] if tiles else 1
+        rows_of_tile = tiles[i] if tiles else 1
         tensor = Tensor(1, rows, 8, 16)
-        stages.append(StageShape("stage", tensor, (Edge(i - 1, seen),), tile, cycles=1.0))
+        stages.append(
+            StageShape("stage", tensor, (Edge(i - 1, seen),), Tiles(rows_of_tile), cycles=1.0)
+        )
     return RegionShape(tuple(stages), (Tensor(1, height, 8, 16),), (len(stages) - 1,))
 
 
@@ -72,7 +75,9 @@ def test_a_rolling_buffer_splits_no_tile_if_a_few_rows_more_prevent_it() -> None
         (kept, _) = stage_memory(region, ColumnPlan(column_rows, 2, "carry"))
         assert (kept.capacity, kept.is_carried, kept.is_split) == (8, True, False)
     # Read by the last stage in tiles that begin one row behind those of the first.
-    read = StageShape("add", region.stages[0].tensor, (Edge(1, ROW), Edge(0, ROW)), 2, cycles=1.0)
+    read = StageShape(
+        "add", region.stages[0].tensor, (Edge(1, ROW), Edge(0, ROW)), Tiles(2), cycles=1.0
+    )
     region = RegionShape((*region.stages, read), region.inputs, (2,))
     kept = stage_memory(region, ColumnPlan(16, 2, "carry"))[0]
     assert kept.is_carried and kept.is_split
@@ -135,7 +140,7 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
                 assert low == high or high - low in memory[i].run_rows
                 assert low == high or bounds[i][0] <= low < high <= bounds[i][1]
                 if overlap == "carry" and high < bounds[i][1]:
-                    assert (high - bounds[i][0]) % stage.tile == 0
+                    assert (high - bounds[i][0]) % stage.tiles.rows == 0
                 for edge in stage.edges:
                     if edge.source < 0 or low == high:
                         continue
@@ -145,7 +150,7 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
                     ):
                         capacity = memory[edge.source].capacity or source.rows
                         assert places[edge.source][row % capacity] == row
-                tiles = stage.tiles(low, high)
+                tiles = stage.tiles.cut(low, high)
                 assert [r for first, n in tiles for r in range(first, first + n)] == [
                     *range(low, high)
                 ]
@@ -156,7 +161,11 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
                 for row in range(low, high):
                     places[i][row % (memory[i].capacity or stage.tensor.rows)] = row
                 if i in region.outputs:
-                    own = set(range(own_row(region, i, first), own_row(region, i, end)))
+                    own = set(
+                        range(
+                            first_unowned_row(region, i, first), first_unowned_row(region, i, end)
+                        )
+                    )
                     capacity = memory[i].capacity or stage.tensor.rows
                     assert all(places[i][row % capacity] == row for row in own)
                     assert not own & stored[i]

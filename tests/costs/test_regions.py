@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import halo_share
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
-from tvm_sparse.costs.best_plan import best_plan, candidates
-from tvm_sparse.costs.regions import predict, predict_alone, scratch_bytes
+from tvm_sparse.columns.tiles import ONE_ROW, Tiles
+from tvm_sparse.costs.best_plan import best_plan, promising_plans
+from tvm_sparse.costs.overlap import expected_scratch_bytes
+from tvm_sparse.costs.regions import predict, predict_alone
 from tvm_sparse.costs.traffic import Distance, Traffic, caches
 from tvm_sparse.cpu.profile import PROFILES, profile
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -26,7 +28,7 @@ def chain(
     """Layers of three multiply-adds per value read, which is little."""
     tensor = Tensor(images, height, channels, lanes)
     stages = [
-        StageShape("conv", tensor, (Edge(i - 1, seen),), 1, tensor.bytes / 4, weight_bytes)
+        StageShape("conv", tensor, (Edge(i - 1, seen),), ONE_ROW, tensor.bytes / 4, weight_bytes)
         for i in range(depth)
     ]
     return RegionShape(tuple(stages), (tensor,), (depth - 1,))
@@ -170,17 +172,17 @@ def test_the_halo_is_the_one_that_runs(plan):
 def test_candidates_keep_the_cores_busy_and_fit_the_cache(height, cores):
     cpu = dataclasses.replace(CPU, cores=cores)
     region = chain(3, height, 32, 32)
-    plans = list(candidates(region, cpu))
+    plans = list(promising_plans(region, cpu))
     assert plans
     for plan in plans:
         assert plan.columns(region) >= min(cores, height)
-        assert scratch_bytes(region, plan) <= cpu.l2_bytes
+        assert expected_scratch_bytes(region, plan) <= cpu.l2_bytes
 
 
 def test_columns_give_cores_equal_shares_of_rows_that_no_tile_divides():
     tensor = Tensor(1, 14, 32, 16)
-    stage = StageShape("conv", tensor, (Edge(-1, RowMap()),), tile=4, cycles=1.0)
-    plans = list(candidates(RegionShape((stage,), (tensor,), (0,)), CPU))
+    stage = StageShape("conv", tensor, (Edge(-1, RowMap()),), Tiles(4), cycles=1.0)
+    plans = list(promising_plans(RegionShape((stage,), (tensor,), (0,)), CPU))
     assert max(plan.column_rows for plan in plans) == 7
     assert {plan.step_rows for plan in plans if plan.column_rows == 7} == {4, 7}
 
@@ -188,16 +190,14 @@ def test_columns_give_cores_equal_shares_of_rows_that_no_tile_divides():
 def test_what_is_left_of_a_column_costs_a_tile_unless_it_joins_the_last():
     tensor = Tensor(1, 14, 32, 16)
 
-    def compute(tile, most_tile_rows=1):
-        stage = StageShape(
-            *("conv", tensor, (Edge(-1, RowMap()),), tile, 1e6), most_tile_rows=most_tile_rows
-        )
+    def compute(rows, most=1):
+        stage = StageShape("conv", tensor, (Edge(-1, RowMap()),), Tiles(rows, most), 1e6)
         region = RegionShape((stage,), (tensor,), (0,))
         return predict(region, ColumnPlan(7, 7), CPU).compute_seconds
 
-    assert compute(2) > compute(2, most_tile_rows=3) == compute(7) == compute(1)
-    assert compute(4) > compute(4, most_tile_rows=7) == compute(1)
-    assert compute(4) == compute(4, most_tile_rows=6)
+    assert compute(2) > compute(2, most=3) == compute(7) == compute(1)
+    assert compute(4) > compute(4, most=7) == compute(1)
+    assert compute(4) == compute(4, most=6)
 
 
 def test_scratch_that_never_fits_still_has_a_plan():
@@ -209,7 +209,7 @@ def test_scratch_that_never_fits_still_has_a_plan():
 
 def test_keys_and_values_are_read_whole_in_every_step():
     tokens, keys = Tensor(1, 32, 64, 16), Tensor(1, 32, 64, 16)
-    stage = StageShape("attention", tokens, (Edge(-1, RowMap()), Edge(-2, None)), 1, 1e5)
+    stage = StageShape("attention", tokens, (Edge(-1, RowMap()), Edge(-2, None)), ONE_ROW, 1e5)
     region = RegionShape((stage,), (tokens, keys), (0,))
     often, once = (predict(region, ColumnPlan(16, rows), CPU) for rows in (1, 16))
     more = sum(often.bytes_moved) - sum(once.bytes_moved)

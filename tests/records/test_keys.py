@@ -6,6 +6,7 @@ A failure here means that the records of all users become worthless: raise `file
 from __future__ import annotations
 
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.records import keys
 from tvm_sparse.records.lookups import TokenNetwork
@@ -53,7 +54,9 @@ def test_model():
 
 
 def test_region():
-    first = StageShape("conv2d", CONV.output, (Edge(-1, CONV.rows_seen),), tile=2, key="conv2d ...")
+    first = StageShape(
+        "conv2d", CONV.output, (Edge(-1, CONV.rows_seen),), tiles=Tiles(2), key="conv2d ..."
+    )
     second = StageShape("add", CONV.output, (Edge(0, RowMap()), Edge(-2, None)), key="add ...")
     other = Tensor(1, 3, 10, 8)
     region = RegionShape((first, second), (CONV.input, other), (0, 1))

@@ -19,6 +19,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import halo_share, rows_computed
+from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.cpu.threads import start_pool
@@ -284,17 +285,15 @@ class CountingStage(Stage):
         What it reads, of the same channels and lanes.
     seen : RowMap
         Which rows of it.
-    tile, most_tile_rows : int
-        Rows that are computed together, and that can be.
+    tiles : Tiles
+        The tiles in which it is computed.
     """
 
     name = "counting"
 
-    def __init__(
-        self, tensor: Tensor, source: Tensor, seen: RowMap, tile: int, most_tile_rows: int
-    ) -> None:
+    def __init__(self, tensor: Tensor, source: Tensor, seen: RowMap, tiles: Tiles) -> None:
         self.tensor, self.source, self.seen = tensor, source, seen
-        self.tile, self.most_tile_rows = tile, most_tile_rows
+        self.tiles = tiles
         self.panels = {"x": (source, seen)}
 
     def declare(self, panels):
@@ -302,7 +301,7 @@ class CountingStage(Stage):
         self.counts = argument("counts", self.tensor.images, self.tensor.rows, dtype="int64")
 
     def compute(self, y, image, first, end, chunk):
-        for start, count in self.tiles(first, end):
+        for start, count in self.each_tile(first, end):
             tile = y.tile(image, start, count)
             for i in range(count):
                 place = [image, start + i]
@@ -335,7 +334,7 @@ def counting_region(height, maps, tiles, images, most_tile_rows=1):
     for seen, tile in zip(maps, tiles, strict=True):
         rows = source.rows * seen.factor if seen.factor > 1 else -(-source.rows // seen.stride)
         tensor = Tensor(images, rows, 1, LANES)
-        stages.append(CountingStage(tensor, source, seen, tile, most_tile_rows))
+        stages.append(CountingStage(tensor, source, seen, Tiles(tile, most_tile_rows)))
         source = tensor
     operands = tuple({"x": i - 1} for i in range(len(stages)))
     return Region(tuple(stages), operands, inputs, (len(stages) - 1,))

@@ -1,4 +1,4 @@
-"""The scratch memory that the stages of a region keep their rows in."""
+"""The scratch memory in which the stages of a region keep their rows."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import column_bounds, frontier, halo_steps, own_row, runs
+from tvm_sparse.columns.rows import column_bounds, first_unowned_row, frontier, halo_steps, runs
 from tvm_sparse.columns.shapes import RegionShape, StageShape
 from tvm_sparse.sizes.tensor import RowMap
 
 
 @dataclass(frozen=True)
 class StageMemory:
-    """What a stage needs inside a column.
+    """The memory of a stage inside a column, and the runs that fill it.
 
     Attributes
     ----------
     run_rows : frozenset of int
-        How many rows its runs have.
+        The numbers of rows that runs of the stage have.
     capacity : int
-        Rows of its result that are kept in scratch memory; 0 if it is stored outside only.
+        Rows of the result that scratch memory holds; 0 if the result goes to an output only.
     is_split : bool
-        Whether a tile may lie at the end and the beginning of it, if row r of a column has place
-        ``r % capacity``.
+        Whether a tile may begin at the end of the scratch memory and continue at its beginning,
+        where row r of a column has place ``r % capacity``.
     is_stored : bool
-        Whether its result is also, or only, stored outside.
+        Whether the result goes to an output of the region.
     is_carried : bool
-        Whether a step reads rows of it that a step before computed.
+        Whether a step reads rows of the result that a step before it computed.
     """
 
     run_rows: frozenset[int]
@@ -40,8 +40,8 @@ class StageMemory:
 def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ...]:
     """Return the memory of every stage.
 
-    An output of the region that stages of it read goes to scratch memory as well if two columns
-    compute a row of it: one must not see what the other is storing.
+    An output of the region that some of its stages read goes to scratch memory as well, if two
+    columns compute one of its rows: neither may see a row while the other column stores it.
     """
     count = len(region.stages)
     run_rows: list[set[int]] = [set() for _ in range(count)]
@@ -58,7 +58,7 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
                 run_rows[i].add(end - first)
                 for source in {i, *_read_in_place(region.stages[i])}:
                     origin = bounds[source][0]
-                    own = region.stages[i].tiles(first - origin, end - origin)
+                    own = region.stages[i].tiles.cut(first - origin, end - origin)
                     tiles[source].update(own)
                 if column and first < last_end[i]:
                     overlapping[i] = True
@@ -68,7 +68,7 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
                     if run[reader][0] < run[reader][1]
                 ]
                 if i in region.outputs:
-                    oldest.append(own_row(region, i, begin))
+                    oldest.append(first_unowned_row(region, i, begin))
                 kept[i] = max(kept[i], end - min([first, *oldest]))
                 carried[i] = carried[i] or min([first, *oldest]) < first
         last_end = [end for _, end in run]
@@ -85,12 +85,15 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
 
 
 def _read_in_place(stage: StageShape) -> list[int]:
-    """Return the stages whose rows a stage reads tile by tile."""
+    """Return the numbers of the stages whose rows a stage reads tile by tile."""
     return [edge.source for edge in stage.edges if edge.source >= 0 and edge.rows == RowMap()]
 
 
 def _capacity(kept: int, tiles: Collection[tuple[int, int]]) -> tuple[int, bool]:
-    """Return rows of a rolling buffer, perhaps a few more so that it splits no tile."""
+    """Return the rows of a rolling buffer, and whether it splits tiles.
+
+    The buffer gets a few more rows than the `kept` ones if it then splits no tile.
+    """
     longest = max(count for _, count in tiles)
     for capacity in range(kept, kept + longest):
         if all(first % capacity + count <= capacity for first, count in tiles):

@@ -1,4 +1,4 @@
-"""What a user may ask of tensor columns: their size, and what happens to rows that overlap."""
+"""The options of tensor columns: their size, and whether overlapping rows are computed again."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from tvm_sparse.columns.plans import Overlap
 from tvm_sparse.errors import InputError
 
 Columns: TypeAlias = Literal["auto", "off"] | int
-"""``"auto"``: regions and columns as the cost model says; ``"off"``: none; or rows of a column."""
+"""The rows of a column, ``"auto"`` to let the cost model choose regions and columns, or ``"off"``
+for no regions."""
 OverlapOption: TypeAlias = Overlap | Literal["auto"]
-"""``"recompute"``, ``"carry"``, or ``"auto"``: as the cost model says."""
+"""``"recompute"``, ``"carry"``, or ``"auto"`` to let the cost model choose."""
 
 
 def check(columns: object = "auto", overlap: object = "auto") -> None:
-    """Refuse what is no `Columns` or no `OverlapOption`.
+    """Raise an error if `columns` is no `Columns`, or `overlap` no `OverlapOption`.
 
     Raises
     ------
     InputError
-        If it is not.
+        If an option has a value that is not allowed.
     """
     is_size = isinstance(columns, int) and not isinstance(columns, bool) and columns >= 1
     if not is_size and columns not in ("auto", "off"):

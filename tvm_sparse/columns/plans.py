@@ -14,7 +14,7 @@ Overlap = Literal["recompute", "carry"]
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """How a region is cut.
+    """How the rows of a region are cut into columns and steps.
 
     Attributes
     ----------
@@ -23,7 +23,8 @@ class ColumnPlan:
     step_rows : int
         Rows of the last stage in a step.
     overlap : str
-        ``"recompute"`` or ``"carry"``: what happens to rows that the next step needs again.
+        Whether rows that the next step needs again are computed again (``"recompute"``) or kept
+        (``"carry"``).
     """
 
     column_rows: int
@@ -31,11 +32,11 @@ class ColumnPlan:
     overlap: Overlap = "carry"
 
     def columns(self, region: RegionShape) -> int:
-        """Return the columns of one image."""
+        """Return the number of columns of one image."""
         return -(-region.height // self.column_rows)
 
     def steps(self) -> int:
-        """Return the steps of a whole column."""
+        """Return the number of steps of a whole column."""
         return -(-self.column_rows // self.step_rows)
 
     def fitted(self, region: RegionShape) -> ColumnPlan:
@@ -46,31 +47,31 @@ class ColumnPlan:
 
 @dataclass(frozen=True)
 class Stops:
-    """Cache stops inside of what could be one region, in place of a plan for the whole.
+    """Cache stops inside a possible region, in place of a plan for the whole region.
 
     Attributes
     ----------
     before : tuple of int
-        Numbers of the stages before which all rows are written.
+        Numbers of the stages before which all rows are written out.
     """
 
     before: tuple[int, ...]
 
     def parts(self, stages: int) -> list[tuple[int, int]]:
-        """Return the first stage of every part of so many stages, and the first one behind it."""
+        """Return the stages ``[first, end)`` of every part of a region of `stages` stages."""
         return list(itertools.pairwise((0, *self.before, stages)))
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured to be the best for a region.
+    """The plan that measurements found to be the best for a region.
 
     Attributes
     ----------
     plan : ColumnPlan or Stops
-        The plan, or that the region is better in parts.
+        The plan, or the stops of a region that is better in parts.
     share : float
-        Its time, as a share of that of the operators one by one.
+        The time under the plan, as a share of the time of the operators one by one.
     """
 
     plan: ColumnPlan | Stops
@@ -78,4 +79,4 @@ class Measured:
 
 
 PlanFor: TypeAlias = Callable[[RegionShape], Measured | None]
-"""Returns what was measured to be the best for a region, if something was."""
+"""Returns the best measured plan of a region, or None if none was measured."""

@@ -1,19 +1,20 @@
-"""Which rows every stage of a region computes, column by column and step by step.
+"""The rows that every stage of a region computes, column by column and step by step.
 
-A region is a chain (or a graph without cycles) of stages, each of which computes rows from rows of
-others. Its last stage is cut into columns of rows, a column into steps. In every step each stage
-computes what its consumers ask for:
+A region is a graph of stages without cycles, often a chain. Each stage computes its rows from rows
+of other stages. The last stage's rows are cut into columns, and a column into steps. In every step
+each stage computes the rows that its readers ask for:
 
-* ``recompute``: all rows that the step needs, also those that the step before had.
-* ``carry``: only the rows that are new; those still needed are kept in a rolling buffer. Rows are
-  computed twice only where two columns meet. A halo of more than a step takes steps of its own, so
-  that no run is much longer, and no buffer much larger, than in the other steps.
+* ``recompute``: a step computes all rows that it needs, also those that the step before had.
+* ``carry``: a step computes only rows that no step before it has computed; rows that are still
+  needed are kept in a rolling buffer. Rows are computed twice only where two columns meet. A halo
+  of more than a step takes steps of its own, so that no run is much longer, and no buffer much
+  larger, than in the other steps.
 
-A stage computes its rows in tiles, counted from its first row in the column; carried ones in whole
-tiles, ahead of what the step needs. So columns may have any number of rows.
+A stage computes its rows in tiles, counted from its first row in the column, and carried rows in
+whole tiles, ahead of the rows that the step needs. So columns may have any number of rows.
 
-The functions work on integers, for the cost model, and on expressions, for the schedule: the loops
-that run are the ones that were counted.
+The functions work on integers, for the cost models, and on expressions, for the schedule. So the
+loops that run are the loops that were counted.
 """
 
 from __future__ import annotations
@@ -27,31 +28,32 @@ from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.sizes.tensor import Row
 
 ALIKE = 4
-"""Columns, or steps, between the first and the last one that are counted for all of these."""
+"""Columns, or steps, that are counted in place of all those between the first and the last one."""
 
 
 @dataclass(frozen=True)
-class Minimum:
-    """Minimum and maximum of rows: Python's for integers, another's for expressions."""
+class RowArithmetic:
+    """The minimum and the maximum of two rows: Python's own for integers.
+
+    Attributes
+    ----------
+    min, max : callable
+        Functions of two rows that return a row.
+    """
 
     min: Callable[[Row, Row], Row] = min
     max: Callable[[Row, Row], Row] = max
 
 
-INTEGERS = Minimum()
-
-
-def round_up(n: Row, unit: int) -> Row:
-    """Return the least multiple of `unit` that is not below `n`."""
-    return n if unit == 1 else (n + (unit - 1)) // unit * unit
+INTEGERS = RowArithmetic()
 
 
 @functools.cache
 def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
-    """Return the steps in front of a column's first rows: the whole ones that its halo fills."""
+    """Return the number of steps in front of a column's first row that its halo fills."""
     if plan.overlap == "recompute" or plan.steps() == 1:
         return 0
-    # Of a column with a halo on both sides, if there is one.
+    # The second column has a halo on both sides, if there are three.
     column = min(1, plan.columns(region) - 1)
     bounds = column_bounds(region, plan, column)
     steps, end = 0, column * plan.column_rows - plan.step_rows
@@ -64,73 +66,93 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
 
 
 def column_bounds(
-    region: RegionShape, plan: ColumnPlan, column: Row, of: Minimum = INTEGERS
+    region: RegionShape, plan: ColumnPlan, column: Row, rows: RowArithmetic = INTEGERS
 ) -> list[tuple[Row, Row]]:
     """Return the rows ``[first, end)`` of every stage in a column."""
     start = column * plan.column_rows
-    return rows_needed(region, start, of.min(start + plan.column_rows, region.height), of)
+    return rows_needed(region, start, rows.min(start + plan.column_rows, region.height), rows)
 
 
 def frontier(
-    region: RegionShape, plan: ColumnPlan, column: Row, step: Row, of: Minimum = INTEGERS
+    region: RegionShape, plan: ColumnPlan, column: Row, step: Row, rows: RowArithmetic = INTEGERS
 ) -> tuple[Row, Row]:
     """Return the rows ``[first, end)`` of the last stage that a step of a column computes.
 
-    Those of step ``-i``, of the halo, lie in front of the column: up to there the rows are needed.
+    The rows of a halo's step ``-i`` lie in front of the column; a step of the halo computes what
+    is needed up to them.
     """
     start = column * plan.column_rows
-    last = of.min(start + plan.column_rows, region.height)
-    first = of.min(start + step * plan.step_rows, last)
-    return first, of.min(first + plan.step_rows, last)
+    last = rows.min(start + plan.column_rows, region.height)
+    first = rows.min(start + step * plan.step_rows, last)
+    return first, rows.min(first + plan.step_rows, last)
 
 
-def own_row(region: RegionShape, stage: int, row: Row, of: Minimum = INTEGERS) -> Row:
-    """Return up to where an output of the region is complete when the last stage is up to `row`.
+def first_unowned_row(
+    region: RegionShape, stage: int, last_stage_row: Row, rows: RowArithmetic = INTEGERS
+) -> Row:
+    """Return the row of `stage` at which ownership passes to the next column.
 
-    The rows in between belong to one column only, which stores them.
+    A column that ends before `last_stage_row` stores the rows below it, and no other column does.
+
+    Parameters
+    ----------
+    region : RegionShape
+        The stages.
+    stage : int
+        Number of a stage whose result is an output of the region.
+    last_stage_row : Row
+        A row of the last stage.
+    rows : RowArithmetic
+        How rows are compared.
     """
     shape, height = region.stages[stage], region.height
-    scaled = row
+    scaled = last_stage_row
     if shape.tensor.rows != height:
-        scaled = (row * shape.tensor.rows + (height - 1)) // height
-    return of.min(scaled, shape.tensor.rows)
+        scaled = (last_stage_row * shape.tensor.rows + (height - 1)) // height
+    return rows.min(scaled, shape.tensor.rows)
 
 
 def rows_needed(
     region: RegionShape,
     first: Row,
     end: Row,
-    of: Minimum = INTEGERS,
+    rows: RowArithmetic = INTEGERS,
     bounds: Sequence[tuple[Row, Row]] | None = None,
 ) -> list[tuple[Row, Row]]:
-    """Return the rows ``[first, end)`` of every stage behind some rows of the last one.
+    """Return the rows ``[first, end)`` of every stage that some rows of the last one need.
 
     Parameters
     ----------
     region : RegionShape
         The stages.
     first, end : Row
-        Rows of the last one.
-    of : Minimum
+        The first row of the last stage, and the row behind its last one.
+    rows : RowArithmetic
         How rows are compared.
     bounds : sequence of (Row, Row), optional
-        The rows of every stage in a column: with them, stages compute whole tiles ahead.
+        The rows ``[first, end)`` of every stage in the column. With them, stages compute whole
+        tiles, ahead of the rows that are needed.
     """
     needed: list[tuple[Row, Row]] = [(0, 0)] * len(region.stages)
     for i in reversed(range(len(region.stages))):
         stage = region.stages[i]
-        height, tile = stage.tensor.rows, stage.tile
+        height = stage.tensor.rows
         wanted = [
-            (of.max(seen.first(needed[reader][0]), 0), of.min(seen.end(needed[reader][1]), height))
+            (
+                rows.max(seen.first(needed[reader][0]), 0),
+                rows.min(seen.end(needed[reader][1]), height),
+            )
             for reader, seen in region.consumers[i]
         ]
         if i in region.outputs:
-            wanted.append((own_row(region, i, first, of), own_row(region, i, end, of)))
-        low = functools.reduce(of.min, (low for low, _ in wanted))
-        high = functools.reduce(of.max, (high for _, high in wanted))
-        if bounds and tile > 1:
+            wanted.append(
+                (first_unowned_row(region, i, first, rows), first_unowned_row(region, i, end, rows))
+            )
+        low = functools.reduce(rows.min, (low for low, _ in wanted))
+        high = functools.reduce(rows.max, (high for _, high in wanted))
+        if bounds and stage.tiles.rows > 1:
             begin, last = bounds[i]
-            high = of.min(begin + round_up(high - begin, tile), last)
+            high = rows.min(begin + stage.tiles.up(high - begin), last)
         needed[i] = low, high
     return needed
 
@@ -155,18 +177,18 @@ def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[
 
 
 def typical_columns(region: RegionShape, plan: ColumnPlan) -> list[tuple[int, int]]:
-    """Return columns that stand for all of an image, and for how many each stands."""
+    """Return the columns that stand for all of an image, each with the number it stands for."""
     columns = plan.columns(region)
     if columns <= ALIKE + 2:
         return [(column, 1) for column in range(columns)]
-    # Those between the first and the last are alike, but rows before a stride differ by one.
+    # Columns between the first and the last are alike, but rows before a stride differ by one.
     count, more = divmod(columns - 2, ALIKE)
     middle = [(columns // 2 - ALIKE // 2 + i, count + (i < more)) for i in range(ALIKE)]
     return [(0, 1), *middle, (columns - 1, 1)]
 
 
 def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
-    """Return the rows that each stage computes in one image; its height, without overlap."""
+    """Return how many rows each stage computes in one image; without overlap, its height."""
     total = [0] * len(region.stages)
     for column in range(plan.columns(region)):
         for step in runs(region, plan, column):
@@ -176,7 +198,7 @@ def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
 
 
 def halo_share(region: RegionShape, plan: ColumnPlan) -> float:
-    """Return the compute cycles of rows that are computed again, as a share of all without."""
+    """Return the compute cycles of rows that are computed again, as a share of all other cycles."""
     once = sum(stage.cycles for stage in region.stages)
     computed = rows_computed(region, plan)
     spent = sum(

@@ -1,23 +1,25 @@
-"""Stages and regions as planning sees them."""
+"""The facts of stages and regions that plans and costs depend on."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
 
+from tvm_sparse.columns.tiles import ONE_ROW, Tiles
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
 @dataclass(frozen=True)
 class Edge:
-    """Where an operand of a stage comes from.
+    """An operand of a stage: where it comes from, and which of its rows the stage sees.
 
     Attributes
     ----------
     source : int
-        Number of the stage that computes it, or ``-1 - i`` for input `i` of the region.
+        Number of the stage that computes the operand, or ``-1 - i`` for input `i` of the region.
     rows : RowMap, optional
-        What of it is seen; None if every row sees all rows. Only inputs of the region can be.
+        The rows that an output row sees. None if every output row sees all rows, which is allowed
+        for inputs of the region only.
     """
 
     source: int
@@ -26,48 +28,40 @@ class Edge:
 
 @dataclass(frozen=True)
 class StageShape:
-    """What the planning needs to know of a stage.
+    """The facts of a stage that plans and costs depend on.
 
     Attributes
     ----------
     name : str
-        Its operator.
+        The operator.
     tensor : Tensor
-        What it computes.
+        The result.
     edges : tuple of Edge
-        What it reads.
-    tile : int
-        Rows that it computes together, from its first row in a column on.
+        The operands that are panels.
+    tiles : Tiles
+        How runs of its rows are cut into tiles.
     cycles : float
-        Compute cycles of all rows of all images, from data in the nearest cache, summed over cores.
+        Compute cycles of all rows of all images, with data in the nearest cache, summed over cores.
     weight_bytes : int
-        Constants that every run reads.
+        Bytes of the constants that every run reads.
     key : str
         Shapes, attributes and density, for the tuning records.
     window_bytes : int
-        Memory that a run gathers its inputs into, for each of its rows.
-    row_parts, most_tile_rows : int
-        As `tvm_sparse.schedules.stage.Stage`'s.
+        Bytes, for each row of a run, of the memory into which the run gathers its inputs.
+    row_parts : int
+        Parts into which a kernel of this stage alone cuts the rows before it cuts channels; 0 if it
+        cuts no channels.
     """
 
     name: str
     tensor: Tensor
     edges: tuple[Edge, ...]
-    tile: int = 1
+    tiles: Tiles = ONE_ROW
     cycles: float = 0.0
     weight_bytes: int = 0
     key: str = ""
     window_bytes: int = 0
     row_parts: int = 0
-    most_tile_rows: int = 1
-
-    def tiles(self, first: int, end: int) -> list[tuple[int, int]]:
-        """Return the first row of every tile of a run of rows, and how many it has."""
-        whole, rest = divmod(end - first, self.tile)
-        sizes = [self.tile] * whole + [rest] * (rest > 0)
-        if rest and whole and self.tile + rest <= self.most_tile_rows:
-            sizes[-2:] = [self.tile + rest]
-        return [(end - sum(sizes[i:]), size) for i, size in enumerate(sizes)]
 
 
 @dataclass(frozen=True)
@@ -77,11 +71,11 @@ class RegionShape:
     Attributes
     ----------
     stages : tuple of StageShape
-        All have the same number of images.
+        The stages; all have the same number of images.
     inputs : tuple of Tensor
-        What stages read from outside.
+        The tensors that stages read from outside of the region.
     outputs : tuple of int
-        Stages whose result is used outside, the last one among them.
+        Numbers of the stages whose result is used outside of the region, the last one among them.
     """
 
     stages: tuple[StageShape, ...]
@@ -100,7 +94,7 @@ class RegionShape:
 
     @functools.cached_property
     def consumers(self) -> tuple[tuple[tuple[int, RowMap], ...], ...]:
-        """For every stage, the stages that read it and the rows they see."""
+        """For every stage, the numbers of the stages that read it, and which rows they see."""
         found: list[list[tuple[int, RowMap]]] = [[] for _ in self.stages]
         for reader, stage in enumerate(self.stages):
             for edge in stage.edges:
@@ -112,7 +106,7 @@ class RegionShape:
 
 
 def part(region: RegionShape, first: int, end: int) -> RegionShape:
-    """Return the stages ``[first, end)`` of a region as a region."""
+    """Return the stages ``[first, end)`` of a region as a region of their own."""
     inputs: dict[int, int] = {}
     stages = []
     for stage in region.stages[first:end]:

@@ -1,4 +1,4 @@
-"""Which plans of a region are worth a prediction, and which is the cheapest."""
+"""Which plans of a region are worth a prediction, and which of them costs the least."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Literal
 
 from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.columns.shapes import RegionShape
-from tvm_sparse.costs.regions import Prediction, predict, scratch_bytes
+from tvm_sparse.costs.overlap import expected_scratch_bytes
+from tvm_sparse.costs.regions import Prediction, predict
 from tvm_sparse.cpu.profile import CpuProfile
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Steps, in tiles of the last stage, that are considered besides whole columns."""
+"""Sizes of steps that are considered besides whole columns, in tiles of the last stage."""
 
 
 def best_plan(
@@ -22,26 +23,27 @@ def best_plan(
     Parameters
     ----------
     region : RegionShape
-        What to cut.
+        The region to cut.
     cpu : CpuProfile
-        For which processor.
+        The processor.
     overlap : str
         ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
     """
     overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
-    plans = [(plan, predict(region, plan, cpu)) for plan in candidates(region, cpu, overlaps)]
+    plans = [(plan, predict(region, plan, cpu)) for plan in promising_plans(region, cpu, overlaps)]
     return min(plans, key=lambda pair: pair[1].seconds)
 
 
-def candidates(
+def promising_plans(
     region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap] = ("carry", "recompute")
 ) -> Iterator[ColumnPlan]:
     """Yield the plans worth a prediction; at least one.
 
-    Columns give all cores equal shares, and are halved from there on, down to tiles of the last
-    stage; steps are some of its tiles. Not those with more scratch memory than the L2 cache holds.
+    The largest columns give all cores equal shares; smaller ones are halves of these, down to tiles
+    of the last stage. Steps are a few of its tiles. Plans that need more scratch memory than the L2
+    cache holds are left out.
     """
-    tile = region.stages[-1].tile
+    tile = region.stages[-1].tiles.rows
     most = -(-region.height // tile)
     fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
     counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
@@ -51,7 +53,7 @@ def candidates(
         for step in [*(step * tile for step in STEPS if step * tile < size), size]:
             for overlap in overlaps if step < size else overlaps[:1]:
                 plan = ColumnPlan(size, step, overlap)
-                if scratch_bytes(region, plan) <= cpu.l2_bytes:
+                if expected_scratch_bytes(region, plan) <= cpu.l2_bytes:
                     found = True
                     yield plan
     if not found:

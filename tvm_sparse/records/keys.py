@@ -59,7 +59,7 @@ def region_text(region: RegionShape) -> str:
 
 def _stage(stage: StageShape) -> str:
     reads = ", ".join(map(_edge, stage.edges))
-    return f"{stage.key}; computes {_tensor(stage.tensor)}; reads {reads}; tile {stage.tile}"
+    return f"{stage.key}; computes {_tensor(stage.tensor)}; reads {reads}; tile {stage.tiles.rows}"
 
 
 def _edge(edge: Edge) -> str:

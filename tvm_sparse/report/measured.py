@@ -239,7 +239,7 @@ def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
     """Return the best plans of some column sizes, from the largest to the smallest."""
     assert region.plan is not None
     best: dict[int, tuple[float, ColumnPlan]] = {}
-    for plan in best_plan.candidates(region.shape, cpu):
+    for plan in best_plan.promising_plans(region.shape, cpu):
         seconds = column_cost_model.predict(region.shape, plan, cpu).seconds
         if plan.column_rows != region.plan.column_rows:
             known = best.get(plan.column_rows)

@@ -53,7 +53,7 @@ def candidates(
     `hopeless` times as long as the best are left out, but never the operators one by one, which
     are the second, or the first if the cost model would not form the region (`is_formed`).
     """
-    plans = best_plan.candidates(region, cpu)
+    plans = best_plan.promising_plans(region, cpu)
     known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
     count = len(region.stages)
     known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]

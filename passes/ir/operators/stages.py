@@ -41,14 +41,9 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     if images_of(call) not in (None, images):
         return None
     try:
-        stage = STAGES.get(call.op.name, _elementwise)(call, images, cpu)
+        return STAGES.get(call.op.name, _elementwise)(call, images, cpu)
     except ValueError:  # an elementwise operator that broadcasts in another way
         return None
-    if stage is not None:
-        operands = operands_of(call)
-        stage.reads_images = [name for name in stage.panels if len(operands[name].ty.shape) == 4]
-        stage.writes_images = is_image
-    return stage
 
 
 OPERANDS: dict[str, tuple[str, ...]] = {
@@ -128,7 +123,14 @@ def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     tiling = _tiling(call, SparseConvTiling)
     conv = operators.conv_of(call)
     taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
-    return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, _slots(call) / taps)
+    density = _slots(call) / taps
+    return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, density, **_on_images(call))
+
+
+def _on_images(call: relax.Call) -> dict[str, bool]:
+    """Return which of input and output of a convolution are images instead of panels."""
+    reads_image = len(call.args[0].ty.shape) == 4
+    return {"reads_image": reads_image, "writes_image": operators.is_image(call)}
 
 
 def _tiling(call: relax.Call, kind: type[Any]) -> Any:
@@ -144,12 +146,14 @@ def _slots(call: relax.Call) -> int:
 
 def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     tiling = _tiling(call, DenseConvTiling)
-    return schedules.DenseConv2d(operators.conv_of(call), epilogue_of(call), cpu, tiling)
+    conv, epilogue = operators.conv_of(call), epilogue_of(call)
+    return schedules.DenseConv2d(conv, epilogue, cpu, tiling, **_on_images(call))
 
 
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     tiling = _tiling(call, DepthwiseTiling)
-    return schedules.DepthwiseConv2d(operators.conv_of(call), epilogue_of(call), cpu, tiling)
+    conv, epilogue = operators.conv_of(call), epilogue_of(call)
+    return schedules.DepthwiseConv2d(conv, epilogue, cpu, tiling, **_on_images(call))
 
 
 def _layer_norm(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:

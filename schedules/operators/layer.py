@@ -1,0 +1,69 @@
+"""What linear layers and convolutions have in common: a weight, and an epilogue."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.tensor import RowMap, Tensor
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+class LayerStage(Stage):
+    """A layer whose input ``x`` meets a weight, and whose products meet an epilogue.
+
+    Parameters
+    ----------
+    source : Tensor
+        The input.
+    seen : RowMap
+        The rows of the input that an output row sees.
+    result : Tensor
+        The output, and the residual if there is one.
+    epilogue : Epilogue
+        Which of bias, residual and activation follow the product.
+    cpu : CpuProfile
+        Gives the length and the number of vectors.
+    reads_image, writes_image : bool
+        Whether input and output are images ``[images, channels, rows, lanes]`` instead of panels.
+    """
+
+    def __init__(
+        self,
+        source: Tensor,
+        seen: RowMap,
+        result: Tensor,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        *,
+        reads_image: bool = False,
+        writes_image: bool = False,
+    ) -> None:
+        self.source, self.tensor = source, result
+        self.epilogue, self.cpu = epilogue, cpu
+        self.panels = {"x": (source, seen)}
+        if epilogue.residual:
+            self.panels["residual"] = (result, RowMap())
+        self.reads_images = ("x",) if reads_image else ()
+        self.writes_images = writes_image
+
+    def declare(self, panels: Callable[[str], Panels]) -> None:
+        """Declare input, weight, bias and residual."""
+        self.x = panels("x")
+        self.declare_weight()
+        self.residual = panels("residual") if self.epilogue.residual else None
+
+    @abstractmethod
+    def declare_weight(self) -> None:
+        """Declare the weight and the bias."""
+
+    def residual_tile(self, image: Expr, row: Expr, count: int) -> Tile | None:
+        """Return `count` rows of the residual from `row` on, or None if there is no residual."""
+        return self.residual.tile(image, row, count) if self.residual else None

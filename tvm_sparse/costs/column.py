@@ -1,0 +1,215 @@
+"""What one column of a region costs.
+
+In every step of a column each stage runs once. A run costs compute cycles, and the traffic of the
+bytes that it reads and writes. How far away these bytes are follows from what the core has touched
+since it used them last: the rows that the stage before has just written are near, the weights were
+last read a step ago, and an input of the region was written by the region before.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.columns.shapes import RegionShape, StageShape
+from tvm_sparse.costs.overlap import column_rows_computed, rows_read
+from tvm_sparse.costs.traffic import Caches, Distance, Traffic
+from tvm_sparse.cpu.memory_system import LEVELS
+
+RUN_CYCLES = 150.0
+"""Cycles to start a run of a stage: bounds of its rows, pointers, the first turns of its loops."""
+
+ROWS_PER_TILE = 2.0
+"""Cost of a tile besides that of its rows, in rows: a sparse layer loads each weight and its
+position, a depthwise layer the other rows of the window."""
+
+EXPOSED_SHARE = 0.3
+"""Share of the time to read weights that computing does not hide; fitted to eight sequences in
+BERT on a Xeon."""
+
+READ_TENSORS, WRITE_TENSORS = 2, 4
+"""Tensors' sizes touched between the write and the read of a row of a region's input, and between
+the last use and the write of a row of its output. Before the read, these are the rest of the tensor
+and about as much again, since its maker reads while it writes, and its reader writes while it
+reads. The memory of an output was last used by another tensor, before both of them."""
+
+COSTS = 3 + 2 * len(LEVELS)
+"""Numbers that a column costs, see `ColumnCost.cost`."""
+
+Vector: TypeAlias = NDArray[np.float64]
+
+
+class ColumnCost:
+    """The work of one column, all of whose steps are taken to be alike.
+
+    Parameters
+    ----------
+    region : RegionShape
+        The stages.
+    plan : ColumnPlan
+        Columns and steps.
+    column : int
+        Number of the column.
+    caches : Caches
+        The caches of the core that runs the column.
+
+    Attributes
+    ----------
+    steps : int
+        Steps of the column.
+    rows : list of float
+        Rows that each stage computes in a step.
+    step_bytes : float
+        Bytes that a step touches.
+    """
+
+    def __init__(self, region: RegionShape, plan: ColumnPlan, column: int, caches: Caches) -> None:
+        self._region, self._caches = region, caches
+        start = column * plan.column_rows
+        end = min(start + plan.column_rows, region.height)
+        self.steps = -(-(end - start) // plan.step_rows)
+        computed = column_rows_computed(region, plan, start, end)
+        self.rows = [rows / self.steps for rows in computed]
+        # With carried rows, all tiles of a column are whole except for the last one.
+        last = 1 - (self.steps - 1) * plan.step_rows / (end - start)
+        is_carried = plan.overlap == "carry"
+        self._row_costs = [
+            _row_cost(stage, rows, last * rows)
+            for stage, rows in zip(
+                region.stages, computed if is_carried else self.rows, strict=True
+            )
+        ]
+        # The first stage that reads an input of the region brings its rows near.
+        self._first_readers: dict[int, int] = {}
+        # Bytes that come into use with a stage: those of its result, and of the inputs that no
+        # stage before it reads.
+        self._brought: dict[int, float] = {}
+        touched = []
+        for i, stage in enumerate(region.stages):
+            self._brought[i] = self.rows[i] * (stage.tensor.row_bytes + stage.window_bytes)
+            size = stage.weight_bytes + self._brought[i]
+            for edge in stage.edges:
+                if edge.source < 0 and edge.source not in self._first_readers:
+                    self._first_readers[edge.source] = i
+                    source = region.inputs[-1 - edge.source]
+                    rows, _ = rows_read(edge.rows, self.rows[i], source)
+                    self._brought[edge.source] = rows * source.row_bytes
+                    size += self._brought[edge.source]
+            touched.append(size)
+        self._touched = touched
+        self._before = [0.0, *itertools.accumulate(touched)]
+        self.step_bytes = self._before[-1]
+
+    def cost(self, clock_hz: float, cold: float) -> Vector:
+        """Return the column's cost.
+
+        Parameters
+        ----------
+        clock_hz : float
+            Cycles a second.
+        cold : float
+            Share of such columns that are the first one of their thread.
+
+        Returns
+        -------
+        ndarray
+            `COSTS` numbers: seconds in all, of computing, and of traffic; then for each level the
+            bytes of rows that are moved from and to it, and then those of weights.
+        """
+        total = np.zeros(COSTS)
+        for i, stage in enumerate(self._region.stages):
+            every_row = stage.tensor.images * stage.tensor.rows
+            work = self.rows[i] * self._row_costs[i]
+            compute = (stage.cycles * work / every_row + RUN_CYCLES) / clock_hz
+            weights, rows = Traffic(self._caches), Traffic(self._caches)
+            self._read_weights(i, cold / self.steps, weights)
+            self._read_operands(i, rows)
+            self._write_result(i, rows)
+            # Weights are read one after another, mostly long before they are needed. The core waits
+            # for rows: measured times are nearer to the sum than to the larger of the two.
+            exposed = EXPOSED_SHARE * min(compute, weights.seconds)
+            seconds = max(compute, weights.seconds) + exposed + rows.seconds
+            traffic = weights.seconds + rows.seconds
+            total += (seconds, compute, traffic, *rows.moved, *weights.moved)
+        return self.steps * total
+
+    def _read_weights(self, i: int, cold: float, traffic: Traffic) -> None:
+        """Count the weights of stage `i`, which every tile of rows reads.
+
+        A share `cold` of the steps reads them after everything else in the network was touched.
+        """
+        size = self._region.stages[i].weight_bytes
+        tiles = max(self.rows[i] / self._region.stages[i].tiles.rows, 1.0)
+        again = size + (self._touched[i] - size) / tiles
+        # All cores read the same weights.
+        traffic.stream(size * cold, Distance(math.inf, self.step_bytes))
+        traffic.stream(size * (1 - cold), Distance(self.step_bytes, self.step_bytes))
+        traffic.stream(size * (tiles - 1), Distance(again, again))
+
+    def _read_operands(self, i: int, traffic: Traffic) -> None:
+        """Count the operands of stage `i`.
+
+        Rows that are new in this step come from the stage that made them, all others from the step
+        before.
+        """
+        for edge in self._region.stages[i].edges:
+            is_input = edge.source < 0
+            if is_input:
+                source = self._region.inputs[-1 - edge.source]
+                maker = self._first_readers[edge.source]
+            else:
+                source = self._region.stages[edge.source].tensor
+                maker = edge.source
+            new, again = rows_read(edge.rows, self.rows[i], source)
+            if not is_input or maker < i:
+                distance = self._private(self._between(maker, i, edge.source))
+            elif edge.rows is None:  # all cores read it, in every step
+                image = source.bytes / source.images + self.step_bytes
+                distance = Distance(image, source.bytes + self.step_bytes)
+            else:
+                distance = outside(READ_TENSORS * source.bytes, self._caches.cores)
+            traffic.read(new * source.row_bytes, distance)
+            traffic.read(again * source.row_bytes, self._private(self.step_bytes))
+
+    def _between(self, maker: int, i: int, source: int) -> float:
+        """Return the bytes touched after stage `maker` has rows of `source` until `i` reads them.
+
+        They are all of these rows and, on average, half of everything else that both stages touch.
+        """
+        others = self._touched[maker] - self._brought[source] + self._touched[i]
+        return self._before[i + 1] - self._before[maker] - others / 2
+
+    def _write_result(self, i: int, traffic: Traffic) -> None:
+        """Count the result of stage `i`."""
+        tensor = self._region.stages[i].tensor
+        is_stored = i in self._region.outputs
+        far = outside(WRITE_TENSORS * tensor.bytes, self._caches.cores)
+        distance = far if is_stored else self._private(self.step_bytes)
+        traffic.write(self.rows[i] * tensor.row_bytes, distance)
+
+    def _private(self, own: float) -> Distance:
+        """Return the distance of bytes after which each core touches `own` bytes."""
+        return Distance(own, own * self._caches.cores)
+
+
+def _row_cost(stage: StageShape, rows: float, last: float) -> float:
+    """Return the cost of each of `rows` rows in tiles, as a multiple of that in whole tiles.
+
+    The last run computes `last` of the rows; the rest of that run may join its last whole tile.
+    """
+    tiles = stage.tiles
+    rest = rows % tiles.rows
+    if not rest or (last > tiles.rows and tiles.joins(rest)):
+        return 1.0
+    count = rows // tiles.rows + 1
+    return (1 + ROWS_PER_TILE * count / rows) / (1 + ROWS_PER_TILE / tiles.rows)
+
+
+def outside(touched: float, cores: int) -> Distance:
+    """Return the distance of bytes after which all cores touch `touched` bytes in equal shares."""
+    return Distance(touched / cores, touched)
