@@ -30,9 +30,11 @@ types: $(STAMP) link-tree
 imports: $(STAMP) link-tree
 	cd .typecheck && $(CURDIR)/$(BIN)/lint-imports --no-logo --no-cache $(CURDIR)/pyproject.toml
 
-# The pages in docs/ and the reference, from the link tree, to docs/_build.
+# The pages in docs/ and the reference, from the link tree, to docs/_build. Pages of modules that are
+# gone would stay.
 docs: $(VENV)/.docs link-tree
 	$(BIN)/python docs/draw_column.py --check
+	rm -rf docs/reference
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 
 check: lint types imports test
