@@ -34,10 +34,10 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.records.file import Plan
-from tvm_sparse.tuning import part as tuning_tasks
 from tvm_sparse.tuning import regions, trials, tune
 from tvm_sparse.tuning.devices import Builders, Device
-from tvm_sparse.tuning.trials import Store, Task
+from tvm_sparse.tuning.part import Setting
+from tvm_sparse.tuning.task import Store, Task
 
 MODELS = (
     "resnet50-95",
@@ -144,8 +144,8 @@ def sweep(threads: int | None) -> None:
         device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)
         picks = []
         for level in ("quick", "thorough"):
-            setting = tuning_tasks.Setting("native", cpu, Path(folder), *tune.LEVELS[level])
-            (part,) = tuning_tasks.region_tasks([formed], setting)
+            setting = Setting("native", cpu, Path(folder), *tune.LEVELS[level])
+            (part,) = regions.region_tasks([formed], setting)
             store = Store(RECORDS / f"sweep-{level}.jsonl")
             (outcome,) = trials.run([part.task], [device], builders, store)
             picks.append(outcome.best.plan)

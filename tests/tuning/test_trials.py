@@ -20,7 +20,8 @@ from tvm_sparse.records.file import Key
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device, RemoteDevice
-from tvm_sparse.tuning.trials import Store, Task
+from tvm_sparse.tuning.search import FINAL_ROUNDS
+from tvm_sparse.tuning.task import Store, Task
 
 DATA = Path(__file__).parents[1] / "data"
 KEY = Key("tiny", "here", 1)
@@ -30,7 +31,7 @@ KEY = Key("tiny", "here", 1)
 def candidates_in_workers():
     """Let the processes of the tuner import `candidates`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(DATA))
+        patch.setenv("PYTHONPATH", str(DATA), prepend=os.pathsep)
         yield
 
 
@@ -77,7 +78,7 @@ def test_finds_the_fastest(arguments, builders, device, store):
     assert outcome.default.plan == {"work": 400}
     assert outcome.default.turn == outcome.best.turn
     assert outcome.gain > 1
-    assert len(outcome.best.seconds) == trials.FINAL_ROUNDS
+    assert len(outcome.best.seconds) == FINAL_ROUNDS
     assert (outcome.trials, outcome.failures) == (4, ())
     assert [(s.done, s.total) for s in states] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -134,9 +135,10 @@ TUNE = """
     import signal
     import sys
     from pathlib import Path
-    from tvm_sparse import trials
+    from tvm_sparse.tuning import trials
     from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device
     from tvm_sparse.records.file import Key
+    from tvm_sparse.tuning.task import Store, Task
 
     if __name__ == "__main__":
         # Also where the tests run in the background of a shell, which has it ignored.
@@ -144,8 +146,8 @@ TUNE = """
         plans = tuple({"work": 300 + w} for w in range(int(sys.argv[3])))
         arguments = Arguments(Path(sys.argv[1]), (4096,))
         build = lambda plan: Build("candidates:build", plan)
-        task = trials.Task("tiny", Key("tiny", "here", 1), plans, build, arguments)
-        store = trials.Store(Path(sys.argv[2]))
+        task = Task("tiny", Key("tiny", "here", 1), plans, build, arguments)
+        store = Store(Path(sys.argv[2]))
         progress = lambda state: print(state.done, state.total, flush=True)
         builders, device = Builders(2), Device(1, 4096)
         trials.run([task], [device], builders, store, progress)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tvm_sparse.report.analysis import Analysis, LayerReport
     from tvm_sparse.report.measured import Measurement
     from tvm_sparse.specs import TensorSpec
-    from tvm_sparse.tuning.trials import Progress
+    from tvm_sparse.tuning.task import Progress
 
 # A pipe has no width: lines as long as a wide terminal's.
 _PIPE_WIDTH = 160

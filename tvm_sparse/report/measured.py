@@ -31,7 +31,7 @@ from tvm_sparse.report.analysis import Analysis
 from tvm_sparse.report.run_memory import column_bytes, storage_bytes
 from tvm_sparse.tuning.devices import Builders, CandidateFailed, Device
 from tvm_sparse.tuning.libraries import random_array
-from tvm_sparse.tuning.regions import RegionKernel, one_by_one, write_region
+from tvm_sparse.tuning.regions import RegionSubject, one_by_one, write_region
 
 SIZES = 5
 """Column sizes that are measured of a region, besides its own."""
@@ -206,7 +206,7 @@ def _measure_region(
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
         folder = Path(name)
         weights = write_region(analysis.together, f"{PREFIX}_{number}", folder)
-        kernel = RegionKernel(region.shape, folder, cpu.name, cpu.cores)
+        kernel = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
         arguments = kernel.arguments(weights)
         building = [
             builders.submit(kernel.build(to_fields(plan)), folder / f"{i}.so")

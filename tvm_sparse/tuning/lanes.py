@@ -1,36 +1,26 @@
-"""The lanes of panels that are worth a trial for a network on tokens, and the libraries to run."""
+"""The lanes of panels that are worth a trial for a network on tokens."""
 
 from __future__ import annotations
 
-import functools
-import json
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import tvm
-from tvm import relax
 
-from tvm_sparse.compiler import build
-from tvm_sparse.cpu.profile import CpuProfile, processor
-from tvm_sparse.frontends.load import import_module
-from tvm_sparse.passes import pipeline
-from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
-from tvm_sparse.records.file import Plan
-from tvm_sparse.records.lookups import Lookups, TokenNetwork
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.sparsify.token_network import token_network
+from tvm_sparse.records.keys import key_on, network_key
+from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import default_kernel
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tuning.devices import Arguments, Build
+from tvm_sparse.tuning.devices import Arguments
 from tvm_sparse.tuning.layers import kernel_cycles
-from tvm_sparse.tuning.libraries import export, write_arguments
+from tvm_sparse.tuning.model import ModelSubject
+from tvm_sparse.tuning.part import Part, Setting
+from tvm_sparse.tuning.task import Task
 
 MOST_VECTORS = 8
 """Vectors of a block of tokens."""
-
-BUILD_SECONDS = 300.0
-"""Limit of a build."""
 
 
 @dataclass(frozen=True)
@@ -76,88 +66,32 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
     return cycles / cpu.memory_system.clock_hz / cpu.cores
 
 
-@dataclass(frozen=True)
-class NetworkKernel:
-    """A whole model.
+def lanes_tasks(
+    mod: tvm.IRModule, kernel: ModelSubject, arguments: Arguments, setting: Setting
+) -> list[Part]:
+    """Return the task to choose lanes, unless there is nothing to choose.
 
-    Attributes
+    Parameters
     ----------
-    model : str
-        An ONNX file, or a Relax module as JSON.
-    shapes : mapping, optional
-        Of the inputs that have dynamic dimensions.
-    target : str
-        Name of the CPU profile.
-    threads : int
-        Threads of the kernels.
-    records : Path
-        The records, for a plan that uses them.
+    mod : IRModule
+        The model, from `canonical`.
+    kernel : ModelSubject
+        The same to build.
+    arguments : Arguments
+        What it is called with.
+    setting : Setting
+        What all tasks have in common.
     """
-
-    model: str
-    shapes: Mapping[str, Sequence[int]] | None
-    target: str
-    threads: int
-    records: Path
-
-    @staticmethod
-    def of(
-        model: str | os.PathLike[str] | tvm.IRModule,
-        shapes: Mapping[str, Sequence[int]] | None,
-        folder: Path,
-        target: str,
-        threads: int,
-        records: Path,
-    ) -> NetworkKernel:
-        """Return a model, which is written to a folder unless it is a file."""
-        if isinstance(model, tvm.IRModule):
-            path = folder / "network.json"
-            path.write_text(tvm.ir.save_json(model))
-            return NetworkKernel(str(path), None, target, threads, records)
-        return NetworkKernel(str(Path(model).resolve()), shapes, target, threads, records)
-
-    def build(self, plan: Plan) -> Build:
-        """Tell how the library is built: with some lanes, with records or without any."""
-        shapes = self.shapes and {name: list(shape) for name, shape in self.shapes.items()}
-        arguments = {
-            "model": self.model,
-            "shapes": json.dumps(shapes),
-            "plan": dict(plan),
-            "records": str(self.records),
-            "target": self.target,
-            "threads": self.threads,
-        }
-        return Build(f"{__name__}:build_network", arguments, BUILD_SECONDS)
-
-    def arguments(self, folder: Path, main: relax.Function) -> Arguments:
-        """Write what the libraries are called with: random inputs of ``main``."""
-        return write_arguments(folder, main, lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1)
-
-
-def build_network(
-    library: Path,
-    model: str,
-    shapes: str,
-    plan: Plan,
-    records: str,
-    target: str,
-    threads: int,
-) -> None:
-    """Build a model for the virtual machine as a plan says."""
-    cpu = processor(target, threads)
-    lookups = Lookups()
-    lanes = plan.get("lanes")
-    if isinstance(lanes, int):
-        lookups = Lookups(lanes_for=lambda network: lanes)
-    elif plan["choices"] != BY_COST_MODEL:
-        known = RecordedPlans.read(Path(records)).lookups_on(cpu)
-        lookups = replace(known, refuses=lambda key: False)
-    passes = pipeline.pipeline(lookups=lookups)
-    export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
-
-
-@functools.lru_cache(maxsize=1)
-def _read(model: str, shapes: str) -> tvm.IRModule:
-    if model.endswith(".json"):
-        return tvm.ir.load_json(Path(model).read_text())
-    return import_module(model, json.loads(shapes)).mod
+    cpu = setting.cpu
+    network = token_network(mod, cpu)
+    plans = lanes_candidates(network, cpu, setting.hopeless)[: setting.most + 1]
+    if len(plans) < 2:
+        return []
+    task = Task(
+        network.name,
+        key_on(network_key(network), cpu),
+        tuple({"lanes": plan.lanes} for plan in plans),
+        kernel.build,
+        arguments,
+    )
+    return [Part("lanes", task)]

@@ -1,10 +1,10 @@
-"""The plans of a region that are worth a trial, and the kernels that run them."""
+"""The plans of a region that are worth a trial, and the libraries that run them."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +21,17 @@ from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
-from tvm_sparse.records.best import from_fields
-from tvm_sparse.records.file import Plan
+from tvm_sparse.records.best import from_fields, to_fields
+from tvm_sparse.records.file import Key, Plan
+from tvm_sparse.records.keys import key_of
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.libraries import build_module, common_lanes, write_arguments
+from tvm_sparse.tuning.part import Part, Setting, name_of
+from tvm_sparse.tuning.task import Task
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RegionCandidate:
     """A plan and what it is expected to cost.
 
     Attributes
@@ -43,9 +46,9 @@ class Candidate:
     seconds: float
 
 
-def candidates(
+def region_candidates(
     region: RegionShape, cpu: CpuProfile, hopeless: float, is_formed: bool = True
-) -> list[Candidate]:
+) -> list[RegionCandidate]:
     """Return what to try: the cost model's choice, then the best of every column size, and stops.
 
     After them the second best of every column size, and so on: neighbouring steps of the same
@@ -54,7 +57,7 @@ def candidates(
     are the second, or the first if the cost model would not form the region (`is_formed`).
     """
     plans = best_plan.promising_plans(region, cpu)
-    known = [Candidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
+    known = [RegionCandidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
     count = len(region.stages)
     known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
     known.sort(key=lambda candidate: candidate.seconds)
@@ -78,7 +81,7 @@ def one_by_one(region: RegionShape) -> Stops:
     return Stops(tuple(range(1, len(region.stages))))
 
 
-def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
+def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> RegionCandidate:
     """Return stops with the cost model's choice for every part."""
     seconds = 0.0
     for first, end in stops.parts(len(region.stages)):
@@ -87,11 +90,11 @@ def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> Candidate:
             seconds += column_cost_model.predict_alone(shape, cpu).seconds
         else:
             seconds += best_plan.best_plan(shape, cpu)[1].seconds
-    return Candidate(stops, seconds)
+    return RegionCandidate(stops, seconds)
 
 
 @dataclass(frozen=True)
-class RegionKernel:
+class RegionSubject:
     """A region by itself, written to files from which its kernels are built and run.
 
     Attributes
@@ -119,7 +122,7 @@ class RegionKernel:
             "target": self.target,
             "threads": self.threads,
         }
-        return Build(f"{__name__}:build_region", arguments)
+        return Build(f"{__name__}:build_region_library", arguments)
 
     def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
         """Write what the kernels are called with: random panels, and the region's own weights."""
@@ -192,7 +195,7 @@ class _Parameters(PyExprMutator):
         return self._params[const]
 
 
-def build_region(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
+def build_region_library(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
     """Build a region under a plan, as the function ``main`` of a library for the virtual machine.
 
     Its parameters are those of ``main`` in `module`.
@@ -219,3 +222,64 @@ class _Given(RegionPlanner):
 @functools.lru_cache(maxsize=1)
 def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
+
+
+def region_tasks(
+    formed: Sequence[tuple[tvm.IRModule, Mapping[str, RegionShape]]],
+    setting: Setting,
+    done: Collection[Key] = (),
+) -> list[Part]:
+    """Return every structure of a model's regions, the most time-consuming first.
+
+    Parameters
+    ----------
+    formed : sequence of (IRModule, mapping of str to RegionShape)
+        The model in regions, as `form_regions` returns it; the first one as it would be compiled.
+    setting : Setting
+        What all tasks have in common.
+    done : collection of Key
+        Regions to leave out.
+    """
+    cpu = setting.cpu
+    regions: dict[Key, _Region] = {}
+    for i, (mod, named) in enumerate(formed):
+        keys = {name: key_of(shape, cpu) for name, shape in named.items()}
+        counts = Counter(keys.values())
+        for name, key in keys.items():
+            if key not in regions:
+                plans = region_candidates(named[name], cpu, setting.hopeless, is_formed=i == 0)
+                regions[key] = _Region(mod, name, named[name], counts[key], plans)
+    mean = float(np.mean([region.seconds for region in regions.values()])) if regions else 0.0
+    found: list[Part] = []
+    for key, region in sorted(regions.items(), key=lambda item: -item[1].seconds):
+        if key in done:
+            continue
+        chosen = tuple(region.plans[: setting.share(region.seconds, mean) + 1])
+        folder = setting.own_folder()
+        weights = write_region(region.mod, region.name, folder)
+        kernel = RegionSubject(region.shape, folder, setting.target, cpu.cores)
+        task = Task(
+            name_of(key),
+            key,
+            tuple(to_fields(candidate.plan) for candidate in chosen),
+            kernel.build,
+            kernel.arguments(weights),
+            references=(to_fields(one_by_one(region.shape)),),
+        )
+        found.append(Part("regions", task, region.count, region.shape, chosen))
+    return found
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A region of a module, and its plans."""
+
+    mod: tvm.IRModule
+    name: str
+    shape: RegionShape
+    count: int
+    plans: Sequence[RegionCandidate]
+
+    @property
+    def seconds(self) -> float:
+        return self.count * self.plans[0].seconds

@@ -1,161 +1,41 @@
-"""The tuner's loop: plans of regions in, records out.
+"""The tuner's loop: tasks in, records out.
 
-Each trial is a turn of two: a plan and the best one so far. In the end the best few and the default
-run in one longer turn. All that is known is in the records, so that a run that was ended, in
-whatever way, is taken up where it stopped.
+Each trial is a turn of two: a plan and the best one so far. At the end of a task the best few plans
+and the default run in one longer turn. All that is known is in the records, so that a run that was
+ended, in whatever way, goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import secrets
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from tvm_sparse.errors import TuningError
-from tvm_sparse.records import file
-from tvm_sparse.records.file import Key, Plan, Record, Records
+from tvm_sparse.records.file import Plan, Record
 from tvm_sparse.tuning.devices import (
     HOPELESS,
-    Arguments,
-    Build,
     Builders,
     CandidateFailed,
     Device,
     DeviceGone,
     SessionLost,
 )
+from tvm_sparse.tuning.search import CHUNK, FINAL_ROUNDS, Search, distinct, plan_name
+from tvm_sparse.tuning.task import Outcome, Progress, Store, Task
 
 ROUNDS = 5
 """Rounds of a trial."""
 
-FINAL_ROUNDS = 15
-"""Rounds of the last turn, ..."""
-
-FINALISTS = 4
-"""... in which this many plans run besides the default."""
-
-CHUNK = 8
-"""Trials that are built together, and then measured in one session of a device."""
-
 MOST_LOSSES = 3
 """Sessions in a row that may end without a trial before a device counts as gone."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """A region to tune.
-
-    Attributes
-    ----------
-    name : str
-        For people.
-    key : Key
-        Of its records.
-    plans : tuple of Plan
-        The cost model's choice, then others to try, the most hopeful first.
-    build : callable
-        Tells how the library of a plan is built.
-    arguments : Arguments
-        What the region is called with.
-    references : tuple of Plan
-        Plans that run in the last turn in any case, besides the cost model's choice.
-    """
-
-    name: str
-    key: Key
-    plans: tuple[Plan, ...]
-    build: Callable[[Plan], Build]
-    arguments: Arguments
-    references: tuple[Plan, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is known of a region after tuning.
-
-    Attributes
-    ----------
-    task : Task
-        The region.
-    default, best : Record or None
-        The cost model's choice and the best plan, of the same turn; None if nothing ran.
-    trials : int
-        Plans that were tried, now or before, failed ones among them.
-    records : tuple of Record
-        Of all plans with times, the last of each.
-    failures : tuple of Record
-        Of plans that failed.
-    """
-
-    task: Task
-    default: Record | None
-    best: Record | None
-    trials: int
-    records: tuple[Record, ...]
-    failures: tuple[Record, ...]
-
-    @property
-    def gain(self) -> float:
-        """How many times faster the best plan is than the default: median of the rounds' ratios."""
-        if self.default is None or self.best is None:
-            return 1.0
-        return file.ratio(self.default, self.best)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Attributes
-    ----------
-    done, total : int
-        Trials of this run, and all that it will make.
-    task : str
-        Region of the last trial.
-    best, default : float
-        Seconds of its best plan so far and of the cost model's choice; NaN if not yet known.
-    """
-
-    done: int
-    total: int
-    task: str
-    best: float
-    default: float
-
-
-class Store:
-    """Records in memory and in a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file; made with the first record.
-    is_plan : callable
-        As of `tvm_sparse.records.file.read`.
-    """
-
-    def __init__(self, path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> None:
-        self.path = path
-        self.records = file.read(path, is_plan) if path.exists() else Records()
-        self._lock = threading.Lock()
-
-    def add(self, new: Sequence[Record]) -> None:
-        """Add the records of a turn, in one piece."""
-        with self._lock:
-            file.append(self.path, new)
-            for record in new:
-                self.records.add(record)
 
 
 def run(
@@ -192,88 +72,17 @@ def run(
     """
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         searches = [
-            _Search(task, builders, store, Path(folder) / str(i)) for i, task in enumerate(tasks)
+            Search(task, builders, store, Path(folder) / str(i)) for i, task in enumerate(tasks)
         ]
         _Run(searches, devices, builders, store, progress).wait()
     return [search.outcome() for search in searches]
-
-
-class _Search:
-    """What is done, and left to do, for one region."""
-
-    def __init__(self, task: Task, builders: Builders, store: Store, folder: Path) -> None:
-        self.task = task
-        self._builders = builders
-        self._store = store
-        self._folder = folder
-        self._libraries: dict[str, Future[Path]] = {}
-        self._lock = threading.Lock()
-        self.strikes: Counter[str] = Counter()
-        tried = {_name(record.plan) for record in self._records()}
-        plans = task.plans
-        self.todo = [plan for plan in plans[1:] if _name(plan) not in tried]
-        if len(plans) == 1 and _name(plans[0]) not in tried:
-            self.todo = list(plans)
-        self.open_chunks = -(-len(self.todo) // CHUNK)
-
-    def library(self, plan: Plan) -> Future[Path]:
-        """Start to build a plan if nobody did."""
-        with self._lock:
-            name = _name(plan)
-            if name not in self._libraries:
-                self._folder.mkdir(exist_ok=True)
-                path = self._folder / f"{len(self._libraries)}.so"
-                self._libraries[name] = self._builders.submit(self.task.build(plan), path)
-            return self._libraries[name]
-
-    def incumbent(self) -> Plan:
-        """Return the best plan so far; the cost model's choice at first."""
-        best = self._store.records.best(self.task.key)
-        if best is not None:
-            return best.plan
-        hopeful = (plan for plan in self.task.plans if not self.has_failed(plan))
-        return next(hopeful, self.task.plans[0])
-
-    def has_failed(self, plan: Plan) -> bool:
-        """Return whether the last that is known of a plan is a failure."""
-        return self._store.records.failed(self.task.key, plan)
-
-    def finalists(self) -> list[Plan]:
-        """Return the default, the best plan and the next few; none if the best won such a turn."""
-        best = self._store.records.best(self.task.key)
-        if best is None or len(best.seconds) == FINAL_ROUNDS:
-            return []
-        timed = [r for r in self._records() if r.seconds and not self.has_failed(r.plan)]
-        ranked = [r.plan for r in sorted(timed, key=lambda r: float(np.median(r.seconds)))]
-        always = [p for p in (self.task.plans[0], *self.task.references) if p in ranked]
-        return _distinct([*always, best.plan, *ranked])[: FINALISTS + len(always)]
-
-    def outcome(self) -> Outcome:
-        """Return what is known by now."""
-        known = self._records()
-        best = self._store.records.best(self.task.key)
-        first = self.task.plans[0]
-        default = self._store.records.beside(best, first) if best else None
-        others = {_name(record.plan) for record in known} - {_name(first)}
-        last = {_name(record.plan): record for record in known}.values()
-        timed = tuple(record for record in last if record.seconds)
-        failed = tuple(record for record in last if record.failure)
-        return Outcome(self.task, default, best, len(others), timed, failed)
-
-    def median(self, plan: Plan) -> float:
-        """Return the median seconds of a plan's last turn; NaN if it has none."""
-        times = [r.seconds for r in self._records() if r.plan == plan and r.seconds]
-        return float(np.median(times[-1])) if times else math.nan
-
-    def _records(self) -> list[Record]:
-        return self._store.records.of(self.task.key)
 
 
 @dataclass
 class _Job:
     """Plans of a region for one session of a device: trials, or the last turn if there are none."""
 
-    search: _Search
+    search: Search
     plans: deque[Plan] = field(default_factory=deque)
     is_final: bool = False
 
@@ -283,7 +92,7 @@ class _Run:
 
     def __init__(
         self,
-        searches: Sequence[_Search],
+        searches: Sequence[Search],
         devices: Sequence[Device],
         builders: Builders,
         store: Store,
@@ -394,12 +203,12 @@ class _Run:
         while job.plans and not self._is_over:
             plan = job.plans[0]
             if not search.has_failed(plan):
-                pair = _distinct([search.incumbent(), plan])
+                pair = distinct([search.incumbent(), plan])
                 if not all(self._load(device, search, p, loaded) for p in pair):
                     continue
                 self._turn(device, search, pair, ROUNDS)
             job.plans.popleft()
-            for name in loaded - {_name(search.incumbent())}:
+            for name in loaded - {plan_name(search.incumbent())}:
                 device.unload(name)
                 loaded.remove(name)
             self._report(search)
@@ -412,19 +221,19 @@ class _Run:
             self._turn(device, job.search, plans, FINAL_ROUNDS)
         job.plans.clear()
 
-    def _load(self, device: Device, search: _Search, plan: Plan, loaded: set[str]) -> bool:
+    def _load(self, device: Device, search: Search, plan: Plan, loaded: set[str]) -> bool:
         """Return whether a plan is loaded; if it cannot be, that is on record."""
-        name = _name(plan)
+        name = plan_name(plan)
         if name not in loaded:
             with self._blame(device, search, plan):
                 device.load(name, search.library(plan).result())
                 loaded.add(name)
         return name in loaded
 
-    def _turn(self, device: Device, search: _Search, plans: Sequence[Plan], rounds: int) -> None:
+    def _turn(self, device: Device, search: Search, plans: Sequence[Plan], rounds: int) -> None:
         """Measure loaded plans side by side and record their times."""
         with self._blame(device, search, plans[-1]):
-            names = [_name(plan) for plan in plans]
+            names = [plan_name(plan) for plan in plans]
             times = device.measure(names, rounds, HOPELESS if rounds == ROUNDS else 0)
             turn, key, now = secrets.token_hex(8), search.task.key, time.time()
             # The milliseconds tell their order, also in a file whose lines were sorted.
@@ -436,33 +245,25 @@ class _Run:
             )
 
     @contextlib.contextmanager
-    def _blame(self, device: Device, search: _Search, plan: Plan) -> Iterator[None]:
+    def _blame(self, device: Device, search: Search, plan: Plan) -> Iterator[None]:
         """Record a failure of what is done inside as the plan's."""
         try:
             yield
         except CandidateFailed as error:
             self._fail(search, plan, str(error))
         except SessionLost as error:
-            search.strikes[_name(plan)] += 1
-            if not self._is_over and search.strikes[_name(plan)] >= device.strikes:
+            search.strikes[plan_name(plan)] += 1
+            if not self._is_over and search.strikes[plan_name(plan)] >= device.strikes:
                 self._fail(search, plan, str(error))
             raise
 
-    def _fail(self, search: _Search, plan: Plan, reason: str) -> None:
+    def _fail(self, search: Search, plan: Plan, reason: str) -> None:
         self._store.add([Record(search.task.key, plan, (), secrets.token_hex(8), reason)])
 
-    def _report(self, search: _Search) -> None:
+    def _report(self, search: Search) -> None:
         best = search.median(search.incumbent())
         default = search.median(search.task.plans[0])
         with self._change:
             self._done += 1
             state = Progress(self._done, self._total, search.task.name, best, default)
             self._progress(state)
-
-
-def _name(plan: Plan) -> str:
-    return json.dumps(dict(plan), sort_keys=True)
-
-
-def _distinct(plans: Iterable[Plan]) -> list[Plan]:
-    return list({_name(plan): plan for plan in plans}.values())

@@ -26,17 +26,11 @@ from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
-from tvm_sparse.tuning.lanes import NetworkKernel
-from tvm_sparse.tuning.part import (
-    Part,
-    Setting,
-    lanes_tasks,
-    layer_tasks,
-    model_task,
-    region_tasks,
-)
-from tvm_sparse.tuning.regions import form_regions
-from tvm_sparse.tuning.trials import Outcome, Progress, Store
+from tvm_sparse.tuning.lanes import lanes_tasks
+from tvm_sparse.tuning.model import ModelSubject, model_task
+from tvm_sparse.tuning.part import Part, Setting, layer_tasks
+from tvm_sparse.tuning.regions import form_regions, region_tasks
+from tvm_sparse.tuning.task import Outcome, Progress, Store
 
 Level = Literal["quick", "normal", "thorough"]
 
@@ -145,7 +139,7 @@ def tune(
             imported = import_module(model, shapes).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
-            kernel = NetworkKernel.of(
+            kernel = ModelSubject.of(
                 model, shapes, setting.own_folder(), target, cpu.cores, store.path
             )
             arguments = kernel.arguments(setting.own_folder(), imported["main"])

@@ -1,0 +1,143 @@
+"""A model as a whole: its libraries, and whether it is faster with the records or without."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.compiler import build
+from tvm_sparse.cpu.profile import processor
+from tvm_sparse.frontends.load import import_module
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.sparsify.token_network import model_key
+from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
+from tvm_sparse.records.file import Key, Plan, digest
+from tvm_sparse.records.keys import key_on
+from tvm_sparse.records.lookups import Lookups
+from tvm_sparse.tuning.devices import Arguments, Build
+from tvm_sparse.tuning.libraries import export, write_arguments
+from tvm_sparse.tuning.part import Part, Setting, name_of
+from tvm_sparse.tuning.task import Store, Task
+
+BUILD_SECONDS = 300.0
+"""Seconds that the build of a model may take."""
+
+
+@dataclass(frozen=True)
+class ModelSubject:
+    """A whole model.
+
+    Attributes
+    ----------
+    model : str
+        An ONNX file, or a Relax module as JSON.
+    shapes : mapping, optional
+        Of the inputs that have dynamic dimensions.
+    target : str
+        Name of the CPU profile.
+    threads : int
+        Threads of the kernels.
+    records : Path
+        The records, for a plan that uses them.
+    """
+
+    model: str
+    shapes: Mapping[str, Sequence[int]] | None
+    target: str
+    threads: int
+    records: Path
+
+    @staticmethod
+    def of(
+        model: str | os.PathLike[str] | tvm.IRModule,
+        shapes: Mapping[str, Sequence[int]] | None,
+        folder: Path,
+        target: str,
+        threads: int,
+        records: Path,
+    ) -> ModelSubject:
+        """Return a model, which is written to a folder unless it is a file."""
+        if isinstance(model, tvm.IRModule):
+            path = folder / "network.json"
+            path.write_text(tvm.ir.save_json(model))
+            return ModelSubject(str(path), None, target, threads, records)
+        return ModelSubject(str(Path(model).resolve()), shapes, target, threads, records)
+
+    def build(self, plan: Plan) -> Build:
+        """Tell how the library is built: with some lanes, with records or without any."""
+        shapes = self.shapes and {name: list(shape) for name, shape in self.shapes.items()}
+        arguments = {
+            "model": self.model,
+            "shapes": json.dumps(shapes),
+            "plan": dict(plan),
+            "records": str(self.records),
+            "target": self.target,
+            "threads": self.threads,
+        }
+        return Build(f"{__name__}:build_model_library", arguments, BUILD_SECONDS)
+
+    def arguments(self, folder: Path, main: relax.Function) -> Arguments:
+        """Write what the libraries are called with: random inputs of ``main``."""
+        return write_arguments(folder, main, lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1)
+
+
+def build_model_library(
+    library: Path,
+    model: str,
+    shapes: str,
+    plan: Plan,
+    records: str,
+    target: str,
+    threads: int,
+) -> None:
+    """Build a model for the virtual machine as a plan says."""
+    cpu = processor(target, threads)
+    lookups = Lookups()
+    lanes = plan.get("lanes")
+    if isinstance(lanes, int):
+        lookups = Lookups(lanes_for=lambda network: lanes)
+    elif plan["choices"] != BY_COST_MODEL:
+        known = RecordedPlans.read(Path(records)).lookups_on(cpu)
+        lookups = replace(known, refuses=lambda key: False)
+    passes = pipeline.pipeline(lookups=lookups)
+    export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
+
+
+@functools.lru_cache(maxsize=1)
+def _read(model: str, shapes: str) -> tvm.IRModule:
+    if model.endswith(".json"):
+        return tvm.ir.load_json(Path(model).read_text())
+    return import_module(model, json.loads(shapes)).mod
+
+
+def model_task(
+    mod: tvm.IRModule,
+    store: Store,
+    keys: Sequence[Key],
+    kernel: ModelSubject,
+    arguments: Arguments,
+    setting: Setting,
+) -> Part:
+    """Return the task to tell whether the model as a whole is faster with the records.
+
+    Parameters
+    ----------
+    store : Store
+        The records.
+    keys : sequence of Key
+        What of them the model uses; if that changes, the model is measured again.
+    mod, kernel, arguments, setting
+        As of `lanes_tasks`.
+    """
+    best = [store.records.best(key) for key in keys]
+    used = sorted(f"{r.key.structure} {json.dumps(r.plan, sort_keys=True)}" for r in best if r)
+    key = key_on(model_key(mod, setting.cpu), setting.cpu)
+    plans = {"choices": BY_COST_MODEL}, {"choices": f"records {digest(''.join(used))}"}
+    return Part("model", Task(name_of(key), key, plans, kernel.build, arguments))
