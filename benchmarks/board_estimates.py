@@ -37,9 +37,13 @@ from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import assembly, conv2d_reference, image_panels, pruned
-from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
-from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 BOARDS = ("rpi3", "rpi4", "rpi5", "graviton2")
 COUNTED = "rpi4"
@@ -73,7 +77,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Layer:
+class NetworkLayer:
     """A layer of a network.
 
     Attributes
@@ -95,11 +99,12 @@ def linear_kernel(n: int, k: int, tokens: int, sparsity: float, cpu: CpuProfile)
     x = rng.standard_normal((rows, k, lanes)).astype("float32")
     weight = pruned(rng, (n, k), 1 - sparsity)
     shape, expected = (rows, n, lanes), weight @ x
+    layer = Layer(Linear(rows, lanes, n, k), 1 - sparsity)
     if not sparsity:
         func = linear(rows, lanes, n, k, PLAIN, cpu)
-        packed_dense = pack_linear(weight, dense_tiling(n, cpu).channels)
+        packed_dense = pack_linear(weight, LINEAR_FAMILY.default(layer, cpu).channels)
         return Kernel(func, 1, [x, packed_dense], shape, expected)
-    tiling = sparse_tiling(n, k, rows, lanes, cpu)
+    tiling = SPARSE_LINEAR_FAMILY.default(layer, cpu)
     func = sparse_linear(rows, lanes, n, k, tiling, PLAIN, cpu)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
     return Kernel(func, tiling.group, [x, *_arrays(packed)], shape, expected)
@@ -125,9 +130,9 @@ def conv_kernel(channels: int, size: int, kernel: int, sparsity: float, cpu: Cpu
     expected = image_panels(conv2d_reference(image, weight, problem), size)
     if not sparsity:
         func = conv2d(problem, PLAIN, cpu)
-        packed_dense = pack_conv2d(weight, 1, dense_conv_tiling(problem, cpu).channels)
+        packed_dense = pack_conv2d(weight, 1, CONV2D_FAMILY.default(Layer(problem), cpu).channels)
         return Kernel(func, 1, [x, packed_dense], shape, expected)
-    tiling = sparse_conv_tiling(problem, 1 - sparsity, cpu)
+    tiling = SPARSE_CONV2D_FAMILY.default(Layer(problem, 1 - sparsity), cpu)
     func = sparse_conv2d(problem, tiling, PLAIN, cpu)
     packed = PackedSparse.from_conv2d(weight, problem, tiling)
     return Kernel(func, tiling.group, [x, *_arrays(packed)], shape, expected)
@@ -138,12 +143,12 @@ def _arrays(packed: PackedSparse) -> list[NDArray]:
 
 
 LAYERS = (
-    Layer("linear 768 > 768", lambda s, cpu: linear_kernel(768, 768, 32, s, cpu)),
-    Layer("linear 384 > 1536", lambda s, cpu: linear_kernel(1536, 384, 32, s, cpu)),
-    Layer("conv 3x3 64 @ 56", lambda s, cpu: conv_kernel(64, 56, 3, s, cpu)),
-    Layer("conv 3x3 128 @ 28", lambda s, cpu: conv_kernel(128, 28, 3, s, cpu)),
-    Layer("conv 3x3 256 @ 14", lambda s, cpu: conv_kernel(256, 14, 3, s, cpu)),
-    Layer("conv 3x3 256 @ 7", lambda s, cpu: conv_kernel(256, 7, 3, s, cpu)),
+    NetworkLayer("linear 768 > 768", lambda s, cpu: linear_kernel(768, 768, 32, s, cpu)),
+    NetworkLayer("linear 384 > 1536", lambda s, cpu: linear_kernel(1536, 384, 32, s, cpu)),
+    NetworkLayer("conv 3x3 64 @ 56", lambda s, cpu: conv_kernel(64, 56, 3, s, cpu)),
+    NetworkLayer("conv 3x3 128 @ 28", lambda s, cpu: conv_kernel(128, 28, 3, s, cpu)),
+    NetworkLayer("conv 3x3 256 @ 14", lambda s, cpu: conv_kernel(256, 14, 3, s, cpu)),
+    NetworkLayer("conv 3x3 256 @ 7", lambda s, cpu: conv_kernel(256, 7, 3, s, cpu)),
 )
 
 
@@ -177,7 +182,7 @@ class LoopLine:
 
 
 def loop_lines(
-    layers: Sequence[Layer], boards: Sequence[str], sparsities: Sequence[float] = (0.9, 0.0)
+    layers: Sequence[NetworkLayer], boards: Sequence[str], sparsities: Sequence[float] = (0.9, 0.0)
 ) -> Iterator[LoopLine]:
     """Simulate the inner loops of the layers, which hardly depend on how many zeros there are."""
     for board in boards:
@@ -214,7 +219,7 @@ class CountLine:
     dense: int
 
 
-def count_lines(layers: Sequence[Layer], sparsities: Sequence[float]) -> Iterator[CountLine]:
+def count_lines(layers: Sequence[NetworkLayer], sparsities: Sequence[float]) -> Iterator[CountLine]:
     """Count instructions of the layers, sparse and dense, each checked for its outputs."""
     cpu = replace(profile(COUNTED), cores=1)
     for layer in layers:

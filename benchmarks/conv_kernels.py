@@ -37,8 +37,12 @@ from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
-from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 # Input channels, rows and columns of the input, output channels, kernel, stride, groups.
 FIRST = [(3, 224, 64, 7, 2, 1)]
@@ -64,7 +68,7 @@ Arrays = list[NDArray[np.generic]]
 
 
 @dataclass
-class Layer:
+class CompiledLayer:
     """A compiled layer, its arguments with every weight, and how long its runs took in seconds."""
 
     name: str
@@ -113,7 +117,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps(settings | {"layers": lines}, indent=1))
 
 
-def build(sizes: tuple[int, ...], sparsity: float, batch: int, cpu: CpuProfile) -> Layer:
+def build(sizes: tuple[int, ...], sparsity: float, batch: int, cpu: CpuProfile) -> CompiledLayer:
     """Compile a layer's kernel and fill its tensors."""
     channels, height, outputs, kernel, stride, groups = sizes
     out_height = -(-height // stride)
@@ -140,7 +144,7 @@ def build(sizes: tuple[int, ...], sparsity: float, batch: int, cpu: CpuProfile) 
     kind = "depthwise " if groups > 1 else ""
     name = f"{kind}{kernel}x{kernel} {channels}>{outputs} @{height}" + f" /{stride}" * (stride > 1)
     operations = 2 * non_zeros / SETS * batch * out_height**2
-    return Layer(name, sparsity, operations, compiled, sets)
+    return CompiledLayer(name, sparsity, operations, compiled, sets)
 
 
 def choose(
@@ -152,18 +156,18 @@ def choose(
     if problem.groups > 1:
         return depthwise_conv2d(problem, EPILOGUE, cpu), lambda weight: [weight]
     if problem.is_linear and sparsity:
-        tiling = sparse_tiling(n, k, rows, lanes, cpu)
+        tiling = SPARSE_LINEAR_FAMILY.default(Layer(Linear(rows, lanes, n, k), 1 - sparsity), cpu)
         func = sparse_linear(rows, lanes, n, k, tiling, EPILOGUE, cpu)
         return func, lambda w: arrays_of(PackedSparse.from_dense(w.reshape(n, k), lanes, tiling))
     if problem.is_linear:
         func = linear(rows, lanes, n, k, EPILOGUE, cpu)
-        block = dense_tiling(n, cpu).channels
+        block = LINEAR_FAMILY.default(Layer(Linear(rows, lanes, n, k)), cpu).channels
         return func, lambda weight: [pack_linear(weight.reshape(n, k), block)]
     if sparsity:
-        conv_tiling = sparse_conv_tiling(problem, 1 - sparsity, cpu)
+        conv_tiling = SPARSE_CONV2D_FAMILY.default(Layer(problem, 1 - sparsity), cpu)
         func = sparse_conv2d(problem, conv_tiling, EPILOGUE, cpu)
         return func, lambda w: arrays_of(PackedSparse.from_conv2d(w, problem, conv_tiling))
-    block = dense_conv_tiling(problem, cpu).channels
+    block = CONV2D_FAMILY.default(Layer(problem), cpu).channels
     return conv2d(problem, EPILOGUE, cpu), lambda weight: [pack_conv2d(weight, 1, block)]
 
 
@@ -172,7 +176,7 @@ def arrays_of(packed: PackedSparse) -> Arrays:
     return [packed.indptr, packed.channels, packed.offsets, packed.values]
 
 
-def measure(layers: list[Layer], seconds: float) -> None:
+def measure(layers: list[CompiledLayer], seconds: float) -> None:
     """Run the layers in turns, so that a change of the machine's state strikes all of them."""
     end = time.perf_counter() + seconds * len(layers)
     while time.perf_counter() < end:
@@ -184,7 +188,7 @@ def measure(layers: list[Layer], seconds: float) -> None:
             layer.seconds.append((time.perf_counter() - start) / len(layer.sets))
 
 
-def report(layer: Layer, peaks: dict[str, float]) -> dict[str, float | str]:
+def report(layer: CompiledLayer, peaks: dict[str, float]) -> dict[str, float | str]:
     """Return a layer's line of the table; `peaks` in operations a second."""
     best = min(layer.seconds)
     rate = layer.operations / best

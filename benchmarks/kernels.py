@@ -33,7 +33,10 @@ from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
-from tvm_sparse.tilings.choice import dense_tiling, sparse_tiling
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 CHAINS = {
     "12 x (768 > 768)": [(768, 768)] * 12,
@@ -100,11 +103,11 @@ def build(name: str, sparsity: float, lanes: int, cpu: CpuProfile) -> Chain:
     kernels = {}
     for n, k in set(CHAINS[name]):
         bias = Epilogue(bias=True)
-        func = (
-            sparse_linear(rows, lanes, n, k, sparse_tiling(n, k, rows, lanes, cpu), bias, cpu)
-            if sparsity
-            else linear(rows, lanes, n, k, bias, cpu)
-        )
+        if sparsity:
+            tiling = SPARSE_LINEAR_FAMILY.default(Layer(Linear(rows, lanes, n, k)), cpu)
+            func = sparse_linear(rows, lanes, n, k, tiling, bias, cpu)
+        else:
+            func = linear(rows, lanes, n, k, bias, cpu)
         module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
         kernels[n, k] = tvm.compile(module, cpu.to_target())["main"]
 
@@ -130,9 +133,10 @@ def pack(
     weight: NDArray[np.float32], sparsity: float, rows: int, lanes: int, cpu: CpuProfile
 ) -> list[NDArray[np.generic]]:
     """Return the arrays that the weight's kernel reads."""
+    layer = Layer(Linear(rows, lanes, *weight.shape))
     if not sparsity:
-        return [pack_linear(weight, dense_tiling(len(weight), cpu).channels)]
-    tiling = sparse_tiling(*weight.shape, rows, lanes, cpu)
+        return [pack_linear(weight, LINEAR_FAMILY.default(layer, cpu).channels)]
+    tiling = SPARSE_LINEAR_FAMILY.default(layer, cpu)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
     return [packed.indptr, packed.channels, packed.offsets, packed.values]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -41,8 +42,8 @@ from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.used import UsedRecords
-from tvm_sparse.tilings.families import KernelFor, by_cost_model
-from tvm_sparse.tilings.layer import Layer, Tiling
+from tvm_sparse.tilings.families import KernelFor, Tiling, by_cost_model
+from tvm_sparse.tilings.layer import Layer
 
 Passes = list[tvm.transform.Pass]
 
@@ -124,7 +125,7 @@ def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) ->
     lanes = known.lanes_for(token_network(mod, cpu))
     layers = set()
 
-    def kernel_for(layer: Layer) -> Tiling | None:
+    def kernel_for(layer: Layer[Any]) -> Tiling | None:
         tiling = known.kernel_for(layer)
         if tiling is not None:
             layers.add(layer_key(layer))

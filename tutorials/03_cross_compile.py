@@ -14,6 +14,9 @@ comes out, and says how to run it there.
 # A profile says what the kernels need to know of a core. ``tvm-sparse targets`` lists all profiles.
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 board = profile("rpi4")
 for cpu in (native(), board):
@@ -64,13 +67,11 @@ network = builder.get()
 # The same layer is tiled differently for the board: its vectors are shorter, and a block of input
 # channels must fit in a smaller cache.
 
-from tvm_sparse.tilings.choice import sparse_tiling
 
 for cpu in (native(), board):
     lanes = cpu.panel_lanes(TOKENS)
-    print(
-        cpu.name, lanes, "tokens a panel;", sparse_tiling(WIDTH, INNER, TOKENS // lanes, lanes, cpu)
-    )
+    layer = Layer(Linear(TOKENS // lanes, lanes, WIDTH, INNER))
+    print(cpu.name, lanes, "tokens a panel;", SPARSE_LINEAR_FAMILY.default(layer, cpu))
 
 # %%
 # Compile and save

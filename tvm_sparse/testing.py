@@ -259,6 +259,25 @@ def conv2d_reference(x: NDArray[Any], weight: NDArray[Any], problem: Conv2d) -> 
     return result
 
 
+def square_conv2d(
+    channels: int, size: int, stride: int, cpu: CpuProfile, kernel: int = 3, groups: int = 1
+) -> Conv2d:
+    """Return the sizes of a convolution of one square image that keeps its channels."""
+    return Conv2d(
+        batch=1,
+        channels=channels,
+        height=size,
+        width=size,
+        out_channels=channels,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(kernel // 2,) * 4,
+        groups=groups,
+        lanes_in=cpu.image_lanes(size),
+        lanes_out=cpu.image_lanes(size // stride),
+    )
+
+
 def conv2d_problems(cpu: CpuProfile, depthwise: bool = False) -> SearchStrategy[Conv2d]:
     """Return a hypothesis strategy of small convolutions of any kind, of one group or depthwise."""
     from hypothesis import strategies as st

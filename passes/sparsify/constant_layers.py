@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -44,7 +45,7 @@ class ConstantLayer:
         Shape of the layer's output.
     """
 
-    layer: Layer
+    layer: Layer[Any]
     weight: NDArray[np.float32]
     panels: relax.Call
     out_shape: tuple[int, ...]

@@ -8,7 +8,8 @@ layout only at its borders.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tvm
@@ -22,10 +23,14 @@ from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.constant_layers import match_layer
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.choice import DenseTiling, dense_tiling
-from tvm_sparse.tilings.families import KernelFor, by_cost_model
-from tvm_sparse.tilings.layer import Tiling
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, dense_conv_tiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
+from tvm_sparse.tilings.depthwise_conv2d import (
+    DEPTHWISE_CONV2D_FAMILY,
+    DepthwiseConv2dTiling,
+)
+from tvm_sparse.tilings.families import KernelFor, Tiling, by_cost_model, dense_family
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
@@ -54,28 +59,59 @@ class PackDenseWeights:
         if found is None:
             return None
         tiling = self.kernel_for(found.layer)
-        panels, problem = emit(found.panels), found.layer.problem
-        product = dense_layer(panels, found.weight, problem, tiling, self.cpu)
+        panels = emit(found.panels)
+        product = dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
         return found.read(emit(operators.of_layer(product, name)))
 
 
 def dense_layer(
     panels: relax.Expr,
     weight: NDArray[np.float32],
-    problem: Linear | Conv2d,
+    layer: Layer[Any],
     tiling: Tiling | None,
     cpu: CpuProfile,
 ) -> relax.Call:
     """Return the call that computes a layer densely, as the cost model says without a `tiling`."""
-    fields = {} if tiling is None else dataclasses.asdict(tiling)
-    if isinstance(problem, Linear):
-        assert tiling is None or isinstance(tiling, DenseTiling)
-        block = (tiling or dense_tiling(problem.n, cpu)).channels
-        packed = relax.const(pack_linear(weight, block))
-        return operators.linear(panels, packed, problem.n, fields)
-    if problem.is_depthwise:
-        return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
-    assert tiling is None or isinstance(tiling, DenseConvTiling)
-    block = (tiling or dense_conv_tiling(problem, cpu)).channels
-    packed = relax.const(pack_conv2d(weight, problem.groups, block))
+    family = dense_family(layer, cpu)
+    fields = {} if tiling is None else family.to_fields(tiling)
+    packed_for = tiling or family.default(layer, cpu)
+    return _CALLS[family.name](panels, weight, layer.problem, packed_for, fields)
+
+
+def _linear(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear,
+    tiling: LinearTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    packed = relax.const(pack_linear(weight, tiling.channels))
+    return operators.linear(panels, packed, problem.n, fields)
+
+
+def _conv2d(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    tiling: Conv2dTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    packed = relax.const(pack_conv2d(weight, problem.groups, tiling.channels))
     return operators.conv2d(panels, packed, problem, fields)
+
+
+def _depthwise_conv2d(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    _tiling: DepthwiseConv2dTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
+
+
+_CALLS: dict[str, Callable[..., relax.Call]] = {
+    LINEAR_FAMILY.name: _linear,
+    CONV2D_FAMILY.name: _conv2d,
+    DEPTHWISE_CONV2D_FAMILY.name: _depthwise_conv2d,
+}

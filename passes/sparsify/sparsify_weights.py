@@ -11,6 +11,7 @@ Runs after constants are folded, and before anything is legalized.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,17 @@ from tvm_sparse.passes.sparsify.constant_layers import match_layer
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import Choice
-from tvm_sparse.tilings.families import KernelFor, by_cost_model, sparse_kernel, sparse_or_dense
+from tvm_sparse.tilings.families import (
+    KernelFor,
+    Tiling,
+    by_cost_model,
+    family_of,
+    sparse_family,
+    sparse_or_dense,
+)
 from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 LAYERS = "tvm_sparse.layers"
 
@@ -61,44 +71,56 @@ class SparsifyWeights:
             decisions.append(_decision(name, call, found.layer, choice))
             if tiling is None:
                 return None
-            panels, problem = emit(found.panels), found.layer.problem
-            product = sparse_layer(panels, found.weight, problem, tiling)
+            product = sparse_layer(emit(found.panels), found.weight, found.layer, tiling)
             return found.read(emit(operators.of_layer(product, name)))
 
         return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
 
-    def _choose(self, layer: Layer) -> tuple[Choice, SparseTiling | None]:
+    def _choose(self, layer: Layer[Any]) -> tuple[Choice, Tiling | None]:
         """Return sparse or dense, and the tiling if it is sparse."""
         choice = sparse_or_dense(layer, self.cpu)
         measured = self.kernel_for(layer)
         if measured is None:
-            return choice, sparse_kernel(layer, self.cpu) if choice.sparse else None
-        sparse = measured if isinstance(measured, SparseTiling) else None
+            sparse = sparse_family(layer).default(layer, self.cpu) if choice.sparse else None
+            return choice, sparse
+        sparse = measured if family_of(measured).is_sparse else None
         if choice.sparse != bool(sparse):
             reason = f"{1 - layer.density:.0%} zeros: measured to be faster {_kind(sparse)}"
             choice = dataclasses.replace(choice, sparse=bool(sparse), reason=reason)
         return choice, sparse
 
 
-def _kind(sparse: SparseTiling | None) -> str:
+def _kind(sparse: Tiling | None) -> str:
     return "sparse" if sparse else "dense"
 
 
 def sparse_layer(
-    panels: relax.Expr,
-    weight: NDArray[np.float32],
-    problem: Linear | Conv2d,
-    tiling: SparseTiling,
+    panels: relax.Expr, weight: NDArray[np.float32], layer: Layer[Any], tiling: Tiling
 ) -> relax.Call:
     """Return the call that computes a layer by a sparse kernel."""
-    fields = dataclasses.asdict(tiling)
-    if isinstance(problem, Linear):
-        packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
-        attrs = {"channels": problem.n, "tiling": fields}
-        return operators.sparse_linear(panels, _constants(packed), attrs)
-    assert isinstance(tiling, SparseConvTiling)
+    return _CALLS[family_of(tiling).name](panels, weight, layer.problem, tiling)
+
+
+def _sparse_linear(
+    panels: relax.Expr, weight: NDArray[np.float32], problem: Linear, tiling: SparseTiling
+) -> relax.Call:
+    packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
+    attrs = {"channels": problem.n, "tiling": dataclasses.asdict(tiling)}
+    return operators.sparse_linear(panels, _constants(packed), attrs)
+
+
+def _sparse_conv2d(
+    panels: relax.Expr, weight: NDArray[np.float32], problem: Conv2d, tiling: SparseConvTiling
+) -> relax.Call:
     packed = PackedSparse.from_conv2d(weight, problem, tiling)
+    fields = dataclasses.asdict(tiling)
     return operators.sparse_conv2d(panels, _constants(packed), problem, fields)
+
+
+_CALLS: dict[str, Callable[..., relax.Call]] = {
+    SPARSE_LINEAR_FAMILY.name: _sparse_linear,
+    SPARSE_CONV2D_FAMILY.name: _sparse_conv2d,
+}
 
 
 def _constants(packed: PackedSparse) -> list[relax.Expr]:
@@ -106,7 +128,7 @@ def _constants(packed: PackedSparse) -> list[relax.Expr]:
     return [relax.const(array) for array in arrays]
 
 
-def _decision(name: str, call: relax.Call, layer: Layer, choice: Choice) -> dict[str, Any]:
+def _decision(name: str, call: relax.Call, layer: Layer[Any], choice: Choice) -> dict[str, Any]:
     weight = call.args[1].value.numpy()
     shape = weight.T.shape if weight.ndim == 2 else weight.shape
     kernel = "linear" if isinstance(layer.problem, Linear) else "conv2d"

@@ -37,7 +37,7 @@ from tvm_sparse.schedules.emit.vector_math import exp
 from tvm_sparse.schedules.operators.panels import panel_rows, visit_panel
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-from tvm_sparse.tilings.choice import DENSE_SHARE
+from tvm_sparse.tilings.linear import DENSE_SHARE
 
 if TYPE_CHECKING:
     import tvm

@@ -30,7 +30,8 @@ from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, dense_conv_cycles, dense_conv_tiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
+from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
     import tvm
@@ -41,7 +42,7 @@ WEIGHTS_AHEAD = 1024
 
 
 def conv2d(
-    problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile, tiling: DenseConvTiling | None = None
+    problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile, tiling: Conv2dTiling | None = None
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a dense convolution.
 
@@ -72,7 +73,7 @@ class DenseConv2d(LayerStage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
-    tiling : DenseConvTiling, optional
+    tiling : Conv2dTiling, optional
         Instead of the cost model's; its `channels` must be those of the packed weight.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
@@ -85,7 +86,7 @@ class DenseConv2d(LayerStage):
         problem: Conv2d,
         epilogue: Epilogue,
         cpu: CpuProfile,
-        tiling: DenseConvTiling | None = None,
+        tiling: Conv2dTiling | None = None,
         *,
         reads_image: bool = False,
         writes_image: bool = False,
@@ -100,7 +101,7 @@ class DenseConv2d(LayerStage):
             writes_image=writes_image,
         )
         self.problem = problem
-        self.tiling = tiling = tiling or dense_conv_tiling(problem, cpu)
+        self.tiling = tiling = tiling or CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, problem.channels)
         self.group_inputs = problem.channels // problem.groups
         self.group_outputs = problem.out_channels // problem.groups
@@ -154,7 +155,7 @@ class DenseConv2d(LayerStage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        product = dense_conv_cycles(self.problem, self.cpu)
+        product = CONV2D_FAMILY.cycles(Layer(self.problem), self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:

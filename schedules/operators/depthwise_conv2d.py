@@ -32,7 +32,8 @@ from tvm_sparse.schedules.emit.row_blocks import visit_blocks
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.tilings.sparse_conv2d import DepthwiseTiling, depthwise_cycles, depthwise_tiling
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
+from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
     import tvm
@@ -67,7 +68,7 @@ class DepthwiseConv2d(LayerStage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
-    tiling : DepthwiseTiling, optional
+    tiling : DepthwiseConv2dTiling, optional
         Instead of the cost model's.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
@@ -80,7 +81,7 @@ class DepthwiseConv2d(LayerStage):
         problem: Conv2d,
         epilogue: Epilogue,
         cpu: CpuProfile,
-        tiling: DepthwiseTiling | None = None,
+        tiling: DepthwiseConv2dTiling | None = None,
         *,
         reads_image: bool = False,
         writes_image: bool = False,
@@ -97,7 +98,7 @@ class DepthwiseConv2d(LayerStage):
             writes_image=writes_image,
         )
         self.problem = problem
-        self.tiling = tiling = tiling or depthwise_tiling(problem, cpu)
+        self.tiling = tiling = tiling or DEPTHWISE_CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tiles, self.row_block = Tiles(tiling.rows), tiling.row_block
         self.chunks = -(-problem.channels // tiling.channels)
@@ -141,7 +142,8 @@ class DepthwiseConv2d(LayerStage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        product = depthwise_cycles(self.problem, self.cpu)
+        layer = Layer(self.problem)
+        product = DEPTHWISE_CONV2D_FAMILY.cycles(layer, self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:

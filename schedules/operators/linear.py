@@ -35,8 +35,10 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-from tvm_sparse.tilings.choice import DenseTiling, dense_cycles, dense_tiling
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 
 if TYPE_CHECKING:
     import tvm
@@ -82,7 +84,7 @@ class DenseLinear(LayerStage):
         Which of bias, residual and activation follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
-    tiling : DenseTiling, optional
+    tiling : LinearTiling, optional
         Instead of the cost model's; its `channels` must be those of the packed weight.
     """
 
@@ -97,12 +99,13 @@ class DenseLinear(LayerStage):
         k: int,
         epilogue: Epilogue,
         cpu: CpuProfile,
-        tiling: DenseTiling | None = None,
+        tiling: LinearTiling | None = None,
     ) -> None:
         source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
         super().__init__(source, RowMap(), result, epilogue, cpu)
         self.width = cpu.vector_width(lanes)
-        self.tiling = tiling or dense_tiling(n, cpu)
+        self.layer = Layer(Linear(images * rows, lanes, n, k))
+        self.tiling = tiling or LINEAR_FAMILY.default(self.layer, cpu)
         self.vectors = lanes // self.width
         tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
         self.tiles = Tiles(tile)
@@ -134,9 +137,7 @@ class DenseLinear(LayerStage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        tensor = self.tensor
-        rows, depth = tensor.images * tensor.rows, self.source.channels
-        product = dense_cycles(tensor.channels, depth, rows, tensor.lanes, self.cpu)
+        product = LINEAR_FAMILY.cycles(self.layer, self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:

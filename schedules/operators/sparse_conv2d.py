@@ -37,7 +37,8 @@ from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.sparse_conv2d import sparse_conv_cycles
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 if TYPE_CHECKING:
     import tvm
@@ -155,8 +156,8 @@ class SparseConv2d(LayerStage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        one_core = replace(self.cpu, cores=1)
-        product = sparse_conv_cycles(self.problem, self.density, self.tiling, one_core)
+        layer, one_core = Layer(self.problem, self.density), replace(self.cpu, cores=1)
+        product = SPARSE_CONV2D_FAMILY.cycles(layer, self.tiling, one_core)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:

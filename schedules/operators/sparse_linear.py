@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -38,8 +39,10 @@ from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-from tvm_sparse.tilings.choice import sparse_cycles
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 if TYPE_CHECKING:
     import tvm
@@ -153,10 +156,9 @@ class SparseLinear(LayerStage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
         tensor, layout = self.tensor, self.layout
-        rows = tensor.images * tensor.rows
-        product = sparse_cycles(
-            layout.n, layout.k, self.density, rows, tensor.lanes, self.tiling, self.cpu
-        )
+        problem = Linear(tensor.images * tensor.rows, tensor.lanes, layout.n, layout.k)
+        layer, one_core = Layer(problem, self.density), replace(self.cpu, cores=1)
+        product = SPARSE_LINEAR_FAMILY.cycles(layer, self.tiling, one_core)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:

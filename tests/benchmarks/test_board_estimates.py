@@ -51,7 +51,9 @@ def counts():
 @pytest.fixture
 def small(estimates):
     """A layer of 1024 weights."""
-    return estimates.Layer("small", lambda s, cpu: estimates.linear_kernel(32, 32, 16, s, cpu))
+    return estimates.NetworkLayer(
+        "small", lambda s, cpu: estimates.linear_kernel(32, 32, 16, s, cpu)
+    )
 
 
 def test_every_run_of_a_piece_of_code_counts(counts):

@@ -17,8 +17,9 @@ from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import network_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.testing import dataflow, pruned
-from tvm_sparse.tilings.choice import DenseTiling
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.tilings.conv2d import Conv2dTiling
+from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
+from tvm_sparse.tilings.linear import LinearTiling
 
 CPU = profile("haswell")
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ def tilings_of(body, shape, lookups):
     ]
 
 
-@pytest.mark.parametrize("tiling", [SparseTiling(3, 17), DenseTiling(4, 2)])
+@pytest.mark.parametrize("tiling", [SparseTiling(3, 17), LinearTiling(4, 2)])
 def test_the_kernel_of_a_linear_layer(tiling):
     seen = []
     lookups = Lookups(kernel_for=lambda layer: seen.append(layer) or tiling)
@@ -53,10 +54,10 @@ def test_the_kernel_of_a_linear_layer(tiling):
 
 
 @pytest.mark.parametrize(
-    "tiling", [DenseConvTiling(2, 1, 3, 8, 6, 1), DepthwiseTiling(2, 1, 8, 4, 3)]
+    "tiling", [Conv2dTiling(2, 1, 3, 8, 6, 1), DepthwiseConv2dTiling(2, 1, 8, 4, 3)]
 )
 def test_the_kernel_of_a_convolution(tiling):
-    groups = 8 if isinstance(tiling, DepthwiseTiling) else 1
+    groups = 8 if isinstance(tiling, DepthwiseConv2dTiling) else 1
     weight = RNG.standard_normal((8, 8 // groups, 3, 3)).astype("float32")
 
     def body(emit, x):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
@@ -15,10 +18,19 @@ from tvm_sparse.records.file import Record, Records
 from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.choice import DenseTiling
-from tvm_sparse.tilings.families import default_kernel, from_fields, to_fields
+from tvm_sparse.tilings.conv2d import Conv2dTiling
+from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
+from tvm_sparse.tilings.families import (
+    FAMILIES,
+    default_kernel,
+    families_of,
+    family_of,
+    fits,
+    from_fields,
+    to_fields,
+)
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.tilings.linear import LinearTiling
 
 CPU = profile("haswell")
 CONV = Conv2d(1, 16, 8, 8, 16, (3, 3), padding=(1, 1, 1, 1), lanes_in=8, lanes_out=8)
@@ -32,23 +44,67 @@ LAYERS = {
 TILINGS = [
     SparseTiling(4, 16, rows=2),
     SparseConvTiling(4, 8, rows=2, row_block=4, shifted=True),
-    DenseTiling(8, 2),
-    DenseConvTiling(4, 1, 2, 8, 8, 1),
-    DepthwiseTiling(4, 1, 8, 8, 4),
+    LinearTiling(8, 2),
+    Conv2dTiling(4, 1, 2, 8, 8, 1),
+    DepthwiseConv2dTiling(4, 1, 8, 8, 4),
 ]
 FITTING = {"linear": {0, 2}, "conv2d": {1, 3}, "grouped": {3}, "depthwise": {4}}
+SIZES = st.integers(1, 1 << 16)
 
 
-@pytest.mark.parametrize("tiling", TILINGS, ids=lambda tiling: type(tiling).__name__)
+def any_tiling(family):
+    """Return a strategy of tilings that are of one family, of which most suit no layer."""
+    kinds = get_type_hints(family.tiling)
+    sizes = {name: st.booleans() if kind is bool else SIZES for name, kind in kinds.items()}
+    if "row_block" in kinds:  # whole tiles, which sparse convolutions insist on
+        sizes |= {"rows": st.integers(1, 8), "row_block": st.integers(1, 99).map(lambda n: n * 840)}
+    return st.builds(family.tiling, **sizes)
+
+
+@given(tiling=st.one_of(*map(any_tiling, FAMILIES)))
 def test_kernels_survive_the_records(tiling):
     assert from_fields(json.loads(json.dumps(to_fields(tiling)))) == tiling
 
 
+def test_names_of_families_in_records_do_not_change():
+    names = [family.name for family in FAMILIES]
+    assert names == ["sparse_linear", "sparse_conv2d", "linear", "conv2d", "depthwise_conv2d"]
+    assert [to_fields(tiling)["kernel"] for tiling in TILINGS] == names
+    assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
+
+
+def test_fields_of_kernels_in_records_do_not_change():
+    packed = ["kernel", "group", "k_block", "chunks", "window", "rows"]
+    assert [list(to_fields(tiling)) for tiling in TILINGS] == [
+        packed,
+        [*packed, "width", "row_block", "shifted", "vectors"],
+        ["kernel", "channels", "vectors"],
+        ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
+        ["kernel", "rows", "vectors", "width", "row_block", "channels"],
+    ]
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_which_kernels_fit_a_layer(name):
-    fitting = {i for i, tiling in enumerate(TILINGS) if LAYERS[name].fits(tiling)}
+    layer = LAYERS[name]
+    fitting = {i for i, tiling in enumerate(TILINGS) if fits(layer, tiling, CPU)}
     assert fitting == FITTING[name]
-    assert LAYERS[name].fits(default_kernel(LAYERS[name], CPU))
+    assert fits(layer, default_kernel(layer, CPU), CPU)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_family_refuses_a_layer_with_a_reason_or_tiles_it(name):
+    layer, computing = LAYERS[name], families_of(LAYERS[name], CPU)
+    for family in FAMILIES:
+        assert bool(family.refusal(layer, CPU)) == (family not in computing)
+    for family in computing:
+        assert family.fits(layer, family.default(layer, CPU), CPU)
+        assert all(family.fits(layer, tiling, CPU) for tiling in family.tilings(layer, CPU))
+
+
+def test_layers_of_other_sizes_are_refused_by_name():
+    refusal = family_of(TILINGS[2]).refusal(LAYERS["conv2d"], CPU)
+    assert refusal == "linear does not compute layers of Conv2d sizes"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tvm_sparse.columns.plans import ColumnPlan, Measured, Overlap, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
@@ -13,8 +13,8 @@ from tvm_sparse.records.file import Plan, Record, Records, ratio
 from tvm_sparse.records.keys import key_of, key_on, layer_key, network_key
 from tvm_sparse.records.lookups import LanesFor, Lookups, TokenNetwork
 from tvm_sparse.tilings import families
-from tvm_sparse.tilings.families import KernelFor
-from tvm_sparse.tilings.layer import Layer, Tiling
+from tvm_sparse.tilings.families import KernelFor, Tiling
+from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
@@ -127,10 +127,11 @@ class RecordedPlans:
     def kernels_on(self, cpu: CpuProfile) -> KernelFor:
         """Return the function that looks up the best kernel for a layer."""
 
-        def kernel_for(layer: Layer) -> Tiling | None:
+        def kernel_for(layer: Layer[Any]) -> Tiling | None:
             best = self.records.best(key_on(layer_key(layer), cpu))
             tiling = families.from_fields(self._worth_it(best).plan) if best else None
-            if tiling is None or not layer.fits(tiling):  # somebody edited the records
+            # Records that somebody edited may hold a kernel that cannot compute the layer.
+            if tiling is None or not families.fits(layer, tiling, cpu):
                 return None
             return tiling
 

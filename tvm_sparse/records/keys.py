@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.formats.sparse import density_bucket
@@ -76,12 +76,12 @@ def _tensor(tensor: Tensor) -> str:
     return f"{tensor.images}x{tensor.rows}x{tensor.channels}x{tensor.lanes}"
 
 
-def layer_key(layer: Layer) -> str:
+def layer_key(layer: Layer[Any]) -> str:
     """Return the key of a layer: its sizes for people, then a digest."""
     return f"{layer.name} #{digest(layer_text(layer))}"
 
 
-def layer_text(layer: Layer) -> str:
+def layer_text(layer: Layer[Any]) -> str:
     """Return the structure of a layer: its sizes, and a bucket of the density of its weight."""
     return f"{layer.problem.key} {density_bucket(layer.density)}"
 
@@ -100,7 +100,7 @@ def network_text(network: TokenNetwork) -> str:
     )
 
 
-def model_key(layers: Iterable[Layer]) -> str:
+def model_key(layers: Iterable[Layer[Any]]) -> str:
     """Return the key of a model by its layers with constant weights, in the order of execution."""
     texts = [layer_text(layer) for layer in layers]
     return f"model of {len(texts)} layers #{digest(chr(10).join(texts))}"

@@ -1,106 +1,106 @@
-"""The kernel of a layer with a constant weight: sparse or dense, and how it is tiled.
+"""The kernel families, and the choice among them for a layer.
 
-The cost model chooses it, unless one was measured to be faster.
+The cost models choose the kernel of a layer, unless another one was measured to be faster.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
-from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.choice import Choice, DenseTiling, dense_tiling, sparse_pays, sparse_tiling
-from tvm_sparse.tilings.layer import Layer, Tiling
-from tvm_sparse.tilings.sparse_conv2d import (
-    DenseConvTiling,
-    DepthwiseTiling,
-    dense_conv_tiling,
-    depthwise_tiling,
-    sparse_conv_pays,
-    sparse_conv_tiling,
+from tvm_sparse.tilings.choice import Choice, choose
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
+from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
+
+Tiling: TypeAlias = (
+    SparseTiling | SparseConvTiling | LinearTiling | Conv2dTiling | DepthwiseConv2dTiling
 )
 
-KERNELS: dict[str, type[Any]] = {
-    "sparse_linear": SparseTiling,
-    "sparse_conv2d": SparseConvTiling,
-    "linear": DenseTiling,
-    "conv2d": DenseConvTiling,
-    "depthwise_conv2d": DepthwiseTiling,
-}
-"""The operators, with what tells how they are tiled."""
-
-
-KernelFor: TypeAlias = Callable[[Layer], Tiling | None]
+KernelFor: TypeAlias = Callable[[Layer[Any]], Tiling | None]
 """Returns what was measured to be the best for a layer, if something was."""
 
+FAMILIES: tuple[Family[Any, Any], ...] = (
+    SPARSE_LINEAR_FAMILY,
+    SPARSE_CONV2D_FAMILY,
+    LINEAR_FAMILY,
+    CONV2D_FAMILY,
+    DEPTHWISE_CONV2D_FAMILY,
+)
 
-def by_cost_model(_layer: Layer) -> None:
+
+def by_cost_model(_layer: Layer[Any]) -> None:
     """Know of no measured kernel."""
 
 
-def dense_kernel(layer: Layer, cpu: CpuProfile) -> Tiling:
-    """Return how the cost model tiles the dense kernel of a layer."""
-    problem = layer.problem
-    if isinstance(problem, Linear):
-        return dense_tiling(problem.n, cpu)
-    return (depthwise_tiling if layer.is_depthwise else dense_conv_tiling)(problem, cpu)
+def families_of(layer: Layer[Any], cpu: CpuProfile) -> list[Family[Any, Any]]:
+    """Return the families that compute a layer, the sparse one first."""
+    return [family for family in FAMILIES if not family.refusal(layer, cpu)]
 
 
-def sparse_kernel(layer: Layer, cpu: CpuProfile) -> SparseTiling | None:
-    """Return how the cost model tiles the sparse kernel of a layer; None if there is none."""
-    problem = layer.problem
-    if isinstance(problem, Linear):
-        return sparse_tiling(problem.n, problem.k, problem.rows, problem.lanes, cpu)
-    if problem.groups > 1:
-        return None
-    try:
-        return sparse_conv_tiling(problem, layer.density, cpu)
-    except ValueError:  # its rows are out of reach
-        return None
+def family_of(tiling: Tiling) -> Family[Any, Any]:
+    """Return the family of a tiling."""
+    return next(family for family in FAMILIES if family.tiling is type(tiling))
 
 
-def sparse_or_dense(layer: Layer, cpu: CpuProfile) -> Choice:
-    """Return what the cost model expects of the sparse and the dense kernel of a layer."""
-    problem = layer.problem
-    if isinstance(problem, Linear):
-        sizes = problem.rows, problem.lanes
-        return sparse_pays(problem.n, problem.k, layer.density, *sizes, cpu)
-    return sparse_conv_pays(problem, layer.density, cpu)
+def dense_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
+    """Return the family that computes a layer without regard to zeros; every layer has one."""
+    return next(family for family in families_of(layer, cpu) if not family.is_sparse)
 
 
-def default_kernel(layer: Layer, cpu: CpuProfile) -> Tiling:
-    """Return the cost model's choice."""
-    sparse = sparse_kernel(layer, cpu) if sparse_or_dense(layer, cpu).sparse else None
-    return sparse or dense_kernel(layer, cpu)
+def sparse_family(layer: Layer[Any]) -> Family[Any, Any]:
+    """Return the sparse family for layers of such sizes; it may refuse this one."""
+    sizes = type(layer.problem)
+    return next(family for family in FAMILIES if family.is_sparse and family.sizes is sizes)
+
+
+def fits(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:
+    """Return whether the kernel of a tiling computes a layer."""
+    return family_of(tiling).fits(layer, tiling, cpu)
+
+
+def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile) -> Choice:
+    """Return which kernel of a layer the cost models want, and why."""
+    sparse, dense = sparse_family(layer), dense_family(layer, cpu)
+    dense_cycles = dense.cycles(layer, dense.default(layer, cpu), cpu)
+    reason = sparse.refusal(layer, cpu)
+    if reason:
+        return Choice(False, reason, math.inf, dense_cycles)
+    sparse_cycles = sparse.cycles(layer, sparse.default(layer, cpu), cpu)
+    return choose(layer.density, sparse_cycles, dense_cycles)
+
+
+def default_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
+    """Return the family that the cost models choose for a layer."""
+    is_sparse = sparse_or_dense(layer, cpu).sparse
+    return sparse_family(layer) if is_sparse else dense_family(layer, cpu)
+
+
+def default_kernel(layer: Layer[Any], cpu: CpuProfile) -> Tiling:
+    """Return the tiling that the cost models choose for a layer."""
+    tiling: Tiling = default_family(layer, cpu).default(layer, cpu)
+    return tiling
 
 
 def to_fields(tiling: Tiling) -> dict[str, int | str]:
-    """Return a kernel as the records hold it."""
-    name = next(name for name, kind in KERNELS.items() if kind is type(tiling))
-    values = {key: int(value) for key, value in dataclasses.asdict(tiling).items()}
-    return {"kernel": name, **values}
+    """Return a kernel as the records hold it: the family's name and the tiling's numbers."""
+    family = family_of(tiling)
+    return {"kernel": family.name, **family.to_fields(tiling)}
 
 
 def from_fields(fields: Mapping[str, int | str]) -> Tiling | None:
-    """Return the kernel in a record, or None if none can have these fields."""
-    kind = KERNELS.get(str(fields.get("kernel")))
-    return (
-        None if kind is None else tiling_of(kind, {k: fields[k] for k in fields if k != "kernel"})
-    )
-
-
-def tiling_of(kind: type[Any], values: Mapping[str, Any]) -> Any:
-    """Return a tiling of a class from its fields, or None if it cannot have them."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    if names != set(values):
-        return None
-    try:
-        numbers = {name: int(value) for name, value in values.items()}
-        if "shifted" in numbers:
-            return kind(**{**numbers, "shifted": bool(numbers["shifted"])})
-        return kind(**numbers) if min(numbers.values()) >= 1 else None
-    except (TypeError, ValueError):
-        return None
+    """Return the kernel in a record, or None if no kernel can have these fields."""
+    for family in FAMILIES:
+        if family.name == fields.get("kernel"):
+            tiling: Tiling | None = family.from_fields(
+                {name: value for name, value in fields.items() if name != "kernel"}
+            )
+            return tiling
+    return None

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Generic, TypeVar
 
-from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, density_bucket
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.choice import DenseTiling
-from tvm_sparse.tilings.sparse_conv2d import (
-    DenseConvTiling,
-    DepthwiseTiling,
-)
+
+SizesT_co = TypeVar("SizesT_co", bound=Linear | Conv2d, covariant=True)
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Generic[SizesT_co]):
     """What the choice of a layer's kernel depends on.
 
     Attributes
@@ -27,8 +23,8 @@ class Layer:
         Non-zero fraction of its weight.
     """
 
-    problem: Linear | Conv2d
-    density: float
+    problem: SizesT_co
+    density: float = 1.0
 
     @property
     def is_depthwise(self) -> bool:
@@ -47,28 +43,3 @@ class Layer:
             f"{kind} {p.kernel[0]}x{p.kernel[1]}{stride} {p.channels} > {p.out_channels} "
             f"@ {p.batch}x{p.height}x{p.width}"
         )
-
-    @property
-    def key(self) -> str:
-        """Structure, with a bucket of the density in place of the weight."""
-        return f"{self.problem} {density_bucket(self.density)}"
-
-    def fits(self, tiling: Tiling) -> bool:
-        """Whether the operator of a tiling computes such a layer, and its chunks are equal."""
-        if isinstance(self.problem, Linear):
-            kinds: tuple[type[Any], ...] = (SparseTiling, DenseTiling)
-        elif self.is_depthwise:
-            kinds = (DepthwiseTiling,)
-        elif self.problem.groups > 1:
-            kinds = (DenseConvTiling,)
-        else:
-            kinds = (SparseConvTiling, DenseConvTiling)
-        p = self.problem
-        channels = p.n if isinstance(p, Linear) else p.out_channels
-        cuts_evenly = not isinstance(tiling, SparseTiling) or channels % tiling.chunks == 0
-        return type(tiling) in kinds and cuts_evenly
-
-
-Tiling: TypeAlias = (
-    SparseTiling | SparseConvTiling | DenseTiling | DenseConvTiling | DepthwiseTiling
-)

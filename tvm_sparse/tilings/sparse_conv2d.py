@@ -1,7 +1,7 @@
-"""How convolutions are tiled, and which of them are worth a sparse kernel, for any CPU profile.
+"""Sparse convolutions: how their weights and rows are cut, and what that costs.
 
-Nothing here touches the CPU. The constants were measured on the 3x3 layers of ResNet-50 on a Xeon
-with AVX-512 and 48 KB of L1, in its AVX-512 and AVX2 code.
+The constants were measured on the 3x3 layers of ResNet-50 on a Xeon with AVX-512 and 48 KB of L1
+cache, in its AVX-512 and AVX2 code.
 """
 
 from __future__ import annotations
@@ -10,251 +10,138 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, FMA_PER_CYCLE, loads_per_cycle
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
 from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
-from tvm_sparse.tilings.choice import GROUP_CYCLES, Choice, choose, fits_registers
+from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.gathering import GATHER_CYCLES, lines_per_load
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
+from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles, waiting
 
 L1_SETS = 64
-"""Of an L1 cache whose set is known before the address is translated: pages of 4 KB of lines."""
+"""Sets of an L1 cache that finds a line's set before its address is translated: the lines of a
+page of 4 KB."""
+
 PARTIAL_SUM_CYCLES = 2.0
-"""To load and store a vector of partial sums, from the L2 cache."""
+"""Cycles to load and store a vector of partial sums that lies in the L2 cache."""
+
 PARTIAL_SUM_MISS_CYCLES = 10.0
-"""What it takes longer from the L3 cache."""
+"""Further cycles for a vector of partial sums that comes from the L3 cache."""
+
 PARTIAL_SUM_L2_SHARE = 0.3
 """Share of the L2 cache that partial sums and window of a job may fill before sums are lost to the
-L3 cache; the more they exceed it, the more of them."""
-GATHER_CYCLES = 2.0
-"""To load, shuffle and store a vector of the window."""
+L3 cache; the more they exceed it, the more sums are lost."""
+
 L1_SHARE = 0.8
 """Share of the L1 cache for the window of a tile; the weights stream through the rest."""
+
 JOB_L2_SHARE = 0.8
-"""Share of the L2 cache for all that a job of a sparse convolution touches, besides weights."""
-L2_SHARE = 0.5
-"""Share of the L2 cache for the window of a dense convolution's job."""
-DEPTHWISE_L1_SHARE = 0.5
-"""Share of the L1 cache for the window of a depthwise job; its outputs pass through the rest."""
-ROW_COST = 0.02
-"""Share of time that every further row of a dense tile costs: vectors of one row lie side by side,
-and are read and written faster."""
+"""Share of the L2 cache for all that a job touches, besides weights."""
+
 STEP_COST = 0.015
-"""Share of time that every further row of a sparse tile is taken to cost in tensor columns, where
-stages advance, and keep rows for one another, by whole tiles."""
-MOST_ROWS = 8
-"""Output rows of a tile: more of them would leave registers for one output channel only."""
-DENSE_SHARE = 0.7
-"""Share of the FMA peak that the dense kernel reaches (measured: 0.61 to 0.70 with AVX-512, 0.69 to
-0.95 with AVX2)."""
-NEON_DENSE_SHARE = 0.85
-"""The same on 64-bit ARM: nine tenths of what llvm-mca gives for its inner loops."""
+"""Share of time that every further row of a tile is taken to cost in tensor columns, where stages
+advance, and keep rows for one another, by whole tiles."""
 
 
-@dataclass(frozen=True)
-class DenseConvTiling:
-    """How the work of a dense convolution is cut.
+class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
+    """Sparse convolutions of one group."""
 
-    Attributes
-    ----------
-    channels : int
-        Output channels of a register tile.
-    vectors, rows : int
-        Vectors of a row, and output rows, of a register tile.
-    width : int
-        Values per vector.
-    row_block : int
-        Output rows of a job, which gathers their input rows once.
-    chunks : int
-        Parts of the output channels, for different threads.
-    """
+    name = "sparse_conv2d"
+    is_sparse = True
+    sizes, tiling = Conv2d, SparseConvTiling
 
-    channels: int
-    vectors: int
-    rows: int
-    width: int
-    row_block: int
-    chunks: int
+    def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
+        """Return that the convolution has several groups, or rows that offsets cannot reach."""
+        if problem.groups > 1:
+            return "the sparse kernel has one group"
+        if next(_possible(problem, cpu), None) is None:
+            return f"no sparse kernel reaches the inputs of {problem}"
+        return ""
+
+    def cuts_evenly(self, problem: Conv2d, tiling: SparseConvTiling) -> bool:
+        """Return whether a tiling cuts the channels of a layer into equal chunks."""
+        return problem.out_channels % tiling.chunks == 0
+
+    def default(self, layer: Layer[Conv2d], cpu: CpuProfile) -> SparseConvTiling:
+        """Return the tiling of the fewest cycles, with `STEP_COST` for the rows of its tile.
+
+        Raises
+        ------
+        ValueError
+            If the family refuses the layer: one with several groups, or one in which 16-bit
+            offsets do not even reach the rows of one input channel.
+        """
+        return _default(layer.problem, layer.density, cpu)
+
+    def tilings(self, layer: Layer[Conv2d], cpu: CpuProfile) -> Iterator[SparseConvTiling]:
+        """Yield the possible tilings, with half and twice the group, and with half the K block."""
+        for tiling in _possible(layer.problem, cpu):
+            for group in {tiling.group, max(tiling.group // 2, 1), tiling.group * 2}:
+                if accumulates(group * tiling.rows * tiling.vectors, cpu):
+                    yield replace(tiling, group=group)
+            if tiling.k_block > 1:
+                yield replace(tiling, k_block=-(-tiling.k_block // 2))
+
+    def cycles(self, layer: Layer[Conv2d], tiling: SparseConvTiling, cpu: CpuProfile) -> float:
+        """Return the expected cycles of a layer, summed over the cores.
+
+        They are those of the non-zeros, of the groups, of the partial sums and of the gathering;
+        cores that wait for others in the end count as if they worked.
+        """
+        problem = layer.problem
+        channels = min(tiling.k_block, problem.channels)
+        window = Window(problem, tiling.width, channels, tiling.shifted)
+        k_blocks = -(-problem.channels // channels)
+        row_blocks = problem.batch * -(-problem.out_height // tiling.row_block)
+        tiles = row_blocks * -(-tiling.row_block // tiling.rows)
+
+        taps = problem.channels * math.prod(problem.kernel)
+        nonzeros = layer.density * problem.out_channels * taps
+        vectors = tiling.rows * window.vectors
+        pieces = -(-window.vectors // tiling.vectors)
+        per_nonzero = nonzero_cycles(vectors, pieces, lines_per_load(window), cpu)
+        groups = -(-problem.out_channels // tiling.group) * k_blocks * pieces
+
+        gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
+        jobs = row_blocks * tiling.chunks
+        partial_sums = (k_blocks - 1) * problem.out_channels * vectors
+        job_sums = tiling.row_block * problem.out_channels // tiling.chunks * problem.lanes_out
+        held = 4 * (window.size(tiling.row_block) + job_sums) / cpu.l2_bytes
+        missing = min(max(held - PARTIAL_SUM_L2_SHARE, 0), 1)
+        per_sum = PARTIAL_SUM_CYCLES + missing * PARTIAL_SUM_MISS_CYCLES
+        compute = tiles * (nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * per_sum)
+        return waiting(jobs, cpu) * (compute + jobs * gathered * GATHER_CYCLES)
+
+    def register_tile(self, tiling: SparseConvTiling) -> tuple[object, ...]:
+        """Return channels of a group, rows, vectors, and whether the window is shifted."""
+        return tiling.group, tiling.rows, tiling.vectors, tiling.shifted
 
 
-@dataclass(frozen=True)
-class DepthwiseTiling:
-    """How the work of a depthwise convolution is cut.
-
-    Attributes
-    ----------
-    rows, vectors : int
-        Output rows, and vectors of a row, of a register tile.
-    width : int
-        Values per vector.
-    row_block : int
-        Output rows of a job.
-    channels : int
-        Channels of a job.
-    """
-
-    rows: int
-    vectors: int
-    width: int
-    row_block: int
-    channels: int
+SPARSE_CONV2D_FAMILY = SparseConv2dFamily()
 
 
 @functools.cache
-def sparse_conv_tiling(problem: Conv2d, density: float, cpu: CpuProfile) -> SparseConvTiling:
-    """Choose the tiling of a sparse convolution.
-
-    Raises
-    ------
-    ValueError
-        If the rows of even one input channel are out of reach of 16-bit offsets.
-    """
-    candidates = list(sparse_tilings(problem, cpu))
-    if not candidates:
-        raise ValueError(f"no sparse kernel reaches the inputs of {problem}")
+def _default(problem: Conv2d, density: float, cpu: CpuProfile) -> SparseConvTiling:
+    family, layer = SPARSE_CONV2D_FAMILY, Layer(problem, density)
+    reason = family.refusal(layer, cpu)
+    if reason:
+        raise ValueError(reason)
 
     def cost(tiling: SparseConvTiling) -> float:
         coarse = 1 + STEP_COST * (tiling.rows - 1)
-        return coarse * sparse_conv_cycles(problem, density, tiling, cpu)
+        return coarse * family.cycles(layer, tiling, cpu)
 
-    return min(candidates, key=cost)
-
-
-def sparse_conv_cycles(
-    problem: Conv2d, density: float, tiling: SparseConvTiling, cpu: CpuProfile
-) -> float:
-    """Return the expected cycles of a sparse convolution, summed over the cores."""
-    channels = min(tiling.k_block, problem.channels)
-    window = Window(problem, tiling.width, channels, tiling.shifted)
-    k_blocks = -(-problem.channels // channels)
-    row_blocks = problem.batch * -(-problem.out_height // tiling.row_block)
-    tiles = row_blocks * -(-tiling.row_block // tiling.rows)
-
-    nonzeros = density * problem.out_channels * problem.channels * math.prod(problem.kernel)
-    offset_and_weight = 2 / cpu.weights_per_load  # offsets come together where weights do
-    vectors = tiling.rows * window.vectors
-    pieces = -(-window.vectors // tiling.vectors)
-    loads = pieces * offset_and_weight + vectors * _lines_per_load(window)
-    per_nonzero = max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
-    groups = -(-problem.out_channels // tiling.group) * k_blocks * pieces
-
-    gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
-    jobs = row_blocks * tiling.chunks
-    imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
-    partial_sums = (k_blocks - 1) * problem.out_channels * vectors
-    job_sums = tiling.row_block * problem.out_channels // tiling.chunks * problem.lanes_out
-    held = 4 * (window.size(tiling.row_block) + job_sums) / cpu.l2_bytes
-    missing = min(max(held - PARTIAL_SUM_L2_SHARE, 0), 1)
-    per_sum = PARTIAL_SUM_CYCLES + missing * PARTIAL_SUM_MISS_CYCLES
-    compute = tiles * (nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * per_sum)
-    return imbalance * (compute + jobs * gathered * GATHER_CYCLES)
+    return min(_possible(problem, cpu), key=cost)
 
 
-def dense_conv_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
-    """Return the expected cycles of a dense convolution, summed over the cores."""
-    tiling = dense_conv_tiling(problem, cpu)
-    vectors = Window(problem, tiling.width, problem.channels).vectors
-    weights = problem.out_channels * problem.channels // problem.groups * math.prod(problem.kernel)
-    rows = problem.batch * problem.out_height
-    share = DENSE_SHARE if cpu.weights_per_load == 1 else NEON_DENSE_SHARE
-    return rows * vectors * weights / FMA_PER_CYCLE / share
-
-
-def depthwise_cycles(problem: Conv2d, cpu: CpuProfile) -> float:
-    """Return the expected cycles of a depthwise convolution, summed over the cores."""
-    tiling = depthwise_tiling(problem, cpu)
-    window = Window(problem, tiling.width, tiling.channels)
-    rows = problem.batch * problem.out_height * problem.channels
-    # Rows of a tile share the vectors that they load.
-    loads = window.rows(tiling.rows) / tiling.rows * problem.kernel[1] * _lines_per_load(window)
-    work = max(math.prod(problem.kernel) / FMA_PER_CYCLE, loads / loads_per_cycle(cpu))
-    gathered = problem.stride[0] * window.channel_pitch / tiling.width
-    return rows * (window.vectors * work + gathered * GATHER_CYCLES)
-
-
-def sparse_conv_pays(problem: Conv2d, density: float, cpu: CpuProfile) -> Choice:
-    """Choose between the sparse and the dense kernel for a convolution with a constant weight."""
-    dense = dense_conv_cycles(problem, cpu)
-    try:
-        if problem.groups > 1:
-            raise ValueError("the sparse kernel has one group")
-        sparse_tiling = sparse_conv_tiling(problem, density, cpu)
-    except ValueError as error:
-        return Choice(False, str(error), math.inf, dense)
-    sparse = sparse_conv_cycles(problem, density, sparse_tiling, cpu)
-    return choose(density, sparse, dense)
-
-
-@functools.cache
-def dense_conv_tiling(problem: Conv2d, cpu: CpuProfile) -> DenseConvTiling:
-    """Choose the tiling of a dense convolution."""
+def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
+    """Yield the tilings that the caches and the registers allow."""
     width = cpu.vector_width(problem.lanes_out)
-    window = Window(problem, width, problem.channels)
-    outputs = problem.out_channels // problem.groups
-    lines = _lines_per_load(window)
-
-    def piece_cycles(channels: int, sources: int) -> float:
-        loads = -(-channels // cpu.weights_per_load) + sources * lines
-        loop = 1
-        return loop + max(channels * sources / FMA_PER_CYCLE, loads / loads_per_cycle(cpu), 4)
-
-    def cycles(tile: tuple[int, int, int]) -> float:
-        channels, vectors, rows = tile
-        pieces = equal_pieces(window.vectors, vectors)
-        work = sum(piece_cycles(channels, piece * rows) for piece in pieces)
-        tiles = -(-outputs // channels) * -(-problem.out_height // rows)
-        return tiles * work * (1 + ROW_COST * (rows - 1))
-
-    tiles = [
-        (channels, vectors, rows)
-        for vectors in range(1, min(4, window.vectors) + 1)
-        for rows in range(1, min(4 // vectors, problem.out_height) + 1)
-        for channels in range(1, min(outputs, cpu.vector_registers) + 1)
-        if fits_registers(channels, vectors * rows, cpu)
-    ]
-    channels, vectors, rows = min(tiles, key=cycles)
-    blocks = -(-outputs // channels) * problem.groups
-    floats = int(L2_SHARE * cpu.l2_bytes) // 4
-    row_block, chunks = _split_rows(problem, window, rows, floats, blocks, cpu)
-    return DenseConvTiling(channels, vectors, rows, width, row_block, chunks)
-
-
-def equal_pieces(vectors: int, most: int) -> list[int]:
-    """Cut the vectors of a row into as few pieces of at most `most` as possible, nearly equal."""
-    count = -(-vectors // most)
-    cuts = [vectors * piece // count for piece in range(count + 1)]
-    return [end - first for first, end in itertools.pairwise(cuts)]
-
-
-@functools.cache
-def depthwise_tiling(problem: Conv2d, cpu: CpuProfile) -> DepthwiseTiling:
-    """Choose the tiling of a depthwise convolution.
-
-    A tile is high rather than wide, because neighbouring rows share their inputs. A job takes
-    whole images where a channel of one fits in L1, and as many channels as fit.
-    """
-    width = cpu.vector_width(problem.lanes_out)
-    one = Window(problem, width, 1)
-    vectors = 1 if one.vectors == 1 else 2
-    rows = min(4, problem.out_height, cpu.vector_registers // (2 * vectors))
-    floats = int(cpu.l1_bytes * DEPTHWISE_L1_SHARE) // 4
-    row_block = -(-problem.out_height // rows) * rows
-    while row_block > rows and one.size(row_block) > floats:
-        row_block = -(-row_block // 2 // rows) * rows
-    fitting = max(floats // one.size(row_block), 1)
-    jobs = problem.batch * -(-problem.out_height // row_block)
-    # Blocks of equal size, and a whole number of them for every core.
-    blocks = -(-problem.channels // fitting)
-    cores = cpu.cores // math.gcd(cpu.cores, jobs)
-    blocks = min(-(-blocks // cores) * cores, problem.channels)
-    return DepthwiseTiling(rows, vectors, width, row_block, -(-problem.channels // blocks))
-
-
-def sparse_tilings(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
-    """Yield the tilings of a sparse convolution that its caches and registers allow."""
-    width = cpu.vector_width(problem.lanes_out)
-    accumulators = 16 if cpu.vector_registers >= 32 else 12
+    accumulators = sparse_accumulators(cpu)
     floats = int(L1_SHARE * cpu.l1_bytes) // 4
     for shifted, rows in itertools.product((False, True), range(1, MOST_ROWS + 1)):
         one = Window(problem, width, 1, shifted)
@@ -304,40 +191,3 @@ def _sets_in_reach(seen: int, pitch: int) -> float:
     lines = -(-seen // CACHE_LINE_FLOATS)
     repeats = math.gcd(-(-pitch // CACHE_LINE_FLOATS), L1_SETS)
     return min(lines / repeats, 1.0)
-
-
-def _split_rows(
-    problem: Conv2d, window: Window, rows: int, floats: int, blocks: int, cpu: CpuProfile
-) -> tuple[int, int]:
-    """Return output rows of a job, whose window should have `floats` at most, and chunks.
-
-    Of the splits that give all cores equal shares, the one that gathers least.
-    """
-
-    def cost(split: tuple[int, int]) -> float:
-        row_block, chunks = split
-        row_blocks = -(-problem.out_height // row_block)
-        jobs = problem.batch * row_blocks * chunks
-        imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
-        channels = -(-blocks // chunks) * chunks / blocks
-        padding = row_blocks * row_block / problem.out_height
-        gathered = row_blocks * chunks * window.rows(row_block) * window.row_pitch / window.width
-        outputs = blocks * problem.out_height * window.vectors
-        work = outputs * problem.channels * math.prod(problem.kernel)
-        return imbalance * (channels * padding * work + gathered * GATHER_CYCLES)
-
-    sizes = [
-        -(-problem.out_height // count // rows) * rows for count in range(1, problem.out_height + 1)
-    ]
-    fitting = [size for size in sizes if size and window.size(size) <= floats] or [rows]
-    splits = [(size, chunks) for size in fitting for chunks in {1, min(cpu.cores, blocks)}]
-    return min(splits, key=cost)
-
-
-def _lines_per_load(window: Window) -> float:
-    """Return how many cache lines a vector load touches on average."""
-    taps = [
-        (window.offset(0, 0, dx) - window.lead) % window.width
-        for dx in range(window.problem.kernel[1])
-    ]
-    return 1 + sum(map(bool, taps)) / len(taps) * window.width / CACHE_LINE_FLOATS

@@ -11,10 +11,9 @@ from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import key_on, network_key
 from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.families import default_kernel
+from tvm_sparse.tilings.families import default_family
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.devices import Arguments
-from tvm_sparse.tuning.layers import kernel_cycles
 from tvm_sparse.tuning.model import ModelSubject
 from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.task import Task
@@ -62,7 +61,8 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
     for batch, tokens, depth, channels, density in network.layers:
         rows = batch * -(-tokens // lanes)
         layer = Layer(Linear(rows, lanes, channels, depth), density)
-        cycles += kernel_cycles(layer, default_kernel(layer, cpu), cpu)
+        family = default_family(layer, cpu)
+        cycles += family.cycles(layer, family.default(layer, cpu), cpu)
     return cycles / cpu.memory_system.clock_hz / cpu.cores
 
 

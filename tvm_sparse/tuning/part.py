@@ -19,7 +19,8 @@ from tvm_sparse.records.file import Key
 from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.tilings import families
-from tvm_sparse.tuning.layers import LayerKernel, kernel_candidates
+from tvm_sparse.tuning.layers import LayerKernel
+from tvm_sparse.tuning.ranking import kernel_candidates
 from tvm_sparse.tuning.task import Task
 
 if TYPE_CHECKING:

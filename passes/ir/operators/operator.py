@@ -157,7 +157,7 @@ def linear(
 ) -> relax.Call:
     """Multiply panels by a packed dense weight with `channels` output channels.
 
-    `tiling` has the fields of a `DenseTiling`, or none: then it is the cost model's.
+    `tiling` has the fields of a `LinearTiling`, or none: then it is the cost model's.
     """
     attrs = {"channels": channels, **_tiling(tiling)}
     return _call(LINEAR, [x, weight], {**attrs, **NO_EPILOGUE})

@@ -10,7 +10,6 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import activation_of
@@ -19,9 +18,12 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.elementwise import BINARY
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.tilings.choice import DenseTiling
-from tvm_sparse.tilings.families import tiling_of
-from tvm_sparse.tilings.sparse_conv2d import DenseConvTiling, DepthwiseTiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 Builder = Callable[[relax.Call, int, CpuProfile], Stage | None]
 
@@ -106,7 +108,7 @@ def epilogue_of(call: relax.Call) -> Epilogue:
 
 def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
-    tiling = _tiling(call, SparseTiling)
+    tiling = _tiling(call, SPARSE_LINEAR_FAMILY)
     density = _slots(call) / (n * x.channels)
     return schedules.SparseLinear(
         images, x.rows, x.lanes, n, x.channels, tiling, epilogue_of(call), cpu, density
@@ -115,12 +117,12 @@ def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
 
 def _linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
-    epilogue, tiling = epilogue_of(call), _tiling(call, DenseTiling)
+    epilogue, tiling = epilogue_of(call), _tiling(call, LINEAR_FAMILY)
     return schedules.DenseLinear(images, x.rows, x.lanes, n, x.channels, epilogue, cpu, tiling)
 
 
 def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    tiling = _tiling(call, SparseConvTiling)
+    tiling = _tiling(call, SPARSE_CONV2D_FAMILY)
     conv = operators.conv_of(call)
     taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
     density = _slots(call) / taps
@@ -133,9 +135,9 @@ def _on_images(call: relax.Call) -> dict[str, bool]:
     return {"reads_image": reads_image, "writes_image": operators.is_image(call)}
 
 
-def _tiling(call: relax.Call, kind: type[Any]) -> Any:
+def _tiling(call: relax.Call, family: Family[Any, Any]) -> Any:
     """Return how a call is tiled, or None if the cost model is to say."""
-    return tiling_of(kind, call.attrs["tiling"]) if "tiling" in call.attrs else None
+    return family.from_fields(call.attrs["tiling"]) if "tiling" in call.attrs else None
 
 
 def _slots(call: relax.Call) -> int:
@@ -145,13 +147,13 @@ def _slots(call: relax.Call) -> int:
 
 
 def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    tiling = _tiling(call, DenseConvTiling)
+    tiling = _tiling(call, CONV2D_FAMILY)
     conv, epilogue = operators.conv_of(call), epilogue_of(call)
     return schedules.DenseConv2d(conv, epilogue, cpu, tiling, **_on_images(call))
 
 
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    tiling = _tiling(call, DepthwiseTiling)
+    tiling = _tiling(call, DEPTHWISE_CONV2D_FAMILY)
     conv, epilogue = operators.conv_of(call), epilogue_of(call)
     return schedules.DepthwiseConv2d(conv, epilogue, cpu, tiling, **_on_images(call))
 

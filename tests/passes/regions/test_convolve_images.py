@@ -18,7 +18,9 @@ from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import conv2d_reference, dataflow, losing_regions, operators_of, pruned, run
-from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling, sparse_conv_tiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 CPU = native()
 CONV = Conv2d(1, 8, 12, 16, 8, (3, 3), padding=(1, 1, 1, 1), lanes_in=16, lanes_out=16)
@@ -35,9 +37,11 @@ def convolve(kind, conv=CONV, density=0.3):
         if kind == "depthwise":
             return panel.depthwise_conv2d(x, relax.const(weight), conv)
         if kind == "dense":
-            packed = pack_conv2d(weight, conv.groups, dense_conv_tiling(conv, CPU).channels)
+            packed = pack_conv2d(
+                weight, conv.groups, CONV2D_FAMILY.default(Layer(conv), CPU).channels
+            )
             return panel.conv2d(x, relax.const(packed), conv)
-        tiling = sparse_conv_tiling(conv, density, CPU)
+        tiling = SPARSE_CONV2D_FAMILY.default(Layer(conv, density), CPU)
         packed = PackedSparse.from_conv2d(weight, conv, tiling)
         arrays = [packed.indptr, packed.channels, packed.offsets, packed.values]
         constants = [relax.const(array) for array in arrays]

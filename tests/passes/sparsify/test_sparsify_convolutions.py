@@ -14,7 +14,8 @@ from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing import dataflow, operators_of, pruned
-from tvm_sparse.tilings.sparse_conv2d import sparse_conv_tiling
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 CPU = profile("haswell")
 SHAPE = (1, 64, 28, 28)
@@ -30,7 +31,7 @@ def network(density, kernel=3, **options):
 def test_a_pruned_convolution_becomes_sparse():
     weight, before = network(0.05, padding=(1, 1, 1, 1), strides=(2, 2))
     conv = Conv2d(1, 64, 28, 28, 64, (3, 3), (2, 2), (1, 1, 1, 1), lanes_in=32, lanes_out=16)
-    tiling = sparse_conv_tiling(conv, np.count_nonzero(weight) / weight.size, CPU)
+    tiling = SPARSE_CONV2D_FAMILY.default(Layer(conv, np.count_nonzero(weight) / weight.size), CPU)
     packed = PackedSparse.from_conv2d(weight, conv, tiling)
 
     def after(emit, x):

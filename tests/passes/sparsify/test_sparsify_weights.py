@@ -15,8 +15,11 @@ from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import dataflow, operators_of, pruned
-from tvm_sparse.tilings import choice
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 CPU = profile("haswell")
 LANES = 16
@@ -32,7 +35,7 @@ def test_a_pruned_weight_becomes_sparse():
     weight, before = network(0.05)
     density = np.count_nonzero(weight) / weight.size
     rows = SHAPE[0] * -(-SHAPE[1] // LANES)
-    tiling = choice.sparse_tiling(128, 256, rows, LANES, CPU)
+    tiling = SPARSE_LINEAR_FAMILY.default(Layer(Linear(rows, LANES, 128, 256)), CPU)
     packed = PackedSparse.from_dense(np.ascontiguousarray(weight.T), LANES, tiling)
 
     def after(emit, x):
@@ -63,7 +66,7 @@ def test_a_dense_weight_is_packed():
     weight, before = network(1.0)
 
     def after(emit, x):
-        block = choice.dense_tiling(128, CPU).channels
+        block = LINEAR_FAMILY.default(Layer(Linear(1, LANES, 128, 256)), CPU).channels
         packed = relax.const(pack_linear(np.ascontiguousarray(weight.T), block))
         y = panel.linear(emit(panel.to_panels(x, LANES)), packed, 128)
         y = emit(panel.of_layer(y, "lv"))

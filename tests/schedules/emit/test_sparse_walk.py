@@ -11,8 +11,10 @@ from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import assembly, pruned, run_kernel
-from tvm_sparse.tilings.choice import sparse_tiling
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 PLAIN = Epilogue()
 
@@ -33,7 +35,7 @@ def test_channels_are_loaded_together_in_any_number(group):
 def test_neon_multiplies_by_elements_without_spills(board):
     cpu = profile(board)
     lanes = cpu.panel_lanes(128)
-    tiling = sparse_tiling(64, 256, 128 // lanes, lanes, cpu)
+    tiling = SPARSE_LINEAR_FAMILY.default(Layer(Linear(128 // lanes, lanes, 64, 256)), cpu)
     func = sparse_linear(128 // lanes, lanes, 64, 256, tiling, PLAIN, cpu)
     loop = inner_loop(assembly(func, cpu))
     sums = [line for line in loop if line.startswith("fmla")]

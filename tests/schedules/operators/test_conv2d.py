@@ -20,7 +20,8 @@ from tvm_sparse.testing import (
     panel_image,
     run_kernel,
 )
-from tvm_sparse.tilings.sparse_conv2d import dense_conv_tiling
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 
@@ -33,7 +34,9 @@ def check(problem, epilogue, cpu):
     shape = (n, problem.channels // problem.groups, *problem.kernel)
     weight = rng.standard_normal(shape).astype("float32")
     expected = conv2d_reference(x, weight, problem)
-    packed = pack_conv2d(weight, problem.groups, dense_conv_tiling(problem, cpu).channels)
+    packed = pack_conv2d(
+        weight, problem.groups, CONV2D_FAMILY.default(Layer(problem), cpu).channels
+    )
     inputs = [image_panels(x, problem.lanes_in, junk=7), packed]
     if epilogue.bias:
         inputs.append(rng.standard_normal(n).astype("float32"))
@@ -69,14 +72,14 @@ def test_wide_images_are_cut_into_blocks_of_rows():
     problem = Conv2d(
         1, 16, 19, 300, 7, (3, 3), (2, 1), (1, 1, 1, 1), lanes_in=lanes, lanes_out=lanes
     )
-    assert dense_conv_tiling(problem, cpu).row_block < 10
+    assert CONV2D_FAMILY.default(Layer(problem), cpu).row_block < 10
     check(problem, FULL, cpu)
 
 
 def test_few_rows_leave_a_share_of_the_channels_to_every_core():
     cpu = replace(native(), cores=4)
     problem = Conv2d(1, 6, 1, 20, 90, (1, 1), lanes_in=32, lanes_out=32)
-    assert dense_conv_tiling(problem, cpu).chunks == 4
+    assert CONV2D_FAMILY.default(Layer(problem), cpu).chunks == 4
     check(problem, FULL, cpu)
 
 
@@ -88,7 +91,7 @@ def test_register_tile_is_not_spilled(name, register, width):
     problem = Conv2d(
         1, 64, 14, width, 64, (3, 3), padding=(1, 1, 1, 1), lanes_in=lanes, lanes_out=lanes
     )
-    tiling = dense_conv_tiling(problem, cpu)
+    tiling = CONV2D_FAMILY.default(Layer(problem), cpu)
     code = assembly(conv2d(problem, FULL, cpu), cpu)
     blocks = re.split(r"^\.LBB\w+:", code, flags=re.MULTILINE)
     loops = [b for b in blocks if len(re.findall(rf"vfmadd.*%{register}", b)) >= 24]

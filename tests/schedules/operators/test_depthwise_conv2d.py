@@ -19,7 +19,8 @@ from tvm_sparse.testing import (
     panel_image,
     run_kernel,
 )
-from tvm_sparse.tilings.sparse_conv2d import depthwise_tiling
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 ACTIVATIONS = {
@@ -85,7 +86,7 @@ def test_large_images_are_cut_into_blocks_of_rows():
     problem = Conv2d(
         *(1, 3, 130, 300, 3, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1), 3), lanes_in=304, lanes_out=304
     )
-    assert depthwise_tiling(problem, cpu).row_block < 130
+    assert DEPTHWISE_CONV2D_FAMILY.default(Layer(problem), cpu).row_block < 130
     check(problem, FULL, cpu)
 
 
@@ -116,7 +117,7 @@ def test_neon_multiplies_by_elements_and_hardly_spills(board, stride):
         lanes_in=cpu.image_lanes(56),
         lanes_out=cpu.image_lanes(56 // stride),
     )
-    tiling = depthwise_tiling(problem, cpu)
+    tiling = DEPTHWISE_CONV2D_FAMILY.default(Layer(problem), cpu)
     loop = inner_loop(assembly(depthwise_conv2d(problem, FULL, cpu), cpu))
     sums = [line for line in loop if line.startswith("fmla")]
     assert len(sums) == 9 * tiling.rows * tiling.vectors

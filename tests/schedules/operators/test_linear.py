@@ -10,9 +10,15 @@ from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.formats.dense import pack_linear
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.linear import linear
-from tvm_sparse.tilings.choice import dense_tiling
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.linear import LINEAR_FAMILY
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
+
+
+def default_tile(n, cpu):
+    return LINEAR_FAMILY.default(Layer(Linear(1, cpu.vector_lanes, n, 1)), cpu)
 
 
 def build(func, cpu):
@@ -36,7 +42,7 @@ def test_any_size(n, k, rows, vectors, epilogue):
     weight = rng.standard_normal((n, k)).astype("float32")
     x = rng.standard_normal((rows, k, lanes)).astype("float32")
     expected = np.einsum("nk,rkl->rnl", weight.astype("float64"), x)
-    inputs = [x, pack_linear(weight, dense_tiling(n, cpu).channels)]
+    inputs = [x, pack_linear(weight, default_tile(n, cpu).channels)]
     if epilogue.bias:
         inputs.append(rng.standard_normal(n).astype("float32"))
         expected += inputs[-1][:, None]
@@ -60,7 +66,7 @@ def test_lanes_must_be_whole_vectors():
 @pytest.mark.parametrize(("name", "register"), [("skylake-avx512", "zmm"), ("haswell", "ymm")])
 def test_register_tile_is_not_spilled(name, register):
     cpu = profile(name)
-    tile = dense_tiling(768, cpu)
+    tile = default_tile(768, cpu)
     func = linear(4, 2 * cpu.vector_lanes, 768, 96, Epilogue(bias=True), cpu)
     assembly = build(func, cpu).mod.inspect_source("s")
     loops = [b for b in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "vfmadd" in b]

@@ -1,0 +1,96 @@
+"""Sparse linear layers: their tilings, and when they are worth it."""
+
+from dataclasses import replace
+
+import pytest
+
+from tvm_sparse.cpu.profile import PROFILES, profile
+from tvm_sparse.formats.sparse import SparseLayout
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.families import sparse_or_dense
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, sparse_share
+
+CPUS = list(PROFILES)
+BERT = [(768, 768), (3072, 768), (768, 3072)]
+
+
+def default(n, k, rows, lanes, cpu):
+    return SPARSE_LINEAR_FAMILY.default(Layer(Linear(rows, lanes, n, k)), cpu)
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize(("n", "k"), [*BERT, (1000, 2048), (2, 768), (7, 13), (1, 1)])
+def test_every_tiling_is_possible(name, n, k):
+    cpu = profile(name)
+    for vectors in (1, 2, 3, 4):
+        lanes = vectors * cpu.vector_lanes
+        for rows in (1, 3, 4, 8):
+            tiling = default(n, k, rows, lanes, cpu)
+            layout = SparseLayout.linear(n, k, lanes, tiling)
+            assert layout.k_blocks * tiling.k_block >= k
+            assert tiling.k_block * lanes * 4 <= cpu.l1_bytes
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 8, 16])
+def test_cores_get_equal_shares_of_usual_layers(name, rows):
+    cpu = profile(name)
+    tiling = default(768, 768, rows, 2 * cpu.vector_lanes, cpu)
+    assert rows * tiling.chunks % cpu.cores == 0
+
+
+def test_channels_are_not_cut_if_there_are_rows_for_all_cores():
+    cpu = profile("haswell")
+    assert default(768, 768, 8, 16, cpu).chunks == 1
+
+
+def test_cores_take_equal_runs_of_rows_where_tiles_do_not_divide():
+    cpu = replace(profile("skylake-avx512"), cores=2)
+    tiling = default(512, 512, 14, 16, cpu)  # of a row of one vector
+    assert (tiling.rows, tiling.chunks) == (2, 1)
+    assert SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 7
+    assert SparseLinear(2, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 14
+    odd = default(512, 512, 7, 16, cpu)
+    assert SparseLinear(1, 7, 16, 512, 512, odd, Epilogue(), cpu).row_block == odd.rows
+    assert odd.chunks == 2
+
+
+@pytest.mark.parametrize("name", CPUS)
+@pytest.mark.parametrize(("n", "k"), BERT)
+def test_pruned_layers_are_sparse_and_dense_ones_dense(name, n, k):
+    cpu = profile(name)
+    lanes = 2 * cpu.vector_lanes
+    rows = 128 // lanes
+    for density, sparse in [(0, True), (0.05, True), (0.2, True), (0.9, False), (1, False)]:
+        assert sparse_or_dense(Layer(Linear(rows, lanes, n, k), density), cpu).sparse is sparse
+
+
+def test_on_arm_the_sparse_kernel_is_as_slow_as_the_loads():
+    a53, v1, a72, n1 = (
+        sparse_share(profile(name)) for name in ("rpi3", "graviton3", "rpi4", "graviton2")
+    )
+    assert a53 < v1 < a72 == n1
+    assert sparse_share(profile("haswell")) == sparse_share(profile("skylake-avx512")) < a72
+
+
+def test_a_tile_of_more_rows_loads_fewer_weights():
+    cpu = profile("skylake-avx512")
+    layer = Layer(Linear(8, 16, 768, 768), 0.1)
+    tilings = [replace(default(768, 768, 8, 16, cpu), group=4, rows=rows) for rows in (1, 2, 4)]
+    cycles = [SPARSE_LINEAR_FAMILY.cycles(layer, tiling, cpu) for tiling in tilings]
+    assert cycles == sorted(cycles, reverse=True)
+
+
+def test_cores_that_wait_cost_time():
+    cpu = replace(profile("skylake-avx512"), cores=4)
+    layer = Layer(Linear(2, 32, 768, 768), 0.1)
+    even = SPARSE_LINEAR_FAMILY.default(layer, cpu)
+    assert even.chunks == 2
+    waiting = replace(even, chunks=1)
+    even_cycles, waiting_cycles = (
+        SPARSE_LINEAR_FAMILY.cycles(layer, tiling, cpu) for tiling in (even, waiting)
+    )
+    assert waiting_cycles == 2 * even_cycles

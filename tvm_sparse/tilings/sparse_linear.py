@@ -1,0 +1,146 @@
+"""Sparse linear layers: how their weights and rows are cut, and what that costs.
+
+The best tiling hardly depends on the density.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
+from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles, waiting
+
+SPARSE_SHARE = 0.48
+"""Share of the FMA peak that the inner loop reaches per non-zero with its default tile; loads are
+the limit. Measured on a Xeon: 0.45 to 0.50 with AVX-512, 0.55 to 0.60 with AVX2."""
+
+NEON_SPARSE_SHARE = 0.65
+"""Share of the FMA peak per non-zero on 64-bit ARM, of cores that load a vector for every
+multiply-add. An estimate: llvm-mca gives 0.72 for Cortex-A72, Cortex-A76 and Neoverse N1
+(``benchmarks/board_estimates.py``); of the 0.47 that it gives for AVX-512, nine tenths were
+measured."""
+
+L1_SHARE = 0.75
+"""Share of the L1 cache for a K block of activations; the weights stream through the rest."""
+
+GROUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+"""Output channels of a group that the tuner tries."""
+
+
+class SparseLinearFamily(Family[Linear, SparseTiling]):
+    """Sparse linear layers."""
+
+    name = "sparse_linear"
+    is_sparse = True
+    sizes, tiling = Linear, SparseTiling
+
+    def cuts_evenly(self, problem: Linear, tiling: SparseTiling) -> bool:
+        """Return whether a tiling cuts the channels of a layer into equal chunks."""
+        return problem.n % tiling.chunks == 0
+
+    def default(self, layer: Layer[Linear], cpu: CpuProfile) -> SparseTiling:
+        """Return a group that fills the accumulators, and a K block that stays in the L1 cache.
+
+        Channels are cut into chunks only where there are too few rows to give all cores equal
+        shares.
+        """
+        n, k, rows, lanes = (getattr(layer.problem, size) for size in ("n", "k", "rows", "lanes"))
+        vectors = lanes // cpu.vector_width(lanes)
+        tile = _row_tile(rows, vectors)
+        group = max(2 if tile > 1 else 4, sparse_accumulators(cpu) // (vectors * tile))
+        reach = min(_l1_channels(tile * lanes, cpu), (OFFSET_UNIT << 16) // lanes)
+        k_block = -(-k // -(-k // max(reach, 1)))
+        chunks = 1 if rows % cpu.cores == 0 else cpu.cores // math.gcd(cpu.cores, -(-rows // tile))
+        return SparseTiling(group, k_block, chunks if n % chunks == 0 else 1, rows=tile)
+
+    def tilings(self, layer: Layer[Linear], cpu: CpuProfile) -> Iterator[SparseTiling]:
+        """Yield tiles that hide a multiply-add's latency, with K blocks of about the L1 cache."""
+        problem, default = layer.problem, self.default(layer, cpu)
+        vectors = problem.lanes // cpu.vector_width(problem.lanes)
+        for rows in range(1, min(problem.rows, MOST_ROWS) + 1):
+            reach = _l1_channels(rows * problem.lanes, cpu)
+            depths = {
+                -(-problem.k // -(-problem.k // max(min(depth, problem.k), 1)))
+                for depth in (reach // 2, reach, 2 * reach)
+            }
+            for group, depth, chunks in itertools.product(GROUPS, depths, {1, cpu.cores}):
+                if problem.n % chunks or not accumulates(group * rows * vectors, cpu):
+                    continue
+                tiling = replace(default, group=group, k_block=depth, chunks=chunks, rows=rows)
+                try:
+                    SparseLayout.linear(problem.n, problem.k, problem.lanes, tiling)
+                except ValueError:  # its inputs are out of reach of the offsets
+                    continue
+                yield tiling
+
+    def cycles(self, layer: Layer[Linear], tiling: SparseTiling, cpu: CpuProfile) -> float:
+        """Return the expected cycles of a layer, summed over the cores.
+
+        They are the multiply-adds of the non-zeros at the measured share of the peak, and
+        `GROUP_CYCLES` for every group in a K block. The share was measured with the default tiling.
+        Another one changes it in proportion to the loads of its register tile, and to the time in
+        which cores wait for one another at the end of the layer.
+        """
+        problem, default = layer.problem, self.default(layer, cpu)
+        n, k, rows, lanes = problem.n, problem.k, problem.rows, problem.lanes
+        groups = -(-rows // tiling.rows) * -(-n // tiling.group) * -(-k // tiling.k_block)
+        multiply_adds = layer.density * rows * n * k * lanes / cpu.vector_width(lanes)
+        loads = _loop_cycles(problem, tiling, cpu) / _loop_cycles(problem, default, cpu)
+        work = multiply_adds / FMA_PER_CYCLE / sparse_share(cpu) * loads + groups * GROUP_CYCLES
+        return work * (_waiting(problem, tiling, cpu) / _waiting(problem, default, cpu))
+
+    def register_tile(self, tiling: SparseTiling) -> tuple[object, ...]:
+        """Return channels of a group and rows."""
+        return tiling.group, tiling.rows
+
+
+SPARSE_LINEAR_FAMILY = SparseLinearFamily()
+
+
+def sparse_share(cpu: CpuProfile) -> float:
+    """Return the share of the FMA peak that a sparse linear layer reaches per non-zero.
+
+    On ARM one load brings four weights, and another one four offsets, so that nearly all loads are
+    those of the activations. They are the limit where cores load fewer vectors than they multiply:
+    half as many in the Cortex-A53, three quarters in the Neoverse V1.
+    """
+    if cpu.weights_per_load == 1:
+        return SPARSE_SHARE
+    return NEON_SPARSE_SHARE * min(cpu.loads_per_multiply_add, 1.0)
+
+
+def _row_tile(rows: int, vectors: int) -> int:
+    """Return how many rows are computed together, so that loading a weight serves two vectors.
+
+    Preferably a divisor of the rows.
+    """
+    if vectors > 1 or rows == 1:
+        return 1
+    return next((tile for tile in range(2, MOST_ROWS + 1) if rows % tile == 0), 2)
+
+
+def _l1_channels(floats: int, cpu: CpuProfile) -> int:
+    """Return the input channels of a K block in the L1 cache, of `floats` activations each."""
+    return int(L1_SHARE * cpu.l1_bytes) // 4 // floats
+
+
+def _loop_cycles(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> float:
+    """Return the cycles of the inner loops for one non-zero of the weight."""
+    vectors = problem.lanes // cpu.vector_width(problem.lanes) * tiling.rows
+    return -(-problem.rows // tiling.rows) * nonzero_cycles(vectors, 1, 1, cpu)
+
+
+def _waiting(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> float:
+    """Return the time of all cores beside the time of working cores."""
+    if tiling.chunks == 1 and problem.rows % cpu.cores == 0:
+        return 1.0  # runs of rows need not be whole tiles
+    return waiting(-(-problem.rows // tiling.rows) * tiling.chunks, cpu)
