@@ -33,7 +33,8 @@ from tvm_sparse.columns.rows import (
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.schedules.emit.buffers import opaque, vector
 from tvm_sparse.schedules.emit.buffers import scratch as allocate
-from tvm_sparse.schedules.emit.panel_memory import Panels, RollingPanels, TensorPanels
+from tvm_sparse.schedules.emit.panel_memory import Panels, TensorPanels
+from tvm_sparse.schedules.emit.rolling_panels import RollingPanels
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.tensor import Tensor
 

@@ -14,7 +14,6 @@ from tvm_sparse.schedules.emit.buffers import (
     argument,
     flat,
     prefetch,
-    scratch,
 )
 from tvm_sparse.sizes.tensor import Tensor
 
@@ -76,7 +75,7 @@ class Tile:
 
     def ahead(self, i: int) -> Expr | int:
         """Return the floats from the first row to row `i`."""
-        return i * self._row_floats
+        return i * self.row_floats
 
     def __getitem__(self, place: tuple[int, Expr, Expr]) -> Expr:
         i, channel, lane = place
@@ -112,34 +111,9 @@ class Tile:
                 self._panels.prefetch(self.at(i), channel, lane)
 
     @property
-    def _row_floats(self) -> int:
+    def row_floats(self) -> int:
+        """Floats of a row."""
         return self._panels.tensor.channels * self._panels.tensor.lanes
-
-
-class _SplitTile(Tile):
-    """Rows of a rolling buffer, the first ones perhaps at its end, the others at its beginning."""
-
-    def __init__(self, panels: Panels, first: Expr, count: int, capacity: int) -> None:
-        super().__init__(panels, first)
-        following = (first + i for i in range(1, count))
-        self._places = [first, *(T.bind(_wrapped(place, capacity)) for place in following)]
-
-    def at(self, i: int) -> Expr:
-        """Return the place of row `i`."""
-        return self._places[i]
-
-    def ahead(self, i: int) -> Expr | int:
-        """Return the floats from the first row to row `i`."""
-        return (self._places[i] - self._places[0]) * self._row_floats if i else 0
-
-    def prefetch(
-        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
-    ) -> None:
-        """Do nothing: the rows were just computed."""
-
-
-def _wrapped(place: Expr, capacity: int) -> Expr:
-    return T.Select(place >= capacity, place - capacity, place)
 
 
 class TensorPanels(Panels):
@@ -183,7 +157,7 @@ class TensorPanels(Panels):
     def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
         """Return a view; of memory that is written too, one that TVM sees through."""
         if self._is_written:
-            return _Distances(lambda index: self[at, channel, index], lane)
+            return Distances(lambda index: self[at, channel, index], lane)
         return flat(self[at, channel, lane], size)
 
     def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
@@ -230,85 +204,17 @@ class _ImageRow:
         return _ImageRow(self.image, self.row + rows)
 
 
-class RollingPanels(Panels):
-    """Rows of an image in scratch memory: of the current run only, or the last ones.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Of which it keeps rows.
-    capacity : int
-        How many.
-    is_carried : bool
-        Whether rows stay when later ones come, which then begin anew at place 0.
-    is_split : bool
-        Whether a tile may lie at its end and its beginning.
-
-    Attributes
-    ----------
-    origin : Expr
-        The first row.
-    """
-
-    origin: Expr
-
-    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool, is_split: bool) -> None:
-        super().__init__(tensor)
-        self.capacity, self.is_carried, self.is_split = capacity, is_carried, is_split
-
-    def allocate(self) -> None:
-        """Allocate the memory, for as long as the current loop or block runs."""
-        size = self.capacity * self.tensor.channels * self.tensor.lanes
-        self._memory = scratch(size)
-        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
-        for end in (0, size - 1):
-            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
-
-    def at(self, image: Expr, row: Expr) -> Expr:
-        """Return the row's place."""
-        if self.capacity == 1:  # one register less for the inner loops
-            return T.int64(0)
-        # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
-        place = T.max(row - self.origin, T.int64(0))
-        wraps = self.is_carried and self.capacity < self.tensor.rows
-        return place % self.capacity if wraps else place
-
-    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
-        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
-        if not self.is_split:
-            return super().tile(image, row)
-        return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
-
-    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
-        return self._memory[self._index(*place)]
-
-    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Store a value or a vector."""
-        T.buffer_store(self._memory, value, [self._index(at, channel, lane)])
-
-    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return a view."""
-        start = T.bind(self._index(at, channel, lane))
-        return _Distances(lambda index: self._memory[index], start)
-
-    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
-        """Do nothing: the rows were just computed."""
-
-    def _index(self, at: Expr, channel: Expr | int, lane: Expr | int) -> Expr:
-        return _ahead(lane, (at * self.tensor.channels + channel) * self.tensor.lanes)
-
-
-class _Distances:
+class Distances:
     """Reads elements at a distance from the first one."""
 
     def __init__(self, read: Callable[[Expr], Expr], start: Expr | int) -> None:
         self._read, self._start = read, start
 
     def __getitem__(self, index: Expr) -> Expr:
-        return self._read(_ahead(index, self._start))
+        return self._read(ahead(index, self._start))
 
 
-def _ahead(index: Any, by: Expr | int) -> Expr:
+def ahead(index: Any, by: Expr | int) -> Expr:
     """Add to an index, or to the start of a Ramp."""
     base = getattr(index, "base", None)
     if base is None:

@@ -23,11 +23,23 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvm.tirx import Let, Select, Var
+from tvm.tirx import Select
 from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.expressions import (
+    Lets,
+    bits_of,
+    clip,
+    constant,
+    float_of,
+    int_constant,
+    multiply_add,
+    polynomial,
+    shift_left,
+)
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -85,50 +97,50 @@ _ROUND = 1.5 * 2**MANTISSA_BITS
 
 def exp(x: Expr) -> Expr:
     """Return e to the power of `x`."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
     finite = let(_finite_exp(x))
-    return let.around(Select(x > _of(EXP_HIGHEST, x), _of(math.inf, x), finite))
+    return let.around(Select(x > constant(EXP_HIGHEST, x), constant(math.inf, x), finite))
 
 
 def _finite_exp(x: Expr) -> Expr:
     """Return e to the power of `x` where that is finite."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    rounded = let(_multiply_add(x, _of(math.log2(math.e), x), _of(_ROUND, x)))
-    n = let(rounded - _of(_ROUND, x))
-    r = _multiply_add(n, _of(-_LOG2_HIGH, x), x)
-    r = let(_multiply_add(n, _of(-_LOG2_LOW, x), r))
-    mantissa = r * r * _polynomial(_EXP, r) + r + _of(1, x)
-    power = _float(_bits(mantissa) + _shift_left(_bits(rounded), MANTISSA_BITS))
-    return let.around(Select(x < _of(EXP_LOWEST, x), _of(0, x), power))
+    rounded = let(multiply_add(x, constant(math.log2(math.e), x), constant(_ROUND, x)))
+    n = let(rounded - constant(_ROUND, x))
+    r = multiply_add(n, constant(-_LOG2_HIGH, x), x)
+    r = let(multiply_add(n, constant(-_LOG2_LOW, x), r))
+    mantissa = r * r * polynomial(_EXP, r) + r + constant(1, x)
+    power = float_of(bits_of(mantissa) + shift_left(bits_of(rounded), MANTISSA_BITS))
+    return let.around(Select(x < constant(EXP_LOWEST, x), constant(0, x), power))
 
 
 def log(x: Expr) -> Expr:
     """Return the natural logarithm of `x`: -inf at 0, NaN below."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    tiny = x < _of(MIN_NORMAL, x)
-    scaled = let(_bits(Select(tiny, x * _of(2.0**MANTISSA_BITS, x), x)))
-    sqrt_half = _int_of(0x3F3504F3, x)
-    exponent = let(T.shift_right(scaled - sqrt_half, _int_of(MANTISSA_BITS, x)))
-    r = let(_float(scaled - _shift_left(exponent, MANTISSA_BITS)) - _of(1, x))
-    unscaled = exponent - Select(tiny, _int_of(MANTISSA_BITS, x), _int_of(0, x))
+    tiny = x < constant(MIN_NORMAL, x)
+    scaled = let(bits_of(Select(tiny, x * constant(2.0**MANTISSA_BITS, x), x)))
+    sqrt_half = int_constant(0x3F3504F3, x)
+    exponent = let(T.shift_right(scaled - sqrt_half, int_constant(MANTISSA_BITS, x)))
+    r = let(float_of(scaled - shift_left(exponent, MANTISSA_BITS)) - constant(1, x))
+    unscaled = exponent - Select(tiny, int_constant(MANTISSA_BITS, x), int_constant(0, x))
     n = let(T.Cast(x.ty.dtype, unscaled))
-    small = r * r * (r * _polynomial(_LOG, r) - _of(0.5, x)) + n * _of(_LOG2_LOW, x)
-    finite = n * _of(_LOG2_HIGH, x) + (r + small)
-    positive = Select(x < _of(math.inf, x), finite, x)
-    nonzero = Select(x < _of(0, x), _of(math.nan, x), positive)
-    return let.around(Select(T.EQ(x, _of(0, x)), _of(-math.inf, x), nonzero))
+    small = r * r * (r * polynomial(_LOG, r) - constant(0.5, x)) + n * constant(_LOG2_LOW, x)
+    finite = n * constant(_LOG2_HIGH, x) + (r + small)
+    positive = Select(x < constant(math.inf, x), finite, x)
+    nonzero = Select(x < constant(0, x), constant(math.nan, x), positive)
+    return let.around(Select(T.EQ(x, constant(0, x)), constant(-math.inf, x), nonzero))
 
 
 def sigmoid(x: Expr) -> Expr:
     """Return ``1 / (1 + exp(-x))``, for negative `x` as ``exp(x) / (1 + exp(x))``."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    e = let(_finite_exp(_float(_bits(x) | _int_of(SIGN_BIT, x))))
-    share = let(_reciprocal(_of(1, x) + e))
-    return let.around(share * Select(x < _of(0, x), e, _of(1, x)))
+    e = let(_finite_exp(float_of(bits_of(x) | int_constant(SIGN_BIT, x))))
+    share = let(_reciprocal(constant(1, x) + e))
+    return let.around(share * Select(x < constant(0, x), e, constant(1, x)))
 
 
 def _reciprocal(x: Expr) -> Expr:
@@ -136,12 +148,12 @@ def _reciprocal(x: Expr) -> Expr:
 
     Six operations of half a cycle each; a division of 16 values takes 16 cycles on x86.
     """
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    y = let(_polynomial(_RECIPROCAL, x))
+    y = let(polynomial(_RECIPROCAL, x))
     for _ in range(2):  # Newton's method squares the error
-        error = let(_multiply_add(_of(0, x) - x, y, _of(1, x)))
-        y = let(_multiply_add(y, error, y))
+        error = let(multiply_add(constant(0, x) - x, y, constant(1, x)))
+        y = let(multiply_add(y, error, y))
     return let.around(y)
 
 
@@ -150,89 +162,89 @@ def _gate(x: Expr) -> Expr:
 
     For what is multiplied by `x` itself; fewer operations than `sigmoid`.
     """
-    let = _Lets()
-    x = let(_clip(x, -GATE_REACH, GATE_REACH))
-    scale = _of(-math.log2(math.e), x)
-    rounded = let(_multiply_add(x, scale, _of(_ROUND, x)))
-    r = let(_multiply_add(x, scale, _of(_ROUND, x) - rounded))
-    power = _bits(_polynomial(_EXP2, r)) + _shift_left(_bits(rounded), MANTISSA_BITS)
+    let = Lets()
+    x = let(clip(x, -GATE_REACH, GATE_REACH))
+    scale = constant(-math.log2(math.e), x)
+    rounded = let(multiply_add(x, scale, constant(_ROUND, x)))
+    r = let(multiply_add(x, scale, constant(_ROUND, x) - rounded))
+    power = bits_of(polynomial(_EXP2, r)) + shift_left(bits_of(rounded), MANTISSA_BITS)
     # The reciprocal of -below, which is wanted, has the bits of `below` but for the sign.
-    below = let(_of(-1, x) - _float(power))
-    y = let(_float(_int_of(_RECIPROCAL_BITS + SIGN_BIT, x) - _bits(below)))
-    constant, slope = _RECIPROCAL_LINE
-    line = _multiply_add(y * _of(slope, x), below, _of(constant, x))
+    below = let(constant(-1, x) - float_of(power))
+    y = let(float_of(int_constant(_RECIPROCAL_BITS + SIGN_BIT, x) - bits_of(below)))
+    offset, slope = _RECIPROCAL_LINE
+    line = multiply_add(y * constant(slope, x), below, constant(offset, x))
     y = let(y * line)
-    error = let(_multiply_add(below, y, _of(1, x)))
-    return let.around(_multiply_add(y, error, y))
+    error = let(multiply_add(below, y, constant(1, x)))
+    return let.around(multiply_add(y, error, y))
 
 
 def tanh(x: Expr) -> Expr:
     """Return the hyperbolic tangent of `x`."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
     square = let(x * x)
-    small = x * square * _polynomial(_TANH, square) + x
-    large = _of(1, x) - _of(2, x) / (let(exp(x + x)) + _of(1, x))
-    return let.around(Select(square < _of(TANH_SMALL**2, x), small, large))
+    small = x * square * polynomial(_TANH, square) + x
+    large = constant(1, x) - constant(2, x) / (let(exp(x + x)) + constant(1, x))
+    return let.around(Select(square < constant(TANH_SMALL**2, x), small, large))
 
 
 def erf(x: Expr) -> Expr:
     """Return the Gauss error function of `x`."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    u = let(x * x * _of(2 / ERF_SATURATES**2, x) - _of(1, x))
-    below = Select(x < _of(-ERF_SATURATES, x), _of(-1, x), x * _polynomial(_ERF, u))
-    return let.around(Select(x > _of(ERF_SATURATES, x), _of(1, x), below))
+    u = let(x * x * constant(2 / ERF_SATURATES**2, x) - constant(1, x))
+    below = Select(x < constant(-ERF_SATURATES, x), constant(-1, x), x * polynomial(_ERF, u))
+    return let.around(Select(x > constant(ERF_SATURATES, x), constant(1, x), below))
 
 
 def gelu(x: Expr) -> Expr:
     """Return ``x * (1 + erf(x / sqrt(2))) / 2``."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    half = let(x * _of(0.5, x))
-    return let.around(half * let(erf(x * _of(math.sqrt(0.5), x))) + half)
+    half = let(x * constant(0.5, x))
+    return let.around(half * let(erf(x * constant(math.sqrt(0.5), x))) + half)
 
 
 def gelu_tanh(x: Expr) -> Expr:
     """Return the approximation ``x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) / 2``."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
     scale = 2 * math.sqrt(2 / math.pi)
-    inner = x * (x * x * _of(0.044715 * scale, x) + _of(scale, x))
+    inner = x * (x * x * constant(0.044715 * scale, x) + constant(scale, x))
     return let.around(x * let(_gate(inner)))
 
 
 def silu(x: Expr) -> Expr:
     """Return ``x * sigmoid(x)``."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
     return let.around(x * let(_gate(x)))
 
 
 def relu(x: Expr) -> Expr:
     """Return the larger of `x` and 0."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    return let.around(Select(x < _of(0, x), _of(0, x), x))
+    return let.around(Select(x < constant(0, x), constant(0, x), x))
 
 
 def relu6(x: Expr) -> Expr:
     """Return `x` limited to 0 to 6."""
-    return _clip(x, 0, 6)
+    return clip(x, 0, 6)
 
 
 def leaky_relu(x: Expr, slope: float) -> Expr:
     """Return `x`, scaled by `slope` where it is negative."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    return let.around(Select(x < _of(0, x), x * _of(slope, x), x))
+    return let.around(Select(x < constant(0, x), x * constant(slope, x), x))
 
 
 def hardswish(x: Expr) -> Expr:
     """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
-    let = _Lets()
+    let = Lets()
     x = let(x)
-    return let.around(x * let(_clip(x * _of(1 / 6, x) + _of(0.5, x), 0, 1)))
+    return let.around(x * let(clip(x * constant(1 / 6, x) + constant(0.5, x), 0, 1)))
 
 
 ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
@@ -256,86 +268,3 @@ def activation(name: str) -> Callable[[Expr], Expr]:
         known = ", ".join([*sorted(ACTIVATIONS), "leaky_relu(slope)"])
         raise ValueError(f"unknown activation {name!r}; known: {known}")
     return ACTIVATIONS[name]
-
-
-class _Lets:
-    """Names intermediate values that are used more than once, so that each is computed once.
-
-    Names inside of a value are bound in front of it: the time that TVM's passes take doubles with
-    each `Let` in the value of another.
-    """
-
-    def __init__(self) -> None:
-        self._bound: list[tuple[Var, Expr]] = []
-
-    def __call__(self, value: Expr) -> Var:
-        while isinstance(value, Let):
-            self._bound.append((value.var, value.value))
-            value = value.body
-        var = Var("t", value.ty)
-        self._bound.append((var, value))
-        return var
-
-    def around(self, body: Expr) -> Expr:
-        """Return `body` with all names bound in front of it."""
-        for var, value in reversed(self._bound):
-            body = Let(var, value, body)
-        return body
-
-
-def _of(value: float, like: Expr) -> Expr:
-    """Return a float32 constant with the lanes of another expression."""
-    return _broadcast(T.float32(value), like)
-
-
-def _int_of(value: int, like: Expr) -> Expr:
-    return _broadcast(T.int32(value), like)
-
-
-def _broadcast(scalar: Expr, like: Expr) -> Expr:
-    lanes = like.ty.dtype.lanes
-    return scalar if lanes == 1 else T.Broadcast(scalar, lanes)
-
-
-def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
-    """Horner's scheme, lowest power first."""
-    value = _of(coefficients[-1], x)
-    for c in reversed(coefficients[:-1]):
-        value = value * x + _of(c, x)
-    return value
-
-
-def _multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
-    """Return ``a * b + c``, of vectors as a call of which TVM thinks that it has side effects.
-
-    Where a name is bound to arithmetic alone, TVM's simplifier looks at it written out, names
-    within names, and takes seconds for some of the functions here.
-    """
-    if a.ty.dtype.lanes == 1:
-        return a * b + c
-    return T.call_llvm_intrin(a.ty.dtype, "llvm.fmuladd", a, b, c)
-
-
-def _clip(x: Expr, low: float, high: float) -> Expr:
-    # As selects, whose order lets NaN through; T.min and T.max would not.
-    let = _Lets()
-    x = let(x)
-    above = let(Select(x < _of(low, x), _of(low, x), x))
-    return let.around(Select(above > _of(high, x), _of(high, x), above))
-
-
-def _bits(x: Expr) -> Expr:
-    return T.reinterpret(_with_lanes("int32", x), x)
-
-
-def _float(bits: Expr) -> Expr:
-    return T.reinterpret(_with_lanes("float32", bits), bits)
-
-
-def _shift_left(x: Expr, count: int) -> Expr:
-    return T.shift_left(x, _int_of(count, x))
-
-
-def _with_lanes(scalar: str, like: Expr) -> str:
-    lanes = like.ty.dtype.lanes
-    return scalar if lanes == 1 else f"{scalar}x{lanes}"

@@ -28,13 +28,10 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
-from tvm_sparse.schedules.emit.buffers import Registers, argument, scratch
-from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
-from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
-from tvm_sparse.schedules.emit.transpose import transpose
-from tvm_sparse.schedules.emit.vector_math import exp
-from tvm_sparse.schedules.operators.panels import panel_rows, visit_panel
+from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
+from tvm_sparse.schedules.operators.panels import panel_rows
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.linear import DENSE_SHARE
@@ -42,8 +39,6 @@ from tvm_sparse.tilings.linear import DENSE_SHARE
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-    Element = Callable[[Expr, int], Expr]
 
 
 def attention(
@@ -129,7 +124,7 @@ class Attention(Stage):
         """Allocate the scores and the accumulators."""
         super().allocate(run_rows)
         sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
-        self.job = _Job(*sizes, self.cpu)
+        self.job = AttentionJob(*sizes, self.cpu)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
@@ -190,151 +185,3 @@ class Attention(Stage):
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
         bias = "x".join(map(str, self.bias_shape)) if self.bias_shape else "none"
         return f"{self.name} heads={self.chunks} keys={self.key_tokens} bias={bias}"
-
-
-class _Job:
-    """The loops of one head and one block of queries."""
-
-    def __init__(
-        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
-    ) -> None:
-        self.tokens, self.key_tokens, self.head_dim, self.lanes = (
-            tokens,
-            key_tokens,
-            head_dim,
-            lanes,
-        )
-        self.width = math.gcd(lanes, cpu.vector_lanes)
-        self.vectors = range(lanes // self.width)
-        self.tile = tile_height(len(self.vectors), cpu)
-        self.scores = scratch(key_tokens * lanes)
-        self.largest = Registers(len(self.vectors), self.width)
-        self.total = Registers(len(self.vectors), self.width)
-        self.acc = Registers(self.tile * len(self.vectors), self.width)
-
-    def key_bias(self, bias: Callable[[Expr], Expr]) -> Element:
-        """Return a bias that is the same for all queries, as an element of the scores."""
-        return lambda key, _: self.across(bias(key))
-
-    def gather_bias(self, bias: Callable[[Expr, Expr], Expr], block: Expr) -> Element:
-        """Transpose ``bias(query, key)`` of a block of queries into the scores."""
-        first = block * self.lanes
-
-        def move_tile(lane: int, valid: int, key: Expr) -> None:
-            rows = [self.across(T.float32(0))] * self.width
-            for i in range(valid):
-                rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.width)))
-            for j, values in enumerate(transpose(rows) if valid else rows):
-                place = vector_at((key + j) * self.lanes + lane, self.width)
-                T.buffer_store(self.scores, values, [place])
-
-        def move_value(lane: int, valid: bool, key: Expr) -> None:
-            value = bias(first + lane, key) if valid else T.float32(0)
-            T.buffer_store(self.scores, value, [key * self.lanes + lane])
-
-        sizes = (self.tokens, self.key_tokens, self.lanes, self.width)
-        visit_panel(block, *sizes, move_tile, move_value)
-        return lambda key, u: self.scores[self.part(key, u)]
-
-    def score(
-        self,
-        queries: Any,
-        key_panel: Callable[[Expr], Any],
-        scale: float,
-        added: Element | None,
-        visited: Callable[[Expr], None] | None,
-    ) -> None:
-        """Compute the scores and the largest one of every query; calls `visited` with each key."""
-        for u in self.vectors:
-            self.largest[u] = self.across(T.float32(-math.inf))
-
-        def visit_keys(block: Expr, keys: int) -> None:
-            panel = key_panel(block)
-
-            def visit_tile(start: Expr, count: int) -> None:
-                if visited is not None:
-                    for i in range(count):
-                        visited(block * self.lanes + start + i)
-                self.clear(count)
-                self.multiply(
-                    self.head_dim,
-                    count,
-                    lambda d, i: panel[d * self.lanes + start + i],
-                    lambda d, u: queries[self.part(d, u)],
-                )
-                for i in range(count):
-                    key = block * self.lanes + start + i
-                    for u in self.vectors:
-                        score = self.acc[i * len(self.vectors) + u] * self.across(T.float32(scale))
-                        score = T.bind(score if added is None else score + added(key, u))
-                        T.buffer_store(self.scores, score, [self.part(key, u)])
-                        self.largest[u] = T.max(self.largest[u], score)
-
-            each_tile(keys, self.tile, visit_tile)
-
-        self.each_key_block(visit_keys)
-
-    def exponentiate(self) -> None:
-        """Replace the scores by their exponentials and add these up."""
-        for u in self.vectors:
-            self.total[u] = self.across(T.float32(0))
-        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
-            for u in self.vectors:
-                weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
-                T.buffer_store(self.scores, weight, [self.part(key, u)])
-                self.total[u] = self.total[u] + weight
-
-    def average(
-        self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
-    ) -> None:
-        """Compute the averages of the values, weighted by the exponentials."""
-        share = [T.bind(self.across(T.float32(1)) / self.total[u]) for u in self.vectors]
-
-        def visit_tile(start: Expr, count: int) -> None:
-            def visit_keys(block: Expr, keys: int) -> None:
-                panel = value_panel(block)
-                self.multiply(
-                    keys,
-                    count,
-                    lambda j, i: panel[(start + i) * self.lanes + j],
-                    lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
-                )
-
-            self.clear(count)
-            self.each_key_block(visit_keys)
-            for i in range(count):
-                for u in self.vectors:
-                    result = self.acc[i * len(self.vectors) + u] * share[u]
-                    store(result, start + i, vector_at(T.int64(u * self.width), self.width))
-
-        each_tile(self.head_dim, self.tile, visit_tile)
-
-    def clear(self, count: int) -> None:
-        for i in range(count * len(self.vectors)):
-            self.acc[i] = self.across(T.float32(0))
-
-    def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
-        """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""
-        with T.serial(T.int64(0), T.int64(steps)) as step:
-            sources = [T.bind(source(step, u)) for u in self.vectors]
-            for i in range(count):
-                scalar = T.bind(self.across(factor(step, i)))
-                for u in self.vectors:
-                    a = i * len(self.vectors) + u
-                    self.acc[a] = self.acc[a] + scalar * sources[u]
-
-    def each_key_block(self, visit: Callable[[Expr, int], None]) -> None:
-        """Call ``visit(block, keys)`` for the whole blocks of keys, then for the rest."""
-        whole, rest = divmod(self.key_tokens, self.lanes)
-        if whole:
-            with T.serial(T.int64(0), T.int64(whole)) as block:
-                visit(block, self.lanes)
-        if rest:
-            visit(T.int64(whole), rest)
-
-    def across(self, value: Expr) -> Expr:
-        return T.Broadcast(value, self.width)
-
-    def part(self, index: Expr, u: int) -> Expr:
-        """Return the place of vector u of the lanes of a channel or a key."""
-        return vector_at(index * self.lanes + u * self.width, self.width)

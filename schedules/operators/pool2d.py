@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -25,6 +24,7 @@ from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, masked, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.operators.pool_line import PoolLine, round_up
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.pool2d import Pool2d
 
@@ -62,41 +62,6 @@ def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return kernel(AvgPool2d(pool, cpu))
 
 
-@dataclass(frozen=True)
-class _Line:
-    """How a row of the image lies between the two passes.
-
-    Attributes
-    ----------
-    front : int
-        Values of padding before the columns of a channel, whole vectors.
-    pitch : int
-        Values from one channel to the next.
-    channels : int
-        Channels of a block.
-    size : int
-        Values in all, with those that the loads for lanes beyond the last column reach.
-    """
-
-    front: int
-    pitch: int
-    channels: int
-    size: int
-
-    @staticmethod
-    def of(pool: Pool2d, cpu: CpuProfile) -> _Line:
-        width, out = cpu.vector_width(pool.lanes_in), cpu.vector_width(pool.lanes_out)
-        reach = (pool.kernel[1] - 1) * pool.dilation[1] - pool.padding[1]
-        front = _up(pool.padding[1], width)
-        last = (pool.out_width - 1) * pool.stride[1] + reach + 1
-        pitch = front + _up(max(last, pool.width), width)
-        beyond = front + _up(pool.out_width, out) * pool.stride[1] + reach
-        most = max(cpu.l1_bytes // (2 * 4 * pitch), 1)
-        channels = next(c for c in range(min(most, pool.channels), 0, -1) if pool.channels % c == 0)
-        size = max(channels * pitch, (channels - 1) * pitch + beyond)
-        return _Line(front, pitch, channels, _up(size, width))
-
-
 class _Pooling(Stage):
     """A pooling that combines values; a mean divides them by their number in the end.
 
@@ -113,7 +78,7 @@ class _Pooling(Stage):
 
     def __init__(self, pool: Pool2d, cpu: CpuProfile) -> None:
         self.pool, self.cpu = pool, cpu
-        self.line = _Line.of(pool, cpu)
+        self.line = PoolLine.of(pool, cpu)
         self.tensor = pool.output
         self.panels = {"x": (pool.input, pool.rows_seen)}
 
@@ -170,7 +135,7 @@ class _Pooling(Stage):
         """Fill what lies beside the columns of every channel."""
         line = self.line
         width = self.cpu.vector_width(self.pool.lanes_in)
-        end = line.front + _up(self.pool.width, width)
+        end = line.front + round_up(self.pool.width, width)
         neutral = T.Broadcast(T.float32(self.neutral), width)
         beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
         with T.serial(T.int64(0), T.int64(line.channels)) as c:
@@ -303,7 +268,3 @@ def _strided(memory: Expr, start: Expr, width: int, stride: int) -> Expr:
     """Load every `stride`-th value from `start` on."""
     loads = [memory[vector(start + i * width, width)] for i in range(stride)]
     return loads[0] if stride == 1 else T.Shuffle(loads, [i * stride for i in range(width)])
-
-
-def _up(n: int, unit: int) -> int:
-    return -(-n // unit) * unit

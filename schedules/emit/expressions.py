@@ -1,0 +1,104 @@
+"""What elementary functions are written with: names, constants, polynomials and bits.
+
+All functions take and return float32 or int32 values, or vectors of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tvm.tirx import Let, Select, Var
+from tvm.tirx.script import builder as T
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+class Lets:
+    """Names intermediate values that are used more than once, so that each is computed once.
+
+    Names inside a value are bound in front of the value, because the time that TVM's passes take
+    doubles with each `Let` inside the value of another `Let`.
+    """
+
+    def __init__(self) -> None:
+        self._bound: list[tuple[Var, Expr]] = []
+
+    def __call__(self, value: Expr) -> Var:
+        """Return a name for `value`."""
+        while isinstance(value, Let):
+            self._bound.append((value.var, value.value))
+            value = value.body
+        var = Var("t", value.ty)
+        self._bound.append((var, value))
+        return var
+
+    def around(self, body: Expr) -> Expr:
+        """Return `body` with all names bound in front of it."""
+        for var, value in reversed(self._bound):
+            body = Let(var, value, body)
+        return body
+
+
+def constant(value: float, like: Expr) -> Expr:
+    """Return a float32 constant with the lanes of another expression."""
+    return _broadcast(T.float32(value), like)
+
+
+def int_constant(value: int, like: Expr) -> Expr:
+    """Return an int32 constant with the lanes of another expression."""
+    return _broadcast(T.int32(value), like)
+
+
+def _broadcast(scalar: Expr, like: Expr) -> Expr:
+    lanes = like.ty.dtype.lanes
+    return scalar if lanes == 1 else T.Broadcast(scalar, lanes)
+
+
+def polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
+    """Return a polynomial of `x` by Horner's scheme; the lowest power's coefficient is first."""
+    value = constant(coefficients[-1], x)
+    for c in reversed(coefficients[:-1]):
+        value = value * x + constant(c, x)
+    return value
+
+
+def multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:
+    """Return ``a * b + c``; for vectors, a call that has side effects as far as TVM knows.
+
+    Where a name is bound to arithmetic alone, TVM's simplifier replaces it by its value, names
+    within names, and takes seconds for some elementary functions.
+    """
+    if a.ty.dtype.lanes == 1:
+        return a * b + c
+    return T.call_llvm_intrin(a.ty.dtype, "llvm.fmuladd", a, b, c)
+
+
+def clip(x: Expr, low: float, high: float) -> Expr:
+    """Return `x` limited to `low` to `high`; NaN stays NaN."""
+    # The order of these selects lets NaN through; T.min and T.max would not.
+    let = Lets()
+    x = let(x)
+    above = let(Select(x < constant(low, x), constant(low, x), x))
+    return let.around(Select(above > constant(high, x), constant(high, x), above))
+
+
+def bits_of(x: Expr) -> Expr:
+    """Return the bits of a float32 value as int32."""
+    return T.reinterpret(_with_lanes("int32", x), x)
+
+
+def float_of(bits: Expr) -> Expr:
+    """Return the float32 value with these bits."""
+    return T.reinterpret(_with_lanes("float32", bits), bits)
+
+
+def shift_left(x: Expr, count: int) -> Expr:
+    """Return int32 bits shifted to the left by `count` places."""
+    return T.shift_left(x, int_constant(count, x))
+
+
+def _with_lanes(scalar: str, like: Expr) -> str:
+    lanes = like.ty.dtype.lanes
+    return scalar if lanes == 1 else f"{scalar}x{lanes}"

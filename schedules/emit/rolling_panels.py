@@ -1,0 +1,109 @@
+"""Rows of panels in scratch memory, which a stage of a tensor column fills and later ones read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import scratch
+from tvm_sparse.schedules.emit.panel_memory import Distances, Panels, Tile, ahead
+from tvm_sparse.sizes.tensor import Tensor
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+
+class RollingPanels(Panels):
+    """Rows of an image in scratch memory: of the current run only, or the last ones.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of which it keeps rows.
+    capacity : int
+        How many.
+    is_carried : bool
+        Whether rows stay when later ones come, which then begin anew at place 0.
+    is_split : bool
+        Whether a tile may lie at its end and its beginning.
+
+    Attributes
+    ----------
+    origin : Expr
+        The first row.
+    """
+
+    origin: Expr
+
+    def __init__(self, tensor: Tensor, capacity: int, is_carried: bool, is_split: bool) -> None:
+        super().__init__(tensor)
+        self.capacity, self.is_carried, self.is_split = capacity, is_carried, is_split
+
+    def allocate(self) -> None:
+        """Allocate the memory, for as long as the current loop or block runs."""
+        size = self.capacity * self.tensor.channels * self.tensor.lanes
+        self._memory = scratch(size)
+        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
+        for end in (0, size - 1):
+            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
+
+    def at(self, image: Expr, row: Expr) -> Expr:
+        """Return the row's place."""
+        if self.capacity == 1:  # one register less for the inner loops
+            return T.int64(0)
+        # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
+        place = T.max(row - self.origin, T.int64(0))
+        wraps = self.is_carried and self.capacity < self.tensor.rows
+        return place % self.capacity if wraps else place
+
+    def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
+        """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
+        if not self.is_split:
+            return super().tile(image, row)
+        return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
+
+    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
+        return self._memory[self._index(*place)]
+
+    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+        T.buffer_store(self._memory, value, [self._index(at, channel, lane)])
+
+    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return a view."""
+        start = T.bind(self._index(at, channel, lane))
+        return Distances(lambda index: self._memory[index], start)
+
+    def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Do nothing: the rows were just computed."""
+
+    def _index(self, at: Expr, channel: Expr | int, lane: Expr | int) -> Expr:
+        return ahead(lane, (at * self.tensor.channels + channel) * self.tensor.lanes)
+
+
+class _SplitTile(Tile):
+    """Rows of a rolling buffer, the first ones perhaps at its end, the others at its beginning."""
+
+    def __init__(self, panels: Panels, first: Expr, count: int, capacity: int) -> None:
+        super().__init__(panels, first)
+        following = (first + i for i in range(1, count))
+        self._places = [first, *(T.bind(_wrapped(place, capacity)) for place in following)]
+
+    def at(self, i: int) -> Expr:
+        """Return the place of row `i`."""
+        return self._places[i]
+
+    def ahead(self, i: int) -> Expr | int:
+        """Return the floats from the first row to row `i`."""
+        return (self._places[i] - self._places[0]) * self.row_floats if i else 0
+
+    def prefetch(
+        self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
+    ) -> None:
+        """Do nothing: the rows were just computed."""
+
+
+def _wrapped(place: Expr, capacity: int) -> Expr:
+    return T.Select(place >= capacity, place - capacity, place)
