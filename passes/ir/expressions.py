@@ -26,3 +26,10 @@ def uniform_value(value: relax.Expr) -> float | None:
 def constant_rank(value: relax.Expr) -> int | None:
     """Return the number of axes of a constant, or None for everything else."""
     return len(value.value.shape) if isinstance(value, tvm.ir.GenericConst) else None
+
+
+def integers(argument: relax.Expr) -> list[int] | None:
+    """Return the numbers of a tuple of constant integers, or None for everything else."""
+    fields = argument.fields if isinstance(argument, relax.Tuple) else [None]
+    known = [int(field) for field in fields if isinstance(field, tvm.tirx.IntImm)]
+    return known if len(known) == len(fields) else None

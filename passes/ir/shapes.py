@@ -25,3 +25,17 @@ def static_shape(value: relax.Expr) -> tuple[int, ...] | None:
     if not all(isinstance(extent, int | tirx.IntImm) for extent in extents):
         return None
     return tuple(int(extent) for extent in extents)
+
+
+def known_shape(value: relax.Expr) -> tuple[int, ...]:
+    """Return the extents of a tensor where they must be static.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    shape = static_shape(value)
+    if shape is None:
+        raise ValueError(f"operators on panels need static shapes, got {value.ty}")
+    return shape

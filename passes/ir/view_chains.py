@@ -8,7 +8,7 @@ from dataclasses import replace
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.expressions import integers, is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Lookup
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.views import View
@@ -97,7 +97,7 @@ def _taken(view: View, call: relax.Call, shape: Sequence[int]) -> View | None:
 
 
 def _sliced(view: View, call: relax.Call) -> View | None:
-    axes, begins, ends, *strides = (_integers(argument) for argument in call.args[1:])
+    axes, begins, ends, *strides = (integers(argument) for argument in call.args[1:])
     if axes is None or begins is None or ends is None or any(set(s or [0]) != {1} for s in strides):
         return None
     found: View | None = view
@@ -107,10 +107,3 @@ def _sliced(view: View, call: relax.Call) -> View | None:
             return None
         found = found.slice(axis % len(view.axes), positions[0], positions[-1] + 1)
     return found
-
-
-def _integers(argument: relax.Expr) -> list[int] | None:
-    """Return the numbers of a tuple of constant integers."""
-    fields = argument.fields if isinstance(argument, relax.Tuple) else [None]
-    known = [int(field) for field in fields if isinstance(field, tvm.tirx.IntImm)]
-    return known if len(known) == len(fields) else None

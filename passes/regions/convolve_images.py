@@ -13,8 +13,14 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators import (
+    CONVOLUTIONS,
+    IMAGE_TO_PANELS,
+    PANELS_TO_IMAGE,
+    from_image,
+    to_image,
+)
 from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
 from tvm_sparse.passes.ir.shapes import static_shape
 
@@ -28,14 +34,16 @@ def _in_place(call: relax.Call, sources: Sequence[relax.Expr | None]) -> relax.E
     source = sources[0] if sources else None
     if source is None:
         return None
-    if is_call_to(call, *operators.CONVOLUTIONS) and is_call_to(source, operators.IMAGE_TO_PANELS):
-        return operators.from_image(call, source.args[0]) if _is_full(source) else None
-    if is_call_to(call, operators.PANELS_TO_IMAGE) and is_call_to(source, *operators.CONVOLUTIONS):
-        return operators.to_image(source) if _is_full(call) else None
+    if is_call_to(call, *CONVOLUTIONS) and is_call_to(source, IMAGE_TO_PANELS.name):
+        image = IMAGE_TO_PANELS.operand(source, "x")
+        return from_image(call, image) if _is_full(source) else None
+    if is_call_to(call, PANELS_TO_IMAGE.name) and is_call_to(source, *CONVOLUTIONS):
+        return to_image(source) if _is_full(call) else None
     return None
 
 
 def _is_full(change: relax.Call) -> bool:
     """Whether image and panels of a layout change have equally long rows."""
-    before, after = static_shape(change.args[0]), static_shape(change)
+    (source,) = change.args
+    before, after = static_shape(source), static_shape(change)
     return before is not None and after is not None and before[-1] == after[-1]

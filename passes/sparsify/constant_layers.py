@@ -52,7 +52,7 @@ class ConstantLayer:
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
-        if is_call_to(self.panels, operators.IMAGE_TO_PANELS):
+        if is_call_to(self.panels, operators.IMAGE_TO_PANELS.name):
             return operators.panels_to_image(product, self.out_shape)
         return operators.from_panels(product, self.out_shape)
 

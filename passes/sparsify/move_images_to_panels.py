@@ -59,7 +59,7 @@ class _Mover:
     def move(self) -> relax.Expr | None:
         """Return what takes the call's place, or None."""
         call = self.call
-        if is_call_to(call, operators.IMAGE_TO_PANELS):
+        if is_call_to(call, operators.IMAGE_TO_PANELS.name):
             panels = self._panels_of(call.args[0])
             is_same = panels is not None and panels.ty.shape[2] == call.attrs["lanes"]
             return panels if is_same else None
@@ -86,7 +86,7 @@ class _Mover:
         if isinstance(call, relax.TupleGetItem):
             fields = self.lookup(call.tuple_value)
             call = self.lookup(fields[call.index]) if isinstance(fields, relax.Tuple) else call
-        return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE) else None
+        return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE.name) else None
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""

@@ -39,7 +39,7 @@ UNARY = (
     "relax.sigmoid",
     "relax.sqrt",
     "relax.tanh",
-    operators.HARDSWISH,
+    operators.HARDSWISH.name,
 )
 BINARY = (
     "relax.add",
@@ -77,7 +77,7 @@ class _Mover:
     def move(self) -> relax.Expr | None:
         """Return what takes the call's place, or None."""
         call = self.call
-        if is_call_to(call, operators.TO_PANELS):
+        if is_call_to(call, operators.TO_PANELS.name):
             return self._cancel(call)
         if is_call_to(call, "relax.reshape"):
             return self._reshape(call)
@@ -98,7 +98,7 @@ class _Mover:
         call = self.lookup(value)
         if is_call_to(call, "relax.reshape") and _same_channels(value, call.args[0]):
             call = self.lookup(call.args[0])
-        if not is_call_to(call, operators.FROM_PANELS):
+        if not is_call_to(call, operators.FROM_PANELS.name):
             return None
         return call.args[0], tuple(int(e) for e in call.attrs["shape"])
 

@@ -34,7 +34,7 @@ def _read_in_place(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
     while is_call_to(image, *RESHAPING):
         views.append(image)
         image = lookup(image.args[0])
-    if not is_call_to(image, operators.PANELS_TO_IMAGE):
+    if not is_call_to(image, operators.PANELS_TO_IMAGE.name):
         return None
     panels, shape = image.args[0], static_shape(image)
     lanes = static_shape(panels)

@@ -105,8 +105,8 @@ def _sparse_linear(
     panels: relax.Expr, weight: NDArray[np.float32], problem: Linear, tiling: SparseTiling
 ) -> relax.Call:
     packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
-    attrs = {"channels": problem.n, "tiling": dataclasses.asdict(tiling)}
-    return operators.sparse_linear(panels, _constants(packed), attrs)
+    fields = dataclasses.asdict(tiling)
+    return operators.sparse_linear(panels, _constants(packed), problem.n, fields)
 
 
 def _sparse_conv2d(

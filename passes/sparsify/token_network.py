@@ -24,7 +24,7 @@ def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:
     """Return the linear layers on tokens of a model."""
     layers = []
     for found in constant_layers(mod, cpu):
-        if is_call_to(found.panels, operators.TO_PANELS):
+        if is_call_to(found.panels, operators.TO_PANELS.name):
             *batch, tokens, depth = static_shape(found.panels.args[0]) or ()
             sizes = math.prod(batch), tokens, depth, found.weight.shape[0]
             layers.append((*sizes, found.layer.density))

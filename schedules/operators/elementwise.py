@@ -53,6 +53,13 @@ def elementwise(
     return kernel(Elementwise(operator, tensor, shapes, cpu))
 
 
+def broadcasts(shape: Sequence[int], tensor: Tensor) -> bool:
+    """Whether `Elementwise` can read an operand of a shape for a result `tensor`."""
+    rows, channels = tensor.images * tensor.rows, tensor.channels
+    known = [(rows, channels, tensor.lanes), (rows, channels, 1), (channels, 1), (1, channels, 1)]
+    return tuple(shape) in known or math.prod(shape) == 1
+
+
 class Elementwise(Stage):
     """``y = f(a)`` or ``y = f(a, b)``, with an operand broadcast if it is smaller than the result.
 
@@ -93,8 +100,7 @@ class Elementwise(Stage):
             if shape in of_rows
         }
         for shape in self.shapes:
-            is_known = shape in [*of_rows, (channels, 1), (1, channels, 1)]
-            if not is_known and math.prod(shape) != 1:
+            if not broadcasts(shape, tensor):
                 raise ValueError(f"an operand of shape {shape} does not broadcast to {tensor}")
 
     def declare(self, panels: Callable[[str], Panels]) -> None:

@@ -13,6 +13,7 @@ from tvm_sparse.formats.sparse import SparseTiling
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.operator import PREFIX
 from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import network_key
 from tvm_sparse.records.lookups import Lookups
@@ -36,7 +37,7 @@ def tilings_of(body, shape, lookups):
     mod = pipeline.front(dataflow(body, shape), CPU, lookups).mod
     calls = [binding.value for block in mod["main"].body.blocks for binding in block.bindings]
     return [
-        (call.op.name.removeprefix(operators.PREFIX), dict(call.attrs["tiling"]))
+        (call.op.name.removeprefix(PREFIX), dict(call.attrs["tiling"]))
         for call in calls
         if is_call_to(call, *operators.WITH_EPILOGUE) and "tiling" in call.attrs
     ]
@@ -77,7 +78,7 @@ def test_the_lanes_of_tokens():
     lookups = Lookups(lanes_for=lambda network: seen.append(network) or 24)
     mod = pipeline.front(dataflow(mlp, (2, 96, 64)), CPU, lookups).mod
     panels = [b.value for block in mod["main"].body.blocks for b in block.bindings]
-    lanes = {int(p.ty.shape[2]) for p in panels if is_call_to(p, operators.SPARSE_LINEAR)}
+    lanes = {int(p.ty.shape[2]) for p in panels if is_call_to(p, operators.SPARSE_LINEAR.name)}
     assert lanes == {24}
     (network,) = seen
     assert [layer[:4] for layer in network.layers] == [(2, 96, 64, 96), (2, 96, 96, 64)]

@@ -1,3 +1,106 @@
-"""The operators that networks are rewritten into, one family a file."""
+"""The operators that networks are rewritten into, one family a file; `table` lists all records."""
 
-from tvm_sparse.passes.ir.operators.operator import *  # noqa: F403
+from tvm_sparse.passes.ir.operators.attention import ATTENTION, attention
+from tvm_sparse.passes.ir.operators.conv2d import (
+    CONV2D,
+    CONVOLUTIONS,
+    DEPTHWISE_CONV2D,
+    SPARSE_CONV2D,
+    conv2d,
+    conv_of,
+    depthwise_conv2d,
+    from_image,
+    is_image,
+    sparse_conv2d,
+    to_image,
+)
+from tvm_sparse.passes.ir.operators.elementwise import HARDSWISH, activation_of, hardswish
+from tvm_sparse.passes.ir.operators.epilogue import layer_of, of_layer, with_epilogue
+from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM, layer_norm
+from tvm_sparse.passes.ir.operators.layouts import (
+    FROM_PANELS,
+    IMAGE_TO_PANELS,
+    PANELS_TO_IMAGE,
+    TO_PANELS,
+    Layout,
+    from_panels,
+    image_to_panels,
+    panels_to_image,
+    to_panels,
+)
+from tvm_sparse.passes.ir.operators.linear import LINEAR, SPARSE_LINEAR, linear, sparse_linear
+from tvm_sparse.passes.ir.operators.operator import Operator
+from tvm_sparse.passes.ir.operators.pool2d import (
+    AVG_POOL2D,
+    GLOBAL_AVG_POOL2D,
+    GLOBAL_MAX_POOL2D,
+    MAX_POOL2D,
+    avg_pool2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    pool_of,
+)
+from tvm_sparse.passes.ir.operators.resize2d import (
+    BILINEAR2D,
+    UPSAMPLE2D,
+    bilinear2d,
+    resize_of,
+    upsample2d,
+)
+from tvm_sparse.passes.ir.operators.table import OPERATORS, WITH_EPILOGUE, operator_of
+
+__all__ = [
+    "ATTENTION",
+    "AVG_POOL2D",
+    "BILINEAR2D",
+    "CONV2D",
+    "CONVOLUTIONS",
+    "DEPTHWISE_CONV2D",
+    "FROM_PANELS",
+    "GLOBAL_AVG_POOL2D",
+    "GLOBAL_MAX_POOL2D",
+    "HARDSWISH",
+    "IMAGE_TO_PANELS",
+    "LAYER_NORM",
+    "LINEAR",
+    "MAX_POOL2D",
+    "OPERATORS",
+    "PANELS_TO_IMAGE",
+    "SPARSE_CONV2D",
+    "SPARSE_LINEAR",
+    "TO_PANELS",
+    "UPSAMPLE2D",
+    "WITH_EPILOGUE",
+    "Layout",
+    "Operator",
+    "activation_of",
+    "attention",
+    "avg_pool2d",
+    "bilinear2d",
+    "conv2d",
+    "conv_of",
+    "depthwise_conv2d",
+    "from_image",
+    "from_panels",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "hardswish",
+    "image_to_panels",
+    "is_image",
+    "layer_norm",
+    "layer_of",
+    "linear",
+    "max_pool2d",
+    "of_layer",
+    "operator_of",
+    "panels_to_image",
+    "pool_of",
+    "resize_of",
+    "sparse_conv2d",
+    "sparse_linear",
+    "to_image",
+    "to_panels",
+    "upsample2d",
+    "with_epilogue",
+]

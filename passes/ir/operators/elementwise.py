@@ -1,21 +1,31 @@
-"""Elementwise operators, which work on tensors in any layout."""
+"""Operators that compute each row by itself: functions of each element, and copies of channels.
+
+These are TVM's operators, except `hardswish`, which Relax does not have. All of them work on
+tensors in any layout; the records here say which calls are stages on panels.
+"""
 
 from __future__ import annotations
 
-from tvm import relax
+from typing import Any
 
-from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.operators.operator import HARDSWISH
+from tvm import relax, te, tirx
 
-ACTIVATIONS = {
-    "relax.nn.relu": "relu",
-    "relax.nn.gelu": "gelu",
-    "relax.nn.gelu_tanh": "gelu_tanh",
-    "relax.nn.silu": "silu",
-    "relax.sigmoid": "sigmoid",
-    "relax.tanh": "tanh",
-    HARDSWISH: "hardswish",
-}
+from tvm_sparse import schedules
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.expressions import integers, is_call_to
+from tvm_sparse.passes.ir.operators.layouts import panels_of
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
+from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.schedules.operators.elementwise import BINARY, broadcasts
+from tvm_sparse.schedules.stage import Stage
+
+CHANNEL_AXIS = (1, -2)
+"""The axis of the channels of panels, counted from the front or from the back."""
+
+
+def hardswish(x: relax.Expr) -> relax.Call:
+    """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
+    return HARDSWISH.call(x)
 
 
 def activation_of(call: relax.Call) -> str | None:
@@ -25,3 +35,78 @@ def activation_of(call: relax.Call) -> str | None:
     if is_call_to(call, "relax.clip"):
         return "relu6" if [bound.value for bound in call.args[1:]] == [0, 6] else None
     return ACTIVATIONS[call.op.name] if is_call_to(call, *ACTIVATIONS) else None
+
+
+def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
+    function = activation_of(call) or call.op.name.removeprefix("relax.")
+    if activation_of(call) is None and function not in BINARY:
+        return None
+    result = panels_of(call, images)
+    shapes = [known_shape(operand) for operand in elementwise_operands(call)]
+    if not all(broadcasts(shape, result) for shape in shapes):
+        return None  # the stage knows no other way to broadcast
+    return schedules.Elementwise(function, result, shapes, cpu)
+
+
+def elementwise_operands(call: relax.Call) -> list[relax.Expr]:
+    """Return the tensors that an elementwise call reads."""
+    return list(ELEMENTWISE[call.op.name].operands_of(call).values())
+
+
+def _concat(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
+    if int(call.attrs["axis"]) not in CHANNEL_AXIS:
+        return None
+    return schedules.Concat(
+        [panels_of(field, images) for field in CONCAT.operands_of(call).values()], cpu
+    )
+
+
+def _slice(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
+    axes, begin, end, *strides = (integers(argument) for argument in call.args[1:])
+    if axes is None or begin is None or end is None or len(axes) != 1:
+        return None  # it cuts several axes, or where it cuts is not known yet
+    if axes[0] not in CHANNEL_AXIS or any(stride != [1] for stride in strides):
+        return None
+    source = panels_of(SLICE.operand(call, "x"), images)
+    channels = range(source.channels)[begin[0] : end[0]]
+    if not channels:
+        return None
+    return schedules.SliceChannels(source, channels.start, channels.stop, cpu)
+
+
+def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    def body(x: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            factor = x(*i) * tirx.const(1 / 6, "float32") + tirx.const(0.5, "float32")
+            one, zero = tirx.const(1, "float32"), tirx.const(0, "float32")
+            return x(*i) * tirx.max(tirx.min(factor, one), zero)
+
+        return te.compute(x.shape, value, name="hardswish")
+
+    return builder.call_te(body, call.args[0], primfunc_name_hint="hardswish")
+
+
+HARDSWISH = Operator(
+    PREFIX + "hardswish", infer=infer_same, stage=_elementwise, legalize=_legalize_hardswish
+)
+ACTIVATIONS = {
+    "relax.nn.relu": "relu",
+    "relax.nn.gelu": "gelu",
+    "relax.nn.gelu_tanh": "gelu_tanh",
+    "relax.nn.silu": "silu",
+    "relax.sigmoid": "sigmoid",
+    "relax.tanh": "tanh",
+    HARDSWISH.name: "hardswish",
+}
+CONCAT = Operator("relax.concat", stage=_concat)
+SLICE = Operator("relax.strided_slice", ("x",), stage=_slice)
+
+_NAMES = (
+    *(name for name in ACTIVATIONS if name != HARDSWISH.name),
+    *("relax.nn.leakyrelu", "relax.clip"),
+    *(f"relax.{name}" for name in BINARY),
+)
+ELEMENTWISE = {
+    HARDSWISH.name: HARDSWISH,
+    **{name: Operator(name, stage=_elementwise) for name in _NAMES},
+}

@@ -40,9 +40,9 @@ def test_a_pruned_weight_becomes_sparse():
 
     def after(emit, x):
         arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
-        attrs = {"channels": 128, "tiling": dataclasses.asdict(tiling)}
         p = emit(panel.to_panels(x, LANES))
-        y = panel.sparse_linear(p, [relax.const(a) for a in arrays], attrs)
+        fields = dataclasses.asdict(tiling)
+        y = panel.sparse_linear(p, [relax.const(a) for a in arrays], 128, fields)
         y = emit(panel.of_layer(y, "lv"))
         return emit(panel.from_panels(y, (2, 40, 128)))
 

@@ -1,0 +1,61 @@
+"""Attention of token sequences in panels: ``softmax(scale q k^T + bias) v`` for every head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import relax
+
+from tvm_sparse import schedules
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.operators.layouts import panels_of
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
+from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.schedules.stage import Stage
+
+
+def attention(
+    query: relax.Expr,
+    key: relax.Expr,
+    value: relax.Expr,
+    bias: relax.Expr | None,
+    attrs: dict[str, Any],
+) -> relax.Call:
+    """Attend with panels of ``heads * head_dim`` channels.
+
+    Parameters
+    ----------
+    query, key, value : relax.Expr
+        Panels.
+    bias : relax.Expr, optional
+        A tensor ``(batch | 1, heads | 1, tokens | 1, key tokens)`` that is added to the scaled
+        scores.
+    attrs : dict
+        `batch`, `tokens`, `key_tokens`, `heads`, `head_dim`, `scale`.
+    """
+    return ATTENTION.call(query, key, value, *([] if bias is None else [bias]), **attrs)
+
+
+def _attention(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    attrs, operands = call.attrs, ATTENTION.operands_of(call)
+    return schedules.Attention(
+        batch=int(attrs["batch"]),
+        tokens=int(attrs["tokens"]),
+        key_tokens=int(attrs["key_tokens"]),
+        heads=int(attrs["heads"]),
+        head_dim=int(attrs["head_dim"]),
+        lanes=panels_of(operands["q"], 1).lanes,
+        scale=float(attrs["scale"]),
+        bias_shape=known_shape(operands["bias"]) if "bias" in operands else None,
+        cpu=cpu,
+    )
+
+
+ATTENTION = Operator(
+    PREFIX + "attention",
+    ("q", "k", "v"),
+    ("bias",),
+    infer=infer_same,
+    stage=_attention,
+    images=lambda call: int(call.attrs["batch"]),
+)

@@ -1,0 +1,133 @@
+"""Convolutions of images in panels: ``activation(conv(x, W) + bias + residual)``.
+
+W is sparse, dense, or has one input channel for each output channel (depthwise).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from tvm_sparse import schedules
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.epilogue import (
+    epilogue_of,
+    tiling_attributes,
+    tiling_for,
+    with_attributes,
+)
+from tvm_sparse.passes.ir.operators.layouts import PANELS_TO_IMAGE
+from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, sparse_density
+from tvm_sparse.passes.ir.operators.operator import (
+    EPILOGUE_OPERANDS,
+    PREFIX,
+    Operator,
+    StageFor,
+    fields_of,
+    tensor_type,
+)
+from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+
+
+def sparse_conv2d(
+    x: relax.Expr, weights: Sequence[relax.Expr], conv: Conv2d, tiling: Mapping[str, Any]
+) -> relax.Call:
+    """Convolve panels of images with a packed sparse weight; arguments as of `sparse_linear`."""
+    return SPARSE_CONV2D.call(x, *weights, conv=dataclasses.asdict(conv), tiling=dict(tiling))
+
+
+def conv2d(
+    x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] | None = None
+) -> relax.Call:
+    """Convolve panels of images with a packed dense weight; `tiling` as of `linear`."""
+    return CONV2D.call(x, weight, conv=dataclasses.asdict(conv), **tiling_attributes(tiling or {}))
+
+
+def depthwise_conv2d(
+    x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] | None = None
+) -> relax.Call:
+    """Convolve each channel of panels with its own ``weight[channel]``; `tiling` as of `linear`."""
+    fields = tiling_attributes(tiling or {})
+    return DEPTHWISE_CONV2D.call(x, weight, conv=dataclasses.asdict(conv), **fields)
+
+
+def conv_of(call: relax.Call) -> Conv2d:
+    """Return the convolution that a call computes."""
+    return Conv2d(**fields_of(call.attrs["conv"]))
+
+
+def from_image(call: relax.Call, image: relax.Expr) -> relax.Call:
+    """Return a convolution that reads `image` instead of its panels."""
+    _, *others = call.args
+    return relax.Call(call.op, [image, *others], tvm.ir.DictAttrs(dict(call.attrs.items())))
+
+
+def to_image(call: relax.Call) -> relax.Call:
+    """Return a convolution whose result is the image instead of its panels."""
+    return with_attributes(call, to_image=True)
+
+
+def is_image(call: relax.Call) -> bool:
+    """Whether the result of one of our operators is an image."""
+    is_convolution = is_call_to(call, *CONVOLUTIONS) and "to_image" in call.attrs
+    return is_convolution or is_call_to(call, PANELS_TO_IMAGE.name)
+
+
+def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    conv = conv_of(call)
+    if is_image(call):
+        return tensor_type(conv.batch, conv.out_channels, conv.out_height, conv.out_width)
+    return tensor_type(conv.batch * conv.out_height, conv.out_channels, conv.lanes_out)
+
+
+def _on_images(call: relax.Call) -> dict[str, bool]:
+    """Return which of input and output of a convolution are images instead of panels."""
+    x, *_ = call.args
+    return {"reads_image": len(known_shape(x)) == 4, "writes_image": is_image(call)}
+
+
+def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, SPARSE_CONV2D_FAMILY)
+    taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
+    density = sparse_density(SPARSE_CONV2D.operand(call, "values"), taps)
+    return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, density, **_on_images(call))
+
+
+def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, CONV2D_FAMILY)
+    return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+
+
+def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, DEPTHWISE_CONV2D_FAMILY)
+    return schedules.DepthwiseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+
+
+def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Operator:
+    return Operator(
+        PREFIX + name,
+        operands,
+        EPILOGUE_OPERANDS,
+        infer=_infer,
+        stage=stage,
+        images=lambda call: conv_of(call).batch,
+        with_epilogue=True,
+    )
+
+
+SPARSE_CONV2D = _convolution("sparse_conv2d", SPARSE_OPERANDS, _sparse_conv2d)
+CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
+DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
+
+CONVOLUTIONS = (SPARSE_CONV2D.name, CONV2D.name, DEPTHWISE_CONV2D.name)
+"""The names of the convolutions in Relax."""

@@ -1,0 +1,157 @@
+"""Changes of layout: token sequences or images to panels, and back.
+
+==================== ==============================================================
+`to_panels(x)`       tokens ``(..., tokens, channels)`` to panels
+`from_panels(p)`     its inverse
+`image_to_panels(x)` images ``(batch, channels, height, width)`` to panels
+`panels_to_image(p)` its inverse
+==================== ==============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from tvm_sparse import schedules
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, tensor_type
+from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor lies in panels.
+
+    Attributes
+    ----------
+    batch, tokens, channels : int
+        The logical tensor is ``(batch, tokens, channels)``.
+    lanes : int
+        Tokens of a block.
+    """
+
+    batch: int
+    tokens: int
+    channels: int
+    lanes: int
+
+    @staticmethod
+    def of(shape: Sequence[int], lanes: int) -> Layout:
+        """Return the layout of a tensor ``(..., tokens, channels)``."""
+        *leading, tokens, channels = shape
+        batch = 1
+        for extent in leading:
+            batch *= extent
+        return Layout(batch, tokens, channels, lanes)
+
+    @property
+    def rows(self) -> int:
+        """Blocks of tokens in all sequences."""
+        return self.batch * -(-self.tokens // self.lanes)
+
+    def is_compatible(self, other: Layout) -> bool:
+        """Whether the same panels hold both, whatever the logical shape says."""
+        if self.lanes != other.lanes or self.channels != other.channels:
+            return False
+        if (self.batch, self.tokens) == (other.batch, other.tokens):
+            return True
+        # Whole blocks follow one another without padding between sequences.
+        whole = self.batch == 1 or self.tokens % self.lanes == 0
+        other_whole = other.batch == 1 or other.tokens % other.lanes == 0
+        return whole and other_whole and self.batch * self.tokens == other.batch * other.tokens
+
+
+def panels_of(value: relax.Expr, images: int) -> Tensor:
+    """Return the extents of panels that hold `images` images."""
+    rows, channels, lanes = known_shape(value)
+    return Tensor(images, rows // images, channels, lanes)
+
+
+def to_panels(x: relax.Expr, lanes: int) -> relax.Call:
+    """Lay out `x` ``(..., tokens, channels)`` as panels."""
+    return TO_PANELS.call(x, lanes=lanes)
+
+
+def from_panels(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
+    """Return the tensor of shape `shape` ``(..., tokens, channels)`` that the panels hold."""
+    return FROM_PANELS.call(panels, shape=list(shape))
+
+
+def image_to_panels(x: relax.Expr, lanes: int) -> relax.Call:
+    """Lay out `x` ``(batch, channels, height, width)`` as panels with a row of `x` in each row."""
+    return IMAGE_TO_PANELS.call(x, lanes=lanes)
+
+
+def panels_to_image(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
+    """Return the image of shape `shape` ``(batch, channels, height, width)`` in the panels."""
+    return PANELS_TO_IMAGE.call(panels, shape=list(shape))
+
+
+def batched(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape ``(..., tokens, channels)`` as ``(batch, tokens, channels)``."""
+    layout = Layout.of(shape, 1)
+    return layout.batch, layout.tokens, layout.channels
+
+
+def _infer_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    shape = known_shape(TO_PANELS.operand(call, "x"))
+    layout = Layout.of(shape, int(call.attrs["lanes"]))
+    return tensor_type(layout.rows, layout.channels, layout.lanes)
+
+
+def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    batch, channels, height, _ = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    return tensor_type(batch * height, channels, int(call.attrs["lanes"]))
+
+
+def _infer_shape(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    return tensor_type(*(int(extent) for extent in call.attrs["shape"]))
+
+
+def _images(call: relax.Call) -> int:
+    return known_shape(IMAGE_TO_PANELS.operand(call, "x"))[0]
+
+
+def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    shape = known_shape(TO_PANELS.operand(call, "x"))
+    return schedules.to_panels(*batched(shape), int(call.attrs["lanes"]), cpu)
+
+
+def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    lanes = panels_of(FROM_PANELS.operand(call, "x"), 1).lanes
+    return schedules.from_panels(*batched(known_shape(call)), lanes, cpu)
+
+
+def _image_to_panels(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    batch, channels, height, width = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    return schedules.ImageToPanels(batch, channels, height, width, int(call.attrs["lanes"]), cpu)
+
+
+def _panels_to_image(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
+    batch, channels, height, width = known_shape(call)
+    lanes = panels_of(PANELS_TO_IMAGE.operand(call, "x"), images).lanes
+    return schedules.PanelsToImage(batch, channels, height, width, lanes, cpu)
+
+
+TO_PANELS = Operator(PREFIX + "to_panels", ("x",), infer=_infer_to_panels, kernel=_to_panels)
+FROM_PANELS = Operator(PREFIX + "from_panels", ("x",), infer=_infer_shape, kernel=_from_panels)
+IMAGE_TO_PANELS = Operator(
+    PREFIX + "image_to_panels",
+    ("x",),
+    infer=_infer_image_to_panels,
+    stage=_image_to_panels,
+    images=_images,
+)
+PANELS_TO_IMAGE = Operator(
+    PREFIX + "panels_to_image",
+    ("x",),
+    infer=_infer_shape,
+    stage=_panels_to_image,
+    images=lambda call: int(call.attrs["shape"][0]),
+)

@@ -1,0 +1,68 @@
+"""Enlargement of images in panels: by repetition of pixels, and by linear interpolation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tvm
+from tvm import relax
+
+from tvm_sparse import schedules
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.operators.layouts import panels_of
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, fields_of, tensor_type
+from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.resize2d import Resize2d
+
+
+def upsample2d(
+    x: relax.Expr, shape: Sequence[int], factors: tuple[int, int], lanes: int
+) -> relax.Call:
+    """Repeat every pixel of an image of shape `shape` vertically and horizontally.
+
+    The result lies in panels of `lanes` lanes.
+    """
+    return UPSAMPLE2D.call(x, shape=list(shape), factors=list(factors), lanes=lanes)
+
+
+def bilinear2d(x: relax.Expr, resize: Resize2d) -> relax.Call:
+    """Enlarge the image in panels by linear interpolation."""
+    return BILINEAR2D.call(x, resize=dataclasses.asdict(resize))
+
+
+def resize_of(call: relax.Call) -> Resize2d:
+    """Return the enlargement that a call to `bilinear2d` computes."""
+    return Resize2d(**fields_of(call.attrs["resize"]))
+
+
+def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    rows, channels, _ = UPSAMPLE2D.operand(call, "x").ty.shape
+    vertical = int(call.attrs["factors"][0])
+    return tensor_type(int(rows) * vertical, channels, int(call.attrs["lanes"]))
+
+
+def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    resize = resize_of(call)
+    return tensor_type(resize.batch * resize.out_height, resize.channels, resize.lanes_out)
+
+
+def _upsample2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    batch, _, _, width = (int(extent) for extent in call.attrs["shape"])
+    vertical, horizontal = (int(factor) for factor in call.attrs["factors"])
+    source, lanes = panels_of(UPSAMPLE2D.operand(call, "x"), batch), int(call.attrs["lanes"])
+    return schedules.Upsample2d(source, width, (vertical, horizontal), lanes, cpu)
+
+
+def _bilinear2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.bilinear2d(resize_of(call), cpu)
+
+
+UPSAMPLE2D = Operator(
+    PREFIX + "upsample2d",
+    ("x",),
+    infer=_infer_upsample2d,
+    stage=_upsample2d,
+    images=lambda call: int(call.attrs["shape"][0]),
+)
+BILINEAR2D = Operator(PREFIX + "bilinear2d", ("x",), infer=_infer_bilinear2d, kernel=_bilinear2d)

@@ -1,0 +1,49 @@
+"""The list of all operators that can work on panels, and what follows from it."""
+
+from __future__ import annotations
+
+from tvm import relax
+
+from tvm_sparse.passes.ir.operators.attention import ATTENTION
+from tvm_sparse.passes.ir.operators.conv2d import CONV2D, DEPTHWISE_CONV2D, SPARSE_CONV2D
+from tvm_sparse.passes.ir.operators.elementwise import CONCAT, ELEMENTWISE, SLICE
+from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM
+from tvm_sparse.passes.ir.operators.layouts import (
+    FROM_PANELS,
+    IMAGE_TO_PANELS,
+    PANELS_TO_IMAGE,
+    TO_PANELS,
+)
+from tvm_sparse.passes.ir.operators.linear import LINEAR, SPARSE_LINEAR
+from tvm_sparse.passes.ir.operators.operator import Operator
+from tvm_sparse.passes.ir.operators.pool2d import (
+    AVG_POOL2D,
+    GLOBAL_AVG_POOL2D,
+    GLOBAL_MAX_POOL2D,
+    MAX_POOL2D,
+)
+from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
+
+RECORDS = (
+    *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE),
+    *(SPARSE_LINEAR, LINEAR),
+    *(SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D),
+    *(LAYER_NORM, ATTENTION),
+    *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
+    *(UPSAMPLE2D, BILINEAR2D),
+    *(CONCAT, SLICE, *ELEMENTWISE.values()),
+)
+OPERATORS: dict[str, Operator] = {operator.name: operator for operator in RECORDS}
+"""Every record, by the name of its operator in Relax."""
+
+WITH_EPILOGUE = tuple(name for name, operator in OPERATORS.items() if operator.with_epilogue)
+"""The operators whose attributes `bias`, `residual` and `activation` describe an epilogue."""
+
+for _operator in OPERATORS.values():
+    _operator.register()
+
+
+def operator_of(call: relax.Expr) -> Operator | None:
+    """Return the record of the operator that an expression calls, or None if there is none."""
+    name = getattr(call.op, "name", None) if isinstance(call, relax.Call) else None
+    return OPERATORS.get(name) if name is not None else None
