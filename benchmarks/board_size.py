@@ -33,13 +33,13 @@ from tvm.ir.instrument import pass_instrument
 
 import tvm_sparse
 from tvm_sparse import testing
-from tvm_sparse.bench import comparison
+from tvm_sparse.bench import arrays
 from tvm_sparse.report.run_memory import storage_bytes
-from tvm_sparse.zoo import recipes
+from tvm_sparse.zoo import random_weights, recipes, transformers
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "cpp"
 QEMU = ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")
-MINILM = replace(recipes.BERT_BASE, layers=6, width=384, intermediate=1536)
+MINILM = replace(transformers.BERT_BASE, layers=6, width=384, intermediate=1536)
 HERE, BOARD = "x86-64-v3", "rpi4"
 RUNS = {HERE: 300, BOARD: 20}
 TINY_RUNS = 20_000
@@ -50,7 +50,9 @@ Shapes = Mapping[str, Sequence[int]]
 def minilm(zeros: int) -> recipes.ModelRecipe:
     """Return a model of the sizes of all-MiniLM-L6-v2, for 128 tokens, with `zeros` % zeros."""
     names = ("input_ids", "attention_mask", "token_type_ids")
-    build = partial(recipes.bert, config=MINILM, weights=recipes.RandomWeights(zeros / 100))
+    build = partial(
+        transformers.bert, config=MINILM, weights=random_weights.RandomWeights(zeros / 100)
+    )
     return recipes.ModelRecipe(build, dict.fromkeys(names, (1, 128)))
 
 
@@ -93,7 +95,7 @@ def main() -> None:
                 engine = tvm_sparse.compile(model, shapes, target=target, threads=threads)
             engine.save(library)
             arguments = ["--threads", str(threads), "--runs", str(runs)]
-            for spec, array in comparison.random_inputs(engine.inputs).items():
+            for spec, array in arrays.random_inputs(engine.inputs).items():
                 array.tofile(folder / f"{spec}.bin")
                 arguments += ["--input", folder / f"{spec}.bin"]
             return planned, watch([*programs[target], library, *arguments])

@@ -16,7 +16,7 @@ from sized_models import sized
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse.bench.comparison import output_error
+from tvm_sparse.bench.arrays import output_error
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import TvmSparseError

@@ -27,7 +27,7 @@ from column_cases import MODES, Case, check_outputs, in_place, race, stages_alon
 from column_rings import in_rings
 from tvm import relax
 
-from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.bench.multiply_adds import count_multiply_adds
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.costs.traffic import Distance, caches

@@ -14,7 +14,7 @@ import tvm
 from column_cases import stages_alone
 from tvm_ffi import libinfo
 
-from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.compiler import build
 from tvm_sparse.costs.regions import predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, native, profile

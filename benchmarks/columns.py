@@ -47,7 +47,7 @@ from column_cases import (
 )
 from scripts import run_script
 
-from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.bench.peers import OURS, PeerProcess
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import TvmSparseError

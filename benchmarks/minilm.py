@@ -27,13 +27,14 @@ from sentences import PAIRS
 from tokenizers import Tokenizer
 
 import tvm_sparse
-from tvm_sparse.bench.comparison import Comparison, compare
+from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE
+from tvm_sparse.bench.results import Comparison
 from tvm_sparse.bench.tables import to_json
 from tvm_sparse.pruning import prune
 from tvm_sparse.report.measured import rank_correlation
 from tvm_sparse.zoo.onnx_builder import GraphBuilder
-from tvm_sparse.zoo.recipes import TransformerConfig, bert
+from tvm_sparse.zoo.transformers import TransformerConfig, bert
 
 MINILM = TransformerConfig(layers=6, width=384, heads=12, intermediate=1536)
 

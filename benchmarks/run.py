@@ -23,8 +23,9 @@ from rich.console import Console
 from scripts import run_script
 from sized_models import sized
 
-from tvm_sparse.bench.comparison import Comparison, compare
+from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.peers import OURS, PEERS
+from tvm_sparse.bench.results import Comparison
 from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 
 TABLE = (
@@ -86,12 +87,12 @@ def _compare(name: str, arguments: argparse.Namespace, console: Console) -> Comp
 
 def joined(starts: Sequence[Comparison]) -> Comparison:
     """Return the rounds of all starts as one comparison; an engine that failed once has none."""
-    measurements = []
+    results = []
     for same in zip(*(start.measurements for start in starts), strict=True):
         failed = next((m for m in same if m.failure), None)
         rounds = tuple(r for m in same for r in m.rounds)
-        measurements.append(failed or replace(same[-1], rounds=rounds))
-    return replace(starts[-1], measurements=tuple(measurements))
+        results.append(failed or replace(same[-1], rounds=rounds))
+    return replace(starts[-1], measurements=tuple(results))
 
 
 if __name__ == "__main__":

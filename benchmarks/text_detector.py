@@ -27,8 +27,9 @@ from PIL import Image, ImageDraw, ImageFont
 from sentences import PAIRS
 
 import tvm_sparse
-from tvm_sparse.bench.comparison import Comparison, compare
+from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE
+from tvm_sparse.bench.results import Comparison
 from tvm_sparse.bench.tables import to_json
 from tvm_sparse.pruning import SCOPES, prune
 

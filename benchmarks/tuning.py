@@ -26,7 +26,7 @@ from scripts import run_script
 from sized_models import sized
 
 from tvm_sparse import compiler, testing
-from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.bench.peers import OURS, PeerProcess
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.frontends import load

@@ -27,7 +27,7 @@ from tvm_sparse import testing
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.runtime.board import Board, RemoteEngine
 from tvm_sparse.tuning import tune
-from tvm_sparse.zoo import recipes
+from tvm_sparse.zoo import random_weights, transformers
 
 ROOT = Path(__file__).parent.parent
 QEMU = "qemu-aarch64-static"
@@ -193,8 +193,8 @@ def write_fallbacks(path):
 
 
 def write_transformer(path):
-    config = replace(recipes.BERT_TINY, layers=1)
-    return recipes.bert(path, config, recipes.RandomWeights(0.9))
+    config = replace(transformers.BERT_TINY, layers=1)
+    return transformers.bert(path, config, random_weights.RandomWeights(0.9))
 
 
 def write_convolutional(path):

@@ -7,20 +7,16 @@ from rich.console import Console
 from run import joined
 
 from tvm_sparse.bench import peers
-from tvm_sparse.bench.comparison import (
-    Comparison,
-    Measurement,
-    compare,
-    output_error,
-    random_inputs,
-)
+from tvm_sparse.bench.arrays import output_error, random_inputs
+from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.multiply_adds import MultiplyAdds, count_multiply_adds
 from tvm_sparse.bench.peers import PeerError, PeerProcess
+from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.specs import TensorSpec
-from tvm_sparse.zoo import recipes
+from tvm_sparse.zoo import recipes, transformers
 
 QUICK = {"rounds": 2, "seconds": 0.0, "threads": 1}
 
@@ -119,8 +115,8 @@ def test_unknown_engine():
 
 
 def test_ratios_are_taken_round_by_round():
-    slow = Measurement("onnxruntime", rounds=((4.0, 6.0), (9.0, 8.0), (5.0,)))
-    fast = Measurement("tvm-sparse", rounds=((2.0, 3.0), (2.0, 9.0), (1.0,)))
+    slow = EngineResult("onnxruntime", rounds=((4.0, 6.0), (9.0, 8.0), (5.0,)))
+    fast = EngineResult("tvm-sparse", rounds=((2.0, 3.0), (2.0, 9.0), (1.0,)))
     ratio = comparison_of(slow, fast).ratio("onnxruntime")
     assert (ratio.of_minima, ratio.median, ratio.low, ratio.high) == (4.0, 4.0, 2.0, 5.0)
 
@@ -128,9 +124,9 @@ def test_ratios_are_taken_round_by_round():
 def test_several_starts_count_together_and_a_failure_in_one_for_all():
     starts = [
         comparison_of(
-            Measurement("tvm-sparse", rounds=((ours,),)),
-            Measurement("deepsparse", rounds=((peer,),)),
-            Measurement("openvino", **last),
+            EngineResult("tvm-sparse", rounds=((ours,),)),
+            EngineResult("deepsparse", rounds=((peer,),)),
+            EngineResult("openvino", **last),
         )
         for ours, peer, last in [
             (1.0, 5.0, {"failure": "died"}),
@@ -144,12 +140,12 @@ def test_several_starts_count_together_and_a_failure_in_one_for_all():
 
 
 def test_ratio_to_an_engine_that_was_not_timed_is_none():
-    comparison = comparison_of(Measurement("tvm-sparse", rounds=((1.0,),)))
+    comparison = comparison_of(EngineResult("tvm-sparse", rounds=((1.0,),)))
     assert comparison.ratio("deepsparse") is None
 
 
 def test_share_of_peak_counts_nonzero_work_of_all_threads():
-    fast = Measurement("tvm-sparse", rounds=((0.5, 1.0),))
+    fast = EngineResult("tvm-sparse", rounds=((0.5, 1.0),))
     comparison = comparison_of(fast, work=MultiplyAdds(total=10**10, nonzero=10**8))
     # 2e8 operations in half a second, on two threads of 1e9 a second each.
     assert comparison.share_of_peak("tvm-sparse") == pytest.approx(0.2)
@@ -189,7 +185,7 @@ def test_multiply_adds_of_bert(model):
     proto, folder = read_model(path)
     bind_shapes(proto, shapes)
     work = count_multiply_adds(proto, folder)
-    config, tokens = recipes.BERT_TINY, 16
+    config, tokens = transformers.BERT_TINY, 16
     linear = config.width * (4 * config.width + 2 * config.intermediate) * tokens * config.layers
     attention = 2 * tokens * tokens * config.width * config.layers
     pooler = config.width**2
@@ -201,7 +197,7 @@ def test_multiply_adds_of_a_convolution(tmp_path):
     recipe = recipes.recipe("vit-tiny-0")
     proto, folder = read_model(recipe.build(tmp_path / "vit.onnx"))
     bind_shapes(proto, recipe.shapes)
-    config, tokens = recipes.VIT_TINY, 17
+    config, tokens = transformers.VIT_TINY, 17
     patches = 16 * config.width * 3 * 16 * 16
     linear = config.width * (4 * config.width + 2 * config.intermediate) * tokens * config.layers
     attention = 2 * tokens * tokens * config.width * config.layers
@@ -212,10 +208,10 @@ def test_multiply_adds_of_a_convolution(tmp_path):
 @pytest.fixture
 def results():
     return comparison_of(
-        Measurement("tvm-sparse", "0.1.0", rounds=((0.01,),), output_error=2e-6,
+        EngineResult("tvm-sparse", "0.1.0", rounds=((0.01,),), output_error=2e-6,
                     compile_seconds=31.0, library_bytes=10**8, peak_bytes=2 * 10**8),
-        Measurement("onnxruntime", "1.20", rounds=((0.09,),)),
-        Measurement("deepsparse", failure="not installed: .peers/deepsparse does not exist"),
+        EngineResult("onnxruntime", "1.20", rounds=((0.09,),)),
+        EngineResult("deepsparse", failure="not installed: .peers/deepsparse does not exist"),
         work=MultiplyAdds(10**7, 10**6),
     )  # fmt: skip
 

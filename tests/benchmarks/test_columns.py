@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse.bench.comparison import random_inputs
+from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.passes.regions.region_graph import region_of

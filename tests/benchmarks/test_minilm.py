@@ -4,7 +4,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from tvm_sparse.zoo.recipes import RandomWeights, TransformerConfig, bert
+from tvm_sparse.zoo.random_weights import RandomWeights
+from tvm_sparse.zoo.transformers import TransformerConfig, bert
 
 CONFIG = TransformerConfig(
     layers=1, width=384, heads=12, intermediate=64, vocabulary=50, positions=16

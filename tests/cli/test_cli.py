@@ -12,7 +12,7 @@ from onnx.helper import make_node
 
 from tvm_sparse import testing
 from tvm_sparse.bench import demo
-from tvm_sparse.bench.comparison import Comparison
+from tvm_sparse.bench.results import Comparison
 from tvm_sparse.cli import main
 
 SHAPE = ["--shape", "x=1,20,32"]

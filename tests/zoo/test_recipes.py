@@ -5,11 +5,12 @@ import onnx
 import onnxruntime
 import pytest
 
-from tvm_sparse.bench.comparison import graph_inputs, random_inputs
+from tvm_sparse.bench.arrays import graph_inputs, random_inputs
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.zoo import recipes
-from tvm_sparse.zoo.recipes import BERT_TINY, VIT_TINY, RandomWeights, bert, vit
+from tvm_sparse.zoo.random_weights import RandomWeights
+from tvm_sparse.zoo.transformers import BERT_TINY, VIT_TINY, bert, vit
 
 BERT_SHAPES = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (2, 16))
 VIT_SHAPES = {"pixel_values": (2, 3, 64, 64)}

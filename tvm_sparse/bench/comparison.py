@@ -7,9 +7,8 @@ round.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,144 +18,22 @@ import numpy as np
 import onnx
 
 from tvm_sparse.bench import multiply_adds
-from tvm_sparse.bench.multiply_adds import MultiplyAdds
+from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE, PeerError, PeerProcess
+from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
-from tvm_sparse.specs import TensorSpec
 
 Inputs = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What one engine did on one model.
-
-    Attributes
-    ----------
-    engine, version, note : str
-        Which engine, and what it says of itself.
-    rounds : tuple of tuple of float
-        Seconds of every run, round by round; empty if the engine was not timed.
-    failure : str
-        Why it was not timed; empty if it was.
-    output_error : float or None
-        Largest difference from ONNX Runtime's outputs, divided by the largest output; of the worst
-        output. None if there was nothing to compare with.
-    compile_seconds, load_seconds : float
-        Time to make the library (0 for engines that compile while they load) and to load it.
-    compile_peak_bytes, peak_bytes : int
-        Peak resident memory of the compiling process and of the running one.
-    library_bytes : int
-        Size on disk of what is loaded: our library, or the ONNX model.
-    """
-
-    engine: str
-    version: str = ""
-    note: str = ""
-    rounds: tuple[tuple[float, ...], ...] = ()
-    failure: str = ""
-    output_error: float | None = None
-    compile_seconds: float = 0.0
-    load_seconds: float = 0.0
-    compile_peak_bytes: int = 0
-    peak_bytes: int = 0
-    library_bytes: int = 0
-
-    @property
-    def seconds(self) -> np.ndarray:
-        """Seconds of every run, in order."""
-        return np.array([s for samples in self.rounds for s in samples])
-
-    @property
-    def minimum(self) -> float:
-        """Seconds of the fastest run."""
-        return float(self.seconds.min())
-
-    @property
-    def median(self) -> float:
-        """Median seconds of a run."""
-        return float(np.median(self.seconds))
-
-    @property
-    def p99(self) -> float:
-        """Seconds that 99 % of the runs stay below."""
-        return float(np.quantile(self.seconds, 0.99))
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster one engine is than another.
-
-    Attributes
-    ----------
-    of_minima : float
-        Ratio of the fastest runs.
-    median, low, high : float
-        Of the rounds' ratios, each of the round's fastest runs.
-    """
-
-    of_minima: float
-    median: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Several engines on one model with the same inputs and threads.
-
-    Attributes
-    ----------
-    model : str
-        Name of the model.
-    threads : int
-        Threads of every engine.
-    measurements : tuple of Measurement
-        In the order that the engines were asked for.
-    work : MultiplyAdds or None
-        Multiply-adds of one inference; None if only a library was given.
-    fma_peak : float
-        Peak of one core in floating-point operations a second, two for a multiply-add; zero if it
-        is not known.
-    """
-
-    model: str
-    threads: int
-    measurements: tuple[Measurement, ...]
-    work: MultiplyAdds | None
-    fma_peak: float
-
-    def __getitem__(self, engine: str) -> Measurement:
-        """Return the measurement of an engine."""
-        return next(m for m in self.measurements if m.engine == engine)
-
-    def ratio(self, slow: str, fast: str = OURS) -> Ratio | None:
-        """Return how many times faster `fast` is than `slow`; None if one was not timed."""
-        found = {m.engine: m for m in self.measurements if m.rounds}
-        if slow not in found or fast not in found:
-            return None
-        pairs = zip(found[slow].rounds, found[fast].rounds, strict=True)
-        each = [min(a) / min(b) for a, b in pairs]
-        of_minima = found[slow].minimum / found[fast].minimum
-        return Ratio(of_minima, statistics.median(each), min(each), max(each))
-
-    def share_of_peak(self, engine: str) -> float | None:
-        """Return useful operations (at non-zero weights) a second over the threads' FMA peak."""
-        measurement = self[engine]
-        if self.work is None or not measurement.rounds or not self.fma_peak:
-            return None
-        rate = 2 * self.work.nonzero / measurement.minimum
-        return rate / (self.fma_peak * self.threads)
 
 
 @dataclass
 class _Contender:
     """An engine on its way through the benchmark."""
 
-    result: Measurement
+    result: EngineResult
     process: PeerProcess | None = None
     rounds: list[tuple[float, ...]] = field(default_factory=list)
 
@@ -236,7 +113,7 @@ def compare(
         peak = fma_peak()
         contenders = []
         for engine in engines:
-            contender = _Contender(Measurement(engine))
+            contender = _Contender(EngineResult(engine))
             contenders.append(contender)
             try:
                 path = static if model is not None else None
@@ -260,34 +137,6 @@ def compare(
         results = tuple(_finish(contender) for contender in contenders)
     name = model.stem if model is not None else str(library)
     return Comparison(name, threads, results, work, peak)
-
-
-def graph_inputs(model: onnx.ModelProto) -> list[TensorSpec]:
-    """Return the inputs of a model of static shapes."""
-    return [
-        TensorSpec(
-            value.name,
-            tuple(d.dim_value for d in value.type.tensor_type.shape.dim),
-            onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
-        )
-        for value in model.graph.input
-    ]
-
-
-def random_inputs(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, np.ndarray]:
-    """Return seeded inputs: normal floats, token ids below 1000, masks of ones, types 0 and 1."""
-    rng = np.random.default_rng(seed)
-    inputs: dict[str, np.ndarray] = {}
-    value: np.ndarray
-    for spec in specs:
-        if np.dtype(spec.dtype).kind == "f":
-            value = rng.standard_normal(spec.shape)
-        elif "mask" in spec.name or spec.dtype == "bool":
-            value = np.ones(spec.shape)
-        else:
-            value = rng.integers(0, 2 if "type" in spec.name else 1000, spec.shape)
-        inputs[spec.name] = value.astype(spec.dtype)
-    return inputs
 
 
 def _write_whole(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path:
@@ -367,20 +216,6 @@ def _check_outputs(contenders: Sequence[_Contender], scratch: Path, tolerance: f
             contender.fail(f"wrong outputs: relative error {error:.1e}")
 
 
-def output_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Return the largest difference over the largest expected value, of the worst output.
-
-    Infinite if the number of outputs or a shape differs; NaN if a value is.
-    """
-    if [a.shape for a in actual] != [e.shape for e in expected]:
-        return float("inf")
-    errors = [
-        np.abs(a - e.astype(np.float64)).max(initial=0.0) / (np.abs(e).max(initial=0.0) or 1.0)
-        for a, e in zip(actual, expected, strict=True)
-    ]
-    return float(np.max(errors))
-
-
 def _arrays(path: Path) -> list[np.ndarray]:
     with np.load(path) as arrays:
         return [arrays[name] for name in arrays.files]
@@ -397,7 +232,7 @@ def _time(contender: _Contender, burst: Mapping[str, float]) -> None:
         contender.rounds.append(tuple(samples))
 
 
-def _finish(contender: _Contender) -> Measurement:
+def _finish(contender: _Contender) -> EngineResult:
     if contender.process is None:
         return contender.result
     peak = contender.process.call("memory")["peak_bytes"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tvm_sparse.bench import comparison, peers
-from tvm_sparse.bench.comparison import Comparison
+from tvm_sparse.bench.results import Comparison
 from tvm_sparse.zoo import recipes
 
 MODELS = ("bert-base-95", "bert-base-80", "resnet50-95")

@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 
 from tvm_sparse.bench import multiply_adds
-from tvm_sparse.bench.comparison import (
-    Comparison,
-    Measurement,
-    graph_inputs,
-    output_error,
-    random_inputs,
-)
+from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs
 from tvm_sparse.bench.peers import OURS, REFERENCE, PeerProcess
+from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.runtime.board import Board
@@ -88,7 +83,7 @@ def measure_on_board(
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         scratch = Path(folder)
         result, work, library, expected = (
-            Measurement(OURS, __version__),
+            EngineResult(OURS, __version__),
             None,
             model,
             None,
@@ -133,8 +128,8 @@ def measure_on_board(
 
 
 def _compile(
-    result: Measurement, model: Path, library: Path, options: Mapping[str, Any]
-) -> Measurement:
+    result: EngineResult, model: Path, library: Path, options: Mapping[str, Any]
+) -> EngineResult:
     """Compile in a process of its own; notes its time and memory."""
     with PeerProcess(OURS) as process:
         answer = process.call(

@@ -13,8 +13,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tvm_sparse.bench.comparison import Comparison, Measurement
 from tvm_sparse.bench.peers import OURS
+from tvm_sparse.bench.results import Comparison, EngineResult
 
 TITLES = {
     OURS: "tvm-sparse",
@@ -49,7 +49,7 @@ def latency_table(comparison: Comparison) -> Table:
     return table
 
 
-def _latency_row(comparison: Comparison, measurement: Measurement) -> list[str]:
+def _latency_row(comparison: Comparison, measurement: EngineResult) -> list[str]:
     name = TITLES[measurement.engine]
     if measurement.failure:
         return [name, _short(measurement)]
@@ -80,7 +80,7 @@ def _notes(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _short(measurement: Measurement) -> str:
+def _short(measurement: EngineResult) -> str:
     return measurement.failure.split(":")[0]
 
 
@@ -118,7 +118,7 @@ def readme_table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join([*lines, "", below])
 
 
-def _latency_cell(comparison: Comparison, measurement: Measurement) -> str:
+def _latency_cell(comparison: Comparison, measurement: EngineResult) -> str:
     if not measurement.rounds:
         return _short(measurement)
     milliseconds = f"{1e3 * measurement.minimum:.1f}"

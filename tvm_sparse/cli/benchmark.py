@@ -13,7 +13,7 @@ from tvm_sparse.errors import RemoteError
 if TYPE_CHECKING:
     import numpy as np
 
-    from tvm_sparse.bench.comparison import Comparison
+    from tvm_sparse.bench.results import Comparison
     from tvm_sparse.runtime.board import Board
 
 
@@ -64,13 +64,14 @@ def run(options: argparse.Namespace) -> None:
 
 def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:
     from tvm_sparse import compiler
+    from tvm_sparse.bench import arrays
     from tvm_sparse.bench import comparison as benchmarking
     from tvm_sparse.bench.peers import OURS
 
     is_library = options.model.suffix == ".so"
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
-        inputs = benchmarking.random_inputs(compiler.load(options.model).inputs)
+        inputs = arrays.random_inputs(compiler.load(options.model).inputs)
     compile_options = {"target": options.target, **arguments.column_options(options)}
     if is_library:
         compile_options = {}

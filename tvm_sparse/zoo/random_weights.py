@@ -1,6 +1,13 @@
-"""Seeded weights of exact sparsity."""
+"""Seeded weights of exact sparsity.
+
+They keep the signal alive in every layer whatever their sparsity: each row is divided by the norm
+of its values. So the outputs of a network depend on its input, and can be checked.
+"""
 
 from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,3 +30,39 @@ def random_weight(
     norm = np.sqrt(np.einsum("nk,nk->n", rows, rows))
     rows /= np.where(norm > 0, norm, 1)[:, None]
     return rows.reshape(shape)
+
+
+# Sharp attention and weak residual branches keep the tokens of a random network apart. With gains
+# of 1, each branch doubles the part that all tokens share, and after a dozen layers no other part
+# is left.
+_GAINS = {"query.weight": 2.0, "key.weight": 2.0, "output.dense.weight": 0.3}
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    """Seeded parameters of which the encoder's linear weights are pruned.
+
+    Attributes
+    ----------
+    sparsity : float
+        Zero fraction of every pruned weight; exactly ``round((1 - sparsity) * size)`` of its
+        values are not zero, at random places.
+    seed : int
+        The same seed, name and shape give the same parameter.
+    """
+
+    sparsity: float
+    seed: int = 0
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the parameter called `name`."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        if len(shape) == 1:
+            noise = 0.1 * rng.standard_normal(shape, np.float32)
+            return noise if name.endswith("bias") else 1 + noise
+        if "embeddings" in name and "projection" not in name:
+            return rng.standard_normal(shape, np.float32)
+        pruned = name.startswith("encoder.")
+        weight = random_weight(rng, shape, self.sparsity if pruned else 0.0)
+        gain = next((gain for end, gain in _GAINS.items() if name.endswith(end)), 1.0)
+        return weight * np.float32(gain)

@@ -7,7 +7,7 @@ from tvm import relax
 from tvm_ffi import structural_equal
 
 import tvm_sparse
-from tvm_sparse.bench.comparison import output_error, random_inputs
+from tvm_sparse.bench.arrays import output_error, random_inputs
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.frontends.load import import_module

@@ -1,0 +1,133 @@
+"""What engines did on a model, and how they compare."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from tvm_sparse.bench.multiply_adds import MultiplyAdds
+from tvm_sparse.bench.peers import OURS
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What one engine did on one model.
+
+    Attributes
+    ----------
+    engine, version, note : str
+        Which engine, and what it says of itself.
+    rounds : tuple of tuple of float
+        Seconds of every run, round by round; empty if the engine was not timed.
+    failure : str
+        Why it was not timed; empty if it was.
+    output_error : float or None
+        Largest difference from ONNX Runtime's outputs, divided by the largest output; of the worst
+        output. None if there was nothing to compare with.
+    compile_seconds, load_seconds : float
+        Time to make the library (0 for engines that compile while they load) and to load it.
+    compile_peak_bytes, peak_bytes : int
+        Peak resident memory of the compiling process and of the running one.
+    library_bytes : int
+        Size on disk of what is loaded: our library, or the ONNX model.
+    """
+
+    engine: str
+    version: str = ""
+    note: str = ""
+    rounds: tuple[tuple[float, ...], ...] = ()
+    failure: str = ""
+    output_error: float | None = None
+    compile_seconds: float = 0.0
+    load_seconds: float = 0.0
+    compile_peak_bytes: int = 0
+    peak_bytes: int = 0
+    library_bytes: int = 0
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Seconds of every run, in order."""
+        return np.array([s for samples in self.rounds for s in samples])
+
+    @property
+    def minimum(self) -> float:
+        """Seconds of the fastest run."""
+        return float(self.seconds.min())
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run."""
+        return float(np.median(self.seconds))
+
+    @property
+    def p99(self) -> float:
+        """Seconds that 99 % of the runs stay below."""
+        return float(np.quantile(self.seconds, 0.99))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one engine is than another.
+
+    Attributes
+    ----------
+    of_minima : float
+        Ratio of the fastest runs.
+    median, low, high : float
+        Of the rounds' ratios, each of the round's fastest runs.
+    """
+
+    of_minima: float
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several engines on one model with the same inputs and threads.
+
+    Attributes
+    ----------
+    model : str
+        Name of the model.
+    threads : int
+        Threads of every engine.
+    measurements : tuple of EngineResult
+        In the order that the engines were asked for.
+    work : MultiplyAdds or None
+        Multiply-adds of one inference; None if only a library was given.
+    fma_peak : float
+        Peak of one core in floating-point operations a second, two for a multiply-add; zero if it
+        is not known.
+    """
+
+    model: str
+    threads: int
+    measurements: tuple[EngineResult, ...]
+    work: MultiplyAdds | None
+    fma_peak: float
+
+    def __getitem__(self, engine: str) -> EngineResult:
+        """Return the result of an engine."""
+        return next(m for m in self.measurements if m.engine == engine)
+
+    def ratio(self, slow: str, fast: str = OURS) -> Ratio | None:
+        """Return how many times faster `fast` is than `slow`; None if one was not timed."""
+        found = {m.engine: m for m in self.measurements if m.rounds}
+        if slow not in found or fast not in found:
+            return None
+        pairs = zip(found[slow].rounds, found[fast].rounds, strict=True)
+        each = [min(a) / min(b) for a, b in pairs]
+        of_minima = found[slow].minimum / found[fast].minimum
+        return Ratio(of_minima, statistics.median(each), min(each), max(each))
+
+    def share_of_peak(self, engine: str) -> float | None:
+        """Return useful operations (at non-zero weights) a second over the threads' FMA peak."""
+        measurement = self[engine]
+        if self.work is None or not measurement.rounds or not self.fma_peak:
+            return None
+        rate = 2 * self.work.nonzero / measurement.minimum
+        return rate / (self.fma_peak * self.threads)
