@@ -14,10 +14,13 @@ from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.columns.shapes import part
 from tvm_sparse.cpu.profile import native, processor, profile
 from tvm_sparse.errors import TuningError
+from tvm_sparse.frontends.load import import_module
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records import file
 from tvm_sparse.records.best import RecordedPlans, from_fields, to_fields
 from tvm_sparse.records.file import Records
-from tvm_sparse.records.keys import region_key, target_key
+from tvm_sparse.records.keys import key_of, region_key, target_key
 from tvm_sparse.report import tuned as tuning_report
 from tvm_sparse.tuning import regions as region_candidates
 from tvm_sparse.tuning import tune
@@ -57,10 +60,9 @@ def test_every_trial_is_recorded(tuned):
         assert region.outcome.gain >= 1
 
 
-def test_compile_uses_the_records(model, tuned):
-    region = region_of(tuned)
-    plan = ColumnPlan(region.shape.height, 5, "carry")
-    plans = RecordedPlans(Records(turn_of(region, plan)), "my records")
+def test_compile_uses_the_records(model, shape):
+    plan = ColumnPlan(shape.height, 5, "carry")
+    plans = RecordedPlans(Records(turn_of(shape, plan)), "my records")
     _, used = compiled(model, plans)
     assert (used.by_records, used.by_cost_model) == (1, 0)
     assert str(used) == "tensor columns planned: 1 by my records"
@@ -92,9 +94,19 @@ def region_of(tuned):
     return next(part for part in tuned[1] if part.shape)
 
 
-def turn_of(region, plan):
+@pytest.fixture(scope="module")
+def shape(model):
+    """Return the region of the model if its kernels are the compiler's, none of them measured."""
+    cpu = processor("native", 1)
+    panels = pipeline.front(import_module(model).mod, cpu).mod
+    (shape,) = region_candidates.form_regions(panels, cpu, LEAST_GAIN)[1].values()
+    return shape
+
+
+def turn_of(shape, plan):
     """Return a turn in which a plan was much faster than the operators one by one."""
-    key, apart = region.outcome.task.key, to_fields(region_candidates.one_by_one(region.shape))
+    key = key_of(shape, processor("native", 1))
+    apart = to_fields(region_candidates.one_by_one(shape))
     slow = file.Record(key, apart, (2.0,), "a", at=1.0)
     return [slow, file.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
 
@@ -112,13 +124,12 @@ def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refuse
     assert ("as a whole faster than with" in str(used)) == is_refused
 
 
-def test_a_record_decides_the_plan(model, tuned, monkeypatch):
+def test_a_record_decides_the_plan(model, shape, monkeypatch):
     """A plan that the cost model would not choose reaches the schedule."""
     from tvm_sparse.passes.lower import lower_regions
 
-    region = region_of(tuned)
-    plan = ColumnPlan(region.shape.height, 5, "recompute")
-    measured = turn_of(region, plan)
+    plan = ColumnPlan(shape.height, 5, "recompute")
+    measured = turn_of(shape, plan)
     used = []
     schedule = lower_regions.tensor_column
 
@@ -128,14 +139,13 @@ def test_a_record_decides_the_plan(model, tuned, monkeypatch):
 
     monkeypatch.setattr(lower_regions, "tensor_column", note)
     compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
-    assert plan.fitted(region.shape) in used
+    assert plan.fitted(shape) in used
 
 
-def test_recorded_stops_cut_a_region(model, tuned):
-    region = region_of(tuned)
-    count = len(region.shape.stages)
+def test_recorded_stops_cut_a_region(model, shape):
+    count = len(shape.stages)
     for stops in (Stops(tuple(range(1, count))), Stops((1,))):
-        measured = turn_of(region, stops)
+        measured = turn_of(shape, stops)
         engine = compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
         x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
         expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
