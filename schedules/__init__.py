@@ -2,7 +2,7 @@
 
 from tvm_sparse.schedules.default.default import default_schedule
 from tvm_sparse.schedules.operators.attention import Attention, attention
-from tvm_sparse.schedules.operators.bilinear2d import bilinear2d
+from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
@@ -28,6 +28,7 @@ from tvm_sparse.schedules.tensor_column import Region, tensor_column
 __all__ = [
     "Attention",
     "AvgPool2d",
+    "Bilinear2d",
     "Concat",
     "DenseConv2d",
     "DenseLinear",

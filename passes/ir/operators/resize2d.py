@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import tvm
 from tvm import relax
 
 from tvm_sparse import schedules
@@ -54,8 +53,8 @@ def _upsample2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.Upsample2d(source, width, (vertical, horizontal), lanes, cpu)
 
 
-def _bilinear2d(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    return schedules.bilinear2d(resize_of(call), cpu)
+def _bilinear2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    return schedules.Bilinear2d(resize_of(call), cpu)
 
 
 UPSAMPLE2D = Operator(
@@ -65,4 +64,10 @@ UPSAMPLE2D = Operator(
     stage=_upsample2d,
     images=lambda call: int(call.attrs["shape"][0]),
 )
-BILINEAR2D = Operator(PREFIX + "bilinear2d", ("x",), infer=_infer_bilinear2d, kernel=_bilinear2d)
+BILINEAR2D = Operator(
+    PREFIX + "bilinear2d",
+    ("x",),
+    infer=_infer_bilinear2d,
+    stage=_bilinear2d,
+    images=lambda call: resize_of(call).batch,
+)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 import tvm
 from tvm import relax
@@ -20,7 +21,7 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs
+from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs, write_onnx
 from tvm_sparse.zoo import recipes
 
 CPU = native()
@@ -144,19 +145,55 @@ def shapes_of(name, batch):
 )
 def test_whole_models(tmp_path, name, batch, columns, overlap):
     path = recipes.recipe(name).build(tmp_path / "model.onnx")
-    imported = import_module(path, shapes_of(name, batch))
+    reports = check_in_regions(path, shapes_of(name, batch), columns, overlap)
+    assert max(len(report["layers"]) for report in reports) > 2
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [("half_pixel", (10, 14)), ("align_corners", (13, 17)), ("asymmetric", (15, 14))],
+)
+@pytest.mark.parametrize("overlap", ["recompute", "carry"])
+def test_a_detector_head_with_a_bilinear_enlargement_is_one_region(
+    tmp_path, batch, mode, size, overlap
+):
+    rng, node = np.random.default_rng(0), onnx.helper.make_node
+    resize = {"mode": "linear", "coordinate_transformation_mode": mode}
+    nodes = [
+        node("Conv", ["deep", "deep_weight"], ["a"], pads=[1] * 4),
+        node("Resize", ["a", "", "", "size"], ["b"], **resize),
+        node("Concat", ["b", "flat"], ["c"], axis=1),
+        node("Conv", ["c", "weight"], ["y"], pads=[1] * 4),
+    ]
+    weights = {
+        "deep_weight": rng.standard_normal((6, 4, 3, 3)).astype("float32"),
+        "weight": rng.standard_normal((8, 9, 3, 3)).astype("float32"),
+        "size": np.array([batch, 6, *size]),
+    }
+    shapes = {"deep": (batch, 4, 5, 7), "flat": (batch, 3, *size)}
+    path = write_onnx(tmp_path / "model.onnx", nodes, shapes, ["y"], weights, opset=18)
+    reports = check_in_regions(path, shapes, 4, overlap)
+    (stages,) = (list(report["operators"]) for report in reports if "column_rows" in report)
+    computing = [name for name in stages if name not in ("image_to_panels", "panels_to_image")]
+    assert computing == ["conv2d", "bilinear2d", "concat", "conv2d"]
+
+
+def check_in_regions(path, shapes, columns, overlap):
+    """Run a model in regions, even where they lose; return what the pass says of the regions."""
+    imported = import_module(path, shapes)
     formed = losing_regions(CPU, columns, overlap)
     phases = [*pipeline.canonicalize(), *pipeline.sparsify(CPU), formed, *pipeline.lower(CPU)]
     with CPU.to_target():
         mod = tvm.transform.Sequential(phases)(imported.mod)
         executable = tvm.compile(mod, relax_pipeline="default_build")
-    assert max(len(report["layers"]) for report in mod.attrs[REGIONS]) > 2
     inputs = random_inputs(imported.inputs)
     machine = relax.VirtualMachine(executable, tvm.cpu())
     result = machine["main"](*map(tvm.runtime.tensor, inputs.values()))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     want = [*onnxruntime_outputs(path, inputs).values()]
     assert output_error([tensor.numpy() for tensor in results], want) < 1e-4
+    return mod.attrs[REGIONS]
 
 
 def test_the_modes_of_compile_agree(tmp_path):
