@@ -7,8 +7,9 @@ The loops::
             for stage:
                 the rows that its readers need in this step, and that are not there yet
 
-    A stage's rows stay in scratch memory, from where they are taken while they are in the cache;
-    only the outputs of the region are written out. Which rows, `tvm_sparse.columns.rows` says.
+A stage's rows stay in scratch memory, from where its readers take them while they are in the cache.
+Only the outputs of the region are written out. `tvm_sparse.columns.rows` tells which rows a stage
+computes in a step.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ EXPRESSIONS = RowArithmetic(
 """The minimum and the maximum of rows that are expressions."""
 
 COPIED_LANES = 4
-"""Values that are copied at a time; every row of panels is a multiple of it."""
+"""Values of a copied vector; the lanes of all panels are a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class Region:
     Attributes
     ----------
     stages : tuple of Stage
-        In an order in which they can run.
+        The stages, in an order in which they can run.
     operands : tuple of mapping of str to int
         For every stage, where its operands that are panels come from, as `Edge.source`.
     inputs : tuple of Tensor
-        Panels from outside.
+        The panels that come from outside of the region.
     outputs : tuple of int
-        Stages whose result is used outside, the last one among them.
+        Numbers of the stages whose result is used outside of the region, the last one among them.
     """
 
     stages: tuple[Stage, ...]
@@ -97,9 +98,9 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     Parameters
     ----------
     region : Region
-        Its stages are emitted, which can be done once.
+        The stages and their connections. Each stage can be emitted only once.
     plan : ColumnPlan
-        How the rows of the last stage are cut.
+        The columns and steps into which the rows of the last stage are cut.
 
     Returns
     -------
@@ -183,7 +184,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
 
 
 def _run(needed: tuple[Expr, Expr], i: int, plan: ColumnPlan, done: Expr) -> tuple[Expr, Expr]:
-    """Return the rows that a stage computes: those needed, less those that are there."""
+    """Return the rows that a stage computes: the needed rows that are not there yet."""
     if plan.overlap == "recompute" or plan.steps() == 1:
         return opaque(_row(needed[0])), opaque(_row(needed[1]))
     first = opaque(done[i])

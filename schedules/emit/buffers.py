@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 STACK_LIMIT_BYTES = 1024
-"""TVM puts a buffer below this size on the stack, whence LLVM promotes it to registers; a larger
-one becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
+"""Bytes below which TVM puts a buffer on the stack, from where LLVM promotes it to registers. A
+larger buffer becomes a heap allocation (`runtime::kMaxStackAlloca` of TVM)."""
 
 HEAP_LEAST_BYTES = 16 * STACK_LIMIT_BYTES
-"""TVM's storage rewriting gives a buffer memory that another one needs no more, if that is up to 16
-times as large or as small. At this size scratch memory never becomes that of registers, which would
-be loaded and stored with every multiply-add."""
+"""Fewest bytes of scratch memory. TVM's storage rewriting gives a buffer the memory of another one
+that is no longer needed, if their sizes differ by a factor of at most 16. From this size on,
+scratch memory never shares the memory of `Registers`, which would then be loaded and stored with
+every multiply-add."""
 
 
 def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
@@ -30,8 +31,8 @@ def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
 def scratch(size: int, dtype: str = "float32") -> Expr:
     """Allocate flat memory, which lasts until the current loop, condition or block ends.
 
-    TVM neither looks for a better place for it, nor for parts of it that are not used, which with
-    bounds that are expressions of rows takes longer than all else.
+    TVM looks neither for a better place for this memory nor for unused parts of it. With bounds
+    that are expressions of rows, such a search takes longer than the rest of the compilation.
     """
     least = HEAP_LEAST_BYTES // 4 if dtype == "float32" else 1
     return _allocate(max(size, least), dtype)
@@ -44,9 +45,9 @@ def _allocate(size: int, dtype: str = "float32") -> Expr:
 def opaque(value: Expr) -> Expr:
     """Pass an int64 value through memory, which LLVM removes again.
 
-    TVM looks for the region of every buffer that is accessed, and inlines into the indices and
-    conditions what is known of rows. Where those are minima, the union of thousands of indices
-    takes minutes; of a value from memory nothing is known.
+    TVM computes the region of every buffer that is accessed, and replaces rows in indices and
+    conditions by their expressions. Where these are minima, the union of thousands of indices takes
+    minutes. TVM knows nothing of a value that comes from memory.
     """
     memory = scratch(1, "int64")
     T.buffer_store(memory, value, [T.int64(0)])
@@ -54,10 +55,10 @@ def opaque(value: Expr) -> Expr:
 
 
 def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
-    """View memory from `start` on as a flat buffer, so that LLVM keeps one base pointer of it.
+    """Return a flat view of memory from `start` on, for which LLVM keeps one base pointer.
 
-    Only for memory that the function does not write: TVM tells LLVM that two buffers never alias,
-    and its storage rewriting does not see accesses through a view.
+    The function must not write this memory: TVM tells LLVM that two buffers never alias, and its
+    storage rewriting does not see accesses through a view.
     """
     return T.decl_buffer((size,), dtype, data=T.bind(T.address_of(start)))
 
@@ -68,7 +69,7 @@ def vector(start: Expr, lanes: int) -> Expr:
 
 
 def job_loop(count: int, elements: int) -> Any:
-    """Open a loop over `count` jobs on `elements` values; parallel, unless that takes longer."""
+    """Open a loop over `count` jobs on `elements` values, which is parallel if that pays."""
     loop = T.parallel if elements >= PARALLEL_ELEMENTS else T.serial
     return loop(T.int64(0), T.int64(count))
 
@@ -91,8 +92,8 @@ def prefetch(element: Expr) -> None:
 class Registers:
     """An array of `count` float32 vectors of `lanes` values, allocated in the current sblock.
 
-    It is cut into buffers small enough to be promoted to registers, and must be indexed with
-    Python integers only.
+    The array is cut into buffers that are small enough to be promoted to registers. Its indices
+    must be Python integers.
     """
 
     def __init__(self, count: int, lanes: int) -> None:

@@ -1,4 +1,4 @@
-"""What happens to a linear layer's result while it is still in registers."""
+"""The operators that follow a layer's product while it is still in registers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Epilogue:
     residual : bool
         Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
     activation : str, optional
-        What `tvm_sparse.schedules.emit.vector_math.activation` knows.
+        A name that `tvm_sparse.schedules.emit.vector_math.activation` knows.
     """
 
     bias: bool = False
@@ -49,7 +49,7 @@ class Epilogue:
         return value if self.activation is None else activation(self.activation)(value)
 
     def cycles(self, tensor: Tensor, cpu: CpuProfile) -> float:
-        """Return the cycles that it takes for all of a tensor, with the store of it."""
+        """Return the cycles for all of a tensor, including its store."""
         function = FUNCTION_OPERATIONS.get(self.activation, 1.0) if self.activation else 0.0
         operations = self.bias + self.residual + function
         return vector_cycles(vectors_of(tensor, cpu), self.residual, 1, operations)

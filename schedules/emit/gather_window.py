@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvm_sparse.schedules.emit.panel_memory import Panels
 
 LONGEST_UNROLLED = 8
-"""Vectors of a plane from which on those that only hold image columns become a loop."""
+"""Most vectors of a plane full of pixels that are unrolled; more of them become a loop."""
 
 
 def gather_window(
@@ -39,17 +39,18 @@ def gather_window(
     x : Panels
         The images.
     memory : Buffer
-        Flat, of at least `Window.size` floats for the rows.
+        Flat memory of at least `Window.size` floats for the rows.
     window : Window
         How the rows are stored.
     image : Expr
         Number of the image in the batch.
     first_row, rows : Expr
-        Row of the image that becomes row 0 of the window, and how many; they may lie outside.
+        Row of the image that becomes row 0 of the window, and the number of rows; rows may lie
+        outside of the image.
     most_rows : int
-        Not fewer than the rows.
+        An upper bound of `rows`.
     channel : Expr
-        First of the channels.
+        The first channel.
     count : int
         Number of channels, at most those of the window.
     """
@@ -68,9 +69,9 @@ def gather_window(
     with T.serial(T.int64(0), T.int64(most_rows)) as row, T.If(opaque(rows - row) > 0), T.Then():
         source_row = opaque(first_row + row)
         start = T.bind(row * window.row_pitch + window.front)
-        if window.back:  # overwritten by the next row
+        if window.back:  # the next row overwrites these zeros
             fill_with_zeros(start + window.row_pitch, window.back)
-        if window.front and count < window.channels:  # what the next row reaches back to
+        if window.front and count < window.channels:  # the next row reaches back to them
             fill_with_zeros(start + (window.row_pitch - window.front), window.front)
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
@@ -101,33 +102,33 @@ def _gather_plane(
     load: Callable[[Expr | int], Expr],
     store: Callable[[Expr | int, Expr], None],
 ) -> None:
-    """Store every vector of a plane: columns ``origin + lane * stride``, zeros beside the image."""
+    """Store every vector of a plane: pixels ``origin + lane * stride``, zeros beside the image."""
     stride, image_width = window.problem.stride[1], window.problem.width
     vectors = window.pitch // width
-    columns = [
+    pixels = [
         [origin + (i * width + lane) * stride for lane in range(width)] for i in range(vectors)
     ]
-    inside = [i for i in range(vectors) if columns[i][0] >= 0 and columns[i][-1] < image_width]
+    inside = [i for i in range(vectors) if pixels[i][0] >= 0 and pixels[i][-1] < image_width]
     looped = set(inside) if len(inside) > LONGEST_UNROLLED else set()
     if looped:
         with T.serial(T.int64(inside[0]), T.int64(inside[-1] + 1)) as i:
             ahead = (i - inside[0]) * stride
-            store(i, _select(columns[inside[0]], image_width, width, lambda j: load(ahead + j)))
+            store(i, _select(pixels[inside[0]], image_width, width, lambda j: load(ahead + j)))
     for i in range(vectors):
         if i not in looped:
-            store(i, _select(columns[i], image_width, width, load))
+            store(i, _select(pixels[i], image_width, width, load))
 
 
 def _select(
-    columns: list[int], image_width: int, width: int, load: Callable[[Expr | int], Expr]
+    pixels: list[int], image_width: int, width: int, load: Callable[[Expr | int], Expr]
 ) -> Expr:
-    """Return the vector of the given image columns; those outside of the image are 0."""
-    valid = [0 <= column < image_width for column in columns]
+    """Return the vector of the given pixels of a row; pixels outside of the image are 0."""
+    valid = [0 <= pixel < image_width for pixel in pixels]
     value = None if all(valid) else T.Broadcast(T.float32(0), width)
-    for source in sorted({column // width for column, v in zip(columns, valid, strict=True) if v}):
+    for source in sorted({pixel // width for pixel, v in zip(pixels, valid, strict=True) if v}):
         lanes = [
-            column - source * width if v and column // width == source else None
-            for column, v in zip(columns, valid, strict=True)
+            pixel - source * width if v and pixel // width == source else None
+            for pixel, v in zip(pixels, valid, strict=True)
         ]
         loaded = T.bind(load(source))
         if lanes == list(range(width)):

@@ -1,4 +1,4 @@
-"""Where the rows of panels lie: parameters of a function, or memory that it allocates."""
+"""The memory of panels, and the parameters of a function among it; see also `rolling_panels`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Panels(ABC):
-    """Where the rows of a tensor lie; elements are addressed as ``[at, channel, lane]``.
+    """The memory of a tensor's rows; elements are addressed as ``[at, channel, lane]``.
 
     Parameters
     ----------
     tensor : Tensor
-        Whose panels.
+        The tensor.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -40,7 +40,7 @@ class Panels(ABC):
 
     @abstractmethod
     def at(self, image: Expr, row: Expr) -> Any:
-        """Return the place of a row; a number added to it is as many rows further."""
+        """Return the place of a row; a number added to it moves it by as many rows."""
 
     @abstractmethod
     def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
@@ -52,7 +52,7 @@ class Panels(ABC):
 
     @abstractmethod
     def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return what can be indexed with distances from an element on, to read it."""
+        """Return a flat view from an element on, to be indexed with distances and only read."""
 
     @abstractmethod
     def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
@@ -86,7 +86,7 @@ class Tile:
         self._panels.store(value, self.at(i), channel, lane)
 
     def flat(self, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return what can be indexed with distances from an element on, to read it."""
+        """Return a flat view from an element on, to be indexed with distances and only read."""
         return self._panels.flat(self._first, channel, lane, size)
 
     def prefetch(
@@ -99,9 +99,9 @@ class Tile:
         rows : iterable of int
             Distances from the first row.
         channel, channels : Expr, int
-            The first of the channels, and how many.
+            The first channel, and the number of channels.
         part, parts : Expr, int
-            Which part, of so many that together ask for all of them.
+            Number of the part, and the number of parts that together ask for all channels.
         """
         lines = channels * self._panels.tensor.lanes // CACHE_LINE_FLOATS
         share = -(-lines // parts)
@@ -122,7 +122,7 @@ class TensorPanels(Panels):
     Parameters
     ----------
     tensor : Tensor
-        Its extents.
+        The extents.
     """
 
     def __init__(self, tensor: Tensor) -> None:
@@ -135,7 +135,7 @@ class TensorPanels(Panels):
         self.buffer = argument(name, tensor.images * tensor.rows, tensor.channels, tensor.lanes)
 
     def whole(self) -> Expr:
-        """Return the region of all of it."""
+        """Return the region of the whole parameter."""
         return self.buffer[tuple(slice(0, extent) for extent in self.buffer.shape)]
 
     def at(self, image: Expr, row: Expr) -> Expr:
@@ -143,7 +143,7 @@ class TensorPanels(Panels):
         return row if self.tensor.images == 1 else image * self.tensor.rows + row
 
     def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
-        """Return where in the parameter an element is."""
+        """Return the indices of an element in the parameter."""
         return at, channel, lane
 
     def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
@@ -155,7 +155,7 @@ class TensorPanels(Panels):
         T.buffer_store(self.buffer, value, list(self.indices(at, channel, lane)))
 
     def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
-        """Return a view; of memory that is written too, one that TVM sees through."""
+        """Return a view; if the memory is written too, TVM sees the accesses through it."""
         if self._is_written:
             return Distances(lambda index: self[at, channel, index], lane)
         return flat(self[at, channel, lane], size)
@@ -184,7 +184,7 @@ class Images(TensorPanels):
     def indices(
         self, at: _ImageRow, channel: Expr | int, lane: Expr | int
     ) -> tuple[Expr | int, ...]:
-        """Return where in the parameter an element is."""
+        """Return the indices of an element in the parameter."""
         return at.image, channel, at.row, lane
 
     @property

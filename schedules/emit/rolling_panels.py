@@ -1,4 +1,4 @@
-"""Rows of panels in scratch memory, which a stage of a tensor column fills and later ones read."""
+"""Rows of panels in scratch memory, which a stage of a tensor column fills for its readers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class RollingPanels(Panels):
-    """Rows of an image in scratch memory: of the current run only, or the last ones.
+    """Rows of an image in scratch memory: those of the current run, or the last ones of a column.
 
     Parameters
     ----------
     tensor : Tensor
-        Of which it keeps rows.
+        The tensor whose rows are kept.
     capacity : int
-        How many.
+        Number of the rows that the memory holds.
     is_carried : bool
-        Whether rows stay when later ones come, which then begin anew at place 0.
+        Whether rows stay from step to step; behind the last place, rows go to place 0 again.
     is_split : bool
-        Whether a tile may lie at its end and its beginning.
+        Whether a tile may begin at the end of the memory and continue at its beginning.
 
     Attributes
     ----------
     origin : Expr
-        The first row.
+        The row at place 0.
     """
 
     origin: Expr
@@ -45,15 +45,16 @@ class RollingPanels(Panels):
         """Allocate the memory, for as long as the current loop or block runs."""
         size = self.capacity * self.tensor.channels * self.tensor.lanes
         self._memory = scratch(size)
-        # TVM cuts memory down to what is accessed, as far as it knows: the first and last element.
+        # TVM cuts memory down to the accesses that it sees, so it must see both ends.
         for end in (0, size - 1):
             T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
-        if self.capacity == 1:  # one register less for the inner loops
+        if self.capacity == 1:  # inner loops then need one register less
             return T.int64(0)
-        # It never is below 0, but LLVM would spread a difference over the addresses of inner loops.
+        # The place is never below 0; without the maximum, LLVM would spread the difference over the
+        # addresses of inner loops.
         place = T.max(row - self.origin, T.int64(0))
         wraps = self.is_carried and self.capacity < self.tensor.rows
         return place % self.capacity if wraps else place
@@ -84,7 +85,7 @@ class RollingPanels(Panels):
 
 
 class _SplitTile(Tile):
-    """Rows of a rolling buffer, the first ones perhaps at its end, the others at its beginning."""
+    """Rows of a rolling buffer, which may begin at its end and continue at its beginning."""
 
     def __init__(self, panels: Panels, first: Expr, count: int, capacity: int) -> None:
         super().__init__(panels, first)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def visit_blocks(block: Expr, rows: int, size: int, visit: Callable[[int], None]) -> None:
-    """Call `visit` with the number of rows of a block of `size` rows; the last may have fewer."""
+    """Call `visit` with the rows of a block: `size`, or fewer in the last block."""
     whole, rest = divmod(rows, size)
     if not (whole and rest):
         visit(rest or size)

@@ -1,4 +1,4 @@
-"""Loops over the vectors of a row of panels, for stages that treat all of them alike."""
+"""Loops over the vectors of a row of panels, for stages that treat all vectors alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tvm_sparse.schedules.emit.panel_memory import Tile
 
 LONGEST_UNROLLED = 8
-"""Vectors of a channel from which on they become a loop."""
+"""Most vectors of a channel that are unrolled; more of them become a loop."""
 
 
 def each_vector(channels: int, lanes: int, width: int) -> Iterator[tuple[Expr, Expr]]:
@@ -32,6 +32,6 @@ def each_vector(channels: int, lanes: int, width: int) -> Iterator[tuple[Expr, E
 def copy_channels(
     x: Tile, y: Tile, first_read: int, first_written: int, channels: int, lanes: int, width: int
 ) -> None:
-    """Copy some channels of a row behind one another."""
+    """Copy `channels` channels of a row from `first_read` on, to those from `first_written` on."""
     for channel, lane in each_vector(channels, lanes, width):
         y.store(x[0, channel + first_read, lane], 0, channel + first_written, lane)

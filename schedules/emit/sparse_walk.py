@@ -1,8 +1,8 @@
 """The inner loops that all sparse kernels share: a group of output channels walks its non-zeros.
 
-The R channels of a group advance side by side, one non-zero each per step, because a multiply-add
-has a latency of 4 cycles and two can start in each: fewer than 8 independent accumulators leave
-the units idle.
+The R channels of a group advance side by side, one non-zero of each in a step. A multiply-add has
+a latency of 4 cycles and two can start in a cycle, so that fewer than 8 independent accumulators
+would leave the units idle.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from tvm_sparse.schedules.emit.panel_memory import Tile
 
 PREFETCH_DISTANCE = 512
-"""Slots by which weights are asked for ahead of their use. They are read once per row of
-activations and come from the L2 or L3 cache; without the hint, 80 % zeros cost 10 % more time."""
+"""Slots by which a weight is asked for ahead of its use; measured on a Xeon. Weights are read once
+for each row of activations, and come from the L2 or L3 cache."""
 
 NEON_LANES = 4
 """Values of a NEON vector. No other instruction set here has vectors of this length."""
@@ -42,7 +42,7 @@ class SparseArguments:
     width : int
         Values per vector.
     epilogue : Epilogue
-        What follows the product.
+        The operators that follow the product.
     """
 
     def __init__(self, layout: SparseLayout, unit: int, width: int, epilogue: Epilogue) -> None:
@@ -94,15 +94,15 @@ class SparseGroup:
         acc : Registers
             At least group times vectors accumulators.
         inputs : Buffer or view of Panels
-            Flat memory that the offsets point into.
+            Flat memory into which the offsets point.
         displacements : sequence of int or Expr
-            Distance of every vector from the place that an offset gives, in floats.
+            Distance of every vector, in floats, from the place that an offset gives.
         out, residual : Tile
-            The outputs, which keep the partial sums of K blocks, and what is added to them.
+            The outputs, which keep the partial sums of K blocks, and the tensor to add to them.
         place : callable
-            ``place(channel, v)`` is the index of vector `v` of a channel in both.
+            ``place(channel, v)`` is the index of vector `v` of a channel in both of them.
         is_first, is_last : bool
-            Whether it is the first, and the last, K block.
+            Whether this is the first, and the last, K block.
         """
         arguments, vectors = self._arguments, len(displacements)
         width, epilogue = arguments.width, arguments.epilogue
@@ -130,8 +130,8 @@ class SparseGroup:
         """Load every channel's next non-zero: its offset in floats, its weight in all lanes.
 
         NEON's multiply-add takes its weight from an element of a vector, so that one load serves
-        four channels; loads are what the loop waits for, on cores that start one or two a cycle.
-        For the same reason there are no hints: two streams are read in order.
+        four channels. This pays because the loop waits for loads on cores that start one or two of
+        them in a cycle. Hints would be loads, too, and cores foresee two streams read in order.
         """
         unit, width = self._arguments.unit, self._arguments.width
         first = step * self._size
@@ -148,7 +148,7 @@ class SparseGroup:
             weights = T.bind(self._weights[together])
             for i in range(count):
                 offset = T.bind(T.Cast("int64", (bits >> (16 * i)) & 0xFFFF) * unit)
-                # TVM wants no more lanes out of a shuffle than into it.
+                # TVM allows no more lanes out of a shuffle than into it.
                 yield offset, T.bind(T.Shuffle([weights] * (width // count), [i] * width))
 
 

@@ -1,7 +1,8 @@
 """Bilinear enlargement of image panels.
 
-An output row is made in two passes: two input rows are mixed, by whole vectors, into a line in L1;
-then every output vector mixes two permutations of it, whose patterns and weights are constants.
+An output row is made in two passes. First, two input rows are mixed, by whole vectors, into a line
+in L1. Then every output vector mixes two permutations of the line, whose patterns and weights are
+constants.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Bilinear2d(Stage):
                         T.buffer_store(memory, mixed, [vector(c * self.pitch + lane, width)])
                 with T.serial(T.int64(0), T.int64(self.block)) as c:
                     for lane in range(0, resize.lanes_out, out):
-                        mixed = _mix_columns(resize, memory, c * self.pitch, lane, out)
+                        mixed = _mix_pixels(resize, memory, c * self.pitch, lane, out)
                         tile.store(mixed, 0, channel + c, vector(T.int64(lane), out))
 
     def work(self) -> int:
@@ -97,9 +98,9 @@ class Bilinear2d(Stage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
         rows = vectors_of(self.tensor, self.cpu) * self.resize.width // self.resize.out_width
-        columns = vectors_of(self.tensor, self.cpu)
+        pixels = vectors_of(self.tensor, self.cpu)
         shuffles = 2
-        return vector_cycles(rows, 2, 1, 2) + vector_cycles(columns, 2 + shuffles, 1, 2)
+        return vector_cycles(rows, 2, 1, 2) + vector_cycles(pixels, 2 + shuffles, 1, 2)
 
 
 def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:
@@ -113,8 +114,8 @@ def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:
     return rows[0], rows[1], T.bind(source - floor)
 
 
-def _mix_columns(resize: Resize2d, memory: Expr, start: Expr, lane: int, width: int) -> Expr:
-    """Return a vector of the output; lanes beyond the last column repeat it."""
+def _mix_pixels(resize: Resize2d, memory: Expr, start: Expr, lane: int, width: int) -> Expr:
+    """Return a vector of the output; lanes beyond the last pixel repeat it."""
     scale, shift = resize.line(1)
     sources = [scale * min(lane + i, resize.out_width - 1) + shift for i in range(width)]
     shares = [T.float32(source - math.floor(source)) for source in sources]
@@ -129,8 +130,8 @@ def _mix_columns(resize: Resize2d, memory: Expr, start: Expr, lane: int, width: 
     return left + (right - left) * T.Shuffle(shares, list(range(width)))
 
 
-def _permuted(memory: Expr, start: Expr, columns: list[int]) -> Expr:
-    """Load the given columns of a channel, ascending ones that one vector reaches."""
-    width = len(columns)
-    loaded = memory[vector(start + columns[0], width)]
-    return T.bind(T.Shuffle([loaded], [column - columns[0] for column in columns]))
+def _permuted(memory: Expr, start: Expr, pixels: list[int]) -> Expr:
+    """Load pixels of a channel, which are in ascending order and within reach of one vector."""
+    width = len(pixels)
+    loaded = memory[vector(start + pixels[0], width)]
+    return T.bind(T.Shuffle([loaded], [pixel - pixels[0] for pixel in pixels]))

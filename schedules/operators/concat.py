@@ -1,4 +1,4 @@
-"""Concatenation of panels along their channels, as a stage of regions: it copies rows."""
+"""Concatenation of panels along their channels, as a stage of regions that copies rows."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ The loops::
             for tile of the output rows:
                 for piece of the lanes:      # rows x V vectors
                     NB x rows x V accumulators = 0
-                    for input channel, kernel row, kernel column:
+                    for input channel, kernel row, kernel position in the row:
                         rows x V loads from the window, NB weights, all multiply-adds
                     y = accumulators, after bias, residual and activation
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 WEIGHTS_AHEAD = 1024
-"""Weights by which they are asked for ahead of their use, as in the dense linear kernel."""
+"""Weights by which a weight is asked for ahead of its use, as in the dense linear kernel."""
 
 
 def conv2d(
@@ -183,7 +183,7 @@ class DenseConv2d(LayerStage):
             for k in range(tiling.channels):
                 if k < self.group_outputs - (self.group_blocks - 1) * tiling.channels:
                     self._store(k, block, tile, y, residual)
-                else:  # the last block of a group has no such channel
+                else:  # the last block of a group lacks this channel
                     with T.If(block % self.group_blocks < self.group_blocks - 1), T.Then():
                         self._store(k, block, tile, y, residual)
 

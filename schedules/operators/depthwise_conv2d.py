@@ -8,7 +8,7 @@ The loops::
             for tile of the output rows:
                 for piece of the lanes:      # rows x V vectors
                     rows x V accumulators = bias
-                    for input row of the tile, kernel column:
+                    for input row of the tile, kernel position in the row:
                         V loads from the window, each for all output rows that see them
                     y = accumulators, after residual and activation
 """
@@ -174,7 +174,7 @@ class DepthwiseConv2d(LayerStage):
             cuts = [vectors * p // pieces for p in range(pieces + 1)]
             for first, end in itertools.pairwise(cuts):
                 visit(T.int64(first), end - first)
-        else:  # unrolled, LLVM would mix the pieces and spill the weights, which take registers
+        else:  # if it were unrolled, LLVM would mix the pieces and spill weights
             whole, rest = divmod(vectors, tiling.vectors)
             with T.serial(T.int64(0), T.int64(whole)) as piece:
                 visit(T.bind(piece * tiling.vectors), tiling.vectors)

@@ -66,19 +66,20 @@ class Elementwise(Stage):
     Parameters
     ----------
     operator : str
-        A key of `BINARY`, or what `tvm_sparse.schedules.emit.vector_math.activation` knows.
+        A key of `BINARY`, or a name that `tvm_sparse.schedules.emit.vector_math.activation` knows.
     tensor : Tensor
         The result.
     shapes : sequence of shapes
-        Of the operands: that of the result's panels; ``[rows, channels, 1]``, panels of one lane;
-        ``[channels, 1]`` or ``[1, channels, 1]``, a value per channel; or that of one value.
+        The shapes of the operands. Each is the shape of the result's panels; ``[rows, channels,
+        1]``, panels of one lane; ``[channels, 1]`` or ``[1, channels, 1]``, a value per channel; or
+        the shape of a single value.
     cpu : CpuProfile
         Gives the vector length.
 
     Raises
     ------
     ValueError
-        If the operator is unknown, has another number of operands, or a shape is another one.
+        If the operator is unknown or has another number of operands, or a shape is none of these.
     """
 
     name = "elementwise"
@@ -121,7 +122,7 @@ class Elementwise(Stage):
                 tile.store(value, 0, channel, lane)
 
     def _read(self, i: int, image: Expr, row: Expr) -> Callable[[Expr, Expr], Expr]:
-        """Return what reads a vector of an operand at (channel, lanes)."""
+        """Return a function that reads a vector of an operand at (channel, lanes)."""
         operand, shape = self.operands[i], self.shapes[i]
         if f"x{i}" not in self.panels:
             is_value = math.prod(shape) == 1
@@ -151,7 +152,7 @@ class Elementwise(Stage):
         return f"{self.name} {self.operator} of {shapes}"
 
     def weight_bytes(self) -> int:
-        """Return the bytes of the operands that are no panels."""
+        """Return the bytes of the operands that are not panels."""
         others = (shape for name, shape in self._named_shapes() if name not in self.panels)
         return sum(4 * math.prod(shape) for shape in others)
 

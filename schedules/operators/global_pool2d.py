@@ -1,7 +1,7 @@
-"""Pooling over whole images: image panels ``[batch * height, channels, lanes]`` to one value each.
+"""Pooling over whole images: each channel of ``[batch * height, channels, lanes]`` becomes a value.
 
-The result lies in image panels, too, of an image of one pixel: whatever follows, such as the
-layers of squeeze-and-excite, stays on panels.
+The result lies in image panels of one pixel, so that operators behind it, such as the layers of
+squeeze-and-excite, stay on panels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Between images ``[batch, channels, height, width]`` and image panels ``[rows, channels, lanes]``.
+"""Copies between images ``[batch, channels, height, width]`` and their panels.
 
-A row of the image is a row of panels, its columns the lanes, so that both directions copy rows.
-The last vector of a row that is not whole overlaps the one before it.
+A row of the image is a row of panels, and its pixels are the lanes, so that both directions copy
+rows. If the last vector of a row is not whole, it overlaps the vector before it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 LONGEST_UNROLLED = 8
-"""Vectors of a row from which on the whole ones become a loop."""
+"""Most whole vectors of a row that are unrolled; more vectors become a loop."""
 
 
 def image_to_panels(
     batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
 ) -> tvm.tirx.PrimFunc:
-    """Build the conversion of images to panels; lanes behind the last column become 0.
+    """Build the conversion of images to panels; lanes behind the last pixel become 0.
 
     Returns
     -------
@@ -78,15 +78,15 @@ class _LayoutChange(Stage):
 
     @abstractmethod
     def _ends(self) -> tuple[Tensor, Tensor]:
-        """Return what it copies, and what that becomes."""
+        """Return the tensor that is copied, and the tensor that it becomes."""
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
-        """Declare what it copies."""
+        """Declare the tensor that is copied."""
         self.x = panels("x")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        # In the images, rows of a channel lie one after another.
+        # In images, the rows of a channel lie one after another.
         with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
             for row, _ in self.each_tile(first, end):
                 source, result = self.x.tile(image, row), y.tile(image, row)
@@ -99,7 +99,7 @@ class _LayoutChange(Stage):
 
     @abstractmethod
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy the columns that fill no vector."""
+        """Copy the pixels that fill no vector."""
 
     def work(self) -> int:
         """Return how many values it stores."""
@@ -116,7 +116,7 @@ class _LayoutChange(Stage):
         return vector_at(T.int64(lane) if isinstance(lane, int) else lane, self.vector)
 
     def _each_vector(self, visit: Callable[[Expr | int], None]) -> None:
-        """Visit the first lane of every vector that is full of columns."""
+        """Visit the first lane of every vector that is full of pixels."""
         count = self.width // self.vector
         if count > LONGEST_UNROLLED:
             with T.serial(T.int64(0), T.int64(count)) as i:
@@ -137,7 +137,7 @@ class ImageToPanels(_LayoutChange):
         return self.images, self.laid_out
 
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy the columns that fill no vector; lanes behind the last one become 0."""
+        """Copy the pixels that fill no vector; lanes behind the last one become 0."""
         vector, width = self.vector, self.width
         zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
         for lane in range(width // vector * vector, self.tensor.lanes, vector):
@@ -160,12 +160,12 @@ class PanelsToImage(_LayoutChange):
         return self.laid_out, self.images
 
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
-        """Copy the columns that fill no vector, with some before them."""
+        """Copy the pixels that fill no vector, with some before them."""
         if self.width % self.vector:
             self._copy(x, y, channel, self.width - self.vector)
 
 
 def _vector(width: int, lanes: int, cpu: CpuProfile) -> int:
-    """Return the values per vector: no more than a row has columns."""
+    """Return the values per vector: no more than a row has pixels."""
     longest = cpu.vector_width(lanes)
     return next((v for v in (longest, 8, 4) if v <= min(width, longest)), 1)

@@ -1,10 +1,11 @@
 """Layer normalization on row panels: every lane is normalized over the channels of its panel.
 
-``y = (x - mean) / sqrt(variance + epsilon) * gamma + beta``, in three passes over a column of
-lanes, which stays in the cache: mean; mean and variance of the distance to that mean; result. The
-second pass takes back the rounding error of the first, so that a mean much larger than the
-deviation costs no digits (Chan, Golub, LeVeque, Algorithms for Computing the Sample Variance, The
-American Statistician 37, 1983: the corrected two-pass algorithm).
+``y = (x - mean) / sqrt(variance + epsilon) * gamma + beta`` takes three passes over a strip of
+lanes, which stays in the cache: the first computes the mean, the second the mean and the variance
+of the distance to that mean, and the third the result. The second pass takes back the rounding
+error of the first, so that a mean much larger than the deviation costs no digits (Chan, Golub,
+LeVeque, Algorithms for Computing the Sample Variance, The American Statistician 37, 1983: the
+corrected two-pass algorithm).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CHAINS = 8
 def layer_norm(
     rows: int, channels: int, lanes: int, epsilon: float, cpu: CpuProfile
 ) -> tvm.tirx.PrimFunc:
-    """Build the kernel of a layer normalization, parallel over rows and columns of lanes.
+    """Build the kernel of a layer normalization, parallel over rows and strips of lanes.
 
     Parameters
     ----------
@@ -56,12 +57,12 @@ def layer_norm(
 
 
 class LayerNorm(Stage):
-    """A layer normalization; its chunks are columns of lanes.
+    """A layer normalization; its chunks are strips of lanes.
 
     Parameters
     ----------
     tensor : Tensor
-        The panels; to which image a row belongs matters to other stages only.
+        The panels. Which image a row belongs to does not matter here.
     epsilon : float
         Added to the variance.
     cpu : CpuProfile
@@ -74,10 +75,10 @@ class LayerNorm(Stage):
         self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
         self.panels = {"x": (tensor, RowMap())}
         self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
-        self.column = math.gcd(tensor.lanes, max(CACHE_LINE_FLOATS, self.width))
-        self.vectors = self.column // self.width
+        self.strip = math.gcd(tensor.lanes, max(CACHE_LINE_FLOATS, self.width))
+        self.vectors = self.strip // self.width
         self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
-        self.chunks = tensor.lanes // self.column
+        self.chunks = tensor.lanes // self.strip
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the panels, gamma and beta."""
@@ -95,11 +96,11 @@ class LayerNorm(Stage):
         """Compute rows ``[first, end)`` of an image."""
         for row, _ in self.each_tile(first, end):
             x, tile = self.x.tile(image, row), y.tile(image, row)
-            with self.each_chunk(chunk) as column:
-                self._normalize(x, tile, T.bind(column * self.column))
+            with self.each_chunk(chunk) as strip:
+                self._normalize(x, tile, T.bind(strip * self.strip))
 
     def _normalize(self, x: Tile, y: Tile, first: Expr) -> None:
-        """Normalize the lanes of a column."""
+        """Normalize the lanes of a strip."""
 
         def lanes(v: int) -> Expr:
             return vector_at(first + v * self.width, self.width)
@@ -128,7 +129,7 @@ class LayerNorm(Stage):
                 y.store(normal * gamma + beta, 0, channel, lanes(v))
 
     def _averages(self, *terms: Callable[[Expr, int], Expr]) -> list[list[Expr]]:
-        """Average each ``term(channel, v)`` over the channels, for every vector v of the column."""
+        """Average each ``term(channel, v)`` over the channels, for every vector v of the strip."""
         channels, unroll = self.tensor.channels, self.unroll
         every = [
             (t, v, i) for i in range(unroll) for v in range(self.vectors) for t in range(len(terms))
@@ -159,7 +160,7 @@ class LayerNorm(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
-        # Three passes, of which the last one also loads gamma and beta.
+        # There are three passes, of which the last one also loads gamma and beta.
         return vector_cycles(vectors_of(self.tensor, self.cpu), loads=5, stores=1, operations=9)
 
     def weight_bytes(self) -> int:
@@ -168,6 +169,6 @@ class LayerNorm(Stage):
 
 
 def _sum(values: list[Expr]) -> Expr:
-    """Add up pairwise, which is a shorter chain and rounds less."""
+    """Return the sum, added up in pairs, which is a shorter chain and rounds less."""
     half = len(values) // 2
     return values[0] if not half else _sum(values[:half]) + _sum(values[half:])

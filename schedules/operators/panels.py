@@ -1,6 +1,6 @@
-"""Between sequences ``[batch, tokens, channels]`` and row panels ``[rows, channels, lanes]``.
+"""Copies of sequences ``[batch, tokens, channels]`` to panels ``[rows, channels, lanes]`` and back.
 
-Each sequence of a batch is padded to whole blocks of `lanes` tokens, so ``rows = batch *
+Each sequence of a batch is padded to whole blocks of `lanes` tokens, so that ``rows = batch *
 ceil(tokens / lanes)``. A tile of one vector of tokens by one vector of channels is transposed in
 registers. The last tile of channels overlaps the one before it, so that every tile is whole.
 """
@@ -56,10 +56,12 @@ def to_panels(
             T.writes(y[row, 0:channels, 0:lanes])
 
             def move_tile(lane: int, valid: int, channel: Expr) -> None:
-                columns = [T.Broadcast(T.float32(0), vector)] * vector
+                rows_of_tile = [T.Broadcast(T.float32(0), vector)] * vector
                 for t in range(valid):
-                    columns[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
-                for c, values in enumerate(transpose(columns) if valid else columns):
+                    rows_of_tile[t] = T.bind(
+                        x[sequence, token + lane + t, vector_at(channel, vector)]
+                    )
+                for c, values in enumerate(transpose(rows_of_tile) if valid else rows_of_tile):
                     T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
 
             def move_value(lane: int, valid: bool, channel: Expr) -> None:
@@ -97,10 +99,10 @@ def from_panels(
             def move_tile(lane: int, valid: int, channel: Expr) -> None:
                 if not valid:
                     return
-                columns = [
+                rows_of_tile = [
                     T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
                 ]
-                for t, values in enumerate(transpose(columns)[:valid]):
+                for t, values in enumerate(transpose(rows_of_tile)[:valid]):
                     T.buffer_store(
                         y, values, [sequence, token + lane + t, vector_at(channel, vector)]
                     )

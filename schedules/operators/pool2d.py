@@ -1,15 +1,15 @@
-"""Pooling on image panels: the maximum or the mean over windows of rows and columns.
+"""Pooling on image panels: the maximum or the mean over windows.
 
-A window is a product of rows and columns, so an output row is made in two passes::
+A window is a rectangle of pixels, so that an output row is made in two passes::
 
     for output row in parallel:
         for block of channels:
             line[c, :] = over the rows of the window: x[row, c, :]      # whole vectors
-            y[row, c, :] = over the columns of the window: line[c, column...]
+            y[row, c, :] = over the width of the window: line[c, pixel...]
 
-The line stays in L1. It has the padding beside it, and in place of the lanes that no column has,
-so the second pass is free of conditions: one vector load per column, not aligned, and a shuffle
-where the stride is not 1.
+The line stays in L1. The padding lies beside its pixels, also in place of lanes that hold no pixel,
+so that the second pass is free of conditions. It takes one vector load for each pixel of the
+window's width, which is not aligned, and a shuffle where the stride is not 1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 MOST_ACCUMULATORS = 8
+"""Vectors that are combined side by side, in registers."""
 LONGEST_UNROLLED = 8
-"""Columns of a window from which on they become a loop."""
+"""Largest width of a window that is unrolled; the pixels of a wider one become a loop."""
 LOWEST = -3.4028234663852886e38
 """The smallest float32: the maximum of no values."""
 
@@ -119,7 +120,7 @@ class _Pooling(Stage):
                     self._combine_rows(window, channel + c, start)
                 with T.serial(T.int64(0), T.int64(line.channels)) as c:
                     start = T.bind(c * line.pitch + (line.front - pool.padding[1]))
-                    self._combine_columns(tile, channel + c, start, share)
+                    self._combine_pixels(tile, channel + c, start, share)
 
     def work(self) -> int:
         """Return how many values it combines."""
@@ -127,12 +128,12 @@ class _Pooling(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        rows, columns = self.pool.kernel
-        loads = rows + columns * self.pool.stride[1]
-        return vector_cycles(vectors_of(self.tensor, self.cpu), loads, 2, rows + 2 * columns)
+        rows, width = self.pool.kernel
+        loads = rows + width * self.pool.stride[1]
+        return vector_cycles(vectors_of(self.tensor, self.cpu), loads, 2, rows + 2 * width)
 
     def _fill_padding(self) -> None:
-        """Fill what lies beside the columns of every channel."""
+        """Fill the padding beside the pixels of every channel."""
         line = self.line
         width = self.cpu.vector_width(self.pool.lanes_in)
         end = line.front + round_up(self.pool.width, width)
@@ -143,7 +144,7 @@ class _Pooling(Stage):
                 T.buffer_store(self.memory, neutral, [vector(c * line.pitch + lane, width)])
 
     def _combine_rows(self, window: tuple[Expr, Expr], channel: Expr, place: Expr) -> None:
-        """Combine the rows of a window that lie in the image, for all columns of a channel."""
+        """Combine the rows of a window that lie in the image, for all pixels of a channel."""
         pool = self.pool
         width = self.cpu.vector_width(pool.lanes_in)
         neutral = T.Broadcast(T.float32(self.neutral), width)
@@ -161,8 +162,8 @@ class _Pooling(Stage):
                 value = masked(acc[v], valid, neutral)
                 T.buffer_store(self.memory, value, [vector(place + (group + v) * width, width)])
 
-    def _combine_columns(self, y: Tile, channel: Expr, place: Expr, share: Expr | None) -> None:
-        """Combine the columns of a window, for all columns of a channel of the output."""
+    def _combine_pixels(self, y: Tile, channel: Expr, place: Expr, share: Expr | None) -> None:
+        """Combine the pixels of a window's width, for all pixels of a channel of the output."""
         pool = self.pool
         width = self.cpu.vector_width(pool.lanes_out)
         zeros = T.Broadcast(T.float32(0), width)
@@ -172,11 +173,11 @@ class _Pooling(Stage):
             for v in range(count):
                 acc[v] = T.Broadcast(T.float32(self.neutral), width)
 
-            for dx in _columns(pool.kernel[1]):
+            for dx in _width(pool.kernel[1]):
                 start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
                 for v in range(count):
-                    column = start + v * (width * pool.stride[1])
-                    values = _strided(self.memory, column, width, pool.stride[1])
+                    first = start + v * (width * pool.stride[1])
+                    values = _strided(self.memory, first, width, pool.stride[1])
                     acc[v] = self.combine(acc[v], values)
             for v in range(count):
                 last = isinstance(group, int)
@@ -190,7 +191,7 @@ class _Pooling(Stage):
             y.store(zeros, 0, channel, vector(T.int64(lane), width))
 
     def _rows_within(self, row: Expr, low: int, high: int) -> tuple[Expr, Expr]:
-        """Return the first of the window's rows from `low` of the image on, and from `high` on."""
+        """Return the numbers of the window's first rows at or behind rows `low` and `high`."""
         pool = self.pool
         start = row * pool.stride[0] - pool.padding[0]
 
@@ -207,17 +208,17 @@ class _Pooling(Stage):
         first, end = self._rows_within(row, -top, pool.height + bottom)
         return T.bind(T.float32(1) / T.Cast("float32", T.max(end - first, T.int64(1))))
 
-    def _share(self, row_share: Expr, column: Expr | int, width: int) -> Expr:
-        """Return one divided by the values that a mean counts, for a vector of columns."""
+    def _share(self, row_share: Expr, pixel: Expr | int, width: int) -> Expr:
+        """Return one divided by the values that a mean counts, for a vector of pixels."""
         last = self.pool.out_width - 1
-        first = column if isinstance(column, int) else 0  # in a loop all columns are alike
-        counts = [self.pool.columns_counted(min(first + i, last)) for i in range(width)]
+        first = pixel if isinstance(pixel, int) else 0  # in a loop all pixels are alike
+        counts = [self.pool.pixels_counted(min(first + i, last)) for i in range(width)]
         shares = [T.float32(1 / max(count, 1)) for count in counts]
         return T.Broadcast(row_share, width) * T.Shuffle(shares, list(range(width)))
 
     def _is_uniform(self) -> bool:
-        """Whether all columns of the output are means over equally many."""
-        return len({self.pool.columns_counted(i) for i in range(self.pool.out_width)}) == 1
+        """Whether all pixels of the output are means over equally many pixels."""
+        return len({self.pool.pixels_counted(i) for i in range(self.pool.out_width)}) == 1
 
 
 class MaxPool2d(_Pooling):
@@ -243,7 +244,7 @@ class AvgPool2d(_Pooling):
 def _groups(vectors: int, looped: bool) -> Iterator[tuple[Expr | int, int]]:
     """Yield the first vector and the size of groups of vectors that fit the accumulators.
 
-    All but the last, which may hold lanes that are no columns, are a loop if `looped`.
+    All groups but the last, which may hold lanes that are no pixels, are a loop if `looped`.
     """
     whole = (vectors - 1) // MOST_ACCUMULATORS
     if looped and whole > 1:
@@ -255,8 +256,8 @@ def _groups(vectors: int, looped: bool) -> Iterator[tuple[Expr | int, int]]:
     yield whole * MOST_ACCUMULATORS, vectors - whole * MOST_ACCUMULATORS
 
 
-def _columns(count: int) -> Iterator[Expr | int]:
-    """Yield the columns of a window."""
+def _width(count: int) -> Iterator[Expr | int]:
+    """Yield the numbers of the pixels of a window's width."""
     if count > LONGEST_UNROLLED:
         with T.serial(T.int64(0), T.int64(count)) as i:
             yield i

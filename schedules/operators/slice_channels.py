@@ -1,4 +1,4 @@
-"""A range of the channels of panels, as a stage of regions: it copies rows."""
+"""A range of the channels of panels, as a stage of regions that copies rows."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ class Upsample2d(Stage):
     source : Tensor
         The images.
     width : int
-        Their columns.
+        Pixels of their rows.
     factors : tuple of int
-        How often a pixel is repeated: vertically, horizontally.
+        Repetitions of a pixel, vertically and horizontally.
     lanes_out : int
         Lanes of the result.
     cpu : CpuProfile
@@ -63,7 +63,7 @@ class Upsample2d(Stage):
     def __init__(
         self, source: Tensor, width: int, factors: tuple[int, int], lanes_out: int, cpu: CpuProfile
     ) -> None:
-        self.source, self.columns, self.factors, self.cpu = source, width, factors, cpu
+        self.source, self.pixels, self.factors, self.cpu = source, width, factors, cpu
         rows = source.rows * factors[0]
         self.tensor = Tensor(source.images, rows, source.channels, lanes_out)
         self.panels = {"x": (source, RowMap(factor=factors[0]))}
@@ -86,14 +86,14 @@ class Upsample2d(Stage):
         lanes_in, lanes_out = self.source.lanes, self.tensor.lanes
         values = self.cpu.vector_width(lanes_out)
         for lane in range(0, lanes_out, values):
-            columns = [(lane + j) // self.factors[1] for j in range(values)]
-            if columns[0] < self.columns:
-                # Two neighbouring vectors at most hold them; lanes of no column may repeat.
-                first = min(columns[0], lanes_in - values) if lanes_in >= values else 0
+            pixels = [(lane + j) // self.factors[1] for j in range(values)]
+            if pixels[0] < self.pixels:
+                # At most two neighbouring vectors hold them; lanes of no pixel may repeat others.
+                first = min(pixels[0], lanes_in - values) if lanes_in >= values else 0
                 span = min(values, lanes_in)
                 source = x[0, channel, vector(T.int64(first), span)]
-                places = [min(column - first, span - 1) for column in columns]
-                # LLVM wants as many lanes to choose from as it gives.
+                places = [min(pixel - first, span - 1) for pixel in pixels]
+                # LLVM needs as many lanes to choose from as it returns.
                 sources = [source] * (values // span)
                 repeated = T.bind(T.Shuffle(sources, places))
             else:

@@ -1,7 +1,7 @@
 """Where bytes are found, and how long a core takes to move them.
 
-A cache still has what was used a while ago if less than its size was touched in between. That
-distance decides the level of every access here.
+A cache still holds data that was used a while ago if fewer bytes than its size were touched in
+between. These bytes are the *distance* of an access, which decides the level that answers it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from tvm_sparse.cpu.profile import CpuProfile
 Hits: TypeAlias = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 
 HITS: Hits = (0.6, 1.5), (0.6, 1.5), (0.6, 1.5)
-"""Distances, as shares of the sizes of L1, L2 and L3, up to which everything is found there, and
-from which on nothing is. Loops over arrays show such a step between two levels. Chains of kernels
-begin to miss earlier: with 0.8, rolling buffers of convolutions went out of a simulated L2."""
+"""Two distances for each of L1, L2 and L3, as shares of the level's size: up to the first one all
+data are found there, and from the second one on none. Measured on a Xeon, with loops over arrays
+and with chains of kernels."""
 
 ROW_HITS: Hits = (0.0, 4.0), (0.1, 1.0), (0.6, 1.5)
-"""The same for the time that rows take, which grows with the distance long before they are missed:
-some rows of a run are read soon and others late, and other data share their sets. Fitted to 753
-measured plans of 66 regions (MobileNets, EfficientNet-B0, YOLOv5s) on a Xeon with 2 MB of L2, where
-plans expected to be the fastest became 1.3 % slower than those that are, on average, instead of
-5.3 %. L3 was never exceeded."""
+"""The same shares for the time that rows take. It grows with the distance long before rows leave a
+cache, because some rows of a run are read soon and others late, and other data share their sets.
+Fitted to measured plans on a Xeon with 2 MB of L2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Bytes touched since some data was used last.
+    """Bytes touched since some data were last used.
 
     Attributes
     ----------
     own : float
-        By this core.
+        Bytes that this core touched.
     all : float
-        By all cores.
+        Bytes that all cores together touched.
     """
 
     own: float
@@ -50,7 +48,7 @@ class Caches:
     Parameters
     ----------
     cpu : CpuProfile
-        Which CPU.
+        The processor.
     """
 
     def __init__(self, cpu: CpuProfile) -> None:
@@ -71,17 +69,17 @@ class Caches:
 
 
 class Traffic:
-    """What a core moves, and how long it takes.
+    """The bytes that a core moves, and the time that it takes.
 
     Parameters
     ----------
     caches : Caches
-        Where it moves from and to.
+        The caches and the memory between which the bytes are moved.
 
     Attributes
     ----------
     seconds : float
-        Time for all of it.
+        Time to move all of the bytes.
     moved : list of float
         Bytes from and to L1, L2, L3 and memory.
     """
@@ -96,7 +94,7 @@ class Traffic:
         self._move(count, distance, ROW_HITS, self._caches.read_seconds)
 
     def stream(self, count: float, distance: Distance) -> None:
-        """Read `count` bytes from front to end, asked for ahead of their use: weights."""
+        """Read `count` bytes from front to end, which are asked for ahead of their use: weights."""
         self._move(count, distance, HITS, self._caches.read_seconds)
 
     def write(self, count: float, distance: Distance) -> None:

@@ -1,6 +1,6 @@
 """Cycles of kernels that do little with each vector: pooling, copies, elementwise operators.
 
-From data in L1, as the cost models of convolutions and linear layers count theirs.
+As in the cost models of convolutions and linear layers, all data lie in L1.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FUNCTION_OPERATIONS = {
     "gelu_tanh": 28.0,
     "tanh": 34.0,
 }
-"""What functions of a vector cost, in such operations (measured on a Xeon, in its AVX-512 code);
-those not listed cost about one."""
+"""Cost of functions of a vector, in vector operations, measured on a Xeon in AVX-512 code. All
+functions that are not listed cost about one operation."""
 
 
 def vectors_of(tensor: Tensor, cpu: CpuProfile) -> int:
@@ -38,7 +38,7 @@ def vector_cycles(vectors: int, loads: float, stores: float, operations: float =
     vectors : int
         Iterations.
     loads, stores, operations : float
-        Of vectors, in each.
+        Vector loads, vector stores and vector operations of an iteration.
     """
     limits = (loads / LOADS_PER_CYCLE, stores / STORES_PER_CYCLE, operations / OPERATIONS_PER_CYCLE)
     return vectors * max(limits)

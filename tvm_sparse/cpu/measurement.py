@@ -1,6 +1,6 @@
-"""What was measured of this machine: found in curves of bandwidth, kept in the user's data folder.
+"""The measurement of this machine: read off curves of bandwidth, kept in the user's data folder.
 
-`tvm_sparse.cpu.probe` measures; `tvm_sparse.cpu.profile.native` uses what is stored.
+`tvm_sparse.cpu.probe` measures, and `tvm_sparse.cpu.profile.native` uses the stored measurement.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from tvm_sparse.cpu.memory_system import Bandwidth, MemorySystem
 from tvm_sparse.errors import OutputError
 
 VERSION = 1
-"""Of the file. It changes when a field changes its meaning."""
+"""Version of the file, which changes when a field changes its meaning."""
 
 LEAST_POINTS = 3
-"""Sizes of a level's plateau: fewer of them are the slope between two levels."""
+"""Fewest array sizes of a level's plateau; fewer sizes are the slope between two levels."""
 
 LEAST_STEP = 0.25
-"""Least difference of two levels, as a logarithm: 28 %."""
+"""Least difference between the bandwidths of two levels, as a logarithm: 28 %."""
 
 MOST_LEVELS = 4
 
@@ -44,9 +44,9 @@ class CpuMeasurement:
     Attributes
     ----------
     cpu : str
-        The processor as it calls itself.
+        The name that the processor gives itself.
     cores : int
-        Cores that pulled at the same time.
+        Cores that read at the same time.
     cache_bytes : tuple of int
         Sizes of L1, L2 and L3 as their effect on the bandwidth shows them; L3 is 0 if there is
         none.
@@ -62,14 +62,14 @@ class CpuMeasurement:
 
 @dataclass(frozen=True)
 class Plateau:
-    """A level of the memory as a curve of bandwidth over array size shows it.
+    """A level of the memory, as a plateau in the curve of bandwidth over array size.
 
     Attributes
     ----------
     first, end : int
-        Its sizes are those numbered from `first` up to before `end`.
+        Numbers of its first array size, and of the one behind its last.
     rate : float
-        Its bandwidth.
+        Its bandwidth, in the unit of the curve.
     size : float
         Array size at which the curve passes from this level to the next; infinite for the last.
     """
@@ -83,14 +83,14 @@ class Plateau:
 def plateaus(sizes: Sequence[float], rates: Sequence[float]) -> list[Plateau]:
     """Find the levels of the memory in bandwidths over growing arrays.
 
-    The curve is cut so that its pieces are as level as possible: the sum of the deviations of their
-    logarithms from each piece's median is least, where every further piece has to reduce it by what
-    a level of `LEAST_POINTS` sizes and a height of `LEAST_STEP` does.
+    The curve is cut so that its pieces are as level as possible: the deviations of the logarithms
+    from their piece's median have the least sum. A further piece is worth it if it reduces that sum
+    by at least the share of a level with `LEAST_POINTS` sizes and a height of `LEAST_STEP`.
 
     Parameters
     ----------
     sizes : sequence of float
-        Growing.
+        Array sizes, in growing order.
     rates : sequence of float
         Bandwidth at each size, in any unit.
     """
@@ -141,7 +141,7 @@ def _crossing(sizes: np.ndarray, rates: np.ndarray, first: int, height: float) -
 
 
 def cpu_name() -> str:
-    """Return what this machine's processor calls itself."""
+    """Return the name that this machine's processor gives itself."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -200,7 +200,7 @@ def load(cpu: str, cores: int) -> CpuMeasurement | None:
 
 
 def _measurement(fields: dict[str, Any]) -> CpuMeasurement:
-    """Return the measurement of a file's fields, or raise what a wrong field leads to."""
+    """Return the measurement of a file's fields; a wrong field raises an error of its type."""
     system = fields.pop("system")
     clock_hz = _positive(system.pop("clock_hz"))
     levels = {name: _bandwidth(**level) for name, level in system.items()}

@@ -1,8 +1,8 @@
 """Measures this core's peak rates of float32 multiply-adds: the rooflines of every benchmark.
 
-Two of them: of operands in registers, which a dense kernel can come close to; and with one operand
-from the L1 cache each, which is the most that a multiplication by unstructured non-zeros can do,
-because no two of them share an input.
+There are two of them. With all operands in registers, the rate is one that a dense kernel can come
+close to. With one operand of each multiply-add from the L1 cache, it is the most that a
+multiplication by unstructured non-zeros can do, because no two non-zeros share an input.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile, native
 
-# Two units times a latency of four to five cycles want ten independent sums; twelve fit the
-# sixteen registers of AVX2.
+# Two units with a latency of four to five cycles need ten independent sums; twelve fit the sixteen
+# registers of AVX2.
 _SUMS = 12
 
-# The operands from L1 are read in turns from this many places, a quarter of L1 or less.
+# The operands from L1 are read in turn from so many places, which take a quarter of L1 or less.
 _PLACES = 16
 
 

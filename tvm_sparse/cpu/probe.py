@@ -1,7 +1,7 @@
 """Measures this machine: sizes and bandwidths of its caches and memory, and its clock.
 
-Arrays of growing size are read again and again by one core. The plateaus of that curve are the
-levels; in the middle of each, copies and all cores together are measured too.
+One core reads arrays of growing size again and again. The plateaus of that curve of bandwidth are
+the levels. In the middle of each level, copies and the reads of all cores are measured as well.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from tvm_sparse.errors import TargetError
 _SMALLEST = 8 * KB
 _LARGEST = 1024 * MB
 _FREE_SHARE = 0.25
-"""Of the free memory, for the largest array."""
+"""Share of the free memory that the largest array takes."""
 
 _STEPS_PER_OCTAVE = 2
 _UNROLLED = 8
-"""Vectors of a loop's turn, each with a sum of its own."""
+"""Vectors that an iteration of a loop reads, each into a sum of its own."""
 
 _TURN_BYTES = 4 * MB
-"""Least to move in a run: about 20 us from L1."""
+"""Fewest bytes that a run moves; from L1 that takes about 20 us."""
 _TURN_SECONDS = 0.01
-"""Least time for a size in a round."""
+"""Shortest time for an array size in a round, in seconds."""
 
 Report = Callable[[str], None]
 
@@ -54,7 +54,7 @@ def measure(progress: Report = lambda text: None, rounds: int = 5) -> CpuMeasure
     Parameters
     ----------
     progress : callable
-        Told what is being measured.
+        Called with a text that says what is being measured.
     rounds : int
         How often everything is measured.
 
@@ -118,7 +118,7 @@ def _check(levels: Sequence[Plateau]) -> None:
 
 
 def _middle(level: Plateau, sizes: Sequence[float], cores: int) -> float:
-    """Return a size well inside a level for each of some cores; for the last level, its largest."""
+    """Return an array size well inside a level for each core; for the last level, its largest."""
     first = sizes[level.first]
     if math.isinf(level.size):
         return sizes[level.end - 1]
@@ -140,14 +140,14 @@ class _Probe:
             {name: _loop(name, cpu, self._floats, copies) for name, copies in names.items()}
         )
         self._library = tvm.compile(module, target=cpu.to_target())
-        # Pages that were never written are all the same one.
+        # Linux maps all pages that were never written to one page of zeros.
         self._array = tvm.runtime.tensor(np.ones(self._floats, np.float32))
         self._sums = tvm.runtime.tensor(np.zeros(cpu.cores * cpu.vector_lanes, np.float32))
 
     def rate(self, size: float, cores: int, copies: bool) -> float:
         """Return the bytes a second that `cores` cores move, each in an array of `size` bytes.
 
-        Together they have no more than the largest array.
+        The arrays of all cores together are no larger than the largest array.
         """
         halves = 2 if copies else 1
         turns = max(int(min(size, 4 * self._floats / cores) / halves) // self._turn, 1)

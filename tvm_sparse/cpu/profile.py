@@ -1,4 +1,4 @@
-"""CPU profiles: what the schedules and the cost model need to know of a processor.
+"""CPU profiles: the facts of a processor that schedules and cost models depend on.
 
 A profile is data. `native()` reads this machine's, `profile(name)` looks one up, and
 `CpuProfile.from_target` finds the one that a TVM target describes.
@@ -39,14 +39,14 @@ class CpuProfile(Processor):
     Attributes
     ----------
     token_lanes : int
-        Lanes of panels of tokens where they were measured; 0: `panel_lanes` chooses.
+        Lanes of panels of tokens that were measured to be the best; 0 lets `panel_lanes` choose.
     """
 
     token_lanes: int = 0
 
     @property
     def architecture(self) -> str:
-        """First word of the triple, which is what Linux calls the machine."""
+        """First word of the triple: the name that Linux has for the machine."""
         return self.triple.split("-")[0]
 
     @property
@@ -75,27 +75,28 @@ class CpuProfile(Processor):
 
     @property
     def weights_per_load(self) -> int:
-        """Weights that one load brings, because multiply-adds take any element of a register.
+        """Weights that one load brings.
 
-        So do NEON's; those of x86 need each weight in all lanes, from a load of its own.
+        NEON's multiply-adds take their weight from any element of a register, so that one load
+        brings as many weights as a vector has lanes. Those of x86 need each weight in all lanes,
+        which takes a load of its own.
         """
         return self.vector_lanes if self.architecture == "aarch64" else 1
 
     def panel_lanes(self, tokens: int) -> int:
         """Return how many of `tokens` tokens form one block of the row panel layout.
 
-        Two vectors: each non-zero weight is loaded once for both, and a panel of a common width
-        still fits L1 by halves. One, if that holds all tokens. Three or four, if the registers
-        suffice and they neither pad the tokens nor leave a core without a block (measured with
-        AVX-512: with four, BERT-base at 80 % zeros is 8 % faster than with two, at 95 % as fast;
-        three are as fast as four at 90 %, and 4 % faster at 95 % and 3 % at 80 %, of 384 tokens).
+        One vector is enough if it holds all tokens. Otherwise two vectors share each load of a
+        non-zero weight, and half a panel of a common width still fits L1. Three or four vectors are
+        better if the registers suffice, and if they neither pad the tokens nor leave a core without
+        a block.
         """
         if self.token_lanes and tokens > self.vector_lanes:
             return self.token_lanes
         if tokens <= self.vector_lanes:
             return self.vector_lanes
         if self.vector_registers >= 32:
-            # One load of ARM's brings four weights: what is gained by three is not known there.
+            # On ARM one load brings four weights; whether three vectors gain there is not known.
             for vectors in (3, 4) if self.weights_per_load == 1 else (4,):
                 lanes = vectors * self.vector_lanes
                 if tokens % lanes == 0 and tokens // lanes >= self.cores:
@@ -103,20 +104,20 @@ class CpuProfile(Processor):
         return 2 * self.vector_lanes
 
     def image_lanes(self, width: int) -> int:
-        """Return how many lanes hold a row of an image of `width` columns.
+        """Return how many lanes hold a row of an image of `width` pixels.
 
-        Whole vectors; where one vector is enough, a multiple of 8.
+        The lanes are whole vectors or, where one vector is enough, a multiple of 8.
         """
         whole = self.vector_lanes if width > self.vector_lanes else 8
         return -(-width // whole) * whole
 
     def vector_width(self, lanes: int) -> int:
-        """Return the values per vector for panels of `lanes` lanes: the longest that divides them.
+        """Return the values of the longest vector that divides panels of `lanes` lanes.
 
         Raises
         ------
         ValueError
-            If even vectors of 4 values don't.
+            If even vectors of 4 values do not divide them.
         """
         for width in (self.vector_lanes, 8, 4):
             if width <= self.vector_lanes and lanes % width == 0:
@@ -140,7 +141,7 @@ class CpuProfile(Processor):
         if self.mattr:
             config["mattr"] = list(self.mattr)
         if self.architecture == "riscv64":
-            config["mabi"] = "lp64d"  # that of Linux distributions; LLVM's default has no floats
+            config["mabi"] = "lp64d"  # as in Linux distributions; LLVM's default has no floats
         return tvm.target.Target(config)
 
     @staticmethod

@@ -11,9 +11,9 @@ from tvm_sparse.errors import InputError
 # TVM's affinity mode in which all worker threads may move between the given cores.
 _SHARE_CORES = -3
 
-# How often an idle worker looks for work before it sleeps: for some tenths of a millisecond. TVM's
-# default is 300000 times, a tenth of a second for which it keeps a core busy, while the threads of
-# another engine share what is left: of models that take turns, some took twice as long.
+# How often an idle worker looks for work before it sleeps; this takes some tenths of a millisecond.
+# TVM's default is 300000 times, which keeps a core busy for a tenth of a second. Meanwhile the
+# threads of another engine share the other cores, and its model may take twice as long.
 _SPINS = "1000"
 
 

@@ -1,14 +1,14 @@
 """The packed form of a pruned weight, in the order in which the kernels read it.
 
-A weight ``[N, K]`` is cut into chunks of output channels (so that threads can share a row) and
-blocks of K (the part of the activations that stays in the L1 cache). In each (chunk, K block)
-the channels are sorted by their number of non-zeros inside small windows and taken in groups of
-R, which the kernel walks side by side, one non-zero each per step. Sorting makes the members of
-a group nearly equal, so that little padding is needed; the windows keep a group's outputs close
-together.
+A weight ``[N, K]`` holds ``K`` taps for each output channel. It is cut into chunks of output
+channels, so that threads can share a row, and into blocks of K, whose inputs stay in the L1 cache.
+In each (chunk, K block) the channels are sorted, inside small windows, by their number of
+non-zeros. They are then taken in groups of R, which the kernel walks side by side, one non-zero of
+each channel in a step. Sorting makes the members of a group nearly equal, so that little padding is
+needed; the windows keep a group's outputs close together.
 
-The weight of a convolution is such a matrix too, ``K = C * kh * kw``. What differs is where a
-column lies in memory: in a panel of activations, or in the rows that `Window` describes.
+The weight of a convolution is such a matrix too, with ``K = C * kh * kw``. Only the place of a
+tap's input differs: it lies in a panel of activations, or in the rows that `Window` describes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class SparseTiling:
     k_block : int
         Input channels per K block.
     chunks : int
-        Equal chunks of output channels; must divide N.
+        Number of equal chunks of output channels; it must divide N.
     window : int
         Output channels that are sorted together.
     rows : int
-        Rows of activations that are computed side by side: with panels of few lanes, one row
-        alone does not pay for loading a weight.
+        Rows of activations that are computed side by side. With panels of few lanes, one row alone
+        does not pay for loading a weight.
     """
 
     group: int
@@ -65,10 +65,10 @@ class SparseConvTiling(SparseTiling):
     row_block : int
         Output rows of a job, which gathers their input rows once; a multiple of `rows`.
     shifted : bool
-        Whether the gathered rows are stored once per kernel column, see `Window`.
+        Whether the gathered rows are stored once per horizontal kernel position, see `Window`.
     vectors : int
-        Vectors of an output row that are computed together, at most; a wide row is walked piece by
-        piece, so that what a piece sees of all channels of a K block stays in the L1 cache.
+        The most vectors of an output row that are computed together. A wide row is walked piece by
+        piece, so that a piece's inputs in all channels of a K block stay in the L1 cache.
     """
 
     width: int = 8
@@ -86,27 +86,27 @@ class SparseConvTiling(SparseTiling):
 
 @dataclass(frozen=True, eq=False)
 class SparseLayout:
-    """Sizes of a packed weight, which weights of one shape and tiling have in common.
+    """The sizes that packed weights of one shape and tiling have in common.
 
     Attributes
     ----------
     n, k : int
-        Output channels, and columns of the weight as a matrix.
+        Output channels, and taps of each: the two extents of the weight as a matrix.
     tiling : SparseTiling
         How the weight is cut.
-    column_offsets : ndarray of int64, shape (columns of a K block,)
-        Position of every column of a K block in the activations, in units of an offset.
+    tap_offsets : ndarray of int64, shape (taps of a K block,)
+        Position of the input of every tap of a K block, in units of an offset.
     """
 
     n: int
     k: int
     tiling: SparseTiling
-    column_offsets: NDArray[np.int64]
+    tap_offsets: NDArray[np.int64]
 
     def __post_init__(self) -> None:
         if self.n % self.tiling.chunks:
             raise ValueError(f"{self.n} channels do not make {self.tiling.chunks} equal chunks")
-        if self.column_offsets.max() >= 1 << 16:
+        if self.tap_offsets.max() >= 1 << 16:
             raise ValueError(
                 f"a K block of {self.tiling.k_block} channels is out of reach of 16-bit offsets"
             )
@@ -126,7 +126,7 @@ class SparseLayout:
     def conv2d(problem: Conv2d, tiling: SparseConvTiling) -> SparseLayout:
         """Return the layout of a weight ``[Co, C, kh, kw]`` that meets its inputs in a `Window`.
 
-        Offsets are in floats, because kernel columns are neighbours.
+        Offsets are in floats, because inputs of neighbouring taps lie one float apart.
         """
         if problem.groups != 1:
             raise ValueError(f"a sparse convolution has one group, not {problem.groups}")
@@ -142,14 +142,14 @@ class SparseLayout:
         return SparseLayout(problem.out_channels, k, tiling, np.array(offsets))
 
     @property
-    def block_columns(self) -> int:
-        """Columns of a K block."""
-        return len(self.column_offsets)
+    def block_taps(self) -> int:
+        """Taps of a K block."""
+        return len(self.tap_offsets)
 
     @property
     def k_blocks(self) -> int:
         """Number of K blocks."""
-        return -(-self.k // self.block_columns)
+        return -(-self.k // self.block_taps)
 
     @property
     def chunk_channels(self) -> int:
@@ -162,7 +162,7 @@ class SparseLayout:
         return -(-self.chunk_channels // self.tiling.group)
 
     def bytes(self, density: float) -> int:
-        """Return the bytes of a weight that is packed so: offsets, values, a few indices."""
+        """Return the bytes of a packed weight: offsets, values, a few indices."""
         return int(density * self.n * self.k) * 6 + self.groups * (self.tiling.group + 1) * 4
 
     @property
@@ -172,7 +172,7 @@ class SparseLayout:
 
 
 def density_of(weight: np.ndarray) -> float:
-    """Return the non-zero fraction of a weight; 0 of one without elements."""
+    """Return the non-zero fraction of a weight; 0 if the weight has no elements."""
     return np.count_nonzero(weight) / max(weight.size, 1)
 
 
@@ -203,7 +203,7 @@ class PackedSparse:
     channels : ndarray of int32, shape (groups * R,)
         Output channels of every group.
     offsets : ndarray of uint16, shape (steps * R,)
-        Position of the non-zero's input, one of the layout's `column_offsets`. Zero where a
+        Position of the non-zero's input, one of the layout's `tap_offsets`. Zero where a
         channel has run out of non-zeros.
     values : ndarray of float32, shape (steps * R,)
         Weights. Zero where a channel has run out of non-zeros.
@@ -233,16 +233,16 @@ class PackedSparse:
     def pack(weight: NDArray[np.float32], layout: SparseLayout) -> PackedSparse:
         """Pack the non-zeros (NaN included) of a weight of shape ``[N, K]``."""
         tiling, size = layout.tiling, layout.chunk_channels
-        column_offsets = layout.column_offsets
+        tap_offsets = layout.tap_offsets
         blocks = [
             _pack_block(
-                weight[first : first + size, k0 : k0 + layout.block_columns],
+                weight[first : first + size, k0 : k0 + layout.block_taps],
                 first,
-                column_offsets,
+                tap_offsets,
                 tiling,
             )
             for first in range(0, layout.n, size)
-            for k0 in range(0, layout.k, layout.block_columns)
+            for k0 in range(0, layout.k, layout.block_taps)
         ]
         steps, channels, offsets, values = (np.concatenate(p) for p in zip(*blocks, strict=True))
         # One unused step for a weight of zeros, because TVM has no constants of size zero.
@@ -264,24 +264,24 @@ class PackedSparse:
         used = len(group_of_step) * group
         k_block = (group_of_step // layout.chunk_groups) % layout.k_blocks
         channel = self.channels.reshape(-1, group)[group_of_step].ravel()
-        column_of_offset = np.zeros(1 << 16, np.int64)
-        column_of_offset[layout.column_offsets] = np.arange(layout.block_columns)
-        first_column = np.repeat(k_block, group) * layout.block_columns
-        column = first_column + column_of_offset[self.offsets[:used]]
+        tap_of_offset = np.zeros(1 << 16, np.int64)
+        tap_of_offset[layout.tap_offsets] = np.arange(layout.block_taps)
+        first_tap = np.repeat(k_block, group) * layout.block_taps
+        tap = first_tap + tap_of_offset[self.offsets[:used]]
         value = self.values[:used]
         dense = np.zeros((layout.n, layout.k), "float32")
         kept = value != 0
-        dense[channel[kept], column[kept]] = value[kept]
+        dense[channel[kept], tap[kept]] = value[kept]
         return dense
 
 
 def _pack_block(
     block: NDArray[np.float32],
     first_channel: int,
-    column_offsets: NDArray[np.int64],
+    tap_offsets: NDArray[np.int64],
     tiling: SparseTiling,
 ) -> tuple[NDArray[np.integer], ...]:
-    """Pack one (chunk, K block): its steps per group, channels, offsets and values."""
+    """Return steps of each group, channels, offsets and values of one (chunk, K block)."""
     group = tiling.group
     nonzeros = np.count_nonzero(block, axis=1)
     window = np.arange(len(block)) // tiling.window
@@ -290,12 +290,12 @@ def _pack_block(
     order = np.pad(order, (0, -len(order) % group), mode="edge")
     counts = nonzeros[order].reshape(-1, group).max(axis=1)
     first_step = np.concatenate([[0], np.cumsum(counts)])
-    place, column = np.nonzero(block[order])
+    place, tap = np.nonzero(block[order])
     row_start = np.concatenate([[0], np.cumsum(nonzeros[order])])
     step = first_step[place // group] + np.arange(len(place)) - row_start[place]
     slot = step * group + place % group
     offsets = np.zeros(first_step[-1] * group, "uint16")
     values = np.zeros(first_step[-1] * group, "float32")
-    offsets[slot] = column_offsets[column]
-    values[slot] = block[order[place], column]
+    offsets[slot] = tap_offsets[tap]
+    values[slot] = block[order[place], tap]
     return counts, order + first_channel, offsets, values

@@ -1,7 +1,7 @@
 """The sizes of a two-dimensional convolution on image panels.
 
 An image tensor ``(N, C, H, W)`` lies in panels ``[N * H, C, lanes]``: a row of the image is a row
-of panels, its columns are the lanes. Lanes from W on hold finite values that nobody may read.
+of panels, and its pixels are the lanes. Lanes from W on hold finite values that nobody may read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Conv2d:
     kernel, stride, dilation : tuple of int
         Vertical, horizontal.
     padding : tuple of int
-        Rows and columns of zeros around the image: top, left, bottom, right.
+        Zeros around the image, in pixels: top, left, bottom, right.
     groups : int
         Groups of channels that do not see one another.
     lanes_in, lanes_out : int
@@ -55,7 +55,7 @@ class Conv2d:
         if min(self.out_height, self.out_width) < 1:
             raise ValueError(f"the kernel is larger than the padded image: {self}")
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
-            raise ValueError(f"fewer lanes than columns: {self}")
+            raise ValueError(f"fewer lanes than pixels in a row: {self}")
 
     @property
     def key(self) -> str:
@@ -80,7 +80,7 @@ class Conv2d:
 
     @property
     def out_width(self) -> int:
-        """Columns of the output image."""
+        """Pixels in a row of the output image."""
         _, left, _, right = self.padding
         reach = (self.kernel[1] - 1) * self.dilation[1] + 1
         return (self.width + left + right - reach) // self.stride[1] + 1
@@ -121,27 +121,27 @@ class Conv2d:
 class Window:
     """How a block of input channels of some image rows is gathered for the multiply-adds.
 
-    Rows outside the image and columns beside it are stored as zeros, so that every weight meets
-    its inputs at one distance from the output's position, wherever that is. A row is stored as
-    ``[channels, planes, pitch]``. A plane holds every ``stride``-th column from its origin on, so
-    that neighbouring outputs meet neighbouring inputs:
+    Pixels outside the image are stored as zeros, so that every weight meets its inputs at one
+    distance from the output's position, wherever that is. A row is stored as ``[channels, planes,
+    pitch]``. A plane holds every ``stride``-th pixel from its origin on, so that neighbouring
+    outputs meet neighbouring inputs:
 
-    * shared planes: one per remainder of the columns modulo the stride. Kernel columns of one
-      remainder read the same plane, shifted by some lanes, and the zeros behind a plane are also
-      those in front of the next one. Compact, but most vector loads are not aligned, and every
-      one that crosses a cache line counts as two.
-    * shifted planes: one per kernel column. All loads are aligned.
+    * shared planes: there is one for each remainder of the pixels' numbers modulo the stride.
+      Horizontal kernel positions of one remainder read the same plane, shifted by some lanes, and
+      the zeros behind a plane are also those in front of the next plane. They take little memory,
+      but most vector loads are not aligned, and a load that crosses a cache line counts as two.
+    * shifted planes: there is one for each horizontal kernel position. All loads are aligned.
 
     Attributes
     ----------
     problem : Conv2d
         The convolution.
     width : int
-        Values per vector; a plane is a multiple of it long.
+        Values per vector; the length of a plane is a multiple of it.
     channels : int
         Input channels of a block.
     shifted : bool
-        Which planes.
+        Whether planes are shifted instead of shared.
     """
 
     problem: Conv2d
@@ -151,10 +151,10 @@ class Window:
 
     @functools.cached_property
     def origins(self) -> tuple[int, ...]:
-        """The image column in lane 0 of every plane; may lie outside of the image."""
+        """The pixel in lane 0 of every plane; it may lie outside of the image."""
         if self.shifted:
-            return self._columns
-        return tuple(sorted({column % self.problem.stride[1] for column in self._columns}))
+            return self._pixels
+        return tuple(sorted({pixel % self.problem.stride[1] for pixel in self._pixels}))
 
     @functools.cached_property
     def lead(self) -> int:
@@ -197,14 +197,14 @@ class Window:
         return -(-self.lead // self.width) * self.width
 
     def rows(self, out_rows: int) -> int:
-        """Return how many input rows that many output rows see."""
+        """Return how many input rows `out_rows` output rows see."""
         problem = self.problem
         return (
             (out_rows - 1) * problem.stride[0] + (problem.kernel[0] - 1) * problem.dilation[0] + 1
         )
 
     def size(self, out_rows: int) -> int:
-        """Return the floats of the memory, with zeros behind it that the last loads reach."""
+        """Return the floats of the memory for `out_rows` output rows, with zeros around them."""
         return self.front + self.rows(out_rows) * self.row_pitch + self.back
 
     @functools.cached_property
@@ -214,14 +214,14 @@ class Window:
         return max(0, -(-reach // self.width) * self.width)
 
     def offset(self, channel: int, dy: int, dx: int) -> int:
-        """Return where the inputs of a weight begin, in floats from ``front - lead`` on."""
+        """Return the place of a weight's first input, in floats from ``front - lead`` on."""
         plane, shift = self._taps[dx]
         row = dy * self.problem.dilation[0] * self.row_pitch
         return row + channel * self.channel_pitch + plane * self.pitch + shift + self.lead
 
     @functools.cached_property
-    def _columns(self) -> tuple[int, ...]:
-        """The image column that output column 0 sees through every kernel column."""
+    def _pixels(self) -> tuple[int, ...]:
+        """The pixel that output pixel 0 sees through every horizontal kernel position."""
         problem = self.problem
         return tuple(
             dx * problem.dilation[1] - problem.padding[1] for dx in range(problem.kernel[1])
@@ -229,8 +229,8 @@ class Window:
 
     @functools.cached_property
     def _taps(self) -> tuple[tuple[int, int], ...]:
-        """The plane of every kernel column, and the shift of its loads in lanes."""
+        """The plane of every horizontal kernel position, and the shift of its loads in lanes."""
         if self.shifted:
             return tuple((plane, 0) for plane in range(self.problem.kernel[1]))
         stride, origins = self.problem.stride[1], self.origins
-        return tuple((origins.index(c % stride), c // stride) for c in self._columns)
+        return tuple((origins.index(c % stride), c // stride) for c in self._pixels)

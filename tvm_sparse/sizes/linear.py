@@ -12,7 +12,7 @@ class Linear:
     Attributes
     ----------
     rows, lanes : int
-        Panels, and lanes of each.
+        Panels of the input, and lanes of each panel.
     n, k : int
         Output and input channels.
     """

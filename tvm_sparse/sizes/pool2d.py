@@ -21,9 +21,9 @@ class Pool2d:
     kernel, stride, dilation : tuple of int
         Vertical, horizontal.
     padding : tuple of int
-        Rows and columns around the image: top, left, bottom, right.
+        Padding around the image, in pixels: top, left, bottom, right.
     count_padding : bool
-        Whether the mean is one over the padding, too, as zeros.
+        Whether the mean counts the padding, too, as zeros.
     lanes_in, lanes_out : int
         Lanes of the panels of input and output.
     """
@@ -44,7 +44,7 @@ class Pool2d:
 
     def __post_init__(self) -> None:
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
-            raise ValueError(f"fewer lanes than columns: {self}")
+            raise ValueError(f"fewer lanes than pixels in a row: {self}")
 
     @property
     def window_key(self) -> str:
@@ -67,9 +67,9 @@ class Pool2d:
         reach = (self.kernel[0] - 1) * self.dilation[0] + 1
         return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
 
-    def columns_counted(self, column: int) -> int:
-        """Return how many columns of its window output column `column` is a mean over."""
+    def pixels_counted(self, pixel: int) -> int:
+        """Return over how many pixels of a window's row the mean in output pixel `pixel` is."""
         _, left, _, right = self.padding if self.count_padding else (0, 0, 0, 0)
-        first = column * self.stride[1] - self.padding[1]
+        first = pixel * self.stride[1] - self.padding[1]
         seen = range(first, first + self.kernel[1] * self.dilation[1], self.dilation[1])
         return sum(-left <= i < self.width + right for i in seen)

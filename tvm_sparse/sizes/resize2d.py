@@ -10,7 +10,7 @@ from tvm_sparse.sizes.tensor import RowMap, Tensor
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
 
 _ROUNDING = 2.0**-10
-"""More than the error of a float32 place among some thousand rows."""
+"""A bound, in rows, of the rounding error of a float32 position among some thousand rows."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Resize2d:
     out_height, out_width : int
         Extents of the output.
     coordinates : str
-        Which points of input and output coincide, one of `COORDINATES`, by ONNX's names: the
-        corners of the outer pixels, their centers, or the upper left corners of all pixels.
+        Which points of input and output coincide; one of `COORDINATES`, which are ONNX's names:
+        the corners of the outer pixels, their centers, or the upper left corners of all pixels.
     lanes_in, lanes_out : int
         Lanes of the panels of input and output.
     """
@@ -44,7 +44,7 @@ class Resize2d:
         if self.coordinates not in COORDINATES:
             raise ValueError(f"unknown coordinates {self.coordinates!r}; known: {COORDINATES}")
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
-            raise ValueError(f"fewer lanes than columns: {self}")
+            raise ValueError(f"fewer lanes than pixels in a row: {self}")
         if self.out_width < self.width:
             raise ValueError(f"the image would become narrower: {self}")
 
@@ -60,9 +60,9 @@ class Resize2d:
 
     @property
     def rows_seen(self) -> RowMap:
-        """The input rows that an output row sees, or one more on either side.
+        """The input rows that an output row sees, or one more row on either side.
 
-        A place on a row may be rounded to just before it.
+        The extra rows are there because rounding may move a position to the row before.
         """
         scale, shift = self.line(0)
         before, after = 0, 1
@@ -74,7 +74,7 @@ class Resize2d:
         return RowMap(self.height, before, after, self.out_height)
 
     def line(self, axis: int) -> tuple[float, float]:
-        """Return (scale, shift) of the place ``scale * i + shift`` in the input of output i."""
+        """Return (scale, shift): output pixel i lies at ``scale * i + shift`` in the input."""
         extent = (self.height, self.width)[axis]
         out = (self.out_height, self.out_width)[axis]
         if self.coordinates == "align_corners":
