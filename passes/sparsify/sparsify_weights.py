@@ -31,6 +31,7 @@ from tvm_sparse.tilings.families import (
     KernelFor,
     Tiling,
     by_cost_model,
+    dense_family,
     family_of,
     sparse_family,
     sparse_or_dense,
@@ -68,7 +69,7 @@ class SparsifyWeights:
             if found is None:
                 return None
             choice, tiling = self._choose(found.layer)
-            decisions.append(_decision(name, call, found.layer, choice))
+            decisions.append(_decision(name, call, found.layer, choice, self.cpu))
             if tiling is None:
                 return None
             product = sparse_layer(emit(found.panels), found.weight, found.layer, tiling)
@@ -128,14 +129,16 @@ def _constants(packed: PackedSparse) -> list[relax.Expr]:
     return [relax.const(array) for array in arrays]
 
 
-def _decision(name: str, call: relax.Call, layer: Layer[Any], choice: Choice) -> dict[str, Any]:
+def _decision(
+    name: str, call: relax.Call, layer: Layer[Any], choice: Choice, cpu: CpuProfile
+) -> dict[str, Any]:
+    family = sparse_family(layer) if choice.sparse else dense_family(layer, cpu)
     weight = call.args[1].value.numpy()
     shape = weight.T.shape if weight.ndim == 2 else weight.shape
-    kernel = "linear" if isinstance(layer.problem, Linear) else "conv2d"
     return {
         "layer": name,
         "shape": list(shape),
         "density": layer.density,
-        "kernel": f"sparse_{kernel}" if choice.sparse else kernel,
+        "kernel": family.name,
         "reason": choice.reason,
     }

@@ -58,6 +58,16 @@ class Conv2d:
             raise ValueError(f"fewer lanes than pixels in a row: {self}")
 
     @property
+    def name(self) -> str:
+        """Text that names the sizes for people."""
+        kind = "depthwise_conv2d" if self.is_depthwise else "conv2d"
+        stride = f" / {self.stride[0]}" if self.stride[0] > 1 else ""
+        return (
+            f"{kind} {self.kernel[0]}x{self.kernel[1]}{stride} "
+            f"{self.channels} > {self.out_channels} @ {self.batch}x{self.height}x{self.width}"
+        )
+
+    @property
     def key(self) -> str:
         """Text that names the sizes in the tuning records."""
         return (

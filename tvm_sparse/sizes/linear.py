@@ -23,6 +23,11 @@ class Linear:
     k: int
 
     @property
+    def name(self) -> str:
+        """Text that names the sizes for people."""
+        return f"linear {self.k} > {self.n} @ {self.rows}x{self.lanes}"
+
+    @property
     def key(self) -> str:
         """Text that names the sizes in the tuning records."""
         return f"linear rows={self.rows} lanes={self.lanes} channels={self.k} out_channels={self.n}"
