@@ -42,7 +42,7 @@ from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.used import UsedRecords
-from tvm_sparse.tilings.families import KernelFor, Tiling, by_cost_model
+from tvm_sparse.tilings.families import KernelFor, Tiling, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 
 Passes = list[tvm.transform.Pass]
@@ -67,7 +67,7 @@ def canonicalize() -> Passes:
     ]
 
 
-def sparsify(cpu: CpuProfile, kernel_for: KernelFor = by_cost_model) -> Passes:
+def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passes:
     """Choose a kernel for every weight and keep the activations in panels between them."""
     return [
         MeasureSparsity(),

@@ -28,7 +28,7 @@ from tvm_sparse.tilings.depthwise_conv2d import (
     DEPTHWISE_CONV2D_FAMILY,
     DepthwiseConv2dTiling,
 )
-from tvm_sparse.tilings.families import KernelFor, Tiling, by_cost_model, dense_family
+from tvm_sparse.tilings.families import KernelFor, Tiling, dense_family, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 
@@ -46,7 +46,7 @@ class PackDenseWeights:
     """
 
     def __init__(
-        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = by_cost_model
+        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = nothing_measured
     ) -> None:
         self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
 

@@ -30,9 +30,9 @@ from tvm_sparse.tilings.choice import Choice
 from tvm_sparse.tilings.families import (
     KernelFor,
     Tiling,
-    by_cost_model,
     dense_family,
     family_of,
+    nothing_measured,
     sparse_family,
     sparse_or_dense,
 )
@@ -56,7 +56,7 @@ class SparsifyWeights:
     """
 
     def __init__(
-        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = by_cost_model
+        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = nothing_measured
     ) -> None:
         self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
 

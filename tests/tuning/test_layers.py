@@ -17,7 +17,7 @@ from tvm_sparse.testing import pruned
 from tvm_sparse.tilings.families import to_fields
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.lanes import lanes_candidates
-from tvm_sparse.tuning.layers import LayerKernel, build_layer
+from tvm_sparse.tuning.layers import LayerSubject, build_layer_library
 from tvm_sparse.tuning.ranking import kernel_candidates
 
 CPU = profile("x86-64-v4")
@@ -37,7 +37,7 @@ def test_all_compute_the_same(kind, tmp_path):
     cpu = native()
     layer, shape = LAYERS[kind]
     weight = pruned(np.random.default_rng(0), shape, 0.1 if "sparse" in kind else 1.0)
-    kernel = LayerKernel.write(layer, weight, tmp_path, "native", cpu.cores)
+    kernel = LayerSubject.write(layer, weight, tmp_path, "native", cpu.cores)
     arguments = kernel.arguments()
     x = tvm.runtime.tensor(np.load(arguments.path)["arr_0"])
     (common,) = arguments.common
@@ -45,7 +45,7 @@ def test_all_compute_the_same(kind, tmp_path):
     expected = None
     for plan in [plans[0], plans[len(plans) // 2], plans[-1]]:
         library = tmp_path / "kernel.so"
-        build_layer(library, **kernel.build(plan).arguments)
+        build_layer_library(library, **kernel.build(plan).arguments)
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
         actual = machine["main"](x).numpy()[..., :common]
         library.unlink()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tvm_sparse.columns.plans import PlanFor
-from tvm_sparse.tilings.families import KernelFor, by_cost_model
+from tvm_sparse.tilings.families import KernelFor, nothing_measured
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Lookups:
     """
 
     lanes_for: LanesFor = lambda network: None
-    kernel_for: KernelFor = by_cost_model
+    kernel_for: KernelFor = nothing_measured
     plan_for: PlanFor | None = None
     refuses: Callable[[str], bool] = lambda key: False
     source: str = ""

@@ -1,7 +1,7 @@
-"""Builds candidates in parallel and measures them: on this machine or on boards.
+"""Builds candidates in parallel and measures them, on this machine or on boards.
 
-Everything that runs generated code, or makes it, does so in another process with a time limit. A
-candidate that crashes or hangs is a failed trial; a device that disappears is replaced by another.
+Code is generated and run in other processes, with time limits. A candidate that crashes or hangs is
+a failed trial; another device takes the place of one that disappears.
 """
 
 from __future__ import annotations
@@ -23,46 +23,46 @@ WORKER = "tvm_sparse.tuning.worker"
 BUILD_SECONDS = 60.0
 LOAD_SECONDS = 20.0
 MEASURE_SECONDS = 120.0
-"""Limits of a candidate: to build, to load and run once, and to be measured."""
+"""Seconds that a candidate may take to be built, to be loaded and run once, and to be measured."""
 
 WAIT_SECONDS = 300.0
-"""How long to wait for a free device."""
+"""Seconds to wait for a free device."""
 
 HOLD_SECONDS = 900.0
-"""After how long a device takes itself back, if we should have disappeared."""
+"""Seconds after which a board frees itself if this program has disappeared."""
 
 ROUND_SECONDS = 0.02
-"""How long a candidate runs in a round."""
+"""Seconds that a candidate runs in a round."""
 
 HOPELESS = 1.5
-"""A candidate that takes this many times as long as the one to beat is measured once only."""
+"""A candidate that takes this many times as long as the one to beat gets one round."""
 
 
 class CandidateFailed(TvmSparseError):
-    """A candidate cannot be built, raises, or computes something else."""
+    """A candidate cannot be built, raises an error, or computes other values."""
 
 
 class SessionLost(TvmSparseError):
-    """The process or the device that measured has ended: open it again."""
+    """The process or the device that measured has ended; it can be opened again."""
 
 
 class DeviceGone(TvmSparseError):
-    """No device can be had any more."""
+    """No device is left."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """How a candidate's library is made.
+    """How the library of a candidate is made.
 
     Attributes
     ----------
     function : str
-        ``"module:name"`` of a function with a parameter `library`, the file that it writes: an
-        executable of TVM's virtual machine, whose function ``main`` is what is measured.
+        ``"module:name"`` of a function with a parameter `library`: the file to which it writes an
+        executable of TVM's virtual machine. The function ``main`` of that is measured.
     arguments : mapping
-        Its other arguments; values of JSON.
+        The function's other arguments, which are values of JSON.
     seconds : float
-        Limit, if it takes longer than others.
+        The time limit, where it is longer than `BUILD_SECONDS`.
     """
 
     function: str
@@ -72,15 +72,15 @@ class Build:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What candidates are called with.
+    """The arguments that candidates are called with.
 
     Attributes
     ----------
     path : Path
-        File of arrays in the order of the function's parameters, as of `numpy.savez`.
+        A file of `numpy.savez` with arrays in the order of the function's parameters.
     common : tuple of int
-        Of each result, how many values of the last axis are the same for all candidates; the others
-        may be padding.
+        For each result, how many values of the last axis are the same for all candidates; the
+        values behind them may be padding.
     """
 
     path: Path
@@ -93,9 +93,9 @@ class Builders:
     Parameters
     ----------
     count : int
-        Number of processes.
+        The number of processes.
     limit : float
-        Seconds that a build may take.
+        The seconds that a build may take.
     """
 
     def __init__(self, count: int, limit: float = BUILD_SECONDS) -> None:
@@ -105,11 +105,11 @@ class Builders:
         self._processes: list[IsolatedProcess] = []
 
     def submit(self, build: Build, library: Path) -> Future[Path]:
-        """Start to build; the future raises `CandidateFailed` if that fails."""
+        """Start a build; the future raises `CandidateFailed` if the build fails."""
         return self._executor.submit(self._build, build, library)
 
     def stop(self) -> None:
-        """End what is being built; nothing can be built any more."""
+        """End the builds that run; no other can be started."""
         self._executor.shutdown(wait=False, cancel_futures=True)
         for process in self._processes:
             process.kill()
@@ -144,15 +144,15 @@ class Device:
     Parameters
     ----------
     threads : int
-        Threads that candidates run on.
+        The number of threads that candidates run on.
     flush_bytes : int
-        Bytes copied between two runs: about twice the private cache.
+        Bytes that are copied between two runs, to fill the private cache with other data.
     """
 
     name = "this machine"
     is_remote = False
     strikes = 1
-    """How often a session may end under a candidate before that is the one to blame."""
+    """How often a session may end under a candidate before the candidate counts as failed."""
 
     def __init__(self, threads: int, flush_bytes: int) -> None:
         self.threads = threads
@@ -200,9 +200,10 @@ class Device:
     def measure(
         self, names: Sequence[str], rounds: int, hopeless: float = HOPELESS
     ) -> list[tuple[float, ...]]:
-        """Run candidates in turns; returns the seconds of every round.
+        """Run candidates in turns, and return the seconds of each round.
 
-        Those that take `hopeless` times as long as the first get one round; 0: none.
+        Candidates that take `hopeless` times as long as the first one get one round; with 0, all
+        get all rounds.
 
         Raises
         ------
@@ -220,7 +221,7 @@ class Device:
         return [tuple(times) for times in answer["times"]]
 
     def stop(self) -> None:
-        """End what another thread measures; nothing can be measured any more."""
+        """End the measurement of another thread; no other can be started."""
         self._process.kill()
 
     def close(self) -> None:
@@ -234,7 +235,7 @@ class Device:
             raise DeviceGone(str(error)) from None
 
     def _leave(self) -> None:
-        """Give back what `_open` took."""
+        """Give back the device that `_open` took."""
 
     def _call(self, command: str, limit: float, **arguments: object) -> dict[str, Any]:
         try:
@@ -251,14 +252,14 @@ class Device:
 
 
 class RemoteDevice(Device):
-    """A board; of those of a tracker one at a time, whichever is free.
+    """A board, or whichever board of a tracker is free.
 
     Parameters
     ----------
     board : Board
-        Where it is found.
+        The address of the board or of the tracker.
     threads, flush_bytes
-        As of `Device`.
+        As `Device` takes them.
     """
 
     is_remote = True

@@ -19,19 +19,19 @@ from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.task import Task
 
 MOST_VECTORS = 8
-"""Vectors of a block of tokens."""
+"""The most vectors of a block of tokens that are tried."""
 
 
 @dataclass(frozen=True)
 class LanesCandidate:
-    """Lanes of panels and what the linear layers are expected to cost with them, one by one.
+    """Lanes of panels, and the expected time of the linear layers with them.
 
     Attributes
     ----------
     lanes : int
-        Tokens of a block.
+        The tokens of a block.
     seconds : float
-        The cost model's prediction, all cores at work.
+        The sum of the layers' times as the cost models predict them, with all cores at work.
     """
 
     lanes: int
@@ -41,9 +41,18 @@ class LanesCandidate:
 def lanes_candidates(
     network: TokenNetwork, cpu: CpuProfile, hopeless: float
 ) -> list[LanesCandidate]:
-    """Return what to try: the default, then others, those expected to be the fastest first.
+    """Return the lanes to try: the default, then the others in the order of the expected time.
 
-    None if one vector holds all tokens.
+    The list is empty if one vector holds all tokens.
+
+    Parameters
+    ----------
+    network : TokenNetwork
+        The linear layers on tokens.
+    cpu : CpuProfile
+        The processor.
+    hopeless : float
+        Lanes that are expected to take so many times as long as the best are left out.
     """
     if network.tokens <= cpu.vector_lanes:
         return []
@@ -67,20 +76,20 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
 
 
 def lanes_tasks(
-    mod: tvm.IRModule, kernel: ModelSubject, arguments: Arguments, setting: Setting
+    mod: tvm.IRModule, subject: ModelSubject, arguments: Arguments, setting: Setting
 ) -> list[Part]:
-    """Return the task to choose lanes, unless there is nothing to choose.
+    """Return the part to choose lanes for; none if there is no choice.
 
     Parameters
     ----------
     mod : IRModule
-        The model, from `canonical`.
-    kernel : ModelSubject
-        The same to build.
+        The model, from `tvm_sparse.passes.pipeline.canonical`.
+    subject : ModelSubject
+        The same model, to build.
     arguments : Arguments
-        What it is called with.
+        The inputs of the model.
     setting : Setting
-        What all tasks have in common.
+        The setting of the run.
     """
     cpu = setting.cpu
     network = token_network(mod, cpu)
@@ -91,7 +100,7 @@ def lanes_tasks(
         network.name,
         key_on(network_key(network), cpu),
         tuple({"lanes": plan.lanes} for plan in plans),
-        kernel.build,
+        subject.build,
         arguments,
     )
     return [Part("lanes", task)]

@@ -1,43 +1,53 @@
-"""One layer to tune: the libraries that run its kernels, and what they are called with."""
+"""The layers of a model to tune: the kernels to try, and the libraries that run them."""
 
 from __future__ import annotations
 
+import collections
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
 from tvm_sparse.passes.sparsify.sparsify_weights import sparse_layer
+from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.file import Plan
+from tvm_sparse.records.keys import key_on, layer_key
+from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings import families
 from tvm_sparse.tilings.families import family_of, from_fields
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.libraries import build_module, common_lanes
+from tvm_sparse.tuning.part import Part, Setting
+from tvm_sparse.tuning.ranking import kernel_candidates
+from tvm_sparse.tuning.task import Task
 
 
 @dataclass(frozen=True)
-class LayerKernel:
+class LayerSubject:
     """A layer by itself, whose weight is in a file.
 
     Attributes
     ----------
     layer : Layer
-        Its sizes.
+        The sizes, and the density of the weight.
     folder : Path
-        Where the weight is, ``weight.npy``.
+        The folder with the weight, ``weight.npy``.
     target : str
-        Name of the CPU profile.
+        The name of the CPU profile.
     threads : int
-        Threads of the kernels.
+        The number of threads that the kernels run on.
     """
 
     layer: Layer[Any]
@@ -48,13 +58,13 @@ class LayerKernel:
     @staticmethod
     def write(
         layer: Layer[Any], weight: NDArray[np.float32], folder: Path, target: str, threads: int
-    ) -> LayerKernel:
-        """Write the weight, `(n, k)` or that of a convolution, to a folder."""
+    ) -> LayerSubject:
+        """Write the weight, `(n, k)` or as a convolution has it, to a folder."""
         np.save(folder / "weight.npy", weight)
-        return LayerKernel(layer, folder, target, threads)
+        return LayerSubject(layer, folder, target, threads)
 
     def build(self, plan: Plan) -> Build:
-        """Tell how the library of a kernel is built."""
+        """Return how the library of a kernel is built."""
         problem = self.layer.problem
         arguments = {
             "weight": str(self.folder / "weight.npy"),
@@ -63,10 +73,10 @@ class LayerKernel:
             "target": self.target,
             "threads": self.threads,
         }
-        return Build(f"{__name__}:build_layer", arguments)
+        return Build(f"{__name__}:build_layer_library", arguments)
 
     def arguments(self) -> Arguments:
-        """Write what the kernels are called with: random panels."""
+        """Write the arguments of the kernels, which are random panels."""
         shape, lanes = _panels(self.layer.problem)
         x = np.random.default_rng(0).standard_normal(shape).astype("float32")
         path = self.folder / "arguments.npz"
@@ -86,7 +96,7 @@ def _panels(problem: Linear | Conv2d) -> tuple[tuple[int, int, int], int]:
     return shape, problem.lanes_out
 
 
-def build_layer(
+def build_layer_library(
     library: Path,
     weight: str,
     problem: dict[str, object],
@@ -120,3 +130,44 @@ def build_layer(
 def _read(path: str) -> NDArray[np.float32]:
     weight: NDArray[np.float32] = np.load(path)
     return weight
+
+
+def layer_tasks(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
+    """Return a part for each structure of the layers, the most time-consuming first.
+
+    Parameters
+    ----------
+    mod : IRModule
+        The model, from `tvm_sparse.passes.pipeline.canonical`.
+    lookups : Lookups
+        Gives the lanes that were measured.
+    setting : Setting
+        The setting of the run.
+    """
+    cpu = setting.cpu
+    lanes = lookups.lanes_for(token_network(mod, cpu))
+    own_cpu = replace(cpu, token_lanes=lanes or 0)
+    counts: collections.Counter[str] = collections.Counter()
+    layers: dict[str, ConstantLayer] = {}
+    for own in constant_layers(mod, own_cpu):
+        counts[layer_key(own.layer)] += 1
+        layers.setdefault(layer_key(own.layer), own)
+    plans = {
+        key: kernel_candidates(own.layer, cpu, setting.hopeless) for key, own in layers.items()
+    }
+    seconds = {key: counts[key] * plans[key][0].seconds for key in layers}
+    mean = float(np.mean(list(seconds.values()))) if seconds else 0.0
+    found: list[Part] = []
+    for key in sorted(layers, key=lambda key: -seconds[key]):
+        layer, weight = layers[key].layer, layers[key].weight
+        chosen = plans[key][: setting.share(seconds[key], mean) + 1]
+        kernel = LayerSubject.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
+        task = Task(
+            layer.name,
+            key_on(key, cpu),
+            tuple(families.to_fields(candidate.tiling) for candidate in chosen),
+            kernel.build,
+            kernel.arguments(),
+        )
+        found.append(Part("layers", task, counts[key]))
+    return found

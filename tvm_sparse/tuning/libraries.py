@@ -1,4 +1,4 @@
-"""How candidates of all kinds are built as libraries, and what these are called with."""
+"""How candidates of all kinds become libraries, and random arguments for these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tvm_sparse.tuning.devices import Arguments
 
 
 def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
-    """Build operators on panels, and regions of them, as a library for the virtual machine."""
+    """Build a module on panels, with or without regions, as a library for the virtual machine."""
     with cpu.to_target() as tvm_target:
         mod = tvm.transform.Sequential(pipeline.lower(cpu))(mod)
         executable = build(mod, tvm_target, "default_build")
@@ -27,7 +27,7 @@ def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
 
 
 def export(executable: Any, library: Path, cpu: CpuProfile) -> None:
-    """Write what was compiled as a library."""
+    """Write a compiled module as a library."""
     command = link_command(cpu.architecture)
     executable.export_library(str(library), fcompile=functools.partial(link, command))
 
@@ -38,18 +38,18 @@ def write_arguments(
     common: Callable[[relax.TensorType], int],
     weights: Sequence[np.ndarray] = (),
 ) -> Arguments:
-    """Write random arguments of ``main``, and its last ones, which are weights, to a folder.
+    """Write random arguments of ``main`` to a folder; the last ones are given weights.
 
     Parameters
     ----------
     folder : Path
-        For the file.
+        The folder of the file.
     main : relax.Function
-        What is called.
+        The function.
     common : callable
-        Returns how much of a result is compared, see `Arguments`.
+        Returns how many values of a result's last axis are compared, see `Arguments`.
     weights : sequence of numpy.ndarray
-        The last arguments.
+        The last arguments of ``main``.
     """
     rng = np.random.default_rng(0)
     params = main.params[: len(main.params) - len(weights)]
@@ -61,12 +61,12 @@ def write_arguments(
 
 
 def common_lanes(lanes: int, cpu: CpuProfile) -> int:
-    """Return how many lanes hold no padding, which no plan needs to compute: whatever the width."""
+    """Return how many lanes hold no padding in any plan, whatever its vector width."""
     return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
 
 
 def random_array(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:
-    """Return random numbers, or ones where they are no floating-point numbers."""
+    """Return random numbers of a floating-point type, or ones of another type."""
     shape, dtype = [int(n) for n in ty.shape], np.dtype(str(ty.dtype))
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)

@@ -32,20 +32,20 @@ BUILD_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class ModelSubject:
-    """A whole model.
+    """A whole model, from which libraries are built with or without records.
 
     Attributes
     ----------
     model : str
         An ONNX file, or a Relax module as JSON.
     shapes : mapping, optional
-        Of the inputs that have dynamic dimensions.
+        The shapes of the inputs that have dynamic dimensions.
     target : str
-        Name of the CPU profile.
+        The name of the CPU profile.
     threads : int
-        Threads of the kernels.
+        The number of threads that the model runs on.
     records : Path
-        The records, for a plan that uses them.
+        The file of the records, for a plan that uses them.
     """
 
     model: str
@@ -71,7 +71,7 @@ class ModelSubject:
         return ModelSubject(str(Path(model).resolve()), shapes, target, threads, records)
 
     def build(self, plan: Plan) -> Build:
-        """Tell how the library is built: with some lanes, with records or without any."""
+        """Return how the library is built: with given lanes, with records, or without any."""
         shapes = self.shapes and {name: list(shape) for name, shape in self.shapes.items()}
         arguments = {
             "model": self.model,
@@ -84,7 +84,7 @@ class ModelSubject:
         return Build(f"{__name__}:build_model_library", arguments, BUILD_SECONDS)
 
     def arguments(self, folder: Path, main: relax.Function) -> Arguments:
-        """Write what the libraries are called with: random inputs of ``main``."""
+        """Write the arguments of the libraries: random inputs of ``main``."""
         return write_arguments(folder, main, lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1)
 
 
@@ -97,7 +97,7 @@ def build_model_library(
     target: str,
     threads: int,
 ) -> None:
-    """Build a model for the virtual machine as a plan says."""
+    """Build a model under a plan, as a library for the virtual machine."""
     cpu = processor(target, threads)
     lookups = Lookups()
     lanes = plan.get("lanes")
@@ -121,23 +121,24 @@ def model_task(
     mod: tvm.IRModule,
     store: Store,
     keys: Sequence[Key],
-    kernel: ModelSubject,
+    subject: ModelSubject,
     arguments: Arguments,
     setting: Setting,
 ) -> Part:
-    """Return the task to tell whether the model as a whole is faster with the records.
+    """Return the part that tells whether the model as a whole is faster with the records.
 
     Parameters
     ----------
     store : Store
         The records.
     keys : sequence of Key
-        What of them the model uses; if that changes, the model is measured again.
-    mod, kernel, arguments, setting
-        As of `lanes_tasks`.
+        The keys of the records that the model uses; if their best plans change, the model is
+        measured again.
+    mod, subject, arguments, setting
+        As of `tvm_sparse.tuning.lanes.lanes_tasks`.
     """
     best = [store.records.best(key) for key in keys]
     used = sorted(f"{r.key.structure} {json.dumps(r.plan, sort_keys=True)}" for r in best if r)
     key = key_on(model_key(mod, setting.cpu), setting.cpu)
     plans = {"choices": BY_COST_MODEL}, {"choices": f"records {digest(''.join(used))}"}
-    return Part("model", Task(name_of(key), key, plans, kernel.build, arguments))
+    return Part("model", Task(name_of(key), key, plans, subject.build, arguments))

@@ -1,51 +1,41 @@
-"""What all parts of a model have in common that the tuner finds the best plans for."""
+"""A part of a model to tune, and the setting that all parts share."""
 
 from __future__ import annotations
 
-import collections
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import tvm
-
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
-from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.file import Key
-from tvm_sparse.records.keys import key_on, layer_key
-from tvm_sparse.records.lookups import Lookups
-from tvm_sparse.tilings import families
-from tvm_sparse.tuning.layers import LayerKernel
-from tvm_sparse.tuning.ranking import kernel_candidates
 from tvm_sparse.tuning.task import Task
 
 if TYPE_CHECKING:
     from tvm_sparse.tuning.regions import RegionCandidate
 
 LEAST_TRIALS = 4
-"""Trials of what hardly takes part of the model's time, if the level is quick."""
+"""Trials that a part gets at least at the quick level, however little of the time it takes."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one choice is made for by measuring.
+    """A part of a model for which the tuner makes one choice by measuring.
 
     Attributes
     ----------
     kind : str
-        A network's lanes, a layer's kernel, a region's plan, or a model with or without all these.
+        What is chosen: ``"lanes"`` of a network on tokens, kernels of ``"layers"``, plans of
+        ``"regions"``, or for a ``"model"`` whether it runs with these choices or without them.
     task : Task
-        What to try, the cost model's choice first.
+        The plans to try, the cost model's choice first.
     count : int
-        Layers or regions of the model that have this structure.
+        How many layers or regions of the model have this structure.
     shape : RegionShape, optional
-        Stages of a region.
+        The stages of a region; None for other kinds.
     candidates : tuple of RegionCandidate
-        Plans of a region with their predictions, in the order of the task.
+        The plans of a region with their predictions, in the order of the task.
     """
 
     kind: Literal["lanes", "layers", "regions", "model"]
@@ -56,26 +46,26 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Operators and extents."""
+        """The operators and their sizes, for people."""
         return self.task.name
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all tasks have in common.
+    """The setting of a run, which all parts share.
 
     Attributes
     ----------
     target : str
-        Name of the CPU profile.
+        The name of the CPU profile.
     cpu : CpuProfile
-        `processor` of the target and the threads.
+        The processor of the target, with as many cores as threads are used.
     folder : Path
-        Where files of the tasks go.
+        The folder for the files of all parts.
     most : int
-        Most trials of a task.
+        The most trials of a part.
     hopeless : float
-        How many times as long as the best a candidate may be expected to take.
+        How many times as long as the best candidate another one may be expected to take.
     """
 
     target: str
@@ -85,11 +75,19 @@ class Setting:
     hopeless: float
 
     def own_folder(self) -> Path:
-        """Make a folder for one task."""
+        """Make a folder for one part."""
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     def share(self, seconds: float, mean: float) -> int:
-        """Return the most trials of a task: where little time is spent, little is to be gained."""
+        """Return the most trials of a part, in proportion to its share of the model's time.
+
+        Parameters
+        ----------
+        seconds : float
+            Time of all layers or regions with this structure, as the cost model expects it.
+        mean : float
+            The mean of these times over all structures.
+        """
         share = max(round(self.most * seconds / mean), min(self.most, LEAST_TRIALS))
         return min(self.most, share)
 
@@ -97,44 +95,3 @@ class Setting:
 def name_of(key: Key) -> str:
     """Return the part of a key that people read."""
     return key.structure.partition(" #")[0]
-
-
-def layer_tasks(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
-    """Return the kernels to choose of every layer, the most time-consuming layers first.
-
-    Parameters
-    ----------
-    mod : IRModule
-        The model, from `canonical`.
-    lookups : Lookups
-        The lanes that were measured.
-    setting : Setting
-        What all tasks have in common.
-    """
-    cpu = setting.cpu
-    lanes = lookups.lanes_for(token_network(mod, cpu))
-    own_cpu = replace(cpu, token_lanes=lanes or 0)
-    counts: collections.Counter[str] = collections.Counter()
-    layers: dict[str, ConstantLayer] = {}
-    for own in constant_layers(mod, own_cpu):
-        counts[layer_key(own.layer)] += 1
-        layers.setdefault(layer_key(own.layer), own)
-    plans = {
-        key: kernel_candidates(own.layer, cpu, setting.hopeless) for key, own in layers.items()
-    }
-    seconds = {key: counts[key] * plans[key][0].seconds for key in layers}
-    mean = float(np.mean(list(seconds.values()))) if seconds else 0.0
-    found: list[Part] = []
-    for key in sorted(layers, key=lambda key: -seconds[key]):
-        layer, weight = layers[key].layer, layers[key].weight
-        chosen = plans[key][: setting.share(seconds[key], mean) + 1]
-        kernel = LayerKernel.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
-        task = Task(
-            layer.name,
-            key_on(key, cpu),
-            tuple(families.to_fields(candidate.tiling) for candidate in chosen),
-            kernel.build,
-            kernel.arguments(),
-        )
-        found.append(Part("layers", task, counts[key]))
-    return found

@@ -32,14 +32,14 @@ from tvm_sparse.tuning.task import Task
 
 @dataclass(frozen=True)
 class RegionCandidate:
-    """A plan and what it is expected to cost.
+    """A plan and its expected time.
 
     Attributes
     ----------
     plan : ColumnPlan or Stops
         The plan.
     seconds : float
-        The cost model's prediction.
+        The time that the cost model predicts.
     """
 
     plan: ColumnPlan | Stops
@@ -49,12 +49,23 @@ class RegionCandidate:
 def region_candidates(
     region: RegionShape, cpu: CpuProfile, hopeless: float, is_formed: bool = True
 ) -> list[RegionCandidate]:
-    """Return what to try: the cost model's choice, then the best of every column size, and stops.
+    """Return the plans to try: the cost model's choice, the best of each column size, and stops.
 
-    After them the second best of every column size, and so on: neighbouring steps of the same
-    columns differ too little to spend the first trials on them. Plans that are expected to take
-    `hopeless` times as long as the best are left out, but never the operators one by one, which
-    are the second, or the first if the cost model would not form the region (`is_formed`).
+    After them come the second best plans of each column size, and so on: neighbouring steps of the
+    same columns differ too little to spend the first trials on them.
+
+    Parameters
+    ----------
+    region : RegionShape
+        The region.
+    cpu : CpuProfile
+        The processor.
+    hopeless : float
+        Plans that are expected to take so many times as long as the best are left out. The plan
+        that runs the operators one by one is always in the list.
+    is_formed : bool
+        Whether the cost model would form the region. If so, the operators one by one are the second
+        plan, else the first.
     """
     plans = best_plan.promising_plans(region, cpu)
     known = [RegionCandidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
@@ -77,12 +88,12 @@ def region_candidates(
 
 
 def one_by_one(region: RegionShape) -> Stops:
-    """Return the stops that leave nothing of a region."""
+    """Return the stops by which the operators of a region run one by one."""
     return Stops(tuple(range(1, len(region.stages))))
 
 
 def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> RegionCandidate:
-    """Return stops with the cost model's choice for every part."""
+    """Return stops, with the time that they take under the cost model's plan for each part."""
     seconds = 0.0
     for first, end in stops.parts(len(region.stages)):
         shape = part(region, first, end)
@@ -100,13 +111,13 @@ class RegionSubject:
     Attributes
     ----------
     shape : RegionShape
-        For the planning.
+        The stages, as planning sees them.
     folder : Path
-        Where the files are.
+        The folder of the files.
     target : str
-        Name of the CPU profile.
+        The name of the CPU profile.
     threads : int
-        Threads of the kernels.
+        The number of threads that the kernels run on.
     """
 
     shape: RegionShape
@@ -115,7 +126,7 @@ class RegionSubject:
     threads: int
 
     def build(self, plan: Plan) -> Build:
-        """Tell how the library of a plan is built."""
+        """Return how the library of a plan is built."""
         arguments = {
             "module": str(self.folder / "region.json"),
             "plan": dict(plan),
@@ -125,7 +136,7 @@ class RegionSubject:
         return Build(f"{__name__}:build_region_library", arguments)
 
     def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
-        """Write what the kernels are called with: random panels, and the region's own weights."""
+        """Write the arguments of the kernels: random panels, and the region's own weights."""
         main = _read(str(self.folder / "region.json"))["main"]
         cpu = processor(self.target, self.threads)
         return write_arguments(
@@ -141,20 +152,20 @@ def form_regions(
     Parameters
     ----------
     mod : IRModule
-        Before `FormRegions`.
+        A module on panels, before `FormRegions`.
     cpu : CpuProfile
-        For which processor.
+        The processor.
     least_gain : float
-        As of `RegionPlanner`.
+        As `RegionPlanner` takes it.
     plan_for : callable, optional
-        Plans that were measured; by default the cost model alone decides.
+        Looks up plans that were measured; by default the cost model alone decides.
 
     Returns
     -------
     IRModule
         `mod` with regions.
     dict of str to RegionShape
-        What they are, by the names of their functions.
+        The regions, by the names of their functions.
     """
     planner = RegionPlanner(cpu, "auto", "auto", plan_for, least_gain)
     mod = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(mod)
@@ -165,7 +176,7 @@ def form_regions(
 def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:
     """Write the operators of a region as ``main`` to ``region.json``, and return its weights.
 
-    They are parameters of ``main``, behind the others.
+    In ``main`` the weights are parameters, behind the panels.
     """
     func = mod[name]
     weights: dict[tvm.ir.GenericConst, relax.Var] = {}
@@ -185,7 +196,7 @@ def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]
 
 @mutator
 class _Parameters(PyExprMutator):
-    """Replaces constants."""
+    """Replaces constants by parameters."""
 
     def __init__(self, params: Mapping[tvm.ir.GenericConst, relax.Var]) -> None:
         super().__init__()
@@ -198,7 +209,7 @@ class _Parameters(PyExprMutator):
 def build_region_library(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
     """Build a region under a plan, as the function ``main`` of a library for the virtual machine.
 
-    Its parameters are those of ``main`` in `module`.
+    The function has the parameters of ``main`` in `module`.
     """
     cpu = processor(target, threads)
     chosen = from_fields(plan)
@@ -208,7 +219,7 @@ def build_region_library(library: Path, module: str, plan: Plan, target: str, th
 
 
 class _Given(RegionPlanner):
-    """Cuts the only run of operators as a plan says."""
+    """Cuts the only run of operators according to a given plan."""
 
     def __init__(self, cpu: CpuProfile, plan: ColumnPlan | Stops) -> None:
         super().__init__(cpu, "auto", "auto", None)
@@ -229,16 +240,17 @@ def region_tasks(
     setting: Setting,
     done: Collection[Key] = (),
 ) -> list[Part]:
-    """Return every structure of a model's regions, the most time-consuming first.
+    """Return a part for each structure of a model's regions, the most time-consuming first.
 
     Parameters
     ----------
     formed : sequence of (IRModule, mapping of str to RegionShape)
-        The model in regions, as `form_regions` returns it; the first one as it would be compiled.
+        The model in regions, as `form_regions` returns it; the first of them has the regions that
+        the compiler would form.
     setting : Setting
-        What all tasks have in common.
+        The setting of the run.
     done : collection of Key
-        Regions to leave out.
+        The regions to leave out.
     """
     cpu = setting.cpu
     regions: dict[Key, _Region] = {}
@@ -257,13 +269,13 @@ def region_tasks(
         chosen = tuple(region.plans[: setting.share(region.seconds, mean) + 1])
         folder = setting.own_folder()
         weights = write_region(region.mod, region.name, folder)
-        kernel = RegionSubject(region.shape, folder, setting.target, cpu.cores)
+        subject = RegionSubject(region.shape, folder, setting.target, cpu.cores)
         task = Task(
             name_of(key),
             key,
             tuple(to_fields(candidate.plan) for candidate in chosen),
-            kernel.build,
-            kernel.arguments(weights),
+            subject.build,
+            subject.arguments(weights),
             references=(to_fields(one_by_one(region.shape)),),
         )
         found.append(Part("regions", task, region.count, region.shape, chosen))
@@ -272,7 +284,7 @@ def region_tasks(
 
 @dataclass(frozen=True)
 class _Region:
-    """A region of a module, and its plans."""
+    """A region of a module, how often it occurs, and the plans to try."""
 
     mod: tvm.IRModule
     name: str

@@ -27,7 +27,7 @@ CHUNK = 8
 
 
 class Search:
-    """What is done, and left to do, for one region."""
+    """What is done, and left to do, for one task."""
 
     def __init__(self, task: Task, builders: Builders, store: Store, folder: Path) -> None:
         self.task = task
@@ -45,7 +45,7 @@ class Search:
         self.open_chunks = -(-len(self.todo) // CHUNK)
 
     def library(self, plan: Plan) -> Future[Path]:
-        """Start to build a plan if nobody did."""
+        """Return the library of a plan; its build starts at the first call."""
         with self._lock:
             name = plan_name(plan)
             if name not in self._libraries:
@@ -55,7 +55,7 @@ class Search:
             return self._libraries[name]
 
     def incumbent(self) -> Plan:
-        """Return the best plan so far; the cost model's choice at first."""
+        """Return the best plan so far, which at first is the cost model's choice."""
         best = self._store.records.best(self.task.key)
         if best is not None:
             return best.plan
@@ -63,11 +63,14 @@ class Search:
         return next(hopeful, self.task.plans[0])
 
     def has_failed(self, plan: Plan) -> bool:
-        """Return whether the last that is known of a plan is a failure."""
+        """Return whether the last record of a plan is a failure."""
         return self._store.records.failed(self.task.key, plan)
 
     def finalists(self) -> list[Plan]:
-        """Return the default, the best plan and the next few; none if the best won such a turn."""
+        """Return the plans of the last turn: the default, the best and the next few.
+
+        The list is empty if the best plan has won such a turn already.
+        """
         best = self._store.records.best(self.task.key)
         if best is None or len(best.seconds) == FINAL_ROUNDS:
             return []
@@ -77,7 +80,7 @@ class Search:
         return distinct([*always, best.plan, *ranked])[: FINALISTS + len(always)]
 
     def outcome(self) -> Outcome:
-        """Return what is known by now."""
+        """Return what is known so far."""
         known = self._records()
         best = self._store.records.best(self.task.key)
         first = self.task.plans[0]
@@ -89,7 +92,7 @@ class Search:
         return Outcome(self.task, default, best, len(others), timed, failed)
 
     def median(self, plan: Plan) -> float:
-        """Return the median seconds of a plan's last turn; NaN if it has none."""
+        """Return the median seconds of a plan in its last turn; NaN if it was in none."""
         times = [r.seconds for r in self._records() if r.plan == plan and r.seconds]
         return float(np.median(times[-1])) if times else math.nan
 

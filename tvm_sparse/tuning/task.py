@@ -14,22 +14,22 @@ from tvm_sparse.tuning.devices import Arguments, Build
 
 @dataclass(frozen=True)
 class Task:
-    """A region to tune.
+    """The plans to try for one structure.
 
     Attributes
     ----------
     name : str
         For people.
     key : Key
-        Of its records.
+        The key of the records.
     plans : tuple of Plan
-        The cost model's choice, then others to try, the most hopeful first.
+        The cost model's choice, then the other plans, the most hopeful first.
     build : callable
-        Tells how the library of a plan is built.
+        Returns how the library of a plan is built.
     arguments : Arguments
-        What the region is called with.
+        The arguments that the libraries are called with.
     references : tuple of Plan
-        Plans that run in the last turn in any case, besides the cost model's choice.
+        Plans that always run in the last turn, besides the cost model's choice.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of a region after tuning.
+    """What is known of a task after tuning.
 
     Attributes
     ----------
     task : Task
-        The region.
+        The task.
     default, best : Record or None
-        The cost model's choice and the best plan, of the same turn; None if nothing ran.
+        The cost model's choice and the best plan, in the same turn; None if nothing ran.
     trials : int
-        Plans that were tried, now or before, failed ones among them.
+        The number of plans that were tried, now or before; failed ones count.
     records : tuple of Record
-        Of all plans with times, the last of each.
+        The last record of each plan that has times.
     failures : tuple of Record
-        Of plans that failed.
+        The last record of each plan that failed.
     """
 
     task: Task
@@ -67,7 +67,7 @@ class Outcome:
 
     @property
     def gain(self) -> float:
-        """How many times faster the best plan is than the default: median of the rounds' ratios."""
+        """How many times faster the best plan is than the default: the median over the rounds."""
         if self.default is None or self.best is None:
             return 1.0
         return file.ratio(self.default, self.best)
@@ -75,16 +75,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """How far a run has come.
 
     Attributes
     ----------
     done, total : int
-        Trials of this run, and all that it will make.
+        The number of trials so far, and at the end of this run.
     task : str
-        Region of the last trial.
+        The name of the task of the last trial.
     best, default : float
-        Seconds of its best plan so far and of the cost model's choice; NaN if not yet known.
+        Seconds of that task's best plan so far, and of the cost model's choice; NaN if unknown.
     """
 
     done: int
@@ -100,9 +100,9 @@ class Store:
     Parameters
     ----------
     path : Path
-        The file; made with the first record.
+        The file, which is made with the first record.
     is_plan : callable
-        As of `tvm_sparse.records.file.read`.
+        As `tvm_sparse.records.file.read` takes it.
     """
 
     def __init__(self, path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> None:

@@ -45,30 +45,30 @@ def run(
     store: Store,
     progress: Callable[[Progress], None] = lambda state: None,
 ) -> list[Outcome]:
-    """Tune regions.
+    """Try the plans of tasks.
 
     Parameters
     ----------
     tasks : iterable of Task
-        The regions.
+        The tasks.
     devices : sequence of Device
-        Where to measure, all on the same kind of processor; each has a thread of its own.
+        The devices to measure on, all with the same kind of processor; each has its own thread.
     builders : Builders
-        What builds; waits while this machine measures.
+        They build the libraries; they wait while this machine measures.
     store : Store
-        Plans with a record in it are not tried again.
+        Holds the records; plans that have one are not tried again.
     progress : callable
         Called after each trial.
 
     Returns
     -------
     list of Outcome
-        One for each task.
+        One outcome for each task.
 
     Raises
     ------
     TuningError
-        If no device is left; what was measured is in the store.
+        If no device is left; the store has what was measured until then.
     """
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         searches = [
@@ -80,7 +80,7 @@ def run(
 
 @dataclass
 class _Job:
-    """Plans of a region for one session of a device: trials, or the last turn if there are none."""
+    """Plans of a task for one session of a device: trials, or those of the last turn."""
 
     search: Search
     plans: deque[Plan] = field(default_factory=deque)
@@ -88,7 +88,7 @@ class _Job:
 
 
 class _Run:
-    """Hands jobs to devices; a device has a thread of its own."""
+    """Hands jobs to devices, each of which has a thread."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class _Run:
                 self._jobs.append(_Job(search, is_final=True))
 
     def wait(self) -> None:
-        """Return when all jobs are done, and raise what a device's thread raised."""
+        """Wait until all jobs are done, and raise the error of a device's thread, if any."""
         with ThreadPoolExecutor(len(self._devices), "device") as executor:
             threads = [executor.submit(self._serve, device) for device in self._devices]
             try:
@@ -179,14 +179,14 @@ class _Run:
             self._change.notify_all()
 
     def _do(self, device: Device, job: _Job) -> None:
-        """Do a job, in as many sessions as it takes."""
+        """Do a job, in as many sessions of the device as it takes."""
         if job.is_final:
             job.plans = deque(job.search.finalists())
         losses, left = 0, len(job.plans)
         while job.plans and not self._is_over:
             libraries = [job.search.library(p) for p in (*job.plans, job.search.incumbent())]
             if not device.is_remote:
-                # Nothing is built while this machine measures.
+                # A build on this machine would disturb the measurement.
                 wait(libraries)
             try:
                 with device.session(job.search.task.arguments):
@@ -198,7 +198,7 @@ class _Run:
                     raise DeviceGone(str(error)) from None
 
     def _trials(self, device: Device, job: _Job) -> None:
-        """Measure plans one by one, each beside the best one so far."""
+        """Measure plans one by one, each in a turn with the best plan so far."""
         search, loaded = job.search, set[str]()
         while job.plans and not self._is_over:
             plan = job.plans[0]
@@ -214,7 +214,7 @@ class _Run:
             self._report(search)
 
     def _final(self, device: Device, job: _Job) -> None:
-        """Measure the best few side by side."""
+        """Measure the best few plans in one turn."""
         loaded = set[str]()
         plans = [plan for plan in job.plans if self._load(device, job.search, plan, loaded)]
         if len(plans) > 1:
@@ -222,7 +222,7 @@ class _Run:
         job.plans.clear()
 
     def _load(self, device: Device, search: Search, plan: Plan, loaded: set[str]) -> bool:
-        """Return whether a plan is loaded; if it cannot be, that is on record."""
+        """Load a plan, if it is not loaded; return False and record the failure if that fails."""
         name = plan_name(plan)
         if name not in loaded:
             with self._blame(device, search, plan):
@@ -231,12 +231,12 @@ class _Run:
         return name in loaded
 
     def _turn(self, device: Device, search: Search, plans: Sequence[Plan], rounds: int) -> None:
-        """Measure loaded plans side by side and record their times."""
+        """Measure loaded plans in one turn and record their times."""
         with self._blame(device, search, plans[-1]):
             names = [plan_name(plan) for plan in plans]
             times = device.measure(names, rounds, HOPELESS if rounds == ROUNDS else 0)
             turn, key, now = secrets.token_hex(8), search.task.key, time.time()
-            # The milliseconds tell their order, also in a file whose lines were sorted.
+            # The milliseconds keep the order of the turn in a file whose lines were sorted.
             self._store.add(
                 [
                     Record(key, plan, seconds, turn, at=now + i / 1000)
@@ -246,7 +246,7 @@ class _Run:
 
     @contextlib.contextmanager
     def _blame(self, device: Device, search: Search, plan: Plan) -> Iterator[None]:
-        """Record a failure of what is done inside as the plan's."""
+        """Record a failure inside the context as a failure of the plan."""
         try:
             yield
         except CandidateFailed as error:

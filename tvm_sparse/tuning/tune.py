@@ -1,4 +1,4 @@
-"""Finds by measuring how the parts of a model run fastest, and records it."""
+"""Finds by measurements how the parts of a model run fastest, and records the times."""
 
 from __future__ import annotations
 
@@ -27,27 +27,32 @@ from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
 from tvm_sparse.tuning.lanes import lanes_tasks
+from tvm_sparse.tuning.layers import layer_tasks
 from tvm_sparse.tuning.model import ModelSubject, model_task
-from tvm_sparse.tuning.part import Part, Setting, layer_tasks
+from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.regions import form_regions, region_tasks
 from tvm_sparse.tuning.task import Outcome, Progress, Store
 
 Level = Literal["quick", "normal", "thorough"]
 
 LEVELS = {"quick": (10, 1.6), "normal": (48, 2.0), "thorough": (1_000_000, math.inf)}
-"""Most trials of a region or a layer, and how many times as long as the best a candidate may be
-expected to take to get one."""
+"""For each level, the most trials of a part, and how many times as long as the best candidate a
+candidate may be expected to take and still get a trial."""
 
 LEAST_GAINS = (LEAST_GAIN, -0.25)
-"""Regions are tuned that are expected to gain so much: those of the cost model, and some more."""
+"""Shares of the time that regions must be expected to gain to be tuned.
+
+The first one gives the regions of the cost model. The second gives more regions, which are expected
+to lose up to a quarter and may gain in fact.
+"""
 
 MORE_ROUNDS = 8
-"""How often regions are tuned that were formed only because of what was measured."""
+"""How often the regions are formed again with what was measured, to tune new ones among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Part):
-    """A part of a model on its way through the tuner.
+    """A part of a model after its tuning.
 
     Attributes
     ----------
@@ -72,32 +77,32 @@ def tune(
 ) -> list[Tuned]:
     """Measure how the parts of a model can be computed and record the times.
 
-    First the lanes of panels of tokens, by the whole model; then the kernels of its layers, each by
-    itself; then, with these, how its regions are cut; and at last the whole model with and without
-    all of that. What was recorded before is not measured again, so that a run that was ended goes
-    on.
+    The lanes of panels of tokens come first, measured by the whole model. Then come the kernels of
+    its layers, each by itself; with these, the plans of its regions; and at last the whole model
+    with and without all of these choices. What was recorded before is not measured again, so a run
+    that was ended goes on where it stopped.
 
     Parameters
     ----------
     model, shapes, target, threads
-        As of `tvm_sparse.compile`. Another target than this machine needs `board`.
+        As `tvm_sparse.compile` takes them. A target other than this machine needs `board`.
     level : str
-        ``"quick"``, ``"normal"`` or ``"thorough"``: ten, some dozens or all plans of a region,
-        and kernels of a layer.
+        ``"quick"``, ``"normal"`` or ``"thorough"``: ten, some dozens or all of the plans of each
+        region and of the kernels of each layer.
     trials_per_region : int, optional
-        Most trials of a region or a layer, in place of `level`.
+        The most trials of a region or a layer, in place of `level`.
     board : Board, optional
-        Measure there, in place of this machine; on all boards of a tracker at once.
+        The board to measure on, in place of this machine; all boards of a tracker measure at once.
     records : str or PathLike, optional
-        File to which the records are added; by default the one in the user's data folder.
+        The file to which the records are added; by default the one in the user's data folder.
     progress : callable
         Called with a line of text or after each trial.
 
     Returns
     -------
     list of Tuned
-        Each structure once: the lanes if it has tokens, layers, regions, of both the most
-        time-consuming first, and the model.
+        Each structure once: the lanes, if the model has tokens; the layers and the regions, with
+        the most time-consuming first; and the model.
 
     Raises
     ------
@@ -139,11 +144,11 @@ def tune(
             imported = import_module(model, shapes).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
-            kernel = ModelSubject.of(
+            subject = ModelSubject.of(
                 model, shapes, setting.own_folder(), target, cpu.cores, store.path
             )
-            arguments = kernel.arguments(setting.own_folder(), imported["main"])
-            run("lanes", lanes_tasks(mod, kernel, arguments, setting))
+            arguments = subject.arguments(setting.own_folder(), imported["main"])
+            run("lanes", lanes_tasks(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.
             lookups = replace(measured.lookups_on(cpu), refuses=lambda key: False)
             run("kernels", layer_tasks(mod, lookups, setting))
@@ -151,7 +156,7 @@ def tune(
             formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
             run("regions", region_tasks(formed, setting))
             for _ in range(MORE_ROUNDS):
-                # What was measured may make others look better, which were not measured yet.
+                # With what was measured, other regions may look better that were not measured yet.
                 formed = [form_regions(panels, cpu, LEAST_GAIN, lookups.plan_for)]
                 more = region_tasks(formed, setting, done={part.task.key for part in tuned})
                 if not more:
@@ -160,7 +165,7 @@ def tune(
             keys = [part.task.key for part in tuned if part.kind != "regions"]
             keys += [key_of(shape, cpu) for shape in formed[0][1].values()]
             if tuned:
-                run("the whole model", [model_task(mod, store, keys, kernel, arguments, setting)])
+                run("the whole model", [model_task(mod, store, keys, subject, arguments, setting)])
     return tuned
 
 
@@ -182,7 +187,7 @@ def _closing(devices: Sequence[Device], builders: Builders) -> Iterator[Builders
 
 
 def seconds_of(tuned: Sequence[Tuned]) -> dict[str, tuple[float, float]]:
-    """Return the seconds of all networks, layers and regions, by default and by the best."""
+    """Return for each kind of part the sum of its seconds by default, and under the best plans."""
     sums: dict[str, tuple[float, float]] = {}
     for part in tuned:
         outcome = part.outcome

@@ -22,16 +22,16 @@ from tvm_sparse.runtime.board import Board, use_threads
 from tvm_sparse.runtime.isolated import serve
 
 TOLERANCE = 1e-3
-"""Largest difference between two candidates' outputs, over the largest value."""
+"""Largest difference between the outputs of two candidates, as a share of the largest value."""
 
 _PILOT_RUNS = 3
 _LONG_SECONDS = 0.1
-"""A candidate that takes as long runs once in a round."""
+"""Seconds of a run from which on a candidate runs once in a round."""
 _TIMED = "timed"
 
 
 class Worker:
-    """Each method is a command; returns the answer, if any."""
+    """Each public method is a command; its result is the answer."""
 
     def __init__(self) -> None:
         self._session: rpc.RPCSession | None = None
@@ -44,7 +44,7 @@ class Worker:
     def build(self, function: str, arguments: dict[str, Any], library: str) -> None:
         """Call a function, as ``module:name``, that writes a library.
 
-        It appears whole or not at all.
+        The library appears whole or not at all.
         """
         module, _, name = function.partition(":")
         make: Callable[..., None] = getattr(importlib.import_module(module), name)
@@ -63,7 +63,7 @@ class Worker:
     ) -> None:
         """Measure on a board from now on; waits until one is free.
 
-        `seconds` is how long we may hold it.
+        The board frees itself after `seconds`.
         """
         self.close_remote()
         self._session = Board(host, port, key).connect(seconds)
@@ -71,19 +71,19 @@ class Worker:
         use_threads(self._session, threads)
 
     def close_remote(self) -> None:
-        """Give the device back."""
-        # The connection lasts as long as anything refers to it.
+        """Give the board back."""
+        # The connection ends when nothing refers to it any more.
         self._arguments, self._machines = [], {}
         self._session, self._device = None, tvm.cpu()
         gc.collect()
 
     def ping(self) -> None:
-        """Raise if the device is gone."""
+        """Raise an error if the device is gone."""
         if self._session is not None:
             self._session.get_function("runtime.NumThreads")()
 
     def set_arguments(self, path: str, common: Sequence[int]) -> None:
-        """Take the arguments of all candidates from now on, and how much of results is compared."""
+        """Set the arguments of all later candidates, and how much of their results is compared."""
         with np.load(path) as arrays:
             self._arguments = [tvm.runtime.tensor(arrays[n], self._device) for n in arrays.files]
         self._common = list(common)
@@ -125,19 +125,20 @@ class Worker:
         names : sequence of str
             Loaded candidates; the first is the one to beat.
         rounds : int
-            Rounds of all of them.
+            The number of rounds.
         seconds : float
-            About how long a candidate runs in a round.
+            About how long a candidate runs in a round, in seconds.
         hopeless : float
-            One that takes this many times as long as the first, before and in the first round, is
-            left out of the others. 0: none is.
+            A candidate that takes this many times as long as the first one, before and in the first
+            round, is left out of the later rounds. With 0, none is left out.
         flush_bytes : int
-            Bytes copied between two runs, to have other data in the cache, as a network would.
+            Bytes that are copied between two runs, so that the cache holds other data, as in a
+            network.
 
         Returns
         -------
         dict
-            ``times``: for each candidate the seconds of the fastest run of every round.
+            ``times``: for each candidate, the seconds of the fastest run of each round.
         """
 
         def fastest(name: str, runs: int) -> float:
@@ -156,7 +157,7 @@ class Worker:
         times: dict[str, list[float]] = {name: [] for name in names}
         running = list(names)
         for number in range(rounds):
-            # Every other round backwards, so that none is always the one after a pause.
+            # Every other round runs backwards, so that no candidate always follows a pause.
             for name in running if number % 2 else reversed(running):
                 times[name].append(fastest(name, runs[name]))
             if hopeless and not number:
