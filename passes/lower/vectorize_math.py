@@ -1,7 +1,7 @@
 """VectorizeMath: exp(x), erf(x), ... => arithmetic
 
 Replaces the elementary functions in TensorIR by the expressions of
-`tvm_sparse.schedules.emit.vector_math`, which LLVM keeps in vector code. Runs after scheduling: the
+`tvm_sparse.schedules.emit.elementwise`, which LLVM keeps in vector code. Runs after scheduling: the
 expressions bind variables, and a schedule that inlines or unrolls would bind them more than once.
 """
 
@@ -14,15 +14,12 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Expr
 
-from tvm_sparse.schedules.emit import vector_math
+from tvm_sparse.schedules.emit.elementwise import EXPRESSIONS
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
-    "tirx.exp": vector_math.exp,
-    "tirx.log": vector_math.log,
-    "tirx.erf": vector_math.erf,
-    "tirx.tanh": vector_math.tanh,
-    "tirx.sigmoid": vector_math.sigmoid,
+    f"tirx.{name}": EXPRESSIONS[name] for name in ("exp", "log", "erf", "tanh", "sigmoid")
 }
+"""Expressions of the functions that LLVM has no vector code for, by their names in TensorIR."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="VectorizeMath")

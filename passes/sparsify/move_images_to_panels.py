@@ -19,6 +19,7 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
@@ -29,7 +30,6 @@ from tvm_sparse.passes.sparsify.image_operators import (
     match_pool2d,
     upsampling_factors,
 )
-from tvm_sparse.passes.sparsify.move_to_panels import BINARY, UNARY
 
 CHANNEL_AXIS = 1
 

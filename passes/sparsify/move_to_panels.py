@@ -21,35 +21,9 @@ from tvm_sparse.passes.canonicalize.attention_scores import unguarded
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
+from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
-
-UNARY = (
-    "relax.abs",
-    "relax.clip",
-    "relax.erf",
-    "relax.exp",
-    "relax.negative",
-    "relax.nn.gelu",
-    "relax.nn.gelu_tanh",
-    "relax.nn.leakyrelu",
-    "relax.nn.relu",
-    "relax.nn.silu",
-    "relax.rsqrt",
-    "relax.sigmoid",
-    "relax.sqrt",
-    "relax.tanh",
-    operators.HARDSWISH.name,
-)
-BINARY = (
-    "relax.add",
-    "relax.divide",
-    "relax.maximum",
-    "relax.minimum",
-    "relax.multiply",
-    "relax.power",
-    "relax.subtract",
-)
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveToPanels")

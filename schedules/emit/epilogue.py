@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
+from tvm_sparse.costs.elementwise import operations_of, parse
+from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.vector_math import activation
+from tvm_sparse.schedules.emit.elementwise import expression
 from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -25,7 +26,12 @@ class Epilogue:
     residual : bool
         Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
     activation : str, optional
-        A name that `tvm_sparse.schedules.emit.vector_math.activation` knows.
+        A function of `tvm_sparse.costs.elementwise` that may stand in an epilogue.
+
+    Raises
+    ------
+    ValueError
+        If there is no such function.
     """
 
     bias: bool = False
@@ -34,7 +40,9 @@ class Epilogue:
 
     def __post_init__(self) -> None:
         if self.activation is not None:
-            activation(self.activation)  # raises if it is unknown
+            function, _ = parse(self.activation)
+            if not function.in_epilogue:
+                raise ValueError(f"no epilogue can end with {self.activation}")
 
     @property
     def key(self) -> str:
@@ -46,10 +54,10 @@ class Epilogue:
 
     def activate(self, value: Expr) -> Expr:
         """Apply the activation to a float32 value or vector."""
-        return value if self.activation is None else activation(self.activation)(value)
+        return value if self.activation is None else expression(self.activation)(value)
 
     def cycles(self, tensor: Tensor, cpu: CpuProfile) -> float:
         """Return the cycles for all of a tensor, including its store."""
-        function = FUNCTION_OPERATIONS.get(self.activation, 1.0) if self.activation else 0.0
+        function = operations_of(self.activation) if self.activation else 0.0
         operations = self.bias + self.residual + function
         return vector_cycles(vectors_of(tensor, cpu), self.residual, 1, operations)

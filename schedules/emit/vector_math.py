@@ -20,10 +20,7 @@ Lawson's iteration in double precision (J. R. Rice, The Approximation of Functio
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvm.tirx import Select
@@ -245,26 +242,3 @@ def hardswish(x: Expr) -> Expr:
     let = Lets()
     x = let(x)
     return let.around(x * let(clip(x * constant(1 / 6, x) + constant(0.5, x), 0, 1)))
-
-
-ACTIVATIONS: dict[str, Callable[[Expr], Expr]] = {
-    f.__name__: f for f in (relu, relu6, hardswish, gelu, gelu_tanh, silu, sigmoid, tanh)
-}
-"""The functions that may follow a linear layer, by name."""
-
-
-def activation(name: str) -> Callable[[Expr], Expr]:
-    """Return the function of `ACTIVATIONS` called `name`, or that of ``leaky_relu(slope)``.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
-    """
-    slope = re.fullmatch(r"leaky_relu\((.+)\)", name)
-    if slope:
-        return functools.partial(leaky_relu, slope=float(slope[1]))
-    if name not in ACTIVATIONS:
-        known = ", ".join([*sorted(ACTIVATIONS), "leaky_relu(slope)"])
-        raise ValueError(f"unknown activation {name!r}; known: {known}")
-    return ACTIVATIONS[name]

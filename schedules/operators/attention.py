@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles
+from tvm_sparse.costs.elementwise import operations_of
+from tvm_sparse.costs.vectors import vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.schedules.emit.buffers import argument
@@ -174,7 +175,7 @@ class Attention(Stage):
         vectors = tensor.images * tensor.rows * tensor.lanes // width
         scores = vectors * self.chunks * self.key_tokens
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
-        exp = FUNCTION_OPERATIONS["exp"]
+        exp = operations_of("exp")
         return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
 
     def weight_bytes(self) -> int:

@@ -11,28 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.costs.vectors import FUNCTION_OPERATIONS, vector_cycles, vectors_of
+from tvm_sparse.costs.elementwise import operations_of, parse
+from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.emit.elementwise import expression
 from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.emit.row_vectors import each_vector
-from tvm_sparse.schedules.emit.vector_math import activation
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-BINARY: dict[str, Callable[[Expr, Expr], Expr]] = {
-    "add": lambda a, b: a + b,
-    "divide": lambda a, b: a / b,
-    "maximum": T.max,
-    "minimum": T.min,
-    "multiply": lambda a, b: a * b,
-    "subtract": lambda a, b: a - b,
-}
-"""The operators of two operands, by the names that Relax gives them."""
 
 
 def elementwise(
@@ -66,7 +57,7 @@ class Elementwise(Stage):
     Parameters
     ----------
     operator : str
-        A key of `BINARY`, or a name that `tvm_sparse.schedules.emit.vector_math.activation` knows.
+        A function of `tvm_sparse.costs.elementwise`, with its parameters: ``leaky_relu(0.1)``.
     tensor : Tensor
         The result.
     shapes : sequence of shapes
@@ -87,8 +78,8 @@ class Elementwise(Stage):
     def __init__(
         self, operator: str, tensor: Tensor, shapes: Sequence[Sequence[int]], cpu: CpuProfile
     ) -> None:
-        self.function = BINARY[operator] if operator in BINARY else activation(operator)
-        if len(shapes) != 1 + (operator in BINARY):
+        self.function, (known, _) = expression(operator), parse(operator)
+        if len(shapes) != known.operands:
             raise ValueError(f"{operator} does not take {len(shapes)} operands")
         self.operator, self.tensor, self.cpu = operator, tensor, cpu
         self.width = cpu.vector_width(tensor.lanes)
@@ -143,7 +134,7 @@ class Elementwise(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        operations = FUNCTION_OPERATIONS.get(self.operator, 1.0)
+        operations = operations_of(self.operator)
         return vector_cycles(vectors_of(self.tensor, self.cpu), len(self.panels), 1, operations)
 
     def key(self) -> str:

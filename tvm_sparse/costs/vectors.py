@@ -9,20 +9,6 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import LOADS_PER_CYCLE, OPERATIONS_PER_CYCLE, STORES_PER_CYCLE
 from tvm_sparse.sizes.tensor import Tensor
 
-FUNCTION_OPERATIONS = {
-    "relu6": 2.0,
-    "hardswish": 5.0,
-    "divide": 19.0,
-    "exp": 14.0,
-    "sigmoid": 25.0,
-    "silu": 26.0,
-    "gelu": 28.0,
-    "gelu_tanh": 28.0,
-    "tanh": 34.0,
-}
-"""Cost of functions of a vector, in vector operations, measured on a Xeon in AVX-512 code. All
-functions that are not listed cost about one operation."""
-
 
 def vectors_of(tensor: Tensor, cpu: CpuProfile) -> int:
     """Return how many vectors hold a tensor's panels."""

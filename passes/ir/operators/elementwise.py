@@ -11,12 +11,13 @@ from typing import Any
 from tvm import relax, te, tirx
 
 from tvm_sparse import schedules
+from tvm_sparse.costs.elementwise import FUNCTIONS, parse
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.expressions import integers, is_call_to
 from tvm_sparse.passes.ir.operators.layouts import panels_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
 from tvm_sparse.passes.ir.shapes import known_shape
-from tvm_sparse.schedules.operators.elementwise import BINARY, broadcasts
+from tvm_sparse.schedules.operators.elementwise import broadcasts
 from tvm_sparse.schedules.stage import Stage
 
 CHANNEL_AXIS = (1, -2)
@@ -28,29 +29,31 @@ def hardswish(x: relax.Expr) -> relax.Call:
     return HARDSWISH.call(x)
 
 
-def activation_of(call: relax.Call) -> str | None:
-    """Return what the epilogue calls the activation that `call` is, or None."""
+def function_of(call: relax.Call) -> str | None:
+    """Return the function of `tvm_sparse.costs.elementwise` that a call is, with its parameters."""
     if is_call_to(call, "relax.nn.leakyrelu"):
         return f"leaky_relu({call.attrs['alpha']})"
     if is_call_to(call, "relax.clip"):
-        return "relu6" if [bound.value for bound in call.args[1:]] == [0, 6] else None
-    return ACTIVATIONS[call.op.name] if is_call_to(call, *ACTIVATIONS) else None
+        _, *bounds = call.args
+        low, high = (float(bound.value) for bound in bounds)
+        return "relu6" if (low, high) == (0, 6) else f"clip({low}, {high})"
+    return _NAMES[call.op.name] if is_call_to(call, *_NAMES) else None
+
+
+def activation_of(call: relax.Call) -> str | None:
+    """Return the function that a call is, if it can end an epilogue."""
+    function = function_of(call)
+    return function if function is not None and parse(function)[0].in_epilogue else None
 
 
 def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
-    function = activation_of(call) or call.op.name.removeprefix("relax.")
-    if activation_of(call) is None and function not in BINARY:
-        return None
+    function = function_of(call)
     result = panels_of(call, images)
-    shapes = [known_shape(operand) for operand in elementwise_operands(call)]
-    if not all(broadcasts(shape, result) for shape in shapes):
+    operands = ELEMENTWISE[call.op.name].operands_of(call).values()
+    shapes = [known_shape(operand) for operand in operands]
+    if function is None or not all(broadcasts(shape, result) for shape in shapes):
         return None  # the stage knows no other way to broadcast
     return schedules.Elementwise(function, result, shapes, cpu)
-
-
-def elementwise_operands(call: relax.Call) -> list[relax.Expr]:
-    """Return the tensors that an elementwise call reads."""
-    return list(ELEMENTWISE[call.op.name].operands_of(call).values())
 
 
 def _concat(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
@@ -89,24 +92,21 @@ def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.
 HARDSWISH = Operator(
     PREFIX + "hardswish", infer=infer_same, stage=_elementwise, legalize=_legalize_hardswish
 )
-ACTIVATIONS = {
-    "relax.nn.relu": "relu",
-    "relax.nn.gelu": "gelu",
-    "relax.nn.gelu_tanh": "gelu_tanh",
-    "relax.nn.silu": "silu",
-    "relax.sigmoid": "sigmoid",
-    "relax.tanh": "tanh",
-    HARDSWISH.name: "hardswish",
-}
 CONCAT = Operator("relax.concat", stage=_concat)
 SLICE = Operator("relax.strided_slice", ("x",), stage=_slice)
 
-_NAMES = (
-    *(name for name in ACTIVATIONS if name != HARDSWISH.name),
-    *("relax.nn.leakyrelu", "relax.clip"),
-    *(f"relax.{name}" for name in BINARY),
+_NAMES = {function.relax: function.name for function in FUNCTIONS.values()}
+UNARY, BINARY = (
+    tuple(dict.fromkeys(f.relax for f in FUNCTIONS.values() if f.operands == operands))
+    for operands in (1, 2)
 )
+"""The names in Relax of the functions of one tensor, and of two."""
 ELEMENTWISE = {
     HARDSWISH.name: HARDSWISH,
-    **{name: Operator(name, stage=_elementwise) for name in _NAMES},
+    **{
+        name: Operator(name, stage=_elementwise)
+        for name in (*UNARY, *BINARY)
+        if name != HARDSWISH.name
+    },
 }
+"""The records of the elementwise functions, by their names in Relax."""

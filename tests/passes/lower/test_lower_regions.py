@@ -179,6 +179,32 @@ def test_a_detector_head_with_a_bilinear_enlargement_is_one_region(
     assert computing == ["conv2d", "bilinear2d", "concat", "conv2d"]
 
 
+def test_functions_of_elements_stay_in_their_region(tmp_path):
+    rng, node = np.random.default_rng(0), onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "first"], ["a"], pads=[1] * 4),
+        node("Abs", ["a"], ["b"]),
+        node("Pow", ["b", "exponent"], ["c"]),
+        node("Neg", ["c"], ["d"]),
+        node("Exp", ["d"], ["e"]),
+        node("Clip", ["e", "low", "high"], ["f"]),
+        node("Conv", ["f", "last"], ["y"], pads=[1] * 4),
+    ]
+    weights = {
+        "first": rng.standard_normal((6, 4, 3, 3)).astype("float32"),
+        "last": rng.standard_normal((5, 6, 3, 3)).astype("float32"),
+        "exponent": np.float32(0.75),
+        "low": np.float32(0.1),
+        "high": np.float32(0.9),
+    }
+    shapes = {"x": (2, 4, 9, 13)}
+    path = write_onnx(tmp_path / "model.onnx", nodes, shapes, ["y"], weights, opset=18)
+    reports = check_in_regions(path, shapes, 4, "carry")
+    (stages,) = (list(report["operators"]) for report in reports if "column_rows" in report)
+    assert stages.count("conv2d") == 2
+    assert stages.count("elementwise") == 5
+
+
 def check_in_regions(path, shapes, columns, overlap):
     """Run a model in regions, even where they lose; return what the pass says of the regions."""
     imported = import_module(path, shapes)

@@ -267,3 +267,22 @@ def test_other_operators_wait_so_that_runs_are_not_interrupted():
 
     after = losing_regions(CPU)(dataflow(body, PANELS))
     assert [len(report["layers"]) for report in after.attrs[REGIONS]] == [2]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        relax.op.abs,
+        relax.op.exp,
+        lambda x: relax.op.power(x, relax.const(1.5)),
+        lambda x: relax.op.clip(x, 0.25, 2),
+    ],
+    ids=["abs", "exp", "power", "clip"],
+)
+def test_functions_of_elements_end_no_region(function):
+    def body(emit, x):
+        return emit(depthwise(emit(function(emit(depthwise(x))))))
+
+    after = losing_regions(CPU)(dataflow(body, PANELS))
+    (report,) = after.attrs[REGIONS]
+    assert list(report["operators"]) == ["depthwise_conv2d", "elementwise", "depthwise_conv2d"]
