@@ -121,7 +121,10 @@ def _build(
         instruction_sets=library.instruction_sets(cpu.to_target()),
     )
     # The target does not say the sizes of the caches, so the passes run before.
-    passes = [FormRegions(cpu, **options), *pipeline.lower(cpu)]
+    passes = [
+        FormRegions(cpu, options.get("columns", "auto"), options.get("overlap", "auto")),
+        *pipeline.lower(cpu),
+    ]
     with cpu.to_target():
         described = library.describe(tvm.transform.Sequential(passes)(imported.mod), info)
         executable = build(described, cpu.to_target(), "default_build")

@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
@@ -156,7 +156,7 @@ def lower(cpu: CpuProfile) -> Passes:
 
 
 def pipeline(
-    columns: Columns = "auto",
+    columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     lookups: Lookups | None = None,
     report: Callable[[UsedRecords], None] | None = None,

@@ -12,7 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.columns import options
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module
@@ -40,7 +40,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "native",
     threads: int | None = None,
-    columns: Columns = "auto",
+    columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
     report: Callable[[UsedRecords], None] | None = None,

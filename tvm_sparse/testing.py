@@ -14,7 +14,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor
 from tvm_sparse.compiler import build
 from tvm_sparse.cpu.profile import CpuProfile, native
@@ -146,12 +146,14 @@ def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[
 
 def losing_regions(
     cpu: CpuProfile,
-    columns: Columns = "auto",
+    column_rows: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     plan_for: PlanFor | None = None,
 ) -> FormRegions:
     """Return the pass with a planner that forms regions even if they are expected to lose."""
-    return FormRegions(cpu, planner=RegionPlanner(cpu, columns, overlap, plan_for, least_gain=-0.9))
+    return FormRegions(
+        cpu, planner=RegionPlanner(cpu, column_rows, overlap, plan_for, least_gain=-0.9)
+    )
 
 
 def run_kernel(

@@ -1,9 +1,10 @@
 """conv(image_to_panels(x)) => conv(x), and panels_to_image(conv(p)) => conv(p), which is an image
 
 A convolution gathers the rows that it sees from wherever they are, and stores whole vectors. Where
-all lanes of the panels are columns of the image, it does without the panels.
+all lanes of the panels are pixels of the image, it needs no panels.
 
-Part of `FormRegions`: with ``columns="off"`` every operator stays by itself, layout changes too.
+This is a part of `FormRegions`: with ``column_rows="off"`` every operator stays by itself, also the
+layout changes.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.columns import options
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.convolve_images import convolve_images
@@ -40,38 +40,39 @@ class FormRegions:
     Parameters
     ----------
     target : Target or CpuProfile
-        For which processor.
-    columns : "auto", "off" or int
-        ``"auto"``: as the cost model says. ``"off"``: every operator by itself. A number: the
-        regions of ``"auto"``, with so many rows per column.
+        The processor.
+    column_rows : "auto", "off" or int
+        Rows of a column. ``"auto"`` lets the cost model choose them, and ``"off"`` leaves every
+        operator by itself. With a number, the regions are those of ``"auto"``.
     overlap : "auto", "recompute" or "carry"
-        What happens to rows that two steps need; ``"auto"``: as the cost model says.
+        Whether rows that two steps need are computed again or kept; ``"auto"`` lets the cost model
+        choose.
     plan_for : callable, optional
-        Plans that were measured, which the cost model's give way to.
+        Returns the measured plan of a region, which replaces the cost model's.
     planner : RegionPlanner, optional
         Cuts runs of operators into regions, in place of one made of the other arguments.
 
     Raises
     ------
     InputError
-        If `columns` or `overlap` is nothing of the above.
+        If `column_rows` or `overlap` has another value.
     """
 
     def __init__(
         self,
         target: tvm.target.Target | CpuProfile,
-        columns: Columns = "auto",
+        column_rows: ColumnRows = "auto",
         overlap: OverlapOption = "auto",
         plan_for: PlanFor | None = None,
         planner: RegionPlanner | None = None,
     ) -> None:
-        options.check(columns, overlap)
+        options.check(column_rows, overlap)
         cpu = CpuProfile.of(target)
-        self.planner = planner or RegionPlanner(cpu, columns, overlap, plan_for)
+        self.planner = planner or RegionPlanner(cpu, column_rows, overlap, plan_for)
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its regions as functions of their own."""
-        if self.planner.columns == "off":
+        if self.planner.column_rows == "off":
             return mod
         mod = convolve_images(mod)
         functions = dict(mod.functions_items())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.costs.best_plan import best_plan
@@ -101,7 +101,7 @@ class RegionPlanner:
 
     Parameters
     ----------
-    cpu, columns, overlap, plan_for
+    cpu, column_rows, overlap, plan_for
         As `tvm_sparse.passes.regions.form_regions.FormRegions`.
     least_gain : float
         What a region must be expected to gain; below 0, those that lose as much are formed, too.
@@ -115,13 +115,13 @@ class RegionPlanner:
     def __init__(
         self,
         cpu: CpuProfile,
-        columns: Columns,
+        column_rows: ColumnRows,
         overlap: OverlapOption,
         plan_for: PlanFor | None,
         least_gain: float = LEAST_GAIN,
     ) -> None:
         self.cpu = cpu
-        self.columns, self._overlap, self._plan_for = columns, overlap, plan_for
+        self.column_rows, self._overlap, self._plan_for = column_rows, overlap, plan_for
         self._least_gain = least_gain
         self._known: dict[RegionShape, tuple[ColumnPlan, Prediction]] = {}
         self.planned: list[PlannedRegion] = []
@@ -210,8 +210,8 @@ class RegionPlanner:
             return [region]
         measured = self._plan_for(region.shape) if self._plan_for else None
         best = measured.plan if measured else None
-        if isinstance(self.columns, int):
-            rows = self.columns
+        if isinstance(self.column_rows, int):
+            rows = self.column_rows
             plan, source = ColumnPlan(rows, min(plan.step_rows, rows), plan.overlap), "user"
         elif isinstance(best, Stops):
             parts = self.whole(region.nodes, best)

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from tvm_sparse.columns.plans import Overlap
 from tvm_sparse.errors import InputError
 
-Columns: TypeAlias = Literal["auto", "off"] | int
+ColumnRows: TypeAlias = Literal["auto", "off"] | int
 """The rows of a column, ``"auto"`` to let the cost model choose regions and columns, or ``"off"``
 for no regions."""
 OverlapOption: TypeAlias = Overlap | Literal["auto"]
@@ -15,7 +15,7 @@ OverlapOption: TypeAlias = Overlap | Literal["auto"]
 
 
 def check(columns: object = "auto", overlap: object = "auto") -> None:
-    """Raise an error if `columns` is no `Columns`, or `overlap` no `OverlapOption`.
+    """Raise an error if `columns` is not `ColumnRows`, or `overlap` no `OverlapOption`.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.columns import options
-from tvm_sparse.columns.options import Columns, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, profile
@@ -138,7 +138,7 @@ def analyze(
     shapes: Mapping[str, Sequence[int]] | None = None,
     target: str = "native",
     threads: int | None = None,
-    columns: Columns = "auto",
+    columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
 ) -> Analysis:
@@ -174,14 +174,14 @@ def analyze(
     return Analysis(name, cpu, layers, operators, regions, front.mod, together)
 
 
-def one_by_one(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
+def stages_alone(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
     """Return what each operator of a region would cost by itself."""
     return [predict_alone(part(shape, i, i + 1), cpu) for i in range(len(shape.stages))]
 
 
 def alone_bytes_moved(shape: RegionShape, cpu: CpuProfile) -> tuple[float, ...]:
     """Return what operators of a region would move one by one, in L1, L2, L3 and memory."""
-    moved = (prediction.bytes_moved for prediction in one_by_one(shape, cpu))
+    moved = (prediction.bytes_moved for prediction in stages_alone(shape, cpu))
     return tuple(map(sum, zip(*moved, strict=True)))
 
 

@@ -17,8 +17,8 @@ from tvm import relax
 
 from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.compiler import build
-from tvm_sparse.costs import best_plan
-from tvm_sparse.costs import regions as column_cost_model
+from tvm_sparse.costs.best_plan import promising_plans
+from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.errors import TargetError
@@ -228,7 +228,7 @@ def _measure_region(
     # The median of the rounds: a machine that speeds up in one of them helps one plan only.
     typical = {i: float(np.median(rounds)) for i, rounds in zip(names, times, strict=True)}
     columns = tuple(
-        MeasuredPlan(plan, column_cost_model.predict(region.shape, plan, cpu).seconds, typical[i])
+        MeasuredPlan(plan, predict(region.shape, plan, cpu).seconds, typical[i])
         for i, plan in enumerate(plans)
         if i in typical and isinstance(plan, ColumnPlan)
     )
@@ -239,8 +239,8 @@ def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
     """Return the best plans of some column sizes, from the largest to the smallest."""
     assert region.plan is not None
     best: dict[int, tuple[float, ColumnPlan]] = {}
-    for plan in best_plan.promising_plans(region.shape, cpu):
-        seconds = column_cost_model.predict(region.shape, plan, cpu).seconds
+    for plan in promising_plans(region.shape, cpu):
+        seconds = predict(region.shape, plan, cpu).seconds
         if plan.column_rows != region.plan.column_rows:
             known = best.get(plan.column_rows)
             if known is None or seconds < known[0]:

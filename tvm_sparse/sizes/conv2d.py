@@ -169,7 +169,7 @@ class Window:
     @functools.cached_property
     def lead(self) -> int:
         """Lanes by which loads may reach back before a plane."""
-        return max(0, -min(shift for _, shift in self._taps))
+        return max(0, -min(shift for _, shift in self._reads))
 
     @functools.cached_property
     def pitch(self) -> int:
@@ -177,7 +177,7 @@ class Window:
         lanes = self.vectors * self.width
         if not self.shifted:
             held = -(-self.problem.width // self.problem.stride[1])
-            last = self.problem.out_width + max(shift for _, shift in self._taps)
+            last = self.problem.out_width + max(shift for _, shift in self._reads)
             lanes = max(held + self.lead, last)
         return -(-lanes // self.width) * self.width
 
@@ -220,12 +220,12 @@ class Window:
     @functools.cached_property
     def back(self) -> int:
         """Zeros behind the last row, in whole vectors."""
-        reach = self.vectors * self.width + max(shift for _, shift in self._taps) - self.pitch
+        reach = self.vectors * self.width + max(shift for _, shift in self._reads) - self.pitch
         return max(0, -(-reach // self.width) * self.width)
 
     def offset(self, channel: int, dy: int, dx: int) -> int:
         """Return the place of a weight's first input, in floats from ``front - lead`` on."""
-        plane, shift = self._taps[dx]
+        plane, shift = self._reads[dx]
         row = dy * self.problem.dilation[0] * self.row_pitch
         return row + channel * self.channel_pitch + plane * self.pitch + shift + self.lead
 
@@ -238,7 +238,7 @@ class Window:
         )
 
     @functools.cached_property
-    def _taps(self) -> tuple[tuple[int, int], ...]:
+    def _reads(self) -> tuple[tuple[int, int], ...]:
         """The plane of every horizontal kernel position, and the shift of its loads in lanes."""
         if self.shifted:
             return tuple((plane, 0) for plane in range(self.problem.kernel[1]))

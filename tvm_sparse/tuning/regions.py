@@ -15,8 +15,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape, part
-from tvm_sparse.costs import best_plan
-from tvm_sparse.costs import regions as column_cost_model
+from tvm_sparse.costs.best_plan import best_plan, promising_plans
+from tvm_sparse.costs.regions import predict, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
@@ -67,8 +67,8 @@ def region_candidates(
         Whether the cost model would form the region. If so, the operators one by one are the second
         plan, else the first.
     """
-    plans = best_plan.promising_plans(region, cpu)
-    known = [RegionCandidate(p, column_cost_model.predict(region, p, cpu).seconds) for p in plans]
+    plans = promising_plans(region, cpu)
+    known = [RegionCandidate(p, predict(region, p, cpu).seconds) for p in plans]
     count = len(region.stages)
     known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
     known.sort(key=lambda candidate: candidate.seconds)
@@ -98,9 +98,9 @@ def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> RegionCandid
     for first, end in stops.parts(len(region.stages)):
         shape = part(region, first, end)
         if end - first == 1:
-            seconds += column_cost_model.predict_alone(shape, cpu).seconds
+            seconds += predict_alone(shape, cpu).seconds
         else:
-            seconds += best_plan.best_plan(shape, cpu)[1].seconds
+            seconds += best_plan(shape, cpu)[1].seconds
     return RegionCandidate(stops, seconds)
 
 

@@ -171,7 +171,7 @@ def test_regions_cross_residual_branches_concatenations_and_strides():
 
 
 def test_the_plan_is_an_attribute():
-    (report,) = reports_of(columns=5, overlap="recompute")
+    (report,) = reports_of(column_rows=5, overlap="recompute")
     assert report["source"] == "user"
     assert (report["column_rows"], report["step_rows"] <= 5) == (5, True)
     assert report["columns"] == 2 * 3  # of each image
@@ -182,7 +182,7 @@ def test_the_plan_is_an_attribute():
 
 
 def test_a_region_prints_its_plan():
-    (region,) = regions_of(losing_regions(CPU, columns=5)(dataflow(image_network, PANELS)))
+    (region,) = regions_of(losing_regions(CPU, column_rows=5)(dataflow(image_network, PANELS)))
     text = region.script()
     for word in ("column_rows", "step_rows", "overlap", "halo_share", "seconds", "stop"):
         assert word in text
@@ -242,7 +242,7 @@ def test_a_measured_plan_wins_over_the_cost_model():
 
 
 def test_the_user_wins_over_a_measured_plan():
-    (report,) = reports_of(columns=3, plan_for=measured(PLAN, 0.01))
+    (report,) = reports_of(column_rows=3, plan_for=measured(PLAN, 0.01))
     assert (report["source"], report["column_rows"]) == ("user", 3)
 
 
