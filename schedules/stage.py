@@ -189,7 +189,7 @@ class Stage(ABC):
 
 
 def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
-    """Make a PrimFunc of a stage, whose parameters are those of its call, and then the result."""
+    """Return a PrimFunc of a stage; its parameters are the operands of the call and the result."""
     tensor = stage.tensor
     blocks = -(-tensor.rows // stage.row_block)
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):

@@ -1,8 +1,8 @@
 """Loop nests that compute a piece of an elementwise block, parallel and in vectors.
 
-Where an input is contiguous along another axis than the output, tiles are read along the one,
-transposed in registers, and written along the other. Vectors and tiles that do not fit any more
-overlap the ones before them.
+Where an input is contiguous along another axis than the output, tiles are read along the input's
+axis, transposed in registers, and written along the output's. A last vector or tile that would not
+be whole overlaps the one before it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 JOBS_PER_CORE = 4
-"""Fewer rows than this for every core are cut into their vectors, to give all cores work."""
+"""Rows for each core below which rows are cut into their vectors, to give all cores work."""
 
 SMALLEST_TILE = 4
-"""Rows, and columns, of a tile from which on it is transposed in registers."""
+"""Shortest side of a tile that is transposed in registers."""
 
 
 def copy_nest(piece: Piece, name: str, cpu: CpuProfile) -> Stmt:
@@ -67,7 +67,7 @@ class _Copy:
         return _is_contiguous(last, axis) and not any(axis.var in variables(i) for i in others)
 
     def _axis_read_along(self, stored: Axis) -> Axis | None:
-        """Return the axis that a load is contiguous along which steps through memory otherwise."""
+        """Return the axis along which a load is contiguous that `stored` would stride through."""
         for load in loads(self.piece.store.value):
             *others, last = load.indices
             if any(stored.var in variables(index) for index in others):
@@ -80,7 +80,7 @@ class _Copy:
         """Compute vectors along an axis, or single values."""
         outer = [a for a in self.piece.axes if a is not axis]
         steps = 1 if axis is None else -(-axis.extent // lanes)
-        # A row of single vectors is too short for a job; few rows are too few.
+        # A single vector is too short for a job, but few rows are too few jobs.
         joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
         jobs = size(outer) * (1 if joined else steps)
         with each_job(jobs, *self._work()) as job:
@@ -103,7 +103,7 @@ class _Copy:
     def _tiles(self, along: Axis, across: Axis, lanes: int) -> None:
         """Compute square tiles, read along one axis and written along the other.
 
-        A job reads the rows that a row of tiles lies in from end to end, if there are enough jobs.
+        If there are enough jobs, a job reads the rows of a whole row of tiles from end to end.
         """
         outer = [a for a in self.piece.axes if a is not along and a is not across]
         strips = -(-across.extent // lanes)

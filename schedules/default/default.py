@@ -1,8 +1,8 @@
 """Default schedule of functions that have no kernel of their own.
 
-Elementwise blocks are inlined into their consumers where that repeats no expensive work. What
-remains becomes parallel, if it has enough work, and vectorized: reductions by `tiled_reduction`,
-elementwise blocks here. What cannot be analysed keeps its loops.
+Elementwise blocks are inlined into their consumers where that repeats no expensive work. The
+remaining blocks become vectorized, and parallel if they have enough work: reductions by
+`tiled_reduction`, elementwise blocks here. Blocks that cannot be analysed keep their loops.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from tvm_sparse.cpu.rates import PARALLEL_ITERATIONS
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, PARALLEL_ITERATIONS
 from tvm_sparse.schedules.default.copy_nest import copy_nest
 from tvm_sparse.schedules.default.pieces import cut
 from tvm_sparse.schedules.default.reduction import Reduction, loads, variables
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     from tvm_sparse.cpu.profile import CpuProfile
 
-TILE = 16
-"""Side of the tiles of a transpose: a cache line of 16 values each way."""
+TILE = CACHE_LINE_FLOATS
+"""Side of the tiles of a transpose, in values."""
 CHUNKS_PER_CORE = 4
-"""Parts that a parallel loop is cut into for every core."""
+"""Parts, for each core, into which a parallel loop is cut."""
 
 
 def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
-    """Return `func` with parallel and vectorized loops, or as it is if it cannot be analysed."""
+    """Return `func` with parallel and vectorized loops, or unchanged if it cannot be analysed."""
     schedule = s_tir.Schedule(func)
     if normalize_prim_func(schedule) is None:
         return func
@@ -63,7 +63,7 @@ def _blocks(schedule: s_tir.Schedule) -> list[SBlockRV]:
 
 
 def _inline(schedule: s_tir.Schedule) -> None:
-    """Inline the elementwise blocks, unless a function call would be repeated by that."""
+    """Inline the elementwise blocks, unless that would repeat a function call."""
     for block in _blocks(schedule):
         consumers = schedule.get_consumers(block)
         if not consumers or not _is_injective(schedule, block):
@@ -75,11 +75,11 @@ def _inline(schedule: s_tir.Schedule) -> None:
             try:
                 schedule.compute_inline(block)
             except s_tir.ScheduleError:
-                continue  # It computes a result of the function.
+                continue  # The block computes a result of the function.
 
 
 def _is_costly(body: tirx.Stmt) -> bool:
-    """Whether a block does more than arithmetic: calls, or what VectorizeMath makes of them."""
+    """Whether a block does more than arithmetic: calls, or the code that replaced calls."""
     costly: list[tvm.ir.Expr] = []
     structural_walk(body, (tirx.Let, costly.append))
     structural_walk(
@@ -143,7 +143,7 @@ def _tile(schedule: s_tir.Schedule, loops: list[LoopRV], across: int) -> list[Lo
 
 
 def _extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
-    """Return the extent of a loop; 1, which nothing is split from, if it is not constant."""
+    """Return the extent of a loop, or 1 if it is not constant, so that the loop is not split."""
     extent = schedule.get(loop).extent
     return int(extent) if isinstance(extent, tirx.IntImm) else 1
 
@@ -158,7 +158,7 @@ def _divisor_at_most(n: int, most: int) -> int:
 
 
 def _axis_read_contiguously(block: s_tir.SBlock) -> int | None:
-    """Return the axis along which an input is contiguous that is transposed in the output."""
+    """Return the axis along which an input is contiguous, if the output transposes that input."""
     *axes, last = [axis.var for axis in block.iter_vars]
     transposed = [
         load.indices[-1]

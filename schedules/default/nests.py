@@ -1,4 +1,4 @@
-"""What generated loop nests share: the loop over jobs, and a last tile that overlaps."""
+"""Parts that generated loop nests share: the loop over jobs, and a last tile that overlaps."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def each_job(count: int, iterations: int, name: str, value: Expr, out: Expr) -> 
     count : int
         Number of jobs.
     iterations : int
-        How often all of them together compute `value`.
+        Number of times that all jobs together compute `value`.
     name : str
         Name of the block.
     value : Expr
-        Has all loads of the block.
+        An expression with all loads of the block.
     out : Buffer
-        What the block writes.
+        The buffer that the block writes.
     """
     kind = T.parallel if iterations >= PARALLEL_ITERATIONS and count > 1 else T.serial
     with kind(T.int64(0), T.int64(count)) as i, T.sblock(name):
@@ -41,7 +41,7 @@ def each_job(count: int, iterations: int, name: str, value: Expr, out: Expr) -> 
 
 
 def clipped(start: Expr, highest: int) -> Expr:
-    """Return where a tile begins that would end beyond the last element."""
+    """Return the start of a tile, moved back if the tile would end beyond the last element."""
     return T.min(start, T.int64(highest))
 
 

@@ -1,9 +1,9 @@
 """Cuts an elementwise block into pieces without conditions and divisions.
 
-What `relax.concat` and `relax.nn.pad` leave behind, inlined into their consumer, chooses per
-element: ``out[i] = if i < 3: a[i] else: b[i - 3]``. Cut at 3, both pieces are plain copies. What a
-reshape leaves behind divides per element, ``out[i] = a[i // 5, i % 5]``; with an axis for either,
-``out[j * 5 + k] = a[j, k]``, it does not.
+A `relax.concat` or `relax.nn.pad` that is inlined into its consumer has a choice in each element:
+``out[i] = if i < 3: a[i] else: b[i - 3]``. Cut at 3, both pieces are plain copies. An inlined
+reshape has a division in each element, ``out[i] = a[i // 5, i % 5]``. With an axis for the quotient
+and one for the remainder, ``out[j * 5 + k] = a[j, k]``, it has none.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tvm.s_tir import SBlock
 
 MOST_PIECES = 32
-"""Every piece is a loop nest of its own; beyond this a block stays as it is."""
+"""Most pieces of a block, each of which becomes a loop nest; a block of more stays whole."""
 
-# The smallest value of left - right, and its successor, that a comparison tells apart.
+# The values of left - right from which on a comparison changes its outcome.
 _EDGES: dict[type, tuple[int, ...]] = {
     tirx.LT: (0,),
     tirx.GE: (0,),
@@ -47,7 +47,7 @@ class Piece:
     axes : tuple of Axis
         The loops, outermost first; each counts from 0.
     store : BufferStore
-        What is computed for an element.
+        The computation of an element.
     """
 
     axes: tuple[Axis, ...]
@@ -55,7 +55,7 @@ class Piece:
 
 
 def cut(block: SBlock) -> list[Piece] | None:
-    """Cut a block; None if there is nothing to be gained, or nothing that can be."""
+    """Return the pieces of a block, or None if cutting it gains nothing or is not possible."""
     store = block.body
     if not isinstance(store, tirx.BufferStore) or block.init is not None:
         return None
@@ -83,7 +83,7 @@ def cut(block: SBlock) -> list[Piece] | None:
 
 
 def _edges(piece: Piece) -> Iterator[tuple[Axis, list[int]]]:
-    """Yield axes on which comparisons change their outcome, with the places where."""
+    """Yield axes on which comparisons change their outcome, with the places where they do."""
     found: list[Expr] = []
     for kind in _EDGES:
         structural_walk(piece.store.value, (kind, found.append))
@@ -123,7 +123,7 @@ def _cut_at(piece: Piece, axis: Axis, places: list[int]) -> list[Piece]:
 
 
 def _without_divisions(piece: Piece) -> Piece:
-    """Make several axes of one that indices divide, as far as the divisors divide one another."""
+    """Split an axis that indices divide into several, as far as the divisors divide one another."""
     for axis in piece.axes:
         divisors = sorted(d for d in _divisors(piece.store, axis.var) if 1 < d < axis.extent)
         bounds = [1, *divisors, axis.extent]
@@ -157,7 +157,7 @@ def _replaced(piece: Piece, axes: tuple[Axis, ...], values: dict[Var, Expr]) -> 
 
 
 def _simplified(piece: Piece) -> Piece:
-    """Simplify indices and conditions for what the axes can be; axes of one element go."""
+    """Simplify indices and conditions for the axes' ranges, and remove axes of one element."""
     store = piece.store
     single = {axis.var: tirx.IntImm(axis.var.ty.dtype, 0) for axis in piece.axes if axis.extent < 2}
     if single:

@@ -1,4 +1,4 @@
-"""What a reduction block computes: ``out[spatial] = combine over reduced of term``."""
+"""Reduction blocks, which compute ``out[spatial] = combine over reduced of term``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Reduction:
     combine : callable
         Sum, product, maximum or minimum of two values.
     init, term : Expr
-        The value to start from, and what is combined.
+        The value to start from, and the expression whose values are combined.
     spatial, reduced : tuple of Axis
         The axes of the output, in its order, and those that are reduced, in the order of the block.
     """
@@ -61,7 +61,7 @@ class Reduction:
 
     @staticmethod
     def of(block: SBlock) -> Reduction | None:
-        """Analyse a block; None if it is not a reduction of this form with constant extents."""
+        """Return a block's reduction, or None if it has another form or extents that vary."""
         update, init = block.body, block.init
         if not isinstance(update, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
             return None
@@ -100,11 +100,11 @@ class Reduction:
 
     @property
     def iterations(self) -> int:
-        """How often the term is computed."""
+        """Number of times that the term is computed."""
         return size(self.spatial) * size(self.reduced)
 
     def factors(self) -> tuple[Expr | None, Expr]:
-        """Split a product summed up into a factor without the last spatial axis, and the other."""
+        """Split a summed product into a factor without the last spatial axis, and the other."""
         if isinstance(self.term, tirx.Mul) and self.store.value.__class__ is tirx.Add:
             last = self.spatial[-1].var
             for scalar, vector in (

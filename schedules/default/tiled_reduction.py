@@ -1,17 +1,17 @@
 """Loop nests for reductions, from products of matrices and convolutions to means and maxima.
 
-A product summed up, ``out[m, n] = sum_k a[m, k] * b[k, n]`` with any index expressions in `a` and
-`b`, is computed in register tiles. The vectors run along n, the last axis of the output; `b` is
-first brought into the order that the tile reads, so that one kernel serves products, transposed or
-not, and convolutions::
+A sum of products, ``out[m, n] = sum_k a[m, k] * b[k, n]`` with any index expressions in `a` and
+`b`, is computed in register tiles. The vectors run along n, the last axis of the output. First, `b`
+is brought into the order in which the tile reads it, so that one kernel serves convolutions and
+products, transposed or not::
 
     for a tile of n in parallel:
         packed[k, :] = b[k, n...]
         for a tile of m:
             accumulators = sum over k of a[m, k] * packed[k, :]
 
-Any other reduction has accumulators either along the last axis of the output, or, if its input is
-contiguous along a reduced axis, along that one; these are combined at the end.
+Any other reduction has accumulators along the last axis of the output or, if its input is
+contiguous along a reduced axis, along that axis; these accumulators are combined at the end.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 WORTH_PACKING = 4
-"""Rows of a product from which on packing its other operand takes less time than it saves."""
+"""Fewest rows of a product for which packing the other operand saves more time than it takes."""
 WIDE, NARROW = 8, 2
-"""Most vectors of a tile: of few rows, and of enough to fill the registers."""
+"""Most vectors of a tile of few rows, and of a tile whose rows are enough to fill the registers."""
 
 
 def tile_reduction(reduction: Reduction, cpu: CpuProfile) -> Stmt:
@@ -64,7 +64,7 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
         return False
     spatial, reduced = reduction.spatial[-1].var, reduction.reduced[-1].var
     inputs = [(variables(load), variables(load.indices[-1])) for load in loads(vector)]
-    # An input that varies along both decides, if there is one: it is the larger one.
+    # If an input varies along both axes it decides, because it is the larger input.
     deciding = [last for used, last in inputs if {spatial, reduced} <= used.keys()]
     last = deciding or [last for _, last in inputs]
     return any(reduced in used for used in last) and not any(spatial in used for used in last)
@@ -83,7 +83,7 @@ class _Tiling:
         only_vector = () if self.scalar is None else variables(self.scalar)
         width = cpu.vector_lanes
         packs = size(rows) >= WORTH_PACKING
-        # A short last axis is joined with those before it, to fill the vectors.
+        # A short last axis is joined with axes before it, to fill the vectors.
         while packs and others and last.extent < width:
             if others[-1] in rows or others[-1].var in only_vector:
                 break
@@ -135,7 +135,7 @@ class _Tiling:
                     with T.vectorized(T.int64(self.lanes)) as lane:
                         self._pack_value(place, step, offset + lane)
         else:
-            # The indices of a joined column are computed once per column, not once per value.
+            # The indices of a joined column are computed once for the column, not for each value.
             columns = T.serial(T.int64(0), T.int64(self.tile_columns))
             with columns as column, _loops(self.reduction.reduced) as (place, step):
                 self._pack_value(place, step, column)
@@ -233,7 +233,7 @@ def _jobs(count: int, reduction: Reduction) -> contextlib.AbstractContextManager
 
 @contextlib.contextmanager
 def _loops(axes: list[Axis] | tuple[Axis, ...]) -> Iterator[tuple[dict[Var, Expr], Expr]]:
-    """Open a loop per axis; gives their places and the number of the iteration."""
+    """Open a loop for each axis; returns their places and the number of the iteration."""
     with contextlib.ExitStack() as stack:
         place: dict[Var, Expr] = {}
         step: Expr = T.int64(0)

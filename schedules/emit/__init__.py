@@ -1,1 +1,1 @@
-"""What loop nests are made of: buffers, panels in memory, epilogues, vectors."""
+"""The parts of loop nests: buffers, panels in memory, epilogues, vectors."""

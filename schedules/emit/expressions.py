@@ -1,4 +1,4 @@
-"""What elementary functions are written with: names, constants, polynomials and bits.
+"""The parts of elementary functions: names, constants, polynomials and bits.
 
 All functions take and return float32 or int32 values, or vectors of them.
 """

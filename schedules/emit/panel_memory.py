@@ -92,7 +92,7 @@ class Tile:
     def prefetch(
         self, rows: Iterable[int], channel: Expr, channels: int, part: Expr, parts: int
     ) -> None:
-        """Ask for a part of some channels of rows, which may be later ones.
+        """Ask for a part of some channels of rows, which may lie behind the tile.
 
         Parameters
         ----------

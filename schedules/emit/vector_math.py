@@ -57,7 +57,7 @@ SIGN_BIT = -(2**31)
 _RECIPROCAL = (210 / 99, -144 / 99, 32 / 99)
 
 GATE_REACH = 80.0
-"""Beyond it `_gate` is constant; exp of it and its reciprocal are normal float32 numbers."""
+"""Beyond this value `_gate` is constant; its exp and the reciprocal are normal float32 numbers."""
 # 2**r on abs(r) <= 1 / 2; relative error 8e-8.
 _EXP2 = (1.00000007, 0.69314697, 0.24022120, 0.05550713, 0.00967554, 0.00132765)
 # Subtracting the bits of x from these gives y = 0.7071 to 0.7286 of 1 / x, because the exponent is
@@ -143,7 +143,7 @@ def sigmoid(x: Expr) -> Expr:
 def _reciprocal(x: Expr) -> Expr:
     """Return ``1 / x`` for 1 <= x <= 2 within an ulp, and exactly at both ends.
 
-    Six operations of half a cycle each; a division of 16 values takes 16 cycles on x86.
+    It takes six operations of half a cycle each; a division of 16 values takes 16 cycles on x86.
     """
     let = Lets()
     x = let(x)
@@ -157,7 +157,7 @@ def _reciprocal(x: Expr) -> Expr:
 def _gate(x: Expr) -> Expr:
     """Return ``1 / (1 + exp(-x))`` with an absolute error of 1e-7.
 
-    For what is multiplied by `x` itself; fewer operations than `sigmoid`.
+    It takes fewer operations than `sigmoid`, and is exact enough where it is multiplied by `x`.
     """
     let = Lets()
     x = let(clip(x, -GATE_REACH, GATE_REACH))

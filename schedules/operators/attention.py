@@ -83,7 +83,7 @@ class Attention(Stage):
     lanes : int
         Lanes of all panels.
     scale : float
-        Factor of the scores.
+        Factor by which the scores are multiplied.
     bias_shape : tuple of int, optional
         ``(batch or 1, heads or 1, tokens or 1, key_tokens)``, shape of a bias that is added to the
         scores. A query whose bias is -inf for all keys gives NaN.
@@ -157,7 +157,7 @@ class Attention(Stage):
         self.job.average(lambda b: panel(self.v, b), store)
 
     def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
-        """Return what is added to the scores."""
+        """Return the elements of the bias, which are added to the scores, if there is one."""
         if not self.bias_shape:
             return None
         outer = [

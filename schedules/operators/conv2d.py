@@ -74,7 +74,7 @@ class DenseConv2d(LayerStage):
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : Conv2dTiling, optional
-        Instead of the cost model's; its `channels` must be those of the packed weight.
+        A tiling to use in place of the default; its `channels` must be those of the packed weight.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
     """

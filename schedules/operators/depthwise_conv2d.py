@@ -69,7 +69,7 @@ class DepthwiseConv2d(LayerStage):
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : DepthwiseConv2dTiling, optional
-        Instead of the cost model's.
+        A tiling to use in place of the default.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
     """

@@ -1,4 +1,4 @@
-"""What linear layers and convolutions have in common: a weight, and an epilogue."""
+"""The base of linear layers and convolutions: stages with a weight and an epilogue."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class DenseLinear(LayerStage):
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : LinearTiling, optional
-        Instead of the cost model's; its `channels` must be those of the packed weight.
+        A tiling to use in place of the default; its `channels` must be those of the packed weight.
     """
 
     name = "linear"

@@ -58,7 +58,7 @@ def avg_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     Returns
     -------
     PrimFunc
-        As that of `max_pool2d`.
+        A function with the parameters of `max_pool2d`'s.
     """
     return kernel(AvgPool2d(pool, cpu))
 

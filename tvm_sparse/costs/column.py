@@ -1,4 +1,4 @@
-"""What one column of a region costs.
+"""The cost of one column of a region.
 
 In every step of a column each stage runs once. A run costs compute cycles, and the traffic of the
 bytes that it reads and writes. How far away these bytes are follows from what the core has touched

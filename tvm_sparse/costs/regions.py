@@ -1,4 +1,4 @@
-"""What a region costs under a plan, for any CPU profile.
+"""The cost of a region under a plan, for any CPU profile.
 
 A region's columns share the cores, and `tvm_sparse.costs.column` tells what each of them costs. A
 single operator is a region of one stage, so that fused and unfused execution are compared by the

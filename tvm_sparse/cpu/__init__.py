@@ -1,1 +1,1 @@
-"""What a target is, and what one of its cores does in a cycle or a second."""
+"""Targets, and the rates of their cores and memories."""

@@ -14,7 +14,7 @@ LEVELS = ("L1", "L2", "L3", "memory")
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """What one level delivers, in bytes a second.
+    """The bandwidth of one level, in bytes a second.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Bandwidth:
     shared: float | None = None
 
     def per_core(self, threads: int) -> Bandwidth:
-        """Return what each of `threads` cores gets when all of them pull."""
+        """Return the bandwidth of each of `threads` cores when all of them read or copy."""
         if self.shared is None:
             return self
         share = min(1.0, self.shared / threads / self.read)

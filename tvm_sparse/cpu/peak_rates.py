@@ -21,7 +21,7 @@ from tvm_sparse.cpu.profile import CpuProfile, native
 # registers of AVX2.
 _SUMS = 12
 
-# The operands from L1 are read in turn from so many places, which take a quarter of L1 or less.
+# The operands from L1 are read in turn from 16 places, which take a quarter of L1 or less.
 _PLACES = 16
 
 

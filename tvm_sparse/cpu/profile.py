@@ -146,7 +146,7 @@ class CpuProfile(Processor):
 
     @staticmethod
     def of(target: tvm.target.Target | CpuProfile) -> CpuProfile:
-        """Return `target` itself if it is a profile, else that of the TVM target."""
+        """Return `target` if it is a profile, else the profile of the TVM target."""
         return target if isinstance(target, CpuProfile) else CpuProfile.from_target(target)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What a core does in a cycle, a cache line, and the start of a parallel loop.
+"""Rates of a core, the size of a cache line, and the start of a parallel loop.
 
 Every model of costs takes these figures from here; each was measured once.
 """

@@ -1,1 +1,1 @@
-"""How weights are packed."""
+"""The packed forms of weights."""
