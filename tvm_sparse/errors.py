@@ -1,43 +1,43 @@
-"""Every error that a user can cause, each saying what, where, and what to do."""
+"""The errors that a user can cause. A message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class TvmSparseError(Exception):
-    """Base of all errors that a user can cause; the command line prints it and exits with 2."""
+    """Base of all errors that a user can cause; the command line prints one and exits with 2."""
 
 
 class ModelError(TvmSparseError):
-    """A model that cannot be read or imported: not ONNX, truncated, or an unknown operator."""
+    """A model cannot be read or imported: it is no ONNX, truncated, or has an unknown operator."""
 
 
 class InputError(TvmSparseError):
-    """An input of a wrong name, shape or dtype, or a missing one."""
+    """An input is missing, or has a wrong name, shape or dtype; or an option has a wrong value."""
 
 
 class TargetError(TvmSparseError):
-    """An unknown target, or a target that this machine cannot run or build for."""
+    """A target is unknown, or this machine cannot run or build for it."""
 
 
 class LibraryError(TvmSparseError):
-    """A compiled library that cannot be loaded or written."""
+    """A compiled library cannot be loaded or written."""
 
 
 class OutputError(TvmSparseError):
-    """A result, such as a pruned model or a table in JSON, that cannot be written."""
+    """A result, such as a pruned model or a table in JSON, cannot be written."""
 
 
 class RecordsError(TvmSparseError):
-    """A file of tuning records that cannot be read or written."""
+    """A file of tuning records cannot be read or written."""
 
 
 class TuningError(TvmSparseError):
-    """Tuning that cannot go on: nothing to tune, or no device answers."""
+    """Tuning cannot go on: there is nothing to tune, or no device answers."""
 
 
 class ToolError(TvmSparseError):
-    """A program of others that is missing, too old, or fails."""
+    """A program of another project is missing, too old, or fails."""
 
 
 class RemoteError(TvmSparseError):
-    """A board that cannot be reached, or is lost."""
+    """A board cannot be reached, or its connection is lost."""

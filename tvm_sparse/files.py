@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and arrays in files."""
+"""Files that are written whole or not at all, and arrays in files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tvm_sparse.errors import InputError, OutputError, TvmSparseError
 
 @contextlib.contextmanager
 def replacing(path: Path, error: type[TvmSparseError] = OutputError) -> Iterator[Path]:
-    """Give a path to write to, in an empty folder, which then takes the place of `path`.
+    """Give a path in an empty folder; the file that is written there then replaces `path`.
 
     Parameters
     ----------
     path : Path
         The file to write or replace.
     error : type
-        What to raise if that fails.
+        The type of error to raise if that fails.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def replacing(path: Path, error: type[TvmSparseError] = OutputError) -> Iterator
 
 
 def check_writable(path: Path, error: type[TvmSparseError] = OutputError) -> None:
-    """Find out before a long computation that its result cannot be written.
+    """Raise an error before a long computation if its result cannot be written.
 
     Raises
     ------

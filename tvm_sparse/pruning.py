@@ -1,11 +1,12 @@
 """One-shot magnitude pruning of an ONNX model: sets the smallest weights to zero.
 
-Meant for trying things out: without any training afterwards, accuracy suffers.
+It serves to try things out: without training afterwards, accuracy suffers.
 
-Pruned are the constant weights of ``MatMul``, ``Gemm`` and ``Conv``. Left dense are, as is common
-practice, the layers that cost little time and much accuracy: those nearest to an input or an
-output (unless the model has no others), convolutions in groups such as depthwise ones, and weights
-of less than 1024 elements. Embeddings, also those that a layer shares, are never touched.
+It prunes the constant weights of ``MatMul``, ``Gemm`` and ``Conv``. As is common practice, layers
+stay dense whose pruning would save little time and cost much accuracy: the layers nearest to an
+input or an output (unless the model has no other layers), convolutions in groups such as depthwise
+ones, and weights of less than 1024 elements. Embeddings are never changed, even if a layer shares
+their weight.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 SCOPES = ("uniform", "global", "block")
 BLOCK = 4
-"""Consecutive input channels of one output channel that the scope "block" prunes together."""
+"""Input channels of one output channel that the scope "block" prunes together."""
 
 _SMALLEST = 1024
 
@@ -33,16 +34,16 @@ _WEIGHTED = ("MatMul", "Gemm", "Conv")
 
 @dataclass(frozen=True)
 class PrunedWeight:
-    """What pruning did to one weight.
+    """One weight after pruning.
 
     Attributes
     ----------
     layer : str
-        Name of the node that uses it.
+        The name of the node that uses the weight.
     name : str
-        Name of the weight.
+        The name of the weight.
     size, zeros : int
-        Its number of elements, and of zeros after pruning.
+        The number of its elements, and of its zeros after pruning.
     kept : str
         Why it was left dense; empty if it was pruned.
     """
@@ -87,7 +88,7 @@ def prune(
     Returns
     -------
     tuple of PrunedWeight
-        One for every constant weight, in the order of the graph.
+        Each constant weight once, in the order of the graph.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def prune(
     OutputError
         If the copy cannot be written.
     InputError
-        If `sparsity` or `scope` is none of these, or `out` is the model itself.
+        If `sparsity` or `scope` has another value, or `out` is the model itself.
     """
     if not 0 <= sparsity < 1:
         raise InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
@@ -152,7 +153,7 @@ def _lift_weights(graph: onnx.GraphProto) -> None:
 
 def _layers(graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]) -> Iterator[_Layer]:
     """Yield the nodes with a constant weight; a shared weight belongs to its first user."""
-    # What is a constant, seen through the transposes that exporters leave: name, transposed.
+    # The constants behind the transposes that exporters leave: name, and whether it is transposed.
     source = {name: (name, False) for name, tensor in tensors.items() if _is_float(tensor)}
     seen: set[str] = set()
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Name, shape and dtype of a model's inputs and outputs, and the check of what a caller passes."""
+"""Names, shapes and dtypes of a model's inputs and outputs, and the check of a caller's arrays."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tvm_sparse.errors import InputError
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What an input or output of a model is.
+    """An input or output of a model.
 
     Attributes
     ----------
     name : str
-        Its name in the model.
+        The name in the model.
     shape : tuple of int
-        Its dimensions; -1 is one that is known only at run time (outputs only).
+        The dimensions. A dimension of an output is -1 if it is known only at run time.
     dtype : str
-        NumPy name of its element type.
+        The name of the element type in NumPy.
     """
 
     name: str

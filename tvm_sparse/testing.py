@@ -34,9 +34,9 @@ Emit = Callable[[relax.Expr], relax.Var]
 
 @contextlib.contextmanager
 def needs_tool(missing: type[Exception]) -> Iterator[None]:
-    """Skip a test whose tool is not there: where `missing` is raised, with its message.
+    """Skip a test if `missing` is raised because a tool is not installed.
 
-    In continuous integration, where the environment variable CI is ``true``, it fails.
+    In continuous integration, where the environment variable CI is ``true``, the test fails.
     """
     import pytest
 
@@ -99,7 +99,7 @@ def write_onnx(
     domains: Sequence[str] = (),
     **options: Any,
 ) -> Path:
-    """Write an ONNX model of float32 inputs and outputs; returns `path`.
+    """Write an ONNX model of float32 inputs and outputs, and return `path`.
 
     `weights` become initializers; `options` go to ``onnx.save``.
     """

@@ -1,1 +1,1 @@
-"""Races with other engines."""
+"""Comparisons with other engines."""

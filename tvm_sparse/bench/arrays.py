@@ -1,4 +1,4 @@
-"""The arrays that engines are run on, and how far their outputs are apart."""
+"""The arrays that engines are run on, and the difference of their outputs."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def random_inputs(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, np.nd
 
 
 def output_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:
-    """Return the largest difference over the largest expected value, of the worst output.
+    """Return the largest difference as a share of the largest expected value, of the worst output.
 
-    Infinite if the number of outputs or a shape differs; NaN if a value is.
+    The result is infinite if the number of outputs or a shape differs, and NaN if a value is NaN.
     """
     if [a.shape for a in actual] != [e.shape for e in expected]:
         return float("inf")

@@ -18,7 +18,7 @@ from tvm_sparse.runtime.isolated import serve
 
 
 class Worker:
-    """Each method is a command; returns the answer, if any."""
+    """Each method is a command; its result is the answer."""
 
     session: rpc.RPCSession
     engine: RemoteEngine
@@ -43,7 +43,7 @@ class Worker:
         np.savez(outputs, *self.engine.run(values).values())
 
     def measure(self, runs: int) -> dict[str, Any]:
-        """Run again and again on the same inputs."""
+        """Run a number of times on the same inputs."""
         return {"seconds": self.engine.measure(runs)}
 
 

@@ -1,7 +1,7 @@
-"""Compares engines on one model: outputs checked first, then timed in turns.
+"""Compares engines on one model: first their outputs, then their times in turns.
 
-Every engine has a process of its own and is stopped while another runs. A round gives each engine
-one burst of runs, so that a slow phase of the machine hits all of them; ratios are taken round by
+Every engine has a process, which is stopped while another engine runs. In a round each engine has
+one burst of runs, so that a slow phase of the machine hits all engines; ratios are taken round by
 round.
 """
 
@@ -62,26 +62,27 @@ def compare(
     Parameters
     ----------
     model : Path, optional
-        ONNX file, which is only read. Without it, only a library can be measured.
+        An ONNX file, which is only read. Without it, only a library can be measured.
     shapes : mapping of str to sequence of int, optional
         Shapes of the inputs that have dynamic dimensions.
     engines : sequence of str
         ``"tvm-sparse"`` and names of `tvm_sparse.bench.peers.PEERS`. An engine that is not
         installed or fails stays in the result, with the reason.
     library : Path, optional
-        Our compiled library; compiled from the model if not given.
+        Our compiled library; by default it is compiled from the model.
     inputs : mapping of str to array, optional
-        `random_inputs` of the model if not given.
+        The inputs; by default `random_inputs` of the model.
     threads : int, optional
-        Threads of every engine; all usable cores if not given.
+        The number of threads of every engine; by default all usable cores.
     rounds : int
         Number of rounds.
     seconds : float
-        Length of an engine's burst in every round; three runs at least.
+        The seconds of an engine's burst in a round, which has at least three runs.
     iterations : int, optional
-        Runs of every engine in all rounds together, in place of `seconds`.
+        The runs of every engine in all rounds together, in place of `seconds`.
     tolerance : float
-        Largest error relative to the largest output; an engine that exceeds it is not timed.
+        The largest error, as a share of the largest output; an engine with a larger one is not
+        timed.
     options : mapping, optional
         Further arguments of `tvm_sparse.compile`.
     progress : callable
@@ -140,7 +141,7 @@ def compare(
 
 
 def _write_whole(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path:
-    """Write the model of static shapes that every peer reads; DeepSparse may rewrite it."""
+    """Write the model with static shapes that all peers read; DeepSparse may rewrite the file."""
     path = scratch / "model.onnx"
     onnx.external_data_helper.load_external_data_for_model(model, str(folder))
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -157,7 +158,7 @@ def _compile(
     options: Mapping[str, Any],
     progress: Callable[[str], None],
 ) -> Path:
-    """Compile our library in a process of its own and note time and memory."""
+    """Compile our library in another process, and note time and memory."""
     progress("compiling")
     path = scratch / "model.so"
     bound = {name: list(shape) for name, shape in (shapes or {}).items()}

@@ -1,6 +1,6 @@
 """The demonstration: pruned BERT-base and ResNet-50, compiled, checked and measured.
 
-Weights are seeded, so nothing is downloaded; latency depends on the places of the zeros only.
+Weights are seeded, so nothing is downloaded; the latency depends only on the places of the zeros.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def run(
     Parameters
     ----------
     threads : int, optional
-        Threads of every engine; all usable cores if not given.
+        The number of threads of every engine; by default all usable cores.
     progress : callable
         Called with a line of text before each step.
     names : sequence of str
-        Which models of `tvm_sparse.zoo.recipes`.
+        Names of models in `tvm_sparse.zoo.recipes`.
     seconds : float
-        Length of an engine's turn in a round.
+        The seconds of an engine's turn in a round.
 
     Returns
     -------

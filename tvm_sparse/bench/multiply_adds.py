@@ -14,20 +14,20 @@ import onnxruntime
 
 from tvm_sparse.frontends.onnx_file import tensor_array
 
-# Smaller initializers may be shapes or axes, which shape inference has to see.
+# Smaller initializers may be shapes or axes, whose values shape inference needs.
 _WEIGHT_SIZE = 1024
 
 
 @dataclass(frozen=True)
 class MultiplyAdds:
-    """Multiply-adds of one inference.
+    """The multiply-adds of one inference.
 
     Attributes
     ----------
     total : int
-        Of a dense run.
+        The multiply-adds of a dense run.
     nonzero : int
-        Of those, the ones whose weight is not zero; products of two activations count in full.
+        Those whose weight is not zero; products of two activations count in full.
     """
 
     total: int

@@ -1,4 +1,4 @@
-"""Measures a model on a board, after its outputs there matched ONNX Runtime's here."""
+"""Measures a model on a board, after a comparison of its outputs with those of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tvm_sparse.specs import TensorSpec
 from tvm_sparse.version import __version__
 
 WAIT_SECONDS = 300.0
-"""How long to wait for a board that others use."""
+"""Seconds to wait for a board that others use."""
 
 LOAD_SECONDS = 60.0
 SLOWEST_NETWORK = 1e6
 """Limit of the time to load a library: so long, and at so many bytes a second."""
 
 RUN_SECONDS = 600.0
-"""Limit of the first run, and of a round beyond what it should take."""
+"""Seconds that the first run may take, and a round beyond its expected time."""
 
 LEAST_RUNS = 3
 
@@ -53,33 +53,33 @@ def measure_on_board(
     Parameters
     ----------
     model : Path
-        ONNX file; or a compiled library, which there is nothing to check by.
+        An ONNX file; or a compiled library, whose outputs are not checked.
     board : Board
-        Where to run.
+        The board to run on.
     shapes : mapping of str to sequence of int, optional
         Shapes of the inputs that have dynamic dimensions.
     target : str
-        Name of the board's CPU profile; a library has its own.
+        The name of the board's CPU profile; a library has its own.
     threads : int, optional
-        Threads on the board; as many as its RPC server gives if not set.
+        The number of threads on the board; by default as many as its RPC server gives.
     options : mapping, optional
         Other arguments of `tvm_sparse.compile`.
     rounds, seconds, iterations, tolerance, progress
-        As of `tvm_sparse.bench.comparison.compare`; the board takes the times.
+        As `tvm_sparse.bench.comparison.compare` takes them; the board takes the times.
 
     Returns
     -------
     Comparison
-        Of one engine; a share of the peak is not known.
+        The comparison has one engine; its share of the peak is not known.
 
     Raises
     ------
     RemoteError
         If the board cannot be reached, cannot load the library, or is lost.
     ModelError, InputError, TargetError, LibraryError
-        As of `tvm_sparse.compile`.
+        As `tvm_sparse.compile` raises them.
     """
-    board.check()  # before the time that compiling takes
+    board.check()  # before the compilation, which takes long
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         scratch = Path(folder)
         result, work, library, expected = (
@@ -130,7 +130,7 @@ def measure_on_board(
 def _compile(
     result: EngineResult, model: Path, library: Path, options: Mapping[str, Any]
 ) -> EngineResult:
-    """Compile in a process of its own; notes its time and memory."""
+    """Compile in another process, and note its time and memory."""
     with PeerProcess(OURS) as process:
         answer = process.call(
             "compile", model=str(model), library=str(library), options=dict(options)

@@ -1,7 +1,7 @@
 """Runs one inference engine in a process of its own, on commands read as JSON lines.
 
-This file is a script for the engine's own Python (3.10 or newer), which lacks TVM and this
-package: it imports NumPy and the engine, nothing else. ``python peer_worker.py ENGINE`` reads one
+This file is a script for the Python of the engine (3.10 or newer), which lacks TVM and this
+package, so it imports only NumPy and the engine. ``python peer_worker.py ENGINE`` reads one
 JSON object a line from standard input and answers each with one line:
 
 ``{"do": "compile", "model": .., "library": .., "options": {..}}``  -> ``{"seconds": ..}``
@@ -37,13 +37,13 @@ class Engine:
     Attributes
     ----------
     version, note : str
-        What the engine says of itself.
+        The engine's version, and a remark of it on its settings.
     run : callable
-        One inference, the call that is timed, on what `prepare` returned.
+        Runs one inference on the result of `prepare`; this call is timed.
     prepare : callable
-        Brings named arrays into the form that the engine takes.
+        Turns named arrays into the form that the engine takes.
     arrays : callable
-        Brings what `run` returned into a list of arrays in the model's order.
+        Turns the result of `run` into a list of arrays in the order of the model.
     """
 
     version: str
@@ -115,7 +115,7 @@ ENGINES = {
     "openvino": ("openvino", open_openvino),
     "tvm-sparse": ("tvm_sparse.compiler", open_tvm_sparse),
 }
-"""Of every engine, the module to import and the function that opens a model."""
+"""For each engine, the module to import and the function that opens a model."""
 
 
 class Worker:
@@ -174,7 +174,7 @@ class Worker:
 
     def memory(self) -> dict[str, Any]:
         """Return the peak resident memory of this process, in bytes."""
-        # getrusage's peak would include that of the process we were forked from.
+        # The peak of getrusage would include that of the process that this one was forked from.
         status = Path("/proc/self/status").read_text()
         peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return {"peak_bytes": int(peak.split()[1]) * 1024}
@@ -182,10 +182,11 @@ class Worker:
 
 def main(kind: str) -> None:
     """Answer commands until standard input ends."""
-    # Engines print banners: keep the real standard output for answers alone.
+    # Engines print banners, so only answers use the real standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    # Read when DeepSparse is imported: no telemetry, and its benchmark's own choice of binding.
+    # DeepSparse reads these when it is imported: no telemetry, and threads bound to cores as in its
+    # own benchmark.
     os.environ["NM_DISABLE_ANALYTICS"] = "True"
     os.environ.setdefault("NM_BIND_THREADS_TO_CORES", "1")
     worker = Worker(kind)
@@ -193,13 +194,13 @@ def main(kind: str) -> None:
         command = json.loads(line)
         try:
             answer = getattr(worker, command.pop("do"))(**command)
-        # Whatever an engine raises is an answer.
+        # Every error of an engine is an answer.
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":
-    # Python puts this folder first, where our modules would shadow others of the same name.
+    # Python puts this folder first in the path; its modules would hide those of the same names.
     del sys.path[0]
     main(sys.argv[1])

@@ -18,20 +18,20 @@ OURS = "tvm-sparse"
 REFERENCE = "onnxruntime"
 PEERS = (REFERENCE, "deepsparse", "openvino")
 PEERS_VARIABLE = "TVM_SPARSE_PEERS"
-"""Environment variable that names the folder of the peers' virtual environments."""
+"""The environment variable that names the folder of the peers' virtual environments."""
 
 _WORKER = Path(__file__).with_name("peer_worker.py")
 
 
 class PeerError(TvmSparseError):
-    """An engine that is not installed, fails, or dies."""
+    """An engine is not installed, fails, or dies."""
 
 
 def find_python(engine: str) -> Path:
     """Return the Python that runs `engine`.
 
-    Ours and ONNX Runtime run in this one; any other in the virtual environment
-    ``$TVM_SPARSE_PEERS/<engine>``, which is ``.peers/<engine>`` if the variable is not set.
+    Our engine and ONNX Runtime run in this Python. Any other engine runs in the virtual environment
+    ``$TVM_SPARSE_PEERS/<engine>``, or ``.peers/<engine>`` if the variable is not set.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def find_python(engine: str) -> Path:
 class PeerProcess:
     """One engine behind the protocol of `tvm_sparse.bench.peer_worker`.
 
-    Outside of `call` the process is stopped by signal: an idle thread pool may spin.
+    Outside of `call` a signal stops the process, since an idle thread pool may spin.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What engines did on a model, and how they compare."""
+"""The results of engines on a model, and their ratios."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from tvm_sparse.bench.peers import OURS
 
 @dataclass(frozen=True)
 class EngineResult:
-    """What one engine did on one model.
+    """The result of one engine on one model.
 
     Attributes
     ----------
     engine, version, note : str
-        Which engine, and what it says of itself.
+        The engine, its version, and its remark on its settings.
     rounds : tuple of tuple of float
         Seconds of every run, round by round; empty if the engine was not timed.
     failure : str
-        Why it was not timed; empty if it was.
+        Why the engine was not timed; empty if it was.
     output_error : float or None
-        Largest difference from ONNX Runtime's outputs, divided by the largest output; of the worst
-        output. None if there was nothing to compare with.
+        The largest difference from ONNX Runtime's outputs, as a share of the largest value of that
+        output; None if nothing was compared.
     compile_seconds, load_seconds : float
-        Time to make the library (0 for engines that compile while they load) and to load it.
+        The time to make the library (0 for engines that compile while they load) and to load it.
     compile_peak_bytes, peak_bytes : int
-        Peak resident memory of the compiling process and of the running one.
+        The peak resident memory of the compiling process and of the running one.
     library_bytes : int
-        Size on disk of what is loaded: our library, or the ONNX model.
+        The size on disk of the file that is loaded: our library, or the ONNX model.
     """
 
     engine: str
@@ -76,7 +76,7 @@ class Ratio:
     of_minima : float
         Ratio of the fastest runs.
     median, low, high : float
-        Of the rounds' ratios, each of the round's fastest runs.
+        The median, the least and the largest ratio of a round, each of the round's fastest runs.
     """
 
     of_minima: float
@@ -96,7 +96,7 @@ class Comparison:
     threads : int
         Threads of every engine.
     measurements : tuple of EngineResult
-        In the order that the engines were asked for.
+        The results, in the order in which the engines were given.
     work : MultiplyAdds or None
         Multiply-adds of one inference; None if only a library was given.
     fma_peak : float

@@ -27,9 +27,9 @@ TITLES = {
 def latency_table(comparison: Comparison) -> Table:
     """Return one comparison, an engine a row, for a terminal of 80 columns.
 
-    Ratios are to ours, of the fastest runs and of the rounds; FMA is the share of the threads' peak
-    that multiply-adds at non-zero weights reach; error is relative to the largest output; MB is the
-    peak memory.
+    Ratios are to our engine, of the fastest runs and of the rounds. FMA is the share of the peak of
+    all threads that multiply-adds at non-zero weights reach. The error is relative to the largest
+    output, and MB is the peak memory.
     """
     table = Table(
         title=f"{comparison.model}, {_threads(comparison.threads)}",
@@ -68,7 +68,7 @@ def _latency_row(comparison: Comparison, measurement: EngineResult) -> list[str]
 
 
 def _notes(comparison: Comparison) -> str:
-    """Return what does not fit in a row, a line each."""
+    """Return the remarks that do not fit in a row, a line each."""
     lines = [f"{TITLES[m.engine]}: {m.failure}" for m in comparison.measurements if m.failure]
     for m in comparison.measurements:
         if m.compile_seconds:
@@ -87,7 +87,7 @@ def _short(measurement: EngineResult) -> str:
 def readme_table(comparisons: Sequence[Comparison]) -> str:
     """Return a Markdown table, a model a row, and below it the machine and the versions.
 
-    Times are of the fastest run, in milliseconds; in brackets, how many times longer than ours.
+    Times are those of the fastest run, in milliseconds, with their ratios to ours in brackets.
     """
     engines = list(dict.fromkeys(m.engine for c in comparisons for m in c.measurements))
     rows = [
@@ -129,7 +129,7 @@ def _latency_cell(comparison: Comparison, measurement: EngineResult) -> str:
 
 
 def to_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Return everything measured, and the machine it was measured on, ready for `json.dump`."""
+    """Return all results, and the machine that gave them, as values of JSON."""
     return {"machine": machine(), "comparisons": [_comparison_json(c) for c in comparisons]}
 
 

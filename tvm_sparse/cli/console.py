@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.tuning.task import Progress
 
-# A pipe has no width: lines as long as a wide terminal's.
+# A pipe has no width; its lines are as long as those of a wide terminal.
 _PIPE_WIDTH = 160
 
 
@@ -33,7 +33,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table, no narrower than it needs if the output is no terminal."""
+    """Print a table, as wide as the terminal, or as `_PIPE_WIDTH` into a pipe."""
     Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
 
 
@@ -84,7 +84,7 @@ def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:
 
 
 def print_layers(layers: Sequence[LayerReport]) -> None:
-    """Print what the compiler does with every layer."""
+    """Print the compiler's decision on every layer."""
     headers = ("layer", "operator", "weight", "sparsity", "kernel", "region", "why")
     table = _table(*headers, numbers=["sparsity", "region"])
     for layer in layers:
@@ -102,7 +102,7 @@ def print_layers(layers: Sequence[LayerReport]) -> None:
 
 
 def print_regions(analysis: Analysis, measurement: Measurement | None = None) -> None:
-    """Print the tensor columns of a model, and what they are expected to gain, or measured."""
+    """Print the tensor columns of a model, with their expected times and perhaps measured ones."""
     numbers = ["region", "columns", "rows", "step", "halo", "scratch KB", "us", "alone us"]
     if measurement:
         numbers += ["measured us", "measured alone us"]
@@ -145,7 +145,7 @@ def print_regions(analysis: Analysis, measurement: Measurement | None = None) ->
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:
-    """Print what pruning did to every weight."""
+    """Print the sparsity of every weight after pruning."""
     table = _table("layer", "elements", "sparsity", "left dense", numbers=["elements", "sparsity"])
     for weight in weights:
         sparsity = f"{weight.zeros / max(weight.size, 1):.1%}"

@@ -1,1 +1,1 @@
-"""Any model becomes an `ImportedModel`."""
+"""Readers of models: each turns its format into an `ImportedModel`."""

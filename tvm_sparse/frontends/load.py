@@ -1,4 +1,4 @@
-"""The one way in: an ONNX file or a Relax module becomes an `ImportedModel`."""
+"""The entry to all frontends: an ONNX file or a Relax module becomes an `ImportedModel`."""
 
 from __future__ import annotations
 

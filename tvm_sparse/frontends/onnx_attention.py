@@ -1,6 +1,6 @@
 """The ONNX operator Attention (opsets 23 and up) in Relax; TVM has no converter for it.
 
-It is written out as two products and a softmax, the form that `passes.RecomposeAttention`
+The converter writes it as two products and a softmax, the form that `passes.RecomposeAttention`
 recognizes, so that operands, masks and layouts are analysed in one place.
 """
 
@@ -19,17 +19,17 @@ def write_out_attention(
     inputs: Sequence[Any],
     attributes: Mapping[str, Any],
 ) -> relax.Expr:
-    """Write out one node.
+    """Convert one node.
 
     Parameters
     ----------
     builder : relax.BlockBuilder
-        Gets the operators.
+        The builder that gets the operators.
     inputs : sequence of relax.Expr or None
-        Query, key and value, `(batch, heads, tokens, head_dim)` or `(batch, tokens, channels)`,
-        then perhaps the mask: boolean (true is visible) or float (added to the scores).
+        Query, key and value, `(batch, heads, tokens, head_dim)` or `(batch, tokens, channels)`;
+        then the mask if there is one, boolean (true is visible) or float (added to the scores).
     attributes : mapping of str to object
-        Of the node.
+        The attributes of the node.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def write_out_attention(
     Raises
     ------
     NotImplementedError
-        For a cache of past keys and values, and for keys that are not to be read.
+        If the node has a cache of past keys and values, or a number of keys to read.
     """
     query, key, value, mask, *cache = [*inputs, None][: max(len(inputs), 4)]
     if any(given is not None for given in cache):
@@ -83,7 +83,7 @@ def _split_heads(emit: Any, operand: relax.Expr, heads: int) -> relax.Var:
 def _biases(
     emit: Any, mask: relax.Expr | None, scores: relax.Expr, visible: np.ndarray
 ) -> list[relax.Expr]:
-    """Return what is added to the scores: the mask, and -inf for keys outside of the window."""
+    """Return the term of the scores: the mask, and -inf for keys outside of the window."""
     keys = int(scores.ty.shape[-1])
     dtype, biases = scores.ty.dtype, []
     if mask is not None:

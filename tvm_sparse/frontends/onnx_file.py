@@ -59,7 +59,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
 
 
 def _check_whole(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse what protobuf accepts though it is no model: other formats, half a graph."""
+    """Refuse files that protobuf accepts but that hold no whole model."""
     graph = model.graph
     if not model.ir_version or not model.opset_import or not graph.output:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one")
@@ -185,7 +185,7 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
                     f"input {name!r}: dimension {axis}{called} is dynamic; "
                     f"{_remedy(name, len(dimensions))}"
                 )
-    # What the exporter noted for the dynamic shapes would contradict the bound ones.
+    # The exporter's notes on dynamic shapes would contradict the sizes.
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -2,7 +2,7 @@
 
 The graph is simplified first by ONNX Runtime's basic offline optimizations (constant folding,
 dead nodes, normalization folding): raw exports hold shape arithmetic that TVM cannot import.
-Where ONNX Runtime refuses a model, or TVM what it made of it, TVM gets the model as it is.
+If ONNX Runtime refuses the model, or TVM refuses the simplified one, TVM gets the model as it is.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tvm_sparse.frontends.onnx_attention import write_out_attention
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
 from tvm_sparse.specs import TensorSpec
 
-# Optimizers of ONNX Runtime that we undo or do better: the first wraps matrix products in
-# reshapes, the second moves transposes out of the attention that we look for.
+# These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
+# reshapes, the second moves transposes out of attention.
 _DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer"]
 
 
@@ -46,7 +46,7 @@ class ImportedModel:
     mod : tvm.IRModule
         Its function ``main`` takes the inputs in order; weights are constants inside.
     inputs, outputs : tuple of TensorSpec
-        Under the names that the ONNX file gives them.
+        The inputs and outputs, by the names in the ONNX file.
     """
 
     mod: tvm.IRModule
@@ -108,7 +108,7 @@ def _import(serialized: bytes, folder: Path, scratch: Path) -> tuple[onnx.ModelP
         try:
             return model, _GraphImporter(scratch, tried).convert(model)
         except ModelError as error:
-            # Some operators are written out that TVM has converters for, GroupNormalization say.
+            # ONNX Runtime writes out operators that TVM can convert, such as GroupNormalization.
             failure = error
     model = onnx.load_from_string(serialized)
     try:
@@ -184,7 +184,7 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
         ):
             try:
                 return self.from_onnx(model.graph, opset)
-            # What a converter raises is whatever the Python or C++ below it does.
+            # A converter raises the errors of any Python or C++ code that it calls.
             except Exception as error:
                 if self._building:
                     self.bb._end_block()  # or its destructor complains on stderr
@@ -235,7 +235,7 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
             args = [self._bind(arg, name, bound) for arg in expr.args]
             call = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
             if call.op == _TAKE and call.attrs.mode == "fast":
-                # TVM's choice reads any address for an index out of range, such as a token's.
+                # TVM's default would read any address for an index out of range, such as a token's.
                 call = relax.op.take(*args, call.attrs.axis, mode="clip")
             call = self.bb.normalize(call)
             tensor = isinstance(call.ty, relax.TensorType)

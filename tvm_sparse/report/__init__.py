@@ -1,1 +1,1 @@
-"""What a person sees of a compiled network: tables, pages, drawings."""
+"""Reports on a network for people: analyses, tables, pages and drawings."""

@@ -1,4 +1,4 @@
-"""What the compiler does with a model, and why, without compiling it: its layers and regions."""
+"""The compiler's decisions on a model, with their reasons, without compiling it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class LayerReport:
     name, operator : str
         Name of the layer in the model, and its Relax operator.
     shape : tuple of int
-        Of its weight.
+        The shape of its weight.
     density : float
-        Non-zero fraction of its weight.
+        The non-zero fraction of its weight.
     kernel, reason : str
-        What computes it, and why.
+        The kernel that computes it, and the reason.
     region : int, optional
-        Number of its region; None if it is in none, not even by itself.
+        The number of its region; None if it is in no region, not even alone.
     """
 
     name: str
@@ -56,7 +56,7 @@ class LayerReport:
 
     @property
     def size(self) -> int:
-        """Number of elements of its weight."""
+        """The number of elements of its weight."""
         return math.prod(self.shape)
 
 
@@ -67,13 +67,13 @@ class OperatorReport:
     Attributes
     ----------
     name, operator : str
-        Name of the layer or of the result, and what it is.
+        The name of the layer or of the result, and the kind of operator.
     shape : tuple of int
-        Of its result, in panels if it is in a region; empty if it is not known.
+        The shape of its result, in panels if it is in a region; empty if the shape is unknown.
     reads : tuple of int
-        Numbers of the operators whose results it reads.
+        The numbers of the operators whose results it reads.
     region : int, optional
-        Number of its region.
+        The number of its region; None if it is in no region.
     """
 
     name: str
@@ -85,22 +85,22 @@ class OperatorReport:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What is known of a model before it is compiled.
+    """The compiler's decisions on a model.
 
     Attributes
     ----------
     model : str
-        Its name.
+        The name of the model.
     cpu : CpuProfile
-        What it is analyzed for.
+        The processor that it is analyzed for.
     layers : tuple of LayerReport
-        Those with a constant weight, in the order of the model.
+        The layers with a constant weight, in the order of the model.
     operators : tuple of OperatorReport
-        In the order of execution.
+        The operators in the order of execution.
     regions : tuple of PlannedRegion
-        In the order of execution; numbers count from 0.
+        The regions in the order of execution; their numbers count from 0.
     alone, together : IRModule
-        The operators, before and after those of a region were made a function.
+        The model without regions, and with each region as a function.
     """
 
     model: str
@@ -113,16 +113,16 @@ class Analysis:
 
     @property
     def seconds(self) -> float:
-        """Expected time of all regions."""
+        """The expected time of all regions."""
         return sum(region.prediction.seconds for region in self.regions)
 
     @property
     def alone_seconds(self) -> float:
-        """Expected time of all operators of the regions one by one."""
+        """The expected time of all operators of the regions one by one."""
         return sum(region.alone_seconds for region in self.regions)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values of JSON."""
+        """Return the analysis as values of JSON."""
         return {
             "model": self.model,
             "target": self.cpu.name,
@@ -147,7 +147,7 @@ def analyze(
     Parameters
     ----------
     model, shapes, target, threads, columns, overlap, records
-        As `tvm_sparse.compile`.
+        As `tvm_sparse.compile` takes them.
 
     Returns
     -------
@@ -174,14 +174,14 @@ def analyze(
     return Analysis(name, cpu, layers, operators, regions, front.mod, together)
 
 
-def stages_alone(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
-    """Return what each operator of a region would cost by itself."""
+def alone_predictions(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
+    """Return the expected cost of each operator of a region by itself."""
     return [predict_alone(part(shape, i, i + 1), cpu) for i in range(len(shape.stages))]
 
 
 def alone_bytes_moved(shape: RegionShape, cpu: CpuProfile) -> tuple[float, ...]:
-    """Return what operators of a region would move one by one, in L1, L2, L3 and memory."""
-    moved = (prediction.bytes_moved for prediction in stages_alone(shape, cpu))
+    """Return the bytes that the operators of a region move one by one, in L1, L2, L3 and memory."""
+    moved = (prediction.bytes_moved for prediction in alone_predictions(shape, cpu))
     return tuple(map(sum, zip(*moved, strict=True)))
 
 

@@ -9,9 +9,9 @@ from html import escape
 from tvm_sparse.report.analysis import Analysis, OperatorReport
 
 ROW, GAP, TITLE = 24, 10, 18
-"""Pixels from one operator to the next, around a frame, and for its title."""
+"""Pixels from one operator to the next, around a frame, and for the title of a frame."""
 LEFT, WIDTH = 56, 236
-"""Pixels for the arcs on the left, and of an operator."""
+"""Pixels of the space for arcs on the left, and of the width of an operator."""
 
 
 def draw(analysis: Analysis) -> str:
@@ -35,7 +35,7 @@ def draw(analysis: Analysis) -> str:
 
 
 def _groups(operators: tuple[OperatorReport, ...]) -> Iterator[tuple[int | None, int]]:
-    """Yield regions, or None, and how many operators follow one another in each."""
+    """Yield each region's number, or None, and how many of its operators follow one another."""
     for number, group in itertools.groupby(operators, key=lambda operator: operator.region):
         yield number, len(list(group))
 
@@ -68,7 +68,7 @@ def _node(operator: OperatorReport, y: float) -> str:
 
 
 def _edge(tops: list[float], source: int, reader: int) -> str:
-    """Return a line between neighbours, or an arc past what lies in between."""
+    """Return a line between neighbours, or an arc past the operators in between."""
     start, end = tops[source] + ROW - 5, tops[reader]
     if reader == source + 1:
         x = LEFT + WIDTH / 2

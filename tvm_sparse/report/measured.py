@@ -1,56 +1,47 @@
-"""Regions on this machine: measured together and operator by operator, against the prediction."""
+"""Regions measured on this machine, together and operator by operator, beside the prediction."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relax
 
 from tvm_sparse.columns.plans import ColumnPlan, Stops
-from tvm_sparse.compiler import build
 from tvm_sparse.costs.best_plan import promising_plans
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile, native
-from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.errors import TargetError
-from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import PREFIX
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.records.best import to_fields
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.report.analysis import Analysis
-from tvm_sparse.report.run_memory import column_bytes, storage_bytes
+from tvm_sparse.report.measured_runs import MeasuredRun, measure_runs
 from tvm_sparse.tuning.devices import Builders, CandidateFailed, Device
-from tvm_sparse.tuning.libraries import random_array
 from tvm_sparse.tuning.regions import RegionSubject, one_by_one, write_region
 
 SIZES = 5
-"""Column sizes that are measured of a region, besides its own."""
+"""The number of column sizes of a region that are measured besides its own."""
 
 ROUNDS = 7
-RUN_ROUNDS, RUNS = 9, 3
-"""Rounds of a region; of the whole network, and its runs in a round."""
+"""Rounds in which a region's plans run in turns."""
 
 
 @dataclass(frozen=True)
 class MeasuredPlan:
-    """A plan of a region.
+    """A measured plan of a region.
 
     Attributes
     ----------
     plan : ColumnPlan
         The plan.
     predicted, seconds : float
-        Time as expected, and the median of the rounds' fastest runs.
+        The expected time, and the median of the rounds' fastest runs.
     """
 
     plan: ColumnPlan
@@ -65,9 +56,9 @@ class MeasuredRegion:
     Attributes
     ----------
     seconds, alone_seconds : float
-        With its plan, and its operators one by one.
+        The time of the region with its plan, and of its operators one by one.
     plans : tuple of MeasuredPlan
-        What else was measured: the best plan of other column sizes, and its own.
+        The measured plans: its own, and the best plans of some other column sizes.
     """
 
     seconds: float
@@ -76,44 +67,22 @@ class MeasuredRegion:
 
     @property
     def rank_correlation(self) -> float | None:
-        """Of predicted and measured time over column sizes; None of fewer than three."""
+        """The rank correlation of predicted and measured times; None for fewer than three plans."""
         if len(self.plans) < 3:
             return None
         return rank_correlation(*zip(*((p.predicted, p.seconds) for p in self.plans), strict=True))
 
 
 @dataclass(frozen=True)
-class MeasuredRun:
-    """The whole network, regions together or operator by operator.
-
-    Attributes
-    ----------
-    seconds : float
-        The median of the rounds' fastest inferences.
-    activation_bytes, scratch_bytes : int
-        Storages of the virtual machine, and columns' rows of all cores.
-    """
-
-    seconds: float
-    activation_bytes: int
-    scratch_bytes: int
-
-    @property
-    def peak_bytes(self) -> int:
-        """Memory of a run besides weights."""
-        return self.activation_bytes + self.scratch_bytes
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """What was measured of a model.
+    """The measured times and memory of a model.
 
     Attributes
     ----------
     regions : mapping of int to MeasuredRegion
-        By number; those that could be built.
+        The regions that could be built, by their numbers.
     together, alone : MeasuredRun
-        With tensor columns and without.
+        The whole model with tensor columns, and without.
     """
 
     regions: Mapping[int, MeasuredRegion]
@@ -121,7 +90,7 @@ class Measurement:
     alone: MeasuredRun
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as values of JSON."""
+        """Return the measurement as values of JSON."""
         return {
             "regions": {
                 str(number): {
@@ -157,17 +126,17 @@ def check_target(cpu: CpuProfile) -> None:
 def measure(
     analysis: Analysis, progress: Callable[[str], None] = lambda message: None
 ) -> Measurement:
-    """Measure the regions of a model, and the whole of it.
+    """Measure the regions of a model, and the whole model.
 
-    Regions are run on random activations, which are not in the private caches, in turns with
-    their operators one by one. Those with the same structure are measured once.
+    Regions run on random activations that are not in the private caches, in turns with their
+    operators one by one. Regions with the same structure are measured once.
 
     Parameters
     ----------
     analysis : Analysis
-        For this machine.
+        The analysis of a model for this machine.
     progress : callable
-        Called with a line of text now and then.
+        Called with a line of text before each step.
 
     Raises
     ------
@@ -193,7 +162,7 @@ def measure(
             if measured is not None:
                 found[number] = measured
     progress("measuring the whole model")
-    return Measurement(found, *_measure_runs(analysis))
+    return Measurement(found, *measure_runs(analysis))
 
 
 def _measure_region(
@@ -206,10 +175,10 @@ def _measure_region(
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
         folder = Path(name)
         weights = write_region(analysis.together, f"{PREFIX}_{number}", folder)
-        kernel = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
-        arguments = kernel.arguments(weights)
+        subject = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
+        arguments = subject.arguments(weights)
         building = [
-            builders.submit(kernel.build(to_fields(plan)), folder / f"{i}.so")
+            builders.submit(subject.build(to_fields(plan)), folder / f"{i}.so")
             for i, plan in enumerate(plans)
         ]
         with device.session(arguments) as session:
@@ -225,7 +194,7 @@ def _measure_region(
             times = session.measure([str(i) for i in names], ROUNDS, hopeless=0)
             for i in names:
                 session.unload(str(i))
-    # The median of the rounds: a machine that speeds up in one of them helps one plan only.
+    # If the machine speeds up in one round, that changes the minimum of one plan, but no median.
     typical = {i: float(np.median(rounds)) for i, rounds in zip(names, times, strict=True)}
     columns = tuple(
         MeasuredPlan(plan, predict(region.shape, plan, cpu).seconds, typical[i])
@@ -236,7 +205,7 @@ def _measure_region(
 
 
 def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
-    """Return the best plans of some column sizes, from the largest to the smallest."""
+    """Return the best plans of some column sizes, from the largest size to the smallest."""
     assert region.plan is not None
     best: dict[int, tuple[float, ColumnPlan]] = {}
     for plan in promising_plans(region.shape, cpu):
@@ -248,61 +217,6 @@ def _other_sizes(region: PlannedRegion, cpu: CpuProfile) -> list[ColumnPlan]:
     plans = [plan for _, plan in best.values()]
     chosen = np.unique(np.linspace(0, len(plans) - 1, min(SIZES, len(plans))).round().astype(int))
     return [plans[i] for i in chosen]
-
-
-def _measure_runs(analysis: Analysis) -> tuple[MeasuredRun, MeasuredRun]:
-    """Measure the network with regions and without, in turns."""
-    cpu = analysis.cpu
-    columns = [(r.shape, r.plan) for r in analysis.regions if r.plan is not None]
-    built = [_build(mod, cpu) for mod in (analysis.together, analysis.alone)]
-    rng = np.random.default_rng(0)
-    inputs = [random_array(param.ty, rng) for param in analysis.alone["main"].params]
-    executables = [executable for executable, _ in built]
-    with ThreadPoolExecutor(1, initializer=start_pool, initargs=(cpu.cores,)) as executor:
-        seconds = executor.submit(_run_in_turns, executables, inputs).result()
-    scratch = column_bytes(columns, cpu.cores), 0
-    together, alone = (
-        MeasuredRun(typical, storages, own)
-        for typical, (_, storages), own in zip(seconds, built, scratch, strict=True)
-    )
-    return together, alone
-
-
-def _build(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[relax.VMExecutable, int]:
-    """Return a module's executable, and the bytes of its storages."""
-    storages = 0
-
-    @tvm.transform.module_pass(opt_level=0, name="lower")
-    def lower(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
-        nonlocal storages
-        mod = tvm.transform.Sequential(pipeline.lower(cpu))(mod)
-        mod = relax.get_pipeline("default_build")(mod)
-        storages = storage_bytes(mod)
-        return mod
-
-    with cpu.to_target() as target:
-        executable = build(mod, target, lower)
-    return executable, storages
-
-
-def _run_in_turns(
-    executables: Sequence[relax.VMExecutable], arrays: Sequence[np.ndarray]
-) -> list[float]:
-    """Return the seconds of a run of each, as `MeasuredRun`; this thread owns the thread pool."""
-    inputs = [tvm.runtime.tensor(array) for array in arrays]
-    mains = [relax.VirtualMachine(executable, tvm.cpu())["main"] for executable in executables]
-    times: list[list[float]] = [[] for _ in mains]
-    for number in range(RUN_ROUNDS):
-        # Every other round backwards, so that neither is always the one after the other.
-        order = range(len(mains)) if number % 2 else reversed(range(len(mains)))
-        for i in order:
-            runs = []
-            for _ in range(RUNS):
-                start = time.perf_counter()
-                mains[i](*inputs)
-                runs.append(time.perf_counter() - start)
-            times[i].append(min(runs))
-    return [float(np.median(rounds)) for rounds in times]
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

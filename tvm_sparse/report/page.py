@@ -1,4 +1,4 @@
-"""The regions of a network as one HTML page that needs nothing else."""
+"""The regions of a network as one HTML page without other files."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def render(analysis: Analysis, measurement: Measurement | None = None) -> str:
     Parameters
     ----------
     analysis : Analysis
-        What is expected.
+        The compiler's decisions and expectations.
     measurement : Measurement, optional
-        What was measured.
+        The measured times and memory.
     """
     measured = measurement.regions if measurement else {}
     cards = (

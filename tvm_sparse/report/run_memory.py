@@ -1,4 +1,4 @@
-"""How much memory an inference takes for activations, as planned when it was compiled."""
+"""The memory that an inference takes for activations, as TVM and the columns plan it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALLOCATIONS = ("relax.vm.alloc_storage", "relax.memory.alloc_storage")
 def storage_bytes(mod: tvm.IRModule) -> int:
     """Return the bytes of all storages of a module that went through TVM's memory planning.
 
-    Activations share them; weights are not among them.
+    Activations share the storages; weights are not among them.
     """
     total = 0
 
@@ -37,7 +37,7 @@ def storage_bytes(mod: tvm.IRModule) -> int:
 def column_bytes(regions: Iterable[tuple[RegionShape, ColumnPlan]], cores: int) -> int:
     """Return the bytes of the scratch memory that all cores keep for columns.
 
-    Regions run one after another and use the same.
+    Regions run one after another and share this memory.
     """
     most = 0
     for region, plan in regions:

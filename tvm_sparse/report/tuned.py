@@ -1,4 +1,4 @@
-"""What tuning found, as a table, as JSON and as a drawing."""
+"""The results of tuning as a table, as JSON and as a drawing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLUMNS = 3
 
 
 def table(tuned: Sequence[Tuned]) -> Table:
-    """Return a table of every choice before and after."""
+    """Return a table of each part's choice and time before and after tuning."""
     result = Table()
     for header in ("network, layer or region", "before", "after"):
         result.add_column(header, overflow="fold")
@@ -51,7 +51,7 @@ def table(tuned: Sequence[Tuned]) -> Table:
 
 
 def summary(tuned: Sequence[Tuned], records: Path) -> str:
-    """Return the sum of the table in a line."""
+    """Return the sums of the table in a line."""
     if not tuned:
         return "the model has neither layers of ours nor tensor columns: nothing to tune"
     parts = []
@@ -63,7 +63,7 @@ def summary(tuned: Sequence[Tuned], records: Path) -> str:
 
 
 def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
-    """Return all of it as values of JSON."""
+    """Return the results as values of JSON."""
     return [
         {
             "region": region.outcome.task.key.structure,
@@ -82,12 +82,12 @@ def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
 
 
 def check_plot(path: Path) -> None:
-    """Find out before the tuning that the drawing cannot be made.
+    """Raise an error before the tuning if the drawing cannot be made.
 
     Raises
     ------
     OutputError
-        If Matplotlib is missing, its format unknown, or `path` cannot be written.
+        If Matplotlib is missing, the format of `path` is unknown, or `path` cannot be written.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise OutputError("--plot needs Matplotlib: pip install 'tvm-sparse[plot]'")
@@ -102,11 +102,11 @@ def plot(tuned: Sequence[Tuned], path: Path, cpu: CpuProfile) -> None:
     Parameters
     ----------
     tuned : sequence of Tuned
-        The regions.
+        The parts of a model; regions are drawn.
     path : Path
-        File to write.
+        The file to write.
     cpu : CpuProfile
-        What they were planned for; its caches are marked.
+        The processor that they were planned for; its caches are marked.
     """
     from matplotlib.figure import Figure
 
@@ -160,7 +160,7 @@ def _draw(axes: Axes, region: Tuned, cpu: CpuProfile) -> None:
 
 
 def _cache_sizes(region: Tuned, cpu: CpuProfile) -> list[tuple[str, int]]:
-    """Return the largest columns that stay within a cache when they are one step long."""
+    """Return the rows of the largest columns of one step that stay within each cache."""
     assert region.shape is not None
     found = []
     for name, limit in (("L1", cpu.l1_bytes), ("L2", cpu.l2_bytes)):
@@ -183,7 +183,7 @@ def _us(seconds: float) -> str:
 
 
 def _choice(fields: Plan, stages: int) -> str:
-    """Return lanes, a kernel or a region's plan in words."""
+    """Return the fields of a plan in words."""
     plan = from_fields(fields)
     if plan is not None:
         return _text(plan, stages)

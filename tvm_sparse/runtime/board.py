@@ -27,10 +27,10 @@ from tvm_sparse.errors import RemoteError
 from tvm_sparse.runtime import library
 
 CONNECT_SECONDS = 5.0
-"""How long a server or tracker may take to answer."""
+"""Seconds that a server or tracker may take to answer."""
 
 HOLD_SECONDS = 3600.0
-"""After how long a board takes itself back, if we should have disappeared."""
+"""Seconds after which a board frees itself if this program has disappeared."""
 
 # TVM's affinity mode of one thread per core, the fastest cores first.
 _ONE_CORE_EACH = 1
@@ -38,16 +38,16 @@ _ONE_CORE_EACH = 1
 
 @dataclass(frozen=True)
 class Board:
-    """Where a board is found.
+    """The address of a board, or of a tracker of boards.
 
     Attributes
     ----------
     host : str
-        Name or address of its RPC server, or of a tracker.
+        The name or address of the board's RPC server, or of a tracker.
     port : int
-        Port of the server or tracker.
+        The port of the server or tracker.
     key : str, optional
-        Name under which the tracker knows boards of its kind; without it, `host` is the board.
+        The name under which the tracker knows boards of this kind; without it, `host` is the board.
     """
 
     host: str
@@ -64,7 +64,7 @@ class Board:
         Raises
         ------
         RemoteError
-            If nobody listens, it is no tracker, or it knows no such key.
+            If nobody listens there, the listener is no tracker, or the tracker knows no such key.
         """
         address = (self.host, self.port)
         what = "tracker" if self.key else "RPC server"
@@ -88,17 +88,18 @@ class Board:
         return keys.count(self.key) if self.key else 1
 
     def connect(self, hold_seconds: float = HOLD_SECONDS) -> rpc.RPCSession:
-        """Open a session; waits while others use the board.
+        """Open a session, and wait for it while others use the board.
 
         Parameters
         ----------
         hold_seconds : float
-            After how long the board ends the session.
+            The seconds after which the board ends the session.
 
         Raises
         ------
         RemoteError
-            As `check`, or if what answers is no RPC server, or one that belongs to a tracker.
+            As `check`; or if the program that answers is no RPC server, or is one that only a
+            tracker hands out.
         """
         self.check()
         try:
@@ -126,7 +127,7 @@ def _keys(connection: socket.socket) -> list[str]:
 
 
 def use_threads(session: rpc.RPCSession, threads: int | None) -> int:
-    """Let parallel loops on a board run on some threads, one a core; returns how many they get.
+    """Set the threads of parallel loops on a board, one a core, and return their number.
 
     Lists of cores cannot be passed to a board: its pool is as large as its server's, or smaller.
 
@@ -135,12 +136,12 @@ def use_threads(session: rpc.RPCSession, threads: int | None) -> int:
     session : RPCSession
         From `Board.connect`.
     threads : int, optional
-        As many as the board's server gives if not set.
+        The number of threads; by default as many as the board's server gives.
 
     Raises
     ------
     RemoteError
-        If the board has fewer.
+        If the board has fewer threads.
     """
     with _clear("the session broke off"):
         if threads is not None:
@@ -157,7 +158,7 @@ def use_threads(session: rpc.RPCSession, threads: int | None) -> int:
 class RemoteEngine:
     """A compiled library on a board.
 
-    The library, weights and all, is sent once; a run sends inputs and fetches outputs.
+    The library with its weights is sent once; a run sends inputs and fetches outputs.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ class RemoteEngine:
     path : Path
         The library, compiled for the board.
     threads : int, optional
-        Threads that an inference runs on; as many as the board's server gives if not set.
+        The number of threads of an inference; by default as many as the board's server gives.
 
     Attributes
     ----------
@@ -203,7 +204,7 @@ class RemoteEngine:
         self.close()
 
     def close(self) -> None:
-        """End the session, so that others can use the board; nothing can be run any more."""
+        """End the session, so that others can use the board; the engine cannot run any more."""
         self._session.get_function("CloseRPCConnection")()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -229,7 +230,7 @@ class RemoteEngine:
     def measure(self, runs: int) -> tuple[float, ...]:
         """Return the seconds of `runs` inferences on the inputs of the last `run`.
 
-        The board takes the times: they hold nothing of the network.
+        The board takes the times, so they do not include the network.
 
         Raises
         ------
@@ -251,7 +252,7 @@ _LOST = (
 
 @contextlib.contextmanager
 def _clear(message: str, refused: str | None = None) -> Iterator[None]:
-    """Turn what TVM raises into one line; `refused` is for what the board answered."""
+    """Turn an error of TVM into one line; `refused` begins it if the board answered."""
     try:
         yield
     except (AttributeError, OSError, RuntimeError, ValueError) as error:

@@ -30,7 +30,7 @@ from tvm_sparse.specs import TensorSpec, unknown_input
 class Engine:
     """A compiled model.
 
-    Made by `tvm_sparse.compile` and `tvm_sparse.load`. Safe to call from several threads.
+    `tvm_sparse.compile` and `tvm_sparse.load` make engines. Several threads may call one.
 
     Attributes
     ----------
@@ -115,15 +115,16 @@ class Engine:
         Parameters
         ----------
         path : str or PathLike
-            Where to write; an existing file is replaced, at once and only by a whole library.
+            The file to write. An existing file is replaced at once, by a whole library or not at
+            all.
         linker : str
-            ``"gcc"``, the system's compiler for the target; ``"zig"``, from the Python package
-            ziglang; or ``"auto"``, the first of them that is there.
+            ``"gcc"`` is the system's compiler for the target, ``"zig"`` comes with the Python
+            package ziglang, and ``"auto"`` is the first of them that is installed.
 
         Raises
         ------
         LibraryError
-            If the file cannot be written, or no linker for the target is there.
+            If the file cannot be written, or no linker for the target is installed.
         """
         if self._path is None:
             library.write_library(self._module, Path(path), self.info.machine, linker)
@@ -163,7 +164,7 @@ class Engine:
 
 
 def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
-    """Return `array` for TVM: its own memory if DLPack allows that, else a copy."""
+    """Return `array` as TVM takes it: in its own memory if DLPack allows that, else as a copy."""
     flags = array.flags
     if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
         return tvm_ffi.from_dlpack(array)
@@ -171,7 +172,7 @@ def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
 
 
 def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
-    """Return `tensor` for NumPy: its own memory, or a copy where NumPy does not know the dtype."""
+    """Return `tensor` for NumPy: in its own memory, or as a copy if NumPy lacks its dtype."""
     if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
         return tensor.numpy()
     return np.from_dlpack(tensor)

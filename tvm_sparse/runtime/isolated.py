@@ -22,20 +22,20 @@ from tvm_sparse.errors import TvmSparseError
 
 
 class CommandError(TvmSparseError):
-    """A command raised; the process is as good as before."""
+    """A command raised an error; the process can take other commands."""
 
 
 class ProcessDied(TvmSparseError):
-    """The process crashed or was ended for taking too long; the next call starts a new one."""
+    """The process crashed, or was ended because it took too long; the next call starts another."""
 
 
 class IsolatedProcess:
-    """Runs a module of ours in a process of its own, started by the first call.
+    """Runs a module of this package in another process, which the first call starts.
 
     Parameters
     ----------
     module : str
-        Name of a module that calls `serve` when it is run.
+        The name of a module that calls `serve` when it is run.
     """
 
     def __init__(self, module: str) -> None:
@@ -61,16 +61,16 @@ class IsolatedProcess:
         Parameters
         ----------
         command : str
-            Name of a method of the object that the process serves.
+            The name of a method of the object that the process serves.
         limit : float
-            Seconds that it may take, not counting the start of a new process.
+            The seconds that it may take; the start of a process does not count.
         **arguments
-            Of the method; values of JSON.
+            The arguments of the method, which are values of JSON.
 
         Raises
         ------
         CommandError
-            If the method raised.
+            If the method raised an error.
         ProcessDied
             If the process crashed, or did not answer in time.
         """
@@ -91,13 +91,13 @@ class IsolatedProcess:
         return answer
 
     def kill(self) -> None:
-        """End the process, whatever it does for another thread, and start none again."""
+        """End the process, even while another thread waits for it; no call starts it again."""
         self._is_over = True
         if self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
-        """End the process; no other thread may wait for it."""
+        """End the process; no other thread may be waiting for it."""
         self._is_over = True
         self._end()
         self._log.close()
@@ -105,7 +105,7 @@ class IsolatedProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         self._log.seek(0)
         self._log.truncate()
-        # A session of its own: Ctrl-C is ours to handle.
+        # The process gets its own session, so that Ctrl-C reaches only this program.
         process = subprocess.Popen(
             [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
@@ -133,7 +133,7 @@ class IsolatedProcess:
         return line
 
     def _epitaph(self, process: subprocess.Popen[bytes]) -> str:
-        """Return what a process died of."""
+        """Return the reason for which a process ended."""
         code = process.wait()
         self._end()
         if code == -signal.SIGALRM:
@@ -157,10 +157,10 @@ _START_SECONDS = 120.0
 def serve(commands: object) -> None:
     """Answer commands until standard input ends.
 
-    A command that exceeds its limit ends the process, even if nobody is left to do that: the
-    alarm's default action needs no Python.
+    A command that exceeds its limit ends the process, even if the caller is gone: the default
+    action of the alarm needs no Python.
     """
-    # What commands print must not reach the answers.
+    # The prints of a command must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     answers.write("{}\n")
@@ -169,7 +169,7 @@ def serve(commands: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, request["limit"] + 1)
         try:
             answer = getattr(commands, request["do"])(**request["arguments"]) or {}
-        # Whatever a command raises is an answer.
+        # Every error of a command is an answer.
         except Exception as error:
             traceback.print_exc()
             message = str(error).strip().splitlines() or [""]

@@ -31,13 +31,13 @@ from tvm_sparse.version import __version__
 
 _DESCRIPTION = "tvm_sparse_description"
 
-# Instruction sets that generated code may use and that not every processor has.
+# The instruction sets that generated code may use but not every processor has.
 _INSTRUCTION_SETS = (
     "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl",
     "neon", "sve", "sve2", "v",
 )  # fmt: skip
 
-# ELF's e_machine, and what the platform calls it.
+# The numbers of machines in ELF files (e_machine), and their names on Linux.
 _MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64"}
 
 
@@ -48,17 +48,17 @@ class LibraryInfo:
     Attributes
     ----------
     inputs, outputs : tuple of TensorSpec
-        In the order of the model.
+        The inputs and outputs in the order of the model.
     constant_outputs : tuple of str
-        Outputs that depend on no input: they are constants of the library.
+        The outputs that depend on no input; they are constants of the library.
     cpu : str
-        LLVM name of the processor that it was built for.
+        The LLVM name of the processor that it was built for.
     machine : str
-        What Linux calls that processor's architecture, such as ``"aarch64"``.
+        The name of that processor's architecture on Linux, such as ``"aarch64"``.
     instruction_sets : tuple of str
-        Optional instruction sets that its code may use.
+        The optional instruction sets that its code may use.
     tvm_version, version : str
-        Versions of TVM and tvm_sparse that built it.
+        The versions of TVM and tvm_sparse that built it.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -110,18 +110,18 @@ def write_library(
     Parameters
     ----------
     module : tvm.runtime.Module
-        What TVM compiled.
+        The module that TVM compiled.
     path : Path
-        Where to write.
+        The file to write.
     machine : str
-        What `module` was compiled for.
+        The architecture that `module` was compiled for.
     linker : str
         One of `tvm_sparse.runtime.linking.LINKERS`.
 
     Raises
     ------
     LibraryError
-        If `path` cannot be written, or no linker for `machine` is there.
+        If `path` cannot be written, or no linker for `machine` is installed.
     """
     command = link_command(machine, linker)
 
@@ -155,12 +155,13 @@ def _pack_constants(
 ) -> str:
     """Put the weights into an assembler file that includes them as they are.
 
-    TVM's own way makes LLVM print them as one array: five times the memory.
+    TVM itself lets LLVM print the weights as one array, which takes five times the memory.
     """
     blob, source = Path(folder) / "constants.bin", Path(folder) / "constants.S"
     _ffi_api.ModulePackImportsToTensor(module).numpy().tofile(blob)
     symbol = _ffi_api.ModuleImportsBlobName()
-    # A section of its own for large data keeps the code within 2 GB of what it refers to.
+    # In a section for large data, the weights do not push the code more than 2 GB away from the
+    # small data that it refers to.
     source.write_text(
         f"""\
 #if defined(__x86_64__)
@@ -233,7 +234,7 @@ def _check_elf(path: Path) -> None:
 
 
 def check_machine(info: LibraryInfo) -> None:
-    """Refuse what was compiled for another machine.
+    """Refuse a library that was compiled for another machine.
 
     Raises
     ------
@@ -273,7 +274,7 @@ def _instruction_sets_of_this_processor() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _quiet_runtime() -> Iterator[None]:
-    """Drop a line that TVM's C++ prints for every weight; all else still reaches stderr."""
+    """Drop the line that TVM's C++ prints for each weight; other output still reaches stderr."""
     with tempfile.TemporaryFile() as log:
         stderr = os.dup(2)
         os.dup2(log.fileno(), 2)

@@ -1,4 +1,4 @@
-"""Linkers: what turns objects into a shared library, for this machine or for another."""
+"""Linkers, which turn objects into a shared library for this machine or for another."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tvm.support import cc
 from tvm_sparse.errors import LibraryError
 
 LINKERS = ("auto", "zig", "gcc")
-"""The compiler of the system if there is one, else zig; or one of the two by name."""
+"""``"auto"`` is the compiler of the system if there is one, else zig."""
 
-# The oldest GNU C library that TVM's own wheels run with.
+# The version of the oldest GNU C library that TVM's wheels run with.
 _GLIBC = "2.28"
 
 
@@ -27,7 +27,7 @@ def link_command(machine: str, linker: str = "auto") -> list[str]:
     Parameters
     ----------
     machine : str
-        As Linux calls it, such as ``"aarch64"``.
+        The name of the architecture on Linux, such as ``"aarch64"``.
     linker : str
         One of `LINKERS`.
 

@@ -1,6 +1,6 @@
 """Image classifiers: ResNet, MobileNet and EfficientNet as ONNX files with random pruned weights.
 
-And a stack of convolutions, what large images spend their time in.
+A stack of convolutions stands for the layers in which large images spend their time.
 
 As is done in practice, the first convolution and the classifier stay dense, and of the networks
 with depthwise convolutions only the pointwise ones are pruned.
@@ -17,13 +17,13 @@ from pathlib import Path
 from tvm_sparse.zoo.onnx_builder import Dim
 from tvm_sparse.zoo.vision_builder import VisionBuilder
 
-# Standard deviation of a residual branch, that of its sum's other operand being about 1.
+# The standard deviation of a residual branch; that of the other operand of the sum is about 1.
 _BRANCH = 0.5
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """Numbers of bottleneck blocks of each stage, and the width of the first (He et al. 2016)."""
+    """The number of bottleneck blocks of each stage, and the first width (He et al. 2016)."""
 
     blocks: tuple[int, ...]
     width: int = 64
@@ -128,7 +128,7 @@ def mobilenet_v1(
     image: int = 224,
     classes: int = 1000,
 ) -> Path:
-    """Write MobileNetV1; `blocks` are output channels and stride of each. Others as `resnet`."""
+    """Write MobileNetV1; `blocks` are output channels and strides. For the rest see `resnet`."""
     graph = VisionBuilder(sparsity)
     x = graph.relu(graph.conv(graph.image("input", image), "stem", 32, 3, 2, pruned=False), "stem")
     for index, (outputs, stride) in enumerate(blocks):
@@ -159,7 +159,7 @@ def inverted_residuals(
 def conv_stack(
     path: Path, sparsity: float, *, layers: int = 3, channels: int = 32, image: int = 320
 ) -> Path:
-    """Write 3x3 convolutions with ReLU, from ``input`` (batch, channels, image, image) to its like.
+    """Write 3x3 convolutions with ReLU; ``input`` and output are (batch, channels, image, image).
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from tvm_sparse.zoo.vision_builder import VisionBuilder
 CLASSES = 80
 STRIDES = (8, 16, 32)
 
-# Widths and heights of the boxes that each level corrects, in pixels (yolov5s.yaml).
+# The widths and heights in pixels of the boxes that each level corrects (yolov5s.yaml).
 ANCHORS = (
     ((10, 13), (16, 30), (33, 23)),
     ((30, 61), (62, 45), (59, 119)),
@@ -26,7 +26,7 @@ ANCHORS = (
 )
 
 BINS = 16
-"""A box side's distance is a distribution over so many numbers (Li et al. 2020) in YOLOv8."""
+"""The numbers of the distribution by which YOLOv8 tells a box side's distance (Li et al. 2020)."""
 
 _BRANCH = 0.5
 
@@ -36,7 +36,7 @@ Block = Callable[[VisionBuilder, str, str, int, int, bool], str]
 
 @dataclass(frozen=True)
 class YoloConfig:
-    """Size of a detector.
+    """The size of a detector.
 
     Attributes
     ----------

@@ -1,7 +1,7 @@
 """Writes ONNX graphs node by node, in the words that PyTorch's exporter uses.
 
-Models made here are read back by the importer like any user's file, so the decompositions are
-those of a raw export: ``Shape``-driven reshapes, scalars in ``Constant`` nodes, erf GELU in five
+The importer reads these models like the files of users, so the decompositions are those of a raw
+export: ``Shape``-driven reshapes, scalars in ``Constant`` nodes, erf GELU in five
 nodes and, before opset 17, LayerNorm in nine.
 """
 
@@ -27,7 +27,7 @@ class GraphBuilder:
     Parameters
     ----------
     opset : int
-        Operator set to write, 11 to 17.
+        The operator set to write, 11 to 17.
     """
 
     def __init__(self, opset: int) -> None:
@@ -59,7 +59,7 @@ class GraphBuilder:
         return self.op("Constant", at=at, value=numpy_helper.from_array(np.array(value, dtype)))
 
     def weight(self, name: str, value: NDArray) -> str:
-        """Add an initializer once; asking again for the same name returns it."""
+        """Add an initializer, or return the one of the same name."""
         if name not in self._weights:
             value = np.ascontiguousarray(value)
             self._weights[name] = numpy_helper.from_array(value, name)

@@ -1,10 +1,10 @@
 """Writes convolutional networks of random pruned weights whose outputs still see the input.
 
-A random deep network forgets its input: what all pixels and images share grows from layer to layer
-beside what distinguishes them. Trained networks have batch normalization against that, and so has
-this one: white noise runs along while the network is built, and every convolution is scaled and
-shifted such that each of its channels has mean 0 there, as if a batch normalization had been
-folded into it.
+A random deep network forgets its input: from layer to layer, the part that all pixels and images
+share grows, and their differences vanish. Batch normalization prevents this in trained networks.
+Here white noise runs through the network while it is built, and each convolution is scaled and
+shifted so that its channels have mean 0 for the noise, as if a batch normalization had been folded
+into it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tvm_sparse.zoo.onnx_builder import GraphBuilder
 from tvm_sparse.zoo.random_weights import random_weight
 
 OPSET = 13
-"""The newest that every engine of the comparison reads."""
+"""The newest opset that every engine of the comparison reads."""
 
 Array = NDArray[np.float32]
 
-# Images of noise; one alone would not show what a classifier's input has in common on all.
+# The number of images of noise; with one image, the part that all images share would not show.
 _IMAGES = 2
 
 # Random biases, so that no engine can be right without adding them.
@@ -83,13 +83,13 @@ class VisionBuilder(GraphBuilder):
         Parameters
         ----------
         x, at : str
-            Its input and its name.
+            The input and the name of the convolution.
         outputs, kernel, stride, groups, padding : int
-            Its sizes; the padding is half the kernel unless given.
+            The sizes of the convolution; by default the padding is half the kernel.
         pruned : bool
-            Whether its weight is.
+            Whether the weight is pruned.
         deviation : float, optional
-            Standard deviation of its output; None keeps a weight of unit norm.
+            The standard deviation of the output; None keeps a weight of unit norm.
         """
         padding = kernel // 2 if padding is None else padding
         rng = self._rng(at)
@@ -191,7 +191,7 @@ class VisionBuilder(GraphBuilder):
 def _normalize(
     rng: np.random.Generator, weight: Array, product: Array, deviation: float | None
 ) -> Array:
-    """Scale a weight and what it gave, (images, outputs, ...), in place; return the bias."""
+    """Scale a weight and its result, (images, outputs, ...), in place; return the bias."""
     rest = (0, *range(2, product.ndim))
     mean = product.mean(axis=rest)
     if deviation is not None:
@@ -204,7 +204,7 @@ def _normalize(
 
 
 def _run(kind: str, inputs: Sequence[Array], attributes: dict[str, object]) -> Array:
-    """Return what ONNX Runtime makes of one node, on one thread and so always the same."""
+    """Return ONNX Runtime's result of one node, on one thread, so that it is always the same."""
     names = [f"x{i}" for i in range(len(inputs))]
     graph = helper.make_graph(
         [helper.make_node(kind, names, ["y"], **attributes)],
