@@ -13,6 +13,7 @@ from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.gathering import GATHER_CYCLES, lines_per_load
+from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import dense_step_cycles, fits_registers
 
@@ -88,9 +89,9 @@ class Conv2dFamily(Family[Conv2d, Conv2dTiling]):
     def cycles(self, layer: Layer[Conv2d], tiling: Conv2dTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores.
 
-        They are the multiply-adds at the measured share of the peak, times what the inner loops
-        with this register tile take beside those with the default one, which was measured and is
-        the one of the fewest cycles. How the rows are cut into jobs does not count.
+        They are the multiply-adds at the measured share of the peak. The share was measured with
+        the default register tile; with another one, the cycles grow as those of the inner loops
+        do, which loads and multiply-adds determine. The sizes of the jobs do not count.
         """
         problem, default = layer.problem, self.default(layer, cpu)
         window = Window(problem, tiling.width, problem.channels)
@@ -148,8 +149,8 @@ def _equal_pieces(vectors: int, most: int) -> list[int]:
 def _jobs(problem: Conv2d, window: Window, tile: Conv2dTiling, cpu: CpuProfile) -> tuple[int, int]:
     """Return the output rows of a job, and the chunks of output channels.
 
-    A job's window should take `L2_SHARE` of the L2 cache at most. Of the splits that give all
-    cores equal shares, the one that gathers least is taken.
+    A job's window should take `L2_SHARE` of the L2 cache at most. Among the splits that respect
+    it, the best one gives all cores equal shares and gathers little.
     """
     rows, floats = tile.rows, int(L2_SHARE * cpu.l2_bytes) // 4
     blocks = -(-(problem.out_channels // problem.groups) // tile.channels) * problem.groups
@@ -158,13 +159,12 @@ def _jobs(problem: Conv2d, window: Window, tile: Conv2dTiling, cpu: CpuProfile) 
         row_block, chunks = split
         row_blocks = -(-problem.out_height // row_block)
         jobs = problem.batch * row_blocks * chunks
-        imbalance = -(-jobs // cpu.cores) * cpu.cores / jobs
         channels = -(-blocks // chunks) * chunks / blocks
         padding = row_blocks * row_block / problem.out_height
         gathered = row_blocks * chunks * window.rows(row_block) * window.row_pitch / window.width
         outputs = blocks * problem.out_height * window.vectors
         work = outputs * problem.channels * math.prod(problem.kernel)
-        return imbalance * (channels * padding * work + gathered * GATHER_CYCLES)
+        return waiting(jobs, cpu) * (channels * padding * work + gathered * GATHER_CYCLES)
 
     sizes = [
         -(-problem.out_height // count // rows) * rows for count in range(1, problem.out_height + 1)

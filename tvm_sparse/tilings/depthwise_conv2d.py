@@ -78,9 +78,9 @@ class DepthwiseConv2dFamily(Family[Conv2d, DepthwiseConv2dTiling]):
     def cycles(self, layer: Layer[Conv2d], tiling: DepthwiseConv2dTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores.
 
-        They are the multiply-adds or the loads, whichever take longer, and the gathering. Too few
-        accumulators leave the latency of multiply-adds uncovered; that counts as far as it is
-        longer than with the default tile.
+        They are those of the multiply-adds or of the loads, whichever are more, and those of the
+        gathering. A tile of few accumulators waits for the latency of its multiply-adds; such a
+        wait counts in relation to the wait of the default tile, which the measurements include.
         """
         problem = layer.problem
         window = Window(problem, tiling.width, tiling.channels)
@@ -121,5 +121,5 @@ def _default(problem: Conv2d, cpu: CpuProfile) -> DepthwiseConv2dTiling:
 
 
 def _latency(tiling: DepthwiseConv2dTiling) -> float:
-    """Return the time of multiply-adds beside that with enough accumulators."""
+    """Return the time of multiply-adds, as a multiple of the time without any wait for results."""
     return max(1.0, FMA_LATENCY * FMA_PER_CYCLE / (tiling.rows * tiling.vectors))

@@ -70,7 +70,7 @@ class Family(ABC, Generic[SizesT, TilingT]):
 
     @abstractmethod
     def tilings(self, layer: Layer[SizesT], cpu: CpuProfile) -> Iterator[TilingT]:
-        """Yield the tilings that the tuner may try; some may come twice.
+        """Yield the tilings that the tuner may try, in any order; one may come several times.
 
         Raises
         ------
@@ -80,13 +80,17 @@ class Family(ABC, Generic[SizesT, TilingT]):
 
     @abstractmethod
     def cycles(self, layer: Layer[SizesT], tiling: TilingT, cpu: CpuProfile) -> float:
-        """Return the expected cycles of a layer, summed over the cores."""
+        """Return the expected cycles of a layer, summed over the cores.
+
+        No other function states them: the compiler chooses by them, stages report them to the
+        planning of regions, and the tuner ranks its candidates by them.
+        """
 
     @abstractmethod
     def register_tile(self, tiling: TilingT) -> tuple[object, ...]:
         """Return the part of a tiling that decides about the inner loop.
 
-        The tuner tries different register tiles before different caches' blocks.
+        The tuner tries one tiling of each register tile before it tries a second one of any.
         """
 
     def to_fields(self, tiling: TilingT) -> dict[str, int]:

@@ -63,8 +63,9 @@ class LinearFamily(Family[Linear, LinearTiling]):
     def cycles(self, layer: Layer[Linear], tiling: LinearTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores.
 
-        They are the multiply-adds at `DENSE_SHARE` of the peak, times what the inner loops with
-        this tile take beside those with the default tile, which was measured.
+        They are the multiply-adds at `DENSE_SHARE` of the peak. The share was measured with the
+        default tile; with another one, the cycles grow as those of the inner loops do, which loads
+        and multiply-adds determine.
         """
         problem = layer.problem
         vectors = problem.lanes / cpu.vector_width(problem.lanes)

@@ -18,9 +18,10 @@ from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.gathering import GATHER_CYCLES, lines_per_load
+from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
-from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles, waiting
+from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles
 
 L1_SETS = 64
 """Sets of an L1 cache that finds a line's set before its address is translated: the lines of a

@@ -27,8 +27,3 @@ def nonzero_cycles(vectors: int, pieces: int, lines_per_load: float, cpu: CpuPro
     """
     loads = pieces * (2 / cpu.weights_per_load) + vectors * lines_per_load
     return max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
-
-
-def waiting(jobs: int, cpu: CpuProfile) -> float:
-    """Return the time that all cores take for equal jobs, beside the time of working cores."""
-    return -(-jobs // cpu.cores) * cpu.cores / jobs

@@ -15,9 +15,10 @@ from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
-from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles, waiting
+from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles
 
 SPARSE_SHARE = 0.48
 """Share of the FMA peak that the inner loop reaches per non-zero with its default tile; loads are
@@ -87,7 +88,7 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
 
         They are the multiply-adds of the non-zeros at the measured share of the peak, and
         `GROUP_CYCLES` for every group in a K block. The share was measured with the default tiling.
-        Another one changes it in proportion to the loads of its register tile, and to the time in
+        Another tiling changes it in proportion to the cycles of its inner loops, and to the time in
         which cores wait for one another at the end of the layer.
         """
         problem, default = layer.problem, self.default(layer, cpu)
@@ -140,7 +141,7 @@ def _loop_cycles(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> floa
 
 
 def _waiting(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> float:
-    """Return the time of all cores beside the time of working cores."""
+    """Return the time of all cores until the last job ends, as a multiple of the work."""
     if tiling.chunks == 1 and problem.rows % cpu.cores == 0:
-        return 1.0  # runs of rows need not be whole tiles
+        return 1.0  # each core gets an equal run of rows, which need not be whole tiles
     return waiting(-(-problem.rows // tiling.rows) * tiling.chunks, cpu)

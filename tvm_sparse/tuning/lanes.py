@@ -43,7 +43,9 @@ def lanes_candidates(
 ) -> list[LanesCandidate]:
     """Return the lanes to try: the default, then the others in the order of the expected time.
 
-    The list is empty if one vector holds all tokens.
+    The list is empty if one vector holds all tokens. The expected cycles know the padding and the
+    groups, but not how many vectors share a weight that is loaded, so that the order is a rough
+    one.
 
     Parameters
     ----------
