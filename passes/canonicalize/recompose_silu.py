@@ -9,11 +9,11 @@ r"""What exporters write out for SiLU => relax.nn.silu.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import tvm
 from tvm import relax
-from tvm.relax.dpl import DFPattern, is_op, rewrite_call, wildcard
+
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeSilu")
@@ -24,16 +24,14 @@ class RecomposeSilu:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """Return `mod` with every written-out SiLU as one operator."""
-        x = wildcard()
-        gate = is_op("relax.sigmoid")(x)
-        pattern = is_op("relax.multiply")(x, gate) | is_op("relax.multiply")(gate, x)
+        return rewrite_calls(mod, _silu)
 
-        def rewrite(_call: relax.Call, found: Mapping[DFPattern, relax.Expr]) -> relax.Expr:
-            return relax.op.nn.silu(found[x])
 
-        after = mod.clone()
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                rewritten = rewrite_call(pattern, rewrite, func)
-                after[gvar] = relax.analysis.remove_all_unused(rewritten)
-        return after
+def _silu(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+    if not is_call_to(call, "relax.multiply"):
+        return None
+    a, b = call.args
+    for x, gate in ((a, lookup(b)), (b, lookup(a))):
+        if is_call_to(gate, "relax.sigmoid") and gate.args[0].same_as(x):
+            return relax.op.nn.silu(x)
+    return None

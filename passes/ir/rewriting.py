@@ -1,7 +1,18 @@
-"""The frame of the recomposing passes: one rule, tried at every call of a Relax function.
+"""Rewriting by rules: one rule is tried at every call of the Relax functions of a module.
 
-A rule sees a call whose arguments are already rewritten; it returns the expression that takes the
-call's place, or None. What no longer has a reader is dropped at the end.
+A rule sees a call whose arguments are already rewritten. It returns the expression that takes the
+place of the call, or None. Bindings that nothing reads any more are dropped at the end.
+
+There are three kinds of rules:
+
+- `rewrite_calls`: the rule looks up what its arguments are bound to, however far up.
+- `rewrite_layers`: the rule also sees the name of the layer that the call is.
+- `rewrite_with_sources`: the rule merges a call with the call above it, which is only allowed
+  where nothing else reads that one's result.
+
+Three passes do not use this frame. `RecomposeLayerNorm` matches a pattern of nine operators with
+alternatives, which TVM's pattern language states best. `LegalizeDynamicSlice` and `LowerRegions`
+replace calls by functions that they add to the module.
 """
 
 from __future__ import annotations
@@ -18,19 +29,25 @@ from tvm_ffi import structural_equal
 from tvm_sparse.passes.ir.dataflow import count_uses
 
 Lookup: TypeAlias = Callable[[relax.Expr], relax.Expr]
-"""Maps a variable to the expression bound to it, and everything else to itself."""
+"""Returns the expression that a variable is bound to, and every other expression itself."""
 
 Emit: TypeAlias = Callable[[relax.Expr], relax.Expr]
-"""Binds a call above the one that is looked at, or finds the variable that has its value already;
-what is no call stays itself."""
+"""Binds a call to a variable above the call that a rule looks at, and returns the variable.
+
+A variable that has the same value already is used again. Expressions that are no calls are returned
+as they are.
+"""
 
 Rule: TypeAlias = Callable[[relax.Call, Lookup, Emit], "relax.Expr | None"]
 
 SourceRule: TypeAlias = Callable[[relax.Call, Sequence[relax.Expr | None]], "relax.Expr | None"]
-"""Sees a call, and for each of its arguments what computes it, or None if others read that, too."""
+"""Takes a call and, for each of its arguments, the expression that computes it.
+
+The expression is None if the argument has other readers.
+"""
 
 LayerRule: TypeAlias = Callable[[relax.Call, str, Emit], "relax.Expr | None"]
-"""Sees the name of the variable that the call is bound to, too, which is that of a layer."""
+"""Takes a call and the name of the variable that it is bound to, which is the name of a layer."""
 
 
 @mutator
@@ -38,6 +55,7 @@ class _Rewriter(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, rule: Rule, keep: Sequence[relax.Call]) -> None:
         super().__init__(mod)
         self.rule, self.keep, self.layer = rule, keep, ""
+        self.arguments: Sequence[relax.Expr] = ()
         self.emitted: dict[tuple[str, relax.Expr], list[relax.Var]] = {}
 
     def visit_dataflow_block_(self, block: relax.DataflowBlock) -> relax.BindingBlock:
@@ -72,7 +90,7 @@ class _Rewriter(PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         visited = self.builder_.normalize(super().visit_call_(call))
-        replacement = None
+        self.arguments, replacement = call.args, None
         if call not in self.keep:
             replacement = self.rule(visited, self.lookup, self.emit)
         return visited if replacement is None else replacement
@@ -104,32 +122,22 @@ def rewrite_layers(mod: tvm.IRModule, rule: LayerRule) -> tvm.IRModule:
     return _rewrite(mod, rewriter)
 
 
-@mutator
-class _SourceRewriter(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, rule: SourceRule) -> None:
-        super().__init__(mod)
-        self.rule = rule
-        self.uses: Counter[relax.Var] = Counter()
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        is_only_reader = [self.uses[arg] == 1 for arg in call.args]
-        call = super().visit_call_(call)
-        sources = [
-            self.lookup_binding(arg) if only and isinstance(arg, relax.Var) else None
-            for arg, only in zip(call.args, is_only_reader, strict=True)
-        ]
-        replacement = self.rule(call, sources)
-        return call if replacement is None else replacement
-
-
 def rewrite_with_sources(mod: tvm.IRModule, rule: SourceRule) -> tvm.IRModule:
-    """Apply `rule`, which may merge a call with what computes its arguments, to every call."""
-    rewriter = _SourceRewriter(mod, rule)
-    for gvar, func in mod.functions_items():
+    """Apply `rule`, which may merge a call with the calls that compute its arguments."""
+    uses: Counter[relax.Var] = Counter()
+    for _, func in mod.functions_items():
         if isinstance(func, relax.Function):
-            rewriter.uses = count_uses(func)
-            rewriter.builder_.update_func(gvar, rewriter.visit_expr(func))
-    return relax.transform.DeadCodeElimination()(rewriter.builder_.get())
+            uses += count_uses(func)
+
+    def with_sources(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+        sources = [
+            lookup(arg) if isinstance(before, relax.Var) and uses[before] == 1 else None
+            for arg, before in zip(call.args, rewriter.arguments, strict=True)
+        ]
+        return rule(call, sources)
+
+    rewriter = _Rewriter(mod, with_sources, ())
+    return _rewrite(mod, rewriter)
 
 
 def _rewrite(mod: tvm.IRModule, rewriter: _Rewriter) -> tvm.IRModule:

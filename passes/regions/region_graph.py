@@ -12,6 +12,7 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import layer_of
 from tvm_sparse.passes.ir.operators.stages import images_of, operands_of, stage_of
+from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region
 from tvm_sparse.sizes.tensor import Tensor
@@ -178,7 +179,7 @@ def _connect(
         for name, (tensor, rows) in stage.panels.items():
             value = reads[name]
             if value in made:
-                if rows is None or len(value.ty.shape) == 4:  # images are not kept as panels
+                if rows is None or len(known_shape(value)) == 4:  # images are not kept as panels
                     return None
                 sources[name] = made[value]
                 continue

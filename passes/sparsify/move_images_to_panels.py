@@ -20,6 +20,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
+from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
@@ -61,7 +62,7 @@ class _Mover:
         call = self.call
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
             panels = self._panels_of(call.args[0])
-            is_same = panels is not None and panels.ty.shape[2] == call.attrs["lanes"]
+            is_same = panels is not None and lanes_of(panels) == call.attrs["lanes"]
             return panels if is_same else None
         if is_call_to(call, "relax.split"):
             return self._split()
@@ -92,7 +93,7 @@ class _Mover:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
         # Weights per channel may be panels too, of images of one pixel.
         found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
-        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        lanes = next((lanes_of(p) for p in found if p is not None), None)
         if lanes is None:
             return self._above_views()
         args = [self._operand(arg, shape, lanes) for arg in self.call.args]
@@ -160,7 +161,7 @@ class _Mover:
         if not isinstance(fields, relax.Tuple):
             return None
         found = [self._panels_of(field) for field in fields]
-        lanes = next((int(p.ty.shape[2]) for p in found if p is not None), None)
+        lanes = next((lanes_of(p) for p in found if p is not None), None)
         if lanes is None:
             return None
         panels = [
@@ -241,7 +242,7 @@ class _Mover:
         """Return the lanes of the panels of `image`, or those that it would have; None if many."""
         panels, shape = self._panels_of(image), static_shape(image)
         if panels is not None:
-            return int(panels.ty.shape[2])
+            return lanes_of(panels)
         if shape is None or len(shape) != 4 or shape[3] > WIDEST:
             return None
         return self.cpu.image_lanes(shape[3])

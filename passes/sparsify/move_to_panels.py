@@ -22,6 +22,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
+from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 
@@ -92,7 +93,7 @@ class _Mover:
             return None
         lanes = int(call.attrs["lanes"])
         layout = Layout.of(static_shape(call.args[0]) or (), lanes)
-        is_same = int(found[0].ty.shape[2]) == lanes
+        is_same = lanes_of(found[0]) == lanes
         return found[0] if is_same and Layout.of(found[1], lanes).is_compatible(layout) else None
 
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
@@ -116,7 +117,7 @@ class _Mover:
         panels, panel_shape = found
         if shape[-1] != panel_shape[-1] or math.prod(shape) != math.prod(panel_shape):
             return None
-        layout = Layout.of(panel_shape, int(panels.ty.shape[2]))
+        layout = Layout.of(panel_shape, lanes_of(panels))
         args = [self._operand(arg, shape, layout) for arg in call.args]
         if any(a is None for a in args):
             return None
@@ -167,7 +168,7 @@ class _Mover:
         if call.ty.dtype != "float32" or not (call.attrs["center"] and call.attrs["scale"]):
             return None
         found = self._panels_of(x)
-        lanes = int(found[0].ty.shape[2]) if found else self.cpu.panel_lanes(shape[-2])
+        lanes = lanes_of(found[0]) if found else self.cpu.panel_lanes(shape[-2])
         panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes))
         moved = operators.layer_norm(panels, gamma, beta, float(call.attrs["epsilon"]))
         return self._read(moved, found[1] if found else shape, shape)

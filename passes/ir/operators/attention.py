@@ -8,7 +8,7 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators.layouts import panels_of
+from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
@@ -44,7 +44,7 @@ def _attention(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
         key_tokens=int(attrs["key_tokens"]),
         heads=int(attrs["heads"]),
         head_dim=int(attrs["head_dim"]),
-        lanes=panels_of(operands["q"], 1).lanes,
+        lanes=lanes_of(operands["q"]),
         scale=float(attrs["scale"]),
         bias_shape=known_shape(operands["bias"]) if "bias" in operands else None,
         cpu=cpu,

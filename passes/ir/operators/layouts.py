@@ -73,6 +73,12 @@ def panels_of(value: relax.Expr, images: int) -> Tensor:
     return Tensor(images, rows // images, channels, lanes)
 
 
+def lanes_of(panels: relax.Expr) -> int:
+    """Return the lanes of panels."""
+    _, _, lanes = known_shape(panels)
+    return lanes
+
+
 def to_panels(x: relax.Expr, lanes: int) -> relax.Call:
     """Lay out `x` ``(..., tokens, channels)`` as panels."""
     return TO_PANELS.call(x, lanes=lanes)
@@ -124,7 +130,7 @@ def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    lanes = panels_of(FROM_PANELS.operand(call, "x"), 1).lanes
+    lanes = lanes_of(FROM_PANELS.operand(call, "x"))
     return schedules.from_panels(*batched(known_shape(call)), lanes, cpu)
 
 
@@ -133,9 +139,9 @@ def _image_to_panels(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.ImageToPanels(batch, channels, height, width, int(call.attrs["lanes"]), cpu)
 
 
-def _panels_to_image(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
+def _panels_to_image(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     batch, channels, height, width = known_shape(call)
-    lanes = panels_of(PANELS_TO_IMAGE.operand(call, "x"), images).lanes
+    lanes = lanes_of(PANELS_TO_IMAGE.operand(call, "x"))
     return schedules.PanelsToImage(batch, channels, height, width, lanes, cpu)
 
 

@@ -65,7 +65,8 @@ def sparse_density(slots: relax.Expr, taps: int) -> float:
 
 
 def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    rows, _, lanes = call.args[0].ty.shape
+    x, *_ = call.args
+    rows, _, lanes = known_shape(x)
     return tensor_type(rows, int(call.attrs["channels"]), lanes)
 
 

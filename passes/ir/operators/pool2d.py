@@ -10,7 +10,7 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators.layouts import panels_of
+from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import (
     PREFIX,
     KernelFor,
@@ -73,7 +73,8 @@ def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operato
 def _global(name: str, build: Callable[..., tvm.tirx.PrimFunc]) -> Operator:
     def kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
         batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
-        lanes = panels_of(call.args[0], 1).lanes, int(call.attrs["lanes"])
+        (x,) = call.args
+        lanes = lanes_of(x), int(call.attrs["lanes"])
         return build((batch, channels, height, width), *lanes, cpu)
 
     kernel_for: KernelFor = kernel

@@ -11,6 +11,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.layouts import panels_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, fields_of, tensor_type
+from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.resize2d import Resize2d
 
@@ -36,9 +37,9 @@ def resize_of(call: relax.Call) -> Resize2d:
 
 
 def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    rows, channels, _ = UPSAMPLE2D.operand(call, "x").ty.shape
+    rows, channels, _ = known_shape(UPSAMPLE2D.operand(call, "x"))
     vertical = int(call.attrs["factors"][0])
-    return tensor_type(int(rows) * vertical, channels, int(call.attrs["lanes"]))
+    return tensor_type(rows * vertical, channels, int(call.attrs["lanes"]))
 
 
 def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
