@@ -33,7 +33,7 @@ from tvm_sparse.frontends import load
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.records.file import Plan
+from tvm_sparse.records.record import Plan
 from tvm_sparse.tuning import regions, trials, tune
 from tvm_sparse.tuning.devices import Builders, Device
 from tvm_sparse.tuning.part import Setting

@@ -1,4 +1,4 @@
-"""The pipeline: what happens to a network, in order.
+"""The pipeline: the passes of a network in order, phase by phase.
 
 ``tvm.compile(mod, target, relax_pipeline="tvm_sparse")`` runs it by name.
 """
@@ -80,6 +80,23 @@ def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passe
     ]
 
 
+def lower(cpu: CpuProfile) -> Passes:
+    """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
+    return [
+        LowerRegions(cpu),
+        LowerOperators(cpu),
+        relax.transform.LegalizeOps(),
+        relax.transform.AnnotateTIROpPattern(),
+        relax.transform.FoldConstant(),
+        relax.transform.DeadCodeElimination(),
+        relax.transform.FuseOps(),
+        relax.transform.FuseTIR(),
+        ApplyDefaultSchedule(cpu),
+        VectorizeMath(),
+        AcceptUnaligned(),
+    ]
+
+
 def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
     """Return a model as it was imported, with whole operators."""
     with cpu.to_target():
@@ -95,9 +112,9 @@ class Front:
     mod : IRModule
         The model; its operators work on panels.
     plan_for : callable, optional
-        Looks up the measured plans of regions; None if there are none, or none shall be used.
+        Looks up measured plans of regions; None if none are known, or none shall be used.
     used : UsedRecords
-        What was taken from the tuning records so far.
+        The measured choices that went into it.
     """
 
     mod: tvm.IRModule
@@ -115,7 +132,7 @@ def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) ->
     cpu : CpuProfile
         The processor to compile for.
     lookups : Lookups, optional
-        What was measured; the cost model chooses where nothing was.
+        Looks up measured choices; the cost models choose where nothing was measured.
     """
     mod = canonical(mod, cpu)
     known = lookups or Lookups()
@@ -138,23 +155,6 @@ def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) ->
     return Front(mod, known.plan_for, used)
 
 
-def lower(cpu: CpuProfile) -> Passes:
-    """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
-    return [
-        LowerRegions(cpu),
-        LowerOperators(cpu),
-        relax.transform.LegalizeOps(),
-        relax.transform.AnnotateTIROpPattern(),
-        relax.transform.FoldConstant(),
-        relax.transform.DeadCodeElimination(),
-        relax.transform.FuseOps(),
-        relax.transform.FuseTIR(),
-        ApplyDefaultSchedule(cpu),
-        VectorizeMath(),
-        AcceptUnaligned(),
-    ]
-
-
 def pipeline(
     columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
@@ -168,9 +168,9 @@ def pipeline(
     columns, overlap
         As `FormRegions` takes them.
     lookups : Lookups, optional
-        What was measured; the cost model chooses where nothing was.
+        Looks up measured choices; the cost models choose where nothing was measured.
     report : callable, optional
-        Called with what was taken from the tuning records.
+        Called with a summary of the measured choices that were used.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")

@@ -1,4 +1,4 @@
-"""Compile a model, compile a module, load a library: what `tvm_sparse` does for its users."""
+"""The functions that users call: compile a model, and load a library."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPACTION = "s_tir.CompactBufferAllocation"
 """TVM's pass that shrinks scratch memory to the part that is accessed; `build` leaves it out.
 
 Our kernels allocate the least that they need, and the default schedules allocate nothing, so the
-pass finds nothing. For a region of ten operators its search took nine tenths of the compile time.
+pass finds nothing. Its search takes most of the compile time of a region of ten operators.
 """
 
 
@@ -69,7 +69,7 @@ def compile(
         the place of the cost model's plans. By default the file in the user's data folder, if
         there is one; ``RecordedPlans()`` holds nothing.
     report : callable, optional
-        Called with what was used of the records; ``report=print`` prints it in a line.
+        Called with the measured choices that were used; ``report=print`` prints them in a line.
 
     Returns
     -------

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tvm_sparse.errors import RecordsError
 from tvm_sparse.records import file
-from tvm_sparse.records.file import Key, Record, Records
+from tvm_sparse.records.file import Records
+from tvm_sparse.records.record import Key, Record
 
 KEY = Key("conv2d 3x3 32>32 @ 320x320, 5 %", "sapphirerapids", 2)
 FAST, SLOW = (1.0, 1.1, 1.0, 1.05, 1.0), (2.0, 2.1, 2.0, 2.0, 2.0)
@@ -122,7 +123,7 @@ class TestFiles:
         assert len(file.read(path)) == 1
         (message,) = [r.getMessage() for r in caplog.records]
         assert message == (
-            f"{path}: line 2 is of version 7, and this tvm-sparse reads 2 "
+            f"{path}: line 2 is of version 7, and this tvm-sparse reads 2: tune again "
             "(and 2 other lines); the other 1 records are used"
         )
 
@@ -135,7 +136,7 @@ class TestFiles:
         assert len(file.read(path)) == 0
         (message,) = [r.getMessage() for r in caplog.records]
         assert message == (
-            f"{path}: line 1 is of version 1, and this tvm-sparse reads 2; "
+            f"{path}: line 1 is of version 1, and this tvm-sparse reads 2: tune again; "
             "the other 0 records are used"
         )
         file.append(path, [record(8)])

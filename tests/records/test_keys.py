@@ -1,6 +1,6 @@
 """What names structures in the tuning records, to the letter.
 
-A failure here means that the records of all users become worthless: raise `file.VERSION`, too.
+A failure here means that the records of all users become worthless: raise `record.VERSION`, too.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from tvm_sparse.cpu.profile import profile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
 from tvm_sparse.records import file
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.records.file import Record, Records
+from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_on, layer_key
+from tvm_sparse.records.record import Record
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.conv2d import Conv2dTiling

@@ -1,4 +1,4 @@
-"""Kernels that the tuner tries all compute the same; lanes that it tries pad little."""
+"""Kernels that the tuner tries all compute the same."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import pruned
 from tvm_sparse.tilings.families import to_fields
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tuning.lanes import lanes_candidates
 from tvm_sparse.tuning.layers import LayerSubject, build_layer_library
 from tvm_sparse.tuning.ranking import kernel_candidates
 
@@ -51,14 +49,3 @@ def test_all_compute_the_same(kind, tmp_path):
         library.unlink()
         expected = actual if expected is None else expected
         np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
-
-
-def test_lanes_are_whole_vectors_that_pad_little():
-    network = TokenNetwork(((1, 96, 256, 256, 0.1),) * 4)
-    first, *others = lanes_candidates(network, CPU, 1.3)
-    assert first.lanes == CPU.panel_lanes(96)
-    assert others
-    assert all(other.lanes % CPU.vector_lanes == 0 for other in others)
-    assert all(-(-96 // other.lanes) * other.lanes <= 1.3 * 96 for other in others)
-    assert lanes_candidates(TokenNetwork(((1, 16, 256, 256, 0.1),)), CPU, 1.3) == []
-    assert lanes_candidates(TokenNetwork(()), CPU, 1.3) == []

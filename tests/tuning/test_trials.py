@@ -16,7 +16,7 @@ import pytest
 
 from tvm_sparse.errors import RemoteError, TuningError
 from tvm_sparse.records import file
-from tvm_sparse.records.file import Key
+from tvm_sparse.records.record import Key
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device, RemoteDevice
@@ -137,7 +137,7 @@ TUNE = """
     from pathlib import Path
     from tvm_sparse.tuning import trials
     from tvm_sparse.tuning.devices import Arguments, Build, Builders, Device
-    from tvm_sparse.records.file import Key
+    from tvm_sparse.records.record import Key
     from tvm_sparse.tuning.task import Store, Task
 
     if __name__ == "__main__":

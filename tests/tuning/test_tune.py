@@ -21,6 +21,7 @@ from tvm_sparse.records import file
 from tvm_sparse.records.best import RecordedPlans, from_fields, to_fields
 from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_of, region_key, target_key
+from tvm_sparse.records.record import Record
 from tvm_sparse.report import tuned as tuning_report
 from tvm_sparse.tuning import regions as region_candidates
 from tvm_sparse.tuning import tune
@@ -107,15 +108,15 @@ def turn_of(shape, plan):
     """Return a turn in which a plan was much faster than the operators one by one."""
     key = key_of(shape, processor("native", 1))
     apart = to_fields(region_candidates.one_by_one(shape))
-    slow = file.Record(key, apart, (2.0,), "a", at=1.0)
-    return [slow, file.Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
+    slow = Record(key, apart, (2.0,), "a", at=1.0)
+    return [slow, Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
 
 
 @pytest.mark.parametrize("choices, is_refused", [("cost model", True), ("records 12", False)])
 def test_a_model_that_is_faster_without_records(model, tuned, choices, is_refused):
     path, (*_, whole) = tuned
     assert whole.kind == "model"
-    verdict = file.Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
+    verdict = Record(whole.outcome.task.key, {"choices": choices}, (1e-9,), "last")
     plans = RecordedPlans(file.read(path), str(path))
     plans.records.add(verdict)
     _, used = compiled(model, plans)
@@ -203,7 +204,7 @@ def test_lanes_of_tokens(tmp_path):
     tune.tune(model, shapes, threads=1, trials_per_region=1, records=path)
     assert path.stat().st_size == size
     _, lanes = (plan["lanes"] for plan in first.outcome.task.plans)
-    fast = file.Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
+    fast = Record(first.outcome.task.key, {"lanes": lanes}, (1e-9,), "turn")
     plans = RecordedPlans(Records([fast]), "records")
     engine, used = compiled(model, plans, shapes)
     assert str(used).endswith(f"{lanes} lanes by records")

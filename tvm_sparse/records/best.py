@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from tvm_sparse.columns.plans import ColumnPlan, Measured, Overlap, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.records import file
-from tvm_sparse.records.file import Plan, Record, Records, ratio
+from tvm_sparse.records.file import Records, ratio
 from tvm_sparse.records.keys import key_of, key_on, layer_key, network_key
 from tvm_sparse.records.lookups import LanesFor, Lookups, TokenNetwork
+from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tilings import families
 from tvm_sparse.tilings.families import KernelFor, Tiling
 from tvm_sparse.tilings.layer import Layer

@@ -3,7 +3,7 @@
 A key is a line for people and a digest of a text that spells out all that the time depends on. The
 texts are written here and in the `key` of sizes, epilogues and stages, field by field. No name of a
 class or a module is part of them, so the records outlive a renaming. A change of a text makes the
-records of all users worthless; it goes with a new `tvm_sparse.records.file.VERSION`.
+records of all users worthless; it goes with a new `tvm_sparse.records.record.VERSION`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.formats.sparse import density_bucket
-from tvm_sparse.records.file import Key, digest
+from tvm_sparse.records.record import Key, digest
 from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.layer import Layer
 

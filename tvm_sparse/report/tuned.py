@@ -17,7 +17,7 @@ from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import OutputError
 from tvm_sparse.records.best import from_fields
-from tvm_sparse.records.file import Plan, Record
+from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tuning.tune import Tuned, seconds_of
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_l
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
 from tvm_sparse.passes.sparsify.sparsify_weights import sparse_layer
 from tvm_sparse.passes.sparsify.token_network import token_network
-from tvm_sparse.records.file import Plan
 from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.lookups import Lookups
+from tvm_sparse.records.record import Plan
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings import families

@@ -18,9 +18,9 @@ from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.sparsify.token_network import model_key
 from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
-from tvm_sparse.records.file import Key, Plan, digest
 from tvm_sparse.records.keys import key_on
 from tvm_sparse.records.lookups import Lookups
+from tvm_sparse.records.record import Key, Plan, digest
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.libraries import export, write_arguments
 from tvm_sparse.tuning.part import Part, Setting, name_of

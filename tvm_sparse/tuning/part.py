@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.records.file import Key
+from tvm_sparse.records.record import Key
 from tvm_sparse.tuning.task import Task
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.records.best import from_fields, to_fields
-from tvm_sparse.records.file import Key, Plan
 from tvm_sparse.records.keys import key_of
+from tvm_sparse.records.record import Key, Plan
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.libraries import build_module, common_lanes, write_arguments
 from tvm_sparse.tuning.part import Part, Setting, name_of

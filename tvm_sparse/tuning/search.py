@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tvm_sparse.records.file import Plan, Record
+from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tuning.devices import Builders
 from tvm_sparse.tuning.task import Outcome, Store, Task
 

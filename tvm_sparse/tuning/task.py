@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tvm_sparse.records import file
-from tvm_sparse.records.file import Key, Plan, Record, Records
+from tvm_sparse.records.file import Records
+from tvm_sparse.records.record import Key, Plan, Record
 from tvm_sparse.tuning.devices import Arguments, Build
 
 

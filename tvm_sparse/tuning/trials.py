@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm_sparse.errors import TuningError
-from tvm_sparse.records.file import Plan, Record
+from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tuning.devices import (
     HOPELESS,
     Builders,
