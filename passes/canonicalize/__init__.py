@@ -1,1 +1,1 @@
-"""Phase 1: what exporters decompose becomes one operator again."""
+"""Phase 1: operators that exporters write as many are whole again."""

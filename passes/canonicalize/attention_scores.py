@@ -1,4 +1,4 @@
-"""The scores of attention, scaled and masked in whatever order, read as one formula."""
+"""Recognizes the scores of attention, scaled and masked in any order, as one formula."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from tvm_sparse.passes.ir.rewriting import Emit, Lookup
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING, scaling
 
-# A score plus this is this, in float32, for every score below 1e22: selecting it is adding it.
+# In float32, a score below 1e22 plus this number is this number, so adding it selects it.
 MASKED = -1e30
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What softmax is taken of: `scale * query @ key + bias`."""
+    """The argument of an attention's softmax: ``scale * query @ key + bias``."""
 
     query: relax.Expr
     key: relax.Expr
     shape: tuple[int, ...]
-    """Of the product: (batch, heads, queries, keys) or (batch * heads, queries, keys)."""
+    """Shape of the product: (batch, heads, queries, keys) or (batch * heads, queries, keys)."""
     scale: float = 1.0
     bias: relax.Expr | None = None
-    """With as many axes as the scores that it was added to."""
+    """It has as many axes as the scores that it was added to."""
 
 
 def unreshaped(value: relax.Expr, lookup: Lookup) -> relax.Expr:
-    """Return what `value` is a reshape of, as long as the last two axes stay the same."""
+    """Return the tensor above all reshapes of `value` that leave its last two axes alone."""
     call = lookup(value)
     if is_call_to(call, *RESHAPING):
         before, after = static_shape(call.args[0]), static_shape(value)
@@ -39,7 +39,7 @@ def unreshaped(value: relax.Expr, lookup: Lookup) -> relax.Expr:
 
 
 def unguarded(weights: relax.Expr, lookup: Lookup) -> tuple[relax.Expr, bool]:
-    """Return x of `where(isnan(x), 0, x)`, and whether there was such a guard."""
+    """Return x where `value` is ``where(isnan(x), 0, x)``, and whether it is."""
     call = lookup(weights)
     if is_call_to(call, "relax.where"):
         condition, replacement, x = lookup(call.args[0]), call.args[1], call.args[2]
@@ -50,7 +50,7 @@ def unguarded(weights: relax.Expr, lookup: Lookup) -> tuple[relax.Expr, bool]:
 
 
 def read_scores(value: relax.Expr, lookup: Lookup, emit: Emit) -> Scores | None:
-    """Read `value` as a product of queries and keys, scaled and masked in whatever order."""
+    """Return `value` as a product of queries and keys that is scaled and masked, or None."""
     value = unreshaped(value, lookup)
     call, shape = lookup(value), static_shape(value)
     if not isinstance(call, relax.Call) or shape is None:
@@ -74,7 +74,7 @@ _SCORE_OPERATORS = ("relax.multiply", "relax.divide", "relax.add", "relax.where"
 
 
 def _changed(scores: Scores, call: relax.Call, source: relax.Expr, emit: Emit) -> Scores | None:
-    """Return the scores after `call`, of which the argument `source` is the scores before."""
+    """Return the result of `call` as scores; its argument `source` is `scores`."""
     bias, rank, dtype = scores.bias, len(call.ty.shape), call.ty.dtype
     if bias is not None and len(bias.ty.shape) != rank:
         return None

@@ -1,7 +1,7 @@
 """dynamic_strided_slice(x, begin, end, step) => shape function and kernel.
 
-`FoldConstant` tries to legalize every call that it meets, and of this one it leaves half behind:
-the call of a shape function that it does not keep. So it must not meet one.
+`FoldConstant` tries to legalize every call that it meets. Of this operator it would leave the call
+of a shape function behind, but not the function, so this pass runs before it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SLICE = tvm.ir.Op.get("relax.dynamic_strided_slice")
 
 @tvm.transform.module_pass(opt_level=0, name="LegalizeDynamicSlice")
 class LegalizeDynamicSlice:
-    """Legalize slices whose bounds are inputs or computed."""
+    """Legalize slices whose bounds are known only at run time."""
 
     def transform_module(
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext

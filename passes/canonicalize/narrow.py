@@ -1,8 +1,8 @@
 """Masks without the axes along which they only repeat.
 
 Exporters expand a mask over keys to the shape of the scores, (batch, heads, queries, keys), before
-or while they compute it. Every value is the same along heads and queries, and an operator that
-broadcasts can take `(batch, 1, 1, keys)`.
+or while they compute it. All its values along heads and queries are the same, so an operator that
+broadcasts can take ``(batch, 1, 1, keys)``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ ELEMENTWISE = (
 def narrow(value: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
     """Return `value` with extent 1 wherever it repeats, except along its last axis.
 
-    Its shape is static; constants are cut, elementwise operators recomputed on less.
+    The shape of `value` must be static. Constants are cut, and elementwise operators are applied to
+    narrower arguments.
     """
     rank = len(static_shape(value) or ())
     axes = {axis for axis in range(-rank, -1) if _repeats(value, axis, lookup)}
@@ -36,7 +37,7 @@ def narrow(value: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
 
 
 def lower_bound(value: relax.Expr, lookup: Lookup) -> float:
-    """Return a number that no element of `value` is below: -inf where nothing is known."""
+    """Return a lower bound of the elements of `value`; -inf if none is known."""
     if isinstance(value, tvm.ir.GenericConst):
         return float(value.value.numpy().min(initial=math.inf))
     call = lookup(value)

@@ -1,7 +1,7 @@
 """The arithmetic of a Relax function read as polynomials.
 
-A formula is recognized in whatever order its terms were written: `(0.5 x)(1 + t)`,
-`x (0.5 t + 0.5)` and `0.5 (x + x t)` are all `0.5 x + 0.5 x t`.
+This recognizes a formula whatever the order of its terms: ``(0.5 x)(1 + t)``,
+``x (0.5 t + 0.5)`` and ``0.5 (x + x t)`` are all ``0.5 x + 0.5 x t``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Lookup
 
 Polynomial: TypeAlias = Mapping[tuple[int, ...], float]
-"""Exponents of the atoms -> coefficient."""
+"""Maps the exponents of the atoms in a term to the coefficient of the term."""
 
 ARITHMETIC = tuple(
     f"relax.{name}" for name in ("add", "subtract", "multiply", "divide", "power", "negative")
@@ -32,7 +32,7 @@ DEPTH = 10
 
 
 def equal(a: Polynomial, b: Polynomial) -> bool:
-    """Whether two polynomials are the same but for rounding of their coefficients."""
+    """Whether the coefficients of two polynomials differ by no more than rounding."""
     return a.keys() == b.keys() and all(
         math.isclose(a[term], b[term], rel_tol=TOLERANCE) for term in a
     )
@@ -41,7 +41,7 @@ def equal(a: Polynomial, b: Polynomial) -> bool:
 def polynomial(
     value: relax.Expr, atoms: Sequence[relax.Expr], lookup: Lookup, depth: int = DEPTH
 ) -> Polynomial | None:
-    """Return `value` as a polynomial of `atoms`, or None where it is something else."""
+    """Return `value` as a polynomial of `atoms`, or None if it is none."""
     for position, atom in enumerate(atoms):
         if value.same_as(atom):
             return {tuple(int(i == position) for i in range(len(atoms))): 1.0}
@@ -97,7 +97,7 @@ def _product(a: Polynomial, b: Polynomial) -> Polynomial:
 
 
 def operands(value: relax.Expr, lookup: Lookup, depth: int = DEPTH) -> Iterator[relax.Expr]:
-    """Yield `value` and everything that it is computed from by arithmetic, nearest first."""
+    """Yield `value` and all expressions that arithmetic computes it from, the nearest first."""
     frontier = [value]
     for _ in range(depth):
         yield from frontier

@@ -6,14 +6,14 @@ r"""The products and the softmax of attention => relax.nn.attention.
         = \mathrm{softmax}\left(\mathit{scale} \cdot q k^\top + b\right) v
 
 for every sequence of the batch and every head (Vaswani et al., "Attention Is All You Need", 2017,
-equation 1). The operator takes q, k and v as `(batch, tokens, heads, head_dim)`, which is the
-memory order of a linear layer's output: the transposes that exporters put between cancel, however
-they are spelt, because operands are traced back as views of the layer's output. A scale may be
-applied to q, to k, to both or to the scores; masks may be added or selected with `where`.
+equation 1). The operator takes q, k and v as ``(batch, tokens, heads, head_dim)``, which is the
+memory order of a linear layer's output. Operands are traced back as views of that output, so the
+transposes that exporters insert cancel, however they are written. A scale may be applied to q, to
+k, to both or to the scores. Masks may be added, or selected with `where`.
 
-PyTorch's exporter replaces the NaN that softmax makes of a row without any unmasked key by 0. That
-guard is dropped where the mask is finite, so that there is no such row, and else applied to the
-result. Attention whose weights have other readers stays written out.
+For a row in which all keys are masked, softmax gives NaN, which PyTorch's exporter replaces by 0.
+This guard is dropped where the mask is finite, because then there is no such row. Otherwise it is
+applied to the result. Attention stays as it is if anything else reads its weights.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RecomposeAttention:
 
 
 def _rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    # In one sweep: what is left of a layer's transposes has to move on to the next attention.
+    # Views move in the same sweep: the transposes of a layer meet those of the next attention.
     attention = _recompose(call, lookup, emit)
     return sink_views(call, lookup, emit) if attention is None else attention
 
@@ -90,7 +90,7 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 
 def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:
     shape = static_shape(out) or ()
-    # On the tokens of linear layers, between which nothing else should stand.
+    # The guard stands on the tokens, so that only views lie between attention and linear layers.
     tokens = emit(relax.op.reshape(out, (*shape[:2], -1)))
     blind = emit(relax.op.isnan(tokens))
     tokens = emit(relax.op.where(blind, relax.const(0, out.ty.dtype), tokens))
@@ -98,7 +98,7 @@ def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:
 
 
 def _with_shared_weights(mod: tvm.IRModule) -> list[relax.Call]:
-    """Return the products of attention weights that something else reads too."""
+    """Return the products with attention weights that have other readers."""
     return [
         value
         for block in dataflow_blocks(mod)
@@ -126,7 +126,7 @@ def _shares_weights(product: relax.Var, weights: relax.Expr, block: Dataflow) ->
 def _batch_and_heads(
     result: tuple[int, ...], weights: tuple[int, ...], scores: Scores, lookup: Lookup
 ) -> tuple[int, int]:
-    """Return the extents of batch and heads, which may lie in one axis."""
+    """Return the extents of batch and heads, which may be merged in one axis."""
     for known in (result, weights, scores.shape):
         if len(known) == 4:
             return known[0], known[1]
@@ -141,7 +141,7 @@ def _batch_and_heads(
 
 @dataclass(frozen=True)
 class _Operand:
-    """`value * factor` is q, k or v."""
+    """An operand of attention: ``value * factor``."""
 
     value: relax.Expr
     factor: float
@@ -155,7 +155,7 @@ def _per_token(
     *,
     through_scaling: bool,
 ) -> _Operand | None:
-    """Return `operand` as `(batch, tokens, heads, head_dim)`, and the factor that this lacks."""
+    """Return `operand` as ``(batch, tokens, heads, head_dim)`` without its scale, and the scale."""
     split = (*groups, *(static_shape(operand) or ())[-2:])
     view = follow(operand, lookup, through_scaling=through_scaling)
     per_head = view.reshape(split) if view is not None else None
@@ -168,7 +168,7 @@ def _per_token(
 
 
 def _of_rank_4(bias: relax.Expr, groups: tuple[int, int], keys: int) -> relax.Expr:
-    """Return a bias with its batch and heads, which may lie in one axis, in two."""
+    """Return a bias of four axes, whose batch and heads may be merged in one axis."""
     shape = static_shape(bias) or ()
     if len(shape) == 3:
         shape = (*((1, 1) if shape[0] == 1 else groups), *shape[1:])

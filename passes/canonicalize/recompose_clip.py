@@ -1,7 +1,7 @@
 """minimum(maximum(x, low), high) => relax.clip(x, low, high); maximum(x, 0) => relax.nn.relu(x)
 
-TVM's ONNX frontend imports Clip as calls of lowered functions, which no pass looks into. They are
-recognized by their bodies.
+TVM's ONNX frontend imports Clip as calls of lowered functions. No pass looks into these, so this
+one recognizes them by their bodies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOWER, _UPPER = "relax.maximum", "relax.minimum"
 _LOWERED = {_LOWER: topi.maximum, _UPPER: topi.minimum}
 
 _LARGEST = 3.4028234e38
-"""About the largest float32: what Clip had for no limit before opset 11."""
+"""Larger bounds are no limits: before opset 11, the largest float32 was ONNX's default."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeClip")
@@ -40,7 +40,7 @@ class RecomposeClip:
 
 
 def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, float] | None:
-    """Return which limit `call` is, of what, and where it lies; None for everything else."""
+    """Return the side, the argument and the bound of a limit; None for every other call."""
     if is_call_to(call, _LOWER, _UPPER):
         x, bound = call.args
         value = uniform_value(bound)
@@ -67,7 +67,7 @@ def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, f
 
 
 def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr | None:
-    """Return the limit of `x` on one side, together with that on the other side if `x` is one."""
+    """Return `x` limited on one side, and on both sides if `x` is limited on the other side."""
     if math.isnan(bound) or x.ty.dtype != "float32":
         return None
     if (-bound if side == _LOWER else bound) >= _LARGEST:

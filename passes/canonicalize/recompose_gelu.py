@@ -1,4 +1,4 @@
-r"""What exporters write out for GELU => relax.nn.gelu, relax.nn.gelu_tanh.
+r"""GELU, written as several operators => relax.nn.gelu, relax.nn.gelu_tanh.
 
 .. math::
 
@@ -7,9 +7,9 @@ r"""What exporters write out for GELU => relax.nn.gelu, relax.nn.gelu_tanh.
     \mathrm{gelu\_tanh}(x) &= \tfrac{x}{2}
         \left(1 + \tanh\left(\sqrt{2/\pi}\,(x + 0.044715\,x^3)\right)\right)
 
-(Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.) Both are polynomials of x
-and of t, the value of erf or tanh, and so is the argument of erf or tanh: whatever order the
-exporter multiplied in, the coefficients decide.
+(Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, section 2.) Both are polynomials of
+x and t, where t is the value of erf or tanh. The argument of erf or tanh is a polynomial of x. The
+pass compares coefficients, so the order of the exporter's operations does not matter.
 """
 
 from __future__ import annotations

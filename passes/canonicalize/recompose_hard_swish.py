@@ -1,12 +1,12 @@
-r"""What exporters write out for HardSwish => tvm_sparse.hardswish.
+r"""HardSwish, written as several operators => tvm_sparse.hardswish.
 
 .. math::
 
     \mathrm{hardswish}(x) = x \, \min(\max(x / 6 + 1 / 2, 0), 1)
 
-(Howard et al., "Searching for MobileNetV3", 2019, equation 1 and above it.) The factor is a limited
-linear function of x, scaled, in whatever order: ``clip(x + 3, 0, 6) / 6``, ``clip(x / 6 + 0.5, 0,
-1)``.
+(Howard et al., "Searching for MobileNetV3", 2019, equation 1 and above it.) The factor is a
+linear function of x that is limited and scaled, in any order: ``clip(x + 3, 0, 6) / 6`` or
+``clip(x / 6 + 0.5, 0, 1)``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""What exporters write out for LayerNorm => relax.nn.layer_norm.
+r"""LayerNorm, written as several operators => relax.nn.layer_norm.
 
 .. math::
 
@@ -34,7 +34,7 @@ class RecomposeLayerNorm:
         pattern, after = _LayerNormPattern(), mod.clone()
         for gvar, func in mod.functions_items():
             if isinstance(func, relax.Function):
-                # The whole first: without beta, the pattern also matches inside the whole.
+                # The pattern with beta comes first: inside it, the one without beta matches, too.
                 for root in (pattern.shifted, pattern.scaled):
                     func = rewrite_call(root, pattern.rewrite, func)
                 after[gvar] = relax.analysis.remove_all_unused(func)

@@ -1,4 +1,4 @@
-r"""What exporters write out for SiLU => relax.nn.silu.
+r"""SiLU, written as several operators => relax.nn.silu.
 
 .. math::
 

@@ -1,4 +1,4 @@
-r"""What exporters write out for a square => relax.multiply.
+r"""A square, written as several operators => relax.multiply.
 
 .. math::
 

@@ -1,10 +1,10 @@
-"""op(view(x)) => view(op(x)) for what works on each row alone, then the shortest layout changes.
+"""op(view(x)) => view(op(x)) for operators on single rows; then layout changes are shortened.
 
 Exporters write a linear layer on tokens as `Gemm`, between a reshape to two axes and one back, and
 `nn.MultiheadAttention` transposes batch and tokens before its linear layers. A linear layer, its
 bias, LayerNorm and softmax treat every row (the last axis) alike, so reshapes and transposes of
-the other axes can as well come after them. Moved there they meet: `reshape(reshape(x, a), b)` is
-`reshape(x, b)`, a transpose and its inverse are nothing.
+the other axes may come after them instead. There they meet and cancel:
+``reshape(reshape(x, a), b)`` is ``reshape(x, b)``, and a transpose of its inverse is nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def sink_views(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 
 def _shorten(call: relax.Call, lookup: Lookup) -> relax.Expr | None:
     view = follow(call, lookup)
-    # A slice would be repeated for each of its readers.
+    # A slice is no shorter: each of its readers would repeat it.
     if view is None or math.prod(view.shape) != math.prod(static_shape(view.base) or ()):
         return None
     shortest = view.materialize()
@@ -65,7 +65,7 @@ def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
 
 
 def _row_operand(call: relax.Call) -> int | None:
-    """Return which argument has the rows that `call` computes the rows of its result from."""
+    """Return the number of the argument whose rows `call` turns into the rows of its result."""
     shape = static_shape(call) or ()
     if is_call_to(call, "relax.matmul"):
         return 0 if constant_rank(call.args[1]) == 2 else None

@@ -1,8 +1,8 @@
 """strided_slice(x w + b, channels) => x w[:, channels] + b[channels]
 
 Models compute q, k and v by one linear layer and slice its result. A slice of the channels is the
-linear layer of a slice of the weights: three layers that write what attention reads, and nothing
-to cut apart. Only where disjoint slices are all that is read of the result.
+linear layer with a slice of the weights. Three such layers write directly what attention reads.
+The pass only does this where the result is read in disjoint slices and nowhere else.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Linear:
 
 
 def _channels(call: relax.Call) -> slice | None:
-    """Return the range of the last axis that `call` cuts out, if that is what it does."""
+    """Return the range of the last axis that `call` cuts out, or None if it does something else."""
     if not is_call_to(call, "relax.strided_slice"):
         return None
     view = follow(call, lambda value: value)
@@ -77,7 +77,7 @@ def _channels(call: relax.Call) -> slice | None:
 
 
 def _slices_of_what_is_read_whole(mod: tvm.IRModule) -> list[relax.Call]:
-    """Return the slices that a linear layer of their own would only add to."""
+    """Return the slices of results that are also read whole, which are not worth a layer."""
     return [
         value
         for block in dataflow_blocks(mod)

@@ -1,1 +1,1 @@
-"""What all passes stand on: rewriting, views, and the operators of this project."""
+"""The basis of all passes: rewriting, views, shapes, and the operators of this package."""

@@ -1,4 +1,7 @@
-"""Who reads what in the dataflow blocks of a module."""
+"""The variables of dataflow blocks: their expressions and their readers.
+
+This answers questions about a module that nobody rewrites meanwhile. `rewriting` changes modules.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ class Dataflow:
     Attributes
     ----------
     bound : mapping of relax.Var to relax.Expr
-        What each variable is bound to.
+        The expression that each variable is bound to.
     readers : mapping of relax.Var to sequence of relax.Var
         The variables of the block that are computed from each variable.
     """
@@ -26,7 +29,7 @@ class Dataflow:
     readers: Mapping[relax.Var, Sequence[relax.Var]]
 
     def lookup(self, value: relax.Expr) -> relax.Expr:
-        """Return what a variable is bound to, and everything else as it is."""
+        """Return the expression that a variable is bound to, and every other expression itself."""
         return self.bound.get(value, value)
 
     def is_read_only_by(self, value: relax.Expr, readers: Sequence[relax.Expr]) -> bool:
@@ -46,7 +49,7 @@ def dataflow_blocks(mod: tvm.IRModule) -> Iterator[Dataflow]:
 
 
 def count_uses(func: relax.Function) -> Counter[relax.Var]:
-    """Return how often each variable of a function is read, other names for it included."""
+    """Return how often each variable of a function is read; a second name counts as a read."""
     uses: Counter[relax.Var] = Counter()
 
     def visit(expr: relax.Expr) -> None:

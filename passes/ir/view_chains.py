@@ -1,4 +1,7 @@
-"""Reads the layout changes of a Relax function as views, see `views`."""
+"""Reads chains of layout changes in a Relax function as views.
+
+`views` computes with views and knows no graph; this file finds them in a graph.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ def follow(value: relax.Expr, lookup: Lookup, *, through_scaling: bool = False) 
     value : relax.Expr
         A tensor.
     lookup : Lookup
-        What variables are bound to.
+        Returns the expression that a variable is bound to.
     through_scaling : bool
-        Whether to go on above a multiplication with one number.
+        Whether a multiplication with one number is part of the chain.
 
     Returns
     -------
     View or None
-        None where the shape of `value` is not static.
+        None if the shape of `value` is not static.
     """
     call = lookup(value)
     item = call if isinstance(call, relax.TupleGetItem) else None
@@ -47,7 +50,7 @@ def follow(value: relax.Expr, lookup: Lookup, *, through_scaling: bool = False) 
             found = replace(above, factor=above.factor * factor)
         elif above is not None:
             found = _changed(above, call, value, item)
-    # A product with a wider constant is no view: its shape tells.
+    # A product with a constant of a larger shape is no view. The shape shows it.
     return found if found is not None and found.shape == static_shape(value) else View.whole(value)
 
 
@@ -62,7 +65,7 @@ def scaling(call: relax.Expr) -> float | None:
 def _changed(
     view: View, call: relax.Call, value: relax.Expr, item: relax.TupleGetItem | None
 ) -> View | None:
-    """Return what `call`, of which `value` is the result, makes of a view of its argument."""
+    """Return `value`, the result of `call`, as a view, where `view` is the view of its argument."""
     shape = static_shape(value)
     if shape is None:
         return None

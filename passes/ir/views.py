@@ -1,4 +1,4 @@
-"""Strided views: what any chain of reshape, transpose and slicing makes of a tensor.
+"""Strided views: the results of chains of reshapes, transposes and slices of a tensor.
 
 Element (i, j, ...) of a view lies in its base, read in row-major order, at
 `offset + i * stride_i + j * stride_j + ...`. An axis that was merged from several axes has several
@@ -27,13 +27,13 @@ class View:
     Attributes
     ----------
     base : relax.Expr
-        The tensor that is looked at.
+        The tensor that the view shows.
     axes : tuple of tuple of Atom
         The atoms of every axis, outermost first; none for an axis of extent 1.
     offset : int
         Position in `base` of the view's first element.
     factor : float
-        The view's elements are those of the base times this.
+        The elements of the view are those of the base, multiplied by this number.
     """
 
     base: relax.Expr
@@ -43,7 +43,7 @@ class View:
 
     @staticmethod
     def whole(base: relax.Expr) -> View | None:
-        """Return `base` as a view of itself, or None where its shape is not known or empty."""
+        """Return `base` as a view of itself, or None if its shape is not known or it is empty."""
         shape = static_shape(base)
         if shape is None or 0 in shape:
             return None
@@ -65,7 +65,7 @@ class View:
         return merged
 
     def reshape(self, shape: Sequence[int]) -> View | None:
-        """Return the view in another shape, or None where an axis would have no fixed strides."""
+        """Return the view in another shape, or None if an axis would have no fixed strides."""
         rest, axes = self.atoms, []
         for extent in shape:
             axis: list[Atom] = []

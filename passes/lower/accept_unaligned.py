@@ -1,8 +1,8 @@
 """AcceptUnaligned: kernels of tensors at multiples of 64 => kernels of tensors at any address
 
-TVM's kernels expect the alignment of its own allocator and refuse other memory, but a network's
-inputs are where the user has them, which in NumPy is 16 bytes behind the start of a page: each
-would have to be copied first. Vector loads lose nothing without the promise.
+TVM's kernels expect the alignment of its own allocator and refuse other memory. The inputs of a
+network lie where the user has them, in NumPy often 16 bytes behind a multiple of 64, and would have
+to be copied first. Vector loads are as fast without the promise of an alignment.
 
 Runs last, after scheduling.
 """

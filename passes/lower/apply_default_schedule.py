@@ -1,8 +1,8 @@
 """ApplyDefaultSchedule: loop nests => parallel, vectorized loop nests
 
-For every PrimFunc that no kernel of ours has scheduled; TVM compiles those as they are, one scalar
-iteration after the other. Runs after the last lowering and fusion, and marks what it has scheduled
-with ``tirx.is_scheduled``.
+This schedules every PrimFunc that is not one of our kernels. TVM would compile these as they are,
+one scalar iteration after the other. The pass runs after the last lowering and fusion. It marks the
+functions that it has scheduled with ``tirx.is_scheduled``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LowerOperators: our operators => call_tir of scheduled PrimFuncs
 
-Operators that can be stages of tensor columns become kernels of one stage, the others have a
-schedule of their own. Layers of one shape share one PrimFunc.
+Operators that can be stages of tensor columns become kernels of one stage; the others have their
+own schedules. Layers of one shape share one PrimFunc.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """LowerRegions: tensor_column(p) => call_tir of one PrimFunc
 
 The functions of `FormRegions` become functions of `tvm_sparse.schedules.tensor_column`. Regions of
-one structure and plan share one.
+the same structure and plan share a function.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LowerRegions:
 
 @mutator
 class _Lowered(PyExprMutator):
-    """The regions of a module as PrimFuncs, and what calls them."""
+    """Turns the regions of a module into PrimFuncs, and calls of them into `call_tir`."""
 
     def __init__(self, mod: tvm.IRModule, cpu: CpuProfile) -> None:
         super().__init__(mod)
@@ -82,6 +82,6 @@ class _Lowered(PyExprMutator):
         for known, other in alike:
             if structural_equal(func, other):
                 return known
-        own = relax.BlockBuilder().add_func(func, gvar.name_hint)  # a variable with its type
+        own = relax.BlockBuilder().add_func(func, gvar.name_hint)  # It gives the variable a type.
         alike.append((own, func))
         return own

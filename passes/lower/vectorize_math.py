@@ -1,8 +1,8 @@
 """VectorizeMath: exp(x), erf(x), ... => arithmetic
 
-Replaces the elementary functions in TensorIR by the expressions of
-`tvm_sparse.schedules.emit.elementwise`, which LLVM keeps in vector code. Runs after scheduling: the
-expressions bind variables, and a schedule that inlines or unrolls would bind them more than once.
+The pass replaces elementary functions in TensorIR by the expressions of
+`tvm_sparse.schedules.emit.elementwise`, which LLVM keeps in vector code. It runs after scheduling,
+because the expressions bind variables, which a schedule that inlines or unrolls would bind twice.
 """
 
 from __future__ import annotations

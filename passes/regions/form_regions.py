@@ -1,12 +1,12 @@
 """FormRegions: f3(f2(f1(p))) => tensor_column(p), a function that runs f1, f2, f3 column by column
 
-Operators that follow one another are cut into regions so that the sum of the expected times is the
-least; between two regions stands a cache stop, where all rows are written before anything goes on.
-A region is a private function with the attribute `REGION`: its plan, and what was expected of it.
-All of them, with the reasons for their stops, are the module's attribute `REGIONS`.
+Operators that follow one another are cut into the regions with the least sum of expected times.
+Between two regions is a cache stop: all rows are written before the next region begins. A region is
+a private function, whose attribute `REGION` holds its plan and the prediction. The attribute
+`REGIONS` of the module lists all regions with the reasons for their stops.
 
-Before that, convolutions take over the layout changes that they can do without, as
-`tvm_sparse.passes.regions.convolve_images` says.
+First, `tvm_sparse.passes.regions.convolve_images` removes the layout changes that convolutions do
+not need.
 
 Runs after `FuseEpilogue`; `LowerRegions` makes PrimFuncs of the functions.
 """

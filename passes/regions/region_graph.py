@@ -1,4 +1,4 @@
-"""The operators of a function as nodes of regions: what they read, and who reads them."""
+"""The operators of a function as nodes of regions: their operands and their readers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Node:
     readers : list of Node
         Operators of the same run that read it.
     is_read_elsewhere : bool
-        Whether others do.
+        Whether other expressions read it.
     """
 
     binding: relax.VarBinding
@@ -38,19 +38,19 @@ class Node:
     _stages: dict[tuple[int, CpuProfile], Stage | None] = field(default_factory=dict)
 
     def stage(self, images: int, cpu: CpuProfile) -> Stage | None:
-        """Return the stage that computes it for `images` images, to plan with."""
+        """Return the stage that computes the operator on `images` images, for planning only."""
         if (images, cpu) not in self._stages:
             self._stages[images, cpu] = stage_of(self.binding.value, images, cpu)
         return self._stages[images, cpu]
 
     @functools.cached_property
     def images(self) -> int | None:
-        """As `images_of`."""
+        """The number of images that the operator works on; None if any number will do."""
         return images_of(self.binding.value)
 
     @property
     def name(self) -> str:
-        """Name of the layer, or else of its result in the module."""
+        """Name of the layer, or of the variable if the operator is part of no layer."""
         return layer_of(self.binding.value) or str(self.binding.var.name)
 
 
@@ -86,7 +86,7 @@ def order_of(block: relax.DataflowBlock, cpu: CpuProfile) -> list[tuple[relax.Bi
             ready[is_stage.get(var, False)].append(var)
     order = []
     while any(ready):
-        # Others wait until no stage is ready, so that they interrupt as few runs as possible.
+        # Other operators wait until no stage is ready, so that they interrupt few runs.
         chosen = ready[True] or ready[False]
         var = min(chosen, key=position.__getitem__)
         chosen.remove(var)
@@ -130,10 +130,10 @@ def _nodes(run: Sequence[relax.VarBinding], uses: dict[relax.Var, list[relax.Var
 
 
 def region_of(nodes: Sequence[Node], cpu: CpuProfile) -> Region | None:
-    """Return operators as a region, to plan with.
+    """Return operators as a region, for planning only.
 
-    None if they cannot be one: because they work on different numbers of images, or because one
-    of them needs all rows of another.
+    None if the operators work on different numbers of images, or if one of them needs all rows of
+    another one.
     """
     known = {node.images for node in nodes if node.images is not None}
     if len(known) > 1:
@@ -179,7 +179,9 @@ def _connect(
         for name, (tensor, rows) in stage.panels.items():
             value = reads[name]
             if value in made:
-                if rows is None or len(known_shape(value)) == 4:  # images are not kept as panels
+                if (
+                    rows is None or len(known_shape(value)) == 4
+                ):  # Scratch memory holds panels, no images.
                     return None
                 sources[name] = made[value]
                 continue

@@ -20,11 +20,11 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.region_graph import Node, region_of
 
 MOST_STAGES = 16
-"""Stages of a region: more of them gain nothing that could be measured, and take long to plan."""
+"""Most stages of a region: with more, no gain was measured, and planning takes long."""
 LEAST_GAIN = 0.02
-"""What a region must be expected to gain: less than that is within the errors of the prediction."""
+"""The share of time that a region must be expected to gain; less is within the error."""
 HOPELESS = 1.3
-"""A region that takes so many times as long as its operators by themselves is not made longer."""
+"""A region that takes this many times as long as its operators one by one is not made longer."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class PlannedRegion:
     Attributes
     ----------
     nodes : sequence of Node
-        Its operators; one alone stays what it is.
+        Its operators. A single operator stays as it is.
     shape : RegionShape
-        For the planning.
+        The sizes that planning needs.
     plan : ColumnPlan, optional
         None for an operator by itself.
     prediction : Prediction
-        What it is expected to cost.
+        The expected cost.
     alone_seconds : float
-        What its operators are expected to cost one by one.
+        The expected seconds of its operators one by one.
     source : str
         Who chose the plan: ``"cost model"``, ``"record"`` or ``"user"``.
     stop : str
-        Why it ends here.
+        The reason why the region ends here.
     """
 
     nodes: Sequence[Node] = field(repr=False)
@@ -64,11 +64,11 @@ class PlannedRegion:
 
     @property
     def operators(self) -> list[str]:
-        """What its operators are."""
+        """The kinds of its operators."""
         return [stage.name for stage in self.shape.stages]
 
     def report(self) -> dict[str, Any]:
-        """Return what people want to know of it."""
+        """Return the plan and the prediction as a JSON object."""
         prediction = self.prediction
         report: dict[str, Any] = {
             "layers": self.layers,
@@ -89,7 +89,7 @@ class PlannedRegion:
 
 @dataclass(frozen=True)
 class _Cut:
-    """The best way to cut the first operators of a run: what it costs, and its last region."""
+    """The best way to cut the first operators of a run: its seconds, and its last region."""
 
     seconds: float
     start: int = 0
@@ -104,12 +104,13 @@ class RegionPlanner:
     cpu, column_rows, overlap, plan_for
         As `tvm_sparse.passes.regions.form_regions.FormRegions`.
     least_gain : float
-        What a region must be expected to gain; below 0, those that lose as much are formed, too.
+        The share of time that a region must be expected to gain. Below 0, regions are also formed
+        if they are expected to lose that share.
 
     Attributes
     ----------
     planned : list of PlannedRegion
-        All regions up to now, in the order of execution.
+        All regions that were planned so far, in the order of execution.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class RegionPlanner:
             measured = self._plan_for(shape) if self._plan_for else None
             seconds = prediction.seconds * (1 + self._least_gain)
             if measured is not None:
-                # A share, since only operators by themselves are comparable with what is predicted.
+                # Measured and predicted seconds do not compare, so only the share was measured.
                 seconds = measured.share * one_by_one
             cuts.append(_Cut(best[start].seconds + seconds, start, planned))
             if prediction.seconds > HOPELESS * one_by_one:
@@ -183,7 +184,7 @@ class RegionPlanner:
         return self._known[shape]
 
     def whole(self, nodes: Sequence[Node], plan: ColumnPlan | Stops) -> list[PlannedRegion]:
-        """Return operators that can be one region as `plan` says, stops as several."""
+        """Return operators that can be one region with a plan, or cut at given stops."""
         if isinstance(plan, ColumnPlan):
             region = region_of(nodes, self.cpu)
             assert region is not None
@@ -195,7 +196,7 @@ class RegionPlanner:
         return [region for part in parts for region in self._part(part)]
 
     def _part(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
-        """Return what stands between two cache stops, as was measured or as the cost model says."""
+        """Return the operators between two cache stops, measured or by the cost model."""
         if len(nodes) == 1:
             return [self._alone(nodes[0])]
         region = region_of(nodes, self.cpu)

@@ -1,7 +1,7 @@
-"""The layers with a constant weight of a network that does not work on panels yet.
+"""Finds the layers with a constant weight in a network that does not work on panels yet.
 
-``matmul(x, w)`` on tokens, and convolutions. One that looks at one pixel at a time is a linear
-layer, too.
+They are ``matmul(x, w)`` on tokens, and convolutions. A convolution that sees one pixel at a time
+is a linear layer.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class ConstantLayer:
     Attributes
     ----------
     layer : Layer
-        What the choice of its kernel depends on.
+        The sizes and the density, on which the choice of a kernel depends.
     weight : numpy.ndarray
-        float32, `(out_channels, in_channels)` of a linear layer, or a convolution's as it is.
+        float32, ``(out_channels, in_channels)`` for a linear layer, or that of the convolution.
     panels : relax.Call
-        What lays the layer's input out in panels.
+        The call that lays the layer's input out in panels.
     out_shape : tuple of int
         Shape of the layer's output.
     """

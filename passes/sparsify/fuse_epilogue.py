@@ -1,8 +1,8 @@
 """FuseEpilogue: f(linear(p)) => linear(p) with f in its epilogue
 
 f adds a bias per channel, adds a residual, or applies an activation; linear is dense or sparse. The
-epilogue runs while a result is still in registers, ``activation(y + bias + residual)``, so f is
-taken in only in that order, and only if nobody else reads the linear operator's own result.
+epilogue ``activation(y + bias + residual)`` runs while y is still in registers. So f can only join
+it in that order, and only if nothing else reads the result of the linear operator.
 
 Runs after `MoveToPanels`.
 """

@@ -1,4 +1,4 @@
-"""What Relax's operators on images `(batch, channels, height, width)` compute, as sizes."""
+"""Reads the sizes of Relax's operators on images ``(batch, channels, height, width)``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """MeasureSparsity: write down how dense every constant weight is.
 
-Module attribute ``tvm_sparse.weights``: one entry per `matmul` or `conv2d` with a constant weight,
-in program order, `{"layer", "operator", "shape", "density"}`. Changes nothing else.
+The module attribute ``tvm_sparse.weights`` has one entry for each `matmul` or `conv2d` with a
+constant weight, in program order: ``{"layer", "operator", "shape", "density"}``. Nothing else
+changes.
 """
 
 from __future__ import annotations

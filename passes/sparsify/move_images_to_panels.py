@@ -1,9 +1,9 @@
 """MoveImagesToPanels: f(panels_to_image(p)) => panels_to_image(f(p)), and the two cancel
 
 f is an elementwise operator, a concatenation, split or slice of channels, a pooling, an
-enlargement, or a mean over the image. An activation moves there from behind reshapes and
-transposes of the image too. What `MoveToPanels` does for tokens, for images `(batch,
-channels, height, width)`.
+enlargement, or a mean over the image. An activation also moves across reshapes and transposes of
+the image. This pass does for images ``(batch, channels, height, width)`` what `MoveToPanels` does
+for tokens.
 
 Runs after `SparsifyWeights` and `PackDenseWeights`.
 """
@@ -58,7 +58,7 @@ class _Mover:
     emit: Emit
 
     def move(self) -> relax.Expr | None:
-        """Return what takes the call's place, or None."""
+        """Return the expression that takes the place of the call, or None."""
         call = self.call
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
             panels = self._panels_of(call.args[0])
@@ -91,7 +91,7 @@ class _Mover:
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
-        # Weights per channel may be panels too, of images of one pixel.
+        # Only operands of the full shape count: weights per channel lie in panels of one pixel.
         found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
         lanes = next((lanes_of(p) for p in found if p is not None), None)
         if lanes is None:
@@ -118,9 +118,9 @@ class _Mover:
         return result
 
     def _operand(self, value: relax.Expr, shape: tuple[int, ...], lanes: int) -> relax.Expr | None:
-        """Return what stands for `value` beside panels of an image of shape `shape`."""
+        """Return `value` as an operand beside panels of an image of shape `shape`, or None."""
         if not isinstance(value.ty, relax.TensorType):
-            return value  # the scalar arguments of clip and leakyrelu
+            return value  # It is a scalar argument, as `clip` and `leakyrelu` have them.
         batch, channels, height, _ = shape
         own = static_shape(value)
         if own == shape:
@@ -210,7 +210,8 @@ class _Mover:
     def _pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """max_pool2d(x) => panels_to_image(max_pool2d(image_to_panels(x)))
 
-        Wherever x comes from: a pooling on panels is so much faster that it pays for both changes.
+        x may come from any operator: a pooling on panels is so much faster that it pays for the two
+        layout changes.
         """
         lanes = self._lanes_of(self.call.args[0])
         pool = match_pool2d(self.call, lanes, self.cpu) if lanes else None
@@ -239,7 +240,7 @@ class _Mover:
         return operators.panels_to_image(self.emit(moved), shape)
 
     def _lanes_of(self, image: relax.Expr) -> int | None:
-        """Return the lanes of the panels of `image`, or those that it would have; None if many."""
+        """Return the lanes of panels that hold `image`; None if it is too wide."""
         panels, shape = self._panels_of(image), static_shape(image)
         if panels is not None:
             return lanes_of(panels)

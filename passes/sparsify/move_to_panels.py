@@ -2,7 +2,7 @@
 
 f is an elementwise operator, a normalization over the channels, an attention, or a reshape that
 leaves the panels as they are. Layout changes move down the graph this way until they meet and
-cancel; what is left of them stands at the borders of the network.
+cancel. Those that remain stand at the borders of the network.
 
 Runs after `SparsifyWeights` and `PackDenseWeights`.
 """
@@ -50,7 +50,7 @@ class _Mover:
     emit: Emit
 
     def move(self) -> relax.Expr | None:
-        """Return what takes the call's place, or None."""
+        """Return the expression that takes the place of the call, or None."""
         call = self.call
         if is_call_to(call, operators.TO_PANELS.name):
             return self._cancel(call)
@@ -67,8 +67,8 @@ class _Mover:
     def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
         """Return the panels that `value` was read from, and the shape they were read as.
 
-        A reshape in between that leaves the channels alone, as a layer between flat and
-        batched tokens has, is looked through.
+        One reshape in between is ignored if it leaves the channels alone, as between flat and
+        batched tokens.
         """
         call = self.lookup(value)
         if is_call_to(call, "relax.reshape") and _same_channels(value, call.args[0]):
@@ -146,7 +146,7 @@ class _Mover:
     def _operand(
         self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
     ) -> relax.Expr | None:
-        """Return what stands for `value` beside panels of a tensor of shape `shape`."""
+        """Return `value` as an operand beside panels of a tensor of shape `shape`, or None."""
         if static_shape(value) == shape:
             return self._as_panels(value, layout)
         if not isinstance(value, tvm.ir.GenericConst):

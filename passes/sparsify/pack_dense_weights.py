@@ -40,9 +40,9 @@ class PackDenseWeights:
     Parameters
     ----------
     target : tvm.target.Target or CpuProfile
-        What the module is compiled for.
+        The processor that the module is compiled for.
     kernel_for : callable
-        Kernels that were measured, which the cost model's give way to.
+        Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ def dense_layer(
     tiling: Tiling | None,
     cpu: CpuProfile,
 ) -> relax.Call:
-    """Return the call that computes a layer densely, as the cost model says without a `tiling`."""
+    """Return the call that computes a layer densely; the cost model chooses a missing `tiling`."""
     family = dense_family(layer, cpu)
     fields = {} if tiling is None else family.to_fields(tiling)
     packed_for = tiling or family.default(layer, cpu)

@@ -1,7 +1,7 @@
 """transpose(panels_to_image(p)) => transposes, reshapes and slices of p
 
-A layout change that comes anyway can as well read the panels: written as ordinary operators, both
-changes, and what follows them, fuse into one loop nest.
+A transpose of an image can read the panels themselves. Both layout changes are written as ordinary
+operators, so that they fuse into one loop nest with the operators that follow.
 
 Runs after `MoveImagesToPanels`.
 """

@@ -1,8 +1,8 @@
 """SparsifyWeights: matmul(x, w) => from_panels(sparse_linear(to_panels(x), pack(w)))
 
-w is a constant, mostly zeros; a convolution by such a weight likewise becomes a `sparse_conv2d`
-between `image_to_panels` and `panels_to_image`. Which weights are worth it is the cost model's
-choice; a dense or nearly dense weight stays as it is. Every decision is written to the module
+w is a constant, mostly zeros. A convolution with such a weight likewise becomes a `sparse_conv2d`
+between `image_to_panels` and `panels_to_image`. The cost model chooses the weights for which this
+is faster; the others stay as they are. Every decision is written to the module
 attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
 
 Runs after constants are folded, and before anything is legalized.
@@ -45,14 +45,14 @@ LAYERS = "tvm_sparse.layers"
 
 @tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
 class SparsifyWeights:
-    """Rewrite every pruned linear layer and convolution that the cost model wants sparse.
+    """Rewrite the pruned linear layers and convolutions that are faster with a sparse kernel.
 
     Parameters
     ----------
     target : tvm.target.Target or CpuProfile
-        What the module is compiled for.
+        The processor that the module is compiled for.
     kernel_for : callable
-        Kernels that were measured, which the cost model's give way to.
+        Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What names a network in the tuning records, before it works on panels."""
+"""Finds what names a network in the tuning records, before the network works on panels."""
 
 from __future__ import annotations
 
