@@ -12,7 +12,6 @@ import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tvm
 
@@ -27,9 +26,6 @@ from tvm_sparse.cpu.processors import (
     Processor,
 )
 from tvm_sparse.errors import TargetError
-
-if TYPE_CHECKING:
-    import tvm
 
 
 @dataclass(frozen=True)
@@ -126,8 +122,6 @@ class CpuProfile(Processor):
 
     def to_target(self) -> tvm.target.Target:
         """Return the TVM target that compiles for this processor."""
-        import tvm
-
         config: dict[str, object] = {
             "kind": "llvm",
             "mtriple": self.triple,
@@ -214,7 +208,6 @@ def native() -> CpuProfile:
     TargetError
         If this machine has vectors of less than 256 bits (no AVX2).
     """
-    import tvm
     from tvm.target import codegen
 
     mcpu = codegen.llvm_get_system_cpu()

@@ -27,6 +27,10 @@ CACHE_LINE_BYTES = 64
 CACHE_LINE_FLOATS = CACHE_LINE_BYTES // 4
 """float32 values of a cache line."""
 
+L1_SETS = 64
+"""Sets of an L1 cache that finds the set of a line before it translates the line's address: as many
+as a page of 4 KB has lines."""
+
 # The start of a parallel loop: its whole cost in a network, its cost alone, and the work that takes
 # as long. The figures were measured in different surroundings, so they do not follow from each
 # other.

@@ -232,17 +232,11 @@ class PackedSparse:
     @staticmethod
     def pack(weight: NDArray[np.float32], layout: SparseLayout) -> PackedSparse:
         """Pack the non-zeros (NaN included) of a weight of shape ``[N, K]``."""
-        tiling, size = layout.tiling, layout.chunk_channels
-        tap_offsets = layout.tap_offsets
+        tiling, size, taps = layout.tiling, layout.chunk_channels, layout.block_taps
         blocks = [
-            _pack_block(
-                weight[first : first + size, k0 : k0 + layout.block_taps],
-                first,
-                tap_offsets,
-                tiling,
-            )
-            for first in range(0, layout.n, size)
-            for k0 in range(0, layout.k, layout.block_taps)
+            _pack_block(weight[n : n + size, k : k + taps], n, layout.tap_offsets, tiling)
+            for n in range(0, layout.n, size)
+            for k in range(0, layout.k, taps)
         ]
         steps, channels, offsets, values = (np.concatenate(p) for p in zip(*blocks, strict=True))
         # One unused step for a weight of zeros, because TVM has no constants of size zero.

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
+from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, L1_SETS
 from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.family import Family
@@ -22,10 +22,6 @@ from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
 from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles
-
-L1_SETS = 64
-"""Sets of an L1 cache that finds a line's set before its address is translated: the lines of a
-page of 4 KB."""
 
 PARTIAL_SUM_CYCLES = 2.0
 """Cycles to load and store a vector of partial sums that lies in the L2 cache."""
