@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 from instruction_counts import check_tools, count_instructions
+from llvm_mca import CORES, LoopEstimate, estimate, find_llvm_mca, inner_loop
 from numpy.typing import NDArray
 from tvm.tirx import PrimFunc
 
-from benchmarks.llvm_mca import CORES, LoopEstimate, estimate, inner_loop, llvm_mca
 from tvm_sparse.cli import console
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.errors import TvmSparseError
@@ -279,7 +279,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="file to write all estimates to")
     arguments = parser.parse_args()
     try:
-        mca = llvm_mca()
+        mca = find_llvm_mca()
         check_tools()
         with console.progress("simulating inner loops") as update:
             loops = list(loop_lines(LAYERS, BOARDS))

@@ -161,8 +161,8 @@ def estimate(loop: Sequence[str], core: str) -> LoopEstimate:
 def _simulate(loop: tuple[str, ...], model: str) -> tuple[dict[str, float], list[float]]:
     """Return ``llvm-mca``'s summary, and every instruction's cycles between two of its kind."""
     command = [
-        llvm_mca(), "-mtriple=aarch64-linux-gnu", f"-mcpu={model}", f"-iterations={ITERATIONS}",
-        "-json", "-",
+        find_llvm_mca(), "-mtriple=aarch64-linux-gnu", f"-mcpu={model}",
+        f"-iterations={ITERATIONS}", "-json", "-",
     ]  # fmt: skip
     # Branches go to a label of their own: the loop is simulated as if it went on for ever.
     text = "\n".join(["loop:", *(re.sub(r"[\w.$]*BB[\w.$]+$", "loop", line) for line in loop), ""])
@@ -175,7 +175,7 @@ def _simulate(loop: tuple[str, ...], model: str) -> tuple[dict[str, float], list
 
 
 @functools.cache
-def llvm_mca() -> str:
+def find_llvm_mca() -> str:
     """Return the path of the newest ``llvm-mca`` on the search path.
 
     Raises

@@ -20,3 +20,7 @@ class DType(StrEnum):
     def bytes(self) -> int:
         """Bytes of an element."""
         return self.bits // 8
+
+
+ACTIVATIONS = DType.FLOAT32
+"""The type of panels, and of the weights that meet them, wherever nothing says otherwise."""

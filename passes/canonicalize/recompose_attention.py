@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import relax
 
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.canonicalize.attention_scores import (
     Scores,
     leading_shape,
@@ -58,7 +59,7 @@ def _rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
 
 
 def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    if not is_call_to(call, "relax.matmul") or call.ty.dtype != "float32":
+    if not is_call_to(call, "relax.matmul") or call.ty.dtype != ACTIVATIONS:
         return None
     weights, guarded = unguarded(unreshaped(call.args[0], lookup), lookup)
     softmax, shape = lookup(weights), static_shape(weights) or ()

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm_ffi import structural_equal, structural_walk
 
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -50,7 +51,7 @@ def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, f
     if not is_call_to(call, "relax.call_tir"):
         return None
     func, (x, *bounds) = mod[call.args[0]], call.args[1].fields or [None]
-    if x is None or len(bounds) > 1 or static_shape(x) is None or call.ty.dtype != "float32":
+    if x is None or len(bounds) > 1 or static_shape(x) is None or call.ty.dtype != ACTIVATIONS:
         return None
     values = [uniform_value(bound) for bound in bounds]
     if not bounds:
@@ -68,7 +69,7 @@ def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, f
 
 def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr | None:
     """Return `x` limited on one side, and on both sides if `x` is limited on the other side."""
-    if math.isnan(bound) or x.ty.dtype != "float32":
+    if math.isnan(bound) or x.ty.dtype != ACTIVATIONS:
         return None
     if (-bound if side == _LOWER else bound) >= _LARGEST:
         return x
@@ -84,4 +85,4 @@ def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr
 
 
 def _number(value: float) -> relax.Expr:
-    return relax.const(value, "float32")
+    return relax.const(value, ACTIVATIONS)

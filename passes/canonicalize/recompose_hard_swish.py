@@ -16,6 +16,7 @@ import math
 import tvm
 from tvm import relax
 
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.canonicalize.polynomial import (
     TOLERANCE,
     Polynomial,
@@ -44,7 +45,7 @@ class RecomposeHardSwish:
 
 def _recompose(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
     # The outermost operation of x clip(...) is a product, of x clip(...) / 6 it may be a division.
-    if not is_call_to(call, "relax.multiply", "relax.divide") or call.ty.dtype != "float32":
+    if not is_call_to(call, "relax.multiply", "relax.divide") or call.ty.dtype != ACTIVATIONS:
         return None
     for limited in operands(call, lookup):
         clip = lookup(limited)

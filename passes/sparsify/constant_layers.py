@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
@@ -141,5 +142,5 @@ def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
 
 def _is_float_with_constant(call: relax.Call) -> bool:
     x, weight = call.args
-    is_float = x.ty.dtype == "float32" and weight.ty.dtype == "float32"
+    is_float = x.ty.dtype == ACTIVATIONS and weight.ty.dtype == ACTIVATIONS
     return is_float and isinstance(weight, tvm.ir.GenericConst)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.pool2d import Pool2d
@@ -67,7 +68,7 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
         return None
     attrs = call.attrs
     shape, out = static_shape(call.args[0]), static_shape(call)
-    if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != "float32":
+    if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != ACTIVATIONS:
         return None
     if attrs["method"] != "nearest_neighbor" or out[2] % shape[2] or out[3] % shape[3]:
         return None
@@ -83,7 +84,7 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
 
 def match_bilinear(call: relax.Call, lanes: int, cpu: CpuProfile) -> Resize2d | None:
     """Return the sizes of a bilinear enlargement of images in panels of `lanes` lanes, or None."""
-    if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != "float32":
+    if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != ACTIVATIONS:
         return None
     attrs = call.attrs
     shape, out = static_shape(call.args[0]), static_shape(call)

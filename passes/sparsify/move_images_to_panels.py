@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
@@ -67,7 +68,7 @@ class _Mover:
         if is_call_to(call, "relax.split"):
             return self._split()
         shape = static_shape(call)
-        if shape is None or call.ty.dtype != "float32":
+        if shape is None or call.ty.dtype != ACTIVATIONS:
             return None
         if is_call_to(call, "relax.concat"):
             return self._concat(shape)

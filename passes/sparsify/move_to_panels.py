@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.canonicalize.attention_scores import unguarded
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
@@ -112,7 +113,7 @@ class _Mover:
         """f(from_panels(p), q) => from_panels(f(p, to_panels(q)))"""
         shape = static_shape(call)
         found = next((f for f in map(self._panels_of, call.args) if f is not None), None)
-        if found is None or shape is None or call.ty.dtype != "float32":
+        if found is None or shape is None or call.ty.dtype != ACTIVATIONS:
             return None
         panels, panel_shape = found
         if shape[-1] != panel_shape[-1] or math.prod(shape) != math.prod(panel_shape):
@@ -165,7 +166,7 @@ class _Mover:
         shape, axes = static_shape(x), [int(a) for a in call.attrs["axes"]]
         if shape is None or len(shape) < 2 or axes not in ([-1], [len(shape) - 1]):
             return None
-        if call.ty.dtype != "float32" or not (call.attrs["center"] and call.attrs["scale"]):
+        if call.ty.dtype != ACTIVATIONS or not (call.attrs["center"] and call.attrs["scale"]):
             return None
         found = self._panels_of(x)
         lanes = lanes_of(found[0]) if found else self.cpu.panel_lanes(shape[-2])
@@ -177,7 +178,7 @@ class _Mover:
         """attention(q, k, v) => reshape(from_panels(attention(to_panels(...))))"""
         query, key, value, *bias = call.args
         q_shape, k_shape, v_shape = map(static_shape, (query, key, value))
-        if q_shape is None or k_shape is None or v_shape != k_shape or call.ty.dtype != "float32":
+        if q_shape is None or k_shape is None or v_shape != k_shape or call.ty.dtype != ACTIVATIONS:
             return None
         if call.attrs["causal_mask"] is not None or call.attrs["window_size"] is not None:
             return None

@@ -60,7 +60,7 @@ class _Copy:
 
     def _lanes(self, axis: Axis) -> int:
         """Return how many values of an axis make a vector."""
-        return min(self.cpu.vector_lanes, 1 << axis.extent.bit_length() - 1)
+        return min(self.cpu.vector_lanes(), 1 << axis.extent.bit_length() - 1)
 
     def _is_stored_along(self, axis: Axis) -> bool:
         *others, last = self.piece.store.indices

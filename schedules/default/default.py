@@ -117,8 +117,8 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
     elif spatial == len(loops):
         joined = _contiguous_axes(schedule.get(block))
         outer, inner = loops[:-joined], schedule.fuse(*loops[-joined:])
-        if _extent(schedule, inner) % cpu.vector_lanes == 0:
-            inner, lanes = schedule.split(inner, factors=[None, cpu.vector_lanes])
+        if _extent(schedule, inner) % cpu.vector_lanes() == 0:
+            inner, lanes = schedule.split(inner, factors=[None, cpu.vector_lanes()])
             schedule.vectorize(lanes)
     if enough and inner is not None:
         jobs = math.prod(_extent(schedule, loop) for loop in outer)

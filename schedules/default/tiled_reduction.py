@@ -81,7 +81,7 @@ class _Tiling:
         rows = [a for a in others if self.scalar is not None and a.var not in uses]
         columns = [last]
         only_vector = () if self.scalar is None else variables(self.scalar)
-        width = cpu.vector_lanes
+        width = cpu.vector_lanes()
         packs = size(rows) >= WORTH_PACKING
         # A short last axis is joined with axes before it, to fill the vectors.
         while packs and others and last.extent < width:
@@ -186,7 +186,7 @@ class _Tiling:
 def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
     """Accumulators along the last reduced axis; every job computes one element of the output."""
     *others, last = reduction.reduced
-    lanes = min(cpu.vector_lanes, last.extent)
+    lanes = min(cpu.vector_lanes(), last.extent)
     chains = min(4, last.extent // lanes)
     with IRBuilder() as builder, _jobs(size(reduction.spatial), reduction) as job:
         fixed = places(reduction.spatial, job)

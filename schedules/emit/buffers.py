@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -22,24 +24,34 @@ scratch memory never shares the memory of `Registers`, which would then be loade
 every multiply-add."""
 
 
-def argument(name: str, *extents: int | Expr, dtype: str = "float32") -> Expr:
+def argument(name: str, *extents: int | Expr, dtype: str = ACTIVATIONS) -> Expr:
     """Add a buffer parameter; its extents are int64, as in the operators that Relax lowers."""
     shape = tuple(T.int64(e) if isinstance(e, int) else e for e in extents)
     return T.arg(name, T.buffer(shape, dtype))
 
 
-def scratch(size: int, dtype: str = "float32") -> Expr:
+def scratch(size: int, dtype: str = ACTIVATIONS) -> Expr:
     """Allocate flat memory, which lasts until the current loop, condition or block ends.
 
     TVM looks neither for a better place for this memory nor for unused parts of it. With bounds
     that are expressions of rows, such a search takes longer than the rest of the compilation.
     """
-    least = HEAP_LEAST_BYTES // 4 if dtype == "float32" else 1
+    least = HEAP_LEAST_BYTES // DType(dtype).bytes if dtype in list(DType) else 1
     return _allocate(max(size, least), dtype)
 
 
-def _allocate(size: int, dtype: str = "float32") -> Expr:
+def _allocate(size: int, dtype: str = ACTIVATIONS) -> Expr:
     return T.alloc_buffer((T.int64(size),), dtype)
+
+
+def number(value: float, dtype: DType = ACTIVATIONS) -> Expr:
+    """Return a number of an activation's type."""
+    return tirx.const(float(value), dtype)
+
+
+def filled(value: float, lanes: int, dtype: DType = ACTIVATIONS) -> Expr:
+    """Return a vector that holds a number in all of its lanes."""
+    return T.Broadcast(number(value, dtype), lanes)
 
 
 def opaque(value: Expr) -> Expr:
@@ -54,7 +66,7 @@ def opaque(value: Expr) -> Expr:
     return T.bind(memory[0])
 
 
-def flat(start: Expr, size: int | Expr, dtype: str = "float32") -> Expr:
+def flat(start: Expr, size: int | Expr, dtype: str = ACTIVATIONS) -> Expr:
     """Return a flat view of memory from `start` on, for which LLVM keeps one base pointer.
 
     The function must not write this memory: TVM tells LLVM that two buffers never alias, and its
@@ -90,17 +102,17 @@ def prefetch(element: Expr) -> None:
 
 
 class Registers:
-    """An array of `count` float32 vectors of `lanes` values, allocated in the current sblock.
+    """An array of `count` vectors of `lanes` values, allocated in the current sblock.
 
     The array is cut into buffers that are small enough to be promoted to registers. Its indices
     must be Python integers.
     """
 
-    def __init__(self, count: int, lanes: int) -> None:
+    def __init__(self, count: int, lanes: int, dtype: DType = ACTIVATIONS) -> None:
         self._lanes = lanes
-        self._per_buffer = (STACK_LIMIT_BYTES - 1) // (4 * lanes)
+        self._per_buffer = (STACK_LIMIT_BYTES - 1) // (dtype.bytes * lanes)
         self._buffers = [
-            _allocate(min(self._per_buffer, count - first) * lanes)
+            _allocate(min(self._per_buffer, count - first) * lanes, dtype)
             for first in range(0, count, self._per_buffer)
         ]
 

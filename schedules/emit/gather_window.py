@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import opaque, vector
+from tvm_sparse.schedules.emit.buffers import filled, opaque, vector
 from tvm_sparse.sizes.conv2d import Window
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def gather_window(
     """
     problem = window.problem
     width = math.gcd(problem.lanes_in, window.width)
-    zero = T.Broadcast(T.float32(0), width)
+    zero = filled(0, width)
 
     def fill_with_zeros(start: Expr, size: int) -> None:
         with T.serial(T.int64(0), T.int64(size // width)) as i:
@@ -124,7 +124,7 @@ def _select(
 ) -> Expr:
     """Return the vector of the given pixels of a row; pixels outside of the image are 0."""
     valid = [0 <= pixel < image_width for pixel in pixels]
-    value = None if all(valid) else T.Broadcast(T.float32(0), width)
+    value = None if all(valid) else filled(0, width)
     for source in sorted({pixel // width for pixel, v in zip(pixels, valid, strict=True) if v}):
         lanes = [
             pixel - source * width if v and pixel // width == source else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
+from tvm_sparse.cpu.rates import line_elements
 from tvm_sparse.schedules.emit.buffers import (
     argument,
     flat,
@@ -103,10 +103,11 @@ class Tile:
         part, parts : Expr, int
             Number of the part, and the number of parts that together ask for all channels.
         """
-        lines = channels * self._panels.tensor.lanes // CACHE_LINE_FLOATS
+        line_size = line_elements(self._panels.tensor.dtype)
+        lines = channels * self._panels.tensor.lanes // line_size
         share = -(-lines // parts)
         with T.serial(T.int64(0), T.int64(share)) as line:
-            lane = (part * share + line) * CACHE_LINE_FLOATS
+            lane = (part * share + line) * line_size
             for i in rows:
                 self._panels.prefetch(self.at(i), channel, lane)
 

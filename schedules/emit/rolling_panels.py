@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import scratch
+from tvm_sparse.schedules.emit.buffers import number, scratch
 from tvm_sparse.schedules.emit.panel_memory import Distances, Panels, Tile, ahead
 from tvm_sparse.sizes.tensor import Tensor
 
@@ -47,7 +47,7 @@ class RollingPanels(Panels):
         self._memory = scratch(size)
         # TVM cuts memory down to the accesses that it sees, so it must see both ends.
         for end in (0, size - 1):
-            T.buffer_store(self._memory, T.float32(0), [T.int64(end)])
+            T.buffer_store(self._memory, number(0), [T.int64(end)])
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""

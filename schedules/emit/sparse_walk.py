@@ -14,7 +14,7 @@ import tvm
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.sparse import SparseLayout
-from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, prefetch, vector
+from tvm_sparse.schedules.emit.buffers import Registers, argument, filled, flat, prefetch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class SparseGroup:
             elif arguments.bias is not None:
                 acc[i] = T.Broadcast(arguments.bias[self._channels[i // vectors]], width)
             else:
-                acc[i] = T.Broadcast(T.float32(0), width)
+                acc[i] = filled(0, width)
         with T.serial(T.int64(0), self._steps) as step:
             for r, (offset, weight) in enumerate(self._load_step(step)):
                 for v, displacement in enumerate(displacements):

@@ -171,7 +171,7 @@ class Attention(Stage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
         tensor = self.tensor
-        width = math.gcd(self.tensor.lanes, self.cpu.vector_lanes)
+        width = math.gcd(self.tensor.lanes, self.cpu.vector_lanes(self.tensor.dtype))
         vectors = tensor.images * tensor.rows * tensor.lanes // width
         scores = vectors * self.chunks * self.key_tokens
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
@@ -180,7 +180,7 @@ class Attention(Stage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of the bias."""
-        return 4 * math.prod(self.bias_shape) if self.bias_shape else 0
+        return self.tensor.dtype.bytes * math.prod(self.bias_shape) if self.bias_shape else 0
 
     def key(self) -> str:
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import Registers, scratch
+from tvm_sparse.schedules.emit.buffers import Registers, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.transpose import transpose
@@ -43,7 +43,7 @@ class AttentionJob:
     ) -> None:
         self.tokens, self.key_tokens = tokens, key_tokens
         self.head_dim, self.lanes = head_dim, lanes
-        self.width = math.gcd(lanes, cpu.vector_lanes)
+        self.width = math.gcd(lanes, cpu.vector_lanes())
         self.vectors = range(lanes // self.width)
         self.tile = tile_height(len(self.vectors), cpu)
         self.scores = scratch(key_tokens * lanes)
@@ -60,7 +60,7 @@ class AttentionJob:
         first = block * self.lanes
 
         def move_tile(lane: int, valid: int, key: Expr) -> None:
-            rows = [self.across(T.float32(0))] * self.width
+            rows = [self.across(number(0))] * self.width
             for i in range(valid):
                 rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.width)))
             for j, values in enumerate(transpose(rows) if valid else rows):
@@ -68,7 +68,7 @@ class AttentionJob:
                 T.buffer_store(self.scores, values, [place])
 
         def move_value(lane: int, valid: bool, key: Expr) -> None:
-            value = bias(first + lane, key) if valid else T.float32(0)
+            value = bias(first + lane, key) if valid else number(0)
             T.buffer_store(self.scores, value, [key * self.lanes + lane])
 
         sizes = (self.tokens, self.key_tokens, self.lanes, self.width)
@@ -85,7 +85,7 @@ class AttentionJob:
     ) -> None:
         """Compute the scores and the largest one of every query; calls `visited` with each key."""
         for u in self.vectors:
-            self.largest[u] = self.across(T.float32(-math.inf))
+            self.largest[u] = self.across(number(-math.inf))
 
         def visit_keys(block: Expr, keys: int) -> None:
             panel = key_panel(block)
@@ -104,7 +104,7 @@ class AttentionJob:
                 for i in range(count):
                     key = block * self.lanes + start + i
                     for u in self.vectors:
-                        score = self.acc[i * len(self.vectors) + u] * self.across(T.float32(scale))
+                        score = self.acc[i * len(self.vectors) + u] * self.across(number(scale))
                         score = T.bind(score if added is None else score + added(key, u))
                         T.buffer_store(self.scores, score, [self.part(key, u)])
                         self.largest[u] = T.max(self.largest[u], score)
@@ -116,7 +116,7 @@ class AttentionJob:
     def exponentiate(self) -> None:
         """Replace the scores by their exponentials and add these up."""
         for u in self.vectors:
-            self.total[u] = self.across(T.float32(0))
+            self.total[u] = self.across(number(0))
         with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
             for u in self.vectors:
                 weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
@@ -127,7 +127,7 @@ class AttentionJob:
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
     ) -> None:
         """Compute the averages of the values, weighted by the exponentials."""
-        share = [T.bind(self.across(T.float32(1)) / self.total[u]) for u in self.vectors]
+        share = [T.bind(self.across(number(1)) / self.total[u]) for u in self.vectors]
 
         def visit_tile(start: Expr, count: int) -> None:
             def visit_keys(block: Expr, keys: int) -> None:
@@ -151,7 +151,7 @@ class AttentionJob:
     def clear(self, count: int) -> None:
         """Set the accumulators of `count` rows of a tile to 0."""
         for i in range(count * len(self.vectors)):
-            self.acc[i] = self.across(T.float32(0))
+            self.acc[i] = self.across(number(0))
 
     def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
         """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""

@@ -15,7 +15,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import scratch, vector
+from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.schedules.emit.buffers import number, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.resize2d import Resize2d
@@ -54,10 +55,13 @@ class Bilinear2d(Stage):
         self.resize, self.cpu = resize, cpu
         self.tensor = resize.output
         self.panels = {"x": (resize.input, resize.rows_seen)}
-        self.width_in = cpu.vector_width(resize.lanes_in)
-        self.width_out = cpu.vector_width(resize.lanes_out)
+        self.width_in = cpu.vector_width(resize.lanes_in, resize.dtype)
+        self.width_out = cpu.vector_width(resize.lanes_out, resize.dtype)
         self.pitch = -(-resize.width // self.width_in) * self.width_in
-        most, channels = max(cpu.l1_bytes // (2 * 4 * self.pitch), 1), resize.channels
+        most, channels = (
+            max(cpu.l1_bytes // (2 * resize.dtype.bytes * self.pitch), 1),
+            resize.channels,
+        )
         self.block = next(c for c in range(min(most, channels), 0, -1) if channels % c == 0)
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -93,7 +97,7 @@ class Bilinear2d(Stage):
 
     def work(self) -> int:
         """Return how many values it computes."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
@@ -106,7 +110,7 @@ class Bilinear2d(Stage):
 def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:
     """Return the two input rows that an output row lies between, and the second one's share."""
     scale, shift = resize.line(0)
-    source = T.bind(T.Cast("float32", row) * T.float32(scale) + T.float32(shift))
+    source = T.bind(T.Cast(ACTIVATIONS, row) * number(scale) + number(shift))
     floor = T.bind(T.floor(source))
     last = T.int64(resize.height - 1)
     upper = T.bind(T.Cast("int64", floor))
@@ -118,7 +122,7 @@ def _mix_pixels(resize: Resize2d, memory: Expr, start: Expr, lane: int, width: i
     """Return a vector of the output; lanes beyond the last pixel repeat it."""
     scale, shift = resize.line(1)
     sources = [scale * min(lane + i, resize.out_width - 1) + shift for i in range(width)]
-    shares = [T.float32(source - math.floor(source)) for source in sources]
+    shares = [number(source - math.floor(source)) for source in sources]
     left, right = (
         _permuted(
             memory,

@@ -56,8 +56,8 @@ class Concat(Stage):
             raise ValueError(f"the operands differ in more than their channels: {sources}")
         one = sources[0]
         channels = sum(source.channels for source in sources)
-        self.tensor = Tensor(one.images, one.rows, channels, one.lanes)
-        self.cpu, self.width = cpu, cpu.vector_width(one.lanes)
+        self.tensor = Tensor(one.images, one.rows, channels, one.lanes, one.dtype)
+        self.cpu, self.width = cpu, cpu.vector_width(one.lanes, one.dtype)
         self.panels = {f"x{i}": (source, RowMap()) for i, source in enumerate(sources)}
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -76,7 +76,7 @@ class Concat(Stage):
 
     def work(self) -> int:
         """Return how many values it copies."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

@@ -23,7 +23,15 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, prefetch, scratch, vector
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    argument,
+    filled,
+    flat,
+    prefetch,
+    scratch,
+    vector,
+)
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -161,11 +169,11 @@ class DenseConv2d(LayerStage):
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""
         taps = self.group_inputs * math.prod(self.problem.kernel)
-        return 4 * self.problem.out_channels * taps
+        return self.problem.dtype.bytes * self.problem.out_channels * taps
 
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
-        return 4 * self.window.out_row_pitch
+        return self.problem.dtype.bytes * self.window.out_row_pitch
 
     def key(self) -> str:
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
@@ -197,7 +205,7 @@ class DenseConv2d(LayerStage):
         # Offsets count from `lead` floats before the rows, see `Window.offset`.
         base = T.bind(base + first_channel * window.channel_pitch + (window.front - window.lead))
         for i in range(tiling.channels * len(tile)):
-            self.acc[i] = T.Broadcast(T.float32(0), tiling.width)
+            self.acc[i] = filled(0, tiling.width)
         inputs = T.serial(T.int64(0), T.int64(self.group_inputs))
         with inputs as c, T.serial(T.int64(0), T.int64(kh)) as dy:
             start = base + c * window.channel_pitch
@@ -233,5 +241,5 @@ class DenseConv2d(LayerStage):
             # Nobody reads these lanes, but they must be finite.
             for lane in range(vectors * width, self.tensor.lanes, width):
                 for i in sorted({i for i, _ in tile}):
-                    zeros = T.Broadcast(T.float32(0), width)
+                    zeros = filled(0, width)
                     y.store(zeros, i, channel, vector(T.int64(lane), width))

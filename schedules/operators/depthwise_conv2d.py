@@ -24,7 +24,15 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import Registers, argument, flat, scratch, vector
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    argument,
+    filled,
+    flat,
+    number,
+    scratch,
+    vector,
+)
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -148,7 +156,7 @@ class DepthwiseConv2d(LayerStage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""
-        return 4 * self.problem.channels * math.prod(self.problem.kernel)
+        return self.problem.dtype.bytes * self.problem.channels * math.prod(self.problem.kernel)
 
     def key(self) -> str:
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
@@ -183,7 +191,7 @@ class DepthwiseConv2d(LayerStage):
         # Nobody reads these lanes, but they must be finite.
         for lane in range(vectors * tiling.width, self.tensor.lanes, tiling.width):
             for i in range(rows):
-                zeros = T.Broadcast(T.float32(0), tiling.width)
+                zeros = filled(0, tiling.width)
                 y.store(zeros, i, channel, vector(T.int64(lane), tiling.width))
 
     def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: int) -> None:
@@ -192,7 +200,7 @@ class DepthwiseConv2d(LayerStage):
         (kh, kw), stride, dilation = problem.kernel, problem.stride[0], problem.dilation[0]
         weights = flat(self.weight[channel, 0, 0, 0], kh * kw)
         for i in range(rows * vectors):
-            start = T.float32(0) if self.bias is None else self.bias[channel]
+            start = number(0) if self.bias is None else self.bias[channel]
             self.acc[i] = T.Broadcast(start, width)
         for seen in range(window.rows(rows)):
             users = [

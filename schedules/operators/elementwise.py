@@ -82,7 +82,7 @@ class Elementwise(Stage):
         if len(shapes) != known.operands:
             raise ValueError(f"{operator} does not take {len(shapes)} operands")
         self.operator, self.tensor, self.cpu = operator, tensor, cpu
-        self.width = cpu.vector_width(tensor.lanes)
+        self.width = cpu.vector_width(tensor.lanes, tensor.dtype)
         self.shapes = [tuple(shape) for shape in shapes]
         rows, channels = tensor.images * tensor.rows, tensor.channels
         of_rows = [(rows, channels, lanes) for lanes in (tensor.lanes, 1)]
@@ -130,7 +130,7 @@ class Elementwise(Stage):
 
     def work(self) -> int:
         """Return how many values it computes."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -145,7 +145,7 @@ class Elementwise(Stage):
     def weight_bytes(self) -> int:
         """Return the bytes of the operands that are not panels."""
         others = (shape for name, shape in self._named_shapes() if name not in self.panels)
-        return sum(4 * math.prod(shape) for shape in others)
+        return sum(self.tensor.dtype.bytes * math.prod(shape) for shape in others)
 
     def _named_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return the operands' names and shapes."""

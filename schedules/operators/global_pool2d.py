@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, TypeAlias
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import Registers, argument, job_loop, masked, vector
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    argument,
+    filled,
+    job_loop,
+    masked,
+    number,
+    vector,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +46,7 @@ def global_avg_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile)
         ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, float32. All
         lanes of y hold the mean.
     """
-    share = T.float32(1 / (shape[2] * shape[3]))
+    share = number(1 / (shape[2] * shape[3]))
     name = "global_avg_pool2d"
     return _pool(name, shape, lanes, lanes_out, cpu, 0.0, lambda a, b: a + b, lambda a: a * share)
 
@@ -76,7 +84,7 @@ def _pool(
             first = T.bind(T.min(chunk * side, T.int64(channels - side)))
             T.reads(x[image * height : image * height + height, first : first + side, 0:lanes])
             T.writes(y[image, first : first + side, 0:lanes_out])
-            none = T.Broadcast(T.float32(neutral), values)
+            none = filled(neutral, values)
             acc = Registers(side, values)
             for c in range(side):
                 acc[c] = none

@@ -15,6 +15,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import filled, number
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -103,11 +104,11 @@ class _LayoutChange(Stage):
 
     def work(self) -> int:
         """Return how many values it stores."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
-        return vector_cycles(self.tensor.bytes // 4 // self.vector, loads=1, stores=1)
+        return vector_cycles(self.tensor.elements // self.vector, loads=1, stores=1)
 
     def _at(self, lane: Expr | int) -> Expr | int:
         """Return the index of the vector from a lane on."""
@@ -139,7 +140,7 @@ class ImageToPanels(_LayoutChange):
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
         """Copy the pixels that fill no vector; lanes behind the last one become 0."""
         vector, width = self.vector, self.width
-        zeros = T.Broadcast(T.float32(0), vector) if vector > 1 else T.float32(0)
+        zeros = filled(0, vector) if vector > 1 else number(0)
         for lane in range(width // vector * vector, self.tensor.lanes, vector):
             valid, values = width - lane, zeros
             if valid > 0:

@@ -18,8 +18,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
-from tvm_sparse.schedules.emit.buffers import Registers, argument
+from tvm_sparse.cpu.rates import line_elements
+from tvm_sparse.schedules.emit.buffers import Registers, argument, number
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -74,8 +74,8 @@ class LayerNorm(Stage):
     def __init__(self, tensor: Tensor, epsilon: float, cpu: CpuProfile) -> None:
         self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
         self.panels = {"x": (tensor, RowMap())}
-        self.width = math.gcd(tensor.lanes, cpu.vector_lanes)
-        self.strip = math.gcd(tensor.lanes, max(CACHE_LINE_FLOATS, self.width))
+        self.width = math.gcd(tensor.lanes, cpu.vector_lanes(tensor.dtype))
+        self.strip = math.gcd(tensor.lanes, max(line_elements(tensor.dtype), self.width))
         self.vectors = self.strip // self.width
         self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
         self.chunks = tensor.lanes // self.strip
@@ -120,8 +120,8 @@ class LayerNorm(Stage):
         scale = []
         for v in range(self.vectors):
             variance = square[v] - shift[v] * shift[v]
-            deviation = T.sqrt(variance + self._across(T.float32(self.epsilon)))
-            scale.append(T.bind(self._across(T.float32(1)) / deviation))
+            deviation = T.sqrt(variance + self._across(number(self.epsilon)))
+            scale.append(T.bind(self._across(number(1)) / deviation))
         with T.serial(T.int64(0), T.int64(self.tensor.channels)) as channel:
             for v in range(self.vectors):
                 normal = (distance(channel, v) - shift[v]) * scale[v]
@@ -135,7 +135,7 @@ class LayerNorm(Stage):
             (t, v, i) for i in range(unroll) for v in range(self.vectors) for t in range(len(terms))
         ]
         for t, v, i in every:
-            self.chains[t][v * unroll + i] = self._across(T.float32(0))
+            self.chains[t][v * unroll + i] = self._across(number(0))
 
         def add(first: Expr, count: int) -> None:
             for t, v, i in every:
@@ -146,7 +146,7 @@ class LayerNorm(Stage):
         with T.serial(T.int64(0), T.int64(channels // unroll)) as group:
             add(group * unroll, unroll)
         add(T.int64(channels - channels % unroll), channels % unroll)
-        share = self._across(T.float32(1 / channels))
+        share = self._across(number(1 / channels))
         return [
             [
                 T.bind(_sum([chain[v * unroll + i] for i in range(unroll)]) * share)

@@ -23,10 +23,11 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
+from tvm_sparse.cpu.rates import line_elements
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     argument,
+    filled,
     flat,
     prefetch,
     vector,
@@ -102,7 +103,7 @@ class DenseLinear(LayerStage):
     ) -> None:
         source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
         super().__init__(source, RowMap(), result, epilogue, cpu)
-        self.width = cpu.vector_width(lanes)
+        self.width = cpu.vector_width(lanes, source.dtype)
         self.layer = Layer(Linear(images * rows, lanes, n, k))
         self.tiling = tiling or LINEAR_FAMILY.default(self.layer, cpu)
         self.vectors = lanes // self.width
@@ -141,7 +142,7 @@ class DenseLinear(LayerStage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""
-        return 4 * self.tensor.channels * self.source.channels
+        return self.tensor.dtype.bytes * self.tensor.channels * self.source.channels
 
     def key(self) -> str:
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
@@ -173,11 +174,11 @@ class DenseLinear(LayerStage):
         panel = x.flat(0, 0, self.tiles.rows * k * lanes)
         weights = flat(self.weight[block, 0, 0], k * channels)
         for i in range(channels * len(tile)):
-            self.acc[i] = T.Broadcast(T.float32(0), width)
+            self.acc[i] = filled(0, width)
         with T.serial(T.int64(0), T.int64(k)) as k_index:
             starts = [k_index * lanes + (x.ahead(row) + lane) for row, lane in tile]
             for v, start in enumerate(starts):
-                if v * width % CACHE_LINE_FLOATS == 0:
+                if v * width % line_elements(self.tensor.dtype) == 0:
                     prefetch(panel[start + PANEL_AHEAD * lanes])
             prefetch(weights[k_index * channels + WEIGHTS_AHEAD])
             sources = [T.bind(panel[vector(start, width)]) for start in starts]

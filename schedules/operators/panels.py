@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.emit.buffers import argument, filled, number
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.transpose import transpose
 
@@ -42,7 +42,7 @@ def to_panels(
         ``(x [batch, tokens, channels], y [rows, channels, lanes])``, float32.
     """
     rows = panel_rows(batch, tokens, lanes)
-    vector = math.gcd(lanes, cpu.vector_lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes())
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("to_panels")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
@@ -56,7 +56,7 @@ def to_panels(
             T.writes(y[row, 0:channels, 0:lanes])
 
             def move_tile(lane: int, valid: int, channel: Expr) -> None:
-                rows_of_tile = [T.Broadcast(T.float32(0), vector)] * vector
+                rows_of_tile = [filled(0, vector)] * vector
                 for t in range(valid):
                     rows_of_tile[t] = T.bind(
                         x[sequence, token + lane + t, vector_at(channel, vector)]
@@ -65,7 +65,7 @@ def to_panels(
                     T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
 
             def move_value(lane: int, valid: bool, channel: Expr) -> None:
-                value = x[sequence, token + lane, channel] if valid else T.float32(0)
+                value = x[sequence, token + lane, channel] if valid else number(0)
                 T.buffer_store(y, value, [row, channel, lane])
 
             visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
@@ -83,7 +83,7 @@ def from_panels(
         ``(x [rows, channels, lanes], y [batch, tokens, channels])``, float32.
     """
     rows = panel_rows(batch, tokens, lanes)
-    vector = math.gcd(lanes, cpu.vector_lanes)
+    vector = math.gcd(lanes, cpu.vector_lanes())
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name("from_panels")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})

@@ -22,7 +22,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import Registers, masked, scratch, vector
+from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.schedules.emit.buffers import Registers, filled, masked, number, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.pool_line import PoolLine, round_up
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -124,7 +125,7 @@ class _Pooling(Stage):
 
     def work(self) -> int:
         """Return how many values it combines."""
-        return self.tensor.bytes // 4 * sum(self.pool.kernel)
+        return self.tensor.elements * sum(self.pool.kernel)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -135,9 +136,9 @@ class _Pooling(Stage):
     def _fill_padding(self) -> None:
         """Fill the padding beside the pixels of every channel."""
         line = self.line
-        width = self.cpu.vector_width(self.pool.lanes_in)
+        width = self.cpu.vector_width(self.pool.lanes_in, self.pool.dtype)
         end = line.front + round_up(self.pool.width, width)
-        neutral = T.Broadcast(T.float32(self.neutral), width)
+        neutral = filled(self.neutral, width)
         beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
         with T.serial(T.int64(0), T.int64(line.channels)) as c:
             for lane in beside:
@@ -146,8 +147,8 @@ class _Pooling(Stage):
     def _combine_rows(self, window: tuple[Expr, Expr], channel: Expr, place: Expr) -> None:
         """Combine the rows of a window that lie in the image, for all pixels of a channel."""
         pool = self.pool
-        width = self.cpu.vector_width(pool.lanes_in)
-        neutral = T.Broadcast(T.float32(self.neutral), width)
+        width = self.cpu.vector_width(pool.lanes_in, pool.dtype)
+        neutral = filled(self.neutral, width)
         for group, count in _groups(-(-pool.width // width), looped=True):
             acc = Registers(count, width)
             for v in range(count):
@@ -165,13 +166,13 @@ class _Pooling(Stage):
     def _combine_pixels(self, y: Tile, channel: Expr, place: Expr, share: Expr | None) -> None:
         """Combine the pixels of a window's width, for all pixels of a channel of the output."""
         pool = self.pool
-        width = self.cpu.vector_width(pool.lanes_out)
-        zeros = T.Broadcast(T.float32(0), width)
+        width = self.cpu.vector_width(pool.lanes_out, pool.dtype)
+        zeros = filled(0, width)
         vectors = -(-pool.out_width // width)
         for group, count in _groups(vectors, looped=not self.is_mean or self._is_uniform()):
             acc = Registers(count, width)
             for v in range(count):
-                acc[v] = T.Broadcast(T.float32(self.neutral), width)
+                acc[v] = filled(self.neutral, width)
 
             for dx in _width(pool.kernel[1]):
                 start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
@@ -206,14 +207,14 @@ class _Pooling(Stage):
         pool = self.pool
         top, _, bottom, _ = pool.padding if pool.count_padding else (0, 0, 0, 0)
         first, end = self._rows_within(row, -top, pool.height + bottom)
-        return T.bind(T.float32(1) / T.Cast("float32", T.max(end - first, T.int64(1))))
+        return T.bind(number(1) / T.Cast(ACTIVATIONS, T.max(end - first, T.int64(1))))
 
     def _share(self, row_share: Expr, pixel: Expr | int, width: int) -> Expr:
         """Return one divided by the values that a mean counts, for a vector of pixels."""
         last = self.pool.out_width - 1
         first = pixel if isinstance(pixel, int) else 0  # in a loop all pixels are alike
         counts = [self.pool.pixels_counted(min(first + i, last)) for i in range(width)]
-        shares = [T.float32(1 / max(count, 1)) for count in counts]
+        shares = [number(1 / max(count, 1)) for count in counts]
         return T.Broadcast(row_share, width) * T.Shuffle(shares, list(range(width)))
 
     def _is_uniform(self) -> bool:

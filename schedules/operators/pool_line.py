@@ -33,13 +33,14 @@ class PoolLine:
     @staticmethod
     def of(pool: Pool2d, cpu: CpuProfile) -> PoolLine:
         """Return the line of a pooling: blocks of channels that fit half of L1."""
-        width, out = cpu.vector_width(pool.lanes_in), cpu.vector_width(pool.lanes_out)
+        width = cpu.vector_width(pool.lanes_in, pool.dtype)
+        out = cpu.vector_width(pool.lanes_out, pool.dtype)
         reach = (pool.kernel[1] - 1) * pool.dilation[1] - pool.padding[1]
         front = round_up(pool.padding[1], width)
         last = (pool.out_width - 1) * pool.stride[1] + reach + 1
         pitch = front + round_up(max(last, pool.width), width)
         beyond = front + round_up(pool.out_width, out) * pool.stride[1] + reach
-        most = max(cpu.l1_bytes // (2 * 4 * pitch), 1)
+        most = max(cpu.l1_bytes // (2 * pool.dtype.bytes * pitch), 1)
         channels = next(c for c in range(min(most, pool.channels), 0, -1) if pool.channels % c == 0)
         size = max(channels * pitch, (channels - 1) * pitch + beyond)
         return PoolLine(front, pitch, channels, round_up(size, width))

@@ -56,8 +56,8 @@ class SliceChannels(Stage):
     def __init__(self, source: Tensor, begin: int, end: int, cpu: CpuProfile) -> None:
         if not 0 <= begin < end <= source.channels:
             raise ValueError(f"channels {begin} to {end} are not in {source}")
-        self.begin, self.cpu, self.width = begin, cpu, cpu.vector_width(source.lanes)
-        self.tensor = Tensor(source.images, source.rows, end - begin, source.lanes)
+        self.begin, self.cpu, self.width = begin, cpu, cpu.vector_width(source.lanes, source.dtype)
+        self.tensor = Tensor(source.images, source.rows, end - begin, source.lanes, source.dtype)
         self.panels = {"x": (source, RowMap())}
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -72,7 +72,7 @@ class SliceChannels(Stage):
 
     def work(self) -> int:
         """Return how many values it copies."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

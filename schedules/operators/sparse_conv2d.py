@@ -28,7 +28,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseLayout, density_bucket, sparse_window
-from tvm_sparse.schedules.emit.buffers import Registers, scratch, vector
+from tvm_sparse.schedules.emit.buffers import Registers, filled, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -166,7 +166,7 @@ class SparseConv2d(LayerStage):
 
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
-        return 4 * self.window.out_row_pitch
+        return self.problem.dtype.bytes * self.window.out_row_pitch
 
     def key(self) -> str:
         """Return a text of what the time depends on, apart from the tensors, for tuning records."""
@@ -208,7 +208,7 @@ class SparseConv2d(LayerStage):
         """Fill the lanes that no vector covers: nobody reads them, but they must be finite."""
         width, channels = self.tiling.width, self.layout.chunk_channels
         for lane in range(self.window.vectors * width, self.tensor.lanes, width):
-            zeros = T.Broadcast(T.float32(0), width)
+            zeros = filled(0, width)
             with T.serial(T.int64(0), T.int64(channels)) as c:
                 for i in range(count):
                     y.store(zeros, i, chunk * channels + c, vector(T.int64(lane), width))

@@ -114,7 +114,7 @@ class SparseLinear(LayerStage):
         super().__init__(source, RowMap(), result, epilogue, cpu)
         self.tiling, self.density = tiling, density
         self.layout = SparseLayout.linear(n, k, lanes, tiling)
-        self.width = cpu.vector_width(lanes)
+        self.width = cpu.vector_width(lanes, source.dtype)
         self.vectors = lanes // self.width
         # Besides the accumulators, registers hold a weight and, on processors without memory
         # operands, an input.
@@ -123,9 +123,8 @@ class SparseLinear(LayerStage):
         # Larger activations come from the L3 cache, and non-zeros touch them in no order that the
         # processor could foresee, so that hints pay. Outputs and residuals are asked for only if
         # they cannot stay in L2, since a hint that is not needed costs time.
-        l2_floats = cpu.l2_bytes // 4
-        self.asks_for_inputs = images * rows * k * lanes > l2_floats // 2
-        self.asks_for_outputs = images * rows * n * lanes > l2_floats
+        self.asks_for_inputs = source.bytes > cpu.l2_bytes / 2
+        self.asks_for_outputs = result.bytes > cpu.l2_bytes
         self.chunks = tiling.chunks
         self.row_block = tiling.rows
         shares = cpu.cores // math.gcd(cpu.cores, images)  # threads that share the rows of an image

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import vector
+from tvm_sparse.schedules.emit.buffers import filled, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -97,12 +97,12 @@ class Upsample2d(Stage):
                 sources = [source] * (values // span)
                 repeated = T.bind(T.Shuffle(sources, places))
             else:
-                repeated = T.Broadcast(T.float32(0), values)
+                repeated = filled(0, values)
             y.store(repeated, 0, channel, vector(T.int64(lane), values))
 
     def work(self) -> int:
         """Return how many values it stores."""
-        return self.tensor.bytes // 4
+        return self.tensor.elements
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""

@@ -11,10 +11,10 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import llvm_mca
 import numpy as np
 import pytest
 
-from benchmarks import llvm_mca
 from tvm_sparse import testing
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.errors import ToolError, TvmSparseError
@@ -63,7 +63,7 @@ def test_every_run_of_a_piece_of_code_counts(counts):
 @pytest.mark.parametrize("board", ["rpi4", "rpi5", "graviton2"])
 def test_sparse_loops_reach_60_percent_of_the_bound(estimates, board):
     with testing.needs_tool(ToolError):
-        llvm_mca.llvm_mca()
+        llvm_mca.find_llvm_mca()
     layers = [layer for layer in estimates.LAYERS if layer.name.split()[-1] in ("768", "14", "7")]
     assert len(layers) == 3
     for line in estimates.loop_lines(layers, [board], sparsities=[0.9]):
@@ -93,7 +93,7 @@ def test_the_command_prints_both_tables_and_that_they_are_estimates(
     estimates, counts, small, monkeypatch, tmp_path, capsys
 ):
     with testing.needs_tool(TvmSparseError):
-        llvm_mca.llvm_mca()
+        llvm_mca.find_llvm_mca()
         counts.check_tools()
     monkeypatch.setattr(estimates, "LAYERS", [small])
     monkeypatch.setattr(estimates, "BOARDS", ["rpi3", "rpi4"])
@@ -110,7 +110,7 @@ def test_the_command_prints_both_tables_and_that_they_are_estimates(
 
 def test_a_missing_tool_is_one_line(estimates, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
-    llvm_mca.llvm_mca.cache_clear()
+    llvm_mca.find_llvm_mca.cache_clear()
     monkeypatch.setattr(sys, "argv", ["board_estimates"])
     assert estimates.main() == 2
     assert capsys.readouterr().err.startswith("error: llvm-mca is not on the search path")

@@ -1,7 +1,6 @@
 import pytest
+from llvm_mca import CORES, estimate, find_llvm_mca, inner_loop
 
-from benchmarks import llvm_mca as static_analysis
-from benchmarks.llvm_mca import CORES, estimate, inner_loop
 from tvm_sparse import testing
 from tvm_sparse.errors import ToolError
 
@@ -31,21 +30,21 @@ main:
 @pytest.fixture
 def llvm_mca():
     with testing.needs_tool(ToolError):
-        return static_analysis.llvm_mca()
+        return find_llvm_mca()
 
 
 @pytest.fixture
 def search_path(tmp_path, monkeypatch):
     """An empty search path, and a function that puts a fake llvm-mca on it."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    static_analysis.llvm_mca.cache_clear()
+    find_llvm_mca.cache_clear()
 
     def install(name, version):
         (tmp_path / name).write_text(f"#!/bin/sh\necho 'Debian LLVM version {version}.0.6'\n")
         (tmp_path / name).chmod(0o755)
 
     yield install
-    static_analysis.llvm_mca.cache_clear()
+    find_llvm_mca.cache_clear()
 
 
 def test_the_innermost_loop_with_most_multiply_adds_is_found():
@@ -87,14 +86,14 @@ def test_code_that_is_not_understood(llvm_mca):
 
 def test_missing_and_old_tools_are_named(search_path):
     with pytest.raises(ToolError, match=r"llvm-mca is not on the search path; install .*apt-get"):
-        static_analysis.llvm_mca()
+        find_llvm_mca()
     search_path("llvm-mca", 14)
     with pytest.raises(ToolError, match="is of LLVM 14, too old; install"):
-        static_analysis.llvm_mca()
+        find_llvm_mca()
 
 
 def test_the_newest_tool_is_taken(search_path):
     search_path("llvm-mca", 14)
     search_path("llvm-mca-18", 18)
     search_path("llvm-mca-19", 19)
-    assert static_analysis.llvm_mca().endswith("llvm-mca-19")
+    assert find_llvm_mca().endswith("llvm-mca-19")

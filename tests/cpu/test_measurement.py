@@ -137,7 +137,7 @@ def probe():
 def test_every_core_reads_all_of_its_part(probe, monkeypatch):
     monkeypatch.setattr(cpu_probe, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(cpu_probe, "_TURN_BYTES", 0)
-    cores, lanes = native().cores, native().vector_lanes
+    cores, lanes = native().cores, native().vector_lanes()
     assert 0 < probe.rate(100_000, cores, copies=False) < math.inf
     floats = 100_000 // (32 * lanes) * 8 * lanes
     sums = probe._sums.numpy().reshape(cores, lanes)
@@ -149,7 +149,7 @@ def test_a_copy_moves_half_of_a_part_to_the_other(probe, monkeypatch):
     x = np.random.default_rng(0).random(probe._array.shape[0], "float32")
     probe._array.copyfrom(x)
     assert 0 < probe.rate(100_000, 1, copies=True) < math.inf
-    unit = 8 * native().vector_lanes
+    unit = 8 * native().vector_lanes()
     half = 50_000 // 4 // unit * unit
     after = probe._array.numpy()
     np.testing.assert_array_equal(after[half : 2 * half], x[:half])

@@ -23,7 +23,7 @@ def test_every_tiling_is_possible(problem, name):
     problem = replace(problem, lanes_in=cpu.image_lanes(problem.width), lanes_out=lanes_out)
     dense = CONV2D_FAMILY.default(Layer(problem), cpu)
     tile = dense.vectors * dense.rows
-    assert fits_registers(dense.channels, tile, cpu)
+    assert fits_registers(dense.channels, tile, cpu, problem.dtype)
 
 
 @pytest.mark.parametrize("name", list(PROFILES))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tvm_sparse.cpu.profile import PROFILES, profile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.formats.sparse import SparseLayout
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
@@ -26,7 +27,7 @@ def default(n, k, rows, lanes, cpu):
 def test_every_tiling_is_possible(name, n, k):
     cpu = profile(name)
     for vectors in (1, 2, 3, 4):
-        lanes = vectors * cpu.vector_lanes
+        lanes = vectors * cpu.vector_lanes()
         for rows in (1, 3, 4, 8):
             tiling = default(n, k, rows, lanes, cpu)
             layout = SparseLayout.linear(n, k, lanes, tiling)
@@ -38,7 +39,7 @@ def test_every_tiling_is_possible(name, n, k):
 @pytest.mark.parametrize("rows", [1, 3, 4, 7, 8, 16])
 def test_cores_get_equal_shares_of_usual_layers(name, rows):
     cpu = profile(name)
-    tiling = default(768, 768, rows, 2 * cpu.vector_lanes, cpu)
+    tiling = default(768, 768, rows, 2 * cpu.vector_lanes(), cpu)
     assert rows * tiling.chunks % cpu.cores == 0
 
 
@@ -62,7 +63,7 @@ def test_cores_take_equal_runs_of_rows_where_tiles_do_not_divide():
 @pytest.mark.parametrize(("n", "k"), BERT)
 def test_pruned_layers_are_sparse_and_dense_ones_dense(name, n, k):
     cpu = profile(name)
-    lanes = 2 * cpu.vector_lanes
+    lanes = 2 * cpu.vector_lanes()
     rows = 128 // lanes
     for density, sparse in [(0, True), (0.05, True), (0.2, True), (0.9, False), (1, False)]:
         assert sparse_or_dense(Layer(Linear(rows, lanes, n, k), density), cpu).sparse is sparse
@@ -70,10 +71,15 @@ def test_pruned_layers_are_sparse_and_dense_ones_dense(name, n, k):
 
 def test_on_arm_the_sparse_kernel_is_as_slow_as_the_loads():
     a53, v1, a72, n1 = (
-        sparse_share(profile(name)) for name in ("rpi3", "graviton3", "rpi4", "graviton2")
+        sparse_share(profile(name), ACTIVATIONS)
+        for name in ("rpi3", "graviton3", "rpi4", "graviton2")
     )
     assert a53 < v1 < a72 == n1
-    assert sparse_share(profile("haswell")) == sparse_share(profile("skylake-avx512")) < a72
+    assert (
+        sparse_share(profile("haswell"), ACTIVATIONS)
+        == sparse_share(profile("skylake-avx512"), ACTIVATIONS)
+        < a72
+    )
 
 
 def test_a_tile_of_more_rows_loads_fewer_weights():

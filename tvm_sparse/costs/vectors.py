@@ -12,8 +12,7 @@ from tvm_sparse.sizes.tensor import Tensor
 
 def vectors_of(tensor: Tensor, cpu: CpuProfile) -> int:
     """Return how many vectors hold a tensor's panels."""
-    lanes = tensor.lanes // cpu.vector_width(tensor.lanes)
-    return tensor.images * tensor.rows * tensor.channels * lanes
+    return tensor.elements // cpu.vector_width(tensor.lanes, tensor.dtype)
 
 
 def vector_cycles(vectors: int, loads: float, stores: float, operations: float = 0.0) -> float:

@@ -52,7 +52,7 @@ def l1_fma_peak(
 def _measure(cpu: CpuProfile, iterations: int, repeats: int, places: int) -> float:
     module = tvm.IRModule({"multiply_adds": _probe(cpu, iterations, places)})
     function = tvm.compile(module, target=cpu.to_target())["multiply_adds"]
-    size = _SUMS * cpu.vector_lanes
+    size = _SUMS * cpu.vector_lanes()
     operands = tvm.runtime.tensor(np.full(places * size, 0.5, np.float32))
     sums = tvm.runtime.tensor(np.zeros(size, np.float32))
     best = float("inf")
@@ -68,7 +68,7 @@ def _probe(cpu: CpuProfile, iterations: int, places: int) -> tvm.tirx.PrimFunc:
 
     With one place, the operand is in a register too.
     """
-    lanes = cpu.vector_lanes
+    lanes = cpu.vector_lanes()
     size = _SUMS * lanes
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name("multiply_adds")

@@ -90,7 +90,7 @@ def _measure(cpu: CpuProfile, progress: Report, rounds: int) -> CpuMeasurement:
     parts = middles[:2] + [_middle(level, sizes, cpu.cores) for level in levels[2:]]
     shared = best(f"reading, {cpu.cores} cores", parts, cpu.cores, copies=False)
     progress("multiply-adds")
-    clock_hz = fma_peak(cpu) / (2 * FMA_PER_CYCLE * cpu.vector_lanes)
+    clock_hz = fma_peak(cpu) / (2 * FMA_PER_CYCLE * cpu.vector_lanes())
 
     # The two nearest levels are private.
     bandwidths = [
@@ -133,8 +133,10 @@ class _Probe:
     """Two compiled loops and the array that they run over."""
 
     def __init__(self, cpu: CpuProfile, largest: int) -> None:
-        self._turn = 4 * _UNROLLED * cpu.vector_lanes
-        self._floats = largest // 4 // (_UNROLLED * cpu.vector_lanes) * _UNROLLED * cpu.vector_lanes
+        self._turn = 4 * _UNROLLED * cpu.vector_lanes()
+        self._floats = (
+            largest // 4 // (_UNROLLED * cpu.vector_lanes()) * _UNROLLED * cpu.vector_lanes()
+        )
         names = {"read": False, "copy": True}
         module = tvm.IRModule(
             {name: _loop(name, cpu, self._floats, copies) for name, copies in names.items()}
@@ -142,7 +144,7 @@ class _Probe:
         self._library = tvm.compile(module, target=cpu.to_target())
         # Linux maps all pages that were never written to one page of zeros.
         self._array = tvm.runtime.tensor(np.ones(self._floats, np.float32))
-        self._sums = tvm.runtime.tensor(np.zeros(cpu.cores * cpu.vector_lanes, np.float32))
+        self._sums = tvm.runtime.tensor(np.zeros(cpu.cores * cpu.vector_lanes(), np.float32))
 
     def rate(self, size: float, cores: int, copies: bool) -> float:
         """Return the bytes a second that `cores` cores move, each in an array of `size` bytes.
@@ -166,7 +168,7 @@ class _Probe:
 
 def _loop(name: str, cpu: CpuProfile, floats: int, copies: bool) -> tvm.tirx.PrimFunc:
     """Return a loop in which each core sums up its part of `array`, or copies its first half."""
-    lanes = cpu.vector_lanes
+    lanes = cpu.vector_lanes()
     every = T.Ramp(0, 1, lanes)
     with IRBuilder() as builder, T.prim_func(s_tir=True):
         T.func_name(name)

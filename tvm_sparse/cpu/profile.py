@@ -25,7 +25,15 @@ from tvm_sparse.cpu.processors import (
     UNKNOWN_MEMORY_PEAK,
     Processor,
 )
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.errors import TargetError
+
+
+SHORT_VECTOR_BITS = 256
+"""Bits of the vectors that hold image rows of less than one vector register."""
+
+SHORTEST_VECTOR_BITS = 128
+"""Bits of the shortest vectors that kernels use."""
 
 
 @dataclass(frozen=True)
@@ -59,27 +67,25 @@ class CpuProfile(Processor):
             self.loads,
         )
 
-    @property
-    def vector_lanes(self) -> int:
-        """Number of float32 values in one vector register."""
-        return self.vector_bits // 32
+    def vector_lanes(self, dtype: DType = ACTIVATIONS) -> int:
+        """Return the values of one vector register."""
+        return self.vector_bits // dtype.bits
 
     @property
     def loads_per_multiply_add(self) -> float:
         """Vectors that L1 delivers in the time of a vector multiply-add."""
         return self.loads / self.multiply_adds
 
-    @property
-    def weights_per_load(self) -> int:
-        """Weights that one load brings.
+    def weights_per_load(self, dtype: DType = ACTIVATIONS) -> int:
+        """Return the weights that one load brings.
 
         NEON's multiply-adds take their weight from any element of a register, so that one load
         brings as many weights as a vector has lanes. Those of x86 need each weight in all lanes,
         which takes a load of its own.
         """
-        return self.vector_lanes if self.architecture == "aarch64" else 1
+        return self.vector_lanes(dtype) if self.architecture == "aarch64" else 1
 
-    def panel_lanes(self, tokens: int) -> int:
+    def panel_lanes(self, tokens: int, dtype: DType = ACTIVATIONS) -> int:
         """Return how many of `tokens` tokens form one block of the row panel layout.
 
         One vector is enough if it holds all tokens. Otherwise two vectors share each load of a
@@ -87,38 +93,42 @@ class CpuProfile(Processor):
         better if the registers suffice, and if they neither pad the tokens nor leave a core without
         a block.
         """
-        if self.token_lanes and tokens > self.vector_lanes:
+        vector = self.vector_lanes(dtype)
+        if self.token_lanes and tokens > vector:
             return self.token_lanes
-        if tokens <= self.vector_lanes:
-            return self.vector_lanes
+        if tokens <= vector:
+            return vector
         if self.vector_registers >= 32:
-            # On ARM one load brings four weights; whether three vectors gain there is not known.
-            for vectors in (3, 4) if self.weights_per_load == 1 else (4,):
-                lanes = vectors * self.vector_lanes
+            # On ARM one load brings several weights; whether three vectors gain there is not known.
+            for vectors in (3, 4) if self.weights_per_load(dtype) == 1 else (4,):
+                lanes = vectors * vector
                 if tokens % lanes == 0 and tokens // lanes >= self.cores:
                     return lanes
-        return 2 * self.vector_lanes
+        return 2 * vector
 
-    def image_lanes(self, width: int) -> int:
+    def image_lanes(self, width: int, dtype: DType = ACTIVATIONS) -> int:
         """Return how many lanes hold a row of an image of `width` pixels.
 
-        The lanes are whole vectors or, where one vector is enough, a multiple of 8.
+        The lanes are whole vectors or, where one vector is enough, whole vectors of 256 bits.
         """
-        whole = self.vector_lanes if width > self.vector_lanes else 8
+        vector = self.vector_lanes(dtype)
+        whole = vector if width > vector else SHORT_VECTOR_BITS // dtype.bits
         return -(-width // whole) * whole
 
-    def vector_width(self, lanes: int) -> int:
+    def vector_width(self, lanes: int, dtype: DType = ACTIVATIONS) -> int:
         """Return the values of the longest vector that divides panels of `lanes` lanes.
 
         Raises
         ------
         ValueError
-            If even vectors of 4 values do not divide them.
+            If even vectors of 128 bits do not divide them.
         """
-        for width in (self.vector_lanes, 8, 4):
-            if width <= self.vector_lanes and lanes % width == 0:
+        for bits in (self.vector_bits, SHORT_VECTOR_BITS, SHORTEST_VECTOR_BITS):
+            width = bits // dtype.bits
+            if bits <= self.vector_bits and lanes % width == 0:
                 return width
-        raise ValueError(f"{lanes} lanes are not a multiple of 4, the shortest vector")
+        shortest = SHORTEST_VECTOR_BITS // dtype.bits
+        raise ValueError(f"{lanes} lanes are not a multiple of {shortest}, the shortest vector")
 
     def to_target(self) -> tvm.target.Target:
         """Return the TVM target that compiles for this processor."""

@@ -1,11 +1,13 @@
 """Rates of a core, the size of a cache line, and the start of a parallel loop.
 
-Every model of costs takes these figures from here; each was measured once.
+Every model of costs takes these figures from here; each was measured once. Rates count vectors, so
+that an element type of half the size has twice the elements a cycle.
 """
 
 from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 
 FMA_PER_CYCLE = 2
 """Vector multiply-adds a cycle, in the cycles of `MemorySystem.clock_hz`, on every processor."""
@@ -23,9 +25,6 @@ one."""
 
 CACHE_LINE_BYTES = 64
 """Bytes of a cache line, on every processor that we know."""
-
-CACHE_LINE_FLOATS = CACHE_LINE_BYTES // 4
-"""float32 values of a cache line."""
 
 L1_SETS = 64
 """Sets of an L1 cache that finds the set of a line before it translates the line's address: as many
@@ -47,6 +46,16 @@ PARALLEL_ELEMENTS = 1 << 14
 
 PARALLEL_ITERATIONS = 1 << 15
 """Iterations of a generated loop nest that one core runs in about `LAUNCH_SECONDS`."""
+
+
+def line_elements(dtype: DType) -> int:
+    """Return the elements of a cache line."""
+    return CACHE_LINE_BYTES // dtype.bytes
+
+
+def multiply_adds_per_cycle(cpu: CpuProfile, dtype: DType) -> int:
+    """Return the multiply-adds of single elements that a core can do in a cycle."""
+    return FMA_PER_CYCLE * cpu.vector_lanes(dtype)
 
 
 def loads_per_cycle(cpu: CpuProfile) -> float:

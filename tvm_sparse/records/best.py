@@ -151,7 +151,7 @@ class RecordedPlans:
         def lanes_for(network: TokenNetwork) -> int | None:
             best = self.records.best(key_on(network_key(network), cpu))
             lanes = best.plan.get("lanes") if best else None
-            if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes:
+            if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes():
                 return None
             return lanes
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.sizes.window import window_key
 
@@ -31,6 +32,8 @@ class Conv2d:
         Groups of channels that do not see one another.
     lanes_in, lanes_out : int
         Lanes of the panels of input and output.
+    dtype : DType
+        Type of the panels and of the weight.
     """
 
     batch: int
@@ -45,6 +48,7 @@ class Conv2d:
     groups: int = 1
     lanes_in: int = field(kw_only=True)
     lanes_out: int = field(kw_only=True)
+    dtype: DType = field(default=ACTIVATIONS, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.channels % self.groups or self.out_channels % self.groups:
@@ -98,12 +102,12 @@ class Conv2d:
     @property
     def input(self) -> Tensor:
         """The panels it reads."""
-        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
         """The panels it computes."""
-        return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out)
+        return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out, self.dtype)
 
     @property
     def rows_seen(self) -> RowMap:

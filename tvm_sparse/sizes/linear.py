@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -15,12 +17,15 @@ class Linear:
         Panels of the input, and lanes of each panel.
     n, k : int
         Output and input channels.
+    dtype : DType
+        Type of the panels and of the weight.
     """
 
     rows: int
     lanes: int
     n: int
     k: int
+    dtype: DType = ACTIVATIONS
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.sizes.window import window_key
 
@@ -26,6 +27,8 @@ class Pool2d:
         Whether the mean counts the padding, too, as zeros.
     lanes_in, lanes_out : int
         Lanes of the panels of input and output.
+    dtype : DType
+        Type of the panels.
     """
 
     batch: int
@@ -41,6 +44,7 @@ class Pool2d:
     count_padding: bool = False
     lanes_in: int = field(kw_only=True)
     lanes_out: int = field(kw_only=True)
+    dtype: DType = field(default=ACTIVATIONS, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
@@ -54,12 +58,12 @@ class Pool2d:
     @property
     def input(self) -> Tensor:
         """The panels it reads."""
-        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
         """The panels it computes."""
-        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out, self.dtype)
 
     @property
     def rows_seen(self) -> RowMap:

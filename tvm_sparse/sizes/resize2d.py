@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
@@ -28,6 +29,8 @@ class Resize2d:
         the corners of the outer pixels, their centers, or the upper left corners of all pixels.
     lanes_in, lanes_out : int
         Lanes of the panels of input and output.
+    dtype : DType
+        Type of the panels.
     """
 
     batch: int
@@ -39,6 +42,7 @@ class Resize2d:
     coordinates: str
     lanes_in: int = field(kw_only=True)
     lanes_out: int = field(kw_only=True)
+    dtype: DType = field(default=ACTIVATIONS, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.coordinates not in COORDINATES:
@@ -51,12 +55,12 @@ class Resize2d:
     @property
     def input(self) -> Tensor:
         """The panels it reads."""
-        return Tensor(self.batch, self.height, self.channels, self.lanes_in)
+        return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
         """The panels it computes."""
-        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out)
+        return Tensor(self.batch, self.out_height, self.channels, self.lanes_out, self.dtype)
 
     @property
     def rows_seen(self) -> RowMap:

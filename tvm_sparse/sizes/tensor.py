@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+
 Row = Any
 """A row number: an int or an expression of one."""
 
@@ -49,17 +51,25 @@ class Tensor:
     ----------
     images, rows, channels, lanes : int
         Rows are those of one image.
+    dtype : DType
+        Type of the elements.
     """
 
     images: int
     rows: int
     channels: int
     lanes: int
+    dtype: DType = ACTIVATIONS
+
+    @property
+    def elements(self) -> int:
+        """Elements of all rows."""
+        return self.images * self.rows * self.channels * self.lanes
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a row."""
-        return 4 * self.channels * self.lanes
+        return self.dtype.bytes * self.channels * self.lanes
 
     @property
     def bytes(self) -> int:

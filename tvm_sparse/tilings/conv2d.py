@@ -80,7 +80,7 @@ class Conv2dFamily(Family[Conv2d, Conv2dTiling]):
         """Yield the register tiles that the registers hold, with the jobs of the default."""
         default = self.default(layer, cpu)
         for vectors, rows, channels in itertools.product((1, 2, 3, 4), (1, 2, 3, 4), range(4, 31)):
-            fits = fits_registers(channels, vectors * rows, cpu)
+            fits = fits_registers(channels, vectors * rows, cpu, layer.problem.dtype)
             if fits and rows <= layer.problem.out_height:
                 row_block = -(-default.row_block // rows) * rows
                 tile = {"vectors": vectors, "rows": rows, "channels": channels}
@@ -97,7 +97,7 @@ class Conv2dFamily(Family[Conv2d, Conv2dTiling]):
         window = Window(problem, tiling.width, problem.channels)
         taps = problem.channels // problem.groups * math.prod(problem.kernel)
         rows = problem.batch * problem.out_height
-        share = DENSE_SHARE if cpu.weights_per_load == 1 else NEON_DENSE_SHARE
+        share = DENSE_SHARE if cpu.weights_per_load(problem.dtype) == 1 else NEON_DENSE_SHARE
         weights = problem.out_channels * taps
         measured = rows * window.vectors * weights / FMA_PER_CYCLE / share
         loops = _loop_cycles(window, tiling, cpu) / _loop_cycles(window, default, cpu)
@@ -113,7 +113,7 @@ CONV2D_FAMILY = Conv2dFamily()
 
 @functools.cache
 def _default(problem: Conv2d, cpu: CpuProfile) -> Conv2dTiling:
-    width = cpu.vector_width(problem.lanes_out)
+    width = cpu.vector_width(problem.lanes_out, problem.dtype)
     window = Window(problem, width, problem.channels)
     outputs = problem.out_channels // problem.groups
     tiles = [
@@ -121,7 +121,7 @@ def _default(problem: Conv2d, cpu: CpuProfile) -> Conv2dTiling:
         for vectors in range(1, min(MOST_SOURCES, window.vectors) + 1)
         for rows in range(1, min(MOST_SOURCES // vectors, problem.out_height) + 1)
         for channels in range(1, min(outputs, cpu.vector_registers) + 1)
-        if fits_registers(channels, vectors * rows, cpu)
+        if fits_registers(channels, vectors * rows, cpu, problem.dtype)
     ]
     tile = min(tiles, key=lambda tile: _loop_cycles(window, tile, cpu))
     row_block, chunks = _jobs(problem, window, tile, cpu)
@@ -133,7 +133,9 @@ def _loop_cycles(window: Window, tiling: Conv2dTiling, cpu: CpuProfile) -> float
     problem, channels, rows = window.problem, tiling.channels, tiling.rows
     lines = lines_per_load(window)
     pieces = _equal_pieces(window.vectors, tiling.vectors)
-    work = sum(dense_step_cycles(channels, piece * rows, lines, cpu) for piece in pieces)
+    work = sum(
+        dense_step_cycles(channels, piece * rows, lines, cpu, problem.dtype) for piece in pieces
+    )
     outputs = problem.out_channels // problem.groups
     tiles = -(-outputs // channels) * -(-problem.out_height // rows)
     return tiles * work * (1 + ROW_COST * (rows - 1))
@@ -152,7 +154,7 @@ def _jobs(problem: Conv2d, window: Window, tile: Conv2dTiling, cpu: CpuProfile) 
     A job's window should take `L2_SHARE` of the L2 cache at most. Among the splits that respect
     it, the best one gives all cores equal shares and gathers little.
     """
-    rows, floats = tile.rows, int(L2_SHARE * cpu.l2_bytes) // 4
+    rows, elements = tile.rows, int(L2_SHARE * cpu.l2_bytes) // problem.dtype.bytes
     blocks = -(-(problem.out_channels // problem.groups) // tile.channels) * problem.groups
 
     def cost(split: tuple[int, int]) -> float:
@@ -169,6 +171,6 @@ def _jobs(problem: Conv2d, window: Window, tile: Conv2dTiling, cpu: CpuProfile) 
     sizes = [
         -(-problem.out_height // count // rows) * rows for count in range(1, problem.out_height + 1)
     ]
-    fitting = [size for size in sizes if size and window.size(size) <= floats] or [rows]
+    fitting = [size for size in sizes if size and window.size(size) <= elements] or [rows]
     splits = [(size, chunks) for size in fitting for chunks in {1, min(cpu.cores, blocks)}]
     return min(splits, key=cost)

@@ -103,15 +103,15 @@ DEPTHWISE_CONV2D_FAMILY = DepthwiseConv2dFamily()
 
 @functools.cache
 def _default(problem: Conv2d, cpu: CpuProfile) -> DepthwiseConv2dTiling:
-    width = cpu.vector_width(problem.lanes_out)
+    width = cpu.vector_width(problem.lanes_out, problem.dtype)
     one = Window(problem, width, 1)
     vectors = 1 if one.vectors == 1 else 2
     rows = min(4, problem.out_height, cpu.vector_registers // (2 * vectors))
-    floats = int(cpu.l1_bytes * L1_SHARE) // 4
+    elements = int(cpu.l1_bytes * L1_SHARE) // problem.dtype.bytes
     row_block = -(-problem.out_height // rows) * rows
-    while row_block > rows and one.size(row_block) > floats:
+    while row_block > rows and one.size(row_block) > elements:
         row_block = -(-row_block // 2 // rows) * rows
-    fitting = max(floats // one.size(row_block), 1)
+    fitting = max(elements // one.size(row_block), 1)
     jobs = problem.batch * -(-problem.out_height // row_block)
     # Blocks of equal size, and a whole number of them for every core.
     blocks = -(-problem.channels // fitting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS
+from tvm_sparse.cpu.rates import line_elements
 from tvm_sparse.sizes.conv2d import Window
 
 GATHER_CYCLES = 2.0
@@ -15,4 +15,4 @@ def lines_per_load(window: Window) -> float:
         (window.offset(0, 0, dx) - window.lead) % window.width
         for dx in range(window.problem.kernel[1])
     ]
-    return 1 + sum(map(bool, taps)) / len(taps) * window.width / CACHE_LINE_FLOATS
+    return 1 + sum(map(bool, taps)) / len(taps) * window.width / line_elements(window.problem.dtype)

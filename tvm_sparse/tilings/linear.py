@@ -47,7 +47,7 @@ class LinearFamily(Family[Linear, LinearTiling]):
 
         Fewer channels, but more than half as many, are taken if they divide the layer's better.
         """
-        n, most = layer.problem.n, most_channels(DEFAULT_VECTORS, cpu)
+        n, most = layer.problem.n, most_channels(DEFAULT_VECTORS, cpu, layer.problem.dtype)
         if n <= most:
             return LinearTiling(n, DEFAULT_VECTORS)
         sizes = range(most, most // 2, -1)
@@ -56,7 +56,7 @@ class LinearFamily(Family[Linear, LinearTiling]):
     def tilings(self, layer: Layer[Linear], cpu: CpuProfile) -> Iterator[LinearTiling]:
         """Yield tiles of one to four vectors that fill more than half of the registers."""
         for vectors in (1, 2, 3, 4):
-            most = min(most_channels(vectors, cpu), layer.problem.n)
+            most = min(most_channels(vectors, cpu, layer.problem.dtype), layer.problem.n)
             for channels in range(most, most // 2, -1):
                 yield LinearTiling(channels, vectors)
 
@@ -68,7 +68,7 @@ class LinearFamily(Family[Linear, LinearTiling]):
         and multiply-adds determine.
         """
         problem = layer.problem
-        vectors = problem.lanes / cpu.vector_width(problem.lanes)
+        vectors = problem.lanes / cpu.vector_width(problem.lanes, problem.dtype)
         measured = problem.rows * problem.n * problem.k * vectors / FMA_PER_CYCLE / DENSE_SHARE
         default = self.default(layer, cpu)
         loops = _loop_cycles(problem, tiling, cpu) / _loop_cycles(problem, default, cpu)
@@ -84,12 +84,14 @@ LINEAR_FAMILY = LinearFamily()
 
 def _loop_cycles(problem: Linear, tiling: LinearTiling, cpu: CpuProfile) -> float:
     """Return the cycles of the inner loops for one input channel."""
-    vectors = problem.lanes // cpu.vector_width(problem.lanes)
+    vectors = problem.lanes // cpu.vector_width(problem.lanes, problem.dtype)
     if vectors == 1:
         tile = min(tiling.vectors, problem.rows)
         tiles = [tile] * -(-problem.rows // tile)
     else:
         firsts = range(0, vectors, tiling.vectors)
         tiles = [min(tiling.vectors, vectors - first) for first in firsts] * problem.rows
-    steps = sum(dense_step_cycles(tiling.channels, sources, 1, cpu) for sources in tiles)
+    steps = sum(
+        dense_step_cycles(tiling.channels, sources, 1, cpu, problem.dtype) for sources in tiles
+    )
     return -(-problem.n // tiling.channels) * steps

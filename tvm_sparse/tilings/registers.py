@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, loads_per_cycle
+from tvm_sparse.dtypes import DType
 
 MOST_ROWS = 8
 """Most rows of a tile; more rows would leave registers for one output channel only."""
@@ -15,19 +16,20 @@ FMA_LATENCY = 4
 """Cycles until an accumulator can take the next multiply-add, from the vendors' tables."""
 
 
-def fits_registers(channels: int, vectors: int, cpu: CpuProfile) -> bool:
+def fits_registers(channels: int, vectors: int, cpu: CpuProfile, dtype: DType) -> bool:
     """Return whether the registers hold a dense tile: sums, activations and weights.
 
-    A register holds one weight in all lanes; on ARM it holds four weights, and then compilers load
-    the weights of all channels at once.
+    A register holds one weight in all lanes; on ARM it holds a whole vector of weights, and then
+    compilers load the weights of all channels at once.
     """
-    weights = 1 if cpu.weights_per_load == 1 else -(-channels // cpu.weights_per_load)
+    held = cpu.weights_per_load(dtype)
+    weights = 1 if held == 1 else -(-channels // held)
     return channels * vectors + vectors + weights <= cpu.vector_registers
 
 
-def most_channels(vectors: int, cpu: CpuProfile) -> int:
+def most_channels(vectors: int, cpu: CpuProfile, dtype: DType) -> int:
     """Return the most output channels of a dense tile that is `vectors` vectors wide."""
-    return max(c for c in range(1, cpu.vector_registers) if fits_registers(c, vectors, cpu))
+    return max(c for c in range(1, cpu.vector_registers) if fits_registers(c, vectors, cpu, dtype))
 
 
 def sparse_accumulators(cpu: CpuProfile) -> int:
@@ -44,7 +46,9 @@ def accumulates(accumulators: int, cpu: CpuProfile) -> bool:
     return cpu.vector_registers // 8 <= accumulators <= cpu.vector_registers - 2
 
 
-def dense_step_cycles(channels: int, sources: int, lines_per_load: float, cpu: CpuProfile) -> float:
+def dense_step_cycles(
+    channels: int, sources: int, lines_per_load: float, cpu: CpuProfile, dtype: DType
+) -> float:
     """Return the cycles of a step of a dense kernel's inner loop.
 
     A step multiplies `sources` vectors of inputs by a weight of each of `channels` channels.
@@ -57,7 +61,9 @@ def dense_step_cycles(channels: int, sources: int, lines_per_load: float, cpu: C
         Cache lines that a load of inputs touches on average.
     cpu : CpuProfile
         The processor.
+    dtype : DType
+        Type of inputs and weights.
     """
-    loads = -(-channels // cpu.weights_per_load) + sources * lines_per_load
+    loads = -(-channels // cpu.weights_per_load(dtype)) + sources * lines_per_load
     multiply_adds = channels * sources / FMA_PER_CYCLE
     return LOOP_CYCLES + max(multiply_adds, loads / loads_per_cycle(cpu), FMA_LATENCY)

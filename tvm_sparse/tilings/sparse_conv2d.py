@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, L1_SETS
+from tvm_sparse.cpu.rates import L1_SETS, line_elements
 from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.family import Family
@@ -100,14 +100,15 @@ class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
         nonzeros = layer.density * problem.out_channels * taps
         vectors = tiling.rows * window.vectors
         pieces = -(-window.vectors // tiling.vectors)
-        per_nonzero = nonzero_cycles(vectors, pieces, lines_per_load(window), cpu)
+        lines = lines_per_load(window)
+        per_nonzero = nonzero_cycles(vectors, pieces, lines, cpu, problem.dtype)
         groups = -(-problem.out_channels // tiling.group) * k_blocks * pieces
 
         gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
         jobs = row_blocks * tiling.chunks
         partial_sums = (k_blocks - 1) * problem.out_channels * vectors
         job_sums = tiling.row_block * problem.out_channels // tiling.chunks * problem.lanes_out
-        held = 4 * (window.size(tiling.row_block) + job_sums) / cpu.l2_bytes
+        held = problem.dtype.bytes * (window.size(tiling.row_block) + job_sums) / cpu.l2_bytes
         missing = min(max(held - PARTIAL_SUM_L2_SHARE, 0), 1)
         per_sum = PARTIAL_SUM_CYCLES + missing * PARTIAL_SUM_MISS_CYCLES
         compute = tiles * (nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * per_sum)
@@ -137,9 +138,9 @@ def _default(problem: Conv2d, density: float, cpu: CpuProfile) -> SparseConvTili
 
 def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
     """Yield the tilings that the caches and the registers allow."""
-    width = cpu.vector_width(problem.lanes_out)
+    width = cpu.vector_width(problem.lanes_out, problem.dtype)
     accumulators = sparse_accumulators(cpu)
-    floats = int(L1_SHARE * cpu.l1_bytes) // 4
+    elements = int(L1_SHARE * cpu.l1_bytes) // problem.dtype.bytes
     for shifted, rows in itertools.product((False, True), range(1, MOST_ROWS + 1)):
         one = Window(problem, width, 1, shifted)
         # Pieces of a row: of about equal size, and few enough vectors for the registers.
@@ -150,7 +151,8 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
             group = accumulators // (rows * vectors)
             group = max(group, 2) if vectors * rows * 2 <= cpu.vector_registers - 2 else group
             seen = min(one.pitch, (vectors + (not shifted)) * width)
-            held = int(floats * _sets_in_reach(seen, one.pitch))
+            in_reach = _sets_in_reach(seen, one.pitch, line_elements(problem.dtype))
+            held = int(elements * in_reach)
             reach = min(held // (one.rows(rows) * len(one.origins) * seen), problem.channels)
             taps = one.rows(1) * one.row_pitch + one.lead + max(problem.width, width)
             reach = min(reach, ((1 << 16) - 1) // taps)
@@ -180,11 +182,14 @@ def _job_bytes(window: Window, row_block: int) -> int:
     problem = window.problem
     sources = window.rows(row_block) * problem.channels * problem.lanes_in
     results = row_block * problem.out_channels * problem.lanes_out
-    return 4 * (sources + window.size(row_block) + results)
+    return problem.dtype.bytes * (sources + window.size(row_block) + results)
 
 
-def _sets_in_reach(seen: int, pitch: int) -> float:
-    """Return the share of the L1 cache's sets that hold `seen` of every `pitch` floats."""
-    lines = -(-seen // CACHE_LINE_FLOATS)
-    repeats = math.gcd(-(-pitch // CACHE_LINE_FLOATS), L1_SETS)
+def _sets_in_reach(seen: int, pitch: int, line: int) -> float:
+    """Return the share of the L1 cache's sets that hold `seen` of every `pitch` elements.
+
+    A cache line has `line` elements.
+    """
+    lines = -(-seen // line)
+    repeats = math.gcd(-(-pitch // line), L1_SETS)
     return min(lines / repeats, 1.0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, loads_per_cycle
+from tvm_sparse.dtypes import DType
 
 GROUP_CYCLES = 30
 """Cycles that a group takes in a K block besides its multiply-adds: pointers, partial sums, and
 the exit of the loop. Measured on a Xeon with AVX-512."""
 
 
-def nonzero_cycles(vectors: int, pieces: int, lines_per_load: float, cpu: CpuProfile) -> float:
+def nonzero_cycles(
+    vectors: int, pieces: int, lines_per_load: float, cpu: CpuProfile, dtype: DType
+) -> float:
     """Return the cycles of a non-zero: its loads or its multiply-adds, whichever take longer.
 
     Parameters
@@ -24,6 +27,8 @@ def nonzero_cycles(vectors: int, pieces: int, lines_per_load: float, cpu: CpuPro
         Cache lines that a load of inputs touches on average.
     cpu : CpuProfile
         The processor.
+    dtype : DType
+        Type of inputs and weights.
     """
-    loads = pieces * (2 / cpu.weights_per_load) + vectors * lines_per_load
+    loads = pieces * (2 / cpu.weights_per_load(dtype)) + vectors * lines_per_load
     return max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.family import Family
@@ -54,11 +55,12 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
         Channels are cut into chunks only where there are too few rows to give all cores equal
         shares.
         """
-        n, k, rows, lanes = (getattr(layer.problem, size) for size in ("n", "k", "rows", "lanes"))
-        vectors = lanes // cpu.vector_width(lanes)
+        problem = layer.problem
+        n, k, rows, lanes = problem.n, problem.k, problem.rows, problem.lanes
+        vectors = lanes // cpu.vector_width(lanes, problem.dtype)
         tile = _row_tile(rows, vectors)
         group = max(2 if tile > 1 else 4, sparse_accumulators(cpu) // (vectors * tile))
-        reach = min(_l1_channels(tile * lanes, cpu), (OFFSET_UNIT << 16) // lanes)
+        reach = min(_l1_channels(tile * lanes, problem.dtype, cpu), (OFFSET_UNIT << 16) // lanes)
         k_block = -(-k // -(-k // max(reach, 1)))
         chunks = 1 if rows % cpu.cores == 0 else cpu.cores // math.gcd(cpu.cores, -(-rows // tile))
         return SparseTiling(group, k_block, chunks if n % chunks == 0 else 1, rows=tile)
@@ -66,9 +68,9 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
     def tilings(self, layer: Layer[Linear], cpu: CpuProfile) -> Iterator[SparseTiling]:
         """Yield tiles that hide a multiply-add's latency, with K blocks of about the L1 cache."""
         problem, default = layer.problem, self.default(layer, cpu)
-        vectors = problem.lanes // cpu.vector_width(problem.lanes)
+        vectors = problem.lanes // cpu.vector_width(problem.lanes, problem.dtype)
         for rows in range(1, min(problem.rows, MOST_ROWS) + 1):
-            reach = _l1_channels(rows * problem.lanes, cpu)
+            reach = _l1_channels(rows * problem.lanes, problem.dtype, cpu)
             depths = {
                 -(-problem.k // -(-problem.k // max(min(depth, problem.k), 1)))
                 for depth in (reach // 2, reach, 2 * reach)
@@ -94,9 +96,12 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
         problem, default = layer.problem, self.default(layer, cpu)
         n, k, rows, lanes = problem.n, problem.k, problem.rows, problem.lanes
         groups = -(-rows // tiling.rows) * -(-n // tiling.group) * -(-k // tiling.k_block)
-        multiply_adds = layer.density * rows * n * k * lanes / cpu.vector_width(lanes)
+        multiply_adds = (
+            layer.density * rows * n * k * lanes / cpu.vector_width(lanes, problem.dtype)
+        )
         loads = _loop_cycles(problem, tiling, cpu) / _loop_cycles(problem, default, cpu)
-        work = multiply_adds / FMA_PER_CYCLE / sparse_share(cpu) * loads + groups * GROUP_CYCLES
+        share = sparse_share(cpu, problem.dtype)
+        work = multiply_adds / FMA_PER_CYCLE / share * loads + groups * GROUP_CYCLES
         return work * (_waiting(problem, tiling, cpu) / _waiting(problem, default, cpu))
 
     def register_tile(self, tiling: SparseTiling) -> tuple[object, ...]:
@@ -107,14 +112,16 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
 SPARSE_LINEAR_FAMILY = SparseLinearFamily()
 
 
-def sparse_share(cpu: CpuProfile) -> float:
+def sparse_share(cpu: CpuProfile, dtype: DType) -> float:
     """Return the share of the FMA peak that a sparse linear layer reaches per non-zero.
 
-    On ARM one load brings four weights, and another one four offsets, so that nearly all loads are
-    those of the activations. They are the limit where cores load fewer vectors than they multiply:
-    half as many in the Cortex-A53, three quarters in the Neoverse V1.
+    On ARM one load brings several weights, and another one several offsets, so that nearly all
+    loads are those of the activations. They are the limit where cores load fewer vectors than they
+    multiply: half as many in the Cortex-A53, three quarters in the Neoverse V1.
+
+    The shares were measured, or estimated, with float32.
     """
-    if cpu.weights_per_load == 1:
+    if cpu.weights_per_load(dtype) == 1:
         return SPARSE_SHARE
     return NEON_SPARSE_SHARE * min(cpu.loads_per_multiply_add, 1.0)
 
@@ -129,15 +136,15 @@ def _row_tile(rows: int, vectors: int) -> int:
     return next((tile for tile in range(2, MOST_ROWS + 1) if rows % tile == 0), 2)
 
 
-def _l1_channels(floats: int, cpu: CpuProfile) -> int:
-    """Return the input channels of a K block in the L1 cache, of `floats` activations each."""
-    return int(L1_SHARE * cpu.l1_bytes) // 4 // floats
+def _l1_channels(elements: int, dtype: DType, cpu: CpuProfile) -> int:
+    """Return the input channels of a K block in the L1 cache, of `elements` activations each."""
+    return int(L1_SHARE * cpu.l1_bytes) // dtype.bytes // elements
 
 
 def _loop_cycles(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> float:
     """Return the cycles of the inner loops for one non-zero of the weight."""
-    vectors = problem.lanes // cpu.vector_width(problem.lanes) * tiling.rows
-    return -(-problem.rows // tiling.rows) * nonzero_cycles(vectors, 1, 1, cpu)
+    vectors = problem.lanes // cpu.vector_width(problem.lanes, problem.dtype) * tiling.rows
+    return -(-problem.rows // tiling.rows) * nonzero_cycles(vectors, 1, 1, cpu, problem.dtype)
 
 
 def _waiting(problem: Linear, tiling: SparseTiling, cpu: CpuProfile) -> float:

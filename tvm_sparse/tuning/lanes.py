@@ -56,11 +56,11 @@ def lanes_candidates(
     hopeless : float
         Lanes that are expected to take so many times as long as the best are left out.
     """
-    if network.tokens <= cpu.vector_lanes:
+    if network.tokens <= cpu.vector_lanes():
         return []
     default = cpu.panel_lanes(network.tokens)
-    whole = -(-network.tokens // cpu.vector_lanes)
-    sizes = {cpu.vector_lanes * count for count in range(1, min(MOST_VECTORS, whole) + 1)}
+    whole = -(-network.tokens // cpu.vector_lanes())
+    sizes = {cpu.vector_lanes() * count for count in range(1, min(MOST_VECTORS, whole) + 1)}
     found = [LanesCandidate(lanes, _seconds(network, lanes, cpu)) for lanes in {default, *sizes}]
     least = min(candidate.seconds for candidate in found)
     found = [c for c in found if c.lanes == default or c.seconds <= hopeless * least]

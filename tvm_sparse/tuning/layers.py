@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import processor
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
@@ -78,7 +79,7 @@ class LayerSubject:
     def arguments(self) -> Arguments:
         """Write the arguments of the kernels, which are random panels."""
         shape, lanes = _panels(self.layer.problem)
-        x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+        x = np.random.default_rng(0).standard_normal(shape).astype(ACTIVATIONS)
         path = self.folder / "arguments.npz"
         np.savez(path, x)
         cpu = processor(self.target, self.threads)
@@ -112,12 +113,12 @@ def build_layer_library(
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in problem.items()}
     layer = Layer(family.sizes(**fields))
     array = _read(weight)
-    x = relax.Var("x", relax.TensorType(_panels(layer.problem)[0], "float32"))
+    x = relax.Var("x", relax.TensorType(_panels(layer.problem)[0], ACTIVATIONS))
     if family.is_sparse:
         call = sparse_layer(x, array, layer, tiling)
     else:
         call = dense_layer(x, array, layer, tiling, cpu)
-    bias = relax.const(np.zeros(array.shape[0], "float32"))
+    bias = relax.const(np.zeros(array.shape[0], ACTIVATIONS))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
         with builder.dataflow():

@@ -62,7 +62,7 @@ def write_arguments(
 
 def common_lanes(lanes: int, cpu: CpuProfile) -> int:
     """Return how many lanes hold no padding in any plan, whatever its vector width."""
-    return lanes - (cpu.vector_lanes if lanes > cpu.vector_lanes else 8) + 1
+    return lanes - (cpu.vector_lanes() if lanes > cpu.vector_lanes() else 8) + 1
 
 
 def random_array(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:

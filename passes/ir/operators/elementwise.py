@@ -80,8 +80,8 @@ def _slice(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
 def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     def body(x: te.Tensor) -> te.Tensor:
         def value(*i: Any) -> Any:
-            factor = x(*i) * tirx.const(1 / 6, "float32") + tirx.const(0.5, "float32")
-            one, zero = tirx.const(1, "float32"), tirx.const(0, "float32")
+            factor = x(*i) * tirx.const(1 / 6, x.dtype) + tirx.const(0.5, x.dtype)
+            one, zero = tirx.const(1, x.dtype), tirx.const(0, x.dtype)
             return x(*i) * tirx.max(tirx.min(factor, one), zero)
 
         return te.compute(x.shape, value, name="hardswish")

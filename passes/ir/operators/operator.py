@@ -26,6 +26,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.stage import Stage
 
 PREFIX = "relax.tvm_sparse."
@@ -141,8 +142,8 @@ class Operator:
 
 
 def tensor_type(*shape: Any) -> relax.TensorType:
-    """Return the type of a float32 tensor."""
-    return relax.TensorType(list(shape), "float32")
+    """Return the type of a tensor of activations."""
+    return relax.TensorType(list(shape), ACTIVATIONS)
 
 
 def infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
@@ -152,7 +153,10 @@ def infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 
 def fields_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dataclass that `dataclasses.asdict` made an attribute of."""
-    return {
-        name: value if isinstance(value, bool | int | str) else tuple(int(v) for v in value)
-        for name, value in attrs.items()
-    }
+
+    def field(name: str, value: Any) -> Any:
+        if name == "dtype":
+            return DType(value)
+        return value if isinstance(value, bool | int | str) else tuple(int(v) for v in value)
+
+    return {name: field(name, value) for name, value in attrs.items()}

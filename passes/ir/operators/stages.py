@@ -5,6 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -24,7 +25,7 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     if operator is None or operator.stage is None:
         return None
     shape = static_shape(call)
-    if shape is None or len(shape) != 3 + is_image(call) or call.ty.dtype != "float32":
+    if shape is None or len(shape) != 3 + is_image(call) or call.ty.dtype != ACTIVATIONS:
         return None
     if shape[0] % images or operator.images(call) not in (None, images):
         return None

@@ -116,7 +116,7 @@ def from_image_to_image(first, second, residual=False):
     residual=st.booleans(),
 )
 def test_any_convolutions(kinds, batch, height, stride, density, columns, residual):
-    lanes = CPU.vector_lanes
+    lanes = CPU.vector_lanes()
     first = Conv2d(
         *(batch, 5, height, stride * 2 * lanes, 5, (3, 3), (stride, stride), (1, 1, 1, 1)),
         lanes_in=stride * 2 * lanes,

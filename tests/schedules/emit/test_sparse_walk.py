@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from llvm_mca import inner_loop
 
-from benchmarks.llvm_mca import inner_loop
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -40,7 +40,7 @@ def test_neon_multiplies_by_elements_without_spills(board):
     loop = inner_loop(assembly(func, cpu))
     sums = [line for line in loop if line.startswith("fmla")]
     assert all(re.search(r"\.s\[\d\]$", line) for line in sums)
-    vectors = lanes // cpu.vector_lanes
+    vectors = lanes // cpu.vector_lanes()
     per_step = len({line.split()[1] for line in sums})
     assert per_step == tiling.group * vectors >= 16
     # A step loads all offsets at once and all weights at once, and every input.

@@ -84,7 +84,7 @@ def test_error_bounds(name):
     with np.errstate(over="ignore", under="ignore"):
         want = reference(name, x)
         rounded = want.astype("float32")
-    got = apply(library(name, native().vector_lanes), x)
+    got = apply(library(name, native().vector_lanes()), x)
     finite = np.isfinite(rounded)
     np.testing.assert_array_equal(got[~finite], rounded[~finite])
     error = np.abs(got[finite] - want[finite])
@@ -100,7 +100,7 @@ def test_error_bounds(name):
 
 def test_limits():
     x = np.array([np.inf, -np.inf, np.nan], "float32")
-    lanes = native().vector_lanes
+    lanes = native().vector_lanes()
     limits = {
         "exp": (np.inf, 0), "tanh": (1, -1), "erf": (1, -1), "sigmoid": (1, 0),
         "log": (np.inf, np.nan), "relu": (np.inf, 0), "relu6": (6, 0),
@@ -118,14 +118,14 @@ def test_scalar_equals_vector():
     x = np.linspace(-9, 9, CHUNK).astype("float32")
     for name in ("exp", "tanh", "gelu"):
         scalar = apply(library(name, 1), x)
-        vector = apply(library(name, native().vector_lanes), x)
+        vector = apply(library(name, native().vector_lanes()), x)
         np.testing.assert_allclose(scalar, vector, rtol=3e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
 def test_code_is_vectorized_without_calls(cpu, register):
     for name in ("exp", "log", "tanh", "gelu", "hardswish"):
-        lib = library(name, profile(cpu).vector_lanes, profile(cpu))
+        lib = library(name, profile(cpu).vector_lanes(), profile(cpu))
         body = lib.mod.inspect_source("s").split("_compute_:")[-1]
         assert not re.search(r"call\w*\s+\*?(exp|log|tanh|erf|floor)", body)
         assert re.search(rf"vfn?m\w+ps\s.*%{register}", body), name

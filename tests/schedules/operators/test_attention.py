@@ -147,7 +147,7 @@ def test_asks_for_keys_and_values_beyond_the_private_caches(batch, asks):
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
 def test_accumulators_stay_in_registers(cpu, register):
     cpu = profile(cpu)
-    lanes = 2 * cpu.vector_lanes
+    lanes = 2 * cpu.vector_lanes()
     func = attention(1, 128, 128, 2, 64, lanes, 0.125, (1, 1, 1, 128), cpu)
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     source = tvm.compile(module, target=cpu.to_target()).mod.inspect_source("s")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvm_mca import inner_loop
 
-from benchmarks.llvm_mca import inner_loop
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d

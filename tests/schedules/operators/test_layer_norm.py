@@ -73,6 +73,6 @@ def test_constant_lane_gives_beta():
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
 def test_uses_whole_vectors(cpu, register):
     cpu = profile(cpu)
-    func = layer_norm(4, 64, 2 * cpu.vector_lanes, 1e-5, cpu).with_attr("global_symbol", "main")
+    func = layer_norm(4, 64, 2 * cpu.vector_lanes(), 1e-5, cpu).with_attr("global_symbol", "main")
     library = tvm.compile(tvm.IRModule({"main": func}), target=cpu.to_target())
     assert f"%{register}" in library.mod.inspect_source("s")

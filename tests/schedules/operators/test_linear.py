@@ -18,7 +18,7 @@ FULL = Epilogue(bias=True, residual=True, activation="relu")
 
 
 def default_tile(n, cpu):
-    return LINEAR_FAMILY.default(Layer(Linear(1, cpu.vector_lanes, n, 1)), cpu)
+    return LINEAR_FAMILY.default(Layer(Linear(1, cpu.vector_lanes(), n, 1)), cpu)
 
 
 def build(func, cpu):
@@ -67,7 +67,7 @@ def test_lanes_must_be_whole_vectors():
 def test_register_tile_is_not_spilled(name, register):
     cpu = profile(name)
     tile = default_tile(768, cpu)
-    func = linear(4, 2 * cpu.vector_lanes, 768, 96, Epilogue(bias=True), cpu)
+    func = linear(4, 2 * cpu.vector_lanes(), 768, 96, Epilogue(bias=True), cpu)
     assembly = build(func, cpu).mod.inspect_source("s")
     loops = [b for b in re.split(r"^\.LBB\w+:", assembly, flags=re.MULTILINE) if "vfmadd" in b]
     assert loops

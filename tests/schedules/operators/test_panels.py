@@ -46,7 +46,7 @@ def test_both_directions(batch, tokens, channels, lanes):
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])
 def test_tiles_are_transposed_in_registers(cpu, register):
     cpu = profile(cpu)
-    func = to_panels(1, 64, 64, 2 * cpu.vector_lanes, cpu).with_attr("global_symbol", "main")
+    func = to_panels(1, 64, 64, 2 * cpu.vector_lanes(), cpu).with_attr("global_symbol", "main")
     lib = tvm.compile(tvm.IRModule({"main": func}), target=cpu.to_target())
     source = lib.mod.inspect_source("s")
     assert re.search(rf"(vunpcklp|vpermt2p|vshufp)\w+\s.*%{register}", source)

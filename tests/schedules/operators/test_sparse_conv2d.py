@@ -129,7 +129,7 @@ def test_packing_is_undone_by_unpacking():
 def test_inner_loop_stays_in_vector_registers(name, register, shifted):
     cpu = profile(name)
     problem = Conv2d(1, 64, 56, 56, 64, (3, 3), padding=(1, 1, 1, 1), lanes_in=64, lanes_out=64)
-    width = cpu.vector_lanes
+    width = cpu.vector_lanes()
     vectors = -(-56 // width)
     tiling = SparseConvTiling(2, 32, width=width, row_block=4, shifted=shifted)
     func = sparse_conv2d(problem, tiling, FULL, cpu)

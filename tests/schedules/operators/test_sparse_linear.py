@@ -73,14 +73,14 @@ def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epi
 @pytest.mark.parametrize("k_block", [200, 100, 70])
 def test_epilogue_comes_once_however_many_k_blocks(k_block):
     tiling = SparseTiling(4, k_block, chunks=2)
-    check(random_weight(24, 200, 0.3), 2, 2 * native().vector_lanes, tiling, FULL)
+    check(random_weight(24, 200, 0.3), 2, 2 * native().vector_lanes(), tiling, FULL)
 
 
 @pytest.mark.parametrize("k_block", [200, 70])
 def test_hints_change_nothing(k_block):
     cpu = dataclasses.replace(native(), l2_bytes=4096)
     tiling = SparseTiling(4, k_block, chunks=2, rows=2)
-    check(random_weight(24, 200, 0.3), 5, native().vector_lanes, tiling, FULL, cpu=cpu)
+    check(random_weight(24, 200, 0.3), 5, native().vector_lanes(), tiling, FULL, cpu=cpu)
 
 
 @pytest.mark.parametrize("k_block", [256, 64])
@@ -96,7 +96,7 @@ def test_asks_for_residuals_where_outputs_do_not_fit(k_block):
 
 def test_kernel_is_shared_by_weights_of_one_shape():
     cpu = native()
-    tiling, lanes = SparseTiling(4, 32), cpu.vector_lanes
+    tiling, lanes = SparseTiling(4, 32), cpu.vector_lanes()
     kernel = build(sparse_linear(1, lanes, 8, 64, tiling, PLAIN, cpu), cpu)
     x = np.random.default_rng(0).standard_normal((1, 64, lanes)).astype("float32")
     for density in (0.1, 0.6):
@@ -112,7 +112,7 @@ def test_nan_weight_reaches_its_channel_only():
     cpu = native()
     weight = random_weight(8, 16, 0.5)
     weight[3, 5] = np.nan
-    tiling, lanes = SparseTiling(4, 16), cpu.vector_lanes
+    tiling, lanes = SparseTiling(4, 16), cpu.vector_lanes()
     packed = PackedSparse.from_dense(weight, lanes, tiling)
     kernel = build(sparse_linear(1, lanes, 8, 16, tiling, PLAIN, cpu), cpu)
     y = tvm.runtime.tensor(np.zeros((1, 8, lanes), "float32"))
@@ -130,7 +130,7 @@ def test_lanes_must_be_whole_vectors():
 
 def test_wide_lanes_are_visited_in_pieces_where_registers_are_few():
     cpu = profile("haswell")
-    func = sparse_linear(1, 4 * cpu.vector_lanes, 64, 64, SparseTiling(4, 64), PLAIN, cpu)
+    func = sparse_linear(1, 4 * cpu.vector_lanes(), 64, 64, SparseTiling(4, 64), PLAIN, cpu)
     loops = hot_loops(build(func, cpu).mod.inspect_source("s"))
     assert len(loops) == 2
     assert not any("rsp" in loop for loop in loops)
@@ -148,7 +148,7 @@ def hot_loops(assembly):
 )
 def test_inner_loop_stays_in_vector_registers(name, register, vectors):
     cpu = profile(name)
-    tiling, lanes = SparseTiling(4, 384), vectors * cpu.vector_lanes
+    tiling, lanes = SparseTiling(4, 384), vectors * cpu.vector_lanes()
     func = sparse_linear(4, lanes, 64, 768, tiling, Epilogue(bias=True), cpu)
     loops = hot_loops(build(func, cpu).mod.inspect_source("s"))
     assert loops
