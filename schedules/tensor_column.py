@@ -14,6 +14,7 @@ computes in a step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ from tvm_sparse.schedules.emit.buffers import scratch as allocate
 from tvm_sparse.schedules.emit.panel_memory import Panels, TensorPanels
 from tvm_sparse.schedules.emit.rolling_panels import RollingPanels
 from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.extent import value_of
 from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -46,8 +48,10 @@ if TYPE_CHECKING:
 EXPRESSIONS = RowArithmetic(
     min=lambda a, b: T.min(_row(a), _row(b)),
     max=lambda a, b: T.max(_row(a), _row(b)),
+    size=functools.partial(value_of, sizes={}),
 )
-"""The minimum and the maximum of rows that are expressions."""
+"""Rows that are expressions. Functions have no parameters for sizes yet, so that an `Extent`, whose
+value they would have to know, is a `KeyError`."""
 
 COPIED_LANES = 4
 """Values of a copied vector; the lanes of all panels are a multiple of it."""
@@ -110,7 +114,7 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     shape = region.shape
     plan = plan.fitted(shape)
     memory = stage_memory(shape, plan)
-    columns = plan.columns(shape)
+    columns, images = plan.columns(shape), EXPRESSIONS.size(shape.images)
     inputs = region.parameters()
     stored = {i: region.stages[i].result() for i in region.outputs}
     scratch = {
@@ -136,10 +140,10 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
         for i, panels in stored.items():
             panels.declare(f"y{i}")
         with (
-            T.parallel(T.int64(0), T.int64(shape.images * columns)) as job,
+            T.parallel(T.int64(0), T.int64(images * columns)) as job,
             T.sblock("tensor_column"),
         ):
-            image = T.axis.spatial(T.int64(shape.images), job // columns)
+            image = T.axis.spatial(T.int64(images), job // columns)
             column = T.axis.spatial(T.int64(columns), job % columns)
             T.reads(*(panels.whole() for panels in inputs))
             T.writes(*(panels.whole() for panels in stored.values()))

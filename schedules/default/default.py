@@ -15,7 +15,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import normalize_prim_func
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from tvm_sparse.cpu.rates import CACHE_LINE_FLOATS, PARALLEL_ITERATIONS
+from tvm_sparse.cpu.rates import PARALLEL_ITERATIONS, line_elements
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.default.copy_nest import copy_nest
 from tvm_sparse.schedules.default.pieces import cut
 from tvm_sparse.schedules.default.reduction import Reduction, loads, variables
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
     from tvm_sparse.cpu.profile import CpuProfile
 
-TILE = CACHE_LINE_FLOATS
-"""Side of the tiles of a transpose, in values."""
+TILE = line_elements(DType.FLOAT32)
+"""Values on a side of the tiles of a transpose."""
 CHUNKS_PER_CORE = 4
 """Parts, for each core, into which a parallel loop is cut."""
 

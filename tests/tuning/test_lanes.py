@@ -14,7 +14,7 @@ def test_lanes_are_whole_vectors_that_pad_little():
     first, *others = lanes_candidates(network, CPU, 1.3)
     assert first.lanes == CPU.panel_lanes(96)
     assert others
-    assert all(other.lanes % CPU.vector_lanes == 0 for other in others)
+    assert all(other.lanes % CPU.vector_lanes() == 0 for other in others)
     assert all(-(-96 // other.lanes) * other.lanes <= 1.3 * 96 for other in others)
     assert lanes_candidates(TokenNetwork(((1, 16, 256, 256, 0.1),)), CPU, 1.3) == []
     assert lanes_candidates(TokenNetwork(()), CPU, 1.3) == []

@@ -43,6 +43,7 @@ def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ..
     An output of the region that some of its stages read goes to scratch memory as well, if two
     columns compute one of its rows: neither may see a row while the other column stores it.
     """
+    region = region.planned
     count = len(region.stages)
     run_rows: list[set[int]] = [set() for _ in range(count)]
     tiles: list[set[tuple[int, int]]] = [set() for _ in range(count)]

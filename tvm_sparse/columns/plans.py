@@ -33,7 +33,7 @@ class ColumnPlan:
 
     def columns(self, region: RegionShape) -> int:
         """Return the number of columns of one image."""
-        return -(-region.height // self.column_rows)
+        return -(-int(region.height) // self.column_rows)
 
     def steps(self) -> int:
         """Return the number of steps of a whole column."""
@@ -41,7 +41,7 @@ class ColumnPlan:
 
     def fitted(self, region: RegionShape) -> ColumnPlan:
         """Return the plan with columns of at most an image, and steps of at most a column."""
-        column = min(self.column_rows, region.height)
+        column = min(self.column_rows, int(region.height))
         return ColumnPlan(column, min(self.step_rows, column), self.overlap)
 
 

@@ -33,16 +33,20 @@ ALIKE = 4
 
 @dataclass(frozen=True)
 class RowArithmetic:
-    """The minimum and the maximum of two rows: Python's own for integers.
+    """How rows are computed with: as Python's integers, unless expressions are wanted.
 
     Attributes
     ----------
     min, max : callable
         Functions of two rows that return a row.
+    size : callable
+        Returns the number of rows that a size, perhaps an `Extent`, stands for: of an extent, the
+        hint or the expression.
     """
 
     min: Callable[[Row, Row], Row] = min
     max: Callable[[Row, Row], Row] = max
+    size: Callable[[int], Row] = int
 
 
 INTEGERS = RowArithmetic()
@@ -70,7 +74,8 @@ def column_bounds(
 ) -> list[tuple[Row, Row]]:
     """Return the rows ``[first, end)`` of every stage in a column."""
     start = column * plan.column_rows
-    return rows_needed(region, start, rows.min(start + plan.column_rows, region.height), rows)
+    end = rows.min(start + plan.column_rows, rows.size(region.height))
+    return rows_needed(region, start, end, rows)
 
 
 def frontier(
@@ -82,7 +87,7 @@ def frontier(
     is needed up to them.
     """
     start = column * plan.column_rows
-    last = rows.min(start + plan.column_rows, region.height)
+    last = rows.min(start + plan.column_rows, rows.size(region.height))
     first = rows.min(start + step * plan.step_rows, last)
     return first, rows.min(first + plan.step_rows, last)
 
@@ -105,11 +110,12 @@ def first_unowned_row(
     rows : RowArithmetic
         How rows are compared.
     """
-    shape, height = region.stages[stage], region.height
+    own, height = region.stages[stage].tensor.rows, region.height
     scaled = last_stage_row
-    if shape.tensor.rows != height:
-        scaled = (last_stage_row * shape.tensor.rows + (height - 1)) // height
-    return rows.min(scaled, shape.tensor.rows)
+    if own != height:
+        own_rows, last_rows = rows.size(own), rows.size(height)
+        scaled = (last_stage_row * own_rows + (last_rows - 1)) // last_rows
+    return rows.min(scaled, rows.size(own))
 
 
 def rows_needed(
@@ -136,7 +142,7 @@ def rows_needed(
     needed: list[tuple[Row, Row]] = [(0, 0)] * len(region.stages)
     for i in reversed(range(len(region.stages))):
         stage = region.stages[i]
-        height = stage.tensor.rows
+        height = rows.size(stage.tensor.rows)
         wanted = [
             (
                 rows.max(seen.first(needed[reader][0]), 0),

@@ -87,6 +87,19 @@ class RegionShape:
         """Images of the batch."""
         return self.stages[-1].tensor.images
 
+    @functools.cached_property
+    def planned(self) -> RegionShape:
+        """The region in which every extent is the plain number of its hint.
+
+        Costs and plans see this one; the loops that run see the region itself.
+        """
+        tensors = [*(stage.tensor for stage in self.stages), *self.inputs]
+        if not any(tensor.is_extended for tensor in tensors):
+            return self
+        stages = tuple(replace(stage, tensor=stage.tensor.planned) for stage in self.stages)
+        inputs = tuple(tensor.planned for tensor in self.inputs)
+        return replace(self, stages=stages, inputs=inputs)
+
     @property
     def height(self) -> int:
         """Rows of the last stage, the unit of columns and steps."""

@@ -43,6 +43,7 @@ def promising_plans(
     of the last stage. Steps are a few of its tiles. Plans that need more scratch memory than the L2
     cache holds are left out.
     """
+    region = region.planned
     tile = region.stages[-1].tiles.rows
     most = -(-region.height // tile)
     fewest = -(-min(cpu.cores, region.height * region.images) // region.images)

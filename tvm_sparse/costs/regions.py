@@ -82,6 +82,7 @@ def predict(region: RegionShape, plan: ColumnPlan, cpu: CpuProfile) -> Predictio
     cpu : CpuProfile
         The processor, all of whose cores take part.
     """
+    region = region.planned
     columns = region.images * plan.columns(region)
     share = -(-columns // cpu.cores)  # columns of a thread; the last threads may have fewer
     kinds = [
@@ -109,6 +110,7 @@ def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:
     Where the rows are too few, such a kernel cuts channels, too, so that cores get equal shares.
     But as kernels before and after it mostly cut rows, rows are then handed from core to core.
     """
+    region = region.planned
     (stage,) = region.stages
     height = stage.tensor.rows
     image = ColumnCost(region, ColumnPlan(height, height), 0, caches(cpu))

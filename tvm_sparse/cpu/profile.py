@@ -28,7 +28,6 @@ from tvm_sparse.cpu.processors import (
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.errors import TargetError
 
-
 SHORT_VECTOR_BITS = 256
 """Bits of the vectors that hold image rows of less than one vector register."""
 

@@ -83,6 +83,8 @@ class Extent(int):
         return _extent({(Symbol(name, hint),): 1})
 
     def __add__(self, other: int) -> Extent:
+        if not isinstance(other, int):  # a float, for one: only the hint is left
+            return NotImplemented
         terms = dict(self.terms)
         for term, coefficient in _terms(other).items():
             terms[term] = terms.get(term, 0) + coefficient
@@ -94,12 +96,14 @@ class Extent(int):
         return _extent({term: -coefficient for term, coefficient in self.terms.items()})
 
     def __sub__(self, other: int) -> Extent:
-        return self + -other
+        return self + -other if isinstance(other, int) else NotImplemented
 
     def __rsub__(self, other: int) -> Extent:
-        return -self + other
+        return -self + other if isinstance(other, int) else NotImplemented
 
     def __mul__(self, other: int) -> Extent:
+        if not isinstance(other, int):
+            return NotImplemented
         terms: dict[Term, int] = {}
         for left, a in self.terms.items():
             for right, b in _terms(other).items():
@@ -110,16 +114,16 @@ class Extent(int):
     __rmul__ = __mul__
 
     def __floordiv__(self, other: int) -> Extent:
-        return floor_divide(self, other)
+        return floor_divide(self, other) if isinstance(other, int) else NotImplemented
 
     def __rfloordiv__(self, other: int) -> Extent:
-        return floor_divide(other, self)
+        return floor_divide(other, self) if isinstance(other, int) else NotImplemented
 
     def __mod__(self, other: int) -> Extent:
-        return self - self // other * other
+        return self - self // other * other if isinstance(other, int) else NotImplemented
 
     def __rmod__(self, other: int) -> Extent:
-        return other - other // self * self
+        return other - other // self * self if isinstance(other, int) else NotImplemented
 
     def __divmod__(self, other: int) -> tuple[Extent, Extent]:
         return self // other, self % other

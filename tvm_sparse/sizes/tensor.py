@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.sizes.extent import Extent
 
 Row = Any
 """A row number: an int or an expression of one."""
@@ -50,7 +51,7 @@ class Tensor:
     Attributes
     ----------
     images, rows, channels, lanes : int
-        Rows are those of one image.
+        Rows are those of one image. Images and rows may be an `Extent`.
     dtype : DType
         Type of the elements.
     """
@@ -60,6 +61,16 @@ class Tensor:
     channels: int
     lanes: int
     dtype: DType = ACTIVATIONS
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether images or rows are an `Extent`."""
+        return isinstance(self.images, Extent) or isinstance(self.rows, Extent)
+
+    @property
+    def planned(self) -> Tensor:
+        """The tensor in which every extent is the plain number of its hint."""
+        return replace(self, images=int(self.images), rows=int(self.rows))
 
     @property
     def elements(self) -> int:

@@ -1,0 +1,75 @@
+"""Regions whose rows are extents: planned with hints, run with expressions."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tvm_sparse.columns.memory import stage_memory
+from tvm_sparse.columns.plans import ColumnPlan
+from tvm_sparse.columns.rows import RowArithmetic, column_bounds, frontier, halo_steps
+from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.columns.tiles import Tiles
+from tvm_sparse.costs.best_plan import best_plan
+from tvm_sparse.costs.regions import predict, predict_alone
+from tvm_sparse.cpu.profile import profile
+from tvm_sparse.schedules.tensor_column import EXPRESSIONS
+from tvm_sparse.sizes.extent import Extent, value_of
+from tvm_sparse.sizes.tensor import RowMap, Tensor
+
+HINT = 56
+HEIGHT = Extent.symbol("height", HINT)
+IMAGES = Extent.symbol("images", 4)
+CPU = dataclasses.replace(profile("haswell"), cores=2)
+PLANS = [ColumnPlan(7, 3, "carry"), ColumnPlan(8, 2, "recompute"), ColumnPlan(16, 16, "carry")]
+
+
+def region(height, images=2) -> RegionShape:
+    """Three 3x3 windows, of which the second has stride 2, on images of some height."""
+    half = (height - 1) // 2 + 1
+    rows = [height, half, half]
+    seen = [RowMap(1, 1, 2), RowMap(2, 1, 2), RowMap(1, 1, 2)]
+    stages = [
+        StageShape("conv", Tensor(images, rows[i], 32, 64), (Edge(i - 1, seen[i]),), Tiles(2), 1e6)
+        for i in range(3)
+    ]
+    return RegionShape(tuple(stages), (Tensor(images, height, 32, 64),), (2,))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_costs_and_memory_are_those_of_the_hints(plan):
+    extended, static = region(HEIGHT, IMAGES), region(HINT, 4)
+    assert predict(extended, plan, CPU) == predict(static, plan, CPU)
+    assert stage_memory(extended, plan) == stage_memory(static, plan)
+    assert halo_steps(extended, plan) == halo_steps(static, plan)
+
+
+def test_plans_are_those_of_the_hints():
+    assert best_plan(region(HEIGHT, IMAGES), CPU) == best_plan(region(HINT, 4), CPU)
+    (first, _) = (dataclasses.replace(region(h), outputs=(0,)) for h in (HEIGHT, HINT))
+    alone = dataclasses.replace(first, stages=first.stages[:1])
+    assert predict_alone(alone, CPU) == predict_alone(alone.planned, CPU)
+
+
+@given(height=st.integers(16, 300), plan=st.sampled_from(PLANS))
+def test_rows_are_those_of_the_expressions(height, plan):
+    rows = RowArithmetic(size=lambda size: value_of(size, {"height": height}))
+    extended, static = region(HEIGHT), region(height)
+    for column in range(plan.columns(static)):
+        assert column_bounds(extended, plan, column, rows) == column_bounds(static, plan, column)
+        for step in range(plan.steps()):
+            want = frontier(static, plan, column, step)
+            assert frontier(extended, plan, column, step, rows) == want
+
+
+def test_a_static_region_plans_with_itself():
+    static = region(HINT)
+    assert static.planned is static
+    assert region(HEIGHT).planned == static
+    assert region(HEIGHT) != static
+
+
+def test_a_size_that_no_parameter_gives_is_an_error_in_loops():
+    with pytest.raises(KeyError, match="height"):
+        column_bounds(region(HEIGHT), PLANS[0], 0, EXPRESSIONS)
