@@ -179,9 +179,8 @@ def _connect(
         for name, (tensor, rows) in stage.panels.items():
             value = reads[name]
             if value in made:
-                if (
-                    rows is None or len(known_shape(value)) == 4
-                ):  # Scratch memory holds panels, no images.
+                is_image = len(known_shape(value)) == 4  # Scratch memory holds panels only.
+                if rows is None or is_image:
                     return None
                 sources[name] = made[value]
                 continue

@@ -62,7 +62,7 @@ class _Mover:
         """Return the expression that takes the place of the call, or None."""
         call = self.call
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
-            panels = self._panels_of(call.args[0])
+            panels = self._panels_of(operators.IMAGE_TO_PANELS.operand(call, "x"))
             is_same = panels is not None and lanes_of(panels) == call.attrs["lanes"]
             return panels if is_same else None
         if is_call_to(call, "relax.split"):
@@ -88,7 +88,9 @@ class _Mover:
         if isinstance(call, relax.TupleGetItem):
             fields = self.lookup(call.tuple_value)
             call = self.lookup(fields[call.index]) if isinstance(fields, relax.Tuple) else call
-        return call.args[0] if is_call_to(call, operators.PANELS_TO_IMAGE.name) else None
+        if not is_call_to(call, operators.PANELS_TO_IMAGE.name):
+            return None
+        return operators.PANELS_TO_IMAGE.operand(call, "x")
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""

@@ -25,7 +25,7 @@ from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import known_shape, static_shape
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveToPanels")
@@ -76,7 +76,7 @@ class _Mover:
             call = self.lookup(call.args[0])
         if not is_call_to(call, operators.FROM_PANELS.name):
             return None
-        return call.args[0], tuple(int(e) for e in call.attrs["shape"])
+        return operators.FROM_PANELS.operand(call, "x"), known_shape(call)
 
     def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
         found = self._panels_of(value)
@@ -89,11 +89,12 @@ class _Mover:
 
     def _cancel(self, call: relax.Call) -> relax.Expr | None:
         """to_panels(from_panels(p)) => p"""
-        found = self._panels_of(call.args[0])
+        x = operators.TO_PANELS.operand(call, "x")
+        found = self._panels_of(x)
         if found is None:
             return None
         lanes = int(call.attrs["lanes"])
-        layout = Layout.of(static_shape(call.args[0]) or (), lanes)
+        layout = Layout.of(known_shape(x), lanes)
         is_same = lanes_of(found[0]) == lanes
         return found[0] if is_same and Layout.of(found[1], lanes).is_compatible(layout) else None
 

@@ -36,7 +36,7 @@ def _read_in_place(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
         image = lookup(image.args[0])
     if not is_call_to(image, operators.PANELS_TO_IMAGE.name):
         return None
-    panels, shape = image.args[0], static_shape(image)
+    panels, shape = operators.PANELS_TO_IMAGE.operand(image, "x"), static_shape(image)
     lanes = static_shape(panels)
     if shape is None or lanes is None:
         return None

@@ -7,6 +7,7 @@ import pytest
 import tvm
 from tvm import relax
 
+from tvm_sparse.costs.elementwise import FUNCTIONS
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.operators import stages
@@ -44,6 +45,12 @@ def test_every_operator_of_this_package_can_be_lowered():
     assert own - {operators.HARDSWISH.name} == set(KERNELS)
     assert set(operators.WITH_EPILOGUE) <= own
     assert set(operators.CONVOLUTIONS) <= set(operators.WITH_EPILOGUE)
+
+
+def test_every_elementwise_function_is_an_operator():
+    for function in FUNCTIONS.values():
+        assert tvm.ir.Op.get(function.relax) is not None
+        assert operators.OPERATORS[function.relax].stage is not None
 
 
 def test_operands_have_names():
