@@ -198,8 +198,10 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         operands: list[TensorPanels] = []
 
         def operand(name: str) -> TensorPanels:
+            (function,) = builder.frames
+            number = len(function.args)
             operands.append(stage.parameter(name))
-            operands[-1].declare(name)
+            operands[-1].declare(f"x{number}" if number else "x")
             return operands[-1]
 
         stage.declare(operand)
