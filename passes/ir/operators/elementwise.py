@@ -20,8 +20,8 @@ from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.operators.elementwise import broadcasts
 from tvm_sparse.schedules.stage import Stage
 
-CHANNEL_AXIS = (1, -2)
-"""The axis of the channels of panels, counted from the front or from the back."""
+CHANNEL_AXES = (1, -2)
+"""The two numbers of the axis of the channels of panels, from the front and from the back."""
 
 
 def hardswish(x: relax.Expr) -> relax.Call:
@@ -57,18 +57,17 @@ def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None
 
 
 def _concat(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
-    if int(call.attrs["axis"]) not in CHANNEL_AXIS:
-        return None
-    return schedules.Concat(
-        [panels_of(field, images) for field in CONCAT.operands_of(call).values()], cpu
-    )
+    fields = CONCAT.operands_of(call).values()
+    if int(call.attrs["axis"]) not in CHANNEL_AXES or not fields:
+        return None  # Without fields, the operand is a variable that holds the whole tuple.
+    return schedules.Concat([panels_of(field, images) for field in fields], cpu)
 
 
 def _slice(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None:
     axes, begin, end, *strides = (integers(argument) for argument in call.args[1:])
     if axes is None or begin is None or end is None or len(axes) != 1:
         return None  # it cuts several axes, or where it cuts is not known yet
-    if axes[0] not in CHANNEL_AXIS or any(stride != [1] for stride in strides):
+    if axes[0] not in CHANNEL_AXES or any(stride != [1] for stride in strides):
         return None
     source = panels_of(SLICE.operand(call, "x"), images)
     channels = range(source.channels)[begin[0] : end[0]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tvm import relax
 
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import SHORTEST_VECTOR_BITS, CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
@@ -13,19 +13,22 @@ from tvm_sparse.schedules.stage import Stage
 
 
 def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
-    """Return what computes a call for runs of rows of `images` images.
+    """Return the stage that computes a call for runs of rows of `images` images.
 
     Returns
     -------
     Stage or None
-        Its operands have the names that `operands_of` returns. None if the call is no stage: its
-        operator is not one, or its shapes are not static, not float32 or not those of panels.
+        Its operands have the names that `operands_of` returns. None if no stage computes the call:
+        its operator has none, or its tensors are not static, not float32 or no panels. The lanes
+        of panels fill vectors; other tensors with three axes need not.
     """
     operator = operator_of(call)
     if operator is None or operator.stage is None:
         return None
     shape = static_shape(call)
     if shape is None or len(shape) != 3 + is_image(call) or call.ty.dtype != ACTIVATIONS:
+        return None
+    if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // ACTIVATIONS.bits):
         return None
     if shape[0] % images or operator.images(call) not in (None, images):
         return None

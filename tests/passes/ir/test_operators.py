@@ -27,6 +27,10 @@ def normalized(call):
     return relax.BlockBuilder().normalize(call)
 
 
+def pair(value):
+    return relax.Var("both", relax.TupleType([value.ty, value.ty]))
+
+
 def constant(*shape):
     return relax.const(np.ones(shape, "float32"))
 
@@ -79,6 +83,9 @@ def test_operands_of_a_tuple_are_numbered():
         lambda: relax.op.strided_slice(tensor(*PANELS), [0, 1], [0, 0], [8, 4]),
         lambda: relax.op.add(tensor(*PANELS), tensor(1, 1, 16)),
         lambda: relax.op.add(tensor(12, 8), tensor(12, 8)),
+        lambda: relax.op.nn.relu(tensor(12, 8, 7)),
+        lambda: relax.op.concat([tensor(12, 8, 1)] * 2, axis=1),
+        lambda: relax.op.concat(pair(tensor(*PANELS)), axis=1),
         lambda: relax.op.nn.relu(tensor(*PANELS, dtype="float16")),
         lambda: relax.op.nn.relu(tensor(tvm.tirx.Var("n", "int64"), 8, 16)),
         lambda: relax.op.sin(tensor(*PANELS)),
