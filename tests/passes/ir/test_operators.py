@@ -104,6 +104,17 @@ def test_rows_of_several_images_must_divide():
     assert stage_of(call, 5, CPU) is None
 
 
+@pytest.mark.parametrize("lanes", [1, 5, 7, 18])
+def test_tensors_of_other_lanes_than_whole_vectors_are_no_panels(lanes):
+    operators_of_three_axes = [
+        relax.op.nn.relu(tensor(12, 8, lanes)),
+        relax.op.add(tensor(12, 8, lanes), tensor(12, 8, lanes)),
+        relax.op.concat([tensor(12, 8, lanes), tensor(12, 8, lanes)], axis=1),
+        relax.op.strided_slice(tensor(12, 8, lanes), [1], [0], [3]),
+    ]
+    assert all(stage_of(normalized(call), 1, CPU) is None for call in operators_of_three_axes)
+
+
 def test_a_slice_from_the_end_is_a_stage():
     stage = stage_of(normalized(relax.op.strided_slice(tensor(*PANELS), [1], [-3], [-1])), 1, CPU)
     assert (stage.begin, stage.tensor.channels) == (5, 2)
