@@ -145,7 +145,7 @@ def sweep(threads: int | None) -> None:
         picks = []
         for level in ("quick", "thorough"):
             setting = Setting("native", cpu, Path(folder), *tune.LEVELS[level])
-            (part,) = regions.region_tasks([formed], setting)
+            (part,) = regions.region_parts([formed], setting)
             store = Store(RECORDS / f"sweep-{level}.jsonl")
             (outcome,) = trials.run([part.task], [device], builders, store)
             picks.append(outcome.best.plan)

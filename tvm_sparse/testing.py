@@ -193,7 +193,7 @@ def run_in_columns(
     copies = [SliceChannels(sources[name], 0, sources[name].channels, cpu) for name in copied]
     places = {name: -1 - i for i, name in enumerate(sources)}
     tensor, y = stage.tensor, stage.result()
-    shape: tuple[int, ...] = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+    shape: tuple[int, ...] = tensor.shape
     if isinstance(y, Images):
         shape, behind = (tensor.images, tensor.channels, tensor.rows, tensor.lanes), []
     else:

@@ -152,7 +152,7 @@ class Network:
 
     def add(self, x: int, other: int) -> None:
         tensor = self.tensor(x)
-        shape = (tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+        shape = tensor.shape
         make = lambda: Elementwise("add", tensor, [shape, shape], CPU)  # noqa: E731
         self.append(Layer(make, (x, other)), self.shape_of(x))
 

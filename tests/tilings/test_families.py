@@ -27,8 +27,8 @@ from tvm_sparse.tilings.families import (
     families_of,
     family_of,
     fits,
-    from_fields,
-    to_fields,
+    kernel_from_fields,
+    kernel_to_fields,
 )
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LinearTiling
@@ -64,19 +64,19 @@ def any_tiling(family):
 
 @given(tiling=st.one_of(*map(any_tiling, FAMILIES)))
 def test_kernels_survive_the_records(tiling):
-    assert from_fields(json.loads(json.dumps(to_fields(tiling)))) == tiling
+    assert kernel_from_fields(json.loads(json.dumps(kernel_to_fields(tiling)))) == tiling
 
 
 def test_names_of_families_in_records_do_not_change():
     names = [family.name for family in FAMILIES]
     assert names == ["sparse_linear", "sparse_conv2d", "linear", "conv2d", "depthwise_conv2d"]
-    assert [to_fields(tiling)["kernel"] for tiling in TILINGS] == names
+    assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
 
 
 def test_fields_of_kernels_in_records_do_not_change():
     packed = ["kernel", "group", "k_block", "chunks", "window", "rows"]
-    assert [list(to_fields(tiling)) for tiling in TILINGS] == [
+    assert [list(kernel_to_fields(tiling)) for tiling in TILINGS] == [
         packed,
         [*packed, "width", "row_block", "shifted", "vectors"],
         ["kernel", "channels", "vectors"],
@@ -116,12 +116,12 @@ def test_layers_of_other_sizes_are_refused_by_name():
         {"kernel": "linear", "channels": 8, "vectors": 0},
         {"kernel": "linear", "channels": "many", "vectors": 2},
         {"kernel": "fast", "channels": 8, "vectors": 2},
-        {**to_fields(TILINGS[1]), "row_block": 3},
-        {**to_fields(TILINGS[0]), "colour": 1},
+        {**kernel_to_fields(TILINGS[1]), "row_block": 3},
+        {**kernel_to_fields(TILINGS[0]), "colour": 1},
     ],
 )
 def test_fields_that_are_no_kernel(fields):
-    assert from_fields(fields) is None
+    assert kernel_from_fields(fields) is None
 
 
 def test_keys_know_structure_and_density_but_no_weights():
@@ -133,7 +133,9 @@ def test_keys_know_structure_and_density_but_no_weights():
 
 def recorded(tiling):
     key = key_on(layer_key(LINEAR), CPU)
-    return RecordedPlans(Records([Record(key, to_fields(tiling), (1.0,), "turn")]), "records")
+    return RecordedPlans(
+        Records([Record(key, kernel_to_fields(tiling), (1.0,), "turn")]), "records"
+    )
 
 
 def test_a_record_gives_the_kernel():
@@ -147,7 +149,7 @@ def test_a_record_gives_the_kernel():
 def test_a_kernel_must_gain_more_than_its_columns_could_lose(seconds, chosen):
     key = key_on(layer_key(LINEAR), CPU)
     turn = [
-        Record(key, to_fields(tiling), (time,) * 5, "turn", at=float(i))
+        Record(key, kernel_to_fields(tiling), (time,) * 5, "turn", at=float(i))
         for i, (tiling, time) in enumerate(zip(TILINGS[:3:2], (1.0, seconds), strict=True))
     ]
     assert RecordedPlans(Records(turn)).kernels_on(CPU)(LINEAR) == TILINGS[chosen]
@@ -161,7 +163,7 @@ def test_a_recorded_kernel_that_does_not_fit_is_not_used(tiling):
 @pytest.mark.parametrize(
     "fields",
     [
-        {**to_fields(TILINGS[0]), "colour": 1},
+        {**kernel_to_fields(TILINGS[0]), "colour": 1},
         {"kernel": "fast"},
         {"lanes": "many"},
         {"choices": 1},
@@ -172,7 +174,7 @@ def test_a_recorded_kernel_that_does_not_fit_is_not_used(tiling):
 def test_a_plan_with_unknown_fields_is_left_out_with_a_warning(fields, tmp_path, caplog):
     path, key = tmp_path / "records.jsonl", key_on(layer_key(LINEAR), CPU)
     known = [TILINGS[0], replace(TILINGS[0], rows=1)]
-    plans = [*map(to_fields, known), {"lanes": 16}, {"choices": "cost model"}, fields]
+    plans = [*map(kernel_to_fields, known), {"lanes": 16}, {"choices": "cost model"}, fields]
     file.append(path, [Record(key, p, (9.0 - i,), str(i)) for i, p in enumerate(plans)])
     assert len(RecordedPlans.read(path).records) == 4
     (message,) = [r.getMessage() for r in caplog.records]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing import pruned
-from tvm_sparse.tilings.families import to_fields
+from tvm_sparse.tilings.families import kernel_to_fields
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.layers import LayerSubject, build_layer_library
 from tvm_sparse.tuning.ranking import kernel_candidates
@@ -39,11 +40,13 @@ def test_all_compute_the_same(kind, tmp_path):
     arguments = kernel.arguments()
     x = tvm.runtime.tensor(np.load(arguments.path)["arr_0"])
     (common,) = arguments.common
-    plans = [to_fields(c.tiling) for c in kernel_candidates(layer, cpu, 9.0)]
+    plans = [kernel_to_fields(c.tiling) for c in kernel_candidates(layer, cpu, 9.0)]
     expected = None
     for plan in [plans[0], plans[len(plans) // 2], plans[-1]]:
         library = tmp_path / "kernel.so"
-        build_layer_library(library, **kernel.build(plan).arguments)
+        # The tuner sends the arguments to another process.
+        sent = json.loads(json.dumps(kernel.build(plan).arguments))
+        build_layer_library(library, **sent)
         machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
         actual = machine["main"](x).numpy()[..., :common]
         library.unlink()

@@ -18,13 +18,13 @@ from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records import file
-from tvm_sparse.records.best import RecordedPlans, from_fields, to_fields
+from tvm_sparse.records.best import RecordedPlans, plan_from_fields, plan_to_fields
 from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_of, region_key, target_key
 from tvm_sparse.records.record import Record
 from tvm_sparse.report import tuned as tuning_report
-from tvm_sparse.tuning import regions as region_candidates
 from tvm_sparse.tuning import tune
+from tvm_sparse.tuning.regions import form_regions
 
 SHAPES = {"x": (1, 32, 160, 160)}
 
@@ -100,16 +100,16 @@ def shape(model):
     """Return the region of the model if its kernels are the compiler's, none of them measured."""
     cpu = processor("native", 1)
     panels = pipeline.front(import_module(model).mod, cpu).mod
-    (shape,) = region_candidates.form_regions(panels, cpu, LEAST_GAIN)[1].values()
+    (shape,) = form_regions(panels, cpu, LEAST_GAIN)[1].values()
     return shape
 
 
 def turn_of(shape, plan):
     """Return a turn in which a plan was much faster than the operators one by one."""
     key = key_of(shape, processor("native", 1))
-    apart = to_fields(region_candidates.one_by_one(shape))
+    apart = plan_to_fields(Stops.everywhere(len(shape.stages)))
     slow = Record(key, apart, (2.0,), "a", at=1.0)
-    return [slow, Record(key, to_fields(plan), (1.0,), "a", at=2.0)]
+    return [slow, Record(key, plan_to_fields(plan), (1.0,), "a", at=2.0)]
 
 
 @pytest.mark.parametrize("choices, is_refused", [("cost model", True), ("records 12", False)])
@@ -145,7 +145,7 @@ def test_a_record_decides_the_plan(model, shape, monkeypatch):
 
 def test_recorded_stops_cut_a_region(model, shape):
     count = len(shape.stages)
-    for stops in (Stops(tuple(range(1, count))), Stops((1,))):
+    for stops in (Stops.everywhere(count), Stops((1,))):
         measured = turn_of(shape, stops)
         engine = compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
         x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
@@ -178,7 +178,7 @@ def test_records_serve_their_own_processor_and_threads(tuned, target, threads):
     plans = RecordedPlans.read(path)
     found = plans.plans_on(processor(target, threads))(region.shape)
     if (target, threads) == ("native", 1):
-        assert found.plan == from_fields(region.outcome.best.plan)
+        assert found.plan == plan_from_fields(region.outcome.best.plan)
         assert found.share > 0  # of the time that its operators take one by one: above 1, if slower
     else:
         assert found is None
@@ -243,12 +243,12 @@ def test_keys_know_structure_and_processor(tuned):
     ],
 )
 def test_fields_that_are_no_plan(fields):
-    assert from_fields(fields) is None
+    assert plan_from_fields(fields) is None
 
 
 @pytest.mark.parametrize("plan", [ColumnPlan(8, 2, "recompute"), Stops((1,)), Stops((2, 5))])
 def test_plans_survive_the_records(plan):
-    assert from_fields(json.loads(json.dumps(dict(to_fields(plan))))) == plan
+    assert plan_from_fields(json.loads(json.dumps(dict(plan_to_fields(plan))))) == plan
 
 
 def test_command_line(model, tuned, capfd, tmp_path):

@@ -57,6 +57,11 @@ class Stops:
 
     before: tuple[int, ...]
 
+    @staticmethod
+    def everywhere(stages: int) -> Stops:
+        """Return the stops by which the operators of a region of `stages` stages run one by one."""
+        return Stops(tuple(range(1, stages)))
+
     def parts(self, stages: int) -> list[tuple[int, int]]:
         """Return the stages ``[first, end)`` of every part of a region of `stages` stages."""
         return list(itertools.pairwise((0, *self.before, stages)))

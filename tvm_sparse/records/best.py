@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from tvm_sparse.columns.plans import ColumnPlan, Measured, Overlap, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.records import file
 from tvm_sparse.records.file import Records, ratio
 from tvm_sparse.records.keys import key_of, key_on, layer_key, network_key
 from tvm_sparse.records.lookups import LanesFor, Lookups, TokenNetwork
 from tvm_sparse.records.record import Plan, Record
-from tvm_sparse.tilings import families
-from tvm_sparse.tilings.families import KernelFor, Tiling
+from tvm_sparse.tilings.families import KernelFor, Tiling, fits, kernel_from_fields
 from tvm_sparse.tilings.layer import Layer
 
-if TYPE_CHECKING:
-    from tvm_sparse.cpu.profile import CpuProfile
 
-
-def to_fields(plan: ColumnPlan | Stops) -> Plan:
+def plan_to_fields(plan: ColumnPlan | Stops) -> Plan:
     """Return the fields by which the records hold a plan."""
     if isinstance(plan, Stops):
         return {"stops_before": ",".join(map(str, plan.before))}
     return cast(Plan, asdict(plan))
 
 
-def from_fields(fields: Plan) -> ColumnPlan | Stops | None:
+def plan_from_fields(fields: Plan) -> ColumnPlan | Stops | None:
     """Return the plan with these fields, or None if a plan cannot have them."""
     stops = fields.get("stops_before")
     if isinstance(stops, str):
@@ -59,11 +56,11 @@ BY_COST_MODEL = "cost model"
 def is_plan(fields: Plan) -> bool:
     """Return whether these are the fields of a kernel, of lanes, of a model's choices or a plan."""
     if "kernel" in fields:
-        return families.from_fields(fields) is not None
+        return kernel_from_fields(fields) is not None
     for name, kind in (("lanes", int), ("choices", str)):
         if name in fields:
             return isinstance(fields[name], kind)
-    return from_fields(fields) is not None
+    return plan_from_fields(fields) is not None
 
 
 @dataclass(frozen=True)
@@ -114,13 +111,13 @@ class RecordedPlans:
 
         def plan_for(region: RegionShape) -> Measured | None:
             best = self.records.best(key_of(region, cpu))
-            plan = from_fields(best.plan) if best else None
+            plan = plan_from_fields(best.plan) if best else None
             count = len(region.stages)
             if best is None or plan is None:
                 return None
             if isinstance(plan, Stops) and plan.before[-1] >= count:
                 return None
-            apart = self.records.beside(best, to_fields(Stops(tuple(range(1, count)))))
+            apart = self.records.beside(best, plan_to_fields(Stops.everywhere(count)))
             return Measured(plan, 1 / ratio(apart, best)) if apart else None
 
         return plan_for
@@ -130,9 +127,9 @@ class RecordedPlans:
 
         def kernel_for(layer: Layer[Any]) -> Tiling | None:
             best = self.records.best(key_on(layer_key(layer), cpu))
-            tiling = families.from_fields(self._worth_it(best).plan) if best else None
+            tiling = kernel_from_fields(self._worth_it(best).plan) if best else None
             # Records that somebody edited may hold a kernel that cannot compute the layer.
-            if tiling is None or not families.fits(layer, tiling, cpu):
+            if tiling is None or not fits(layer, tiling, cpu):
                 return None
             return tiling
 

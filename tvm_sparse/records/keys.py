@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import density_bucket
+from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.records.record import Key, digest
 from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.layer import Layer
-
-if TYPE_CHECKING:
-    from tvm_sparse.cpu.profile import CpuProfile
-    from tvm_sparse.records.lookups import TokenNetwork
 
 
 def key_of(region: RegionShape, cpu: CpuProfile) -> Key:

@@ -18,12 +18,12 @@ from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import TargetError
 from tvm_sparse.passes.regions.form_regions import PREFIX
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
-from tvm_sparse.records.best import to_fields
+from tvm_sparse.records.best import plan_to_fields
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.report.analysis import Analysis
 from tvm_sparse.report.measured_runs import MeasuredRun, measure_runs
 from tvm_sparse.tuning.devices import Builders, CandidateFailed, Device
-from tvm_sparse.tuning.regions import RegionSubject, one_by_one, write_region
+from tvm_sparse.tuning.regions import RegionSubject, write_region
 
 SIZES = 5
 """The number of column sizes of a region that are measured besides its own."""
@@ -171,14 +171,18 @@ def _measure_region(
     region, cpu = analysis.regions[number], analysis.cpu
     others = _other_sizes(region, cpu)
     assert region.plan is not None
-    plans: list[ColumnPlan | Stops] = [region.plan, one_by_one(region.shape), *others]
+    plans: list[ColumnPlan | Stops] = [
+        region.plan,
+        Stops.everywhere(len(region.shape.stages)),
+        *others,
+    ]
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
         folder = Path(name)
         weights = write_region(analysis.together, f"{PREFIX}_{number}", folder)
         subject = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
         arguments = subject.arguments(weights)
         building = [
-            builders.submit(subject.build(to_fields(plan)), folder / f"{i}.so")
+            builders.submit(subject.build(plan_to_fields(plan)), folder / f"{i}.so")
             for i, plan in enumerate(plans)
         ]
         with device.session(arguments) as session:

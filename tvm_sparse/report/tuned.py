@@ -16,7 +16,7 @@ from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import OutputError
-from tvm_sparse.records.best import from_fields
+from tvm_sparse.records.best import plan_from_fields
 from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tuning.tune import Tuned, seconds_of
 
@@ -134,7 +134,7 @@ def _draw(axes: Axes, region: Tuned, cpu: CpuProfile) -> None:
     points: dict[str, list[tuple[int, float]]] = {}
     stops: list[tuple[str, float]] = []
     for record in region.outcome.records:
-        plan, us = from_fields(record.plan), 1e6 * _median(record)
+        plan, us = plan_from_fields(record.plan), 1e6 * _median(record)
         if isinstance(plan, ColumnPlan):
             points.setdefault(plan.overlap, []).append((plan.column_rows, us))
         elif isinstance(plan, Stops):
@@ -184,7 +184,7 @@ def _us(seconds: float) -> str:
 
 def _choice(fields: Plan, stages: int) -> str:
     """Return the fields of a plan in words."""
-    plan = from_fields(fields)
+    plan = plan_from_fields(fields)
     if plan is not None:
         return _text(plan, stages)
     values = [f"{name} {value}" for name, value in fields.items() if name != "kernel"]

@@ -110,6 +110,11 @@ class Conv2d:
         return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out, self.dtype)
 
     @property
+    def output_lanes(self) -> int:
+        """Lanes of an output row that hold results; nobody may read the lanes behind them."""
+        return self.out_width
+
+    @property
     def rows_seen(self) -> RowMap:
         """The input rows that an output row sees."""
         reach = (self.kernel[0] - 1) * self.dilation[0] + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.sizes.tensor import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,13 @@ class Linear:
     def key(self) -> str:
         """Text that names the sizes in the tuning records."""
         return f"linear rows={self.rows} lanes={self.lanes} channels={self.k} out_channels={self.n}"
+
+    @property
+    def input(self) -> Tensor:
+        """The panels it reads."""
+        return Tensor(1, self.rows, self.k, self.lanes, self.dtype)
+
+    @property
+    def output_lanes(self) -> int:
+        """Lanes of an output row that hold results."""
+        return self.lanes

@@ -73,6 +73,11 @@ class Tensor:
         return replace(self, images=int(self.images), rows=int(self.rows))
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of the panels as an array: rows of all images, channels, lanes."""
+        return self.images * self.rows, self.channels, self.lanes
+
+    @property
     def elements(self) -> int:
         """Elements of all rows."""
         return self.images * self.rows * self.channels * self.lanes

@@ -89,13 +89,13 @@ def default_kernel(layer: Layer[Any], cpu: CpuProfile) -> Tiling:
     return tiling
 
 
-def to_fields(tiling: Tiling) -> dict[str, int | str]:
+def kernel_to_fields(tiling: Tiling) -> dict[str, int | str]:
     """Return a kernel as the records hold it: the family's name and the tiling's numbers."""
     family = family_of(tiling)
     return {"kernel": family.name, **family.to_fields(tiling)}
 
 
-def from_fields(fields: Mapping[str, int | str]) -> Tiling | None:
+def kernel_from_fields(fields: Mapping[str, int | str]) -> Tiling | None:
     """Return the kernel in a record, or None if no kernel can have these fields."""
     for family in FAMILIES:
         if family.name == fields.get("kernel"):

@@ -77,7 +77,7 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
     return cycles / cpu.memory_system.clock_hz / cpu.cores
 
 
-def lanes_tasks(
+def lanes_parts(
     mod: tvm.IRModule, subject: ModelSubject, arguments: Arguments, setting: Setting
 ) -> list[Part]:
     """Return the part to choose lanes for; none if there is no choice.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import processor
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
@@ -23,13 +23,10 @@ from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.record import Plan
-from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings import families
-from tvm_sparse.tilings.families import family_of, from_fields
+from tvm_sparse.tilings.families import family_of, kernel_from_fields, kernel_to_fields
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.devices import Arguments, Build
-from tvm_sparse.tuning.libraries import build_module, common_lanes
+from tvm_sparse.tuning.libraries import build_module
 from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.ranking import kernel_candidates
 from tvm_sparse.tuning.task import Task
@@ -78,23 +75,11 @@ class LayerSubject:
 
     def arguments(self) -> Arguments:
         """Write the arguments of the kernels, which are random panels."""
-        shape, lanes = _panels(self.layer.problem)
-        x = np.random.default_rng(0).standard_normal(shape).astype(ACTIVATIONS)
+        panels, outputs = self.layer.problem.input, self.layer.problem.output_lanes
+        x = np.random.default_rng(0).standard_normal(panels.shape).astype(panels.dtype)
         path = self.folder / "arguments.npz"
         np.savez(path, x)
-        cpu = processor(self.target, self.threads)
-        problem = self.layer.problem
-        if isinstance(problem, Conv2d):
-            return Arguments(path, (problem.out_width,))
-        return Arguments(path, (common_lanes(lanes, cpu),))
-
-
-def _panels(problem: Linear | Conv2d) -> tuple[tuple[int, int, int], int]:
-    """Return the shape of a layer's input, and the lanes of its output."""
-    if isinstance(problem, Linear):
-        return (problem.rows, problem.k, problem.lanes), problem.lanes
-    shape = problem.batch * problem.height, problem.channels, problem.lanes_in
-    return shape, problem.lanes_out
+        return Arguments(path, (outputs,))
 
 
 def build_layer_library(
@@ -107,18 +92,20 @@ def build_layer_library(
 ) -> None:
     """Build a layer with bias as the function ``main`` of a library for the virtual machine."""
     cpu = processor(target, threads)
-    tiling = from_fields(plan)
+    tiling = kernel_from_fields(plan)
     assert tiling is not None
     family = family_of(tiling)
+    # JSON has neither tuples nor element types.
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in problem.items()}
+    dtype = fields["dtype"] = DType(str(problem["dtype"]))
     layer = Layer(family.sizes(**fields))
     array = _read(weight)
-    x = relax.Var("x", relax.TensorType(_panels(layer.problem)[0], ACTIVATIONS))
+    x = relax.Var("x", relax.TensorType(layer.problem.input.shape, dtype))
     if family.is_sparse:
         call = sparse_layer(x, array, layer, tiling)
     else:
         call = dense_layer(x, array, layer, tiling, cpu)
-    bias = relax.const(np.zeros(array.shape[0], ACTIVATIONS))
+    bias = relax.const(np.zeros(array.shape[0], dtype))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
         with builder.dataflow():
@@ -133,7 +120,7 @@ def _read(path: str) -> NDArray[np.float32]:
     return weight
 
 
-def layer_tasks(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
+def layer_parts(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
     """Return a part for each structure of the layers, the most time-consuming first.
 
     Parameters
@@ -166,7 +153,7 @@ def layer_tasks(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[P
         task = Task(
             layer.name,
             key_on(key, cpu),
-            tuple(families.to_fields(candidate.tiling) for candidate in chosen),
+            tuple(kernel_to_fields(candidate.tiling) for candidate in chosen),
             kernel.build,
             kernel.arguments(),
         )

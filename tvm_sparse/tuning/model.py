@@ -117,7 +117,7 @@ def _read(model: str, shapes: str) -> tvm.IRModule:
     return import_module(model, json.loads(shapes)).mod
 
 
-def model_task(
+def model_part(
     mod: tvm.IRModule,
     store: Store,
     keys: Sequence[Key],
@@ -135,7 +135,7 @@ def model_task(
         The keys of the records that the model uses; if their best plans change, the model is
         measured again.
     mod, subject, arguments, setting
-        As of `tvm_sparse.tuning.lanes.lanes_tasks`.
+        As of `tvm_sparse.tuning.lanes.lanes_parts`.
     """
     best = [store.records.best(key) for key in keys]
     used = sorted(f"{r.key.structure} {json.dumps(r.plan, sort_keys=True)}" for r in best if r)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.records.record import Key
+from tvm_sparse.tuning.ranking import RegionCandidate
 from tvm_sparse.tuning.task import Task
-
-if TYPE_CHECKING:
-    from tvm_sparse.tuning.regions import RegionCandidate
 
 LEAST_TRIALS = 4
 """Trials that a part gets at least at the quick level, however little of the time it takes."""

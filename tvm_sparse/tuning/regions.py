@@ -1,4 +1,4 @@
-"""The plans of a region that are worth a trial, and the libraries that run them."""
+"""The regions of a model to tune, and the libraries that run them."""
 
 from __future__ import annotations
 
@@ -14,94 +14,19 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
-from tvm_sparse.columns.shapes import RegionShape, part
-from tvm_sparse.costs.best_plan import best_plan, promising_plans
-from tvm_sparse.costs.regions import predict, predict_alone
+from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
-from tvm_sparse.records.best import from_fields, to_fields
+from tvm_sparse.records.best import plan_from_fields, plan_to_fields
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.records.record import Key, Plan
 from tvm_sparse.tuning.devices import Arguments, Build
 from tvm_sparse.tuning.libraries import build_module, common_lanes, write_arguments
 from tvm_sparse.tuning.part import Part, Setting, name_of
+from tvm_sparse.tuning.ranking import RegionCandidate, region_candidates
 from tvm_sparse.tuning.task import Task
-
-
-@dataclass(frozen=True)
-class RegionCandidate:
-    """A plan and its expected time.
-
-    Attributes
-    ----------
-    plan : ColumnPlan or Stops
-        The plan.
-    seconds : float
-        The time that the cost model predicts.
-    """
-
-    plan: ColumnPlan | Stops
-    seconds: float
-
-
-def region_candidates(
-    region: RegionShape, cpu: CpuProfile, hopeless: float, is_formed: bool = True
-) -> list[RegionCandidate]:
-    """Return the plans to try: the cost model's choice, the best of each column size, and stops.
-
-    After them come the second best plans of each column size, and so on: neighbouring steps of the
-    same columns differ too little to spend the first trials on them.
-
-    Parameters
-    ----------
-    region : RegionShape
-        The region.
-    cpu : CpuProfile
-        The processor.
-    hopeless : float
-        Plans that are expected to take so many times as long as the best are left out. The plan
-        that runs the operators one by one is always in the list.
-    is_formed : bool
-        Whether the cost model would form the region. If so, the operators one by one are the second
-        plan, else the first.
-    """
-    plans = promising_plans(region, cpu)
-    known = [RegionCandidate(p, predict(region, p, cpu).seconds) for p in plans]
-    count = len(region.stages)
-    known += [_stopped(region, Stops((stage,)), cpu) for stage in range(1, count)]
-    known.sort(key=lambda candidate: candidate.seconds)
-    fused = next(c for c in known if isinstance(c.plan, ColumnPlan))
-    apart = _stopped(region, one_by_one(region), cpu)
-    seen: Counter[object] = Counter()
-    ranked = []
-    for candidate in known:
-        if candidate.seconds <= hopeless * fused.seconds:
-            plan = candidate.plan
-            group = plan.column_rows if isinstance(plan, ColumnPlan) else plan
-            ranked.append((seen[group], candidate))
-            seen[group] += 1
-    others = [candidate for _, candidate in sorted(ranked, key=lambda pair: pair[0])]
-    first = [fused, apart] if is_formed else [apart, fused]
-    return [*first, *(c for c in others if c not in first)]
-
-
-def one_by_one(region: RegionShape) -> Stops:
-    """Return the stops by which the operators of a region run one by one."""
-    return Stops(tuple(range(1, len(region.stages))))
-
-
-def _stopped(region: RegionShape, stops: Stops, cpu: CpuProfile) -> RegionCandidate:
-    """Return stops, with the time that they take under the cost model's plan for each part."""
-    seconds = 0.0
-    for first, end in stops.parts(len(region.stages)):
-        shape = part(region, first, end)
-        if end - first == 1:
-            seconds += predict_alone(shape, cpu).seconds
-        else:
-            seconds += best_plan(shape, cpu)[1].seconds
-    return RegionCandidate(stops, seconds)
 
 
 @dataclass(frozen=True)
@@ -212,7 +137,7 @@ def build_region_library(library: Path, module: str, plan: Plan, target: str, th
     The function has the parameters of ``main`` in `module`.
     """
     cpu = processor(target, threads)
-    chosen = from_fields(plan)
+    chosen = plan_from_fields(plan)
     assert chosen is not None
     regions = FormRegions(cpu, planner=_Given(cpu, chosen))
     build_module(tvm.transform.Sequential([regions])(_read(module)), library, cpu)
@@ -235,7 +160,7 @@ def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
 
 
-def region_tasks(
+def region_parts(
     formed: Sequence[tuple[tvm.IRModule, Mapping[str, RegionShape]]],
     setting: Setting,
     done: Collection[Key] = (),
@@ -273,10 +198,10 @@ def region_tasks(
         task = Task(
             name_of(key),
             key,
-            tuple(to_fields(candidate.plan) for candidate in chosen),
+            tuple(plan_to_fields(candidate.plan) for candidate in chosen),
             subject.build,
             subject.arguments(weights),
-            references=(to_fields(one_by_one(region.shape)),),
+            references=(plan_to_fields(Stops.everywhere(len(region.shape.stages))),),
         )
         found.append(Part("regions", task, region.count, region.shape, chosen))
     return found

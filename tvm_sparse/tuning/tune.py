@@ -26,11 +26,11 @@ from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
-from tvm_sparse.tuning.lanes import lanes_tasks
-from tvm_sparse.tuning.layers import layer_tasks
-from tvm_sparse.tuning.model import ModelSubject, model_task
+from tvm_sparse.tuning.lanes import lanes_parts
+from tvm_sparse.tuning.layers import layer_parts
+from tvm_sparse.tuning.model import ModelSubject, model_part
 from tvm_sparse.tuning.part import Part, Setting
-from tvm_sparse.tuning.regions import form_regions, region_tasks
+from tvm_sparse.tuning.regions import form_regions, region_parts
 from tvm_sparse.tuning.task import Outcome, Progress, Store
 
 Level = Literal["quick", "normal", "thorough"]
@@ -148,24 +148,24 @@ def tune(
                 model, shapes, setting.own_folder(), target, cpu.cores, store.path
             )
             arguments = subject.arguments(setting.own_folder(), imported["main"])
-            run("lanes", lanes_tasks(mod, subject, arguments, setting))
+            run("lanes", lanes_parts(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.
             lookups = replace(measured.lookups_on(cpu), refuses=lambda key: False)
-            run("kernels", layer_tasks(mod, lookups, setting))
+            run("kernels", layer_parts(mod, lookups, setting))
             panels = pipeline.front(imported, cpu, lookups).mod
             formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
-            run("regions", region_tasks(formed, setting))
+            run("regions", region_parts(formed, setting))
             for _ in range(MORE_ROUNDS):
                 # With what was measured, other regions may look better that were not measured yet.
                 formed = [form_regions(panels, cpu, LEAST_GAIN, lookups.plan_for)]
-                more = region_tasks(formed, setting, done={part.task.key for part in tuned})
+                more = region_parts(formed, setting, done={part.task.key for part in tuned})
                 if not more:
                     break
                 run("regions", more)
             keys = [part.task.key for part in tuned if part.kind != "regions"]
             keys += [key_of(shape, cpu) for shape in formed[0][1].values()]
             if tuned:
-                run("the whole model", [model_task(mod, store, keys, subject, arguments, setting)])
+                run("the whole model", [model_part(mod, store, keys, subject, arguments, setting)])
     return tuned
 
 
