@@ -6,24 +6,21 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tvm
 from tvm import relax
 
-from tvm_sparse.columns import options
-from tvm_sparse.columns.options import ColumnRows, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.frontends.imported_model import ImportedModel
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.records.used import UsedRecords
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
-
-if TYPE_CHECKING:
-    from tvm_sparse.frontends.onnx_importer import ImportedModel
-    from tvm_sparse.records.used import UsedRecords
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
 
@@ -92,7 +89,7 @@ def compile(
     from tvm_sparse.passes import pipeline
 
     check_threads(threads)
-    options.check(columns, overlap)
+    check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = profile(target)

@@ -1,9 +1,10 @@
-"""Files that are written whole or not at all, and arrays in files."""
+"""The user's data folder, files that are written whole or not at all, and arrays in files."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,12 @@ from typing import Any
 import numpy as np
 
 from tvm_sparse.errors import InputError, OutputError, TvmSparseError
+
+
+def data_folder() -> Path:
+    """Return our folder among the user's data, where records and measurements are kept."""
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "tvm-sparse"
 
 
 @contextlib.contextmanager

@@ -18,8 +18,7 @@ from typing import Any, TypeAlias
 import tvm
 from tvm import relax
 
-from tvm_sparse.columns import options
-from tvm_sparse.columns.options import ColumnRows, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.convolve_images import convolve_images
@@ -66,7 +65,7 @@ class FormRegions:
         plan_for: PlanFor | None = None,
         planner: RegionPlanner | None = None,
     ) -> None:
-        options.check(column_rows, overlap)
+        check_column_options(column_rows, overlap)
         cpu = CpuProfile.of(target)
         self.planner = planner or RegionPlanner(cpu, column_rows, overlap, plan_for)
 

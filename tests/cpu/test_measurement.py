@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_sparse.cli import main
-from tvm_sparse.cpu import measurement
-from tvm_sparse.cpu import probe as cpu_probe
+from tvm_sparse.cpu import probe
 from tvm_sparse.cpu.measurement import CpuMeasurement, load, plateaus, store
 from tvm_sparse.cpu.memory_system import estimate
 from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.this_machine import cpu_name
 from tvm_sparse.errors import OutputError, TargetError
 
 SYSTEM = estimate(3.8, 51.2, 256, 2, has_l3=True)
@@ -119,9 +119,7 @@ def test_a_folder_that_cannot_be_made(data_home):
 def test_the_native_profile_uses_what_is_stored():
     before = native.__wrapped__()
     assert before.measured is None
-    measured = dataclasses.replace(
-        MEASURED, cpu=measurement.cpu_name(), cores=before.cores, system=SYSTEM
-    )
+    measured = dataclasses.replace(MEASURED, cpu=cpu_name(), cores=before.cores, system=SYSTEM)
     store(measured)
     after = native.__wrapped__()
     assert after.memory_system == SYSTEM and after.l3_bytes == 20 << 20
@@ -130,28 +128,28 @@ def test_the_native_profile_uses_what_is_stored():
 
 
 @pytest.fixture
-def probe():
-    return cpu_probe._Probe(native(), 1 << 20)
+def loops():
+    return probe._Probe(native(), 1 << 20)
 
 
-def test_every_core_reads_all_of_its_part(probe, monkeypatch):
-    monkeypatch.setattr(cpu_probe, "_TURN_SECONDS", 0.0)
-    monkeypatch.setattr(cpu_probe, "_TURN_BYTES", 0)
+def test_every_core_reads_all_of_its_part(loops, monkeypatch):
+    monkeypatch.setattr(probe, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(probe, "_TURN_BYTES", 0)
     cores, lanes = native().cores, native().vector_lanes()
-    assert 0 < probe.rate(100_000, cores, copies=False) < math.inf
+    assert 0 < loops.rate(100_000, cores, copies=False) < math.inf
     floats = 100_000 // (32 * lanes) * 8 * lanes
-    sums = probe._sums.numpy().reshape(cores, lanes)
+    sums = loops._sums.numpy().reshape(cores, lanes)
     np.testing.assert_array_equal(sums, floats // lanes)
 
 
-def test_a_copy_moves_half_of_a_part_to_the_other(probe, monkeypatch):
-    monkeypatch.setattr(cpu_probe, "_TURN_SECONDS", 0.0)
-    x = np.random.default_rng(0).random(probe._array.shape[0], "float32")
-    probe._array.copyfrom(x)
-    assert 0 < probe.rate(100_000, 1, copies=True) < math.inf
+def test_a_copy_moves_half_of_a_part_to_the_other(loops, monkeypatch):
+    monkeypatch.setattr(probe, "_TURN_SECONDS", 0.0)
+    x = np.random.default_rng(0).random(loops._array.shape[0], "float32")
+    loops._array.copyfrom(x)
+    assert 0 < loops.rate(100_000, 1, copies=True) < math.inf
     unit = 8 * native().vector_lanes()
     half = 50_000 // 4 // unit * unit
-    after = probe._array.numpy()
+    after = loops._array.numpy()
     np.testing.assert_array_equal(after[half : 2 * half], x[:half])
     np.testing.assert_array_equal(
         np.delete(after, np.s_[half : 2 * half]), np.delete(x, np.s_[half : 2 * half])
@@ -161,11 +159,11 @@ def test_a_copy_moves_half_of_a_part_to_the_other(probe, monkeypatch):
 def test_too_few_levels_are_an_error():
     flat = plateaus([1, 2, 4, 8, 16, 32], [5.0] * 6)
     with pytest.raises(TargetError, match=r"shows 1 levels \(0.0 GB/s\), not L1, L2 and memory"):
-        cpu_probe._check(flat)
+        probe._check(flat)
 
 
 def test_the_command_shows_and_stores(monkeypatch, capsys):
-    monkeypatch.setattr(cpu_probe, "measure", lambda progress: MEASURED)
+    monkeypatch.setattr(probe, "measure", lambda progress: MEASURED)
     assert main.main(["targets", "--measure"]) == 0
     out = capsys.readouterr().out
     assert "memory" in out and "3.80 GHz" in out and "some-cpu-2-0-ghz-2.json" in out

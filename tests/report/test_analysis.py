@@ -11,9 +11,9 @@ from tvm_sparse import testing
 from tvm_sparse.cli import main
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.report import page as region_page
 from tvm_sparse.report.analysis import analyze
 from tvm_sparse.report.measured import rank_correlation
+from tvm_sparse.report.page import render
 from tvm_sparse.zoo import recipes
 
 
@@ -122,7 +122,7 @@ class _Page(HTMLParser):
 
 class TestPage:
     def test_it_shows_every_region_and_needs_nothing_else(self, found):
-        text = region_page.render(found)
+        text = render(found)
         page = _Page(text)
         assert page.open == []
         assert page.ids == [f"region-{number}" for number in range(len(found.regions))]
@@ -137,17 +137,17 @@ class TestPage:
         for overlap in ("recompute", "carry"):
             plan, cost = best_plan(region.shape, found.cpu, overlap)
             assert plan.overlap == overlap
-            assert f"{1e6 * cost.seconds:,.1f} us" in region_page.render(found)
+            assert f"{1e6 * cost.seconds:,.1f} us" in render(found)
         chosen = best_plan(region.shape, found.cpu, region.plan.overlap)
         assert chosen == (region.plan, region.prediction)
 
     def test_names_are_escaped(self, found):
-        text = region_page.render(dataclasses.replace(found, model="<a & b>"))
+        text = render(dataclasses.replace(found, model="<a & b>"))
         assert "<a & b>" not in text
         assert "&lt;a &amp; b&gt;" in text
 
     def test_without_columns(self, resnet):
-        page = _Page(region_page.render(resnet(columns="off")))
+        page = _Page(render(resnet(columns="off")))
         assert page.open == []
         assert page.links == []
 

@@ -18,7 +18,6 @@ from tvm_sparse.bench import on_board
 from tvm_sparse.bench.on_board import measure_on_board
 from tvm_sparse.cli import main
 from tvm_sparse.errors import RemoteError
-from tvm_sparse.runtime import board as remote
 from tvm_sparse.runtime.board import Board, RemoteEngine
 
 SHAPES = {"x": (1, 20, 32)}
@@ -155,7 +154,7 @@ def test_nobody_listens(port, key, module):
 
 
 def test_what_listens_is_no_tracker(monkeypatch):
-    monkeypatch.setattr(remote, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("tvm_sparse.runtime.board.CONNECT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         board = Board("127.0.0.1", silent.getsockname()[1], KEY)
         with pytest.raises(RemoteError, match="no tracker answers at"):

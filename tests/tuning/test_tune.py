@@ -22,7 +22,7 @@ from tvm_sparse.records.best import RecordedPlans, plan_from_fields, plan_to_fie
 from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_of, region_key, target_key
 from tvm_sparse.records.record import Record
-from tvm_sparse.report import tuned as tuning_report
+from tvm_sparse.report.tuned import check_plot, plot, summary, table, to_json
 from tvm_sparse.tuning import tune
 from tvm_sparse.tuning.regions import form_regions
 
@@ -269,9 +269,9 @@ def test_command_line(model, tuned, capfd, tmp_path):
 
 def test_report(tuned, tmp_path):
     path, regions = tuned
-    assert tuning_report.table(regions).row_count == len(regions)
-    assert "before" in tuning_report.summary(regions, path)
-    found = {part["kind"]: part for part in tuning_report.to_json(regions)}
+    assert table(regions).row_count == len(regions)
+    assert "before" in summary(regions, path)
+    found = {part["kind"]: part for part in to_json(regions)}
     layer, region = found["layers"], found["regions"]
     assert layer["default"]["kernel"] == "sparse_conv2d"
     assert region["default"].keys() == {"column_rows", "step_rows", "overlap"}
@@ -279,7 +279,7 @@ def test_report(tuned, tmp_path):
 
 def test_plot(tuned, tmp_path):
     drawing = tmp_path / "tuning.png"
-    tuning_report.check_plot(drawing)
-    tuning_report.plot(tuned[1], drawing, processor("native", 1))
+    check_plot(drawing)
+    plot(tuned[1], drawing, processor("native", 1))
     assert drawing.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [drawing]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -36,6 +37,12 @@ def random_inputs(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, np.nd
             value = rng.integers(0, 2 if "type" in spec.name else 1000, spec.shape)
         inputs[spec.name] = value.astype(spec.dtype)
     return inputs
+
+
+def read_arrays(path: Path) -> list[np.ndarray]:
+    """Return the arrays of a file of `numpy.savez` in their order."""
+    with np.load(path) as arrays:
+        return [arrays[name] for name in arrays.files]
 
 
 def output_error(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float:

@@ -18,13 +18,13 @@ import numpy as np
 import onnx
 
 from tvm_sparse.bench import multiply_adds
-from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs
+from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs, read_arrays
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE, PeerError, PeerProcess
 from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import InputError
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, write_model
 
 Inputs = Mapping[str, np.ndarray]
 
@@ -144,8 +144,7 @@ def _write_whole(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path:
     """Write the model with static shapes that all peers read; DeepSparse may rewrite the file."""
     path = scratch / "model.onnx"
     onnx.external_data_helper.load_external_data_for_model(model, str(folder))
-    size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    onnx.save(model, path, save_as_external_data=size > 1.9e9, location="model.data")
+    write_model(model, path)
     return path
 
 
@@ -206,20 +205,15 @@ def _check_outputs(contenders: Sequence[_Contender], scratch: Path, tolerance: f
     reference = scratch / f"{REFERENCE}.npz"
     if not reference.exists():
         return
-    expected = _arrays(reference)
+    expected = read_arrays(reference)
     for contender in contenders:
         if contender.process is None or contender.result.engine == REFERENCE:
             continue
-        actual = _arrays(scratch / f"{contender.result.engine}.npz")
+        actual = read_arrays(scratch / f"{contender.result.engine}.npz")
         error = output_error(actual, expected)
         contender.result = replace(contender.result, output_error=error)
         if not error <= tolerance:
             contender.fail(f"wrong outputs: relative error {error:.1e}")
-
-
-def _arrays(path: Path) -> list[np.ndarray]:
-    with np.load(path) as arrays:
-        return [arrays[name] for name in arrays.files]
 
 
 def _time(contender: _Contender, burst: Mapping[str, float]) -> None:

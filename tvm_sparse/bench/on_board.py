@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tvm_sparse.bench import multiply_adds
-from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs
+from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs, read_arrays
 from tvm_sparse.bench.peers import OURS, REFERENCE, PeerProcess
 from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.errors import RemoteError
@@ -117,7 +117,7 @@ def measure_on_board(
             paths = {name: str(scratch / f"{name}.npz") for name in ("inputs", "outputs")}
             process.call("run", RUN_SECONDS, **paths)
             if expected is not None:
-                error = output_error(_arrays(scratch / "outputs.npz"), expected)
+                error = output_error(read_arrays(scratch / "outputs.npz"), expected)
                 result = replace(result, output_error=error)
                 if not error <= tolerance:
                     result = replace(result, failure=f"wrong outputs: relative error {error:.1e}")
@@ -146,7 +146,7 @@ def _reference(model: Path, inputs: Mapping[str, np.ndarray], scratch: Path) -> 
         process.call("load", path=str(model), threads=1)
         process.call("inputs", path=str(scratch / "reference_inputs.npz"), names=list(inputs))
         process.call("outputs", path=str(scratch / "reference.npz"))
-    return _arrays(scratch / "reference.npz")
+    return read_arrays(scratch / "reference.npz")
 
 
 def _time(
@@ -165,11 +165,6 @@ def _time(
         answer = process.call("measure", RUN_SECONDS + 10 * runs * pilot, runs=runs)
         results.append(tuple(answer["seconds"]))
     return tuple(results)
-
-
-def _arrays(path: Path) -> list[np.ndarray]:
-    with np.load(path) as arrays:
-        return [arrays[name] for name in arrays.files]
 
 
 class _BoardProcess(IsolatedProcess):

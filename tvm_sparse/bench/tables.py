@@ -15,6 +15,7 @@ from rich.table import Table
 
 from tvm_sparse.bench.peers import OURS
 from tvm_sparse.bench.results import Comparison, EngineResult
+from tvm_sparse.cpu.this_machine import cpu_name
 
 TITLES = {
     OURS: "tvm-sparse",
@@ -156,14 +157,6 @@ def machine() -> dict[str, str]:
         "cpu": cpu_name(), "system": platform.platform(), "python": platform.python_version(),
         "commit": _commit(), **versions,
     }  # fmt: skip
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the operating system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _commit() -> str:

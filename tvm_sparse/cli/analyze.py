@@ -32,17 +32,17 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.cli import console
     from tvm_sparse.cpu.profile import profile
-    from tvm_sparse.report import analysis
-    from tvm_sparse.report import measured as region_measurement
-    from tvm_sparse.report import page as region_page
+    from tvm_sparse.report import page
+    from tvm_sparse.report.analysis import analyze
+    from tvm_sparse.report.measured import check_target, measure
 
     if options.html:
         files.check_writable(options.html)
     if options.measure:
-        region_measurement.check_target(profile(options.target))
+        check_target(profile(options.target))
     measured = None
     with console.progress(f"analyzing {options.model}") as update:
-        found = analysis.analyze(
+        found = analyze(
             options.model,
             dict(options.shape),
             options.target,
@@ -52,12 +52,11 @@ def run(options: argparse.Namespace) -> None:
             arguments.recorded_plans(options.records),
         )
         if options.measure:
-            measured = region_measurement.measure(found, update)
+            measured = measure(found, update)
         if options.html:
             update("drawing")
-            page = region_page.render(found, measured)
             with files.replacing(options.html) as temporary:
-                temporary.write_text(page, encoding="utf-8")
+                temporary.write_text(page.render(found, measured), encoding="utf-8")
     if options.json:
         measurement = {"measured": measured.to_json()} if measured else {}
         console.print_json(found.to_json() | measurement)

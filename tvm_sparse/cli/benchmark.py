@@ -48,9 +48,9 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.bench import tables
     from tvm_sparse.cli import console
-    from tvm_sparse.columns import options as column_options
+    from tvm_sparse.columns.options import check_column_options
 
-    column_options.check(options.columns, options.overlap)
+    check_column_options(options.columns, options.overlap)
     board = arguments.board(options)
     with console.progress(f"measuring {options.model}") as update:
         if board is None:
@@ -64,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:
     from tvm_sparse import compiler
-    from tvm_sparse.bench import arrays
-    from tvm_sparse.bench import comparison as benchmarking
+    from tvm_sparse.bench import arrays, comparison
     from tvm_sparse.bench.peers import OURS
 
     is_library = options.model.suffix == ".so"
@@ -75,7 +74,7 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
     compile_options = {"target": options.target, **arguments.column_options(options)}
     if is_library:
         compile_options = {}
-    return benchmarking.compare(
+    return comparison.compare(
         None if is_library else options.model,
         dict(options.shape),
         engines=(OURS, *options.compare),

@@ -36,13 +36,13 @@ def run(options: argparse.Namespace) -> None:
     """Compile a model and write its library."""
     from tvm_sparse import compiler, files
     from tvm_sparse.cli import console
-    from tvm_sparse.columns import options as column_options
+    from tvm_sparse.columns.options import check_column_options
     from tvm_sparse.cpu.profile import profile
     from tvm_sparse.runtime import linking
 
     files.check_writable(options.output, LibraryError)
     linking.link_command(profile(options.target).architecture, options.linker)
-    column_options.check(options.columns, options.overlap)
+    check_column_options(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
     reports: list[UsedRecords] = []
     start = time.perf_counter()

@@ -38,12 +38,12 @@ def run(options: argparse.Namespace) -> None:
 
 def _measure_this_machine(as_json: bool) -> None:
     from tvm_sparse.cli import console
-    from tvm_sparse.cpu import measurement as cpu_measurement
     from tvm_sparse.cpu import probe
+    from tvm_sparse.cpu.measurement import store
 
     with console.progress("measuring") as update:
         measurement = probe.measure(update)
-    path = cpu_measurement.store(measurement)
+    path = store(measurement)
     if as_json:
         console.print_json(asdict(measurement) | {"file": str(path)})
     else:

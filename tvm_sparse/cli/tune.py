@@ -40,16 +40,16 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.cli import console
     from tvm_sparse.cpu.profile import processor
     from tvm_sparse.records.file import default_path
-    from tvm_sparse.report import tuned as tuning_report
-    from tvm_sparse.tuning import tune
+    from tvm_sparse.report import tuned
+    from tvm_sparse.tuning.tune import tune
 
     board = arguments.board(options)
     if options.plot:
-        tuning_report.check_plot(options.plot)
+        tuned.check_plot(options.plot)
     records = options.records or default_path()
     try:
         with console.trials(f"tuning {options.model}") as progress:
-            tuned = tune.tune(
+            parts = tune(
                 options.model,
                 dict(options.shape),
                 options.target,
@@ -64,11 +64,11 @@ def run(options: argparse.Namespace) -> None:
         print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
         raise
     if options.json:
-        console.print_json(tuning_report.to_json(tuned))
+        console.print_json(tuned.to_json(parts))
     else:
-        console.print_table(tuning_report.table(tuned))
-        print(tuning_report.summary(tuned, records))
+        console.print_table(tuned.table(parts))
+        print(tuned.summary(parts, records))
     if options.plot:
         cpu = processor(options.target, options.threads)
         with files.replacing(options.plot) as temporary:
-            tuning_report.plot(tuned, temporary, cpu)
+            tuned.plot(parts, temporary, cpu)

@@ -14,7 +14,7 @@ OverlapOption: TypeAlias = Overlap | Literal["auto"]
 """``"recompute"``, ``"carry"``, or ``"auto"`` to let the cost model choose."""
 
 
-def check(columns: object = "auto", overlap: object = "auto") -> None:
+def check_column_options(columns: object = "auto", overlap: object = "auto") -> None:
     """Raise an error if `columns` is not `ColumnRows`, or `overlap` no `OverlapOption`.
 
     Raises

@@ -9,8 +9,6 @@ import functools
 import json
 import logging
 import math
-import os
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -140,21 +138,10 @@ def _crossing(sizes: np.ndarray, rates: np.ndarray, first: int, height: float) -
     return float(math.exp(sizes[below - 1] + share * (sizes[below] - sizes[below - 1])))
 
 
-def cpu_name() -> str:
-    """Return the name that this machine's processor gives itself."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        text = ""
-    found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
-
-
 def path_of(cpu: str, cores: int) -> Path:
     """Return the file of a processor in the user's data folder."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     slug = re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-    return Path(home) / "tvm-sparse" / "cpus" / f"{slug}-{cores}.json"
+    return files.data_folder() / "cpus" / f"{slug}-{cores}.json"
 
 
 def store(measurement: CpuMeasurement) -> Path:

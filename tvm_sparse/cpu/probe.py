@@ -19,12 +19,13 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.cpu.measurement import CpuMeasurement, Plateau, cpu_name, plateaus
+from tvm_sparse.cpu.measurement import CpuMeasurement, Plateau, plateaus
 from tvm_sparse.cpu.memory_system import Bandwidth, MemorySystem
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.processors import KB, MB
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.cpu.this_machine import cpu_name
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.errors import TargetError
 

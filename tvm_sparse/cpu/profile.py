@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import difflib
 import functools
-import os
 import platform
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import tvm
+from tvm.target import codegen
 
 from tvm_sparse.cpu import measurement
 from tvm_sparse.cpu.memory_system import MemorySystem, estimate
 from tvm_sparse.cpu.processors import (
-    KB,
-    MB,
     PROCESSORS,
     UNKNOWN_CLOCK_GHZ,
     UNKNOWN_MEMORY_PEAK,
     Processor,
 )
+from tvm_sparse.cpu.this_machine import cache_sizes, cpu_name, usable_cores
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.errors import TargetError
 
@@ -217,14 +215,12 @@ def native() -> CpuProfile:
     TargetError
         If this machine has vectors of less than 256 bits (no AVX2).
     """
-    from tvm.target import codegen
-
     mcpu = codegen.llvm_get_system_cpu()
     target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
     known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu]
     base = known[0] if known else _from_features(target)
-    cores, caches = _usable_cores(), _caches()
-    measured = measurement.load(measurement.cpu_name(), cores)
+    cores, caches = usable_cores(), cache_sizes()
+    measured = measurement.load(cpu_name(), cores)
     l1, l2, l3 = measured.cache_bytes if measured else (base.l1_bytes, base.l2_bytes, None)
     # The system knows a core's own caches exactly, but not how much of a shared one is for us: a
     # virtual machine may be told the size of a cache that it shares with others. Clock and share of
@@ -245,8 +241,6 @@ def native() -> CpuProfile:
 
 def _from_features(target: tvm.target.Target) -> CpuProfile:
     """Return a profile of the target's instruction set with common cache sizes."""
-    from tvm.target import codegen
-
     mcpu = str(target.attrs.get("mcpu", ""))
     machine = _architecture(target)
     for name, feature in _BASELINES:
@@ -271,26 +265,6 @@ _BASELINES = (
 def _architecture(target: tvm.target.Target) -> str:
     machine = str(target.attrs.get("mtriple", platform.machine())).split("-")[0]
     return {"arm64": "aarch64"}.get(machine, machine)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _caches() -> dict[int, int]:
-    """Return the bytes of core 0's data caches by level, as far as Linux tells."""
-    sizes: dict[int, int] = {}
-    units = {"K": KB, "M": MB}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        try:
-            kind, level, size = (
-                (index / name).read_text().strip() for name in ("type", "level", "size")
-            )
-        except OSError:
-            continue
-        if kind != "Instruction":
-            sizes[int(level)] = int(size[:-1]) * units[size[-1]]
-    return sizes
 
 
 def processor(target: str, threads: int | None) -> CpuProfile:

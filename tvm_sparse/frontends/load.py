@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.errors import InputError
-
-if TYPE_CHECKING:
-    from tvm_sparse.frontends.onnx_importer import ImportedModel
+from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 
 
 def import_module(
@@ -22,12 +19,15 @@ def import_module(
 
     Raises
     ------
-    ModelError, InputError
-        As `compile`.
+    ModelError
+        If the model cannot be read or imported.
+    InputError
+        If `shapes` does not fit the model, or is given for a Relax module.
     """
-    from tvm_sparse.frontends.onnx_importer import ImportedModel, import_onnx, tensor_spec
-
     if not isinstance(model, tvm.IRModule):
+        # Late, because a machine that only loads libraries needs neither onnx nor ONNX Runtime.
+        from tvm_sparse.frontends.onnx_importer import import_onnx
+
         return import_onnx(model, shapes)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")

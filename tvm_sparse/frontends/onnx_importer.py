@@ -14,7 +14,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,9 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_attention import write_out_attention
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
-from tvm_sparse.specs import TensorSpec
 
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
 # reshapes, the second moves transposes out of attention.
@@ -35,23 +34,6 @@ _DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer"]
 
 
 _TAKE = tvm.ir.Op.get("relax.take")
-
-
-@dataclass(frozen=True)
-class ImportedModel:
-    """A model in Relax.
-
-    Attributes
-    ----------
-    mod : tvm.IRModule
-        Its function ``main`` takes the inputs in order; weights are constants inside.
-    inputs, outputs : tuple of TensorSpec
-        The inputs and outputs, by the names in the ONNX file.
-    """
-
-    mod: tvm.IRModule
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 def import_onnx(
@@ -115,21 +97,6 @@ def _import(serialized: bytes, folder: Path, scratch: Path) -> tuple[onnx.ModelP
         return model, _GraphImporter(folder, tried).convert(model)
     except ModelError as error:
         raise failure or error from error.__cause__
-
-
-def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
-    """Return the spec of an input or output called `name` of Relax type `ty`.
-
-    Raises
-    ------
-    ModelError
-        If it is no tensor of known rank.
-    """
-    if not isinstance(ty, relax.TensorType) or ty.ndim < 0:
-        raise ModelError(f"{name!r} is no tensor of known rank, but {ty}; it cannot be compiled")
-    sizes = [None] * ty.ndim if ty.shape is None else ty.shape
-    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in sizes)
-    return TensorSpec(name, tuple(shape), str(ty.dtype))
 
 
 class _Refused(Exception):

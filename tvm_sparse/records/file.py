@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from tvm_sparse.errors import RecordsError
+from tvm_sparse.files import data_folder
 from tvm_sparse.records.record import Key, Plan, Record
 
 LEAST_GAIN = 0.005
-"""Share of the time by which a plan must be faster: less is not safe to tell from noise."""
+"""Share of the time by which a plan must be faster; smaller differences may be noise."""
 
 BEYOND = 0.8
 """Share of a turn's rounds in which a plan must be faster: 4 of 5."""
@@ -31,8 +32,7 @@ _log = logging.getLogger(__name__)
 
 def default_path() -> Path:
     """Return the file of records in the user's data folder."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tvm-sparse" / "records.jsonl"
+    return data_folder() / "records.jsonl"
 
 
 def append(path: Path, records: Iterable[Record]) -> None:

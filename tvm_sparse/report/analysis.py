@@ -12,8 +12,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from tvm_sparse.columns import options
-from tvm_sparse.columns.options import ColumnRows, OverlapOption
+from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, profile
@@ -159,7 +158,7 @@ def analyze(
         As `tvm_sparse.compile`.
     """
     check_threads(threads)
-    options.check(columns, overlap)
+    check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = profile(target)

@@ -20,6 +20,7 @@ import tvm
 import tvm_ffi
 from tvm import relax
 
+from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads, start_pool
 from tvm_sparse.errors import InputError
 from tvm_sparse.runtime import library
@@ -49,7 +50,7 @@ class Engine:
     ) -> None:
         check_threads(threads)
         self.info = info
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or usable_cores()
         self._module = module
         self._path = path  # of the library that `module` was loaded from
         self._starting = threading.Lock()

@@ -15,13 +15,14 @@ import numpy as np
 import tvm
 
 from tvm_sparse.cpu.profile import CpuProfile, native, processor
+from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
-from tvm_sparse.records import file as tuning_records
 from tvm_sparse.records.best import RecordedPlans, is_plan
+from tvm_sparse.records.file import default_path
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
@@ -126,12 +127,12 @@ def tune(
             f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "
             "--tracker and --key; or for --target native"
         )
-    store = Store(Path(records) if records else tuning_records.default_path(), is_plan)
+    store = Store(Path(records) if records else default_path(), is_plan)
     measured = RecordedPlans(store.records)
     tuned: list[Tuned] = []
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
         devices = _devices(board, cpu)
-        with _closing(devices, Builders(len(os.sched_getaffinity(0)))) as builders:
+        with _closing(devices, Builders(usable_cores())) as builders:
 
             def run(title: str, parts: Sequence[Part]) -> None:
                 progress(title)

@@ -1,0 +1,41 @@
+"""The facts that the system tells about this machine: processor, usable cores, cache sizes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+from tvm_sparse.cpu.processors import KB, MB
+
+
+def cpu_name() -> str:
+    """Return the name that this machine's processor gives itself."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cache_sizes() -> dict[int, int]:
+    """Return the bytes of core 0's data caches by level, as far as Linux tells."""
+    sizes: dict[int, int] = {}
+    units = {"K": KB, "M": MB}
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind, level, size = (
+                (index / name).read_text().strip() for name in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            sizes[int(level)] = int(size[:-1]) * units[size[-1]]
+    return sizes

@@ -1,0 +1,43 @@
+"""The form into which every frontend brings a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.specs import TensorSpec
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model in Relax.
+
+    Attributes
+    ----------
+    mod : tvm.IRModule
+        Its function ``main`` takes the inputs in order; weights are constants inside.
+    inputs, outputs : tuple of TensorSpec
+        The inputs and outputs, by the names in the model.
+    """
+
+    mod: tvm.IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
+    """Return the spec of an input or output called `name` of Relax type `ty`.
+
+    Raises
+    ------
+    ModelError
+        If it is no tensor of known rank.
+    """
+    if not isinstance(ty, relax.TensorType) or ty.ndim < 0:
+        raise ModelError(f"{name!r} is no tensor of known rank, but {ty}; it cannot be compiled")
+    sizes = [None] * ty.ndim if ty.shape is None else ty.shape
+    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in sizes)
+    return TensorSpec(name, tuple(shape), str(ty.dtype))
