@@ -96,10 +96,20 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
     if static_shape(rows) != (*leading, channels):
         rows = emit(relax.op.reshape(rows, (*leading, channels)))
     args = [*call.args[:operand], rows, *call.args[operand + 1 :]]
-    result = emit(relax.Call(call.op, args, call.attrs))
+    result = emit(_on_last_axis(call, args))
     width = (static_shape(result) or (0,))[-1]
     rescaled = [tuple((n, s // channels * width) for n, s in axis) for axis in view.axes[:-1]]
     return View(result, (*rescaled, _run(width))).materialize()
+
+
+def _on_last_axis(call: relax.Call, args: Sequence[relax.Expr]) -> relax.Call:
+    """Return an operator on rows for other arguments, whose number of axes may be another one."""
+    if is_call_to(call, "relax.nn.softmax"):
+        return relax.op.nn.softmax(*args, axis=-1)
+    if is_call_to(call, "relax.nn.layer_norm"):
+        attrs = call.attrs
+        return relax.op.nn.layer_norm(*args, [-1], attrs.epsilon, attrs.center, attrs.scale)
+    return relax.Call(call.op, args, call.attrs)
 
 
 def _run(extent: int) -> tuple[Atom, ...]:

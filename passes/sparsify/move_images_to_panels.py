@@ -127,8 +127,7 @@ class _Mover:
         batch, channels, height, _ = shape
         own = static_shape(value)
         if own == shape:
-            panels = self._panels_of(value)
-            return self.emit(operators.image_to_panels(value, lanes)) if panels is None else panels
+            return self._as_panels(value, lanes)
         if own is None:
             return None
         if math.prod(own) == 1:
@@ -167,10 +166,7 @@ class _Mover:
         lanes = next((lanes_of(p) for p in found if p is not None), None)
         if lanes is None:
             return None
-        panels = [
-            self.emit(operators.image_to_panels(field, lanes)) if p is None else p
-            for field, p in zip(fields, found, strict=True)
-        ]
+        panels = [self._as_panels(field, lanes) for field in fields]
         moved = relax.op.concat(panels, CHANNEL_AXIS)
         return operators.panels_to_image(self.emit(moved), shape)
 
@@ -252,5 +248,8 @@ class _Mover:
         return self.cpu.image_lanes(shape[3])
 
     def _as_panels(self, image: relax.Expr, lanes: int) -> relax.Expr:
+        """Return panels of `lanes` lanes that hold `image`."""
         panels = self._panels_of(image)
-        return self.emit(operators.image_to_panels(image, lanes)) if panels is None else panels
+        if panels is not None and lanes_of(panels) == lanes:
+            return panels
+        return self.emit(operators.image_to_panels(image, lanes))

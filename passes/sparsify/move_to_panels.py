@@ -79,8 +79,9 @@ class _Mover:
         return operators.FROM_PANELS.operand(call, "x"), known_shape(call)
 
     def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
+        """Return panels of `layout` that hold `value`; those of other lanes are laid out anew."""
         found = self._panels_of(value)
-        if found and Layout.of(found[1], layout.lanes).is_compatible(layout):
+        if found and Layout.of(found[1], lanes_of(found[0])).is_compatible(layout):
             return found[0]
         shape = (layout.batch, layout.tokens, layout.channels)
         if Layout.of(static_shape(value) or (), layout.lanes) != layout:
@@ -93,10 +94,9 @@ class _Mover:
         found = self._panels_of(x)
         if found is None:
             return None
-        lanes = int(call.attrs["lanes"])
-        layout = Layout.of(known_shape(x), lanes)
-        is_same = lanes_of(found[0]) == lanes
-        return found[0] if is_same and Layout.of(found[1], lanes).is_compatible(layout) else None
+        layout = Layout.of(known_shape(x), int(call.attrs["lanes"]))
+        held = Layout.of(found[1], lanes_of(found[0]))
+        return found[0] if held.is_compatible(layout) else None
 
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
         """reshape(reshape(x)) => reshape(x), or x itself"""

@@ -69,10 +69,9 @@ class _Copy:
     def _axis_read_along(self, stored: Axis) -> Axis | None:
         """Return the axis along which a load is contiguous that `stored` would stride through."""
         for load in loads(self.piece.store.value):
-            *others, last = load.indices
-            if any(stored.var in variables(index) for index in others):
+            if any(stored.var in variables(index) for index in load.indices[:-1]):
                 for axis in self.piece.axes[:-1]:
-                    if _is_contiguous(last, axis):
+                    if _is_contiguous(load.indices[-1], axis):
                         return axis
         return None
 
@@ -110,7 +109,8 @@ class _Copy:
         joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
         with each_job(size(outer) * (1 if joined else strips), *self._work()) as job:
             fixed = _bound(places(outer, job if joined else job // strips))
-            rows = [T.sblock_alloc_buffer((lanes,)) for _ in range(lanes)]
+            dtype = self.piece.store.buffer.dtype
+            rows = [T.sblock_alloc_buffer((lanes,), dtype) for _ in range(lanes)]
             with T.serial(T.int64(0), T.int64(-(-along.extent // lanes))) as tile:
                 first = T.bind(clipped(tile * lanes, along.extent - lanes))
 

@@ -63,7 +63,8 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
     if scalar is not None and size(rows) >= WORTH_PACKING:
         return False
     spatial, reduced = reduction.spatial[-1].var, reduction.reduced[-1].var
-    inputs = [(variables(load), variables(load.indices[-1])) for load in loads(vector)]
+    indexed = [load for load in loads(vector) if load.indices]  # a scalar has no axes
+    inputs = [(variables(load), variables(load.indices[-1])) for load in indexed]
     # If an input varies along both axes it decides, because it is the larger input.
     deciding = [last for used, last in inputs if {spatial, reduced} <= used.keys()]
     last = deciding or [last for _, last in inputs]

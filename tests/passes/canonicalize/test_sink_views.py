@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tvm
 from tvm import relax
 
@@ -63,6 +64,31 @@ def test_softmax_of_flattened_scores():
         return emit(relax.op.nn.relu(emit(relax.op.nn.softmax(x))))
 
     check((2, 2, 3, 5), before, after)
+
+
+GAMMA, BETA = (relax.const(np.arange(5) / divisor, "float32") for divisor in (5, 7))
+ON_ROWS = {
+    "softmax": lambda x, axis: relax.op.nn.softmax(x, axis),
+    "layer_norm": lambda x, axis: relax.op.nn.layer_norm(
+        x, GAMMA, BETA, [axis], epsilon=1e-3, scale=False
+    ),
+}
+
+
+@pytest.mark.parametrize("operator", ON_ROWS.values(), ids=ON_ROWS)
+@pytest.mark.parametrize("shape", [(5,), (12, 5), (4, 3, 5)])
+def test_the_last_axis_stays_the_last(operator, shape):
+    """The moved operator has other axes, so that the number of its last one changes."""
+    flat = (1, 1, *shape) if len(shape) < 3 else (12, 5)
+
+    def before(emit, x):
+        y = emit(operator(emit(relax.op.reshape(x, flat)), len(flat) - 1))
+        return emit(relax.op.nn.relu(y))
+
+    def after(emit, x):
+        return emit(relax.op.nn.relu(emit(relax.op.reshape(emit(operator(x, -1)), flat))))
+
+    check(shape, before, after)
 
 
 def test_chains_are_shortened():

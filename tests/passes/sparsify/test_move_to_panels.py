@@ -47,6 +47,18 @@ def test_layout_changes_of_other_lanes_stay():
     ]
 
 
+def test_panels_of_other_lanes_that_meet_are_laid_out_anew():
+    def before(emit, p, q):
+        a, b = (emit(panel.from_panels(x, (2, 20, 3))) for x in (p, q))
+        return emit(add(a, b))
+
+    def after(emit, p, q):
+        b = emit(panel.to_panels(emit(panel.from_panels(q, (2, 20, 3))), LANES))
+        return emit(panel.from_panels(emit(add(p, b)), (2, 20, 3)))
+
+    assert_moves(before, after, (4, 3, LANES), (6, 3, 8))
+
+
 def test_elementwise_with_every_kind_of_operand():
     scalar, bias = np.float32([2]), np.arange(3, dtype="float32")
 
@@ -135,6 +147,26 @@ def test_attention_between_linear_layers_needs_no_layout_change():
 
     panels = (4, 6, LANES)
     assert_moves(before, after, panels, panels, panels, (2, 1, 1, 20))
+
+
+def test_attention_to_a_longer_sequence_lays_its_queries_out_anew():
+    queries, keys = 6, 20
+
+    def before(emit, q, k, v):
+        heads = [
+            emit(reshape(emit(panel.from_panels(p, (2, tokens, 6))), (2, tokens, 3, 2)))
+            for p, tokens in ((q, queries), (k, keys), (v, keys))
+        ]
+        return emit(attention(*heads))
+
+    mod = moved(before, (2, 6, 8), (4, 6, LANES), (4, 6, LANES))
+    assert operators_of(mod) == [
+        "tvm_sparse.from_panels",
+        "tvm_sparse.to_panels",
+        "tvm_sparse.attention",
+        "tvm_sparse.from_panels",
+        "reshape",
+    ]
 
 
 def test_causal_attention_stays():

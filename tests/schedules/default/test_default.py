@@ -19,7 +19,7 @@ def module(build, shapes) -> tvm.IRModule:
     builder = relax.BlockBuilder()
     inputs = []
     for i, spec in enumerate(shapes):
-        shape, dtype = spec if isinstance(spec[0], tuple) else (spec, "float32")
+        shape, dtype = spec if isinstance(spec[-1], str) else (spec, "float32")
         inputs.append(relax.Var(f"x{i}", relax.TensorType(shape, dtype)))
     with builder.function("main", inputs):
         with builder.dataflow():
@@ -40,15 +40,21 @@ def run(mod: tvm.IRModule, inputs: list[np.ndarray]) -> np.ndarray:
     return vm["main"](*(tvm.runtime.tensor(x) for x in inputs)).numpy()
 
 
-def check(build, shapes, rtol: float = 1e-4, atol: float = 1e-5) -> tvm.IRModule:
-    """Compare scheduled code with TVM's plain loops; returns the scheduled module."""
+def check(build, shapes, rtol: float = 1e-4, atol: float = 1e-5, most: int = 4) -> tvm.IRModule:
+    """Compare scheduled code with TVM's plain loops; returns the scheduled module.
+
+    Integers are 0 to `most`, or to the largest one of their type.
+    """
     before = module(build, shapes)
     random = np.random.default_rng(0)
     inputs = []
     for spec in shapes:
-        shape, dtype = spec if isinstance(spec[0], tuple) else (spec, "float32")
+        shape, dtype = spec if isinstance(spec[-1], str) else (spec, "float32")
         shape = [e if isinstance(e, int) else 37 for e in shape]
-        x = random.standard_normal(shape) if dtype == "float32" else random.integers(0, 5, shape)
+        x = random.standard_normal(shape)
+        if not dtype.startswith("float"):
+            limit = 1 if dtype == "bool" else np.iinfo(dtype).max
+            x = random.integers(0, min(most, limit), shape, endpoint=True)
         inputs.append(x.astype(dtype))
     after = tvm.transform.Sequential([ApplyDefaultSchedule(native()), VectorizeMath()])(before)
     want = run(VectorizeMath()(before), inputs)
@@ -209,3 +215,56 @@ def test_heads_of_a_detector():
     assert "if_then_else" not in script
     stores = [line for line in script.splitlines() if "] = " in line and "T.let" not in line]
     assert stores and not [line for line in stores if "%" in line or "//" in line]
+
+
+READS_A_SCALAR = {
+    "concat": lambda bb, x: OPS.concat([x, x], 2),
+    "pad": lambda bb, x: OPS.nn.pad(x, (0, 0, 1, 2, 3, 4)),
+    "transpose": lambda bb, x: OPS.permute_dims(x, (0, 2, 1)),
+    "transposed concat": lambda bb, x: OPS.concat([bb.emit(OPS.permute_dims(x, (2, 1, 0)))] * 2, 1),
+    "sum of a row": lambda bb, x: OPS.sum(x, 2),
+    "sum of a column": lambda bb, x: OPS.sum(x, 1),
+    "sum of all": lambda bb, x: OPS.sum(x),
+    "softmax": lambda bb, x: OPS.nn.softmax(x, 1),
+    "argmax": lambda bb, x: OPS.argmax(x, 2),
+    "slice": lambda bb, x: OPS.strided_slice(x, [1, 2], [1, 3], [30, 60], [1, 2]),
+    "repeat": lambda bb, x: OPS.tile(x, (1, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("reader", READS_A_SCALAR.values(), ids=READS_A_SCALAR)
+@pytest.mark.parametrize("operator", [OPS.divide, OPS.maximum, OPS.add])
+def test_a_tensor_without_axes_is_read(operator, reader):
+    """A scalar that is computed at run time, such as a maximum that everything is divided by."""
+
+    def build(bb, x, scalar):
+        return reader(bb, bb.emit(operator(x, scalar)))
+
+    check(build, [(5, 37, 64), ((), "float32")])
+
+
+def test_a_scalar_is_selected_and_copied():
+    def build(bb, x, condition, scalar):
+        joined = bb.emit(OPS.concat([x, x], 1))
+        return OPS.permute_dims(bb.emit(OPS.where(condition, joined, scalar)), (0, 2, 1))
+
+    check(build, [(2, 9, 32), ((1, 18, 1), "bool"), ((), "float32")])
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int64", "int32", "uint8", "int8", "bool", "float64", "float16", "float32"]
+)
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda bb, x: OPS.permute_dims(x),
+        lambda bb, x: OPS.concat([bb.emit(OPS.permute_dims(x)), x], 0),
+        lambda bb, x: OPS.reshape(bb.emit(OPS.permute_dims(x)), (-1,)),
+        lambda bb, x: OPS.strided_slice(
+            bb.emit(OPS.concat([bb.emit(OPS.permute_dims(x)), x], 1)), [0, 1], [1, 2], [39, 70]
+        ),
+    ],
+)
+def test_copies_are_exact_in_every_type(dtype, copy):
+    """The registers in which a tile is transposed hold values of the type that is copied."""
+    check(copy, [((40, 40), dtype)], rtol=0, atol=0, most=2**62)
