@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,9 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
+from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
 from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -32,12 +34,12 @@ from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
-from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
+from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
-from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
+from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS, SparsifyWeights
 from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups
@@ -159,7 +161,8 @@ def pipeline(
     columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     lookups: Lookups | None = None,
-    report: Callable[[UsedRecords], None] | None = None,
+    report: Callable[[CompileReport], None] | None = None,
+    strict: bool = False,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -170,7 +173,11 @@ def pipeline(
     lookups : Lookups, optional
         Looks up measured choices; the cost models choose where nothing was measured.
     report : callable, optional
-        Called with a summary of the measured choices that were used.
+        Called with what became of the layers and regions. By default, the logger ``tvm_sparse``
+        gets the warnings.
+    strict : bool
+        Whether a pruned layer without a sparse kernel is a `ModelError`, not only a warning. TVM
+        passes errors of passes on as a RuntimeError with the same text.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
@@ -180,10 +187,36 @@ def pipeline(
         found = front(mod, cpu, lookups)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target or cpu.to_target():
-            mod = tvm.transform.Sequential([regions, *lower(cpu)])(found.mod)
-            if report is not None:
-                formed = mod.attrs[REGIONS] if mod.attrs and REGIONS in mod.attrs else ()
-                report(found.used.with_regions(formed))
+            mod = tvm.transform.Sequential([regions])(found.mod)
+            compiled = _report(mod, cpu, found.used)
+            (report or CompileReport.log)(compiled)
+            if strict and compiled.warnings:
+                raise ModelError(compiled.warnings[0])
+            mod = tvm.transform.Sequential(lower(cpu))(mod)
             return relax.get_pipeline("default_build")(mod)
 
     return run
+
+
+def layers_of(mod: tvm.IRModule, regions: Mapping[str, int]) -> tuple[LayerReport, ...]:
+    """Return what became of the layers of a module from `front`.
+
+    Parameters
+    ----------
+    mod : IRModule
+        The module.
+    regions : mapping of str to int
+        The number of the region of each operator that is in one, by the name of its result.
+    """
+    file_layers = mod.attrs.get(FILE_LAYERS, ())
+    return layer_reports(mod.attrs[WEIGHTS], mod.attrs[LAYERS], file_layers, regions)
+
+
+def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords) -> CompileReport:
+    """Return what became of the layers and the regions of a module from `FormRegions`."""
+    formed = mod.attrs.get(REGIONS, ())
+    regions = {str(name): i for i, region in enumerate(formed) for name in region["layers"]}
+    alone = (layer for layer in mod.attrs[LAYERS] if str(layer["layer"]) not in regions)
+    seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
+    layers = layers_of(mod, regions)
+    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used.with_regions(formed))

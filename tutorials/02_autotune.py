@@ -74,9 +74,10 @@ assert records_file.stat().st_size == size
 # Without ``records=``, ``compile`` reads the file in the user's data folder, to which ``tune``
 # writes by default. It uses only records of the same processor and the same number of threads.
 # Where operators were measured to be faster one by one, it forms no columns.
-# It calls ``report`` with what it used of the records; here that is printed.
+# The engine's ``report`` holds what it used of the records.
 
-engine = tvm_sparse.compile(model, threads=1, records=records_file, report=print)
+engine = tvm_sparse.compile(model, threads=1, records=records_file)
+print(engine.report.records)
 
 # %%
 # A plan changes the order of the work, not the result.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
+from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.records.used import UsedRecords
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
@@ -40,7 +41,7 @@ def compile(
     columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
-    report: Callable[[UsedRecords], None] | None = None,
+    strict: bool = False,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -65,19 +66,21 @@ def compile(
         What `tvm_sparse.tuning.tune.tune` found for this target and number of threads; it takes
         the place of the cost model's plans. By default the file in the user's data folder, if
         there is one; ``RecordedPlans()`` holds nothing.
-    report : callable, optional
-        Called with the measured choices that were used; ``report=print`` prints them in a line.
+    strict : bool
+        Whether a pruned layer without a sparse kernel is an error. Otherwise the logger
+        ``tvm_sparse`` gets a warning.
 
     Returns
     -------
     Engine
         Runs the model if `target` fits this machine; its `save` writes the library, which
-        runs on the target.
+        runs on the target. Its `report` says what became of every layer, and why.
 
     Raises
     ------
     ModelError
-        If the model cannot be read or imported.
+        If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
+        layer without a sparse kernel.
     InputError
         If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` has
         another value.
@@ -106,9 +109,17 @@ def compile(
     mod = library.describe(imported.mod, info)
     del imported  # frees each weight as soon as a packed one replaces it
     lookups = records.lookups_on(CpuProfile.from_target(tvm_target))
-    passes = pipeline.pipeline(columns, overlap, lookups, report)
-    executable = build(mod, tvm_target, passes)
-    return Engine(executable.mod, info, threads)
+    reports: list[CompileReport] = []
+    passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
+    try:
+        executable = build(mod, tvm_target, passes)
+    except RuntimeError:
+        if strict and reports and reports[0].warnings:
+            raise ModelError("; ".join(reports[0].warnings)) from None
+        raise
+    (report,) = reports
+    report.log()
+    return Engine(executable.mod, info, threads, report=report)
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:

@@ -75,14 +75,62 @@ def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[ConstantLaye
                 yield found
 
 
+def refusal(call: relax.Call) -> str:
+    """Return why no kernel of ours computes a call with a constant weight; empty if one does.
+
+    Parameters
+    ----------
+    call : relax.Call
+        A call of an operator with weights, whose second operand is a constant.
+    """
+    name = call.op.name.removeprefix("relax.")
+    if name not in ("matmul", "nn.conv2d"):
+        return f"no sparse kernel computes {name}"
+    x, weight = call.args
+    other = next((t.ty.dtype for t in (x, weight) if t.ty.dtype != ACTIVATIONS), None)
+    if other is not None:
+        return f"it computes in {other}, and the kernels in {ACTIVATIONS}"
+    shape, weight_shape = static_shape(x), static_shape(weight)
+    if shape is None or weight_shape is None or static_shape(call) is None:
+        return "its rows are symbolic, and the kernels need static shapes"
+    if 0 in shape:
+        return "it has no rows"
+    return _refused_matmul(shape, weight_shape) if name == "matmul" else _refused_conv(call, shape)
+
+
+def _refused_matmul(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> str:
+    if len(weight_shape) != 2:
+        return f"its weight has rank {len(weight_shape)}, and the kernels take rank 2"
+    if len(shape) < 2:
+        return "it has a single row, and the kernels compute several rows at once"
+    return ""
+
+
+def _refused_conv(call: relax.Call, shape: tuple[int, ...]) -> str:
+    attrs = call.attrs
+    layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
+    if layouts != ("NCHW", "OIHW", "NCHW"):
+        return f"its layouts are {', '.join(layouts)}, and the kernels take NCHW, OIHW, NCHW"
+    if shape[3] > WIDEST:
+        return f"its image is {shape[3]} columns wide, and the kernels take up to {WIDEST}"
+    return ""
+
+
+def _is_computed(call: relax.Expr, operator: str) -> bool:
+    """Return whether a call of an operator has a constant weight and a kernel of ours."""
+    return (
+        is_call_to(call, operator)
+        and isinstance(call.args[1], tvm.ir.GenericConst)
+        and not refusal(call)
+    )
+
+
 def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
-    shape = static_shape(call)
-    if not is_call_to(call, "relax.matmul") or not _is_float_with_constant(call) or shape is None:
+    if not _is_computed(call, "relax.matmul"):
         return None
-    x, weight = call.args[0], call.args[1].value.numpy()
+    x, weight, shape = call.args[0], call.args[1].value.numpy(), static_shape(call)
     x_shape = static_shape(x)
-    if x_shape is None or len(x_shape) < 2 or weight.ndim != 2 or 0 in x_shape:
-        return None
+    assert shape is not None and x_shape is not None
     layout = Layout.of(x_shape, cpu.panel_lanes(x_shape[-2]))
     problem = Linear(layout.rows, layout.lanes, *weight.T.shape)
     return ConstantLayer(
@@ -106,21 +154,12 @@ def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
 
 def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
     """Return the sizes of a convolution of images by a constant weight, or None."""
-    if not is_call_to(call, "relax.nn.conv2d") or not _is_float_with_constant(call):
+    if not _is_computed(call, "relax.nn.conv2d"):
         return None
     attrs = call.attrs
     shape, weight_shape, out_shape = map(static_shape, (*call.args, call))
-    layouts = (attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"])
-    if (
-        shape is None
-        or weight_shape is None
-        or out_shape is None
-        or layouts != ("NCHW", "OIHW", "NCHW")
-    ):
-        return None
+    assert shape is not None and weight_shape is not None and out_shape is not None
     batch, channels, height, width = shape
-    if 0 in shape or width > WIDEST:
-        return None
     top, left, bottom, right = (int(p) for p in attrs["padding"])
     strides = tuple(int(s) for s in attrs["strides"])
     dilation = tuple(int(d) for d in attrs["dilation"])
@@ -138,9 +177,3 @@ def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
         lanes_in=cpu.image_lanes(width),
         lanes_out=cpu.image_lanes(out_shape[3]),
     )
-
-
-def _is_float_with_constant(call: relax.Call) -> bool:
-    x, weight = call.args
-    is_float = x.ty.dtype == ACTIVATIONS and weight.ty.dtype == ACTIVATIONS
-    return is_float and isinstance(weight, tvm.ir.GenericConst)

@@ -1,26 +1,49 @@
-"""MeasureSparsity: write down how dense every constant weight is.
+"""MeasureSparsity: write down how dense every weight is, and why no kernel of ours can compute it.
 
-The module attribute ``tvm_sparse.weights`` has one entry for each `matmul` or `conv2d` with a
-constant weight, in program order: ``{"layer", "operator", "shape", "density"}``. Nothing else
-changes.
+The module attribute ``tvm_sparse.weights`` has one entry for each operator with a weight, in
+program order: ``{"layer", "operator", "shape", "density", "refusal", "is_refused"}``. Operators
+with a weight are products, convolutions and tables of rows, one operand of which is a constant or a
+parameter of the function. The density of a parameter is -1. Nothing else changes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from tvm_sparse.compile_report import LOOKED_UP
 from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.sparsify.constant_layers import refusal
 
 WEIGHTS = "tvm_sparse.weights"
+
+_TABLE = "relax.take"
+_WEIGHTED = {
+    "relax.matmul": (1, 0),
+    "relax.einsum": (0, 1, 2, 3),
+    _TABLE: (0,),
+    **dict.fromkeys((f"relax.nn.conv{rank}d" for rank in (1, 2, 3)), (1,)),
+    **dict.fromkeys((f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)), (1,)),
+}
+"""Operators with weights, and the operands that can be one."""
+
+_CARRIERS = tuple(
+    f"relax.{name}"
+    for name in ("permute_dims", "reshape", "expand_dims", "squeeze", "astype", "dequantize")
+)
+"""Operators that hand the values of a weight on, in another shape, order or dtype."""
+
+Values = Mapping[relax.Var, relax.Expr]
 
 
 @tvm.transform.module_pass(opt_level=0, name="MeasureSparsity")
 class MeasureSparsity:
-    """Annotate the module with the density of its constant weights."""
+    """Annotate the module with the density of its weights."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with the attribute ``tvm_sparse.weights``."""
@@ -31,22 +54,95 @@ class MeasureSparsity:
         return mod.with_attr(WEIGHTS, found)
 
 
-def _measure(func: relax.Function) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for block in func.body.blocks:
-        for binding in block.bindings:
-            call = binding.value
-            if not is_call_to(call, "relax.matmul", "relax.nn.conv2d"):
+def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
+    values: dict[relax.Var, relax.Expr] = {}
+    weights = _weights_of(func)
+    for binding in _bindings(func.body):
+        values[binding.var] = call = binding.value
+        if not is_call_to(call, *_WEIGHTED):
+            continue
+        tensors = list(call.args[0]) if isinstance(call.args[0], relax.Tuple) else call.args
+        for position in _WEIGHTED[call.op.name]:
+            if position >= len(tensors):
                 continue
-            weight = call.args[1]
+            weight, is_direct = _source(tensors[position], values)
             if isinstance(weight, tvm.ir.GenericConst):
-                values = weight.value.numpy()
-                found.append(
-                    {
-                        "layer": binding.var.name,
-                        "operator": call.op.name.removeprefix("relax."),
-                        "shape": list(values.shape),
-                        "density": density_of(values),
-                    }
-                )
-    return found
+                array = weight.value.numpy()
+                if array.ndim >= 2:
+                    reason = _refusal(call, position, is_direct)
+                    yield _entry(binding, call, array.shape, density_of(array), reason)
+                    break
+            elif weight in weights and call.op.name != _TABLE:
+                shape = static_shape(weight)
+                if shape is not None and len(shape) >= 2:
+                    yield _entry(binding, call, shape, -1.0, _PARAMETER)
+                    break
+
+
+_PARAMETER = (
+    "its weight is a parameter of the function, so that its zeros are not known when it is "
+    "compiled; make it a constant, such as by relax.transform.BindParams"
+)
+
+
+def _entry(
+    binding: relax.VarBinding,
+    call: relax.Call,
+    shape: tuple[int, ...],
+    density: float,
+    reason: str,
+) -> dict[str, Any]:
+    return {
+        "layer": binding.var.name,
+        "operator": call.op.name.removeprefix("relax."),
+        "shape": list(shape),
+        "density": density,
+        "refusal": reason,
+        "is_refused": reason != LOOKED_UP,
+    }
+
+
+def _refusal(call: relax.Call, position: int, is_direct: bool) -> str:
+    if call.op.name == _TABLE:
+        return LOOKED_UP
+    if not is_direct:
+        return "its weight is computed from a constant when the model runs"
+    if is_call_to(call, "relax.matmul") and position == 0:
+        return "its weight is the left operand of the product; the kernels take the right one"
+    return refusal(call)
+
+
+def _weights_of(func: relax.Function) -> set[relax.Var]:
+    """Return the parameters that hold weights: those of rank 2 or more behind the inputs.
+
+    Without the attribute ``num_input``, any parameter but the first one can hold a weight.
+    """
+    inputs = int(func.attrs["num_input"]) if func.attrs and "num_input" in func.attrs else 1
+    return set(func.params[inputs:])
+
+
+def _source(operand: relax.Expr, values: Values) -> tuple[relax.Expr, bool]:
+    """Return the expression that holds the values of an operand, and whether it is the operand."""
+    is_direct = True
+    while isinstance(operand, relax.Var) and operand in values:
+        call, is_direct = values[operand], False
+        if isinstance(call, relax.Var):
+            operand = call
+        elif is_call_to(call, *_CARRIERS):
+            operand = call.args[0]
+        else:
+            break
+    return operand, is_direct
+
+
+def _bindings(body: relax.Expr) -> Iterator[relax.VarBinding]:
+    """Yield the bindings of a function in program order, those of the branches of If too."""
+    if not isinstance(body, relax.SeqExpr):
+        return
+    for block in body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.If):
+                yield from _bindings(binding.value.true_branch)
+                yield from _bindings(binding.value.false_branch)
+            elif isinstance(binding, relax.VarBinding):
+                yield binding

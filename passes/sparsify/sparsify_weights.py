@@ -3,7 +3,8 @@
 w is a constant, mostly zeros. A convolution with such a weight likewise becomes a `sparse_conv2d`
 between `image_to_panels` and `panels_to_image`. The cost model chooses the weights for which this
 is faster; the others stay as they are. Every decision is written to the module
-attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason"}`.
+attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason",
+"is_refused", "seconds"}`.
 
 Runs after constants are folded, and before anything is legalized.
 """
@@ -11,6 +12,7 @@ Runs after constants are folded, and before anything is legalized.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +135,7 @@ def _decision(
     name: str, call: relax.Call, layer: Layer[Any], choice: Choice, cpu: CpuProfile
 ) -> dict[str, Any]:
     family = sparse_family(layer) if choice.sparse else dense_family(layer, cpu)
+    cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
     weight = call.args[1].value.numpy()
     shape = weight.T.shape if weight.ndim == 2 else weight.shape
     return {
@@ -141,4 +144,6 @@ def _decision(
         "density": layer.density,
         "kernel": family.name,
         "reason": choice.reason,
+        "is_refused": choice.sparse_cycles == math.inf,
+        "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
     }

@@ -72,7 +72,28 @@ class TestVerbs:
         status, out, err = call("compile", model, *SHAPE, "-o", "a.so", "--threads", 1)
         assert (status, err) == (0, "")
         assert out.startswith("a.so: ")
+        assert "of 2 pruned layers sparse (" in out.splitlines()[-1]
+        assert out.endswith(" ms expected on 1 thread\n")
         assert (tmp_path / "a.so").exists()
+
+    def test_compile_warns_of_dense_layers(self, call, tmp_path):
+        x, weight = "x", testing.pruned(np.random.default_rng(0), (64, 64), 0.1)
+        node = make_node("MatMul", ["w", x], ["y"], name="/mix/MatMul")
+        model = testing.write_onnx(tmp_path / "m.onnx", [node], {x: [64, 20]}, ["y"], {"w": weight})
+        status, out, err = call("compile", model, "-o", "a.so")
+        assert status == 0
+        assert err.startswith("warning: a pruned layer is not sparse: /mix/MatMul: its weight is ")
+        assert err.count("\n") == 1
+        assert "0 of 1 pruned layer sparse" in out
+        _, out, _ = call("compile", model, "-o", "a.so", "--json")
+        record = json.loads(out)
+        assert [layer["name"] for layer in record["layers"]] == ["/mix/MatMul"]
+        assert len(record["warnings"]) == 1
+        status, out, err = call("compile", model, "-o", "b.so", "--strict")
+        assert (status, out) == (2, "")
+        assert err.startswith("error: a pruned layer is not sparse: /mix/MatMul: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "b.so").exists()
 
     def test_compile_json(self, call, model):
         _, out, _ = call("compile", model, *SHAPE, "-o", "a.so", "--target", "haswell", "--json")
@@ -92,7 +113,7 @@ class TestVerbs:
     def test_analyze(self, call, model):
         status, out, err = call("analyze", model, *SHAPE)
         assert (status, err) == (0, "")
-        assert "up_MatMul" in out
+        assert "/up/MatMul" in out
         assert "2 layers" in out
         assert "no tensor columns" in call("analyze", model, *SHAPE, "--columns", "off")[1]
 

@@ -44,7 +44,7 @@ def test_every_layer_is_in_the_region_that_names_it(found):
     convolutions = [layer for layer in found.layers if layer.operator == "nn.conv2d"]
     assert len(convolutions) == 12
     for layer in convolutions:
-        assert layer.name in found.regions[layer.region].layers
+        assert layer.binding in found.regions[layer.region].layers
     (head,) = (layer for layer in found.layers if layer.operator == "matmul")
     assert head.region is None
 

@@ -6,13 +6,9 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments
 from tvm_sparse.errors import LibraryError
-
-if TYPE_CHECKING:
-    from tvm_sparse.records.used import UsedRecords
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -29,6 +25,10 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_threads(command)
     arguments.add_columns(command)
     arguments.add_records(command)
+    command.add_argument(
+        "--strict", action="store_true",
+        help="end with an error if a pruned layer has no sparse kernel, instead of a warning",
+    )  # fmt: skip
     arguments.add_json(command)
 
 
@@ -44,7 +44,6 @@ def run(options: argparse.Namespace) -> None:
     linking.link_command(profile(options.target).architecture, options.linker)
     check_column_options(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
-    reports: list[UsedRecords] = []
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}"):
         engine = compiler.compile(
@@ -55,16 +54,24 @@ def run(options: argparse.Namespace) -> None:
             options.columns,
             options.overlap,
             plans,
-            report=reports.append,
+            options.strict,
         )
         engine.save(options.output, options.linker)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
-    (used,) = reports
+    report = engine.report
+    assert report is not None
     if options.json:
         record = asdict(engine.info) | {"library": str(options.output)}
+        used = report.records
         regions = {"by_records": used.by_records, "by_cost_model": used.by_cost_model}
-        console.print_json(record | {"seconds": seconds, "bytes": size, "regions": regions})
+        console.print_json(
+            record
+            | {"seconds": seconds, "bytes": size, "regions": regions}
+            | {"layers": [asdict(layer) for layer in report.layers]}
+            | {"expected_seconds": report.seconds, "warnings": report.warnings}
+        )
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
-        print(used)
+        print(report.records)
+        print(report)

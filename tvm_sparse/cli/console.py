@@ -15,10 +15,11 @@ from rich.table import Table
 from tvm_sparse.cpu.memory_system import LEVELS
 
 if TYPE_CHECKING:
+    from tvm_sparse.compile_report import LayerReport
     from tvm_sparse.cpu.measurement import CpuMeasurement
     from tvm_sparse.cpu.profile import CpuProfile
     from tvm_sparse.pruning import PrunedWeight
-    from tvm_sparse.report.analysis import Analysis, LayerReport
+    from tvm_sparse.report.analysis import Analysis
     from tvm_sparse.report.measured import Measurement
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.tuning.task import Progress
@@ -89,14 +90,16 @@ def print_layers(layers: Sequence[LayerReport]) -> None:
     table = _table(*headers, numbers=["sparsity", "region"])
     for layer in layers:
         shape = "x".join(map(str, layer.shape))
-        sparsity = f"{1 - layer.density:.1%}"
+        sparsity = "" if layer.density is None else f"{1 - layer.density:.1%}"
         region = "" if layer.region is None else str(layer.region)
         row = (layer.name, layer.operator, shape, sparsity, layer.kernel, region, layer.reason)
         table.add_row(*row)
     print_table(table)
     size = sum(layer.size for layer in layers)
-    nonzero = sum(layer.size * layer.density for layer in layers)
-    sparse = sum(layer.kernel.startswith("sparse") for layer in layers)
+    nonzero = sum(
+        layer.size * (1.0 if layer.density is None else layer.density) for layer in layers
+    )
+    sparse = sum(layer.is_sparse for layer in layers)
     share = 1 - nonzero / size if size else 0.0
     print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
 

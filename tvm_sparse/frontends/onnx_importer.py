@@ -23,10 +23,12 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_attention import write_out_attention
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
+from tvm_sparse.frontends.onnx_layers import file_layers
 
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
 # reshapes, the second moves transposes out of attention.
@@ -61,6 +63,7 @@ def import_onnx(
     """
     model, folder = read_model(path)
     bind_shapes(model, shapes)
+    layers = [layer.to_json() for layer in file_layers(model, folder)]
     serialized = model.SerializeToString()
     del model  # weights are hundreds of megabytes: never more copies than needed
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
@@ -71,7 +74,7 @@ def import_onnx(
     main = mod["main"]
     output_types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     return ImportedModel(
-        mod,
+        mod.with_attr(FILE_LAYERS, layers),
         tuple(map(tensor_spec, inputs, (param.ty for param in main.params))),
         tuple(map(tensor_spec, outputs, output_types)),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.shapes import RegionShape, part
+from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_threads
@@ -22,41 +22,7 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
-from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.records.best import RecordedPlans
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """A layer with a constant weight.
-
-    Attributes
-    ----------
-    name, operator : str
-        Name of the layer in the model, and its Relax operator.
-    shape : tuple of int
-        The shape of its weight.
-    density : float
-        The non-zero fraction of its weight.
-    kernel, reason : str
-        The kernel that computes it, and the reason.
-    region : int, optional
-        The number of its region; None if it is in no region, not even alone.
-    """
-
-    name: str
-    operator: str
-    shape: tuple[int, ...]
-    density: float
-    kernel: str
-    reason: str
-    region: int | None = None
-
-    @property
-    def size(self) -> int:
-        """The number of elements of its weight."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -93,7 +59,7 @@ class Analysis:
     cpu : CpuProfile
         The processor that it is analyzed for.
     layers : tuple of LayerReport
-        The layers with a constant weight, in the order of the model.
+        The layers with a weight, in the order of the model.
     operators : tuple of OperatorReport
         The operators in the order of execution.
     regions : tuple of PlannedRegion
@@ -168,7 +134,10 @@ def analyze(
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
     regions = tuple(planner.planned)
     operators = _operators(together, regions)
-    layers = _layers(front.mod, operators)
+    numbers = {
+        operator.name: operator.region for operator in operators if operator.region is not None
+    }
+    layers = pipeline.layers_of(front.mod, numbers)
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
     return Analysis(name, cpu, layers, operators, regions, front.mod, together)
 
@@ -195,30 +164,6 @@ def _region_json(region: PlannedRegion) -> dict[str, Any]:
         "source": region.source,
         "stop": region.stop,
     }
-
-
-def _layers(mod: tvm.IRModule, operators: Sequence[OperatorReport]) -> tuple[LayerReport, ...]:
-    chosen = {str(layer["layer"]): layer for layer in mod.attrs[LAYERS]}
-    regions = {operator.name: operator.region for operator in operators}
-    reports = []
-    for weight in mod.attrs[WEIGHTS]:
-        name = str(weight["layer"])
-        layer = chosen.get(name, _DEFAULT)
-        reports.append(
-            LayerReport(
-                name,
-                str(weight["operator"]),
-                tuple(int(size) for size in weight["shape"]),
-                float(weight["density"]),
-                str(layer["kernel"]),
-                str(layer["reason"]),
-                regions.get(name),
-            )
-        )
-    return tuple(reports)
-
-
-_DEFAULT = {"kernel": "default", "reason": "no kernel of ours: TVM's operator, default schedule"}
 
 
 def _operators(mod: tvm.IRModule, regions: Sequence[PlannedRegion]) -> tuple[OperatorReport, ...]:

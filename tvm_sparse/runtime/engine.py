@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
@@ -27,6 +27,9 @@ from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.specs import TensorSpec, unknown_input
 
+if TYPE_CHECKING:
+    from tvm_sparse.compile_report import CompileReport
+
 
 class Engine:
     """A compiled model.
@@ -39,6 +42,8 @@ class Engine:
         What the library says about itself.
     threads : int
         Number of threads that an inference runs on.
+    report : CompileReport or None
+        What became of the layers when the model was compiled; None for a library that was loaded.
     """
 
     def __init__(
@@ -47,10 +52,12 @@ class Engine:
         info: LibraryInfo,
         threads: int | None = None,
         path: Path | None = None,
+        report: CompileReport | None = None,
     ) -> None:
         check_threads(threads)
         self.info = info
         self.threads = threads or usable_cores()
+        self.report = report
         self._module = module
         self._path = path  # of the library that `module` was loaded from
         self._starting = threading.Lock()

@@ -106,7 +106,7 @@ def build_model_library(
     elif plan["choices"] != BY_COST_MODEL:
         known = RecordedPlans.read(Path(records)).lookups_on(cpu)
         lookups = replace(known, refuses=lambda key: False)
-    passes = pipeline.pipeline(lookups=lookups)
+    passes = pipeline.pipeline(lookups=lookups, report=lambda _: None)
     export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
 
 

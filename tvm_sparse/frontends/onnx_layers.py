@@ -1,0 +1,196 @@
+"""The layers of an ONNX file: the nodes that multiply by constant weights, whatever their operator.
+
+A weight may reach its node through nodes that compute with constants only, such as `Transpose`,
+`Reshape`, `Cast` or `DequantizeLinear`. Zeros are counted in the tensor that the file holds; a
+quantized weight is zero where it equals its zero point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tvm_sparse.frontends.onnx_file import tensor_array
+
+_EITHER = (0, 1)
+_RECURRENT = (1, 2)
+_WEIGHTS: dict[str, tuple[int, ...]] = {
+    "Attention": (1,),  # of com.microsoft; the standard's has no constant operand
+    "Conv": (1,),
+    "ConvInteger": (1,),
+    "ConvTranspose": (1,),
+    "DeformConv": (1,),
+    "DynamicQuantizeLSTM": _RECURRENT,
+    "DynamicQuantizeMatMul": (1,),
+    "Einsum": (0, 1, 2, 3),
+    "EmbedLayerNormalization": (2, 3, 4),
+    "FusedConv": (1,),
+    "FusedGemm": (0, 1),
+    "FusedMatMul": _EITHER,
+    "GRU": _RECURRENT,
+    "Gather": (0,),
+    "Gemm": _EITHER,
+    "LSTM": _RECURRENT,
+    "MatMul": _EITHER,
+    "MatMulInteger": _EITHER,
+    "MatMulIntegerToFloat": _EITHER,
+    "MatMulNBits": (1,),
+    "QAttention": (1,),
+    "QLinearConv": (3,),
+    "QLinearMatMul": (0, 3),
+    "RNN": _RECURRENT,
+}
+"""Operators with weights: the operands that are weights if they are constants."""
+
+_DEQUANTIZE = {"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5}
+"""Operators that read the zero point of their weight: its operand."""
+
+_Constant = tuple[onnx.TensorProto | onnx.SparseTensorProto, Any]
+"""A tensor of the file, and the zero point that is subtracted from it (None without one)."""
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """A node of an ONNX file that multiplies by a constant weight.
+
+    Attributes
+    ----------
+    name, operator : str
+        The name of the node, and its operator in ONNX.
+    shape : tuple of int
+        The shape of the weight as the file holds it.
+    nonzeros : int
+        How many of its values are not zero.
+    """
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    nonzeros: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layer as an attribute of a module holds it."""
+        return {
+            "layer": self.name,
+            "operator": self.operator,
+            "shape": list(self.shape),
+            "nonzeros": self.nonzeros,
+        }
+
+
+def file_layers(model: onnx.ModelProto, folder: Path) -> list[FileLayer]:
+    """Return the layers of a model, subgraphs included, in the order of the file.
+
+    Nodes of constants only are no layers, and neither are nodes that no output depends on.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        A model that `tvm_sparse.frontends.onnx_file.read_model` read.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+    """
+    counted: dict[tuple[int, bytes], int] = {}
+    found = []
+    weighted = list(_weighted(model.graph, {}))  # keeps the tensors, whose ids are keys
+    for node, tensor, zero_point in weighted:
+        key = id(tensor), b"" if zero_point is None else zero_point.tobytes()
+        if key not in counted:
+            counted[key] = _nonzeros(tensor, zero_point, folder)
+        found.append(FileLayer(node.name, node.op_type, tuple(tensor.dims), counted[key]))
+    return found
+
+
+def _weighted(
+    graph: onnx.GraphProto, outside: Mapping[str, _Constant]
+) -> Iterator[tuple[onnx.NodeProto, Any, np.ndarray | None]]:
+    """Yield each node with one of its weights, and the zero point of that weight."""
+    constants: dict[str, _Constant] = dict(outside)
+    for value in graph.input:
+        constants.pop(value.name, None)
+    constants |= {tensor.name: (tensor, None) for tensor in graph.initializer}
+    constants |= {tensor.values.name: (tensor, None) for tensor in graph.sparse_initializer}
+    needed = _needed(graph)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name in ("value", "sparse_value"):
+                    sparse = attribute.HasField("sparse_tensor")
+                    tensor = attribute.sparse_tensor if sparse else attribute.t
+                    constants[node.output[0]] = tensor, None
+            continue
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _weighted(inner, constants)
+        reads = [name for name in node.input if name]
+        if reads and all(name in constants for name in reads):
+            largest = max((constants[name] for name in reads), key=lambda c: math.prod(c[0].dims))
+            if node.op_type == "DequantizeLinear":
+                largest = largest[0], _zero_point(node, 2, constants)
+            constants |= dict.fromkeys(node.output, largest)
+            continue
+        if needed.isdisjoint(node.output):
+            continue
+        for position in _WEIGHTS.get(node.op_type, ()):
+            name = node.input[position] if position < len(node.input) else ""
+            if name not in constants or len(constants[name][0].dims) < 2:
+                continue
+            tensor, zero_point = constants[name]
+            if node.op_type == "Gather" and not _is_float(tensor) and zero_point is None:
+                continue  # a table of numbers, such as the shape of something
+            if node.op_type in _DEQUANTIZE:
+                zero_point = _zero_point(node, _DEQUANTIZE[node.op_type], constants)
+            yield node, tensor, zero_point
+
+
+def _needed(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the tensors that an output of the graph depends on."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(_reads(node))
+    return needed
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names of what a node reads, in its subgraphs too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            for inside in inner.node:
+                yield from _reads(inside)
+            yield from (value.name for value in inner.output)
+
+
+def _is_float(tensor: Any) -> bool:
+    dense = tensor.values if isinstance(tensor, onnx.SparseTensorProto) else tensor
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(dense.data_type)
+    return dtype.kind not in "biuSOU"
+
+
+def _zero_point(
+    node: onnx.NodeProto, position: int, constants: Mapping[str, _Constant]
+) -> np.ndarray | None:
+    """Return the zero point that a node reads; one number, or None if it differs by channel."""
+    name = node.input[position] if position < len(node.input) else ""
+    if name not in constants or isinstance(constants[name][0], onnx.SparseTensorProto):
+        return None
+    tensor = constants[name][0]
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return None
+    values = np.unique(numpy_helper.to_array(tensor))
+    return values if values.size == 1 else None
+
+
+def _nonzeros(tensor: Any, zero_point: np.ndarray | None, folder: Path) -> int:
+    if isinstance(tensor, onnx.SparseTensorProto):
+        return int(np.count_nonzero(tensor_array(tensor.values, folder)))
+    values = tensor_array(tensor, folder)
+    return int(np.count_nonzero(values if zero_point is None else values != zero_point))
