@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
-from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel
@@ -95,8 +94,8 @@ def compile(
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = profile(target)
-    tvm_target = replace(cpu, cores=threads or cpu.cores).to_target()
+    cpu = processor(target, threads)
+    tvm_target = cpu.to_target()
     imported = import_module(model, shapes)
     info = LibraryInfo(
         inputs=imported.inputs,
@@ -108,7 +107,7 @@ def compile(
     )
     mod = library.describe(imported.mod, info)
     del imported  # frees each weight as soon as a packed one replaces it
-    lookups = records.lookups_on(CpuProfile.from_target(tvm_target))
+    lookups = records.lookups_on(cpu)
     reports: list[CompileReport] = []
     passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
     try:

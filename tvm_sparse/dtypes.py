@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from enum import StrEnum
 
 
@@ -14,7 +15,7 @@ class DType(StrEnum):
     @property
     def bits(self) -> int:
         """Bits of an element."""
-        return int(self.value.lstrip("abcdefghijklmnopqrstuvwxyz"))
+        return int(self.value.lstrip(string.ascii_lowercase))
 
     @property
     def bytes(self) -> int:

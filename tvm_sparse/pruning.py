@@ -24,10 +24,13 @@ from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 SCOPES = ("uniform", "global", "block")
+"""The names of the ways to choose the weights that become zero; see `prune`."""
+
 BLOCK = 4
 """Input channels of one output channel that the scope "block" prunes together."""
 
 _SMALLEST = 1024
+"""Elements of the smallest weight that is pruned."""
 
 _WEIGHTED = ("MatMul", "Gemm", "Conv")
 

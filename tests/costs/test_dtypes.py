@@ -11,7 +11,7 @@ from tvm_sparse.costs.best_plan import promising_plans
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.costs.vectors import vectors_of
 from tvm_sparse.cpu.profile import PROFILES, profile
-from tvm_sparse.cpu.rates import line_elements, multiply_adds_per_cycle
+from tvm_sparse.cpu.rates import line_elements
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
@@ -69,7 +69,7 @@ def test_twice_the_lanes(name):
 
 def test_other_rates():
     assert line_elements(HALF) == 2 * line_elements(DType.FLOAT32)
-    assert multiply_adds_per_cycle(CPU, HALF) == 2 * multiply_adds_per_cycle(CPU, DType.FLOAT32)
+    assert CPU.vector_lanes(HALF) == 2 * CPU.vector_lanes(DType.FLOAT32)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)

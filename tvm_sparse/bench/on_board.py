@@ -25,13 +25,16 @@ WAIT_SECONDS = 300.0
 """Seconds to wait for a board that others use."""
 
 LOAD_SECONDS = 60.0
+"""Seconds that the load of a library may take besides the transfer of its bytes."""
+
 SLOWEST_NETWORK = 1e6
-"""Limit of the time to load a library: so long, and at so many bytes a second."""
+"""Bytes a second that the transfer of a library reaches at least."""
 
 RUN_SECONDS = 600.0
-"""Seconds that the first run may take, and a round beyond its expected time."""
+"""Seconds that the first run may take, and that a round may take beyond its expected time."""
 
 LEAST_RUNS = 3
+"""Fewest runs in a round."""
 
 
 def measure_on_board(
@@ -82,12 +85,8 @@ def measure_on_board(
     board.check()  # before the compilation, which takes long
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         scratch = Path(folder)
-        result, work, library, expected = (
-            EngineResult(OURS, __version__),
-            None,
-            model,
-            None,
-        )
+        result = EngineResult(OURS, __version__)
+        work, library, expected = None, model, None
         if model.suffix != ".so":
             progress("compiling")
             bound, data = read_model(model)

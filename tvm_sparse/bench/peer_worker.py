@@ -37,7 +37,7 @@ class Engine:
     Attributes
     ----------
     version, note : str
-        The engine's version, and a remark of it on its settings.
+        The engine's version, and its remark on its settings.
     run : callable
         Runs one inference on the result of `prepare`; this call is timed.
     prepare : callable
@@ -54,7 +54,7 @@ class Engine:
 
 
 def open_onnxruntime(path: str, threads: int) -> Engine:
-    """ONNX Runtime with all its graph optimizations."""
+    """Open a model in ONNX Runtime with all its graph optimizations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -66,7 +66,7 @@ def open_onnxruntime(path: str, threads: int) -> Engine:
 
 
 def open_deepsparse(path: str, threads: int) -> Engine:
-    """DeepSparse, its synchronous single-stream scheduler, threads bound to cores."""
+    """Open a model in DeepSparse with its single-stream scheduler and threads bound to cores."""
     import deepsparse
 
     engine = deepsparse.Engine(path, batch_size=None, num_cores=threads)
@@ -80,7 +80,10 @@ def open_deepsparse(path: str, threads: int) -> Engine:
 
 
 def open_openvino(path: str, threads: int) -> Engine:
-    """OpenVINO, latency hint, float32 (its own default on AMX processors would be bfloat16)."""
+    """Open a model in OpenVINO with the latency hint, in float32.
+
+    On processors with AMX, OpenVINO's own default would be bfloat16.
+    """
     import openvino
 
     core = openvino.Core()

@@ -15,8 +15,14 @@ from typing import Any
 from tvm_sparse.errors import TvmSparseError
 
 OURS = "tvm-sparse"
+"""The name of our engine."""
+
 REFERENCE = "onnxruntime"
+"""The engine whose outputs are taken to be right."""
+
 PEERS = (REFERENCE, "deepsparse", "openvino")
+"""The other engines."""
+
 PEERS_VARIABLE = "TVM_SPARSE_PEERS"
 """The environment variable that names the folder of the peers' virtual environments."""
 

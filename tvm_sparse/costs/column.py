@@ -22,26 +22,29 @@ from tvm_sparse.costs.traffic import Caches, Distance, Traffic
 from tvm_sparse.cpu.memory_system import LEVELS
 
 RUN_CYCLES = 150.0
-"""Cycles to start a run of a stage: bounds of its rows, pointers, the first turns of its loops."""
+"""Cycles to start a run of a stage: to compute the bounds of its rows and its pointers, and to
+enter its loops."""
 
 ROWS_PER_TILE = 2.0
-"""Cost of a tile besides that of its rows, in rows: a sparse layer loads each weight and its
-position, a depthwise layer the other rows of the window."""
+"""Cost of a tile besides the cost of its rows, in rows: once for each tile, a sparse layer loads
+its weights with their positions, and a depthwise layer loads the further rows of its window."""
 
 EXPOSED_SHARE = 0.3
 """Share of the time to read weights that computing does not hide; fitted to eight sequences in
 BERT on a Xeon."""
 
 READ_TENSORS, WRITE_TENSORS = 2, 4
-"""Tensors' sizes touched between the write and the read of a row of a region's input, and between
-the last use and the write of a row of its output. Before the read, these are the rest of the tensor
-and about as much again, since its maker reads while it writes, and its reader writes while it
-reads. The memory of an output was last used by another tensor, before both of them."""
+"""Bytes touched between the write and the read of a row of a region's input, and between the last
+use and the write of a row of its output, as multiples of the bytes of that tensor. Before an input
+is read, they are the rest of the tensor and about as many bytes again, because its maker reads
+while it writes and its reader writes while it reads. The memory of an output was last used by
+another tensor, before both of these."""
 
 COSTS = 3 + 2 * len(LEVELS)
 """Numbers that a column costs, see `ColumnCost.cost`."""
 
-Vector: TypeAlias = NDArray[np.float64]
+CostVector: TypeAlias = NDArray[np.float64]
+"""The `COSTS` numbers of one or several columns."""
 
 
 class ColumnCost:
@@ -105,7 +108,7 @@ class ColumnCost:
         self._before = [0.0, *itertools.accumulate(touched)]
         self.step_bytes = self._before[-1]
 
-    def cost(self, clock_hz: float, cold: float) -> Vector:
+    def cost(self, clock_hz: float, cold: float) -> CostVector:
         """Return the column's cost.
 
         Parameters
@@ -181,8 +184,8 @@ class ColumnCost:
 
         They are all of these rows and, on average, half of everything else that both stages touch.
         """
-        others = self._touched[maker] - self._brought[source] + self._touched[i]
-        return self._before[i + 1] - self._before[maker] - others / 2
+        rest = self._touched[maker] - self._brought[source] + self._touched[i]
+        return self._before[i + 1] - self._before[maker] - rest / 2
 
     def _write_result(self, i: int, traffic: Traffic) -> None:
         """Count the result of stage `i`."""

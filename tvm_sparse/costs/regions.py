@@ -24,7 +24,7 @@ from tvm_sparse.costs.column import (
     READ_TENSORS,
     WRITE_TENSORS,
     ColumnCost,
-    Vector,
+    CostVector,
     outside,
 )
 from tvm_sparse.costs.overlap import expected_scratch_bytes
@@ -127,7 +127,7 @@ def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:
     )
 
 
-def _exchange(region: RegionShape, cpu: CpuProfile) -> Vector:
+def _exchange(region: RegionShape, cpu: CpuProfile) -> CostVector:
     """Return the extra cost of a kernel that cuts channels, because it takes rows from other cores.
 
     The kernel reads and writes rows that other cores have last written and read, and so do the
@@ -160,7 +160,7 @@ def _halo_share(region: RegionShape, columns: Sequence[tuple[ColumnCost, int]]) 
     return spent / once - 1 if once else 0.0
 
 
-def _first_columns(costs: Sequence[tuple[Vector, int]], columns: int) -> Vector:
+def _first_columns(costs: Sequence[tuple[CostVector, int]], columns: int) -> CostVector:
     """Return the cost of the first `columns` columns of all images."""
     image = sum(count for _, count in costs)
     images, left = divmod(columns, image)
@@ -171,7 +171,7 @@ def _first_columns(costs: Sequence[tuple[Vector, int]], columns: int) -> Vector:
     return total
 
 
-def _prediction(busiest: Vector, work: Vector, columns: int, **sizes: Any) -> Prediction:
+def _prediction(busiest: CostVector, work: CostVector, columns: int, **sizes: Any) -> Prediction:
     """Return the prediction for the costs of the busiest core, and of all cores together."""
     launch = LAUNCH_SECONDS if columns > 1 else 0.0
     seconds, compute, traffic = (float(part) for part in busiest[:3])

@@ -31,6 +31,7 @@ LEAST_STEP = 0.25
 """Least difference between the bandwidths of two levels, as a logarithm: 28 %."""
 
 MOST_LEVELS = 4
+"""The most levels that are looked for: L1, L2, L3 and memory."""
 
 _log = logging.getLogger(__name__)
 

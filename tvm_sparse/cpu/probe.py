@@ -31,15 +31,20 @@ from tvm_sparse.errors import TargetError
 
 _SMALLEST = 8 * KB
 _LARGEST = 1024 * MB
+"""Bytes of the smallest and of the largest array."""
+
 _FREE_SHARE = 0.25
-"""Share of the free memory that the largest array takes."""
+"""Share of the free memory that the largest array may take."""
 
 _STEPS_PER_OCTAVE = 2
+"""Array sizes from one size to its double."""
+
 _UNROLLED = 8
 """Vectors that an iteration of a loop reads, each into a sum of its own."""
 
 _TURN_BYTES = 4 * MB
 """Fewest bytes that a run moves; from L1 that takes about 20 us."""
+
 _TURN_SECONDS = 0.01
 """Shortest time for an array size in a round, in seconds."""
 

@@ -53,11 +53,6 @@ def line_elements(dtype: DType) -> int:
     return CACHE_LINE_BYTES // dtype.bytes
 
 
-def multiply_adds_per_cycle(cpu: CpuProfile, dtype: DType) -> int:
-    """Return the multiply-adds of single elements that a core can do in a cycle."""
-    return FMA_PER_CYCLE * cpu.vector_lanes(dtype)
-
-
 def loads_per_cycle(cpu: CpuProfile) -> float:
     """Return the vectors that L1 delivers in the time of `FMA_PER_CYCLE` multiply-adds."""
     return LOADS_PER_CYCLE * cpu.loads_per_multiply_add

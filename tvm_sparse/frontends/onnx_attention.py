@@ -83,7 +83,7 @@ def _split_heads(emit: Any, operand: relax.Expr, heads: int) -> relax.Var:
 def _biases(
     emit: Any, mask: relax.Expr | None, scores: relax.Expr, visible: np.ndarray
 ) -> list[relax.Expr]:
-    """Return the term of the scores: the mask, and -inf for keys outside of the window."""
+    """Return the terms to add to the scores: the mask, and -inf for keys beyond the window."""
     keys = int(scores.ty.shape[-1])
     dtype, biases = scores.ty.dtype, []
     if mask is not None:

@@ -20,10 +20,10 @@ from tvm_sparse.errors import RecordsError
 from tvm_sparse.files import data_folder
 from tvm_sparse.records.record import Key, Plan, Record
 
-LEAST_GAIN = 0.005
+LEAST_LEAD = 0.005
 """Share of the time by which a plan must be faster; smaller differences may be noise."""
 
-BEYOND = 0.8
+ROUNDS_TO_WIN = 0.8
 """Share of a turn's rounds in which a plan must be faster: 4 of 5."""
 
 
@@ -181,4 +181,4 @@ def beats(seconds: Sequence[float], others: Sequence[float]) -> bool:
     """
     rounds = min(len(seconds), len(others))
     ratios = np.divide(seconds[:rounds], others[:rounds])
-    return bool(np.quantile(ratios, BEYOND) < 1 - LEAST_GAIN)
+    return bool(np.quantile(ratios, ROUNDS_TO_WIN) < 1 - LEAST_LEAD)

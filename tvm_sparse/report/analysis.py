@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
@@ -127,8 +127,7 @@ def analyze(
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = profile(target)
-    cpu = replace(cpu, cores=threads or cpu.cores)
+    cpu = processor(target, threads)
     front = pipeline.front(import_module(model, shapes).mod, cpu, records.lookups_on(cpu))
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)

@@ -23,7 +23,7 @@ from tvm_sparse.tuning.tune import Tuned, seconds_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 3
+_DRAWINGS_IN_A_ROW = 3
 
 
 def table(tuned: Sequence[Tuned]) -> Table:
@@ -33,14 +33,14 @@ def table(tuned: Sequence[Tuned]) -> Table:
         result.add_column(header, overflow="fold")
     for header in ("times", "trials", "failed", "before us", "after us", "gain"):
         result.add_column(header, justify="right")
-    for region in tuned:
-        outcome = region.outcome
-        after, stages = _median(outcome.best), len(region.shape.stages) if region.shape else 1
+    for part in tuned:
+        outcome = part.outcome
+        after, stages = _median(outcome.best), len(part.shape.stages) if part.shape else 1
         result.add_row(
-            region.name,
+            part.name,
             _choice(outcome.task.plans[0], stages),
             _choice(outcome.best.plan, stages) if outcome.best else "-",
-            str(region.count),
+            str(part.count),
             str(outcome.trials),
             str(len(outcome.failures)),
             _us(after * outcome.gain),
@@ -54,30 +54,30 @@ def summary(tuned: Sequence[Tuned], records: Path) -> str:
     """Return the sums of the table in a line."""
     if not tuned:
         return "the model has neither layers of ours nor tensor columns: nothing to tune"
-    parts = []
+    lines = []
     for kind, (before, after) in seconds_of(tuned).items():
         gain = before / after if after else 1.0
-        parts.append(f"{kind}: {1e6 * before:.0f} us before, {1e6 * after:.0f} us after")
-        parts[-1] += f" ({gain:.2f}x)"
-    return f"{'; '.join(parts)}; `tvm-sparse compile` finds the records in {records}"
+        lines.append(f"{kind}: {1e6 * before:.0f} us before, {1e6 * after:.0f} us after")
+        lines[-1] += f" ({gain:.2f}x)"
+    return f"{'; '.join(lines)}; `tvm-sparse compile` finds the records in {records}"
 
 
 def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     """Return the results as values of JSON."""
     return [
         {
-            "region": region.outcome.task.key.structure,
-            "kind": region.kind,
-            "count": region.count,
-            "trials": region.outcome.trials,
-            "failures": [record.failure for record in region.outcome.failures],
-            "default": dict(region.outcome.task.plans[0]),
-            "best": dict(region.outcome.best.plan) if region.outcome.best else None,
-            "default_seconds": _median(region.outcome.default),
-            "best_seconds": _median(region.outcome.best),
-            "gain": region.outcome.gain,
+            "region": part.outcome.task.key.structure,
+            "kind": part.kind,
+            "count": part.count,
+            "trials": part.outcome.trials,
+            "failures": [record.failure for record in part.outcome.failures],
+            "default": dict(part.outcome.task.plans[0]),
+            "best": dict(part.outcome.best.plan) if part.outcome.best else None,
+            "default_seconds": _median(part.outcome.default),
+            "best_seconds": _median(part.outcome.best),
+            "gain": part.outcome.gain,
         }
-        for region in tuned
+        for part in tuned
     ]
 
 
@@ -111,9 +111,9 @@ def plot(tuned: Sequence[Tuned], path: Path, cpu: CpuProfile) -> None:
     from matplotlib.figure import Figure
 
     tuned = [region for region in tuned if region.shape]
-    rows = max(math.ceil(len(tuned) / _COLUMNS), 1)
-    figure = Figure(figsize=(5 * _COLUMNS, 3.6 * rows), layout="constrained")
-    all_axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
+    rows = max(math.ceil(len(tuned) / _DRAWINGS_IN_A_ROW), 1)
+    figure = Figure(figsize=(5 * _DRAWINGS_IN_A_ROW, 3.6 * rows), layout="constrained")
+    all_axes = list(figure.subplots(rows, _DRAWINGS_IN_A_ROW, squeeze=False).flat)
     for axes in all_axes:
         axes.set_visible(False)
     for axes, region in zip(all_axes, tuned, strict=False):

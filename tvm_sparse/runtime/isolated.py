@@ -152,6 +152,7 @@ class IsolatedProcess:
 
 
 _START_SECONDS = 120.0
+"""Seconds that a process may take to import its module."""
 
 
 def serve(commands: object) -> None:

@@ -25,7 +25,7 @@ class Conv2d:
     out_channels : int
         Channels of the output.
     kernel, stride, dilation : tuple of int
-        Vertical, horizontal.
+        The vertical one, then the horizontal one.
     padding : tuple of int
         Zeros around the image, in pixels: top, left, bottom, right.
     groups : int
@@ -101,12 +101,12 @@ class Conv2d:
 
     @property
     def input(self) -> Tensor:
-        """The panels it reads."""
+        """The panels that the convolution reads."""
         return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
-        """The panels it computes."""
+        """The panels that the convolution computes."""
         return Tensor(self.batch, self.out_height, self.out_channels, self.lanes_out, self.dtype)
 
     @property

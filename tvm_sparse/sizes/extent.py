@@ -67,7 +67,7 @@ Term: TypeAlias = tuple[Factor, ...]
 
 
 class Extent(int):
-    """An integer that remembers the expression which it is the hint of.
+    """An integer, the hint, that remembers the expression it stands for.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Extent(int):
         return _extent({(Symbol(name, hint),): 1})
 
     def __add__(self, other: int) -> Extent:
-        if not isinstance(other, int):  # a float, for one: only the hint is left
+        if not isinstance(other, int):  # with a float, for example, only the hint goes on
             return NotImplemented
         terms = dict(self.terms)
         for term, coefficient in _terms(other).items():
@@ -135,13 +135,13 @@ class Extent(int):
         return not self == other
 
     def __bool__(self) -> bool:
-        return True  # nothing proves that it is 0: a remainder, for one, is not known to vanish
+        return True  # an extent such as a remainder may be 0, but no proof says so
 
     def __hash__(self) -> int:
         return hash(frozenset(self.terms.items()))
 
     def __deepcopy__(self, memo: object) -> Extent:
-        return self  # it never changes; `dataclasses.asdict` copies what it holds
+        return self  # an extent never changes, so `dataclasses.asdict` need not copy it
 
     def __repr__(self) -> str:
         products = (

@@ -40,7 +40,7 @@ class Linear:
 
     @property
     def input(self) -> Tensor:
-        """The panels it reads."""
+        """The panels that the layer reads."""
         return Tensor(1, self.rows, self.k, self.lanes, self.dtype)
 
     @property

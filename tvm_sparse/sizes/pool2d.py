@@ -20,7 +20,7 @@ class Pool2d:
     out_height, out_width : int
         Extents of the output; windows that reach beyond the padding have no values there.
     kernel, stride, dilation : tuple of int
-        Vertical, horizontal.
+        The vertical one, then the horizontal one.
     padding : tuple of int
         Padding around the image, in pixels: top, left, bottom, right.
     count_padding : bool
@@ -57,12 +57,12 @@ class Pool2d:
 
     @property
     def input(self) -> Tensor:
-        """The panels it reads."""
+        """The panels that the pooling reads."""
         return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
-        """The panels it computes."""
+        """The panels that the pooling computes."""
         return Tensor(self.batch, self.out_height, self.channels, self.lanes_out, self.dtype)
 
     @property
@@ -72,7 +72,7 @@ class Pool2d:
         return RowMap(self.stride[0], self.padding[0], reach - self.padding[0])
 
     def pixels_counted(self, pixel: int) -> int:
-        """Return over how many pixels of a window's row the mean in output pixel `pixel` is."""
+        """Return how many pixels of a window's row count in the mean of output pixel `pixel`."""
         _, left, _, right = self.padding if self.count_padding else (0, 0, 0, 0)
         first = pixel * self.stride[1] - self.padding[1]
         seen = range(first, first + self.kernel[1] * self.dilation[1], self.dilation[1])

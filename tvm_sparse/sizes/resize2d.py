@@ -54,12 +54,12 @@ class Resize2d:
 
     @property
     def input(self) -> Tensor:
-        """The panels it reads."""
+        """The panels that the enlargement reads."""
         return Tensor(self.batch, self.height, self.channels, self.lanes_in, self.dtype)
 
     @property
     def output(self) -> Tensor:
-        """The panels it computes."""
+        """The panels that the enlargement computes."""
         return Tensor(self.batch, self.out_height, self.channels, self.lanes_out, self.dtype)
 
     @property

@@ -68,7 +68,7 @@ class Conv2dFamily(Family[Conv2d, Conv2dTiling]):
     sizes, tiling = Conv2d, Conv2dTiling
 
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
-        """Return that the convolution is depthwise, if it is."""
+        """Return a reason if the convolution is depthwise; else an empty string."""
         del cpu
         return "a depthwise convolution has a kernel of its own" if problem.is_depthwise else ""
 

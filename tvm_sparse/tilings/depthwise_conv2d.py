@@ -50,7 +50,7 @@ class DepthwiseConv2dFamily(Family[Conv2d, DepthwiseConv2dTiling]):
     sizes, tiling = Conv2d, DepthwiseConv2dTiling
 
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
-        """Return that the convolution is not depthwise, unless it is."""
+        """Return a reason if the convolution is not depthwise; else an empty string."""
         del cpu
         return "" if problem.is_depthwise else "a depthwise kernel has one channel per group"
 

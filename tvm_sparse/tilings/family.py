@@ -30,7 +30,7 @@ class Family(ABC, Generic[SizesT, TilingT]):
     sizes : type
         `Linear` or `Conv2d`: the class of the sizes of the layers that it computes.
     tiling : type
-        Dataclass of its tilings.
+        The dataclass of its tilings.
     """
 
     name: ClassVar[str]
@@ -90,7 +90,7 @@ class Family(ABC, Generic[SizesT, TilingT]):
     def register_tile(self, tiling: TilingT) -> tuple[object, ...]:
         """Return the part of a tiling that decides about the inner loop.
 
-        The tuner tries one tiling of each register tile before it tries a second one of any.
+        The tuner tries one tiling of every register tile before a second one of the same tile.
         """
 
     def to_fields(self, tiling: TilingT) -> dict[str, int]:

@@ -18,7 +18,7 @@ class Layer(Generic[SizesT_co]):
     Attributes
     ----------
     problem : Linear or Conv2d
-        Its sizes.
+        The sizes of the layer.
     density : float
         Non-zero fraction of its weight.
     """
@@ -28,5 +28,5 @@ class Layer(Generic[SizesT_co]):
 
     @property
     def name(self) -> str:
-        """Its sizes, as people read them."""
+        """The sizes of the layer, as people read them."""
         return self.problem.name

@@ -52,7 +52,7 @@ class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
     sizes, tiling = Conv2d, SparseConvTiling
 
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
-        """Return that the convolution has several groups, or rows that offsets cannot reach."""
+        """Return a reason if there are several groups, or rows that the offsets cannot reach."""
         if problem.groups > 1:
             return "the sparse kernel has one group"
         if next(_possible(problem, cpu), None) is None:

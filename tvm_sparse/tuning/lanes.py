@@ -80,7 +80,7 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
 def lanes_parts(
     mod: tvm.IRModule, subject: ModelSubject, arguments: Arguments, setting: Setting
 ) -> list[Part]:
-    """Return the part to choose lanes for; none if there is no choice.
+    """Return the part that chooses the lanes; an empty list if there is no choice.
 
     Parameters
     ----------

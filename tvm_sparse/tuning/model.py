@@ -129,13 +129,19 @@ def model_part(
 
     Parameters
     ----------
+    mod : IRModule
+        The model, from `tvm_sparse.passes.pipeline.canonical`.
     store : Store
         The records.
     keys : sequence of Key
         The keys of the records that the model uses; if their best plans change, the model is
         measured again.
-    mod, subject, arguments, setting
-        As of `tvm_sparse.tuning.lanes.lanes_parts`.
+    subject : ModelSubject
+        The same model, to build.
+    arguments : Arguments
+        The inputs of the model.
+    setting : Setting
+        The setting of the run.
     """
     best = [store.records.best(key) for key in keys]
     used = sorted(f"{r.key.structure} {json.dumps(r.plan, sort_keys=True)}" for r in best if r)

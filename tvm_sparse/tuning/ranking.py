@@ -30,7 +30,7 @@ class KernelCandidate:
     tiling : Tiling
         The kernel.
     seconds : float
-        The cost model's prediction, all cores at work.
+        The time that the cost model predicts for all cores at work.
     """
 
     tiling: Tiling
@@ -38,7 +38,7 @@ class KernelCandidate:
 
 
 def kernel_candidates(layer: Layer[Any], cpu: CpuProfile, hopeless: float) -> list[KernelCandidate]:
-    """Return what to try: the compiler's choice, then the best tiling of every register tile.
+    """Return the kernels to try: the compiler's choice, then the best one of every register tile.
 
     After them come the second best tilings of every register tile, and so on.
 
@@ -78,7 +78,7 @@ def _candidates(
 def _ranked(
     family: Family[Any, Any], candidates: Sequence[KernelCandidate], hopeless: float
 ) -> list[tuple[int, KernelCandidate]]:
-    """Return the hopeful ones, each with its place among those of the same register tile."""
+    """Return the hopeful candidates, each with its rank among those of the same register tile."""
     default = candidates[0]
     least = min(candidate.seconds for candidate in candidates)
     seen: Counter[object] = Counter()

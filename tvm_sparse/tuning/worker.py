@@ -25,9 +25,13 @@ TOLERANCE = 1e-3
 """Largest difference between the outputs of two candidates, as a share of the largest value."""
 
 _PILOT_RUNS = 3
+"""Runs before the first round, from which the number of runs in a round follows."""
+
 _LONG_SECONDS = 0.1
 """Seconds of a run from which on a candidate runs once in a round."""
+
 _TIMED = "timed"
+"""The name of the function that calls ``main`` with the arguments of the session."""
 
 
 class Worker:

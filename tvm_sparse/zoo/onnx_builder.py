@@ -95,17 +95,17 @@ class GraphBuilder:
         return self.op("Slice", x, *bounds, at=at)
 
     def linear(self, x: str, weight: NDArray, bias: NDArray, at: str) -> str:
-        """``x @ weight.T + bias`` of a ``torch.nn.Linear`` on 3-D input; `weight` is (N, K)."""
+        """Append ``torch.nn.Linear`` on 3-D input, ``x @ weight.T + bias``; `weight` is (N, K)."""
         product = self.op("MatMul", x, self.weight(f"{at}/weight_t", weight.T), at=at)
         return self.op("Add", self.weight(f"{at}/bias", bias), product, at=at)
 
     def gemm(self, x: str, weight: NDArray, bias: NDArray, at: str) -> str:
-        """``x @ weight.T + bias`` of a ``torch.nn.Linear`` on 2-D input; `weight` is (N, K)."""
+        """Append ``torch.nn.Linear`` on 2-D input, ``x @ weight.T + bias``; `weight` is (N, K)."""
         w, b = self.weight(f"{at}/weight", weight), self.weight(f"{at}/bias", bias)
         return self.op("Gemm", x, w, b, at=at, alpha=1.0, beta=1.0, transB=1)
 
     def layer_norm(self, x: str, scale: NDArray, shift: NDArray, epsilon: float, at: str) -> str:
-        """LayerNorm over the last axis: one node from opset 17 on, decomposed before."""
+        """Append LayerNorm over the last axis: one node from opset 17 on, nine nodes before."""
         gamma, beta = self.weight(f"{at}/weight", scale), self.weight(f"{at}/bias", shift)
         if self.opset >= 17:
             return self.op("LayerNormalization", x, gamma, beta, at=at, axis=-1, epsilon=epsilon)
@@ -119,7 +119,7 @@ class GraphBuilder:
         return self.op("Add", self.op("Mul", normal, gamma, at=at), beta, at=at)
 
     def gelu(self, x: str, at: str) -> str:
-        """``x * (1 + erf(x / sqrt(2))) / 2`` in the exporter's order."""
+        """Append ``x * (1 + erf(x / sqrt(2))) / 2`` in the exporter's order."""
         scaled = self.op("Div", x, self.constant(np.sqrt(2.0), at=at), at=at)
         shifted = self.op("Add", self.op("Erf", scaled, at=at), self.constant(1.0, at=at), at=at)
         return self.op("Mul", self.op("Mul", x, shifted, at=at), self.constant(0.5, at=at), at=at)
@@ -139,7 +139,7 @@ class GraphBuilder:
         inputs : mapping of name to (dtype, shape)
             Graph inputs; a shape may hold names of dynamic dimensions.
         outputs : mapping of name to (value, shape)
-            Graph outputs (float32): the value each is, and its shape.
+            Graph outputs (float32): the value that becomes the output, and its shape.
         """
         self._rename({value: name for name, (value, _) in outputs.items()})
         graph = helper.make_graph(

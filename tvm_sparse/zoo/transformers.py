@@ -21,7 +21,7 @@ Weights = Callable[[str, tuple[int, ...]], NDArray[np.float32]]
 """Returns the parameter with a Hugging Face name and a shape."""
 
 Head = Callable[[GraphBuilder, str, str], Mapping[str, tuple[str, Sequence[Dim]]]]
-"""Appends to (graph, last hidden state, attention mask) and returns the outputs to save."""
+"""Takes the graph, the last hidden state and the attention mask; returns the outputs to save."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def _attention(
     config: TransformerConfig,
     weights: Weights,
 ) -> str:
-    """Multi-head self-attention; `mask` is added to the scores."""
+    """Append multi-head self-attention; `mask` is added to the scores."""
     at = _path(name)
     head_dim = config.width // config.heads
 

@@ -29,7 +29,7 @@ Array = NDArray[np.float32]
 # The number of images of noise; with one image, the part that all images share would not show.
 _IMAGES = 2
 
-# Random biases, so that no engine can be right without adding them.
+# The deviation of random biases, without which an engine could be right that adds none.
 _BIAS_DEVIATION = 0.1
 
 
