@@ -116,7 +116,7 @@ class Front:
     plan_for : callable, optional
         Looks up measured plans of regions; None if none are known, or none shall be used.
     used : UsedRecords
-        The measured choices that went into it.
+        The measured choices that were used.
     """
 
     mod: tvm.IRModule
@@ -169,7 +169,7 @@ def pipeline(
     Parameters
     ----------
     columns, overlap
-        As `FormRegions` takes them.
+        The arguments `column_rows` and `overlap` of `FormRegions`.
     lookups : Lookups, optional
         Looks up measured choices; the cost models choose where nothing was measured.
     report : callable, optional

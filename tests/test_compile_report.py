@@ -107,7 +107,7 @@ DENSE = {
     ),
     "one wide row": (
         lambda: convolution(relax.op.nn.conv2d, (1, 32, 1, 5000), weights(32, 32, 1, 7)),
-        "5000 columns wide",
+        "5000 pixels wide",
     ),
 }
 

@@ -1,1 +1,1 @@
-"""Phase 1: operators that exporters write as many are whole again."""
+"""Phase 1: operators that exporters write as several operators become whole again."""

@@ -39,7 +39,7 @@ def unreshaped(value: relax.Expr, lookup: Lookup) -> relax.Expr:
 
 
 def unguarded(weights: relax.Expr, lookup: Lookup) -> tuple[relax.Expr, bool]:
-    """Return x where `value` is ``where(isnan(x), 0, x)``, and whether it is."""
+    """Return x and True for weights ``where(isnan(x), 0, x)``; other weights and False."""
     call = lookup(weights)
     if is_call_to(call, "relax.where"):
         condition, replacement, x = lookup(call.args[0]), call.args[1], call.args[2]

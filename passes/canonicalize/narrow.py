@@ -1,4 +1,4 @@
-"""Masks without the axes along which they only repeat.
+"""Narrows masks: axes along which a mask only repeats get extent 1.
 
 Exporters expand a mask over keys to the shape of the scores, (batch, heads, queries, keys), before
 or while they compute it. All its values along heads and queries are the same, so an operator that

@@ -1,4 +1,4 @@
-"""The arithmetic of a Relax function read as polynomials.
+"""Reads the arithmetic of a Relax function as polynomials.
 
 This recognizes a formula whatever the order of its terms: ``(0.5 x)(1 + t)``,
 ``x (0.5 t + 0.5)`` and ``0.5 (x + x t)`` are all ``0.5 x + 0.5 x t``.
@@ -41,7 +41,7 @@ def equal(a: Polynomial, b: Polynomial) -> bool:
 def polynomial(
     value: relax.Expr, atoms: Sequence[relax.Expr], lookup: Lookup, depth: int = DEPTH
 ) -> Polynomial | None:
-    """Return `value` as a polynomial of `atoms`, or None if it is none."""
+    """Return `value` as a polynomial of `atoms`, or None if it is no polynomial of them."""
     for position, atom in enumerate(atoms):
         if value.same_as(atom):
             return {tuple(int(i == position) for i in range(len(atoms))): 1.0}

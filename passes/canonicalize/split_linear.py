@@ -77,7 +77,7 @@ def _channels(call: relax.Call) -> slice | None:
 
 
 def _slices_of_what_is_read_whole(mod: tvm.IRModule) -> list[relax.Call]:
-    """Return the slices of results that are also read whole, which are not worth a layer."""
+    """Return slices of results that are also read whole; splitting these would only add work."""
     return [
         value
         for block in dataflow_blocks(mod)

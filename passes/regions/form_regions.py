@@ -26,8 +26,11 @@ from tvm_sparse.passes.regions.region_graph import order_of, runs_of
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 
 REGION = "tvm_sparse.region"
+"""The attribute of a region's function."""
 REGIONS = "tvm_sparse.regions"
+"""The attribute of the module."""
 PREFIX = "tensor_column"
+"""Functions of regions are called ``tensor_column_0``, ``tensor_column_1``, ..."""
 
 Functions: TypeAlias = dict[tvm.ir.GlobalVar, tvm.ir.BaseFunc]
 

@@ -132,8 +132,11 @@ def _nodes(run: Sequence[relax.VarBinding], uses: dict[relax.Var, list[relax.Var
 def region_of(nodes: Sequence[Node], cpu: CpuProfile) -> Region | None:
     """Return operators as a region, for planning only.
 
-    None if the operators work on different numbers of images, or if one of them needs all rows of
-    another one.
+    Returns
+    -------
+    Region or None
+        None if the operators work on different numbers of images, or if one of them needs all rows
+        of another one.
     """
     known = {node.images for node in nodes if node.images is not None}
     if len(known) > 1:

@@ -1,4 +1,4 @@
-"""Which operators form a region, and how its rows are cut: the cheapest partition of a run.
+"""Chooses the operators of each region and its plan: the cheapest partition of a run.
 
 The cost of a run is the sum of its regions' costs, so the best partition of the first operators of
 a run is found from the best partitions of fewer of them (dynamic programming).
@@ -102,7 +102,7 @@ class RegionPlanner:
     Parameters
     ----------
     cpu, column_rows, overlap, plan_for
-        As `tvm_sparse.passes.regions.form_regions.FormRegions`.
+        As in `tvm_sparse.passes.regions.form_regions.FormRegions`.
     least_gain : float
         The share of time that a region must be expected to gain. Below 0, regions are also formed
         if they are expected to lose that share.

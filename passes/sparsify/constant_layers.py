@@ -6,9 +6,9 @@ is a linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
@@ -21,13 +21,18 @@ from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
+from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
 
 WIDEST = 2048
-"""Columns of an image from which on it is no image: YOLOv8 lists its 8400 boxes in one row."""
+"""Pixels of the widest row of an image. A wider tensor is no image: YOLOv8 lists its 8400 boxes in
+one row."""
+
+Compute: TypeAlias = Callable[[relax.Expr], relax.Call]
+"""Returns the call that computes a layer from its panels."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class ConstantLayer:
         The sizes and the density, on which the choice of a kernel depends.
     weight : numpy.ndarray
         float32, ``(out_channels, in_channels)`` for a linear layer, or that of the convolution.
+    weight_shape : tuple of int
+        The shape of the weight in the network, with the output channels first.
     panels : relax.Call
         The call that lays the layer's input out in panels.
     out_shape : tuple of int
@@ -48,6 +55,7 @@ class ConstantLayer:
 
     layer: Layer[Any]
     weight: NDArray[np.float32]
+    weight_shape: tuple[int, ...]
     panels: relax.Call
     out_shape: tuple[int, ...]
 
@@ -73,6 +81,34 @@ def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[ConstantLaye
             found = match_layer(binding.value, cpu)
             if found is not None:
                 yield found
+
+
+def rewrite_constant_layers(
+    mod: tvm.IRModule,
+    cpu: CpuProfile,
+    choose: Callable[[ConstantLayer, str], Compute | None],
+) -> tvm.IRModule:
+    """Return `mod` with layers computed on panels: ``layer(x) => read(compute(panels(x)))``.
+
+    Parameters
+    ----------
+    mod : IRModule
+        Stays as it is.
+    cpu : CpuProfile
+        Gives the lanes of the panels.
+    choose : callable
+        Takes a layer and its name, and returns how to compute it; None leaves it as it is.
+    """
+
+    def rewrite(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
+        found = match_layer(call, cpu)
+        compute = None if found is None else choose(found, name)
+        if found is None or compute is None:
+            return None
+        product = compute(emit(found.panels))
+        return found.read(emit(operators.of_layer(product, name)))
+
+    return rewrite_layers(mod, rewrite)
 
 
 def refusal(call: relax.Call) -> str:
@@ -112,7 +148,7 @@ def _refused_conv(call: relax.Call, shape: tuple[int, ...]) -> str:
     if layouts != ("NCHW", "OIHW", "NCHW"):
         return f"its layouts are {', '.join(layouts)}, and the kernels take NCHW, OIHW, NCHW"
     if shape[3] > WIDEST:
-        return f"its image is {shape[3]} columns wide, and the kernels take up to {WIDEST}"
+        return f"its image is {shape[3]} pixels wide, and the kernels take up to {WIDEST}"
     return ""
 
 
@@ -136,6 +172,7 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     return ConstantLayer(
         Layer(problem, density_of(weight)),
         np.ascontiguousarray(weight.T),
+        weight.T.shape,
         operators.to_panels(x, layout.lanes),
         shape,
     )
@@ -146,10 +183,11 @@ def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
     panels = operators.image_to_panels(call.args[0], conv.lanes_in)
     shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
     problem: Linear | Conv2d = conv
+    weight_shape = weight.shape
     if conv.is_linear:
         weight = weight.reshape(conv.out_channels, conv.channels)
         problem = Linear(conv.batch * conv.height, conv.lanes_in, *weight.shape)
-    return ConstantLayer(Layer(problem, density_of(weight)), weight, panels, shape)
+    return ConstantLayer(Layer(problem, density_of(weight)), weight, weight_shape, panels, shape)
 
 
 def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:

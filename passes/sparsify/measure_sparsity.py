@@ -1,4 +1,4 @@
-"""MeasureSparsity: write down how dense every weight is, and why no kernel of ours can compute it.
+"""MeasureSparsity: mod => mod with the density of every weight as an attribute
 
 The module attribute ``tvm_sparse.weights`` has one entry for each operator with a weight, in
 program order: ``{"layer", "operator", "shape", "density", "refusal", "is_refused"}``. Operators
@@ -21,6 +21,7 @@ from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.sparsify.constant_layers import refusal
 
 WEIGHTS = "tvm_sparse.weights"
+"""The attribute of the module."""
 
 _TABLE = "relax.take"
 _WEIGHTED = {

@@ -11,7 +11,6 @@ Runs after `SparsifyWeights` and `PackDenseWeights`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import tvm
 from tvm import relax
@@ -22,7 +21,6 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.constant_layers import WIDEST
@@ -32,8 +30,13 @@ from tvm_sparse.passes.sparsify.image_operators import (
     match_pool2d,
     upsampling_factors,
 )
+from tvm_sparse.passes.sparsify.mover import Mover, move_all
 
 CHANNEL_AXIS = 1
+"""The axis of the channels of panels, and of images."""
+
+IMAGE_CHANNEL_AXES = (CHANNEL_AXIS, CHANNEL_AXIS - 4)
+"""The two numbers of the axis of an image's channels, from the front and from the back."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveImagesToPanels")
@@ -45,18 +48,11 @@ class MoveImagesToPanels:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""
-        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
-        return relax.transform.CanonicalizeBindings()(mod)
+        return move_all(mod, self.cpu, _Mover)
 
 
-@dataclass(frozen=True)
-class _Mover:
-    """The rule at one call."""
-
-    cpu: CpuProfile
-    call: relax.Call
-    lookup: Lookup
-    emit: Emit
+class _Mover(Mover):
+    """The rules of operators on images."""
 
     def move(self) -> relax.Expr | None:
         """Return the expression that takes the place of the call, or None."""
@@ -158,7 +154,7 @@ class _Mover:
     def _concat(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """concat(panels_to_image(p), ...) along the channels => panels_to_image(concat(p, ...))"""
         fields = self.lookup(self.call.args[0])
-        if len(shape) != 4 or int(self.call.attrs["axis"]) not in (1, -3):
+        if len(shape) != 4 or int(self.call.attrs["axis"]) not in IMAGE_CHANNEL_AXES:
             return None
         if not isinstance(fields, relax.Tuple):
             return None
@@ -174,7 +170,7 @@ class _Mover:
         """slice(panels_to_image(p)) of channels => panels_to_image(slice(p))"""
         x, axes, begin, end, *strides = self.call.args
         panels = self._panels_of(x)
-        is_channels = [int(axis.value) for axis in axes] in ([1], [-3])
+        is_channels = len(axes) == 1 and int(axes[0].value) in IMAGE_CHANNEL_AXES
         if panels is None or not is_channels:
             return None
         moved = relax.op.strided_slice(panels, [CHANNEL_AXIS], begin, end, *strides)
@@ -184,7 +180,7 @@ class _Mover:
         """split(panels_to_image(p)) of channels => panels_to_image(slice(p)), ..."""
         call = self.call
         panels = self._panels_of(call.args[0])
-        if panels is None or int(call.attrs["axis"]) not in (1, -3):
+        if panels is None or int(call.attrs["axis"]) not in IMAGE_CHANNEL_AXES:
             return None
         begin, fields = 0, []
         for field in call.ty.fields:

@@ -10,7 +10,6 @@ Runs after `SparsifyWeights` and `PackDenseWeights`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import tvm
@@ -24,8 +23,8 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import known_shape, static_shape
+from tvm_sparse.passes.sparsify.mover import Mover, move_all
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveToPanels")
@@ -37,18 +36,11 @@ class MoveToPanels:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its layout changes moved down and cancelled."""
-        mod = rewrite_calls(mod, lambda *context: _Mover(self.cpu, *context).move())
-        return relax.transform.CanonicalizeBindings()(mod)
+        return move_all(mod, self.cpu, _Mover)
 
 
-@dataclass(frozen=True)
-class _Mover:
-    """The rule at one call."""
-
-    cpu: CpuProfile
-    call: relax.Call
-    lookup: Lookup
-    emit: Emit
+class _Mover(Mover):
+    """The rules of operators on tokens."""
 
     def move(self) -> relax.Expr | None:
         """Return the expression that takes the place of the call, or None."""

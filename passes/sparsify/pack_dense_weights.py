@@ -1,6 +1,6 @@
 """PackDenseWeights: matmul(x, w) => from_panels(linear(to_panels(x), pack(w)))
 
-w is a constant that `SparsifyWeights` left alone; a convolution by such a weight likewise becomes a
+w is a constant that `SparsifyWeights` left alone. A convolution by such a weight likewise becomes a
 `conv2d` or a `depthwise_conv2d` between `image_to_panels` and `panels_to_image`. The dense kernels
 work on the same panels as the sparse ones, so that a network with both kinds of layers changes its
 layout only at its borders.
@@ -19,8 +19,11 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.sparsify.constant_layers import match_layer
+from tvm_sparse.passes.sparsify.constant_layers import (
+    Compute,
+    ConstantLayer,
+    rewrite_constant_layers,
+)
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
@@ -52,16 +55,12 @@ class PackDenseWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""
-        return rewrite_layers(mod, self._pack)
 
-    def _pack(self, call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
-        found = match_layer(call, self.cpu)
-        if found is None:
-            return None
-        tiling = self.kernel_for(found.layer)
-        panels = emit(found.panels)
-        product = dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
-        return found.read(emit(operators.of_layer(product, name)))
+        def pack(found: ConstantLayer, _name: str) -> Compute:
+            tiling = self.kernel_for(found.layer)
+            return lambda panels: dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
+
+        return rewrite_constant_layers(mod, self.cpu, pack)
 
 
 def dense_layer(

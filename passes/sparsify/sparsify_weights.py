@@ -2,9 +2,8 @@
 
 w is a constant, mostly zeros. A convolution with such a weight likewise becomes a `sparse_conv2d`
 between `image_to_panels` and `panels_to_image`. The cost model chooses the weights for which this
-is faster; the others stay as they are. Every decision is written to the module
-attribute ``tvm_sparse.layers``: `{"layer", "shape", "density", "kernel", "reason",
-"is_refused", "seconds"}`.
+is faster; the others stay as they are. The module attribute ``tvm_sparse.layers`` has one entry for
+each decision: `{"layer", "shape", "density", "kernel", "reason", "is_refused", "seconds"}`.
 
 Runs after constants are folded, and before anything is legalized.
 """
@@ -24,8 +23,11 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.sparsify.constant_layers import match_layer
+from tvm_sparse.passes.sparsify.constant_layers import (
+    Compute,
+    ConstantLayer,
+    rewrite_constant_layers,
+)
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import Choice
@@ -43,6 +45,7 @@ from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 LAYERS = "tvm_sparse.layers"
+"""The attribute of the module."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
@@ -66,18 +69,15 @@ class SparsifyWeights:
         """Return `mod` with its pruned layers rewritten."""
         decisions: list[dict[str, Any]] = []
 
-        def sparsify(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
-            found = match_layer(call, self.cpu)
-            if found is None:
-                return None
+        def sparsify(found: ConstantLayer, name: str) -> Compute | None:
             choice, tiling = self._choose(found.layer)
-            decisions.append(_decision(name, call, found.layer, choice, self.cpu))
+            decisions.append(_decision(name, found, choice, self.cpu))
             if tiling is None:
                 return None
-            product = sparse_layer(emit(found.panels), found.weight, found.layer, tiling)
-            return found.read(emit(operators.of_layer(product, name)))
+            return lambda panels: sparse_layer(panels, found.weight, found.layer, tiling)
 
-        return rewrite_layers(mod, sparsify).with_attr(LAYERS, decisions)
+        rewritten = rewrite_constant_layers(mod, self.cpu, sparsify)
+        return rewritten.with_attr(LAYERS, decisions)
 
     def _choose(self, layer: Layer[Any]) -> tuple[Choice, Tiling | None]:
         """Return sparse or dense, and the tiling if it is sparse."""
@@ -131,16 +131,13 @@ def _constants(packed: PackedSparse) -> list[relax.Expr]:
     return [relax.const(array) for array in arrays]
 
 
-def _decision(
-    name: str, call: relax.Call, layer: Layer[Any], choice: Choice, cpu: CpuProfile
-) -> dict[str, Any]:
+def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) -> dict[str, Any]:
+    layer = found.layer
     family = sparse_family(layer) if choice.sparse else dense_family(layer, cpu)
     cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
-    weight = call.args[1].value.numpy()
-    shape = weight.T.shape if weight.ndim == 2 else weight.shape
     return {
         "layer": name,
-        "shape": list(shape),
+        "shape": list(found.weight_shape),
         "density": layer.density,
         "kernel": family.name,
         "reason": choice.reason,

@@ -1,4 +1,4 @@
-"""What linear operators and convolutions have in common: an epilogue, a tiling, and a layer's name.
+"""The attributes that all layers share: an epilogue, a tiling, and the name of the layer.
 
 The epilogue is ``activation(y + bias + residual)``. `bias` ``[channels]`` comes before `residual`,
 panels of y's shape, behind the operator's own operands.

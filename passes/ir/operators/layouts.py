@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,7 @@ class Layout:
     def of(shape: Sequence[int], lanes: int) -> Layout:
         """Return the layout of a tensor ``(..., tokens, channels)``."""
         *leading, tokens, channels = shape
-        batch = 1
-        for extent in leading:
-            batch *= extent
-        return Layout(batch, tokens, channels, lanes)
+        return Layout(math.prod(leading), tokens, channels, lanes)
 
     @property
     def rows(self) -> int:
@@ -56,7 +54,7 @@ class Layout:
         return self.batch * -(-self.tokens // self.lanes)
 
     def is_compatible(self, other: Layout) -> bool:
-        """Whether the same panels hold both, whatever the logical shape says."""
+        """Whether the same panels hold tensors of both layouts, even if their shapes differ."""
         if self.lanes != other.lanes or self.channels != other.channels:
             return False
         if (self.batch, self.tokens) == (other.batch, other.tokens):
@@ -120,8 +118,9 @@ def _infer_shape(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return tensor_type(*(int(extent) for extent in call.attrs["shape"]))
 
 
-def _images(call: relax.Call) -> int:
-    return known_shape(IMAGE_TO_PANELS.operand(call, "x"))[0]
+def _batch_of(call: relax.Call) -> int:
+    batch, *_ = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    return batch
 
 
 def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -152,7 +151,7 @@ IMAGE_TO_PANELS = Operator(
     ("x",),
     infer=_infer_image_to_panels,
     stage=_image_to_panels,
-    images=_images,
+    images=_batch_of,
 )
 PANELS_TO_IMAGE = Operator(
     PREFIX + "panels_to_image",

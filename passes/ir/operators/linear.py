@@ -50,7 +50,7 @@ def linear(
     x : relax.Expr
         Panels, ``[rows, in_channels, lanes]``.
     weight : relax.Expr
-        What `tvm_sparse.schedules.pack_linear` returns.
+        The result of `tvm_sparse.formats.dense.pack_linear`.
     channels : int
         Output channels.
     tiling : mapping, optional
@@ -59,9 +59,10 @@ def linear(
     return LINEAR.call(x, weight, channels=channels, **tiling_attributes(tiling or {}))
 
 
-def sparse_density(slots: relax.Expr, taps: int) -> float:
-    """Return the density of a packed weight with the values `slots` and `taps` taps."""
-    return known_shape(slots)[0] / taps
+def sparse_density(values: relax.Expr, taps: int) -> float:
+    """Return the share of `taps` weights for which a packed weight stores one of its `values`."""
+    (slots,) = known_shape(values)
+    return slots / taps
 
 
 def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:

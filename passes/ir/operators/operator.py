@@ -5,7 +5,7 @@ The graph passes rewrite a network into operators on *panels*: float32 tensors
 
 - Of token sequences, the lanes of a row are the tokens of a block:
   ``rows = batch * ceil(tokens / lanes)``. The channels are the features.
-- Of images, a row is a row of the image, and its lanes are the columns of the image.
+- Of images, a row is a row of the image, and its lanes are the pixels of that row.
 
 Where a block or an image does not fill all lanes, the other lanes hold values that nobody reads.
 The images themselves, ``[batch, channels, height, width]``, are also read and written by
@@ -33,7 +33,9 @@ PREFIX = "relax.tvm_sparse."
 """The names of our operators begin with it; those of TVM's operators do not."""
 
 EPILOGUE_OPERANDS = ("bias", "residual")
-NO_EPILOGUE: Mapping[str, Any] = {"bias": False, "residual": False, "activation": ""}
+"""The optional operands of an operator with an epilogue, in the order of its arguments."""
+NO_EPILOGUE: Mapping[str, Any] = {**dict.fromkeys(EPILOGUE_OPERANDS, False), "activation": ""}
+"""The attributes of an operator with an epilogue that has no steps."""
 
 Infer: TypeAlias = Callable[[relax.Call, relax.BlockBuilder], relax.Type]
 """Returns the type of a call's result."""
@@ -78,7 +80,7 @@ class Operator:
     images : callable
         Returns on how many images, or sequences, a call works; None if any number will do.
     with_epilogue : bool
-        Whether `bias`, `residual` and an activation can follow while the result is in registers.
+        Whether a bias, a residual and an activation can follow while the result is in registers.
     legalize : callable, optional
         Replaces calls that are neither in panels nor in a region.
     """

@@ -13,7 +13,6 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import (
     PREFIX,
-    KernelFor,
     Operator,
     fields_of,
     tensor_type,
@@ -77,8 +76,7 @@ def _global(name: str, build: Callable[..., tvm.tirx.PrimFunc]) -> Operator:
         lanes = lanes_of(x), int(call.attrs["lanes"])
         return build((batch, channels, height, width), *lanes, cpu)
 
-    kernel_for: KernelFor = kernel
-    return Operator(PREFIX + name, ("x",), infer=_infer_global, kernel=kernel_for)
+    return Operator(PREFIX + name, ("x",), infer=_infer_global, kernel=kernel)
 
 
 MAX_POOL2D = _windows("max_pool2d", schedules.MaxPool2d)

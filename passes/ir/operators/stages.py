@@ -32,8 +32,6 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
         return None
     if shape[0] % images or operator.images(call) not in (None, images):
         return None
-    if len(shape) == 3 and shape[-1] % (SHORTEST_VECTOR_BITS // ACTIVATIONS.bits):
-        return None  # the last axis is no row of whole vectors, so these are no panels
     operands = operator.operands_of(call).values()
     if any(static_shape(operand) is None for operand in operands):
         return None
