@@ -1,7 +1,8 @@
 """Stages: operators that can be computed for any run of their output rows.
 
-`kernel` makes a stage a PrimFunc of its own, parallel over runs of rows and chunks of channels;
-`tvm_sparse.schedules.tensor_column` makes one of several, which hand their rows to one another.
+`kernel` makes one stage a PrimFunc, which is parallel over runs of rows and chunks of channels.
+`tvm_sparse.schedules.tensor_column` makes several stages, which hand their rows to one another, one
+PrimFunc.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Stage(ABC):
     chunks_outermost : bool
         Whether a kernel of this stage alone computes all rows of a chunk before the next chunk.
     reads_images : collection of str
-        The operands in `panels` that are images ``[images, channels, rows, lanes]`` in truth.
+        The operands in `panels` that are stored as images ``[images, channels, rows, lanes]``.
     writes_images : bool
-        Whether the result is such images.
+        Whether the result is stored as such images.
     """
 
     name: str
@@ -133,7 +134,7 @@ class Stage(ABC):
         return self.tensor.images * blocks
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return self.name
 
     def shape(self, sources: Mapping[str, int]) -> StageShape:
@@ -184,7 +185,7 @@ class Stage(ABC):
         return T.serial(T.int64(0), T.int64(self.chunks))
 
     def work(self) -> int:
-        """Return about how many values the stage touches; few are not worth several threads."""
+        """Return about how many values the stage touches; for few, several threads do not pay."""
         return PARALLEL_ELEMENTS
 
 

@@ -50,8 +50,8 @@ EXPRESSIONS = RowArithmetic(
     max=lambda a, b: T.max(_row(a), _row(b)),
     size=functools.partial(value_of, sizes={}),
 )
-"""Rows that are expressions. Functions have no parameters for sizes yet, so that an `Extent`, whose
-value they would have to know, is a `KeyError`."""
+"""The arithmetic of rows that are expressions. A function has no parameters for sizes yet, so an
+`Extent` in a plan raises `KeyError`."""
 
 COPIED_LANES = 4
 """Values of a copied vector; the lanes of all panels are a multiple of it."""

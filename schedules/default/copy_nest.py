@@ -39,6 +39,8 @@ def copy_nest(piece: Piece, name: str, cpu: CpuProfile) -> Stmt:
 
 
 class _Copy:
+    """Emits the loops of one piece."""
+
     def __init__(self, piece: Piece, name: str, cpu: CpuProfile) -> None:
         self.piece, self.name, self.cpu = piece, name, cpu
 
@@ -138,10 +140,10 @@ class _Copy:
                 place = fixed | {along[0].var: along[1] + i, across[0].var: across[1] + lane}
                 T.buffer_store(row, substitute(store.value, place), [lane])
         loaded = [T.bind(row[vector_at(0, lanes)]) for row in rows]
-        for i, column in enumerate(transpose(loaded)):
+        for i, values in enumerate(transpose(loaded)):
             place = fixed | {along[0].var: along[1], across[0].var: across[1] + i}
             *indices, last = [substitute(index, place) for index in store.indices]
-            T.buffer_store(store.buffer, column, [*indices, vector_at(last, lanes)])
+            T.buffer_store(store.buffer, values, [*indices, vector_at(last, lanes)])
 
     def _store(self, place: dict[Var, Expr]) -> None:
         store = self.piece.store

@@ -133,13 +133,13 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
 def _tile(schedule: s_tir.Schedule, loops: list[LoopRV], across: int) -> list[LoopRV]:
     """Tile loop `across` and the last one; returns the loops over tiles."""
     tiles = [_divisor_at_most(_extent(schedule, loops[i]), TILE) for i in (across, -1)]
-    (row, in_row), (column, in_column) = (
+    (slow, in_slow), (fast, in_fast) = (
         schedule.split(loops[i], factors=[None, tile])
         for i, tile in zip((across, -1), tiles, strict=True)
     )
-    outer = [*loops[:across], row, *loops[across + 1 : -1], column]
-    schedule.reorder(*outer, in_row, in_column)
-    schedule.vectorize(in_column)
+    outer = [*loops[:across], slow, *loops[across + 1 : -1], fast]
+    schedule.reorder(*outer, in_slow, in_fast)
+    schedule.vectorize(in_fast)
     return outer
 
 

@@ -1,4 +1,4 @@
-"""Parts that generated loop nests share: the loop over jobs, and a last tile that overlaps."""
+"""The parts that all generated loop nests share: a loop over jobs, and tiles that overlap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def each_job(count: int, iterations: int, name: str, value: Expr, out: Expr) -> Iterator[Expr]:
-    """Open the outermost loop, parallel if that pays, and a block that reads and writes all.
+    """Open the outermost loop, parallel if that pays, and a block that accesses whole buffers.
 
     Parameters
     ----------

@@ -11,6 +11,8 @@ import tvm
 from tvm import tirx
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
+from tvm_sparse.dtypes import DType
+
 if TYPE_CHECKING:
     from tvm.ir import Expr, TensorLoad, Var
     from tvm.s_tir import SBlock
@@ -65,7 +67,7 @@ class Reduction:
         update, init = block.body, block.init
         if not isinstance(update, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
             return None
-        if str(update.buffer.dtype) != "float32" or type(update.value) not in COMBINES:
+        if str(update.buffer.dtype) != DType.FLOAT32 or type(update.value) not in COMBINES:
             return None
         axes = {}
         for axis in block.iter_vars:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.default.nests import clipped, each_job
 from tvm_sparse.schedules.default.reduction import (
     Axis,
@@ -72,7 +73,7 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
 
 
 class _Tiling:
-    """Accumulators along the last axes of the output."""
+    """A register tile of rows, along the axes m, by vectors along the axes n of the output."""
 
     def __init__(self, reduction: Reduction, cpu: CpuProfile) -> None:
         self.reduction = reduction
@@ -80,7 +81,7 @@ class _Tiling:
         uses = variables(self.vector)
         *others, last = reduction.spatial
         rows = [a for a in others if self.scalar is not None and a.var not in uses]
-        columns = [last]
+        n_axes = [last]
         only_vector = () if self.scalar is None else variables(self.scalar)
         width = cpu.vector_lanes()
         packs = size(rows) >= WORTH_PACKING
@@ -88,70 +89,71 @@ class _Tiling:
         while packs and others and last.extent < width:
             if others[-1] in rows or others[-1].var in only_vector:
                 break
-            columns.insert(0, others.pop())
-        self.rows, self.columns = rows, columns
+            n_axes.insert(0, others.pop())
+        self.m_axes, self.n_axes = rows, n_axes
         self.outer = [a for a in others if a not in rows]
 
-        n, m = size(columns), size(rows)
+        n, m = size(n_axes), size(rows)
         self.lanes = min(width, n)
         vectors = -(-n // self.lanes)
         wide = min(WIDE, max(size(self.outer) * vectors // (2 * cpu.cores), 1))
         vectors = min(NARROW if packs else wide, vectors)
-        self.tile_columns = min(n, vectors * self.lanes)
+        self.tile_n = min(n, vectors * self.lanes)
         # The last vector of a tile, like the last tile, overlaps the one before it.
-        self.offsets = [
-            min(o, self.tile_columns - self.lanes) for o in range(0, self.tile_columns, self.lanes)
-        ]
-        self.tiles = -(-n // self.tile_columns)
-        self.tile_rows = tile_height(len(self.offsets), cpu)
+        self.offsets = [min(o, self.tile_n - self.lanes) for o in range(0, self.tile_n, self.lanes)]
+        self.tiles = -(-n // self.tile_n)
+        self.tile_m = tile_height(len(self.offsets), cpu)
         jobs = size(self.outer) * self.tiles
-        parts = min(max(2 * cpu.cores // jobs, 1), -(-m // self.tile_rows))
-        self.part_rows = -(-m // parts)
-        self.parts = -(-m // self.part_rows)
-        self.packs = packs and 4 * size(reduction.reduced) * self.tile_columns <= cpu.l2_bytes
+        parts = min(max(2 * cpu.cores // jobs, 1), -(-m // self.tile_m))
+        self.part_m = -(-m // parts)
+        self.parts = -(-m // self.part_m)
+        packed_bytes = DType.FLOAT32.bytes * size(reduction.reduced) * self.tile_n
+        self.packs = packs and packed_bytes <= cpu.l2_bytes
 
     def emit(self) -> Stmt:
         reduction = self.reduction
-        n, m = size(self.columns), size(self.rows)
+        n, m = size(self.n_axes), size(self.m_axes)
         jobs = size(self.outer) * self.tiles * self.parts
         with IRBuilder() as builder, _jobs(jobs, reduction) as job:
             part, tile = job % self.parts, job // self.parts % self.tiles
             self.fixed = places(self.outer, job // (self.parts * self.tiles))
-            self.column = T.bind(clipped(tile * self.tile_columns, n - self.tile_columns))
+            self.first_n = T.bind(clipped(tile * self.tile_n, n - self.tile_n))
             self.temporary = [T.sblock_alloc_buffer((self.lanes,)) for _ in self.offsets]
-            self.acc = Registers(self.tile_rows * len(self.offsets), self.lanes)
-            first = T.bind(clipped(part * self.part_rows, m - self.part_rows))
+            self.acc = Registers(self.tile_m * len(self.offsets), self.lanes)
+            first = T.bind(clipped(part * self.part_m, m - self.part_m))
             if self.packs:
                 depth = size(reduction.reduced)
-                self.packed = T.sblock_alloc_buffer((T.int64(depth * self.tile_columns),))
+                self.packed = T.sblock_alloc_buffer((T.int64(depth * self.tile_n),))
                 self._pack()
-            each_tile(self.part_rows, self.tile_rows, lambda i, c: self._tile(first + i, c))
+            each_tile(self.part_m, self.tile_m, lambda i, c: self._tile(first + i, c))
         return builder.get()
 
     def _pack(self) -> None:
-        contiguous = len(self.columns) == 1
+        contiguous = len(self.n_axes) == 1
         if contiguous:
             with _loops(self.reduction.reduced) as (place, step):
                 for offset in self.offsets:
                     with T.vectorized(T.int64(self.lanes)) as lane:
                         self._pack_value(place, step, offset + lane)
         else:
-            # The indices of a joined column are computed once for the column, not for each value.
-            columns = T.serial(T.int64(0), T.int64(self.tile_columns))
-            with columns as column, _loops(self.reduction.reduced) as (place, step):
-                self._pack_value(place, step, column)
+            # Where axes are joined, their indices are computed once for a position along n.
+            positions = T.serial(T.int64(0), T.int64(self.tile_n))
+            with positions as position, _loops(self.reduction.reduced) as (place, step):
+                self._pack_value(place, step, position)
 
-    def _pack_value(self, place: dict[Var, Expr], step: Expr, column: Expr) -> None:
-        value = substitute(self.vector, place | self._columns_at(column) | self.fixed)
-        T.buffer_store(self.packed, value, [step * self.tile_columns + column])
+    def _pack_value(self, place: dict[Var, Expr], step: Expr, position: Expr) -> None:
+        value = substitute(self.vector, place | self._n_at(position) | self.fixed)
+        T.buffer_store(self.packed, value, [step * self.tile_n + position])
 
-    def _columns_at(self, column: Expr) -> dict[Var, Expr]:
-        return places(self.columns, self.column + column)
+    def _n_at(self, position: Expr) -> dict[Var, Expr]:
+        return places(self.n_axes, self.first_n + position)
 
     def _tile(self, first: Expr, count: int) -> None:
         """Compute `count` rows of a tile."""
         reduction, vectors = self.reduction, len(self.offsets)
-        rows = [places(self.rows, T.bind(first + i)) for i in range(count)] if self.rows else [{}]
+        rows = (
+            [places(self.m_axes, T.bind(first + i)) for i in range(count)] if self.m_axes else [{}]
+        )
         for i in range(count * vectors):
             self.acc[i] = T.Broadcast(reduction.init, self.lanes)
         with _loops(reduction.reduced) as (place, step):
@@ -169,17 +171,17 @@ class _Tiling:
                 values = self.temporary[v]
                 T.buffer_store(values, self.acc[i * vectors + v], [vector_at(0, self.lanes)])
                 with T.vectorized(T.int64(self.lanes)) as lane:
-                    place = row | self._columns_at(offset + lane) | self.fixed
+                    place = row | self._n_at(offset + lane) | self.fixed
                     indices = [substitute(index, place) for index in reduction.store.indices]
                     T.buffer_store(reduction.store.buffer, values[lane], indices)
 
     def _source(self, v: int, place: dict[Var, Expr], step: Expr) -> Expr:
         if self.packs:
-            start = step * self.tile_columns + self.offsets[v]
+            start = step * self.tile_n + self.offsets[v]
             return self.packed[vector_at(start, self.lanes)]
         with T.vectorized(T.int64(self.lanes)) as lane:
-            columns = self._columns_at(self.offsets[v] + lane)
-            value = substitute(self.vector, place | columns | self.fixed)
+            position = self._n_at(self.offsets[v] + lane)
+            value = substitute(self.vector, place | position | self.fixed)
             T.buffer_store(self.temporary[v], value, [lane])
         return self.temporary[v][vector_at(0, self.lanes)]
 

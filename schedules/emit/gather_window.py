@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tvm_sparse.schedules.emit.panel_memory import Panels
 
 LONGEST_UNROLLED = 8
-"""Most vectors of a plane full of pixels that are unrolled; more of them become a loop."""
+"""Most vectors of a plane, with pixels in all lanes, that are unrolled; more become a loop."""
 
 
 def gather_window(
@@ -41,7 +41,7 @@ def gather_window(
     memory : Buffer
         Flat memory of at least `Window.size` floats for the rows.
     window : Window
-        How the rows are stored.
+        The layout of the stored rows.
     image : Expr
         Number of the image in the batch.
     first_row, rows : Expr

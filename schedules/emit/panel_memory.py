@@ -1,4 +1,4 @@
-"""The memory of panels, and the parameters of a function among it; see also `rolling_panels`."""
+"""The memory of panels: the parameters of a function; `rolling_panels` has scratch memory."""
 
 from __future__ import annotations
 

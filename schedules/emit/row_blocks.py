@@ -1,4 +1,4 @@
-"""Loops over blocks of rows or channels whose first or last one is different."""
+"""Loops over blocks of rows or channels whose first or last block is different."""
 
 from __future__ import annotations
 

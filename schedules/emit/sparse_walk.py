@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tvm_sparse.schedules.emit.panel_memory import Tile
 
 PREFETCH_DISTANCE = 512
-"""Slots by which a weight is asked for ahead of its use; measured on a Xeon. Weights are read once
+"""Slots by which a weight is prefetched ahead of its use; measured on a Xeon. Weights are read once
 for each row of activations, and come from the L2 or L3 cache."""
 
 NEON_LANES = 4

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 BLOCK = 4
-"""Values of 32 bits in a 128-bit block; x86 shuffles fastest inside of one."""
+"""Values of 32 bits in a block of 128 bits, inside of which x86 shuffles the fastest."""
 
 
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
-    """Return the columns of a tile of n vectors of n values, n a power of two from 4 on.
+    """Return the transpose of a tile: n vectors of n values, n a power of two from 4 on.
 
-    Each step interleaves pairs of vectors, in runs of 1, 2, 4, ... values. The first two
-    transpose 4 x 4 blocks and leave columns 1 and 2 of each exchanged, later steps move blocks::
+    Each step interleaves pairs of vectors, in runs of 1, 2, 4, ... values. The first two steps
+    transpose 4 x 4 blocks and leave vectors 1 and 2 of each block exchanged. Later steps move
+    blocks::
 
         a0 a1 a2 a3        a0 b0 a1 b1        a0 b0 c0 d0
         b0 b1 b2 b3   ->   a2 b2 a3 b3   ->   a2 b2 c2 d2

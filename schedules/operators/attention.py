@@ -183,6 +183,6 @@ class Attention(Stage):
         return self.tensor.dtype.bytes * math.prod(self.bias_shape) if self.bias_shape else 0
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         bias = "x".join(map(str, self.bias_shape)) if self.bias_shape else "none"
         return f"{self.name} heads={self.chunks} keys={self.key_tokens} bias={bias}"

@@ -83,7 +83,7 @@ class AttentionJob:
         added: Element | None,
         visited: Callable[[Expr], None] | None,
     ) -> None:
-        """Compute the scores and the largest one of every query; calls `visited` with each key."""
+        """Compute the scores and the largest score of every query; `visited` is told each key."""
         for u in self.vectors:
             self.largest[u] = self.across(number(-math.inf))
 

@@ -58,10 +58,8 @@ class Bilinear2d(Stage):
         self.width_in = cpu.vector_width(resize.lanes_in, resize.dtype)
         self.width_out = cpu.vector_width(resize.lanes_out, resize.dtype)
         self.pitch = -(-resize.width // self.width_in) * self.width_in
-        most, channels = (
-            max(cpu.l1_bytes // (2 * resize.dtype.bytes * self.pitch), 1),
-            resize.channels,
-        )
+        channels = resize.channels
+        most = max(cpu.l1_bytes // (2 * resize.dtype.bytes * self.pitch), 1)
         self.block = next(c for c in range(min(most, channels), 0, -1) if channels % c == 0)
 
     def declare(self, panels: Callable[[str], Panels]) -> None:

@@ -35,7 +35,7 @@ from tvm_sparse.schedules.emit.buffers import (
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
-from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.operators.layer import ConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 WEIGHTS_AHEAD = 1024
-"""Weights by which a weight is asked for ahead of its use, as in the dense linear kernel."""
+"""Weights by which a weight is prefetched ahead of its use; taken from the dense linear kernel."""
 
 
 def conv2d(
@@ -64,13 +64,12 @@ def conv2d(
     PrimFunc
         ``(x [N * H, C, lanes_in], weight [blocks, C / groups, kh, kw, NB], [bias [Co]],
         [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all float32, the weight
-        from
-        `tvm_sparse.formats.dense.pack_conv2d`.
+        from `tvm_sparse.formats.dense.pack_conv2d`.
     """
     return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 
 
-class DenseConv2d(LayerStage):
+class DenseConv2d(ConvStage):
     """A dense convolution.
 
     Parameters
@@ -78,7 +77,7 @@ class DenseConv2d(LayerStage):
     problem : Conv2d
         The convolution, of any number of groups.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : Conv2dTiling, optional
@@ -99,16 +98,7 @@ class DenseConv2d(LayerStage):
         reads_image: bool = False,
         writes_image: bool = False,
     ) -> None:
-        super().__init__(
-            problem.input,
-            problem.rows_seen,
-            problem.output,
-            epilogue,
-            cpu,
-            reads_image=reads_image,
-            writes_image=writes_image,
-        )
-        self.problem = problem
+        super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
         self.tiling = tiling = tiling or CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, problem.channels)
         self.group_inputs = problem.channels // problem.groups
@@ -135,20 +125,10 @@ class DenseConv2d(LayerStage):
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        problem, window = self.problem, self.window
-        source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
-        gather_window(
-            self.x,
-            self.memory,
-            window,
-            image,
-            source,
-            rows,
-            most_rows,
-            T.int64(0),
-            problem.channels,
-        )
+        window = self.window
+        source, rows, most_rows = self.rows_seen(first, end)
+        places = (source, rows, most_rows, T.int64(0), self.problem.channels)
+        gather_window(self.x, self.memory, window, image, *places)
         chunk_blocks = -(-self.blocks // self.chunks)
         with self.each_chunk(chunk) as own_chunk:
             first_block = T.bind(own_chunk * chunk_blocks)
@@ -176,7 +156,7 @@ class DenseConv2d(LayerStage):
         return self.problem.dtype.bytes * self.window.out_row_pitch
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return f"{self.name} of {self.problem.key} {self.epilogue.key}"
 
     def _visit_tile(

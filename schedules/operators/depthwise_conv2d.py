@@ -37,7 +37,7 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import visit_blocks
-from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.operators.layer import ConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
@@ -65,7 +65,7 @@ def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tv
     return kernel(DepthwiseConv2d(problem, epilogue, cpu))
 
 
-class DepthwiseConv2d(LayerStage):
+class DepthwiseConv2d(ConvStage):
     """A depthwise convolution.
 
     Parameters
@@ -73,7 +73,7 @@ class DepthwiseConv2d(LayerStage):
     problem : Conv2d
         The convolution; as many groups as input and as output channels.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : DepthwiseConv2dTiling, optional
@@ -96,16 +96,7 @@ class DepthwiseConv2d(LayerStage):
     ) -> None:
         if not problem.is_depthwise:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
-        super().__init__(
-            problem.input,
-            problem.rows_seen,
-            problem.output,
-            epilogue,
-            cpu,
-            reads_image=reads_image,
-            writes_image=writes_image,
-        )
-        self.problem = problem
+        super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
         self.tiling = tiling = tiling or DEPTHWISE_CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tiles, self.row_block = Tiles(tiling.rows), tiling.row_block
@@ -128,8 +119,7 @@ class DepthwiseConv2d(LayerStage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         problem, window, size = self.problem, self.window, self.tiling.channels
-        source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
+        source, rows, most_rows = self.rows_seen(first, end)
         with self.each_chunk(chunk) as own_chunk:
             channel = T.bind(own_chunk * size)
 
@@ -159,7 +149,7 @@ class DepthwiseConv2d(LayerStage):
         return self.problem.dtype.bytes * self.problem.channels * math.prod(self.problem.kernel)
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return f"{self.name} of {self.problem.key} {self.epilogue.key}"
 
     def _visit_tile(

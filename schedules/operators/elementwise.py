@@ -138,7 +138,7 @@ class Elementwise(Stage):
         return vector_cycles(vectors_of(self.tensor, self.cpu), len(self.panels), 1, operations)
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
         return f"{self.name} {self.operator} of {shapes}"
 

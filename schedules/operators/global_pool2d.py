@@ -34,7 +34,7 @@ Shape: TypeAlias = tuple[int, int, int, int]
 """Batch, channels, height, width."""
 
 CHANNELS = 8
-"""Channels that are summed up side by side."""
+"""Channels that are combined side by side, in registers."""
 
 
 def global_avg_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile) -> PrimFunc:

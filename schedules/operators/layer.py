@@ -1,4 +1,4 @@
-"""The base of linear layers and convolutions: stages with a weight and an epilogue."""
+"""The bases of linear layers and convolutions: stages with a weight and an epilogue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tvm.tirx.script import builder as T
+
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ class LayerStage(Stage):
     result : Tensor
         The output, and the residual if there is one.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the length and the number of vectors.
     reads_image, writes_image : bool
@@ -67,3 +70,44 @@ class LayerStage(Stage):
     def residual_tile(self, image: Expr, row: Expr, count: int) -> Tile | None:
         """Return `count` rows of the residual from `row` on, or None if there is no residual."""
         return self.residual.tile(image, row, count) if self.residual else None
+
+
+class ConvStage(LayerStage):
+    """A convolution, which gathers the rows that it sees into a window.
+
+    Subclasses set `window`.
+
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution.
+    epilogue, cpu, reads_image, writes_image
+        As `LayerStage`.
+    """
+
+    window: Window
+
+    def __init__(
+        self,
+        problem: Conv2d,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        *,
+        reads_image: bool,
+        writes_image: bool,
+    ) -> None:
+        self.problem = problem
+        super().__init__(
+            problem.input,
+            problem.rows_seen,
+            problem.output,
+            epilogue,
+            cpu,
+            reads_image=reads_image,
+            writes_image=writes_image,
+        )
+
+    def rows_seen(self, first: Expr, end: Expr) -> tuple[Expr, Expr, int]:
+        """Return the first input row that rows ``[first, end)`` see, their number, and the most."""
+        source = T.bind(first * self.problem.stride[0] - self.problem.padding[0])
+        return source, self.window.rows(end - first), self.window.rows(self.most_rows)

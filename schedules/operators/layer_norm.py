@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 CHAINS = 8
-"""Independent sums that hide the latency of an addition: 4 cycles, two additions a cycle."""
+"""Independent sums, which hide the latency of an addition: 4 cycles, with two additions a cycle."""
 
 
 def layer_norm(
@@ -165,7 +165,7 @@ class LayerNorm(Stage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of gamma and beta."""
-        return 2 * 4 * self.tensor.channels
+        return 2 * self.tensor.dtype.bytes * self.tensor.channels
 
 
 def _sum(values: list[Expr]) -> Expr:

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 PANEL_AHEAD = 16
-"""Input channels by which a panel is asked for ahead of its use; measured on a Xeon."""
+"""Input channels by which a panel is prefetched ahead of its use; measured on a Xeon."""
 WEIGHTS_AHEAD = 1024
-"""Weights by which a weight is asked for ahead of its use; measured on a Xeon."""
+"""Weights by which a weight is prefetched ahead of its use; measured on a Xeon."""
 
 
 def linear(
@@ -81,7 +81,7 @@ class DenseLinear(LayerStage):
     n, k : int
         Output and input channels.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the vector length and the register tile.
     tiling : LinearTiling, optional
@@ -145,7 +145,7 @@ class DenseLinear(LayerStage):
         return self.tensor.dtype.bytes * self.tensor.channels * self.source.channels
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return f"{self.name} channels={self.source.channels} {self.epilogue.key}"
 
     def each_block(self, chunk: Expr | None) -> contextlib.AbstractContextManager[Expr]:

@@ -8,7 +8,8 @@ registers. The last tile of channels overlaps the one before it, so that every t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 
+Moves: TypeAlias = "tuple[Callable[[int, int, Expr], None], Callable[[int, bool, Expr], None]]"
+"""The arguments `move_tile` and `move_value` of `visit_panel`."""
+
+
 def panel_rows(batch: int, tokens: int, lanes: int) -> int:
     """Return the number of panels that hold a batch of sequences."""
     return batch * -(-tokens // lanes)
@@ -41,35 +46,24 @@ def to_panels(
     PrimFunc
         ``(x [batch, tokens, channels], y [rows, channels, lanes])``, float32.
     """
-    rows = panel_rows(batch, tokens, lanes)
-    vector = math.gcd(lanes, cpu.vector_lanes())
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("to_panels")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", batch, tokens, channels)
-        y = argument("y", rows, channels, lanes)
-        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("to_panels"):
-            row = T.axis.spatial(T.int64(rows), i)
-            blocks = -(-tokens // lanes)
-            sequence, token = row // blocks, row % blocks * lanes
-            T.reads(x[sequence, 0:tokens, 0:channels])
-            T.writes(y[row, 0:channels, 0:lanes])
 
-            def move_tile(lane: int, valid: int, channel: Expr) -> None:
-                rows_of_tile = [filled(0, vector)] * vector
-                for t in range(valid):
-                    rows_of_tile[t] = T.bind(
-                        x[sequence, token + lane + t, vector_at(channel, vector)]
-                    )
-                for c, values in enumerate(transpose(rows_of_tile) if valid else rows_of_tile):
-                    T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
+    def moves(x: Expr, y: Expr, panel: _Panel) -> Moves:
+        row, sequence, token, vector = panel.row, panel.sequence, panel.token, panel.vector
 
-            def move_value(lane: int, valid: bool, channel: Expr) -> None:
-                value = x[sequence, token + lane, channel] if valid else number(0)
-                T.buffer_store(y, value, [row, channel, lane])
+        def move_tile(lane: int, valid: int, channel: Expr) -> None:
+            rows_of_tile = [filled(0, vector)] * vector
+            for t in range(valid):
+                rows_of_tile[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
+            for c, values in enumerate(transpose(rows_of_tile) if valid else rows_of_tile):
+                T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
 
-            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
-    return builder.get()
+        def move_value(lane: int, valid: bool, channel: Expr) -> None:
+            value = x[sequence, token + lane, channel] if valid else number(0)
+            T.buffer_store(y, value, [row, channel, lane])
+
+        return move_tile, move_value
+
+    return _conversion("to_panels", (batch, tokens, channels), lanes, cpu, moves)
 
 
 def from_panels(
@@ -82,37 +76,86 @@ def from_panels(
     PrimFunc
         ``(x [rows, channels, lanes], y [batch, tokens, channels])``, float32.
     """
-    rows = panel_rows(batch, tokens, lanes)
+
+    def moves(x: Expr, y: Expr, panel: _Panel) -> Moves:
+        row, sequence, token, vector = panel.row, panel.sequence, panel.token, panel.vector
+
+        def move_tile(lane: int, valid: int, channel: Expr) -> None:
+            if not valid:
+                return
+            rows_of_tile = [
+                T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
+            ]
+            for t, values in enumerate(transpose(rows_of_tile)[:valid]):
+                place = [sequence, token + lane + t, vector_at(channel, vector)]
+                T.buffer_store(y, values, place)
+
+        def move_value(lane: int, valid: bool, channel: Expr) -> None:
+            if valid:
+                value = x[row, channel, lane]
+                T.buffer_store(y, value, [sequence, token + lane, channel])
+
+        return move_tile, move_value
+
+    return _conversion("from_panels", (batch, tokens, channels), lanes, cpu, moves)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A panel, and where its tokens lie.
+
+    Attributes
+    ----------
+    row, sequence, token : Expr
+        Number of the panel, its sequence, and the first of its tokens.
+    vector : int
+        Lanes and channels of a tile.
+    """
+
+    row: Expr
+    sequence: Expr
+    token: Expr
+    vector: int
+
+
+def _conversion(
+    name: str,
+    sequences: tuple[int, int, int],
+    lanes: int,
+    cpu: CpuProfile,
+    moves: Callable[[Expr, Expr, _Panel], Moves],
+) -> tvm.tirx.PrimFunc:
+    """Build a function ``(x, y)`` that visits every panel.
+
+    Parameters
+    ----------
+    name : str
+        ``"to_panels"`` or ``"from_panels"``.
+    sequences : tuple of int
+        Batch, tokens and channels.
+    lanes : int
+        Lanes of a panel.
+    cpu : CpuProfile
+        Gives the vector length.
+    moves : callable
+        ``moves(x, y, panel)`` returns the last two arguments of `visit_panel`.
+    """
+    batch, tokens, channels = sequences
+    rows, blocks = panel_rows(batch, tokens, lanes), panel_rows(1, tokens, lanes)
     vector = math.gcd(lanes, cpu.vector_lanes())
+    order = slice(None) if name == "to_panels" else slice(None, None, -1)
+    shapes = [sequences, (rows, channels, lanes)][order]
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name("from_panels")
+        T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", rows, channels, lanes)
-        y = argument("y", batch, tokens, channels)
-        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock("from_panels"):
+        x, y = (argument(name, *shape) for name, shape in zip("xy", shapes, strict=True))
+        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock(name):
             row = T.axis.spatial(T.int64(rows), i)
-            blocks = -(-tokens // lanes)
-            sequence, token = row // blocks, row % blocks * lanes
-            T.reads(x[row, 0:channels, 0:lanes])
-            T.writes(y[sequence, 0:tokens, 0:channels])
-
-            def move_tile(lane: int, valid: int, channel: Expr) -> None:
-                if not valid:
-                    return
-                rows_of_tile = [
-                    T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
-                ]
-                for t, values in enumerate(transpose(rows_of_tile)[:valid]):
-                    T.buffer_store(
-                        y, values, [sequence, token + lane + t, vector_at(channel, vector)]
-                    )
-
-            def move_value(lane: int, valid: bool, channel: Expr) -> None:
-                if valid:
-                    value = x[row, channel, lane]
-                    T.buffer_store(y, value, [sequence, token + lane, channel])
-
-            visit_panel(row % blocks, tokens, channels, lanes, vector, move_tile, move_value)
+            panel = _Panel(row, row // blocks, row % blocks * lanes, vector)
+            first, second = [panel.sequence, row][order]
+            T.reads(x[first, 0 : shapes[0][1], 0 : shapes[0][2]])
+            T.writes(y[second, 0 : shapes[1][1], 0 : shapes[1][2]])
+            visit_panel(row % blocks, tokens, channels, lanes, vector, *moves(x, y, panel))
     return builder.get()
 
 

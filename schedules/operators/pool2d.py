@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 MOST_ACCUMULATORS = 8
-"""Vectors that are combined side by side, in registers."""
+"""Most vectors that are combined side by side, in registers."""
 LONGEST_UNROLLED = 8
 """Largest width of a window that is unrolled; the pixels of a wider one become a loop."""
 LOWEST = -3.4028234663852886e38
@@ -85,7 +85,7 @@ class _Pooling(Stage):
         self.panels = {"x": (pool.input, pool.rows_seen)}
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return f"{self.name} {self.pool.window_key}"
 
     @abstractmethod
@@ -223,7 +223,7 @@ class _Pooling(Stage):
 
 
 class MaxPool2d(_Pooling):
-    """The maximum over windows; parameters as `max_pool2d`."""
+    """The maximum over windows; its parameters are those of `max_pool2d`."""
 
     name, neutral, is_mean = "max_pool2d", LOWEST, False
 
@@ -233,7 +233,7 @@ class MaxPool2d(_Pooling):
 
 
 class AvgPool2d(_Pooling):
-    """The mean over windows; parameters as `avg_pool2d`."""
+    """The mean over windows; its parameters are those of `avg_pool2d`."""
 
     name, neutral, is_mean = "avg_pool2d", 0.0, True
 

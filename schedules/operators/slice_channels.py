@@ -41,7 +41,7 @@ class SliceChannels(Stage):
     source : Tensor
         The operand.
     begin, end : int
-        Which of its channels.
+        The range of its channels.
     cpu : CpuProfile
         Gives the vector length.
 

@@ -34,7 +34,7 @@ from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.operators.layer import ConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.layer import Layer
@@ -65,7 +65,7 @@ def sparse_conv2d(
     return kernel(SparseConv2d(problem, tiling, epilogue, cpu))
 
 
-class SparseConv2d(LayerStage):
+class SparseConv2d(ConvStage):
     """A sparse convolution.
 
     It does not depend on where the non-zeros are, nor on how many there are, so layers of one
@@ -76,9 +76,9 @@ class SparseConv2d(LayerStage):
     problem : Conv2d
         The convolution, of one group.
     tiling : SparseConvTiling
-        How the weight was packed, and the work is cut.
+        The tiling that the weight was packed with, which also says how the work is cut.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the number of vector registers.
     density : float
@@ -100,16 +100,8 @@ class SparseConv2d(LayerStage):
         reads_image: bool = False,
         writes_image: bool = False,
     ) -> None:
-        super().__init__(
-            problem.input,
-            problem.rows_seen,
-            problem.output,
-            epilogue,
-            cpu,
-            reads_image=reads_image,
-            writes_image=writes_image,
-        )
-        self.problem, self.tiling, self.density = problem, tiling, density
+        super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
+        self.tiling, self.density = tiling, density
         self.layout = SparseLayout.conv2d(problem, tiling)
         self.window = sparse_window(problem, tiling)
         self.vectors = min(tiling.vectors, self.window.vectors)
@@ -131,8 +123,7 @@ class SparseConv2d(LayerStage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         problem, window = self.problem, self.window
-        source = T.bind(first * problem.stride[0] - problem.padding[0])
-        rows, most_rows = window.rows(end - first), window.rows(self.most_rows)
+        source, rows, most_rows = self.rows_seen(first, end)
         for low, high in peel_ends(self.layout.k_blocks):
             with T.serial(T.int64(low), T.int64(high)) as k_block:
                 channel = k_block * window.channels
@@ -169,7 +160,7 @@ class SparseConv2d(LayerStage):
         return self.problem.dtype.bytes * self.window.out_row_pitch
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         window, density = self.problem.window_key, density_bucket(self.density)
         return f"{self.name} {window} {density} {self.epilogue.key}"
 

@@ -87,9 +87,9 @@ class SparseLinear(LayerStage):
     n, k : int
         Output and input channels.
     tiling : SparseTiling
-        How the weight was packed.
+        The tiling that the weight was packed with.
     epilogue : Epilogue
-        Which of bias, residual and activation follow the product.
+        The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the length and the number of vectors.
     density : float
@@ -164,7 +164,7 @@ class SparseLinear(LayerStage):
         return self.layout.bytes(self.density)
 
     def key(self) -> str:
-        """Return a text of what the time depends on, apart from the tensors, for tuning records."""
+        """Return the text that tuning records know the stage by; the tensors are not part of it."""
         density = density_bucket(self.density)
         return f"{self.name} channels={self.source.channels} {density} {self.epilogue.key}"
 
