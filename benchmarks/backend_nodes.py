@@ -77,7 +77,7 @@ _ENGINES = {OURS: compile_ours, TVM: compile_tvm}
 
 
 def outcome(engine: str, case: TestCase) -> str:
-    """Compile and run a test: "right", or the kind of failure and its first line."""
+    """Compile and run a test; returns "right", or the kind of failure and its first line."""
     if not all(isinstance(v, np.ndarray | np.generic) for part in case.data_sets[0] for v in part):
         return "unsupported: a sequence or an optional"
     inputs, expected = ([*map(np.asarray, part)] for part in case.data_sets[0])

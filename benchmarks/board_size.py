@@ -2,13 +2,13 @@
 
     python benchmarks/board_size.py
 
-The library holds code and weights and is stripped. Weights and activations are what the compiler
-planned. Memory is what is resident in the C++ program, less what a model of a few KB takes there:
-while it runs (the median of many looks), and at the peak, which is when TVM's runtime copies the
-weights out of the library. The board's is of the program under qemu, without the code that qemu
-generates. It stands beside the memory here of code for AVX2, which pads images to almost as few
-lanes as NEON, for cores with as much L2 cache; AVX-512 would pad them to sixteen. Needs cmake,
-qemu-user-static and g++-aarch64-linux-gnu.
+The library holds code and weights and is stripped. The bytes of weights and activations are those
+that the compiler planned. The memory is that of the C++ program in RAM, less the memory that it
+needs for a model of a few KB: the median while it runs, and the peak, which is reached when TVM's
+runtime copies the weights out of the library. For the board, the program runs under qemu, and the
+code that qemu generates does not count. For comparison, code for AVX2 runs on this machine: AVX2
+pads images to almost as few lanes as NEON does, whereas AVX-512 pads them to sixteen. The program
+needs cmake, qemu-user-static and g++-aarch64-linux-gnu.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _megabytes(count: int) -> str:
 
 @pass_instrument
 class PlannedMemory:
-    """Bytes of all weights, and those that activations share, of what is compiled."""
+    """Bytes of all weights of a model, and of the memory that its activations share."""
 
     weights = activations = 0
 
@@ -176,7 +176,7 @@ def watch(command: Sequence[str | Path]) -> Memory:
             with contextlib.suppress(OSError):
                 total, generated = resident((folder / "smaps").read_text())
                 sizes.append(total - generated)
-                # The system knows the exact peak, but with the code, of which there is ever more.
+                # The system knows the exact peak, but with the generated code, which only grows.
                 if found := re.search(r"VmHWM:\s+(\d+)", (folder / "status").read_text()):
                     peak = max(peak, 1024 * int(found[1]) - generated)
             time.sleep(0.002)

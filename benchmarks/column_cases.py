@@ -1,4 +1,4 @@
-"""What the benchmarks of tensor columns compile and run: models by name, and regions of them."""
+"""The cases that the benchmarks of tensor columns run: models by name, and regions of them."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Case:
-    """Something to run: a model, or a region of it.
+    """A model to compile and run, or a region of one.
 
     Attributes
     ----------
     name : str
-        For people.
+        The name in the tables.
     source : Path or IRModule
-        What is compiled.
+        The ONNX file or the module to compile.
     shapes : mapping, optional
-        Of an ONNX file's inputs.
+        Shapes of the inputs of an ONNX file.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Case:
     shapes: Mapping[str, Sequence[int]] | None
 
     def library(self, variant: str, cache: Path) -> Path:
-        """Return where its library of a mode, or otherwise built, is kept."""
+        """Return the file of the library that was built in a mode, or in another variant."""
         return cache / f"{re.sub('[ :]', '-', self.name)}.{variant}.so"
 
     def build(self, variant: str, cache: Path, threads: int | None, **options: Any) -> None:
@@ -121,7 +121,7 @@ def in_place(case: Case, cpu: CpuProfile) -> Case:
 
 
 def _on_panels(case: Case, cpu: CpuProfile) -> tvm.IRModule:
-    """Return a case up to where regions are formed."""
+    """Return the module of a case as it is before regions are formed."""
     return pipeline.front(import_module(case.source, case.shapes).mod, cpu).mod
 
 
@@ -154,7 +154,7 @@ def check_outputs(
 ) -> None:
     """Compare the outputs of engines with those of the first one.
 
-    Not those of a region: lanes of panels that hold no column have any finite value.
+    Outputs of a region are not compared: lanes that hold no pixel have any finite value.
 
     Raises
     ------
@@ -174,18 +174,19 @@ def check_outputs(
 def race(
     engines: Mapping[str, Engine], inputs: Mapping[str, np.ndarray], seconds: float, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Return the seconds of every run of each engine; they take turns.
+    """Return the seconds of every run of each engine; the engines take turns.
 
     Parameters
     ----------
     engines : mapping of str to Engine
-        By name.
+        The engines, by name.
     inputs : mapping of str to array
-        For all of them.
+        The inputs of all engines.
     seconds : float
-        For all of it, about.
+        About the length of the whole race.
     rounds : int
-        Turns of each; three runs at least in each of them, after one that does not count.
+        Turns of each engine. In each turn, an engine runs at least three times, after a run that
+        does not count.
     """
     times: dict[str, list[float]] = {name: [] for name in engines}
     burst = seconds / (rounds * len(engines))

@@ -1,8 +1,9 @@
-"""What tensor columns are expected to do with other numbers of cores than this machine has.
+"""The gain that tensor columns are expected to have with other numbers of cores.
 
-The cost model plans every model for so many cores of this CPU and predicts both ways of running it.
-What L3 and memory deliver to all cores together lies between two ends: no more than to the cores
-that were measured ("shared"), or as much more as there are more cores ("growing").
+The cost model plans every model for several numbers of cores of this CPU, and predicts its time in
+columns and operator by operator. The bandwidth of L3 and memory for all cores together lies between
+two ends: it stays that of the cores that were measured ("shared"), or grows with the number of
+cores ("growing").
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Simulated:
-    """A model as the cost model sees it.
+    """The prediction for a model.
 
     Attributes
     ----------
     off, auto : float
         Seconds of the operators that can be stages of columns, one by one and in columns.
     columns : tuple of int
-        For every region, its columns of all images.
+        The number of columns of every region, over all images.
     """
 
     off: float
@@ -49,11 +50,12 @@ def with_cores(cpu: CpuProfile, cores: int, growing: bool) -> CpuProfile:
     Parameters
     ----------
     cpu : CpuProfile
-        Where as many cores as it has were measured to share L3 and memory.
+        The processor, whose cores were measured while they shared L3 and memory.
     cores : int
-        How many.
+        The number of cores of the result.
     growing : bool
-        Whether all cores together get so many times more, too, up to what each gets alone.
+        Whether the bandwidth of all cores together grows with their number, up to the sum of what
+        each of them gets alone.
     """
 
     def grown(level: Bandwidth) -> Bandwidth:
@@ -70,7 +72,7 @@ def with_cores(cpu: CpuProfile, cores: int, growing: bool) -> CpuProfile:
 def simulate(
     case: Case, cpu: CpuProfile, cores: Sequence[int]
 ) -> Iterator[tuple[int, Simulated, Simulated]]:
-    """Yield numbers of cores, and a model on so many: L3 and memory shared, and growing."""
+    """Yield each number of cores, and a model on them: with L3 and memory shared, and growing."""
     mod = import_module(case.source, case.shapes).mod
     for count in cores:
         some = replace(cpu, cores=count)
@@ -91,7 +93,7 @@ def simulate(
 
 
 def table(cases: Sequence[Case], cpu: CpuProfile, cores: Sequence[int]) -> None:
-    """Print what is expected of models on different numbers of cores."""
+    """Print the expected times of models on different numbers of cores."""
     print(HEADER)
     for case in cases:
         one: tuple[Simulated, Simulated] | None = None

@@ -1,9 +1,9 @@
 """Kernels whose activations never leave the private cache: what tensor columns could reach at most.
 
-Code as of `columns="off"`, with convolutions of images in place, but kernels of ours find the rows
-of their inputs, and put those of their result, in a ring of a few rows for each thread, which all
-rows share. The results are wrong. The work is the same, and so are the weights, but no activation
-comes from beyond L2, not even those of the network's ends, and no row is computed twice.
+The code is that of `columns="off"`, with convolutions of images in place. But our kernels read and
+write rows in a ring: a few rows of memory for each thread, which all rows share in turn. So the
+results are wrong, while the work and the weights are the same. No activation comes from beyond L2,
+not even the network's input and output, and no row is computed twice.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 RINGS = {8: 1 / 8, 4: 1 / 8, 1: 3 / 8}
-"""Rows of a ring, and the share of the private cache that it may fill; the first that fits. A
-kernel reads one or two and writes one; most tiles of several rows have no more than these."""
+"""The numbers of rows that a ring may have, and the share of the private cache that it may then
+fill; the first that fits is taken. A kernel reads one or two rings and writes one, and few tiles
+have more rows than a ring."""
 
 
 def ring(tensor: Tensor, cpu: CpuProfile) -> tuple[int, int]:
-    """Return how many rows share a ring, and the rows of the ring: all are, if they are few.
+    """Return how many rows share a ring, and the rows of the ring; few rows share no ring.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ def in_rings(cpu: CpuProfile) -> Iterator[None]:
     Parameters
     ----------
     cpu : CpuProfile
-        For which processor, all of whose cores take part.
+        The processor to build for; all of its cores take part.
     """
     panel_of, image_row_of = TensorPanels.at, Images.at
 
@@ -75,6 +76,6 @@ def _in_ring(place: Expr, tensor: Tensor, cpu: CpuProfile) -> Expr:
     share, size = ring(tensor, cpu)
     if size == share:
         return place
-    # A ring is where the rows of its thread begin, so never behind the row that it is for.
-    first = opaque(place // share * share)  # or TVM divides by zero when it simplifies
+    # A ring lies where the rows of its thread begin, so it never begins behind the row.
+    first = opaque(place // share * share)  # Without this, TVM divides by zero as it simplifies.
     return first + (place - first) % size

@@ -1,17 +1,19 @@
-"""How much tensor columns can gain at most, and how much of it they do.
+"""How much tensor columns can gain at most, and how much of that they do gain.
 
-Two upper bounds for off/auto, both with the same kernels, no halo, and no parallel loop but one in
-each run of operators:
+There are two upper bounds of off/auto. Both assume the same kernels, no halo, and one parallel loop
+for each run of operators:
 
-* accounted: of the measured time of `off`, all activations that the cost model finds beyond L2 are
-  taken away, but for those that enter and leave the network: their bytes by the full bandwidth that
-  was measured for L3 and memory, as if nothing else went on meanwhile. Kernels which wait for
-  latencies lose more by them than that; kernels which ask for rows in time, less.
-* in rings: the same kernels are run with activations that stay in L2 (`column_rings`). What
-  TVM's own kernels for concatenations and elementwise operators move is taken away by accounting.
+* accounted: the time of all activations that the cost model finds beyond L2 is subtracted from the
+  measured time of `off`, except for activations that enter and leave the network. The time is that
+  of their bytes at the full bandwidth that was measured for L3 and memory, as if nothing else ran
+  meanwhile. Kernels that wait for latencies lose more time than that; kernels that ask for rows in
+  time lose less.
+* in rings: the same kernels run with activations that stay in L2 (`column_rings`). The time in
+  which TVM's own kernels for concatenations and elementwise operators move data is subtracted by
+  accounting.
 
-The gain is at most the larger one. Bytes are those of the cost model, which `columns.py --traffic`
-compares with a simulated cache.
+The gain is at most the larger of the two. Bytes are those of the cost model, which
+`columns.py --traffic` compares with a simulated cache.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from tvm_sparse.costs.traffic import Distance, caches
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.rates import LAUNCH_SECONDS
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.convolve_images import convolve_images
@@ -41,7 +44,7 @@ from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.report.analysis import Analysis, analyze
 
 PLAIN = ("concat", "elementwise", "slice_channels")
-"""Operators that are stages of ours in a region, and TVM's kernels by themselves."""
+"""Operators that are our stages in a region, but TVM's kernels outside of one."""
 
 HEADER = (
     "| model | G multiply-adds | ms at FMA peak | MB beyond L2: activations, off | auto | weights, "
@@ -58,7 +61,7 @@ class Beyond:
     Attributes
     ----------
     l3, memory : float
-        Of all cores.
+        Bytes that all cores together move.
     """
 
     l3: float
@@ -72,7 +75,7 @@ class Beyond:
 
     @property
     def bytes(self) -> float:
-        """All of them."""
+        """The bytes from and to both."""
         return self.l3 + self.memory
 
     def seconds(self, cpu: CpuProfile) -> float:
@@ -120,7 +123,7 @@ def account(analysis: Analysis) -> Traffic:
     Parameters
     ----------
     analysis : Analysis
-        With the regions of ``columns="auto"``.
+        The analysis of a model with the regions of ``columns="auto"``.
     """
     cpu = analysis.cpu
     shapes = list(stages_alone(analysis.alone, cpu))
@@ -152,7 +155,7 @@ def bounds(off: float, in_rings: float, traffic: Traffic, cpu: CpuProfile) -> tu
     off, in_rings : float
         Measured seconds.
     traffic : Traffic
-        What is moved.
+        The bytes that are moved.
     cpu : CpuProfile
         This machine.
     """
@@ -243,7 +246,7 @@ def _sum(parts: Iterable[Beyond]) -> Beyond:
 
 
 def _ends(analysis: Analysis) -> list[int]:
-    """Return the bytes of activations that cross the border of what can be columns."""
+    """Return the bytes of activations that enter or leave the operators that can be columns."""
     operators, main = analysis.operators, analysis.together["main"]
     calls = [binding.value for block in main.body.blocks for binding in block.bindings]
     arguments = {
@@ -258,8 +261,9 @@ def _ends(analysis: Analysis) -> list[int]:
     for operator in operators:
         (read_outside if operator.region is None else read_inside).update(operator.reads)
     read = read_inside | read_outside
-    return [4 * math.prod(static_shape(param) or ()) for param in inputs] + [
-        4 * math.prod(operator.shape)
+    size = ACTIVATIONS.bytes
+    return [size * math.prod(static_shape(param) or ()) for param in inputs] + [
+        size * math.prod(operator.shape)
         for i, operator in enumerate(operators)
         if (inside[i] and (i in read_outside or i not in read))
         or (not inside[i] and i in read_inside)
@@ -267,6 +271,6 @@ def _ends(analysis: Analysis) -> list[int]:
 
 
 def _once(size: int, cpu: CpuProfile) -> Beyond:
-    """Return what of an activation comes from beyond L2 when it is read, or written, once."""
+    """Return the bytes that one pass over an activation of `size` bytes moves from beyond L2."""
     _, _, l3, memory = caches(cpu).levels(Distance(2 * size / cpu.cores, 2 * size))
     return Beyond(size * l3, size * memory)

@@ -31,7 +31,7 @@ RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
 
 
 def check_tools() -> None:
-    """Return if there is all that counting needs.
+    """Return if all tools are there that counting needs.
 
     Raises
     ------
@@ -66,11 +66,11 @@ def misses(
     mod : IRModule
         A function ``main`` of panels.
     cpu : CpuProfile
-        `processor`.
+        The result of `processor`.
     options : mapping
         Arguments of `FormRegions`.
     folder : Path
-        For files.
+        Folder for the library and its inputs.
     """
     module, inputs = _build(mod, cpu, options, folder)
     runner = _runner(folder)

@@ -10,17 +10,17 @@
     python benchmarks/columns.py --traffic                       # misses of the L2 cache, simulated
     python benchmarks/columns.py --memory                        # peak memory, batch 8
 
-All libraries of a model are loaded by one process and run in turns, a burst of each; ratios are
-`off` over the others, of the fastest runs and of the medians. A line "region" is the region that is
-expected to save most, by itself.
+One process loads all libraries of a model, which then run in turns, a burst of each. Ratios are the
+time of `off` divided by that of another mode, for the fastest runs and for the medians. A line
+"region" has the region that is expected to save most, run by itself.
 
-The traffic is counted by valgrind (`apt-get install valgrind`, and a C++ compiler), as
+valgrind counts the traffic (`apt-get install valgrind`, and a C++ compiler) with the command
 
     valgrind --tool=cachegrind --cache-sim=yes --LL=BYTES,WAYS,64 run REGION.so --input x.bin ...
 
-with the private cache of this machine for LL: the difference between a run of two inferences and a
-run of one. valgrind does not know AVX-512, so it is the code for haswell, planned for the caches of
-this machine and for one thread. `run` is examples/cpp/main.cc.
+where LL is the private cache of this machine. The traffic is the difference between a run of two
+inferences and a run of one. valgrind does not know AVX-512, so the code is for haswell, planned for
+the caches of this machine and for one thread. `run` is examples/cpp/main.cc.
 
 Models have seeded weights and are kept, with the libraries, in .cache/columns.
 """
@@ -53,7 +53,7 @@ from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import TvmSparseError
 
 DEFAULTS = {"traffic": ("conv-stack-95",), "memory": ("resnet50-95:8",)}
-"""Models of modes that do not take all."""
+"""The default models of modes that do not take all of `MODELS`."""
 
 
 def main() -> None:

@@ -4,12 +4,13 @@
     python benchmarks/conv_kernels.py --threads 2 --json conv_kernels.json
     python benchmarks/conv_kernels.py --target haswell     # the AVX2 code on an AVX-512 machine
 
-Every layer is run with several sets of weights in turn, because one set would stay in the cache,
-as it does not in a network; the activations are the same, as the layer before has just written
-them. GF/s counts two operations per non-zero weight and
-output pixel. The shares are of two peaks of as many cores, measured at the start for the target's
-vector width: of multiply-adds, and of multiply-adds that each read a vector from the L1 cache,
-which is the most that unstructured non-zeros allow (and does not bind a dense kernel).
+Every layer runs with several sets of weights in turn, because one set would stay in the cache,
+which it does not in a network. The activations are the same in all runs, as in a network the layer
+before has just written them. GF/s counts two operations per non-zero weight and output pixel. The
+shares are of two peaks of the cores in use, which are measured at the start for the target's vector
+width: the peak of multiply-adds, and the peak of multiply-adds that each read a vector from the L1
+cache. The second one is the most that unstructured non-zeros allow; it does not bind a dense
+kernel.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from tvm_sparse.tilings.linear import LINEAR_FAMILY
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
-# Input channels, rows and columns of the input, output channels, kernel, stride, groups.
+# Input channels, height and width of the input, output channels, kernel, stride, groups.
 FIRST = [(3, 224, 64, 7, 2, 1)]
 SPATIAL = [
     *((64, 56, 64, 3, 1, 1), (128, 28, 128, 3, 1, 1), (256, 14, 256, 3, 1, 1)),
@@ -150,7 +151,7 @@ def build(sizes: tuple[int, ...], sparsity: float, batch: int, cpu: CpuProfile) 
 def choose(
     problem: Conv2d, sparsity: float, cpu: CpuProfile
 ) -> tuple[tvm.tirx.PrimFunc, Callable[[NDArray[np.float32]], Arrays]]:
-    """Return the kernel for a layer, and what packs its weight for it."""
+    """Return the kernel of a layer, and the function that packs its weight."""
     n, k, lanes = problem.out_channels, problem.channels, problem.lanes_in
     rows = problem.batch * problem.height
     if problem.groups > 1:

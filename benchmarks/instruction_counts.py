@@ -1,8 +1,9 @@
 """Counts the instructions that a kernel for 64-bit ARM executes, under qemu.
 
-The kernel is linked into a static program, kernel_runner.c. qemu translates a program piece by
-piece and can log each piece, and each time that one runs: the sum of both is exact. What the
-program does besides is subtracted, as the difference of two calls and one.
+The kernel is linked with kernel_runner.c into a static program. qemu translates a program piece by
+piece. It logs the instructions of each piece, and every execution of a piece, so that the count is
+exact. The program's other instructions are subtracted: one call is the difference between a run of
+two calls and a run of one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tvm_sparse.runtime.linking import link_command
 QEMU = "qemu-aarch64-static"
 RUNNER = Path(__file__).with_name("kernel_runner.c")
 TYPE_CODES = {"i": 0, "u": 1, "f": 2}
-"""DLPack's, by NumPy's kind."""
+"""DLPack's codes of element types, by the `kind` of NumPy's types."""
 
 
 def count_instructions(
@@ -43,7 +44,7 @@ def count_instructions(
     inputs : sequence of array
         The other parameters.
     shape : sequence of int
-        Of the output, float32.
+        Shape of the output, which is float32.
     cpu : CpuProfile
         A processor of 64-bit ARM.
 
@@ -80,7 +81,7 @@ def build_runner(
 
 
 def check_tools() -> None:
-    """Return if there is all that counting needs.
+    """Return if all tools are there that counting needs.
 
     Raises
     ------

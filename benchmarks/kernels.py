@@ -6,9 +6,9 @@
 
 Every line is a chain of layers with distinct weights, as in a network: one layer repeated would
 find its weights in the cache. GF/s counts two operations per non-zero weight and token. The shares
-are of two peaks of as many cores, measured at the start for the target's vector width: of
-multiply-adds, and of multiply-adds that each read a vector from the L1 cache, which is the most
-that unstructured non-zeros allow (and does not bind a dense kernel).
+are of two peaks of the cores in use, which are measured at the start for the target's vector width:
+the peak of multiply-adds, and the peak of multiply-adds that each read a vector from the L1 cache.
+The second one is the most that unstructured non-zeros allow; it does not bind a dense kernel.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tvm_sparse.errors import TvmSparseError
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script; what the user can mend is one line and exit code 2."""
+    """Run a script; an error that the user can mend becomes one line and exit code 2."""
     try:
         main()
     except TvmSparseError as error:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import board_layers
 import llvm_mca
 import numpy as np
 import pytest
@@ -49,10 +50,10 @@ def counts():
 
 
 @pytest.fixture
-def small(estimates):
+def small():
     """A layer of 1024 weights."""
-    return estimates.NetworkLayer(
-        "small", lambda s, cpu: estimates.linear_kernel(32, 32, 16, s, cpu)
+    return board_layers.NetworkLayer(
+        "small", lambda s, cpu: board_layers.linear_kernel(32, 32, 16, s, cpu)
     )
 
 
@@ -120,17 +121,15 @@ ZIG = ("-m", "ziglang", "cc", "-target", "riscv64-linux-musl", "-mcpu=baseline_r
 
 
 @pytest.mark.parametrize("sparsity", [0.9, 0.0])
-def test_kernels_for_riscv_are_right_with_vectors_of_any_length(
-    estimates, counts, tmp_path, sparsity
-):
+def test_kernels_for_riscv_are_right_with_vectors_of_any_length(counts, tmp_path, sparsity):
     qemu = "qemu-riscv64-static"
     with testing.needs_tool(LookupError):
         if not shutil.which(qemu) or not importlib.util.find_spec("ziglang"):
             raise LookupError(f"{qemu} or ziglang is not installed")
     cpu = replace(profile("riscv64"), cores=1)
     for kernel in (
-        estimates.linear_kernel(64, 96, 20, sparsity, cpu),
-        estimates.conv_kernel(16, 20, 3, sparsity, cpu),
+        board_layers.linear_kernel(64, 96, 20, sparsity, cpu),
+        board_layers.conv_kernel(16, 20, 3, sparsity, cpu),
     ):
         assert "vfmacc.vf" in testing.assembly(kernel.func, cpu)
         program = counts.build_runner(kernel.func, cpu, [sys.executable, *ZIG], tmp_path)
