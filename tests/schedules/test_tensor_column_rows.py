@@ -1,4 +1,4 @@
-"""The rows that run in a region are those that its plan counts, which a stage that counts shows."""
+"""The rows that run in a region are those that its plan counts: here, the stages count them."""
 
 from __future__ import annotations
 

@@ -85,7 +85,8 @@ def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.
 
         return te.compute(x.shape, value, name="hardswish")
 
-    return builder.call_te(body, call.args[0], primfunc_name_hint="hardswish")
+    (x,) = call.args
+    return builder.call_te(body, x, primfunc_name_hint="hardswish")
 
 
 HARDSWISH = Operator(

@@ -11,7 +11,7 @@ EPSILON = float(np.float32(1e-5))
 
 
 def layer_norm(axis=(-1,), keepdims=True, exponent=2.0, second_axis=None):
-    """What torch.onnx writes at opsets below 17."""
+    """The operators that torch.onnx writes at opsets below 17."""
 
     @I.ir_module
     class Before:

@@ -25,7 +25,7 @@ def elements(view):
 
 
 def interpret(value, base, array):
-    """What a chain of reshape, permute_dims and strided_slice makes of `array` at `base`."""
+    """The result of a chain of reshape, permute_dims and strided_slice of `array` at `base`."""
     if value.same_as(base):
         return array
     source = interpret(value.args[0], base, array)

@@ -100,7 +100,7 @@ def test_results_that_others_read_are_outputs():
 
 
 def images_in_and_out(emit, x):
-    """A network that reads and returns images of 14 columns in panels of 16 lanes."""
+    """A network that reads and returns images of 14 pixels a row in panels of 16 lanes."""
     y = two_convolutions(emit, emit(panel.image_to_panels(x, 16)))
     return emit(panel.panels_to_image(y, (1, 8, 24, 14)))
 
@@ -206,7 +206,7 @@ def test_functions_of_elements_stay_in_their_region(tmp_path):
 
 
 def check_in_regions(path, shapes, columns, overlap):
-    """Run a model in regions, even where they lose; return what the pass says of the regions."""
+    """Run a model in regions, even where they lose; return what the pass reports of the regions."""
     imported = import_module(path, shapes)
     formed = losing_regions(CPU, columns, overlap)
     phases = [*pipeline.canonicalize(), *pipeline.sparsify(CPU), formed, *pipeline.lower(CPU)]

@@ -28,7 +28,7 @@ KINDS = ["sparse", "dense", "depthwise"]
 
 
 def convolve(kind, conv=CONV, density=0.3):
-    """Return what convolves panels, and the same in NumPy, with a seeded weight."""
+    """Return a function that convolves panels by a seeded weight, and the same one in NumPy."""
     conv = dataclasses.replace(conv, groups=conv.channels if kind == "depthwise" else 1)
     shape = (conv.out_channels, conv.channels // conv.groups, *conv.kernel)
     weight = pruned(np.random.default_rng(0), shape, density)

@@ -152,7 +152,7 @@ def image_network(emit, x):
 
 
 def reports_of(**options):
-    """Return what the pass says of the network's regions."""
+    """Return what the pass reports of the regions of the network."""
     return losing_regions(CPU, **options)(dataflow(image_network, PANELS)).attrs[REGIONS]
 
 
@@ -231,7 +231,7 @@ PLAN = ColumnPlan(6, 2, "carry")
 
 
 def measured(plan, share):
-    """Return what knows a plan for the whole network, and nothing of its parts."""
+    """Return a lookup that knows a plan of the whole network, but none of its parts."""
     return lambda region: Measured(plan, share) if len(region.stages) == 4 else None
 
 

@@ -223,7 +223,7 @@ READS_A_SCALAR = {
     "transpose": lambda bb, x: OPS.permute_dims(x, (0, 2, 1)),
     "transposed concat": lambda bb, x: OPS.concat([bb.emit(OPS.permute_dims(x, (2, 1, 0)))] * 2, 1),
     "sum of a row": lambda bb, x: OPS.sum(x, 2),
-    "sum of a column": lambda bb, x: OPS.sum(x, 1),
+    "sum over the middle axis": lambda bb, x: OPS.sum(x, 1),
     "sum of all": lambda bb, x: OPS.sum(x),
     "softmax": lambda bb, x: OPS.nn.softmax(x, 1),
     "argmax": lambda bb, x: OPS.argmax(x, 2),

@@ -23,13 +23,13 @@ def windows(pool: Pool2d, x: np.ndarray, fill: float) -> np.ndarray:
     (top, left, bottom, right), far = pool.padding, 2 * max(*pool.kernel, *pool.stride) + 9
     around = ((0, 0), (0, 0), (top, bottom + far), (left, right + far))
     padded = np.pad(x, around, constant_values=fill)
-    rows, columns = (
+    rows, pixels = (
         np.arange(out)[:, None] * stride + np.arange(kernel) * dilation
         for out, stride, kernel, dilation in zip(
             (pool.out_height, pool.out_width), pool.stride, pool.kernel, pool.dilation, strict=True
         )
     )
-    return padded[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+    return padded[:, :, rows[:, None, :, None], pixels[None, :, None, :]]
 
 
 def reference(pool: Pool2d, x: np.ndarray, is_mean: bool) -> np.ndarray:
