@@ -38,6 +38,7 @@ from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS, SparsifyWeights
 from tvm_sparse.passes.sparsify.token_network import model_key, token_network
@@ -75,6 +76,7 @@ def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passe
         MeasureSparsity(),
         SparsifyWeights(cpu, kernel_for),
         PackDenseWeights(cpu, kernel_for),
+        PackRecurrentWeights(cpu),
         MoveToPanels(cpu),
         MoveImagesToPanels(cpu),
         FuseEpilogue(),

@@ -18,6 +18,7 @@ from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
+from tvm_sparse.schedules.operators.recurrent import recurrent
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
@@ -59,6 +60,7 @@ __all__ = [
     "linear",
     "max_pool2d",
     "panels_to_image",
+    "recurrent",
     "sparse_conv2d",
     "sparse_linear",
     "tensor_column",

@@ -47,7 +47,10 @@ def _call_batched(
     builder: relax.BlockBuilder, gvar: tvm.ir.GlobalVar, call: relax.Call
 ) -> relax.Expr:
     """Call a kernel; those of layout changes work on ``(batch, tokens, channels)`` only."""
-    args, shape = list(call.args), known_shape(call)
+    args = list(call.args)
+    if isinstance(call.ty, relax.TupleType):
+        return relax.call_tir(gvar, args, list(call.ty.fields))
+    shape = known_shape(call)
     if call.op.name == TO_PANELS.name:
         (x,) = args
         args = [builder.emit(relax.op.reshape(x, batched(known_shape(x))))]

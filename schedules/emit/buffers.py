@@ -51,7 +51,12 @@ def number(value: float, dtype: DType = ACTIVATIONS) -> Expr:
 
 def filled(value: float, lanes: int, dtype: DType = ACTIVATIONS) -> Expr:
     """Return a vector that holds a number in all of its lanes."""
-    return T.Broadcast(number(value, dtype), lanes)
+    return across(number(value, dtype), lanes)
+
+
+def across(value: Expr, lanes: int) -> Expr:
+    """Return a vector that holds a value in all of its lanes; a vector of one lane is a scalar."""
+    return T.Broadcast(value, lanes) if lanes > 1 else value
 
 
 def opaque(value: Expr) -> Expr:
@@ -77,7 +82,7 @@ def flat(start: Expr, size: int | Expr, dtype: str = ACTIVATIONS) -> Expr:
 
 def vector(start: Expr, lanes: int) -> Expr:
     """Return the index of `lanes` consecutive elements."""
-    return T.Ramp(start, T.int64(1), lanes)
+    return T.Ramp(start, T.int64(1), lanes) if lanes > 1 else start
 
 
 def job_loop(count: int, elements: int) -> Any:
@@ -123,4 +128,5 @@ class Registers:
         T.buffer_store(self._buffers[i // self._per_buffer], value, [self._place(i)])
 
     def _place(self, i: int) -> Expr:
-        return T.Ramp(i % self._per_buffer * self._lanes, 1, self._lanes)
+        first = i % self._per_buffer * self._lanes
+        return T.Ramp(first, 1, self._lanes) if self._lanes > 1 else T.int32(first)

@@ -29,6 +29,7 @@ from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_attention import write_out_attention
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
 from tvm_sparse.frontends.onnx_layers import file_layers
+from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
 
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
 # reshapes, the second moves transposes out of attention.
@@ -169,7 +170,7 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
         return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
-        known = {"If", "Constant", *onnx_frontend._get_convert_map()}
+        known = {"If", "Constant", *RECURRENT, *onnx_frontend._get_convert_map()}
         for node in graph.node:
             if node.op_type not in known or node.domain not in ("", "ai.onnx"):
                 domain = f"{node.domain}." if node.domain else ""
@@ -183,7 +184,10 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
         self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
         node = attrs["tvm_custom"]["name"]
+        name = re.sub(r"\W+", "_", node).strip("_")
         try:
+            if op_name in RECURRENT:
+                return convert_recurrent(self.bb, op_name, inputs, attrs, name)
             if not self.bb.current_block_is_dataflow():  # a branch of an If
                 return super()._convert_operator(op_name, inputs, attrs, opset)
             if op_name == "Attention":
@@ -191,7 +195,7 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
             else:
                 converter = onnx_frontend._get_convert_map()[op_name].get_converter(opset)
                 result = converter(self.bb, inputs, attrs, [self._nodes, self._params])
-            return self._bind(result, re.sub(r"\W+", "_", node).strip("_"), {})
+            return self._bind(result, name, {})
         except Exception as error:
             raise self._error(node, op_name, _first_line(error)) from error
 

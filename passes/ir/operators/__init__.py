@@ -41,6 +41,12 @@ from tvm_sparse.passes.ir.operators.pool2d import (
     max_pool2d,
     pool_of,
 )
+from tvm_sparse.passes.ir.operators.recurrent import (
+    RECURRENT,
+    recurrent,
+    recurrent_of,
+    recurrent_operands,
+)
 from tvm_sparse.passes.ir.operators.resize2d import (
     BILINEAR2D,
     UPSAMPLE2D,
@@ -67,6 +73,7 @@ __all__ = [
     "MAX_POOL2D",
     "OPERATORS",
     "PANELS_TO_IMAGE",
+    "RECURRENT",
     "SPARSE_CONV2D",
     "SPARSE_LINEAR",
     "TO_PANELS",
@@ -96,6 +103,9 @@ __all__ = [
     "operator_of",
     "panels_to_image",
     "pool_of",
+    "recurrent",
+    "recurrent_of",
+    "recurrent_operands",
     "resize_of",
     "sparse_conv2d",
     "sparse_linear",

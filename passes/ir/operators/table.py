@@ -22,6 +22,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
     GLOBAL_MAX_POOL2D,
     MAX_POOL2D,
 )
+from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
 
 RECORDS = (
@@ -31,6 +32,7 @@ RECORDS = (
     *(LAYER_NORM, ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D),
+    RECURRENT,
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in RECORDS}
