@@ -28,7 +28,7 @@ from llvm_mca import CORES, LoopEstimate, estimate, find_llvm_mca, inner_loop
 from tvm_sparse.cli import console
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.errors import TvmSparseError
-from tvm_sparse.testing import assembly
+from tvm_sparse.testing.kernels import assembly
 
 BOARDS = ("rpi3", "rpi4", "rpi5", "graviton2")
 COUNTED = "rpi4"

@@ -32,9 +32,9 @@ from tvm import relax
 from tvm.ir.instrument import pass_instrument
 
 import tvm_sparse
-from tvm_sparse import testing
 from tvm_sparse.bench import arrays
 from tvm_sparse.report.run_memory import storage_bytes
+from tvm_sparse.testing.models import write_mlp
 from tvm_sparse.zoo import random_weights, recipes, transformers
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "cpp"
@@ -84,7 +84,7 @@ def main() -> None:
     memories = [["MB", "weights", "activations", "running", "peak"]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tiny = testing.write_mlp(folder / "tiny.onnx")
+        tiny = write_mlp(folder / "tiny.onnx")
         programs = {HERE: [build(folder / "here")], BOARD: [*QEMU, build_for_board(folder)]}
 
         def memory(

@@ -25,7 +25,7 @@ from rich.console import Console
 from scripts import run_script
 from sized_models import sized
 
-from tvm_sparse import compiler, testing
+from tvm_sparse import compiler
 from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.bench.peers import OURS, PeerProcess
 from tvm_sparse.cpu.profile import processor
@@ -34,6 +34,7 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.records.record import Plan
+from tvm_sparse.testing.models import pruned, write_onnx
 from tvm_sparse.tuning import regions, trials, tune
 from tvm_sparse.tuning.devices import Builders, Device
 from tvm_sparse.tuning.part import Setting
@@ -131,14 +132,14 @@ def fastest_run(library: Path, inputs: Path, names: list[str], threads: int) -> 
 def sweep(threads: int | None) -> None:
     """Measure all plans of three convolutions, and compare the best with the tuner's pick."""
     rng, shape = np.random.default_rng(0), (1, 32, 320, 320)
-    weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.05) for i in range(3)}
+    weights = {f"w{i}": pruned(rng, (32, 32, 3, 3), 0.05) for i in range(3)}
     nodes = [
         make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
         for i, (source, result) in enumerate(["xa", "ab", "by"])
     ]
     cpu = processor("native", threads)
     with tempfile.TemporaryDirectory() as folder:
-        model = testing.write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
+        model = write_onnx(Path(folder) / "m.onnx", nodes, {"x": shape}, ["y"], weights)
         mod = pipeline.front(load.import_module(model).mod, cpu).mod
         formed = regions.form_regions(mod, cpu, LEAST_GAIN)
         device, builders = Device(cpu.cores, cpu.l2_bytes), Builders(2)

@@ -1,8 +1,9 @@
 """Libraries for ARM boards, run under qemu: the same numbers as on this machine.
 
-By all ways to run on a board: the C++ program of examples/cpp, Python, and TVM's RPC server. The
-convolutional network runs in tensor columns, of as many rows as the cost model says, and of a
-number that does not divide the image.
+They run in all ways that a board allows: by the C++ program of examples/cpp, in Python, and behind
+TVM's RPC server. The convolutional network runs in tensor columns, of as many rows as the cost
+model says, and of a number that does not divide the image. All ways share the compiled cases, which
+take minutes, so the file is longer than others.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import onnx
 import pytest
 
 import tvm_sparse
-from tvm_sparse import testing
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.runtime.board import Board, RemoteEngine
+from tvm_sparse.testing.models import needs_tool, pruned, write_mlp, write_onnx
 from tvm_sparse.tuning import tune
 from tvm_sparse.zoo import random_weights, transformers
 
@@ -40,7 +41,7 @@ node = onnx.helper.make_node
 def tools(*names):
     """Skip if a program is missing, or fail in continuous integration."""
     for name in names:
-        with testing.needs_tool(LookupError):
+        with needs_tool(LookupError):
             if not shutil.which(name):
                 raise LookupError(f"{name} is not installed: see .ci/run for the packages")
 
@@ -48,7 +49,7 @@ def tools(*names):
 def fetch(script, folder):
     """Call a script that downloads into a folder that is kept for the next time."""
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
-    with testing.needs_tool(subprocess.CalledProcessError):
+    with needs_tool(subprocess.CalledProcessError):
         subprocess.run([ROOT / script, folder], check=True, capture_output=True, env=environment)
 
 
@@ -174,7 +175,7 @@ def write_fallbacks(path):
     """
     rng = np.random.default_rng(0)
     weights = {
-        "w": testing.pruned(rng, (32, 64), 0.1),
+        "w": pruned(rng, (32, 64), 0.1),
         "k": np.array([5]),
         "axis": np.array(1),
         "exponent": np.array(1.7, "float32"),
@@ -189,7 +190,7 @@ def write_fallbacks(path):
         node("Cast", ["indices"], ["places"], to=onnx.TensorProto.FLOAT),
     ]
     outputs = ["y", "values", "places"]
-    return testing.write_onnx(path, nodes, {"x": [1, 20, 32]}, outputs, weights)
+    return write_onnx(path, nodes, {"x": [1, 20, 32]}, outputs, weights)
 
 
 def write_transformer(path):
@@ -201,7 +202,7 @@ def write_convolutional(path):
     """Write a chain of convolutions of every kind, with pooling: larger than an L2 cache."""
     rng = np.random.default_rng(0)
     shapes = {"w0": (16, 3, 3, 3), "w1": (16, 1, 3, 3), "w2": (32, 16, 1, 1), "w3": (32, 32, 3, 3)}
-    weights = {name: testing.pruned(rng, shape, 0.2) for name, shape in shapes.items()}
+    weights = {name: pruned(rng, shape, 0.2) for name, shape in shapes.items()}
     same, half = {"pads": [1, 1, 1, 1]}, {"kernel_shape": [2, 2], "strides": [2, 2]}
     nodes = [
         node("Conv", ["x", "w0"], ["a"], **same),
@@ -213,7 +214,7 @@ def write_convolutional(path):
         node("Conv", ["f", "w3"], ["g"], **same),
         node("GlobalAveragePool", ["g"], ["y"]),
     ]
-    return testing.write_onnx(path, nodes, {"x": [1, 3, 96, 96]}, ["y"], weights)
+    return write_onnx(path, nodes, {"x": [1, 3, 96, 96]}, ["y"], weights)
 
 
 TOKENS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, 16))
@@ -277,7 +278,7 @@ def test_a_board_computes_over_rpc_what_this_machine_does(board, cases, name):
 
 
 def test_a_board_is_tuned_over_rpc(board, tmp_path):
-    model, records = testing.write_mlp(tmp_path / "mlp.onnx"), tmp_path / "records.jsonl"
+    model, records = write_mlp(tmp_path / "mlp.onnx"), tmp_path / "records.jsonl"
     shapes = {"x": (1, 20, 32)}
     tuned = tune.tune(model, shapes, "rpi5", 2, board=board, trials_per_region=1, records=records)
     assert tuned and not any(part.outcome.failures for part in tuned)

@@ -11,18 +11,18 @@ from onnx import helper, numpy_helper
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse import testing
 from tvm_sparse.compile_report import CompileReport, LayerReport
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.report.analysis import analyze
+from tvm_sparse.testing.models import pruned, write_mlp, write_onnx
 
 HASWELL = tvm.target.Target({"kind": "llvm", "mcpu": "haswell"})
 
 
 def weights(*shape, density=0.1):
-    return testing.pruned(np.random.default_rng(0), shape, density)
+    return pruned(np.random.default_rng(0), shape, density)
 
 
 def module(body, shape, *parameters, dtype="float32"):
@@ -147,7 +147,7 @@ class TestTvmBuilds:
 
 class TestEngineReport:
     def test_it_has_layers_regions_and_seconds(self, tmp_path):
-        path = testing.write_mlp(tmp_path / "mlp.onnx")
+        path = write_mlp(tmp_path / "mlp.onnx")
         report = tvm_sparse.compile(path, {"x": (2, 40, 32)}, "haswell", threads=2).report
         up, _ = report.layers
         assert (up.name, up.binding, up.operator) == ("/up/MatMul", "up_MatMul", "matmul")
@@ -161,7 +161,7 @@ class TestEngineReport:
         assert apart.regions == () and apart.seconds > 0
 
     def test_a_loaded_library_has_none(self, tmp_path):
-        path = testing.write_mlp(tmp_path / "mlp.onnx")
+        path = write_mlp(tmp_path / "mlp.onnx")
         tvm_sparse.compile(path, {"x": (1, 2, 32)}).save(tmp_path / "mlp.so")
         assert tvm_sparse.load(tmp_path / "mlp.so").report is None
 
@@ -212,9 +212,7 @@ class TestFileLayers:
     """`analyze` lists every layer with a weight by its name in the file."""
 
     def model(self, tmp_path, nodes, inputs, initializers, output="y"):
-        return testing.write_onnx(
-            tmp_path / "m.onnx", nodes_of(*nodes), inputs, [output], initializers
-        )
+        return write_onnx(tmp_path / "m.onnx", nodes_of(*nodes), inputs, [output], initializers)
 
     def layers(self, path):
         return [(f.name, f.operator, f.shape, f.nonzeros) for f in file_layers(*read_model(path))]

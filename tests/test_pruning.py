@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx.helper import make_node
 
-from tvm_sparse import testing
 from tvm_sparse.errors import InputError, OutputError
 from tvm_sparse.pruning import BLOCK, prune
+from tvm_sparse.testing.models import write_mlp, write_onnx
 
 
 def weights_of(path):
@@ -35,7 +35,7 @@ def chain(tmp_path):
         for i, shape in enumerate(itertools.pairwise(sizes))
     }
     nodes = [make_node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"n{i}") for i in range(4)]
-    return testing.write_onnx(tmp_path / "chain.onnx", nodes, {"h0": [2, 32]}, ["h4"], weights)
+    return write_onnx(tmp_path / "chain.onnx", nodes, {"h0": [2, 32]}, ["h4"], weights)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
@@ -88,7 +88,7 @@ def test_block_of_gemm_and_conv_runs_along_the_inputs(tmp_path):
         make_node("Conv", ["c", "conv"], ["d"]),
         make_node("Conv", ["d", "last"], ["y"]),
     ]
-    path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 32]}, ["y"], weights)
+    path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 32]}, ["y"], weights)
     prune(path, tmp_path / "out.onnx", 0.5, scope="block")
     after = weights_of(tmp_path / "out.onnx")
     for name, inputs in (("gemm", 32), ("conv", 36)):
@@ -103,7 +103,7 @@ def test_any_size_and_share(tmp_path_factory, inputs, share, scope):
     folder = tmp_path_factory.mktemp("size")
     weight = np.random.default_rng(0).standard_normal((inputs, 1100)).astype("float32")
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
-    path = testing.write_onnx(folder / "a.onnx", nodes, {"x": [2, inputs]}, ["y"], {"w": weight})
+    path = write_onnx(folder / "a.onnx", nodes, {"x": [2, inputs]}, ["y"], {"w": weight})
     (report,) = prune(path, folder / "out.onnx", share, scope)
     after = weights_of(folder / "out.onnx")["w"]
     assert report.zeros == np.count_nonzero(after == 0)
@@ -130,7 +130,7 @@ def test_embeddings_and_small_weights_stay(tmp_path):
         make_node("Transpose", ["table"], ["t"]),
         make_node("MatMul", ["c", "t"], ["y"], name="tied"),
     ]
-    path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [5]}, ["y"], weights)
+    path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [5]}, ["y"], weights)
     report = prune(path, tmp_path / "out.onnx", 0.9)
     kept = {weight.layer: weight.kept for weight in report}
     assert kept == {
@@ -154,7 +154,7 @@ def test_nan_is_kept(chain, tmp_path):
 def test_external_data_is_read_and_the_model_left_alone(tmp_path):
     path = tmp_path / "mlp.onnx"
     options = {"save_as_external_data": True, "location": "mlp.data", "size_threshold": 0}
-    testing.write_mlp(path, density=1, **options)
+    write_mlp(path, density=1, **options)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     out = tmp_path / "elsewhere" / "out.onnx"
     out.parent.mkdir()
@@ -167,7 +167,7 @@ def test_external_data_is_read_and_the_model_left_alone(tmp_path):
 
 def test_weights_beyond_protobufs_limit_go_beside_the_model(tmp_path, monkeypatch):
     monkeypatch.setattr("tvm_sparse.frontends.onnx_file._LARGEST_EMBEDDED", 1000)
-    path = testing.write_mlp(tmp_path / "mlp.onnx", density=1)
+    path = write_mlp(tmp_path / "mlp.onnx", density=1)
     out = tmp_path / "out" / "out.onnx"
     out.parent.mkdir()
     prune(path, out, 0.5)
@@ -212,7 +212,7 @@ def test_depthwise_convolutions_stay_dense_and_constant_nodes_are_pruned(tmp_pat
                   group=128 if i == 1 else 1, pads=[1] * 4 if i == 1 else [0] * 4)
         for i in range(4)
     ]  # fmt: skip
-    model = testing.write_onnx(tmp_path / "m.onnx", nodes, {"h0": [1, 8, 6, 6]}, ["h4"], {})
+    model = write_onnx(tmp_path / "m.onnx", nodes, {"h0": [1, 8, 6, 6]}, ["h4"], {})
     report = prune(model, tmp_path / "out.onnx", 0.9)
     onnxruntime.InferenceSession(tmp_path / "out.onnx", providers=["CPUExecutionProvider"])
     assert [weight.kept for weight in report] == [

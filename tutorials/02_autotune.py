@@ -22,17 +22,17 @@ import numpy as np
 from onnx.helper import make_node
 
 import tvm_sparse
-from tvm_sparse import testing
+from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 
 folder = Path(tempfile.mkdtemp())
 rng = np.random.default_rng(0)
-weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
+weights = {f"w{i}": pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
 nodes = [
     make_node("Conv", [source, f"w{i}"], [result], pads=[1, 1, 1, 1])
     for i, (source, result) in enumerate(["xa", "ab", "by"])
 ]
 shape = (1, 32, 160, 160)
-model = testing.write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], weights)
+model = write_onnx(folder / "model.onnx", nodes, {"x": shape}, ["y"], weights)
 
 # %%
 # Tune
@@ -83,7 +83,7 @@ print(engine.report.records)
 # A plan changes the order of the work, not the result.
 
 x = rng.standard_normal(shape, "float32")
-expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
+expected = onnxruntime_outputs(model, {"x": x})["y"]
 error = np.abs(engine.run({"x": x})["y"] - expected).max() / np.abs(expected).max()
 print(f"largest error relative to the largest output: {error:.1e}")
 assert error < 1e-4

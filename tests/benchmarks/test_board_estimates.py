@@ -16,9 +16,10 @@ import llvm_mca
 import numpy as np
 import pytest
 
-from tvm_sparse import testing
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.errors import ToolError, TvmSparseError
+from tvm_sparse.testing.kernels import assembly
+from tvm_sparse.testing.models import needs_tool
 
 LOG = """
 ----------------
@@ -63,7 +64,7 @@ def test_every_run_of_a_piece_of_code_counts(counts):
 
 @pytest.mark.parametrize("board", ["rpi4", "rpi5", "graviton2"])
 def test_sparse_loops_reach_60_percent_of_the_bound(estimates, board):
-    with testing.needs_tool(ToolError):
+    with needs_tool(ToolError):
         llvm_mca.find_llvm_mca()
     layers = [layer for layer in estimates.LAYERS if layer.name.split()[-1] in ("768", "14", "7")]
     assert len(layers) == 3
@@ -73,7 +74,7 @@ def test_sparse_loops_reach_60_percent_of_the_bound(estimates, board):
 
 
 def test_a_sparse_kernel_executes_fewer_instructions(estimates, counts, small):
-    with testing.needs_tool(TvmSparseError):
+    with needs_tool(TvmSparseError):
         counts.check_tools()
     dense, sparse = estimates.count_lines([small], [0.9])
     vectors = 4
@@ -83,7 +84,7 @@ def test_a_sparse_kernel_executes_fewer_instructions(estimates, counts, small):
 
 
 def test_wrong_outputs_are_not_counted(estimates, counts, small, monkeypatch):
-    with testing.needs_tool(TvmSparseError):
+    with needs_tool(TvmSparseError):
         counts.check_tools()
     monkeypatch.setattr(estimates, "count_instructions", lambda f, i, shape, c: (1, np.ones(shape)))
     with pytest.raises(AssertionError, match="small"):
@@ -93,7 +94,7 @@ def test_wrong_outputs_are_not_counted(estimates, counts, small, monkeypatch):
 def test_the_command_prints_both_tables_and_that_they_are_estimates(
     estimates, counts, small, monkeypatch, tmp_path, capsys
 ):
-    with testing.needs_tool(TvmSparseError):
+    with needs_tool(TvmSparseError):
         llvm_mca.find_llvm_mca()
         counts.check_tools()
     monkeypatch.setattr(estimates, "LAYERS", [small])
@@ -123,7 +124,7 @@ ZIG = ("-m", "ziglang", "cc", "-target", "riscv64-linux-musl", "-mcpu=baseline_r
 @pytest.mark.parametrize("sparsity", [0.9, 0.0])
 def test_kernels_for_riscv_are_right_with_vectors_of_any_length(counts, tmp_path, sparsity):
     qemu = "qemu-riscv64-static"
-    with testing.needs_tool(LookupError):
+    with needs_tool(LookupError):
         if not shutil.which(qemu) or not importlib.util.find_spec("ziglang"):
             raise LookupError(f"{qemu} or ziglang is not installed")
     cpu = replace(profile("riscv64"), cores=1)
@@ -131,7 +132,7 @@ def test_kernels_for_riscv_are_right_with_vectors_of_any_length(counts, tmp_path
         board_layers.linear_kernel(64, 96, 20, sparsity, cpu),
         board_layers.conv_kernel(16, 20, 3, sparsity, cpu),
     ):
-        assert "vfmacc.vf" in testing.assembly(kernel.func, cpu)
+        assert "vfmacc.vf" in assembly(kernel.func, cpu)
         program = counts.build_runner(kernel.func, cpu, [sys.executable, *ZIG], tmp_path)
         output = np.full(kernel.shape, np.nan, "float32")
         arguments = counts.write_arguments(tmp_path / "arguments", [*kernel.inputs, output])

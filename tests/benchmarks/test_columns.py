@@ -21,7 +21,7 @@ from tvm_sparse.schedules.operators.elementwise import Elementwise
 from tvm_sparse.schedules.operators.image_panels import image_to_panels
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing import run_kernel
+from tvm_sparse.testing.kernels import run_kernel
 from tvm_sparse.zoo import recipes
 
 CPU = dataclasses.replace(profile("skylake-avx512"), cores=2, l2_bytes=64 * 1024)
@@ -98,7 +98,7 @@ def test_convolutions_in_place_compute_the_same(tmp_path):
 @pytest.fixture(scope="module")
 def analysis(resnet, small_cache):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tvm_sparse.report.analysis.profile", lambda name: small_cache)
+        patch.setattr("tvm_sparse.report.analysis.processor", lambda *_: small_cache)
         return analyze(resnet.source, resnet.shapes, records=RecordedPlans())
 
 

@@ -1,8 +1,8 @@
 import pytest
 from llvm_mca import CORES, estimate, find_llvm_mca, inner_loop
 
-from tvm_sparse import testing
 from tvm_sparse.errors import ToolError
+from tvm_sparse.testing.models import needs_tool
 
 LOOPS = """
 main:
@@ -29,7 +29,7 @@ main:
 
 @pytest.fixture
 def llvm_mca():
-    with testing.needs_tool(ToolError):
+    with needs_tool(ToolError):
         return find_llvm_mca()
 
 

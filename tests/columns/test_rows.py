@@ -7,18 +7,11 @@ from hypothesis import strategies as st
 
 from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import (
-    column_bounds,
-    first_unowned_row,
-    frontier,
-    halo_share,
-    halo_steps,
-    rows_computed,
-    runs,
-)
+from tvm_sparse.columns.rows import column_bounds, first_unowned_row, frontier, halo_steps, runs
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.testing.columns import halo_share, rows_computed
 
 ROW = RowMap()
 WINDOW = RowMap(before=1, after=2)

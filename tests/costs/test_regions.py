@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import halo_share
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.columns.tiles import ONE_ROW, Tiles
 from tvm_sparse.costs.best_plan import best_plan, promising_plans
@@ -17,6 +16,7 @@ from tvm_sparse.costs.regions import predict, predict_alone
 from tvm_sparse.costs.traffic import Distance, Traffic, caches
 from tvm_sparse.cpu.profile import PROFILES, profile
 from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.testing.columns import halo_share
 
 WINDOW = RowMap(before=1, after=2)
 CPU = dataclasses.replace(profile("haswell"), cores=2)

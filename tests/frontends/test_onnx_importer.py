@@ -7,10 +7,10 @@ import tvm
 from onnx.helper import make_node
 from tvm import relax
 
-from tvm_sparse import testing
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.testing.models import onnxruntime_outputs, operators_of, run, write_mlp, write_onnx
 
 SHAPES = {"x": (2, 5, 32)}
 
@@ -20,7 +20,7 @@ def outputs_of(imported, *inputs):
     target = tvm.target.Target({"kind": "llvm"})
     pipeline = relax.get_default_pipeline(target)
     executable = tvm.compile(imported.mod, target, relax_pipeline=pipeline)
-    return testing.run(executable, *inputs)
+    return run(executable, *inputs)
 
 
 def constants_of(mod):
@@ -36,17 +36,17 @@ def constants_of(mod):
 
 @pytest.mark.parametrize("opset", [11, 13, 17, 21, 26])
 def test_imports_and_keeps_the_numbers(tmp_path, opset):
-    path = testing.write_mlp(tmp_path / "mlp.onnx", opset=opset)
+    path = write_mlp(tmp_path / "mlp.onnx", opset=opset)
     imported = import_onnx(path, SHAPES)
     assert imported.inputs == (TensorSpec("x", (2, 5, 32), "float32"),)
     assert imported.outputs == (TensorSpec("y", (2, 5, 48), "float32"),)
     x = np.random.default_rng(1).standard_normal((2, 5, 32)).astype("float32")
-    expected = testing.onnxruntime_outputs(path, {"x": x})["y"]
+    expected = onnxruntime_outputs(path, {"x": x})["y"]
     np.testing.assert_allclose(outputs_of(imported, x), expected, atol=1e-4)
 
 
 def test_what_onnxruntime_refuses_is_imported_as_it_is(tmp_path, monkeypatch):
-    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    path = write_mlp(tmp_path / "mlp.onnx")
     x = np.random.default_rng(1).standard_normal((2, 5, 32)).astype("float32")
     expected = outputs_of(import_onnx(path, SHAPES), x)
 
@@ -58,7 +58,7 @@ def test_what_onnxruntime_refuses_is_imported_as_it_is(tmp_path, monkeypatch):
 
 
 def test_the_file_is_only_read(tmp_path):
-    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    path = write_mlp(tmp_path / "mlp.onnx")
     before = path.read_bytes()
     import_onnx(path, SHAPES)
     assert path.read_bytes() == before
@@ -66,19 +66,19 @@ def test_the_file_is_only_read(tmp_path):
 
 
 def test_a_folder_with_a_model_is_a_model(tmp_path):
-    testing.write_mlp(tmp_path / "model.onnx")
+    write_mlp(tmp_path / "model.onnx")
     assert import_onnx(tmp_path, SHAPES).inputs[0].shape == (2, 5, 32)
 
 
 def test_variables_are_called_as_the_nodes(tmp_path):
-    mod = import_onnx(testing.write_mlp(tmp_path / "mlp.onnx"), SHAPES).mod
+    mod = import_onnx(write_mlp(tmp_path / "mlp.onnx"), SHAPES).mod
     assert "up_MatMul" in mod.script()
 
 
 def test_every_part_of_a_node_carries_its_name(tmp_path):
     nodes = [make_node("Gemm", ["x", "w", "b"], ["y"], name="/head/Gemm")]
     weights = {"w": np.ones((4, 3), "float32"), "b": np.ones(3, "float32")}
-    path = testing.write_onnx(tmp_path / "g.onnx", nodes, {"x": [2, 4]}, ["y"], weights)
+    path = write_onnx(tmp_path / "g.onnx", nodes, {"x": [2, 4]}, ["y"], weights)
     (block,) = import_onnx(path).mod["main"].body.blocks
     named = {binding.value.op.name: binding.var.name for binding in block.bindings[:2]}
     assert named == {"relax.matmul": "head_Gemm", "relax.add": "head_Gemm1"}
@@ -98,18 +98,16 @@ def test_shape_arithmetic_is_folded(tmp_path):
     ]
     weights = {name: np.asarray(a) for name, a in axes.items()} | {"axis": np.array([0])}
     path = tmp_path / "view.onnx"
-    testing.write_onnx(path, nodes, {"x": ["batch", "tokens", 32]}, ["y"], weights)
+    write_onnx(path, nodes, {"x": ["batch", "tokens", 32]}, ["y"], weights)
     imported = import_onnx(path, SHAPES)
     assert imported.outputs[0].shape == (2, 5, 4, 8)
-    assert testing.operators_of(imported.mod) == ["reshape"]
+    assert operators_of(imported.mod) == ["reshape"]
 
 
 def test_an_initializer_that_is_also_an_input_is_a_constant(tmp_path):
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     weights = {"w": np.eye(4, dtype="float32")}
-    path = testing.write_onnx(
-        tmp_path / "a.onnx", nodes, {"x": [2, 4], "w": [4, 4]}, ["y"], weights
-    )
+    path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 4], "w": [4, 4]}, ["y"], weights)
     assert [spec.name for spec in import_onnx(path).inputs] == ["x"]
 
 
@@ -117,7 +115,7 @@ def test_nan_weights_are_kept(tmp_path):
     weights = {"w": np.eye(8, dtype="float32")}
     weights["w"][3, 4] = np.nan
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
-    path = testing.write_onnx(tmp_path / "nan.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
+    path = write_onnx(tmp_path / "nan.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
     (weight,) = constants_of(import_onnx(path).mod)
     np.testing.assert_array_equal(weight, weights["w"])
 
@@ -125,7 +123,7 @@ def test_nan_weights_are_kept(tmp_path):
 def test_an_index_out_of_range_reads_inside_of_the_table(tmp_path):
     table = np.arange(12, dtype="float32").reshape(6, 2)
     nodes = [make_node("Cast", ["x"], ["ids"], to=7), make_node("Gather", ["table", "ids"], ["y"])]
-    path = testing.write_onnx(tmp_path / "g.onnx", nodes, {"x": [4]}, ["y"], {"table": table})
+    path = write_onnx(tmp_path / "g.onnx", nodes, {"x": [4]}, ["y"], {"table": table})
     y = outputs_of(import_onnx(path), np.array([0, 5, -1, 10**9], "float32"))
     np.testing.assert_array_equal(y, table[[0, 5, 5, 5]])
 
@@ -134,7 +132,7 @@ class TestExternalData:
     @pytest.fixture
     def path(self, tmp_path):
         options = {"save_as_external_data": True, "location": "mlp.data", "size_threshold": 0}
-        return testing.write_mlp(tmp_path / "mlp.onnx", **options)
+        return write_mlp(tmp_path / "mlp.onnx", **options)
 
     def test_is_read_from_next_to_the_model(self, path, monkeypatch, tmp_path_factory):
         monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -167,7 +165,7 @@ class TestShapes:
     def path(self, tmp_path):
         nodes = [make_node("Add", ["a", "b"], ["y"])]
         inputs = {"a": ["batch", 3], "b": ["batch", 3]}
-        return testing.write_onnx(tmp_path / "add.onnx", nodes, inputs, ["y"], {})
+        return write_onnx(tmp_path / "add.onnx", nodes, inputs, ["y"], {})
 
     def test_a_named_dimension_is_bound_in_every_input(self, path):
         assert [spec.shape for spec in import_onnx(path, {"b": (7, 3)}).inputs] == [(7, 3)] * 2
@@ -210,7 +208,7 @@ class TestBadFiles:
             import_onnx(path)
 
     def test_truncated_anywhere(self, tmp_path):
-        whole = testing.write_mlp(tmp_path / "mlp.onnx").read_bytes()
+        whole = write_mlp(tmp_path / "mlp.onnx").read_bytes()
         path = tmp_path / "cut.onnx"
         for length in np.linspace(1, len(whole) - 1, 60).astype(int):
             path.write_bytes(whole[:length])
@@ -218,7 +216,7 @@ class TestBadFiles:
                 import_onnx(path, SHAPES)
 
     def test_opset_of_the_future(self, tmp_path):
-        path = testing.write_mlp(tmp_path / "mlp.onnx")
+        path = write_mlp(tmp_path / "mlp.onnx")
         model = onnx.load(path)
         model.opset_import[0].version = 999
         onnx.save(model, path)
@@ -227,16 +225,14 @@ class TestBadFiles:
 
     def test_unknown_operator(self, tmp_path):
         nodes = [make_node("Nonsense", ["x"], ["y"], name="/head/Nonsense")]
-        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {})
+        path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {})
         message = r"'/head/Nonsense' \(Nonsense\) cannot be imported by TVM.*ONNX Runtime.*said"
         with pytest.raises(ModelError, match=message):
             import_onnx(path)
 
     def test_unknown_domain(self, tmp_path):
         nodes = [make_node("Relu", ["x"], ["y"], name="mine", domain="my.own")]
-        path = testing.write_onnx(
-            tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {}, domains=["my.own"]
-        )
+        path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {}, domains=["my.own"])
         with pytest.raises(ModelError, match=r"'mine' \(my\.own\.Relu\)"):
             import_onnx(path)
 
@@ -245,14 +241,14 @@ class TestBadFiles:
             make_node("Relu", ["x"], ["r"]),
             make_node("DFT", ["r"], ["y"], name="spectrum"),
         ]
-        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [1, 8, 1]}, ["y"], {})
+        path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [1, 8, 1]}, ["y"], {})
         with pytest.raises(ModelError, match=r"'spectrum' \(DFT\).*simplified by ONNX Runtime"):
             import_onnx(path)
 
     def test_a_node_that_the_importer_refuses(self, tmp_path, capfd):
         nodes = [make_node("Add", ["x", "b"], ["y"], name="misfit")]
         weights = {"b": np.ones(3, "float32")}
-        path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
+        path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
         with pytest.raises(ModelError, match=r"'misfit' \(Add\).*not broadcastable") as error:
             import_onnx(path)
         assert "\n" not in str(error.value)

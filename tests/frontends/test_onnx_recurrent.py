@@ -19,7 +19,7 @@ from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes.pipeline import pipeline
 from tvm_sparse.report.analysis import analyze
-from tvm_sparse.testing import pruned
+from tvm_sparse.testing.models import pruned
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 ACTIVATIONS = {

@@ -17,7 +17,7 @@ from tvm_sparse.passes.ir.operators.operator import PREFIX
 from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import network_key
 from tvm_sparse.records.lookups import Lookups
-from tvm_sparse.testing import dataflow, pruned
+from tvm_sparse.testing.models import dataflow, pruned
 from tvm_sparse.tilings.conv2d import Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
 from tvm_sparse.tilings.linear import LinearTiling

@@ -7,13 +7,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tvm_sparse import testing
 from tvm_sparse.cli import main
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.report.analysis import analyze
 from tvm_sparse.report.measured import rank_correlation
 from tvm_sparse.report.page import render
+from tvm_sparse.testing.models import write_mlp
 from tvm_sparse.zoo import recipes
 
 
@@ -153,7 +153,7 @@ class TestPage:
 
 
 def test_measure(tmp_path, capsys):
-    path = testing.write_mlp(tmp_path / "mlp.onnx")
+    path = write_mlp(tmp_path / "mlp.onnx")
     arguments = ["analyze", str(path), "--shape", "x=2,40,32", "--records", "off", "--measure"]
     page = tmp_path / "mlp.html"
     assert main.main([*arguments, "--html", str(page), "--json"]) == 0

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import tvm_sparse
-from tvm_sparse import testing
 from tvm_sparse.bench import on_board
 from tvm_sparse.bench.on_board import measure_on_board
 from tvm_sparse.cli import main
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.runtime.board import Board, RemoteEngine
+from tvm_sparse.testing.models import write_mlp
 
 SHAPES = {"x": (1, 20, 32)}
 KEY = "here"
@@ -85,7 +85,7 @@ def board(ports):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return testing.write_mlp(tmp_path_factory.mktemp("remote") / "mlp.onnx")
+    return write_mlp(tmp_path_factory.mktemp("remote") / "mlp.onnx")
 
 
 @pytest.fixture(scope="module")

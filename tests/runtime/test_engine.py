@@ -1,11 +1,10 @@
-"""The engine: numbers, checks of the inputs, threads, and libraries that survive a round trip."""
+"""The engine: numbers, checks of the inputs, and threads."""
 
 import gc
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +13,14 @@ from onnx.helper import make_node
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse import compiler, testing
+from tvm_sparse import compiler
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.errors import InputError, LibraryError, TargetError
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.errors import InputError, TargetError
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.testing.kernels import at_offset
+from tvm_sparse.testing.models import dataflow, pruned, write_onnx
 
 SHAPE = (1, 20, 32)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("engine")
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return testing.write_mlp(folder / "mlp.onnx")
-
-
-@pytest.fixture(scope="module")
-def compiled(model):
-    return tvm_sparse.compile(model, {"x": SHAPE}, threads=2)
-
-
-@pytest.fixture(scope="module")
-def saved(compiled, folder):
-    compiled.save(folder / "mlp.so")
-    return folder / "mlp.so"
-
-
-@pytest.fixture(scope="module")
-def loaded(saved):
-    return tvm_sparse.load(saved, threads=2)
-
-
-@pytest.fixture
-def x():
-    return np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
-
-
-@pytest.fixture
-def y(model, x):
-    return testing.onnxruntime_outputs(model, {"x": x})["y"]
 
 
 class TestRun:
@@ -74,8 +38,8 @@ class TestRun:
         readonly.setflags(write=False)
         strided = np.repeat(x, 2, axis=2)[..., ::2]
         arrays = [
-            testing.at_offset(x, 0),
-            testing.at_offset(x, 4),
+            at_offset(x, 0),
+            at_offset(x, 4),
             readonly,
             strided,
             np.asfortranarray(x),
@@ -107,10 +71,10 @@ def test_outputs_that_are_inputs_or_weights_are_copied(tmp_path):
     ]
     weights = {"w": np.ones(32, "float32"), "shape": np.array([16])}
     outputs = ["constant", "view", "same", "again"]
-    path = testing.write_onnx(tmp_path / "a.onnx", nodes, {"x": [4, 4]}, outputs, weights)
+    path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [4, 4]}, outputs, weights)
     compiled = tvm_sparse.compile(path, threads=1)
     assert compiled.info.constant_outputs == ("constant",)
-    x = testing.at_offset(np.ones((4, 4), "float32"), 0)
+    x = at_offset(np.ones((4, 4), "float32"), 0)
     first = compiled.run([x])
     for array in first.values():
         array *= 5
@@ -237,101 +201,16 @@ class TestThreads:
         assert np.isfinite(output).all()
 
 
-class TestLibrary:
-    def test_needs_no_model(self, model, saved, x, tmp_path):
-        moved = tmp_path / "moved.so"
-        moved.write_bytes(saved.read_bytes())
-        script = (
-            "import sys, numpy as np, tvm_sparse\n"
-            "x = np.load(sys.argv[2]); y = tvm_sparse.load(sys.argv[1]).run([x])['y']\n"
-            "np.save(sys.argv[2], y)\n"
-        )
-        np.save(tmp_path / "x.npy", x)
-        command = [sys.executable, "-c", script, moved, tmp_path / "x.npy"]
-        result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-        assert result.stdout + result.stderr == ""
-        expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
-        actual = np.load(tmp_path / "x.npy")
-        np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
-
-    def test_saving_prints_nothing_and_leaves_one_file(self, compiled, tmp_path, capfd):
-        compiled.save(tmp_path / "a.so")
-        assert [path.name for path in tmp_path.iterdir()] == ["a.so"]
-        assert capfd.readouterr() == ("", "")
-
-    def test_info_survives_json(self, compiled):
-        assert LibraryInfo.from_json(compiled.info.to_json()) == compiled.info
-
-    def test_a_loaded_engine_saves_too(self, loaded, saved, tmp_path):
-        loaded.save(tmp_path / "again.so")
-        assert (tmp_path / "again.so").read_bytes() == saved.read_bytes()
-
-    def test_not_writable(self, compiled, tmp_path):
-        with pytest.raises(LibraryError, match=r"cannot be written: No such file or directory"):
-            compiled.save(tmp_path / "no" / "a.so")
-        with pytest.raises(LibraryError, match="cannot be written"):
-            compiled.save(tmp_path)
-
-    def test_a_failed_save_keeps_the_old_file(self, compiled, tmp_path, monkeypatch):
-        path = tmp_path / "a.so"
-        path.write_text("old")
-        monkeypatch.setenv("CXX", "/bin/false")
-        with pytest.raises(LibraryError, match="/bin/false: cannot link"):
-            compiled.save(path)
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
-
-    def test_missing(self, tmp_path):
-        with pytest.raises(LibraryError, match="cannot be read: No such file"):
-            tvm_sparse.load(tmp_path / "no.so")
-
-    def test_not_a_library(self, model):
-        with pytest.raises(LibraryError, match="not a compiled library"):
-            tvm_sparse.load(model)
-
-    def test_truncated_anywhere(self, saved, tmp_path):
-        whole = saved.read_bytes()
-        cut = tmp_path / "cut.so"
-        for length in np.linspace(5, len(whole) - 1, 25).astype(int):
-            cut.write_bytes(whole[:length])
-            with pytest.raises(LibraryError, match="truncated"):
-                tvm_sparse.load(cut)
-
-    def test_another_machine(self, saved, tmp_path):
-        content = bytearray(saved.read_bytes())
-        machine = {62: 183, 183: 62}[content[18]]
-        content[18] = machine
-        (tmp_path / "other.so").write_bytes(content)
-        name = {62: "x86_64", 183: "aarch64"}[machine]
-        with pytest.raises(LibraryError, match=f"built for {name}, and this machine is"):
-            tvm_sparse.load(tmp_path / "other.so")
-
-    def test_foreign(self, tmp_path):
-        source = tmp_path / "foreign.c"
-        source.write_text("int answer(void) { return 42; }\n")
-        library = tmp_path / "foreign.so"
-        subprocess.run(["cc", "-shared", "-fPIC", source, "-o", library], check=True)
-        with pytest.raises(LibraryError, match="not a library that tvm-sparse compiled"):
-            tvm_sparse.load(library)
-
-    def test_a_processor_that_lacks_something(self, saved, monkeypatch):
-        read = LibraryInfo.from_json
-        demanding = {"instruction_sets": ("avx2", "avx1024"), "cpu": "futurelake"}
-        monkeypatch.setattr(LibraryInfo, "from_json", lambda text: replace(read(text), **demanding))
-        with pytest.raises(LibraryError, match=r"built for futurelake.*lacks avx1024.*native"):
-            tvm_sparse.load(saved)
-
-
 class TestRelaxModule:
     def test_compiles(self):
-        w = testing.pruned(np.random.default_rng(0), (32, 48), 0.1)
-        mod = testing.dataflow(lambda emit, x: emit(relax.op.matmul(x, relax.const(w))), (20, 32))
+        w = pruned(np.random.default_rng(0), (32, 48), 0.1)
+        mod = dataflow(lambda emit, x: emit(relax.op.matmul(x, relax.const(w))), (20, 32))
         compiled = tvm_sparse.compile(mod, threads=1)
         assert [str(spec) for spec in compiled.inputs] == ["x0 float32[20, 32]"]
         x = np.random.default_rng(1).standard_normal((20, 32)).astype("float32")
         np.testing.assert_allclose(compiled.run([x])["output_0"], x @ w, atol=1e-4)
 
     def test_takes_no_shapes(self):
-        mod = testing.dataflow(lambda emit, x: emit(relax.op.nn.relu(x)), (4,))
+        mod = dataflow(lambda emit, x: emit(relax.op.nn.relu(x)), (4,))
         with pytest.raises(InputError, match="shapes= is for ONNX files"):
             compiler.compile(mod, {"x0": (4,)})

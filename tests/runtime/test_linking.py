@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 import tvm_sparse
-from tvm_sparse import testing
 from tvm_sparse.cli import main
 from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.runtime import linking
 from tvm_sparse.runtime.linking import link_command
+from tvm_sparse.testing.models import needs_tool, write_mlp
 
 OTHER = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    model = testing.write_mlp(tmp_path_factory.mktemp("linking") / "mlp.onnx")
+    model = write_mlp(tmp_path_factory.mktemp("linking") / "mlp.onnx")
     target = {"aarch64": "rpi4", "x86_64": "haswell"}[OTHER]
     return tvm_sparse.compile(model, {"x": (1, 20, 32)}, target=target)
 
@@ -68,7 +68,7 @@ def test_a_cross_compiler_comes_first(nothing_installed, tmp_path):
 
 @pytest.mark.parametrize("linker", ["zig", "gcc"])
 def test_links_for_another_machine(engine, linker, tmp_path):
-    with testing.needs_tool(LibraryError):
+    with needs_tool(LibraryError):
         link_command(OTHER, linker)
     engine.save(tmp_path / "a.so", linker)
     content = (tmp_path / "a.so").read_bytes()
@@ -79,9 +79,9 @@ def test_links_for_another_machine(engine, linker, tmp_path):
 
 
 def test_zig_links_for_this_machine_too(tmp_path):
-    with testing.needs_tool(LibraryError):
+    with needs_tool(LibraryError):
         link_command(platform.machine(), "zig")
-    model = testing.write_mlp(tmp_path / "mlp.onnx")
+    model = write_mlp(tmp_path / "mlp.onnx")
     compiled = tvm_sparse.compile(model, {"x": (1, 20, 32)}, threads=1)
     compiled.save(tmp_path / "a.so", "zig")
     x = np.random.default_rng(0).standard_normal((1, 20, 32)).astype("float32")

@@ -31,7 +31,9 @@ from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing import assembly, image_panels, panel_image, pruned, run_kernel
+from tvm_sparse.testing.images import image_panels, panel_image
+from tvm_sparse.testing.kernels import assembly, run_kernel
+from tvm_sparse.testing.models import pruned
 
 CPU = native()
 KINDS = (

@@ -13,7 +13,6 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import halo_share, rows_computed
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import native
@@ -23,6 +22,7 @@ from tvm_sparse.schedules.emit.row_vectors import each_vector
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.testing.columns import halo_share, rows_computed
 
 CPU = native()
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import PROFILES, profile
-from tvm_sparse.testing import conv2d_problems, square_conv2d
+from tvm_sparse.testing.images import conv2d_problems, square_conv2d
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import fits_registers

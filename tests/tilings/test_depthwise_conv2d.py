@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tvm_sparse.cpu.profile import PROFILES, profile
-from tvm_sparse.testing import square_conv2d
+from tvm_sparse.testing.images import square_conv2d
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tvm_sparse.cpu.profile import PROFILES, profile
 from tvm_sparse.formats.sparse import SparseLayout, sparse_window
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import conv2d_problems, square_conv2d
+from tvm_sparse.testing.images import conv2d_problems, square_conv2d
 from tvm_sparse.tilings.families import sparse_or_dense
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY

@@ -13,7 +13,7 @@ from tvm import relax
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.testing import pruned
+from tvm_sparse.testing.models import pruned
 from tvm_sparse.tilings.families import kernel_to_fields
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tuning.layers import LayerSubject, build_layer_library

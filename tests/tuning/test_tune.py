@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx.helper import make_node
 
-from tvm_sparse import compiler, testing
+from tvm_sparse import compiler
 from tvm_sparse.cli import main
 from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.columns.shapes import part
@@ -23,6 +23,7 @@ from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_of, region_key, target_key
 from tvm_sparse.records.record import Record
 from tvm_sparse.report.tuned import check_plot, plot, summary, table, to_json
+from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_mlp, write_onnx
 from tvm_sparse.tuning import tune
 from tvm_sparse.tuning.regions import form_regions
 
@@ -33,13 +34,13 @@ SHAPES = {"x": (1, 32, 160, 160)}
 def model(tmp_path_factory):
     """Three convolutions of 3x3, all alike, nine in ten weights zero."""
     rng = np.random.default_rng(0)
-    weights = {f"w{i}": testing.pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
+    weights = {f"w{i}": pruned(rng, (32, 32, 3, 3), 0.1) for i in range(3)}
     names = ["x", "a", "b", "y"]
     nodes = [
         make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[1, 1, 1, 1]) for i in range(3)
     ]
     path = tmp_path_factory.mktemp("tuning") / "convolutions.onnx"
-    return testing.write_onnx(path, nodes, {"x": SHAPES["x"]}, ["y"], weights)
+    return write_onnx(path, nodes, {"x": SHAPES["x"]}, ["y"], weights)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_compile_uses_the_kernels_of_layers(model, tuned):
     engine, used = compiled(model, plans)
     assert str(used).endswith("; kernels of 1 kind of layer by my records")
     x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
-    expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
+    expected = onnxruntime_outputs(model, {"x": x})["y"]
     actual = engine.run({"x": x})["y"]
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -149,7 +150,7 @@ def test_recorded_stops_cut_a_region(model, shape):
         measured = turn_of(shape, stops)
         engine = compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
         x = np.random.default_rng(0).standard_normal(SHAPES["x"], "float32")
-        expected = testing.onnxruntime_outputs(model, {"x": x})["y"]
+        expected = onnxruntime_outputs(model, {"x": x})["y"]
         actual = engine.run({"x": x})["y"]
         np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -194,7 +195,7 @@ def test_the_users_records(model, tuned, monkeypatch, tmp_path):
 def test_lanes_of_tokens(tmp_path):
     """From the trials to the library, and nothing is tried again."""
     path = tmp_path / "records.jsonl"
-    model = testing.write_mlp(tmp_path / "mlp.onnx")
+    model = write_mlp(tmp_path / "mlp.onnx")
     shapes = {"x": (2, 96, 32)}
     first, *others = tune.tune(model, shapes, threads=1, trials_per_region=1, records=path)
     assert first.kind == "lanes"
@@ -209,7 +210,7 @@ def test_lanes_of_tokens(tmp_path):
     engine, used = compiled(model, plans, shapes)
     assert str(used).endswith(f"{lanes} lanes by records")
     x = np.random.default_rng(0).standard_normal(shapes["x"], "float32")
-    (expected,) = testing.onnxruntime_outputs(model, {"x": x}).values()
+    (expected,) = onnxruntime_outputs(model, {"x": x}).values()
     (actual,) = engine.run({"x": x}).values()
     np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
 

@@ -191,24 +191,3 @@ def typical_columns(region: RegionShape, plan: ColumnPlan) -> list[tuple[int, in
     count, more = divmod(columns - 2, ALIKE)
     middle = [(columns // 2 - ALIKE // 2 + i, count + (i < more)) for i in range(ALIKE)]
     return [(0, 1), *middle, (columns - 1, 1)]
-
-
-def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
-    """Return how many rows each stage computes in one image; without overlap, its height."""
-    total = [0] * len(region.stages)
-    for column in range(plan.columns(region)):
-        for step in runs(region, plan, column):
-            for i, (first, end) in enumerate(step):
-                total[i] += end - first
-    return total
-
-
-def halo_share(region: RegionShape, plan: ColumnPlan) -> float:
-    """Return the compute cycles of rows that are computed again, as a share of all other cycles."""
-    once = sum(stage.cycles for stage in region.stages)
-    computed = rows_computed(region, plan)
-    spent = sum(
-        stage.cycles * rows / stage.tensor.rows
-        for stage, rows in zip(region.stages, computed, strict=True)
-    )
-    return spent / once - 1 if once else 0.0

@@ -10,7 +10,7 @@ from tvm import relax, topi
 
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
-from tvm_sparse.testing import dataflow, operators_of, write_onnx
+from tvm_sparse.testing.models import dataflow, operators_of, write_onnx
 
 SHAPE = (2, 3)
 

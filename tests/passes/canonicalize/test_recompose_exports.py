@@ -15,7 +15,7 @@ from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
-from tvm_sparse.testing import operators_of
+from tvm_sparse.testing.models import operators_of
 
 DATA = Path(__file__).parents[2] / "data"
 

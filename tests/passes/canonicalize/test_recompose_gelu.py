@@ -7,7 +7,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
-from tvm_sparse.testing import dataflow
+from tvm_sparse.testing.models import dataflow
 
 
 def function(body):

@@ -10,7 +10,7 @@ from tvm.relax.op import add, clip, divide, multiply
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.testing import dataflow, operators_of, run, write_onnx
+from tvm_sparse.testing.models import dataflow, operators_of, run, write_onnx
 
 SHAPE = (2, 40)
 

@@ -4,7 +4,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.canonicalize.sink_views import SinkViews
-from tvm_sparse.testing import dataflow
+from tvm_sparse.testing.models import dataflow
 
 W = relax.const(np.arange(48).reshape(8, 6) / 48, "float32")
 BIAS = relax.const(np.arange(6) / 6, "float32")

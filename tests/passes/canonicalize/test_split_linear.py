@@ -3,7 +3,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
-from tvm_sparse.testing import dataflow
+from tvm_sparse.testing.models import dataflow
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((8, 12)).astype("float32")

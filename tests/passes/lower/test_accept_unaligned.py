@@ -11,7 +11,8 @@ from tvm_sparse.compiler import build
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.schedules import ImageToPanels, kernel
-from tvm_sparse.testing import assembly, at_offset, image_panels
+from tvm_sparse.testing.images import image_panels
+from tvm_sparse.testing.kernels import assembly, at_offset
 
 
 @I.ir_module

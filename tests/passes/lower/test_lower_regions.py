@@ -21,7 +21,8 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import dataflow, losing_regions, onnxruntime_outputs, write_onnx
+from tvm_sparse.testing.kernels import losing_regions
+from tvm_sparse.testing.models import dataflow, onnxruntime_outputs, write_onnx
 from tvm_sparse.zoo import recipes
 
 CPU = native()

@@ -17,7 +17,9 @@ from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import conv2d_reference, dataflow, losing_regions, operators_of, pruned, run
+from tvm_sparse.testing.images import conv2d_reference
+from tvm_sparse.testing.kernels import losing_regions
+from tvm_sparse.testing.models import dataflow, operators_of, pruned, run
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY

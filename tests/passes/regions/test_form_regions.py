@@ -14,7 +14,8 @@ from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.regions.form_regions import REGION, REGIONS, FormRegions
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.pool2d import Pool2d
-from tvm_sparse.testing import dataflow, losing_regions
+from tvm_sparse.testing.kernels import losing_regions
+from tvm_sparse.testing.models import dataflow
 
 CPU = profile("skylake-avx512")
 ROWS, CHANNELS, LANES = 24, 8, 16

@@ -6,7 +6,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.sparsify.constant_layers import WIDEST, match_conv2d
-from tvm_sparse.testing import dataflow
+from tvm_sparse.testing.models import dataflow
 
 
 @pytest.mark.parametrize(("width", "is_image"), [(WIDEST, True), (WIDEST + 1, False)])

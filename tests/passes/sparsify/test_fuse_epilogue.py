@@ -9,7 +9,7 @@ from tvm.relax.op.nn import gelu, relu
 
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
-from tvm_sparse.testing import dataflow, operators_of
+from tvm_sparse.testing.models import dataflow, operators_of
 
 PANELS = (2, 3, 16)
 WEIGHT = relax.const(np.ones((1, 3, 3), "float32"))

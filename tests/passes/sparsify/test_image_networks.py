@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes import pipeline
-from tvm_sparse.testing import onnxruntime_outputs, operators_of, run, write_onnx
+from tvm_sparse.testing.models import onnxruntime_outputs, operators_of, run, write_onnx
 
 node = onnx.helper.make_node
 CHANNELS = 6

@@ -12,7 +12,7 @@ from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import Resize2d
-from tvm_sparse.testing import dataflow, operators_of, pruned, run
+from tvm_sparse.testing.models import dataflow, operators_of, pruned, run
 
 CPU = profile("haswell")
 IMAGE, PANELS, LANES = (2, 3, 5, 7), (10, 3, 8), 8

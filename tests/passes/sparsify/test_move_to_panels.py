@@ -12,7 +12,7 @@ from tvm.relax.op.nn import attention, gelu, layer_norm
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
-from tvm_sparse.testing import dataflow, operators_of
+from tvm_sparse.testing.models import dataflow, operators_of
 
 CPU = profile("haswell")  # 16 lanes
 LANES = 16

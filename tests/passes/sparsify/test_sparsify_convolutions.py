@@ -13,7 +13,7 @@ from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import dataflow, operators_of, pruned
+from tvm_sparse.testing.models import dataflow, operators_of, pruned
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 

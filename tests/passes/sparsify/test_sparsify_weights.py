@@ -16,7 +16,7 @@ from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.testing import dataflow, operators_of, pruned
+from tvm_sparse.testing.models import dataflow, operators_of, pruned
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY

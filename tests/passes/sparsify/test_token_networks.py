@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import tvm_sparse
-from tvm_sparse.testing import onnxruntime_outputs, pruned, write_onnx
+from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 
 node = onnx.helper.make_node
 CHANNELS, HEADS = 32, 2

@@ -10,7 +10,7 @@ from tvm_sparse.schedules.emit.elementwise import EXPRESSIONS, expression
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.elementwise import elementwise
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing import run_kernel
+from tvm_sparse.testing.kernels import run_kernel
 
 REFERENCES = {
     "abs": np.abs,

@@ -12,7 +12,8 @@ from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.testing import assembly, pruned, run_kernel
+from tvm_sparse.testing.kernels import assembly, run_kernel
+from tvm_sparse.testing.models import pruned
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.schedules.operators.attention import Attention, attention
-from tvm_sparse.testing import run_in_columns
+from tvm_sparse.testing.kernels import run_in_columns
 
 FLOAT_MIN = np.finfo("float32").min
 

@@ -8,7 +8,8 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
-from tvm_sparse.testing import assembly, image_panels, panel_image, run_in_columns, run_kernel
+from tvm_sparse.testing.images import image_panels, panel_image
+from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20

@@ -12,14 +12,8 @@ from tvm_sparse.formats.dense import pack_conv2d
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.conv2d import conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import (
-    assembly,
-    conv2d_problems,
-    conv2d_reference,
-    image_panels,
-    panel_image,
-    run_kernel,
-)
+from tvm_sparse.testing.images import conv2d_problems, conv2d_reference, image_panels, panel_image
+from tvm_sparse.testing.kernels import assembly, run_kernel
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
 

@@ -12,7 +12,7 @@ from tvm_sparse.costs.elementwise import FUNCTIONS
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.schedules.operators.elementwise import Elementwise, elementwise
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-from tvm_sparse.testing import assembly, run_in_columns, run_kernel
+from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
 
 BINARY = sorted({f.name for f in FUNCTIONS.values() if f.operands == 2} - {"power"})
 KINDS = ("panels", "one lane", "channels", "value")

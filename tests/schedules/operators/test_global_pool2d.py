@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
-from tvm_sparse.testing import assembly, image_panels, run_kernel
+from tvm_sparse.testing.images import image_panels
+from tvm_sparse.testing.kernels import assembly, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20

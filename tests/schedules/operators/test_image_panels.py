@@ -13,7 +13,8 @@ from tvm_sparse.schedules.operators.image_panels import (
     image_to_panels,
     panels_to_image,
 )
-from tvm_sparse.testing import assembly, image_panels, run_in_columns, run_kernel
+from tvm_sparse.testing.images import image_panels
+from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
 
 NEON = CpuProfile(
     "neon", "aarch64-linux-gnu", "cortex-a72", (), 4, 128, 32, 32 << 10, 1 << 20, 1 << 20

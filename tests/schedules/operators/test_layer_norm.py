@@ -10,7 +10,7 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing import run_in_columns
+from tvm_sparse.testing.kernels import run_in_columns
 
 
 def run(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels, slice_channels
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing import run_in_columns, run_kernel
+from tvm_sparse.testing.kernels import run_in_columns, run_kernel
 
 
 @settings(max_examples=10, deadline=None)

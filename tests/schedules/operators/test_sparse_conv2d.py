@@ -11,15 +11,9 @@ from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing import (
-    assembly,
-    conv2d_problems,
-    conv2d_reference,
-    image_panels,
-    panel_image,
-    pruned,
-    run_kernel,
-)
+from tvm_sparse.testing.images import conv2d_problems, conv2d_reference, image_panels, panel_image
+from tvm_sparse.testing.kernels import assembly, run_kernel
+from tvm_sparse.testing.models import pruned
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 

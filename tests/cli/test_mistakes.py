@@ -1,0 +1,152 @@
+"""Each mistake on the command line gives one clear line."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from onnx.helper import make_node
+
+from tvm_sparse.cli import main
+from tvm_sparse.testing.models import write_onnx
+
+SHAPE = ["--shape", "x=1,20,32"]
+
+
+class TestMistakes:
+    def test_no_such_model(self, fails):
+        assert "no.onnx: there is no such file" in fails("compile", "no.onnx", "-o", "a.so")
+
+    def test_not_an_onnx_file(self, fails, tmp_path):
+        (tmp_path / "text.onnx").write_text("hello")
+        message = fails("compile", "text.onnx", "-o", "a.so")
+        assert "text.onnx: not an ONNX model, or a truncated one" in message
+
+    def test_truncated_model(self, fails, model, tmp_path):
+        content = model.read_bytes()
+        (tmp_path / "cut.onnx").write_bytes(content[: len(content) // 2])
+        assert "truncated" in fails("compile", "cut.onnx", "-o", "a.so")
+
+    def test_unknown_operator(self, fails, tmp_path):
+        nodes = [make_node("Nonsense", ["x"], ["y"], name="/head/Nonsense")]
+        write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {})
+        message = fails("compile", "a.onnx", "-o", "a.so")
+        assert "node '/head/Nonsense' (Nonsense) cannot be imported by TVM" in message
+
+    def test_missing_shape(self, fails, model):
+        message = fails("compile", model, "-o", "a.so")
+        assert "input 'x': dimension 0 ('batch') is dynamic" in message
+        assert "--shape x=" in message
+
+    def test_wrong_shape(self, fails, model):
+        message = fails("compile", model, "--shape", "x=1,20,31", "-o", "a.so")
+        assert "does not fit the model's ['batch', 'tokens', 32]" in message
+
+    def test_shape_of_an_unknown_input(self, fails, model):
+        message = fails("compile", model, "--shape", "xx=1,20,32", "-o", "a.so")
+        assert "unknown input 'xx': did you mean 'x'?" in message
+
+    def test_unknown_target(self, fails, model):
+        message = fails("compile", model, *SHAPE, "--target", "skylack", "-o", "a.so")
+        assert "unknown target 'skylack': did you mean 'skylake'?" in message
+        assert "tvm-sparse targets" in message
+
+    def test_threads(self, fails, model):
+        message = fails("compile", model, *SHAPE, "--threads", 0, "-o", "a.so")
+        assert "threads must be at least 1" in message
+
+    @pytest.mark.parametrize("columns", ["0", "-4", "foo"])
+    def test_columns(self, fails, model, columns):
+        message = "columns must be 'auto', 'off' or a number of rows of at least 1"
+        assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--columns", columns)
+        assert message in fails("benchmark", model, *SHAPE, "--columns", columns)
+        assert message in fails("analyze", model, *SHAPE, "--columns", columns)
+
+    def test_overlap(self, fails, model):
+        message = "overlap must be 'auto', 'recompute' or 'carry', got 'both'"
+        assert message in fails("compile", model, *SHAPE, "-o", "a.so", "--overlap", "both")
+        assert message in fails("benchmark", model, *SHAPE, "--overlap", "both")
+        assert message in fails("analyze", model, *SHAPE, "--overlap", "both")
+
+    @pytest.mark.parametrize("output", ["no/such/a.so", ".", "/proc/a.so"])
+    def test_output_not_writable(self, fails, model, output, monkeypatch):
+        def compile_anyway(*arguments):
+            raise AssertionError("compiled for nothing")
+
+        monkeypatch.setattr("tvm_sparse.compiler.compile", compile_anyway)
+        assert "cannot be written" in fails("compile", model, *SHAPE, "-o", output)
+
+    def test_input_missing(self, fails, library):
+        assert "missing input 'x': expected x float32[1, 20, 32]" in fails("run", library)
+
+    def test_input_unknown(self, fails, library, x):
+        assert "unknown input 'y'" in fails("run", library, "--input", f"y={x}")
+
+    def test_input_shape(self, fails, library, tmp_path):
+        np.save(tmp_path / "bad.npy", np.zeros((1, 20, 33), "float32"))
+        message = fails("run", library, "--input", "x=bad.npy")
+        assert "expected shape (1, 20, 32), got (1, 20, 33)" in message
+
+    def test_input_dtype(self, fails, library, tmp_path):
+        np.save(tmp_path / "bad.npy", np.zeros((1, 20, 32)))
+        message = fails("run", library, "--input", "x=bad.npy")
+        assert "expected dtype float32, got float64" in message
+
+    def test_input_file(self, fails, library, tmp_path):
+        assert "no.npy: cannot be read" in fails("run", library, "--input", "x=no.npy")
+        (tmp_path / "text.npy").write_text("hello")
+        assert "text.npy: not an array" in fails("run", library, "--input", "x=text.npy")
+
+    def test_library(self, fails, model):
+        assert "cannot be read" in fails("run", "no.so")
+        assert "not a compiled library" in fails("run", model)
+
+    def test_run_output(self, fails, library, x):
+        assert "cannot be written" in fails("run", library, "--input", f"x={x}", "-o", "no/y.npz")
+
+    def test_tune(self, fails, model):
+        assert "belong together" in fails("tune", model, *SHAPE, "--key", "rpi4")
+        assert "no tracker answers" in fails(
+            "tune", model, *SHAPE, "--tracker", "127.0.0.1:1", "--key", "rpi4"
+        )
+        assert "rpi4 is not this machine" in fails("tune", model, *SHAPE, "--target", "rpi4")
+        assert "trials must be at least 1" in fails("tune", model, *SHAPE, "--trials", 0)
+        assert "ends in .png" in fails("tune", model, *SHAPE, "--plot", "a.gif")
+
+    def test_records(self, fails, model):
+        arguments = ["-o", "a.so", "--records", "no.jsonl"]
+        assert "no.jsonl: cannot be read" in fails("compile", model, *SHAPE, *arguments)
+
+    def test_prune(self, fails, model):
+        assert "below 1" in fails("prune", model, "-o", "p.onnx", "--sparsity", 95)
+        arguments = ["--sparsity", 0.5, "--scope", "all"]
+        assert "unknown scope 'all'" in fails("prune", model, "-o", "p.onnx", *arguments)
+
+    def test_peers_of_a_library(self, fails, library):
+        assert "ONNX model" in fails("benchmark", library, "--compare", "onnxruntime")
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["fly"],
+            ["compile", "a.onnx"],
+            ["compile", "a.onnx", "-o", "a.so", "--shape", "x"],
+            ["compile", "a.onnx", "-o", "a.so", "--shape", "x=1,b"],
+            ["run", "a.so", "--input", "x.npy"],
+            ["prune", "a.onnx", "-o", "b.onnx", "--sparsity", "many"],
+        ],
+    )
+    def test_usage(self, arguments, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main.main(arguments)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith("usage: tvm-sparse")
+
+
+def test_mistakes_print_no_traceback():
+    command = [sys.executable, "-m", "tvm_sparse", "run", "no.so"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "error: no.so: cannot be read: No such file or directory\n"

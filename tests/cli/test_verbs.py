@@ -1,0 +1,152 @@
+"""Each verb of the command line on a tiny model."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx.helper import make_node
+
+from tvm_sparse.bench import demo
+from tvm_sparse.bench.results import Comparison
+from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
+
+SHAPE = ["--shape", "x=1,20,32"]
+
+
+class TestVerbs:
+    def test_compile(self, call, model, tmp_path):
+        status, out, err = call("compile", model, *SHAPE, "-o", "a.so", "--threads", 1)
+        assert (status, err) == (0, "")
+        assert out.startswith("a.so: ")
+        assert "of 2 pruned layers sparse (" in out.splitlines()[-1]
+        assert out.endswith(" ms expected on 1 thread\n")
+        assert (tmp_path / "a.so").exists()
+
+    def test_compile_warns_of_dense_layers(self, call, tmp_path):
+        x, weight = "x", pruned(np.random.default_rng(0), (64, 64), 0.1)
+        node = make_node("MatMul", ["w", x], ["y"], name="/mix/MatMul")
+        model = write_onnx(tmp_path / "m.onnx", [node], {x: [64, 20]}, ["y"], {"w": weight})
+        status, out, err = call("compile", model, "-o", "a.so")
+        assert status == 0
+        assert err.startswith("warning: a pruned layer is not sparse: /mix/MatMul: its weight is ")
+        assert err.count("\n") == 1
+        assert "0 of 1 pruned layer sparse" in out
+        _, out, _ = call("compile", model, "-o", "a.so", "--json")
+        record = json.loads(out)
+        assert [layer["name"] for layer in record["layers"]] == ["/mix/MatMul"]
+        assert len(record["warnings"]) == 1
+        status, out, err = call("compile", model, "-o", "b.so", "--strict")
+        assert (status, out) == (2, "")
+        assert err.startswith("error: a pruned layer is not sparse: /mix/MatMul: ")
+        assert err.count("\n") == 1
+        assert not (tmp_path / "b.so").exists()
+
+    def test_compile_json(self, call, model):
+        _, out, _ = call("compile", model, *SHAPE, "-o", "a.so", "--target", "haswell", "--json")
+        record = json.loads(out)
+        assert record["cpu"] == "haswell"
+        assert record["inputs"] == [{"name": "x", "shape": [1, 20, 32], "dtype": "float32"}]
+        assert record["bytes"] > 0
+
+    def test_run(self, call, model, library, x, tmp_path):
+        status, out, err = call("run", library, "--input", f"x={x}", "-o", "y.npz")
+        assert (status, err) == (0, "")
+        assert "y.npz" in out
+        expected = onnxruntime_outputs(model, {"x": np.load(x)})["y"]
+        actual = np.load(tmp_path / "y.npz")["y"]
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+    def test_analyze(self, call, model):
+        status, out, err = call("analyze", model, *SHAPE)
+        assert (status, err) == (0, "")
+        assert "/up/MatMul" in out
+        assert "2 layers" in out
+        assert "no tensor columns" in call("analyze", model, *SHAPE, "--columns", "off")[1]
+
+    def test_analyze_json(self, call, model):
+        _, out, _ = call("analyze", model, *SHAPE, "--json")
+        report = json.loads(out)
+        up, down = report["layers"]
+        assert report["target"] == "native"
+        assert report["regions"][up["region"]]["layers"][0] == "up_MatMul"
+        assert (up["shape"], down["shape"]) == ([32, 64], [64, 48])
+        assert up["density"] == pytest.approx(0.1, abs=0.05)
+        assert up["kernel"]
+        assert up["reason"]
+
+    def test_prune(self, call, model, tmp_path):
+        status, out, err = call("prune", model, "-o", "p.onnx", "--sparsity", 0.99)
+        assert (status, err) == (0, "")
+        assert "99.0%" in out
+        weight = numpy_helper.to_array(onnx.load(tmp_path / "p.onnx").graph.initializer[0])
+        assert np.count_nonzero(weight) == round(0.01 * weight.size)
+
+    def test_targets(self, call):
+        status, out, _ = call("targets")
+        assert status == 0
+        assert "native" in out
+        assert "skylake-avx512" in out
+        names = [cpu["name"] for cpu in json.loads(call("targets", "--json")[1])]
+        assert names[0] == "native"
+
+    def test_benchmark_of_a_library(self, call, library, tmp_path):
+        arguments = ["--rounds", 2, "--iterations", 7, "--json", "b.json", "--threads", 1]
+        status, out, _ = call("benchmark", library, *arguments)
+        assert status == 0
+        assert "tvm-sparse" in out
+        (comparison,) = json.loads((tmp_path / "b.json").read_text())["comparisons"]
+        assert [len(runs) for runs in comparison["measurements"][0]["rounds"]] == [4, 4]
+
+    def test_benchmark_of_a_model_beside_a_peer(self, call, model):
+        arguments = ["--rounds", 1, "--seconds", 0.01, "--compare", "onnxruntime"]
+        status, out, _ = call("benchmark", model, *SHAPE, *arguments)
+        assert status == 0
+        assert "ONNX Runtime" in out
+
+    def test_demo(self, call, monkeypatch, tmp_path):
+        results = [Comparison("bert-base-95", 2, (), None, 1.0)]
+        monkeypatch.setattr("tvm_sparse.bench.demo.run", lambda threads, progress: results)
+        status, out, _ = call("demo", "--json", "d.json")
+        assert status == 0
+        assert "bert-base-95" in out
+        assert len(json.loads((tmp_path / "d.json").read_text())["comparisons"]) == 1
+
+
+def test_demo_builds_checks_and_measures():
+    steps = []
+    (comparison,) = demo.run(1, steps.append, names=["bert-tiny-90"], seconds=0.01)
+    assert comparison["tvm-sparse"].output_error < 1e-4
+    assert comparison["onnxruntime"].rounds
+    assert all(step.startswith("bert-tiny-90: ") for step in steps)
+
+
+def test_nan_weights_reach_the_output(call, tmp_path):
+    weight = np.ones((64, 48), "float32")
+    weight[3, 4] = np.nan
+    nodes = [make_node("MatMul", ["x", "w"], ["y"])]
+    write_onnx(tmp_path / "nan.onnx", nodes, {"x": [20, 64]}, ["y"], {"w": weight})
+    np.save(tmp_path / "x.npy", np.ones((20, 64), "float32"))
+    assert call("compile", "nan.onnx", "-o", "nan.so")[0] == 0
+    assert call("run", "nan.so", "--input", "x=x.npy")[0] == 0
+    y = np.load(tmp_path / "outputs.npz")["y"]
+    assert np.isnan(y[:, 4]).all()
+    np.testing.assert_array_equal(np.delete(y, 4, axis=1), 64)
+
+
+def test_help_waits_for_nothing():
+    script = (
+        "import sys\n"
+        "from tvm_sparse.cli import main\n"
+        "try: main.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'tvm', 'onnx', 'onnxruntime', 'numpy', 'rich'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    for verb in ("compile", "run", "benchmark", "demo", "analyze", "prune", "targets"):
+        assert f"    {verb}" in result.stdout
+    assert result.stdout.endswith("[]\n")

@@ -1,0 +1,1 @@
+"""Helpers that the tests, benchmarks and tutorials share."""
