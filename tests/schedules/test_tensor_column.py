@@ -178,13 +178,10 @@ class Network:
             is_residual = "residual" in stage.panels  # which comes behind the constants
             arguments = [*panels, *layer.constants, last] if is_residual else [*panels, last]
             arguments += [] if is_residual else layer.constants
-            results.insert(len(results) - 1, run_kernel(kernel(stage), arguments, extents(stage)))
+            results.insert(
+                len(results) - 1, run_kernel(kernel(stage), arguments, stage.tensor.shape)
+            )
         return results[:-1]
-
-
-def extents(stage: Stage) -> tuple[int, int, int]:
-    tensor = stage.tensor
-    return tensor.images * tensor.rows, tensor.channels, tensor.lanes
 
 
 def run_region(
@@ -194,7 +191,7 @@ def run_region(
     func = tensor_column(region, plan).with_attr("global_symbol", "main")
     main = tvm.compile(tvm.IRModule({"main": func}), target=CPU.to_target())["main"]
     outputs = [
-        tvm.runtime.tensor(np.full(extents(region.stages[i]), np.nan, "float32"))
+        tvm.runtime.tensor(np.full(region.stages[i].tensor.shape, np.nan, "float32"))
         for i in region.outputs
     ]
     main(*map(tvm.runtime.tensor, inputs), *outputs)
