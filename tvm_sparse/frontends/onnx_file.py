@@ -188,7 +188,8 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
     # The exporter's notes on dynamic shapes would contradict the sizes.
     del model.graph.value_info[:]
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        if value.type.HasField("tensor_type"):  # others have no type, or that of a sequence
+            value.type.tensor_type.ClearField("shape")
 
 
 def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, int]) -> None:

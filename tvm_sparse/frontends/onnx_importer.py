@@ -25,8 +25,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.converters.table import convert_node
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
-from tvm_sparse.frontends.onnx_attention import write_out_attention
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
@@ -190,12 +190,10 @@ class _GraphImporter(onnx_frontend.ONNXGraphImporter):
                 return convert_recurrent(self.bb, op_name, inputs, attrs, name)
             if not self.bb.current_block_is_dataflow():  # a branch of an If
                 return super()._convert_operator(op_name, inputs, attrs, opset)
-            if op_name == "Attention":
-                result = write_out_attention(self.bb, inputs, attrs)
-            else:
-                converter = onnx_frontend._get_convert_map()[op_name].get_converter(opset)
-                result = converter(self.bb, inputs, attrs, [self._nodes, self._params])
-            return self._bind(result, name, {})
+            scope = [self._nodes, self._params]
+            return convert_node(
+                self.bb, op_name, inputs, attrs, opset, scope, lambda e: self._bind(e, name, {})
+            )
         except Exception as error:
             raise self._error(node, op_name, _first_line(error)) from error
 

@@ -1,0 +1,106 @@
+"""Operators that move, cut or repeat values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_sparse.frontends.converters.node import Node
+
+
+def slicing(node: Node) -> Any:
+    """Convert Slice; one that selects nothing is an empty constant."""
+    given = [node.inputs[i] for i in range(1, 5)]
+    known = all(value is None or isinstance(value, tvm.ir.GenericConst) for value in given)
+    if not known or isinstance(node.inputs[0], relax.ShapeExpr) or node.opset < 10:
+        return node.by_tvm()
+    shape = node.shape(0)
+    starts, ends = node.required(1, "starts"), node.required(2, "ends")
+    axes, steps = node.constant(3, "axes"), node.constant(4, "steps")
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones(len(starts), "int64") if steps is None else steps
+    result = list(shape)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        result[axis] = len(range(shape[axis])[slice(int(start), int(end), int(step))])
+    if 0 in result:
+        return relax.const(np.zeros(result, node.dtype(0)))
+    return node.by_tvm()
+
+
+def expand(node: Node) -> Any:
+    """Convert Expand; an axis of the input that is longer than 1 keeps its length."""
+    wanted = node.inputs[1]
+    if not isinstance(wanted, relax.Var) or isinstance(wanted.ty, relax.ShapeType):
+        return node.by_tvm()
+    shape, (axes,) = node.shape(0), node.shape(1)
+    sizes = [tvm.tirx.Var(f"size_{axis}", "int64") for axis in range(axes)]
+    length = node.emit(relax.op.tensor_to_shape(wanted))
+    node.builder.match_cast(length, relax.ShapeType(sizes))
+    rank = max(len(shape), axes)
+    aligned = [*[1] * (rank - axes), *sizes]
+    result = [
+        new if size == 1 else size
+        for size, new in zip([*[1] * (rank - len(shape)), *shape], aligned, strict=True)
+    ]
+    return relax.op.broadcast_to(node.inputs[0], relax.ShapeExpr(result))
+
+
+def space_to_depth(node: Node) -> Any:
+    """Convert SpaceToDepth; its two modes differ in the order of the new channels."""
+    block = int(node.attributes["blocksize"])
+    n, c, h, w = node.shape(0)
+    mode = node.text("mode", "DCR")
+    split = node.emit(
+        relax.op.reshape(node.inputs[0], (n, c, h // block, block, w // block, block))
+    )
+    order = [0, 3, 5, 1, 2, 4] if mode == "DCR" else [0, 1, 3, 5, 2, 4]
+    moved = node.emit(relax.op.permute_dims(split, order))
+    return relax.op.reshape(moved, (n, c * block * block, h // block, w // block))
+
+
+def pad(node: Node) -> Any:
+    """Convert Pad without pads below zero, which cut."""
+    pads = node.attributes.get("pads") if node.opset < 11 else node.constant(1, "pads")
+    if pads is not None and min(pads, default=0) < 0:
+        raise NotImplementedError("its input 'pads' has values below zero")
+    if node.opset >= 11:
+        node.constant(2, "constant_value")
+    return node.by_tvm()
+
+
+def max_unpool(node: Node) -> Any:
+    """Convert MaxUnpool with the same padding on all sides."""
+    pads = node.ints("pads", [0])
+    if len(set(pads)) > 1:
+        raise NotImplementedError("its attribute 'pads' differs from side to side")
+    return node.by_tvm()
+
+
+def roi_align(node: Node) -> Any:
+    """Convert RoiAlign with averages; TVM's maximum is another one."""
+    mode = node.text("mode", "avg")
+    places = "half_pixel" if node.opset >= 16 else "output_half_pixel"
+    places = node.text("coordinate_transformation_mode", places)
+    if mode != "avg":
+        raise NotImplementedError(f"its attribute 'mode' is {mode!r}")
+    if places == "half_pixel" and float(node.attributes.get("spatial_scale", 1.0)) != 1:
+        raise NotImplementedError("its attribute 'spatial_scale' is not 1")
+    return node.by_tvm()
+
+
+def non_max_suppression(node: Node) -> Any:
+    """Convert NonMaxSuppression with constant limits; TVM's defaults are not those of ONNX."""
+    most = node.constant(2, "max_output_boxes_per_class")
+    overlap, least = node.constant(3, "iou_threshold"), node.constant(4, "score_threshold")
+    if least is None:
+        raise NotImplementedError("it has no input 'score_threshold'")
+    limits = [
+        relax.const(np.int64(0 if most is None else most.item())),
+        relax.const(np.float32(0 if overlap is None else overlap.item())),
+        relax.const(np.float32(least.item())),
+    ]
+    node.inputs[:] = [*node.inputs[:2], *limits]
+    return node.by_tvm()
