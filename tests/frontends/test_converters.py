@@ -7,15 +7,15 @@ import tvm
 from onnx.helper import make_node
 from tvm import relax
 
-from tvm_sparse import testing
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.resize import interpolation
 from tvm_sparse.frontends.onnx_importer import import_onnx
+from tvm_sparse.testing.models import onnxruntime_outputs, write_onnx
 
 
 def write(path, node, shapes, weights, opset=17):
     """Write a model of one node, whose outputs have no types."""
-    path = testing.write_onnx(path, [node], shapes, list(node.output), weights, opset=opset)
+    path = write_onnx(path, [node], shapes, list(node.output), weights, opset=opset)
     model = onnx.load(path)
     for value in model.graph.output:
         value.ClearField("type")
@@ -27,7 +27,7 @@ def check(tmp_path, node, inputs, weights=None, opset=17, atol=1e-5):
     """Compare all outputs of a node with ONNX Runtime; nothing of ours but the import runs."""
     shapes = {name: list(array.shape) for name, array in inputs.items()}
     path = write(tmp_path / "m.onnx", node, shapes, weights or {}, opset)
-    expected = testing.onnxruntime_outputs(path, inputs)
+    expected = onnxruntime_outputs(path, inputs)
     target = tvm.target.Target({"kind": "llvm"})
     pipeline = relax.get_default_pipeline(target)
     executable = tvm.compile(import_onnx(path).mod, target, relax_pipeline=pipeline)
@@ -145,6 +145,22 @@ def test_nearest_pixels_of_a_resize(tmp_path, rounding, scale):
 def test_resize_of_some_axes(tmp_path, options, sizes, mode):
     node = make_node("Resize", ["x", "", "", "s"], ["y"], mode=mode, **options)
     check(tmp_path, node, {"x": image(1, 2, 6, 8)}, {"s": np.array(sizes)}, opset=18, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_attributes_of_other_modes_are_no_matter(tmp_path, mode):
+    """PyTorch writes all of them, whatever the mode."""
+    node = make_node(
+        "Resize",
+        ["x", "", "s"],
+        ["y"],
+        mode=mode,
+        coordinate_transformation_mode="asymmetric",
+        cubic_coeff_a=-0.75,
+        nearest_mode="floor",
+        extrapolation_value=1.0,
+    )
+    check(tmp_path, node, {"x": image(1, 2, 5, 7)}, {"s": np.float32([1, 1, 1.5, 2])}, atol=1e-4)
 
 
 def test_weights_of_an_interpolation_sum_to_one():

@@ -226,7 +226,7 @@ class TestBadFiles:
     def test_unknown_operator(self, tmp_path):
         nodes = [make_node("Nonsense", ["x"], ["y"], name="/head/Nonsense")]
         path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2]}, ["y"], {})
-        message = r"'/head/Nonsense' \(Nonsense\) cannot be imported by TVM.*ONNX Runtime.*said"
+        message = r"not a valid model: .*/head/Nonsense.*No Op registered for Nonsense"
         with pytest.raises(ModelError, match=message):
             import_onnx(path)
 
@@ -245,11 +245,11 @@ class TestBadFiles:
         with pytest.raises(ModelError, match=r"'spectrum' \(DFT\).*simplified by ONNX Runtime"):
             import_onnx(path)
 
-    def test_a_node_that_the_importer_refuses(self, tmp_path, capfd):
+    def test_a_node_whose_operands_do_not_fit(self, tmp_path, capfd):
         nodes = [make_node("Add", ["x", "b"], ["y"], name="misfit")]
         weights = {"b": np.ones(3, "float32")}
         path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 8]}, ["y"], weights)
-        with pytest.raises(ModelError, match=r"'misfit' \(Add\).*not broadcastable") as error:
+        with pytest.raises(ModelError, match=r"not a valid model: .*\(misfit\).*dimensions") as error:
             import_onnx(path)
         assert "\n" not in str(error.value)
         assert capfd.readouterr().out == ""

@@ -25,6 +25,9 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.canonical import canonical
+from tvm_sparse.frontends.canonical.checker import fault
+from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.converters.table import convert_node
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, tensor_array
@@ -64,6 +67,7 @@ def import_onnx(
     """
     model, folder = read_model(path)
     bind_shapes(model, shapes)
+    model = canonical(model, folder)
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     serialized = model.SerializeToString()
     del model  # weights are hundreds of megabytes: never more copies than needed
@@ -88,6 +92,8 @@ def _import(serialized: bytes, folder: Path, scratch: Path) -> tuple[onnx.ModelP
     try:
         model = _simplify(serialized, folder, scratch)
     except _Refused as refusal:
+        if wrong := fault(onnx.load_from_string(serialized)):
+            raise ModelError(f"not a valid model: {refusal} (onnx.checker: {wrong})") from None
         tried = f"not simplified, since {version} said: {refusal}"
     else:
         tried = f"simplified by {version}"
@@ -132,6 +138,7 @@ def _simplify(serialized: bytes, folder: Path, scratch: Path) -> onnx.ModelProto
     except Exception as error:
         raise _Refused(_first_line(error)) from None
     simple = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    simple = drop_empty_operands(simple)
     foreign = {node.domain for node in simple.graph.node} - {"", "ai.onnx"}
     if foreign:
         raise _Refused(f"it needs operators of {', '.join(sorted(foreign))}")

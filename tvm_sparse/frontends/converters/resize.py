@@ -24,6 +24,9 @@ def resize(node: Node) -> Any:
     mode = node.text("mode", "nearest")
     places = node.text("coordinate_transformation_mode", "half_pixel")
     antialias = bool(node.attributes.get("antialias", 0))
+    for of_other_modes in ("nearest_mode", "cubic_coeff_a", "extrapolation_value"):
+        node.attributes.get(of_other_modes)
+    exclude = bool(node.attributes.get("exclude_outside", 0))
     scales, sizes = _scales(node, shape, axes)
     if _fits_tvm(node, shape, scales, sizes, mode, places) and not antialias:
         size = relax.const(np.array(sizes, "int64"))
@@ -51,7 +54,7 @@ def resize(node: Node) -> Any:
             size,
             stretch=max(1 / scale, 1.0) if antialias else 1.0,
             cubic=float(node.attributes.get("cubic_coeff_a", -0.75)),
-            exclude=bool(node.attributes.get("exclude_outside", 0)),
+            exclude=exclude,
         )
         result = _product(node, result, weights.astype(node.dtype(0)), axis)
     return result

@@ -1,0 +1,43 @@
+"""Old operators become those of opset 11, the oldest for which TVM's converters are written.
+
+ONNX's version converter knows all of them. It drops that Upsample, and Resize of opset 10, count
+pixels from their corners.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import version_converter
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.canonical.light import with_light_weights
+
+OLDEST = 11
+"""The opset that older models are raised to."""
+
+_CORNERS = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+"""How the scales of Upsample, and of Resize in opset 10, are meant."""
+
+
+def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of opset 11 or newer.
+
+    Raises
+    ------
+    ModelError
+        If ONNX cannot convert it.
+    """
+    old = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OLDEST)
+    if old >= OLDEST:
+        return model
+    try:
+        raised = with_light_weights(model, lambda m: version_converter.convert_version(m, OLDEST))
+    # The converter raises errors of several kinds, without a common base.
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"opset {old} cannot be converted to opset {OLDEST}: {reason}") from None
+    for node in raised.graph.node:
+        node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
+        if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
+            node.attribute.extend(onnx.helper.make_attribute(*item) for item in _CORNERS.items())
+    return raised
