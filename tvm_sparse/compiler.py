@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm import relax
@@ -14,13 +14,16 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads
-from tvm_sparse.errors import ModelError
+from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
+
+if TYPE_CHECKING:
+    from tvm_sparse.verification.verify import Verification
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
 
@@ -41,6 +44,7 @@ def compile(
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
     strict: bool = False,
+    verify: bool = False,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -68,6 +72,10 @@ def compile(
     strict : bool
         Whether a pruned layer without a sparse kernel is an error. Otherwise the logger
         ``tvm_sparse`` gets a warning.
+    verify : bool
+        Whether the outputs are compared with those of ONNX Runtime, as by `verify_engine`. The
+        command line does so by default. It takes one inference of both, and the time to load the
+        model into ONNX Runtime.
 
     Returns
     -------
@@ -87,9 +95,13 @@ def compile(
         If `target` is unknown.
     RecordsError
         If the file `records` cannot be read.
+    VerificationError
+        If `verify` is set, and an output differs from ONNX Runtime's.
     """
     from tvm_sparse.passes import pipeline
 
+    if verify and isinstance(model, tvm.IRModule):
+        raise InputError("verify= is for ONNX files: ONNX Runtime cannot run a Relax module")
     check_threads(threads)
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
@@ -118,7 +130,59 @@ def compile(
         raise
     (report,) = reports
     report.log()
-    return Engine(executable.mod, info, threads, report=report)
+    engine = Engine(executable.mod, info, threads, report=report)
+    if verify and not isinstance(model, tvm.IRModule):
+        verify_engine(
+            model,
+            engine,
+            compile_part=lambda path: compile(
+                path, None, target, threads, columns, overlap, records
+            ),
+        )
+    return engine
+
+
+def verify_engine(
+    model: str | os.PathLike[str],
+    engine: Engine,
+    inputs: Mapping[str, Any] | None = None,
+    compile_part: Callable[[Path], Engine] | None = None,
+) -> Verification:
+    """Compare the outputs of a compiled model with those of ONNX Runtime without optimizations.
+
+    Parameters
+    ----------
+    model : str or PathLike
+        The ONNX file that `engine` was compiled from.
+    engine : Engine
+        The compiled model; it must run on this machine.
+    inputs : mapping of str to array, optional
+        Every input by name. By default, inputs are made that fit the graph.
+    compile_part : callable, optional
+        Compiles an ONNX file with the options of `engine`. If the outputs differ, parts of the
+        model are compiled by it to find the node that is wrong. By default, the options are those
+        of `compile`, with the threads of the engine.
+
+    Returns
+    -------
+    Verification
+        How far each output is from ONNX Runtime's.
+
+    Raises
+    ------
+    VerificationError
+        If an output differs by more than rounding; the message names the node.
+    InputError
+        If `inputs` do not fit, or the library was compiled from another model.
+    ModelError
+        If the model cannot be read.
+    TargetError
+        If the engine was compiled for another machine.
+    """
+    from tvm_sparse.verification import verify
+
+    part = compile_part or (lambda path: compile(path, threads=engine.threads))
+    return verify.verify(model, engine, part, inputs)
 
 
 def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:

@@ -35,6 +35,10 @@ class TuningError(TvmSparseError):
     """Tuning cannot go on: there is nothing to tune, or no device answers."""
 
 
+class VerificationError(TvmSparseError):
+    """A compiled model computes something else than ONNX Runtime."""
+
+
 class ToolError(TvmSparseError):
     """A program of another project is missing, too old, or fails."""
 

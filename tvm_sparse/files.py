@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,23 @@ def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     contents: dict[str, Any] = dict(arrays)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **contents)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read arrays by name that `numpy.savez` wrote.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds no arrays by name.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise InputError(f"{path}: no arrays by name; write it with numpy.savez") from None
 
 
 def read_npy(path: Path) -> np.ndarray:

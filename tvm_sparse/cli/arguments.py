@@ -102,6 +102,14 @@ def add_records(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_calibration(command: argparse.ArgumentParser) -> None:
+    """Declare the file of inputs on which a compiled model is compared with ONNX Runtime."""
+    command.add_argument(
+        "--calibration", type=Path, metavar="FILE.npz",
+        help="every input by name, to verify on (default: random inputs that fit the graph)",
+    )  # fmt: skip
+
+
 def add_json(command: argparse.ArgumentParser) -> None:
     """Declare that the result is printed as JSON."""
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")

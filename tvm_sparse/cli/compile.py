@@ -6,9 +6,13 @@ import argparse
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments
 from tvm_sparse.errors import LibraryError
+
+if TYPE_CHECKING:
+    from tvm_sparse.runtime.engine import Engine
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -29,6 +33,12 @@ def declare(verbs: arguments.Verbs) -> None:
         "--strict", action="store_true",
         help="end with an error if a pruned layer has no sparse kernel, instead of a warning",
     )  # fmt: skip
+    command.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction,
+        help="compare the outputs with ONNX Runtime before the library is written (default: if "
+        "this machine can run it)",
+    )  # fmt: skip
+    arguments.add_calibration(command)
     arguments.add_json(command)
 
 
@@ -44,19 +54,31 @@ def run(options: argparse.Namespace) -> None:
     linking.link_command(profile(options.target).architecture, options.linker)
     check_column_options(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
-    start = time.perf_counter()
-    with console.progress(f"compiling {options.model}"):
-        engine = compiler.compile(
-            options.model,
-            dict(options.shape),
+    inputs = files.read_npz(options.calibration) if options.calibration else None
+
+    def compiled(model: Path, strict: bool = False) -> Engine:
+        return compiler.compile(
+            model,
+            dict(options.shape) if model == options.model else None,
             options.target,
             options.threads,
             options.columns,
             options.overlap,
             plans,
-            options.strict,
+            strict,
         )
-        engine.save(options.output, options.linker)
+
+    start = time.perf_counter()
+    with console.progress(f"compiling {options.model}") as update:
+        engine = compiled(options.model, options.strict)
+        verification = None
+        with files.replacing(options.output, LibraryError) as temporary:
+            engine.save(temporary, options.linker)
+            if options.verify or (options.verify is None and engine.runs_here):
+                update(f"comparing {options.model} with ONNX Runtime")
+                # The engine itself would have LLVM compile the model once more.
+                loaded = compiler.load(temporary, options.threads)
+                verification = compiler.verify_engine(options.model, loaded, inputs, compiled)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
     report = engine.report
@@ -70,8 +92,11 @@ def run(options: argparse.Namespace) -> None:
             | {"seconds": seconds, "bytes": size, "regions": regions}
             | {"layers": [asdict(layer) for layer in report.layers]}
             | {"expected_seconds": report.seconds, "warnings": report.warnings}
+            | {"verification": asdict(verification) if verification else None}
         )
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
         print(report.records)
+        if verification:
+            print(verification)
         print(report)

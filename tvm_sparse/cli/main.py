@@ -8,10 +8,10 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 
-from tvm_sparse.cli import analyze, benchmark, compile, demo, prune, run, targets, tune
+from tvm_sparse.cli import analyze, benchmark, compile, demo, prune, run, targets, tune, verify
 from tvm_sparse.errors import TvmSparseError
 
-VERBS = (compile, tune, run, benchmark, demo, analyze, prune, targets)
+VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets)
 """The verbs in the order of ``--help``."""
 
 

@@ -22,7 +22,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads, start_pool
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import InputError, TargetError
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.specs import TensorSpec, unknown_input
@@ -77,6 +77,15 @@ class Engine:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Names, shapes and dtypes of the outputs, in the order of the model."""
         return self.info.outputs
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run the library."""
+        try:
+            library.check_machine(self.info)
+        except TargetError:
+            return False
+        return True
 
     def run(self, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, np.ndarray]:
         """Run one inference.

@@ -1,0 +1,166 @@
+"""How far the outputs of a compiled model are from those of ONNX Runtime, and how far they may be.
+
+The difference of an output is the largest difference of two values as a share of the spread of the
+output: from its smallest to its largest value, or a tenth of its largest magnitude if that is more.
+Rounding makes it about 1e-6. Some outputs depend on the last bits of what was computed before, such
+as indices of equal values, or numbers that are rounded to eight bits. So before a difference counts
+as an error, ONNX Runtime's own outputs are compared with one another: with and without its
+optimizations, and with inputs that differ in the last bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+TOLERANCE = 1e-3
+"""The difference that is allowed, as a share of an output's spread."""
+HALF_TOLERANCE = 1e-2
+"""The same for outputs of 16 bits."""
+OWN_FACTOR = 4.0
+"""A difference may be this many times as large as those of ONNX Runtime's own outputs."""
+NOISE = 1e-6
+"""The change of inputs, as a share of their magnitude, by which own differences are found."""
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from the reference.
+
+    Attributes
+    ----------
+    output : str
+        The name of the output.
+    share : float
+        The difference as a share of the output's spread; infinite if the shape, the dtype, or the
+        places of NaN and infinities differ.
+    allowed : float
+        The share that is allowed.
+    """
+
+    output: str
+    share: float
+    allowed: float
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the difference is larger than allowed."""
+        return not self.share <= self.allowed
+
+
+class Refused(Exception):
+    """ONNX Runtime cannot run a model; the text is its reason."""
+
+
+class Reference:
+    """A model as ONNX Runtime computes it without optimizations.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model, with static shapes of its inputs.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+    """
+
+    def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        self._serialized, self._folder = model.SerializeToString(), folder
+
+    def run(self, inputs: Arrays, optimized: bool = False) -> dict[str, NDArray[np.generic]]:
+        """Return the outputs by name.
+
+        Raises
+        ------
+        Refused
+            If ONNX Runtime cannot load or run the model.
+        """
+        levels = onnxruntime.GraphOptimizationLevel
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+        )
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self._folder)
+        )
+        try:
+            session = onnxruntime.InferenceSession(
+                self._serialized, options, providers=["CPUExecutionProvider"]
+            )
+            names = [output.name for output in session.get_outputs()]
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        # ONNX Runtime's errors share no base class below Exception.
+        except Exception as error:
+            raise Refused(str(error).strip().splitlines()[0]) from None
+
+    def compare(self, inputs: Arrays, actual: Arrays) -> list[Difference]:
+        """Return how far outputs are from those of the reference, in the order of the model."""
+        expected = self.run(inputs)
+        found = [
+            Difference(name, difference(array, actual[name]), _tolerance(array))
+            for name, array in expected.items()
+        ]
+        if not any(one.is_error for one in found):
+            return found
+        others = [self.run(_disturbed(inputs)), self.run(inputs, optimized=True)]
+        return [
+            Difference(one.output, one.share, max(one.allowed, OWN_FACTOR * own))
+            for one in found
+            for own in [max(_finite(expected[one.output], other[one.output]) for other in others)]
+        ]
+
+
+def difference(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> float:
+    """Return the largest difference of two arrays as a share of the spread of `expected`.
+
+    It is infinite if the shape, the dtype, or the places of NaN and infinities differ.
+    """
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return np.inf
+    if expected.dtype.kind in "OUS":
+        return 0.0 if np.array_equal(expected, actual) else np.inf
+    kind = np.complex128 if expected.dtype.kind == "c" else np.float64
+    a, b = expected.astype(kind), actual.astype(kind)
+    finite = np.isfinite(a)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return np.inf
+    a, b = a[finite], b[finite]
+    if not np.isfinite(b).all():
+        return np.inf
+    if a.size == 0:
+        return 0.0
+    largest = float(np.abs(a).max())
+    spread = max(float(np.abs(a - a.min()).max()), largest / 10) or 1.0
+    return float(np.abs(a - b).max()) / spread
+
+
+def _finite(expected: NDArray[np.generic], other: NDArray[np.generic]) -> float:
+    """Return the difference of two outputs of ONNX Runtime; 0 if it says nothing about rounding."""
+    share = difference(expected, other)
+    return share if np.isfinite(share) else 0.0
+
+
+def _tolerance(array: NDArray[np.generic]) -> float:
+    is_half = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
+    return HALF_TOLERANCE if is_half else TOLERANCE
+
+
+def _disturbed(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+    """Return inputs whose floating-point values differ in the last bits."""
+    rng = np.random.default_rng(1)
+    changed: dict[str, NDArray[np.generic]] = {}
+    for name, array in inputs.items():
+        changed[name] = array
+        if array.dtype.kind == "f":
+            noise = 1 + NOISE * rng.standard_normal(array.shape)
+            changed[name] = np.multiply(array, noise).astype(array.dtype)
+    return changed
