@@ -330,3 +330,14 @@ def test_the_program_builds_for_this_machine_too(cases, tmp_path):
     case.run([program], library)
     result = subprocess.run([program, library], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[0] == "input x float32 [1,20,32]"
+
+
+def test_the_program_refuses_what_onnxruntime_has_to_run(tmp_path):
+    tools("cmake", "c++")
+    program = build(tmp_path)
+    nodes = [onnx.helper.make_node("Det", ["x"], ["y"], name="/head/Det")]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [3, 4, 4]}, ["y"], {})
+    tvm_sparse.compile(path).save(tmp_path / "m.so")
+    result = subprocess.run([program, tmp_path / "m.so"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "ONNX Runtime has to run /head/Det (Det)" in result.stderr

@@ -234,12 +234,13 @@ def _with_names_of_file(
     A layer is found by its name and its zeros, or by the one where import changed the other.
     """
     found: dict[int, Mapping[str, Any]] = {}
-    left = list(range(len(file_layers)))
+    left = [index for index, layer in enumerate(file_layers) if "fallback" not in layer]
+    compiled = tuple(left)
     for names, zeros in ((True, True), (False, True), (True, False)):
         for number, layer in enumerate(layers):
             if number in found:
                 continue
-            for index in left if zeros else range(len(file_layers)):
+            for index in left if zeros else compiled:
                 if (not names or _is_named(layer.binding, str(file_layers[index]["layer"]))) and (
                     not zeros or _same_zeros(layer, file_layers[index])
                 ):
@@ -251,6 +252,7 @@ def _with_names_of_file(
         dataclasses.replace(layer, name=str(found[number]["layer"])) if number in found else layer
         for number, layer in enumerate(layers)
     ]
+    left += sorted(set(range(len(file_layers))) - set(compiled))
     return (*named, *(_only_in_file(file_layers[index]) for index in left))
 
 
@@ -270,14 +272,15 @@ def _only_in_file(file_layer: Mapping[str, Any]) -> LayerReport:
     operator = str(file_layer["operator"])
     shape = tuple(int(size) for size in file_layer["shape"])
     is_table = operator == "Gather"
+    why = LOOKED_UP if is_table else f"no sparse kernel computes {operator} as it was imported"
+    if "fallback" in file_layer:
+        why = f"ONNX Runtime runs it: {file_layer['fallback']}"
     return LayerReport(
         name=str(file_layer["layer"]),
         operator=operator,
         shape=shape,
         density=int(file_layer["nonzeros"]) / max(math.prod(shape), 1),
-        kernel="default",
-        reason=LOOKED_UP
-        if is_table
-        else f"no sparse kernel computes {operator} as it was imported",
+        kernel="ONNX Runtime" if "fallback" in file_layer else "default",
+        reason=why,
         is_refused=not is_table,
     )

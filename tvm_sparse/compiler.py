@@ -16,11 +16,12 @@ from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel
-from tvm_sparse.frontends.load import import_module
+from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.specs import FallbackOption
 
 if TYPE_CHECKING:
     from tvm_sparse.verification.verify import Verification
@@ -45,6 +46,7 @@ def compile(
     records: str | os.PathLike[str] | RecordedPlans | None = None,
     strict: bool = False,
     verify: bool = False,
+    fallback: FallbackOption = "onnxruntime",
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -76,6 +78,10 @@ def compile(
         Whether the outputs are compared with those of ONNX Runtime, as by `verify_engine`. The
         command line does so by default. It takes one inference of both, and the time to load the
         model into ONNX Runtime.
+    fallback : str
+        What becomes of nodes that cannot be compiled: with ``"onnxruntime"``, ONNX Runtime runs
+        them inside of the library, which then needs this package and Python; ``"off"`` makes them
+        an error, and so does a target of another architecture.
 
     Returns
     -------
@@ -89,8 +95,8 @@ def compile(
         If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
         layer without a sparse kernel.
     InputError
-        If `shapes` does not fit the model, `threads` is below 1, or `columns` or `overlap` has
-        another value.
+        If `shapes` does not fit the model, `threads` is below 1, or `columns`, `overlap` or
+        `fallback` has another value.
     TargetError
         If `target` is unknown.
     RecordsError
@@ -108,7 +114,7 @@ def compile(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads)
     tvm_target = cpu.to_target()
-    imported = import_module(model, shapes)
+    imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback))
     info = LibraryInfo(
         inputs=imported.inputs,
         outputs=imported.outputs,
@@ -116,6 +122,7 @@ def compile(
         cpu=cpu.mcpu,
         machine=cpu.architecture,
         instruction_sets=library.instruction_sets(tvm_target),
+        fallbacks=imported.fallbacks,
     )
     mod = library.describe(imported.mod, info)
     del imported  # frees each weight as soon as a packed one replaces it

@@ -1,14 +1,24 @@
-"""Names, shapes and dtypes of a model's inputs and outputs, and the check of a caller's arrays."""
+"""What a library says about its model: inputs and outputs, and the nodes that fall back.
+
+The check of a caller's arrays is here too.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from tvm_sparse.errors import InputError
+
+FallbackOption = Literal["onnxruntime", "off"]
+"""What becomes of nodes that are not compiled: ONNX Runtime runs them, or they are an error."""
+
+RUN_SUBMODEL = "tvm_sparse.onnxruntime.run"
+"""The name of the function that compiled code calls for a part that ONNX Runtime runs."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,29 @@ class TensorSpec:
                 "the shapes are fixed when the model is compiled (shapes=, --shape)"
             )
         return array
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """Nodes of a model that ONNX Runtime runs, inside of the library.
+
+    Attributes
+    ----------
+    nodes : tuple of str
+        The names of the nodes, in the order of the model.
+    operator : str
+        Their operator, with its domain if that is not ONNX's own.
+    reason : str
+        Why they are not compiled.
+    """
+
+    nodes: tuple[str, ...]
+    operator: str
+    reason: str
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.nodes[:3])) + (", ..." if len(self.nodes) > 3 else "")
+        return f"{len(self.nodes)} {self.operator} ({shown}): {self.reason}"
 
 
 def unknown_input(name: str, known: Iterable[str]) -> InputError:

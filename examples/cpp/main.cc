@@ -4,7 +4,8 @@
 //
 // Inputs and outputs are given in the order of the model; a file holds the values of one tensor,
 // row by row, and nothing else (NumPy's array.tofile and numpy.fromfile). Without arguments besides
-// the library, it says what the model's inputs and outputs are.
+// the library, it says what the model's inputs and outputs are. A library that needs ONNX Runtime
+// for some nodes runs in Python only.
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
@@ -111,7 +112,26 @@ void Print(const char* kind, const ffi::json::Array& specs) {
   }
 }
 
+// Refuses a library, nodes of which only Python can run, by ONNX Runtime.
+void RefuseFallbacks(const std::string& library, const ffi::json::Object& info) {
+  if (!info.count("fallbacks")) return;
+  std::string nodes;
+  for (const ffi::Any& fallback : info["fallbacks"].cast<ffi::json::Array>()) {
+    const auto fields = fallback.cast<ffi::json::Object>();
+    for (const ffi::Any& node : fields["nodes"].cast<ffi::json::Array>()) {
+      nodes += (nodes.empty() ? "" : ", ") + std::string(node.cast<ffi::String>()) + " (" +
+               std::string(fields["operator"].cast<ffi::String>()) + ")";
+    }
+  }
+  throw std::runtime_error(library + ": ONNX Runtime has to run " + nodes +
+                           ", which takes Python; --fallback off compiles no such library");
+}
+
 void Run(const Arguments& arguments) {
+  // Virtual machines refuse a library that calls an unknown function; `RefuseFallbacks` says why.
+  ffi::Function::SetGlobal(
+      "tvm_sparse.onnxruntime.run",
+      ffi::Function::FromPacked([](const ffi::AnyView*, int32_t, ffi::Any*) {}));
   // The virtual machine comes from libtvm_runtime, the rest from the library.
   const auto load = ffi::Function::GetGlobalRequired("ffi.ModuleLoadFromFile");
   const auto path = std::filesystem::absolute(arguments.library);  // else it is searched for
@@ -125,6 +145,7 @@ void Run(const Arguments& arguments) {
   const auto describe = machine->GetFunction("tvm_sparse_description").value();
   const auto description = ffi::json::Parse(describe().cast<ffi::String>());
   const auto info = description.cast<ffi::json::Object>();
+  RefuseFallbacks(arguments.library, info);
   const auto inputs = info["inputs"].cast<ffi::json::Array>();
   const auto outputs = info["outputs"].cast<ffi::json::Array>();
   if (arguments.inputs.empty() && !inputs.empty()) {

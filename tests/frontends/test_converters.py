@@ -30,7 +30,9 @@ def check(tmp_path, node, inputs, weights=None, opset=17, atol=1e-5):
     expected = onnxruntime_outputs(path, inputs)
     target = tvm.target.Target({"kind": "llvm"})
     pipeline = relax.get_default_pipeline(target)
-    executable = tvm.compile(import_onnx(path).mod, target, relax_pipeline=pipeline)
+    executable = tvm.compile(
+        import_onnx(path, no_fallback="not in this test").mod, target, relax_pipeline=pipeline
+    )
     machine = relax.VirtualMachine(executable, tvm.cpu())
     results = machine["main"](*[tvm.runtime.tensor(x) for x in inputs.values()])
     results = [results] if isinstance(results, tvm.runtime.Tensor) else list(results)
@@ -205,7 +207,7 @@ def test_a_dropout_in_training_is_refused(tmp_path):
     weights = {"r": np.float32(0.3), "t": np.array(True)}
     path = write(tmp_path / "m.onnx", node, {"x": [2, 8]}, weights)
     with pytest.raises(ModelError, match=r"'drop' \(Dropout\).*'training_mode'"):
-        import_onnx(path)
+        import_onnx(path, no_fallback="not in this test")
 
 
 @pytest.mark.parametrize("positive", [0, 1])
@@ -257,4 +259,4 @@ def test_what_is_not_done_is_named(tmp_path, node, attribute):
     weights = {name: array for name, array in weights.items() if name in node.input}
     path = write(tmp_path / "m.onnx", node, {"x": [1, 2, 6, 6]}, weights)
     with pytest.raises(ModelError, match=rf"'n' \({node.op_type}\).*{attribute}"):
-        import_onnx(path)
+        import_onnx(path, no_fallback="not in this test")

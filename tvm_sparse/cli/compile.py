@@ -34,6 +34,11 @@ def declare(verbs: arguments.Verbs) -> None:
         help="end with an error if a pruned layer has no sparse kernel, instead of a warning",
     )  # fmt: skip
     command.add_argument(
+        "--fallback", default="onnxruntime", metavar="onnxruntime|off",
+        help="nodes that cannot be compiled run by ONNX Runtime, or are an error "
+        "(default: onnxruntime)",
+    )  # fmt: skip
+    command.add_argument(
         "--verify", action=argparse.BooleanOptionalAction,
         help="compare the outputs with ONNX Runtime before the library is written (default: if "
         "this machine can run it)",
@@ -66,6 +71,7 @@ def run(options: argparse.Namespace) -> None:
             options.overlap,
             plans,
             strict,
+            fallback=options.fallback,
         )
 
     start = time.perf_counter()
@@ -96,6 +102,8 @@ def run(options: argparse.Namespace) -> None:
         )
     else:
         print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
+        for fallback in engine.info.fallbacks:
+            print(f"run by ONNX Runtime: {fallback}")
         print(report.records)
         if verification:
             print(verification)

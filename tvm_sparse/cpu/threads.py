@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import tvm
 
@@ -15,6 +16,8 @@ _SHARE_CORES = -3
 # TVM's default is 300000 times, which keeps a core busy for a tenth of a second. Meanwhile the
 # threads of another engine share the other cores, and its model may take twice as long.
 _SPINS = "1000"
+
+_local = threading.local()
 
 
 def check_threads(threads: int | None) -> None:
@@ -38,3 +41,9 @@ def start_pool(threads: int) -> None:
     # lets its threads move between all cores that the process may use.
     configure(_SHARE_CORES, threads, [cores[i % len(cores)] for i in range(threads)])
     configure(_SHARE_CORES, threads, cores)
+    _local.threads = threads
+
+
+def pool_threads() -> int:
+    """Return the threads of the calling thread's pool, as `start_pool` was told."""
+    return getattr(_local, "threads", len(os.sched_getaffinity(0)))

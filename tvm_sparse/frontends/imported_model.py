@@ -8,7 +8,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.specs import TensorSpec
+from tvm_sparse.specs import Fallback, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,14 @@ class ImportedModel:
         Its function ``main`` takes the inputs in order; weights are constants inside.
     inputs, outputs : tuple of TensorSpec
         The inputs and outputs, by the names in the model.
+    fallbacks : tuple of Fallback
+        The nodes that ONNX Runtime runs.
     """
 
     mod: tvm.IRModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    fallbacks: tuple[Fallback, ...] = ()
 
 
 def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
+from tvm_sparse.specs import FallbackOption
 
 
 def import_module(
-    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int]] | None = None
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    no_fallback: str = "",
 ) -> ImportedModel:
     """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
+
+    Parameters
+    ----------
+    model, shapes
+        As `tvm_sparse.compile` takes them.
+    no_fallback : str
+        Why ONNX Runtime may not run nodes that cannot be compiled; empty if it may.
 
     Raises
     ------
@@ -28,7 +40,7 @@ def import_module(
         # Late, because a machine that only loads libraries needs neither onnx nor ONNX Runtime.
         from tvm_sparse.frontends.onnx_importer import import_onnx
 
-        return import_onnx(model, shapes)
+        return import_onnx(model, shapes, no_fallback)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
     main = model["main"]
@@ -36,3 +48,28 @@ def import_module(
     types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
     return ImportedModel(model, inputs, outputs)
+
+
+def no_fallback(where: str, fallback: FallbackOption = "onnxruntime") -> str:
+    """Return why ONNX Runtime may not run nodes that cannot be compiled, empty if it may.
+
+    Parameters
+    ----------
+    where : str
+        Where the model shall run: the name of an architecture on Linux, or another place.
+    fallback : str
+        What the user wants.
+
+    Raises
+    ------
+    InputError
+        If `fallback` has another value.
+    """
+    if fallback not in get_args(FallbackOption):
+        options = ", ".join(get_args(FallbackOption))
+        raise InputError(f"unknown fallback {fallback!r}: it is one of {options}")
+    if where != platform.machine():
+        return f"ONNX Runtime runs such nodes only on this machine, not on {where}"
+    if fallback == "off":
+        return "with fallback 'onnxruntime', ONNX Runtime would run them"
+    return ""

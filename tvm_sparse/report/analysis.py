@@ -17,7 +17,7 @@ from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.cpu.threads import check_threads
-from tvm_sparse.frontends.load import import_module
+from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
@@ -128,7 +128,8 @@ def analyze(
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads)
-    front = pipeline.front(import_module(model, shapes).mod, cpu, records.lookups_on(cpu))
+    imported = import_module(model, shapes, no_fallback(cpu.architecture))
+    front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu))
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
     regions = tuple(planner.planned)

@@ -6,15 +6,13 @@ that it can be read without running a single generated instruction.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import platform
 import shutil
 import struct
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,8 +23,10 @@ from tvm.target import codegen
 
 from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.files import replacing
+from tvm_sparse.runtime import fallback
 from tvm_sparse.runtime.linking import link, link_command
-from tvm_sparse.specs import TensorSpec
+from tvm_sparse.runtime.quiet import quiet_runtime
+from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
 
 _DESCRIPTION = "tvm_sparse_description"
@@ -59,6 +59,8 @@ class LibraryInfo:
         The optional instruction sets that its code may use.
     tvm_version, version : str
         The versions of TVM and tvm_sparse that built it.
+    fallbacks : tuple of Fallback
+        The nodes of the model that ONNX Runtime runs.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -69,10 +71,14 @@ class LibraryInfo:
     instruction_sets: tuple[str, ...]
     tvm_version: str = tvm.__version__
     version: str = __version__
+    fallbacks: tuple[Fallback, ...] = ()
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = {
+            name: field for name, field in asdict(self).items() if field or name != "fallbacks"
+        }
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> LibraryInfo:
@@ -85,6 +91,10 @@ class LibraryInfo:
             )
         for name in ("constant_outputs", "instruction_sets"):
             fields[name] = tuple(fields[name])
+        fields["fallbacks"] = tuple(
+            Fallback(**found | {"nodes": tuple(found["nodes"])})
+            for found in fields.get("fallbacks", ())
+        )
         return cls(**fields)
 
 
@@ -125,10 +135,11 @@ def write_library(
     """
     command = link_command(machine, linker)
 
-    def link_objects(output: str, objects: list[str]) -> None:
-        link(command, output, objects)
+    def link_objects(output: str, objects: list[str], options: Sequence[str] = ()) -> None:
+        # A model without kernels comes as a file of C code, with options for its headers.
+        link(command, output, [*options, *objects])
 
-    with replacing(path, LibraryError) as temporary, _quiet_runtime():
+    with replacing(path, LibraryError) as temporary, quiet_runtime():
         module.export_library(
             str(temporary),
             fcompile=link_objects,
@@ -190,7 +201,7 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
     _check_elf(path)
     foreign = f"{path}: not a library that tvm-sparse compiled"
     try:
-        with _quiet_runtime():
+        with quiet_runtime():
             module = tvm.runtime.load_module(str(path.resolve()))
     except (OSError, RuntimeError, ValueError) as error:
         raise LibraryError(f"{foreign}: {str(error).strip().splitlines()[-1]}") from None
@@ -201,6 +212,7 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
             f"{foreign}, or not version {__version__}; compile the model again"
         ) from None
     _check_processor(path, info)
+    fallback.check_available(info.fallbacks, str(path))
     return module, info
 
 
@@ -270,23 +282,3 @@ def _missing_instruction_sets(info: LibraryInfo) -> str:
 def _instruction_sets_of_this_processor() -> tuple[str, ...]:
     mcpu = codegen.llvm_get_system_cpu()
     return instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
-
-
-@contextlib.contextmanager
-def _quiet_runtime() -> Iterator[None]:
-    """Drop the line that TVM's C++ prints for each weight; other output still reaches stderr."""
-    with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            log.seek(0)
-            kept = [
-                line
-                for line in log
-                if b"Scope Saving:" not in line and b"Scope Loaded:" not in line
-            ]
-            os.write(2, b"".join(kept))

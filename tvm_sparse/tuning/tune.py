@@ -18,7 +18,7 @@ from tvm_sparse.cpu.profile import CpuProfile, native, processor
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
-from tvm_sparse.frontends.load import import_module
+from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans, is_plan
@@ -142,7 +142,8 @@ def tune(
                     tuned.append(Tuned(**vars(part), outcome=outcome))
 
             progress("reading the model")
-            imported = import_module(model, shapes).mod
+            where = cpu.architecture if board is None else "a board"
+            imported = import_module(model, shapes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
             subject = ModelSubject.of(

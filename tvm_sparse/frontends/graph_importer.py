@@ -1,0 +1,210 @@
+"""TVM's importer of ONNX graphs, reading weights from their file and going on after failures."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.converters.table import convert_node
+from tvm_sparse.frontends.fallback import DOMAIN
+from tvm_sparse.frontends.onnx_file import tensor_array
+from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
+from tvm_sparse.frontends.submodel import Submodel
+from tvm_sparse.frontends.value_types import ValueType
+from tvm_sparse.specs import RUN_SUBMODEL
+
+_TAKE = tvm.ir.Op.get("relax.take")
+
+Types = Mapping[str, ValueType]
+
+
+class NotConverted(Exception):
+    """Nodes of the graph could not be converted.
+
+    Attributes
+    ----------
+    reasons : dict of int to str
+        Why, for each of these nodes by its position; there may be more.
+    """
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__(str(dict(reasons)))
+        self.reasons = dict(reasons)
+
+
+class GraphImporter(onnx_frontend.ONNXGraphImporter):
+    """TVM's importer, made for one graph.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder that the locations of external weights are relative to.
+    types : callable
+        Returns the types of the values, or None if they are not known. It is called if a node
+        cannot be converted, to go on behind it.
+    submodels : mapping of str to Submodel, optional
+        The parts of the model that ONNX Runtime runs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        types: Callable[[], Types | None],
+        submodels: Mapping[str, Submodel] | None = None,
+    ) -> None:
+        super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
+        self._folder = folder
+        self._types = types
+        self._submodels = submodels or {}
+        self._building = False
+
+    def convert(self, model: onnx.ModelProto) -> tvm.IRModule:
+        """Return the module of a model.
+
+        Raises
+        ------
+        NotConverted
+            If nodes cannot be converted.
+        ModelError
+            If something else cannot.
+        """
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),  # TVM prints the node it fails at
+        ):
+            try:
+                return self.from_onnx(model.graph, opset)
+            # A converter raises the errors of any Python or C++ code that it calls.
+            except Exception as error:
+                if self._building:
+                    self.bb._end_block()  # or its destructor complains on stderr
+                if isinstance(error, NotConverted):
+                    raise
+                raise ModelError(first_line(error)) from error
+
+    def _parse_array(self, tensor_proto: onnx.TensorProto) -> tvm.runtime.Tensor:
+        return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
+
+    def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
+        """Leave it to `_construct_nodes`, which finds all of them."""
+
+    def _construct_nodes(self, graph: onnx.GraphProto) -> None:
+        self._building = True
+        reasons: dict[int, str] = {}
+        for position, node in enumerate(graph.node):
+            if node.domain == DOMAIN:
+                self._call_submodel(node)
+                continue
+            reason = _no_converter(node)
+            try:
+                if not reason:
+                    super()._construct_nodes(onnx.GraphProto(node=[node]))
+                    continue
+            except Exception as error:
+                reason = first_line(error)
+            reasons[position] = reason
+            if node.op_type == "If" or not self._stand_in(node):
+                break
+        if reasons:
+            raise NotConverted(reasons)
+
+    def _stand_in(self, node: onnx.NodeProto) -> bool:
+        """Bind the outputs of a node that is not converted; return whether that was possible."""
+        types = self._types()
+        outputs = [name for name in node.output if name]
+        if types is None or not all(types[name].is_static for name in outputs):
+            return False
+        for name in outputs:
+            ty = relax.TensorType(types[name].shape, types[name].dtype)
+            self._nodes[name] = self.bb.emit(relax.call_pure_packed(RUN_SUBMODEL, ty_args=ty))
+        return True
+
+    def _call_submodel(self, node: onnx.NodeProto) -> None:
+        submodel = self._submodels[node.attribute[0].s.decode()]
+        content = relax.const(np.frombuffer(submodel.content, "uint8"))
+        types = [
+            relax.TensorType(spec.shape, spec.dtype)
+            if -1 not in spec.shape
+            else relax.TensorType(dtype=spec.dtype, ndim=len(spec.shape))
+            for spec in submodel.outputs
+        ]
+        call = relax.call_pure_packed(
+            RUN_SUBMODEL,
+            tvm.ir.StringImm(submodel.key),
+            content,
+            *(_tensor(self._nodes[name]) for name in node.input),
+            ty_args=types[0] if len(types) == 1 else relax.TupleType(types),
+        )
+        result = self.bb.emit(call, _variable(node.name))
+        for position, spec in enumerate(submodel.outputs):
+            self._nodes[spec.name] = (
+                result if len(types) == 1 else self.bb.emit(relax.TupleGetItem(result, position))
+            )
+
+    def _convert_operator(
+        self, op_name: str, inputs: list[Any], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr:
+        name = _variable(attrs["tvm_custom"]["name"])
+        if op_name in RECURRENT:
+            return convert_recurrent(self.bb, op_name, inputs, attrs, name)
+        if not self.bb.current_block_is_dataflow():  # a branch of an If
+            return super()._convert_operator(op_name, inputs, attrs, opset)
+        scope = [self._nodes, self._params]
+        return convert_node(
+            self.bb, op_name, inputs, attrs, opset, scope, lambda e: self._bind(e, name, {})
+        )
+
+    def _bind(self, expr: Any, name: str, bound: dict[relax.Expr, relax.Expr]) -> Any:
+        """Bind the calls in `expr` to variables called as the node, for readable reports."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._bind(field, name, bound) for field in expr.fields])
+        if not isinstance(expr, relax.Call):
+            return self.bb.normalize(expr) if isinstance(expr, relax.Expr) else expr
+        if expr not in bound:
+            args = [self._bind(arg, name, bound) for arg in expr.args]
+            call = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
+            if call.op == _TAKE and call.attrs.mode == "fast":
+                # TVM's default would read any address for an index out of range, such as a token's.
+                call = relax.op.take(*args, call.attrs.axis, mode="clip")
+            call = self.bb.normalize(call)
+            tensor = isinstance(call.ty, relax.TensorType)
+            bound[expr] = self.bb.emit(call, name) if tensor else call
+        return bound[expr]
+
+
+def _no_converter(node: onnx.NodeProto) -> str:
+    known = {"If", "Constant", *RECURRENT, *onnx_frontend._get_convert_map()}
+    if node.op_type in known and node.domain in ("", "ai.onnx"):
+        return ""
+    return "it has no converter in TVM"
+
+
+def _variable(node: str) -> str:
+    return re.sub(r"\W+", "_", node).strip("_")
+
+
+def _tensor(expr: relax.Expr) -> relax.Expr:
+    """Return a shape that is known as a constant, and all else as it is."""
+    if isinstance(expr, relax.ShapeExpr):
+        return relax.const(np.array([int(size) for size in expr.values], "int64"))
+    return expr
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of TVM or ONNX Runtime says."""
+    text = re.sub(r"In ir\.Op\(.*?support_level=\d+\), ", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

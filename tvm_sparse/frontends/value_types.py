@@ -1,0 +1,140 @@
+"""Element types and shapes of all tensors in an ONNX model, as ONNX Runtime finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+_BITS = (8, 16, 32, 64)
+
+# What ONNX Runtime calls the element types that NumPy has too.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    **{f"tensor({name}{bits})": f"{name}{bits}" for name in ("int", "uint") for bits in _BITS},
+}
+
+
+@dataclass(frozen=True)
+class ValueType:
+    """The type of a value in an ONNX graph.
+
+    Attributes
+    ----------
+    dtype : str or None
+        The name of the element type in NumPy; None for strings, sequences and all else that is no
+        array of numbers in NumPy.
+    shape : tuple of int, or None
+        The dimensions, -1 for one that the graph does not tell; None if the rank is unknown.
+    described : str
+        ONNX Runtime's name of the type, such as ``tensor(string)``.
+    """
+
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    described: str
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all dimensions are known."""
+        return self.dtype is not None and self.shape is not None and -1 not in self.shape
+
+
+def value_types(model: onnx.ModelProto, folder: Path) -> dict[str, ValueType]:
+    """Return the types of all inputs and of what the nodes of the main graph produce.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        A model whose inputs have static shapes.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+
+    Raises
+    ------
+    Exception
+        Of any kind, if ONNX Runtime cannot run the model.
+    """
+    names = [name for node in model.graph.node for name in node.output if name]
+    session = _session(_with_outputs(model, names), folder)
+    return {value.name: _type(value) for value in (*session.get_inputs(), *session.get_outputs())}
+
+
+def with_sampled_shapes(
+    types: Mapping[str, ValueType], model: onnx.ModelProto, folder: Path, names: Collection[str]
+) -> dict[str, ValueType]:
+    """Return `types` with the shapes that the values `names` have whatever the inputs hold.
+
+    The model runs on zeros, ones and random numbers, as far as it takes them. A dimension that
+    changes between them, or that is 0 in one, stays unknown.
+    """
+    session = _session(_with_outputs(model, names), folder)
+    known = dict(types)
+    for feeds in _samples(session):
+        try:
+            results = session.run(list(names), feeds)
+        # ONNX Runtime's errors share no base class below Exception.
+        except Exception:
+            continue
+        for name, array in zip(names, results, strict=True):
+            if types[name].dtype is not None:
+                known[name] = _agreed(types[name], known[name], np.shape(array))
+    return known
+
+
+def _agreed(first: ValueType, known: ValueType, shape: tuple[int, ...]) -> ValueType:
+    """Return a type with the dimensions of `shape`, where they are those known so far."""
+    if known is first:
+        return replace(known, shape=tuple(size or -1 for size in shape))
+    if known.shape is None or len(known.shape) != len(shape):
+        return replace(known, shape=None)
+    return replace(
+        known, shape=tuple(a if a == b else -1 for a, b in zip(known.shape, shape, strict=True))
+    )
+
+
+def _samples(session: Any) -> Iterator[dict[str, np.ndarray]]:
+    generator = np.random.default_rng(0)
+    shapes = {
+        value.name: (_type(value).dtype, tuple(value.shape)) for value in session.get_inputs()
+    }
+    for fill in (np.zeros, np.ones, generator.standard_normal):
+        yield {
+            name: np.asarray(np.abs(fill(shape)), dtype) for name, (dtype, shape) in shapes.items()
+        }
+
+
+def _with_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Return a model whose outputs are `names`; ONNX Runtime finds their types."""
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    del wider.graph.output[:]
+    wider.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    return wider
+
+
+def _session(model: onnx.ModelProto, folder: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _type(value: Any) -> ValueType:
+    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    # ONNX Runtime shows a scalar and a tensor of unknown rank in the same way.
+    return ValueType(_DTYPES.get(value.type), shape or None, value.type)

@@ -1,0 +1,113 @@
+"""The parts of a model that ONNX Runtime runs, called by compiled code as a packed function.
+
+The compiled code hands over the ONNX model of a part, a constant of the library. A session is made
+for it at its first call, once for each thread: an engine calls from one thread of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+
+from tvm_sparse.cpu.threads import pool_threads
+from tvm_sparse.errors import InputError, LibraryError
+from tvm_sparse.specs import RUN_SUBMODEL, Fallback
+
+_local = threading.local()
+
+
+def check_available(fallbacks: Sequence[Fallback], where: str) -> None:
+    """Refuse a library that needs ONNX Runtime if that is not installed.
+
+    Parameters
+    ----------
+    fallbacks : sequence of Fallback
+        The nodes of the library that ONNX Runtime runs.
+    where : str
+        The library, for the message.
+
+    Raises
+    ------
+    LibraryError
+        If there are such nodes and no ONNX Runtime.
+    """
+    if fallbacks and importlib.util.find_spec("onnxruntime") is None:
+        raise LibraryError(
+            f"{where}: needs ONNX Runtime for {'; '.join(map(str, fallbacks))}: "
+            "`pip install onnxruntime`"
+        )
+
+
+class _Session:
+    """A session of ONNX Runtime for one part."""
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        # Only libraries with such parts need the package.
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        # Threads that spin after their work would take cores from the compiled code behind it.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = self._session.get_outputs()
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs.
+
+        Raises
+        ------
+        InputError
+            If ONNX Runtime refuses these values, or an output has another shape than the library
+            was compiled for.
+        """
+        try:
+            results = self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
+        # ONNX Runtime's errors share no base class below Exception.
+        except Exception as error:
+            said = str(error).strip().splitlines()[0]
+            raise InputError(f"ONNX Runtime cannot run its part of the model: {said}") from None
+        for value, result in zip(self._outputs, results, strict=True):
+            known = value.shape  # empty also if the rank is unknown
+            if known and any(
+                isinstance(size, int) and size != found
+                for size, found in zip(known, result.shape, strict=True)
+            ):
+                raise InputError(
+                    f"{value.name!r} has shape {result.shape} for these inputs, and the library "
+                    f"was compiled for {tuple(known)}; the shape depends on values"
+                )
+        return results
+
+
+def _session(key: str, content: tvm.runtime.Tensor) -> _Session:
+    sessions: dict[str, _Session] = _local.__dict__.setdefault("sessions", {})
+    if key not in sessions:
+        sessions[key] = _Session(content.numpy().tobytes(), pool_threads())
+    return sessions[key]
+
+
+def _run(key: str, content: tvm.runtime.Tensor, *inputs: tvm.runtime.Tensor) -> Any:
+    results = _session(key, content).run([np.from_dlpack(tensor) for tensor in inputs])
+    tensors = [
+        tvm_ffi.from_dlpack(np.require(result, requirements=["C", "W"])) for result in results
+    ]
+    return tensors[0] if len(tensors) == 1 else tensors
+
+
+# The virtual machine looks the function up when a library is loaded.
+tvm_ffi.register_global_func(RUN_SUBMODEL, _run, override=True)
+# So it comes out of compiled code as the same error.
+tvm_ffi.register_error("InputError", InputError)
