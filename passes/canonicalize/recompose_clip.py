@@ -1,7 +1,8 @@
 """minimum(maximum(x, low), high) => relax.clip(x, low, high); maximum(x, 0) => relax.nn.relu(x)
 
 TVM's ONNX frontend imports Clip as calls of lowered functions. No pass looks into these, so this
-one recognizes them by their bodies.
+one recognizes them by their bodies. Where `low` is above `high`, both limits stay operators and the
+result is `high`; TVM's `relax.clip` would return `low`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class RecomposeClip:
     ) -> tvm.IRModule:
         """Return `mod` with its limits as operators; constants must be folded."""
 
-        def rule(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+        def rule(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+            if is_call_to(call, "relax.clip"):
+                return _in_order(call, emit)
             found = _read_limit(call, mod)
             return None if found is None else _limit(*found, lookup)
 
@@ -76,12 +79,21 @@ def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr
     if side == _LOWER:
         return relax.op.nn.relu(x) if bound == 0 else relax.op.maximum(x, _number(bound))
     inner = lookup(x)
-    if is_call_to(inner, "relax.nn.relu"):
-        return relax.op.clip(inner.args[0], 0.0, bound)
-    low = uniform_value(inner.args[1]) if is_call_to(inner, _LOWER) else None
-    if low is not None and static_shape(inner.args[0]) == static_shape(x):
+    low = 0.0 if is_call_to(inner, "relax.nn.relu") else None
+    if is_call_to(inner, _LOWER):
+        low = uniform_value(inner.args[1])
+    if low is not None and low <= bound and static_shape(inner.args[0]) == static_shape(x):
         return relax.op.clip(inner.args[0], low, bound)
     return relax.op.minimum(x, _number(bound))
+
+
+def _in_order(call: relax.Call, emit: Emit) -> relax.Expr | None:
+    """Return a call of `relax.clip` whose low limit is above the high one as two operators."""
+    x, low, high = call.args
+    if not low.value > high.value:
+        return None
+    limits = (relax.const(bound.value, x.ty.dtype) for bound in (low, high))
+    return relax.op.minimum(emit(relax.op.maximum(x, next(limits))), next(limits))
 
 
 def _number(value: float) -> relax.Expr:

@@ -12,6 +12,7 @@ from tvm import tirx
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.default.default import default_schedule
+from tvm_sparse.schedules.default.special_values import keep_special_values
 
 
 @tvm.transform.module_pass(opt_level=0, name="ApplyDefaultSchedule")
@@ -29,4 +30,5 @@ class ApplyDefaultSchedule:
     def _schedule(self, func: tvm.ir.BaseFunc) -> tvm.ir.BaseFunc:
         if not isinstance(func, tirx.PrimFunc) or func.attrs.get("tirx.is_scheduled"):
             return func
+        func = keep_special_values(func)
         return default_schedule(func, self.cpu).with_attr("tirx.is_scheduled", True)

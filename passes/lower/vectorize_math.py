@@ -41,7 +41,16 @@ def vectorize_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     def replace(call: tvm.ir.Call) -> Expr:
         name = getattr(call.op, "name", None)
         if name in FUNCTIONS and str(call.ty.dtype).startswith("float32"):
-            return FUNCTIONS[name](call.args[0])
+            argument = tvm_ffi.structural_map(call.args[0], (tirx.Cast, _selected))
+            return FUNCTIONS[name](argument)
         return call
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tvm.ir.Call, replace)))
+
+
+def _selected(cast: tirx.Cast) -> Expr:
+    """Return a condition as a number by a selection: TVM's analysis fails for casts of vectors."""
+    if str(cast.value.ty.dtype) != "bool":
+        return cast
+    one, zero = (tirx.const(number, cast.ty.dtype) for number in (1, 0))
+    return tirx.Select(cast.value, one, zero)

@@ -19,7 +19,13 @@ from tvm_sparse.cpu.rates import PARALLEL_ITERATIONS, line_elements
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.default.copy_nest import copy_nest
 from tvm_sparse.schedules.default.pieces import cut
-from tvm_sparse.schedules.default.reduction import Reduction, loads, variables
+from tvm_sparse.schedules.default.reduction import (
+    BLIND_TO_NAN,
+    Reduction,
+    loads,
+    variables,
+)
+from tvm_sparse.schedules.default.special_values import keep_nan_in_reductions
 from tvm_sparse.schedules.default.tiled_reduction import tile_reduction
 
 if TYPE_CHECKING:
@@ -40,14 +46,17 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
         return func
     _inline(schedule)
     nests: dict[str, tirx.Stmt] = {}
+    plain: list[str] = []
     for block in _blocks(schedule):
         reduction = Reduction.of(schedule.get(block))
         if reduction is not None:
             nests[reduction.name] = tile_reduction(reduction, cpu)
             continue
+        name = schedule.get(block).name_hint
+        if not name.startswith(BLIND_TO_NAN):
+            plain.append(name)
         pieces = cut(schedule.get(block))
         if pieces is not None:
-            name = schedule.get(block).name_hint
             nests[name] = tirx.stmt_seq(
                 *(copy_nest(piece, f"{name}_piece{i}", cpu) for i, piece in enumerate(pieces))
             )
@@ -56,7 +65,7 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
                 _schedule_loops(schedule, block, cpu)
             except s_tir.ScheduleError:
                 continue  # Every primitive leaves the function correct.
-    return _with_nests(schedule.mod["main"], nests)
+    return keep_nan_in_reductions(_with_nests(schedule.mod["main"], nests), plain)
 
 
 def _blocks(schedule: s_tir.Schedule) -> list[SBlockRV]:
@@ -64,7 +73,10 @@ def _blocks(schedule: s_tir.Schedule) -> list[SBlockRV]:
 
 
 def _inline(schedule: s_tir.Schedule) -> None:
-    """Inline the elementwise blocks, unless that would repeat a function call."""
+    """Inline the elementwise blocks, unless that would repeat or nest function calls.
+
+    The expression of a function of a function is so large that TVM's passes take minutes for it.
+    """
     for block in _blocks(schedule):
         consumers = schedule.get_consumers(block)
         if not consumers or not _is_injective(schedule, block):
@@ -72,6 +84,8 @@ def _inline(schedule: s_tir.Schedule) -> None:
         own = _iterations(schedule, block)
         once = own is not None and [_iterations(schedule, c) for c in consumers] == [own]
         cheap = not _is_costly(schedule.get(block).body)
+        if not cheap and any(_is_costly(schedule.get(c).body) for c in consumers):
+            continue
         if once or (cheap and all(_is_injective(schedule, c) for c in consumers)):
             try:
                 schedule.compute_inline(block)
@@ -85,9 +99,14 @@ def _is_costly(body: tirx.Stmt) -> bool:
     structural_walk(body, (tirx.Let, costly.append))
     structural_walk(
         body,
-        (tvm.ir.Call, lambda c: costly.append(c) if "if_then_else" not in str(c.op) else None),
+        (tvm.ir.Call, lambda c: None if _is_cheap(c) else costly.append(c)),
     )
     return bool(costly)
+
+
+def _is_cheap(call: tvm.ir.Call) -> bool:
+    """Whether a call is a condition, or a maximum or minimum that keeps NaN."""
+    return "if_then_else" in str(call.op) or "call_llvm_pure_intrin" in str(call.op)
 
 
 def _is_injective(schedule: s_tir.Schedule, block: SBlockRV) -> bool:

@@ -12,6 +12,7 @@ from tvm import tirx
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from tvm_sparse.dtypes import DType
+from tvm_sparse.schedules.emit.expressions import maximum, minimum
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, TensorLoad, Var
@@ -22,9 +23,13 @@ Combine = Callable[["Expr", "Expr"], "Expr"]
 COMBINES: dict[type, Combine] = {
     tirx.Add: lambda a, b: a + b,
     tirx.Mul: lambda a, b: a * b,
-    tirx.Max: tirx.max,
-    tirx.Min: tirx.min,
+    tirx.Max: maximum,
+    tirx.Min: minimum,
 }
+
+BLIND_TO_NAN = ("T_softmax_maxelem", "pool_max")
+"""Blocks of maxima that may lose NaN: softmax reads the values again, which brings NaN back, and
+ONNX Runtime's poolings lose it, too."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,13 @@ class Reduction:
         ]
         if not plain or not terms or not reduced or len(reduced) != len(axes):
             return None
+        combine = COMBINES[type(update.value)]
+        if block.name_hint.startswith(BLIND_TO_NAN):
+            combine = tirx.max
         return Reduction(
             block.name_hint,
             update,
-            COMBINES[type(update.value)],
+            combine,
             init.value,
             terms[0],
             tuple(spatial),

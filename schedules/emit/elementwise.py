@@ -9,7 +9,15 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.elementwise import parse
 from tvm_sparse.schedules.emit import vector_math
-from tvm_sparse.schedules.emit.expressions import bits_of, clip, constant, float_of, int_constant
+from tvm_sparse.schedules.emit.expressions import (
+    bits_of,
+    clip,
+    constant,
+    float_of,
+    int_constant,
+    maximum,
+    minimum,
+)
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -50,8 +58,8 @@ EXPRESSIONS: dict[str, Callable[..., Expr]] = {
     "tanh": vector_math.tanh,
     "add": lambda a, b: a + b,
     "divide": lambda a, b: a / b,
-    "maximum": T.max,
-    "minimum": T.min,
+    "maximum": maximum,
+    "minimum": minimum,
     "multiply": lambda a, b: a * b,
     "power": T.pow,
     "subtract": lambda a, b: a - b,

@@ -5,10 +5,10 @@ All functions take and return float32 or int32 values, or vectors of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tvm.tirx import Let, Select, Var
+from tvm.tirx import Broadcast, FloatImm, Let, Max, Min, Select, Var
 from tvm.tirx.script import builder as T
 
 if TYPE_CHECKING:
@@ -82,6 +82,36 @@ def clip(x: Expr, low: float, high: float) -> Expr:
     x = let(x)
     above = let(Select(x < constant(low, x), constant(low, x), x))
     return let.around(Select(above > constant(high, x), constant(high, x), above))
+
+
+def maximum(a: Expr, b: Expr) -> Expr:
+    """Return the larger of two values; NaN if one of them is NaN.
+
+    TVM's maximum of a and b is b where one of them is NaN. So it keeps NaN, at no cost, where a is
+    a number.
+    """
+    return _keeping_nan("llvm.maximum", T.max, a, b)
+
+
+def minimum(a: Expr, b: Expr) -> Expr:
+    """Return the smaller of two values; NaN if one of them is NaN."""
+    return _keeping_nan("llvm.minimum", T.min, a, b)
+
+
+def _keeping_nan(intrinsic: str, plain: Callable[[Expr, Expr], Expr], a: Expr, b: Expr) -> Expr:
+    if not is_float(a):
+        return plain(a, b)
+    for number, value in ((a, b), (b, a)):
+        scalar = number.value if isinstance(number, Broadcast) else number
+        if isinstance(scalar, FloatImm):
+            kind = Max if plain is T.max else Min
+            return kind(number, value)
+    return T.call_llvm_pure_intrin(a.ty.dtype, intrinsic, a, b)
+
+
+def is_float(value: Expr) -> bool:
+    """Whether a value or vector is a floating-point number."""
+    return "float" in str(value.ty.dtype)
 
 
 def bits_of(x: Expr) -> Expr:

@@ -14,6 +14,7 @@ window's width, which is not aligned, and a shuffle where the stride is not 1.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
@@ -37,8 +38,8 @@ MOST_ACCUMULATORS = 8
 """Most vectors that are combined side by side, in registers."""
 LONGEST_UNROLLED = 8
 """Largest width of a window that is unrolled; the pixels of a wider one become a loop."""
-LOWEST = -3.4028234663852886e38
-"""The smallest float32: the maximum of no values."""
+LOWEST = -math.inf
+"""The maximum of no values."""
 
 
 def max_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:

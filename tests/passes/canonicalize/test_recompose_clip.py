@@ -30,6 +30,23 @@ def test_both_limits():
     assert_recomposes(before, lambda emit, x: emit(relax.op.clip(x, -1.0, 2.0)), SHAPE)
 
 
+@pytest.mark.parametrize("low", [7.0, 0.0])
+def test_a_low_limit_above_the_high_one_gives_the_high_one(low):
+    """ONNX, NumPy and PyTorch define it so; `relax.clip` would return the low limit."""
+    high = low - 1
+
+    def limited(emit, x):
+        x = emit(relax.op.maximum(x, relax.const(low, "float32")))
+        return emit(relax.op.minimum(x, relax.const(high, "float32")))
+
+    def after(emit, x):
+        lowest = relax.op.maximum(x, relax.const(low, "float32")) if low else relax.op.nn.relu(x)
+        return emit(relax.op.minimum(emit(lowest), relax.const(high, "float32")))
+
+    assert_recomposes(limited, after, SHAPE)
+    assert_recomposes(lambda emit, x: emit(relax.op.clip(x, low, high)), limited, SHAPE)
+
+
 def test_one_limit():
     def before(emit, x):
         x = emit(relax.op.minimum(x, relax.const(6.0, "float32")))

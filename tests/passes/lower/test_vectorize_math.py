@@ -27,7 +27,7 @@ def module(op, dtype: str = "float32") -> tvm.IRModule:
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((5, 33), dtype))
     with builder.function("main", [x]):
-        builder.emit_func_output(builder.emit(op(x)))
+        builder.emit_func_output(builder.emit(builder.normalize(op(x))))
     return relax.transform.LegalizeOps()(builder.get())
 
 
@@ -47,3 +47,13 @@ def test_no_calls_are_left():
 def test_other_types_stay():
     before = module(relax.op.exp, "float64")
     tvm.ir.assert_structural_equal(VectorizeMath()(before), before)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "uint8"])
+@pytest.mark.parametrize("op", [relax.op.exp, relax.op.tanh, relax.op.sigmoid, relax.op.erf])
+def test_of_a_condition_or_an_integer(op, dtype):
+    mod = module(lambda x: op(relax.op.astype(x, "float32")), dtype)
+    library = tvm.compile(mod, target=native().to_target(), relax_pipeline="tvm_sparse")
+    x = np.random.default_rng(0).integers(0, 2, (5, 33)).astype(dtype)
+    got = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
+    np.testing.assert_allclose(got, REFERENCES[op](x.astype("float64")), rtol=2e-6, atol=1e-6)

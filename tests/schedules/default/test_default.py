@@ -268,3 +268,28 @@ def test_a_scalar_is_selected_and_copied():
 def test_copies_are_exact_in_every_type(dtype, copy):
     """The registers in which a tile is transposed hold values of the type that is copied."""
     check(copy, [((40, 40), dtype)], rtol=0, atol=0, most=2**62)
+
+
+FUNCTIONS = {
+    "sigmoid": OPS.sigmoid,
+    "tanh": OPS.tanh,
+    "erf": OPS.erf,
+    "silu": OPS.nn.silu,
+    "gelu": OPS.nn.gelu,
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_functions_are_not_nested(function):
+    """A function of a function is an expression that takes TVM's passes minutes."""
+
+    def build(bb, x):
+        for _ in range(4):
+            x = bb.emit(OPS.add(bb.emit(function(x)), relax.const(0.3)))
+        return function(x)
+
+    check(build, [(3, 8, 40)])
+    plain = ApplyDefaultSchedule(native())(module(build, [(3, 8, 40)])).script()
+    calls = [len(re.findall(r"T\.(?:sigmoid|tanh|erf)\(", line)) for line in plain.splitlines()]
+    assert max(calls) == 1
+    assert sum(calls) >= 5

@@ -56,3 +56,16 @@ def test_what_no_epilogue_can_end_with():
 
 def test_parameters_do_not_change_the_cost():
     assert operations_of("clip(0.0, 1.0)") == FUNCTIONS["clip"].operations
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum", "clip(-1, 2)", "relu", "relu6"])
+def test_limits_keep_nan(name):
+    references = {"clip": lambda x: np.clip(x, -1, 2), "relu": lambda x: np.maximum(x, 0)}
+    references["relu6"] = lambda x: np.clip(x, 0, 6)
+    function, _ = parse(name)
+    special = np.float32([np.nan, np.inf, -np.inf, 0, 1, -3, 9])
+    arrays = [np.resize(np.roll(special, i), (6, 5, 16)) for i in range(function.operands)]
+    shapes = [array.shape for array in arrays]
+    got = run_kernel(elementwise(name, Tensor(2, 3, 5, 16), shapes, native()), arrays, shapes[0])
+    reference = references.get(function.name) or getattr(np, function.name)
+    np.testing.assert_array_equal(got, reference(*arrays))

@@ -151,3 +151,26 @@ def test_wide_images_and_windows(width, kernel, stride, padding, is_mean):
 def test_vectors(cpu, vector):
     pool = Pool2d(1, 8, 8, 32, 4, 16, (3, 3), (2, 2), (1, 1, 1, 1), lanes_in=32, lanes_out=16)
     assert re.search(vector, assembly(max_pool2d(pool, cpu), cpu))
+
+
+@pytest.mark.parametrize("padding", [(0, 0, 0, 0), (1, 1, 1, 1)])
+def test_the_maximum_of_nothing_but_minus_infinity(padding):
+    """Masked scores, in a corner of the image where a window also sees the padding."""
+    cpu, side = native(), sum(padding[::2])
+    x = np.random.default_rng(0).standard_normal((1, 3, 9, 20)).astype("float32")
+    x[:, :, :6, :6] = -np.inf
+    pool = Pool2d(
+        *x.shape,
+        out_height=(9 + side - 3) // 2 + 1,
+        out_width=(20 + side - 3) // 2 + 1,
+        kernel=(3, 3),
+        stride=(2, 2),
+        padding=padding,
+        lanes_in=cpu.image_lanes(20),
+        lanes_out=cpu.image_lanes((20 + side - 3) // 2 + 1),
+    )
+    want = reference(pool, x, is_mean=False)
+    assert np.isneginf(want).any()
+    shape = (pool.out_height, 3, pool.lanes_out)
+    got = run_kernel(max_pool2d(pool, cpu), [image_panels(x, pool.lanes_in)], shape)
+    np.testing.assert_array_equal(panel_image(got, want.shape), want)
