@@ -291,6 +291,17 @@ class TestFileLayers:
         onnx.save(proto, path)
         assert self.layers(path) == [("m", "MatMul", (32, 40), np.count_nonzero(array))]
 
+    @pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+    def test_recurrent_layers(self, tmp_path, operator, gates):
+        nodes = [(operator, ("x", "w", "r"), ("y",), "/cell", {"hidden_size": 64})]
+        initializers = {"w": weights(1, 64 * gates, 96), "r": weights(1, 64 * gates, 64)}
+        path = self.model(tmp_path, nodes, {"x": [40, 1, 96]}, initializers)
+        inputs, state = analyze(path, target="haswell").layers
+        assert (inputs.name, state.name) == ("/cell", "/cell")
+        assert inputs.is_sparse
+        assert (state.kernel, state.shape) == ("recurrent", (1, 64 * gates, 64))
+        assert state.is_lost
+
     def test_analyze_names_every_layer(self, tmp_path):
         nodes = [
             ("Gather", ("table", "x"), ("e",), "/embed", {}),

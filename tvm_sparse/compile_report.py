@@ -216,7 +216,7 @@ def layer_reports(
                 operator=str(weight["operator"]),
                 shape=tuple(int(size) for size in weight["shape"]),
                 density=None if density < 0 else density,
-                kernel=str(decision["kernel"]) if decision else "default",
+                kernel=str((decision or weight)["kernel"]),
                 reason=str(decision["reason"] if decision else weight["refusal"]),
                 region=regions.get(binding),
                 binding=binding,

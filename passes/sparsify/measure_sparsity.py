@@ -1,9 +1,10 @@
 """MeasureSparsity: mod => mod with the density of every weight as an attribute
 
 The module attribute ``tvm_sparse.weights`` has one entry for each operator with a weight, in
-program order: ``{"layer", "operator", "shape", "density", "refusal", "is_refused"}``. Operators
-with a weight are products, convolutions and tables of rows, one operand of which is a constant or a
-parameter of the function. The density of a parameter is -1. Nothing else changes.
+program order: ``{"layer", "operator", "shape", "density", "kernel", "refusal", "is_refused"}``.
+Operators with a weight are products, convolutions, recurrent layers and tables of rows, one operand
+of which is a constant or a parameter of the function. The density of a parameter is -1. Nothing
+else changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tvm import relax
 
 from tvm_sparse.compile_report import LOOKED_UP
 from tvm_sparse.formats.sparse import density_of
+from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.sparsify.constant_layers import refusal
@@ -60,6 +62,11 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
     weights = _weights_of(func)
     for binding in _bindings(func.body):
         values[binding.var] = call = binding.value
+        if is_call_to(call, operators.RECURRENT.name):
+            weight, _ = _source(operators.recurrent_operands(call)["r"], values)
+            if isinstance(weight, tvm.ir.GenericConst):
+                array = weight.value.numpy()
+                yield _entry(binding, call, array.shape, density_of(array), _RECURRENT, "recurrent")
         if not is_call_to(call, *_WEIGHTED):
             continue
         tensors = list(call.args[0]) if isinstance(call.args[0], relax.Tuple) else call.args
@@ -80,6 +87,7 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
                     break
 
 
+_RECURRENT = "no sparse kernel computes the product with the state of a recurrent layer"
 _PARAMETER = (
     "its weight is a parameter of the function, so that its zeros are not known when it is "
     "compiled; make it a constant, such as by relax.transform.BindParams"
@@ -92,12 +100,14 @@ def _entry(
     shape: tuple[int, ...],
     density: float,
     reason: str,
+    kernel: str = "default",
 ) -> dict[str, Any]:
     return {
         "layer": binding.var.name,
-        "operator": call.op.name.removeprefix("relax."),
+        "operator": call.op.name.removeprefix("relax.").removeprefix("tvm_sparse."),
         "shape": list(shape),
         "density": density,
+        "kernel": kernel,
         "refusal": reason,
         "is_refused": reason != LOOKED_UP,
     }
