@@ -1,7 +1,7 @@
-"""ONNX's own tests of single nodes: whatever TVM gets right, we get right.
+"""ONNX's own tests of single nodes: each is right, or refused; none is wrong.
 
-The names of the tests that each gets right are kept in data/ (see benchmarks/backend_nodes.py);
-a tenth of ours is run again here.
+The names of the tests that are right are kept in data/ (see benchmarks/backend_nodes.py); a tenth
+of all tests is run again here.
 """
 
 import importlib
@@ -26,22 +26,62 @@ def record():
     return json.loads(DATA.read_text())
 
 
-def test_all_that_tvm_gets_right_is_right(record):
-    assert set(record["tvm"]) <= set(record["tvm_sparse"])
+def test_most_are_right(record):
+    """Nobody notices at run time what is refused; so a lost one is no error, but many are."""
+    assert len(record["tvm_sparse"]) > len(record["tvm"]) > 0
 
 
-def test_a_sample_is_still_right(backend_nodes, record):
+ONCE_WRONG = [
+    "test_attention_4d_fp16",
+    "test_attention_causal_boolmask_nan_robustness_expanded",
+    "test_attention_local_window_gqa_rank4_mask_expanded",
+    "test_batchnorm_example_training_mode",
+    "test_bitshift_left_int32_shift_ge_width",
+    "test_convtranspose_output_shape",
+    "test_dropout_default_mask",
+    "test_expand_dim_changed",
+    "test_isinf_negative",
+    "test_layer_normalization_2d_axis1",
+    "test_mod_float_edge_cases_fmod_0_float32",
+    "test_nonmaxsuppression_single_box",
+    "test_pow_types_int32_int32",
+    "test_rms_normalization_2d_axis0",
+    "test_roialign_mode_max",
+    "test_spacetodepth_crd_mode_example",
+    "test_training_dropout",
+]
+"""One test of each kind whose outputs were wrong, or whose compilation failed, without a word."""
+
+
+def test_none_of_a_sample_is_wrong(backend_nodes):
     known = backend_nodes.cases()
-    names = [name for name in record["tvm_sparse"] if name in known][::EVERY]
-    assert len(names) > 50
+    names = sorted({*list(known)[::EVERY], *(name for name in ONCE_WRONG if name in known)})
+    assert len(names) > 150
     worker = backend_nodes.Worker(backend_nodes.OURS)
     try:
-        failures = {
-            name: outcome for name in names if (outcome := worker(name)) != backend_nodes.RIGHT
-        }
+        outcomes = {name: worker(name) for name in names}
     finally:
         worker.close()
-    assert not failures
+    assert not {
+        n: outcome for n, outcome in outcomes.items() if not backend_nodes.is_accepted(outcome)
+    }
+    assert list(outcomes.values()).count(backend_nodes.RIGHT) > len(names) // 2
+
+
+@pytest.mark.parametrize(
+    "outcome, accepted",
+    [
+        ("right", True),
+        ("ModelError: node 'x' (Loop) cannot be imported", True),
+        ("unsupported: a sequence or an optional", True),
+        ("wrong: other values", False),
+        ("crash: the process ended", False),
+        ("timeout: after 60 s", False),
+        ("InternalError: Check failed", False),
+    ],
+)
+def test_only_right_outputs_and_clear_errors_are_accepted(backend_nodes, outcome, accepted):
+    assert backend_nodes.is_accepted(outcome) is accepted
 
 
 def test_wrong_outputs_are_noticed(backend_nodes):

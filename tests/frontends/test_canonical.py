@@ -137,6 +137,27 @@ def test_functions_are_written_out(tmp_path):
     check(write(tmp_path / "m.onnx", nodes, (2, 3), functions=[double]), (2, 3))
 
 
+@pytest.mark.parametrize(
+    "node, opset",
+    [
+        (helper.make_node("Celu", ["x"], ["y"], alpha=0.7), 17),
+        (helper.make_node("CenterCropPad", ["x", "s"], ["y"], axes=[1, 2]), 18),
+    ],
+    ids=lambda value: getattr(value, "op_type", ""),
+)
+def test_functions_of_the_standard_are_written_out(tmp_path, node, opset):
+    weights = {"s": np.array([3, 7])} if "s" in node.input else {}
+    check(write(tmp_path / "m.onnx", [node], (2, 5, 4), weights, opset), (2, 5, 4))
+
+
+def test_attention_with_a_second_output_is_written_out(tmp_path):
+    nodes = [
+        helper.make_node("Attention", ["x", "x", "x"], ["a", "", "", "scores"]),
+        helper.make_node("MatMul", ["scores", "a"], ["y"]),
+    ]
+    check(write(tmp_path / "m.onnx", nodes, (1, 2, 6, 8), opset=23), (1, 2, 6, 8))
+
+
 @pytest.mark.parametrize("position", [0, 1])
 def test_empty_operands_of_a_concatenation(tmp_path, position):
     names = ["x", "x"]

@@ -210,6 +210,15 @@ def test_a_dropout_in_training_is_refused(tmp_path):
         import_onnx(path, no_fallback="not in this test")
 
 
+@pytest.mark.parametrize("size", [6, 7, 8])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_equal_parts_of_a_split(tmp_path, size, axis):
+    node = make_node("Split", ["x"], ["a", "b", "c"], axis=axis, num_outputs=3)
+    shape = [2, 3]
+    shape[axis] = size
+    check(tmp_path, node, {"x": image(*shape)}, opset=18)
+
+
 @pytest.mark.parametrize("positive", [0, 1])
 @pytest.mark.parametrize("negative", [0, 1])
 def test_infinities_of_one_sign(tmp_path, positive, negative):

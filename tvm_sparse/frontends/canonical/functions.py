@@ -1,4 +1,7 @@
-"""Functions of a model are written out where they are called."""
+"""Functions are written out where they are called: those of the model, and some of the standard.
+
+ONNX defines some of its operators by functions. They are written out if nobody converts them.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,50 @@ import onnx.inliner
 
 from tvm_sparse.frontends.canonical.light import with_light_weights
 
+WRITTEN_OUT = frozenset(
+    {
+        "BlackmanWindow", "CausalConvWithState", "Celu", "CenterCropPad", "HammingWindow",
+        "HannWindow", "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding",
+        "SoftmaxCrossEntropyLoss", "SwiGLU", "Swish",
+    }
+)  # fmt: skip
+"""The operators of the standard that are always written out."""
+
+_OPERANDS_OF_ATTENTION = 4
+"""Queries, keys, values and a mask; what follows is a cache, or lengths."""
+
 
 def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a model without functions of its own."""
-    if not model.functions:
+    """Return a model without functions of its own, and without those operators."""
+    if model.functions:
+        model = with_light_weights(model, onnx.inliner.inline_local_functions)
+    names = {node.op_type for node in model.graph.node if _is_written_out(node)}
+    if not names:
         return model
-    return with_light_weights(model, onnx.inliner.inline_local_functions)
+    every = [("", name) for name in sorted(WRITTEN_OUT | names)]
+
+    def write_out(light: onnx.ModelProto) -> onnx.ModelProto:
+        # Some functions depend on the types of what they read.
+        light.graph.value_info.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in light.graph.initializer
+        )
+        light = onnx.shape_inference.infer_shapes(light)
+        return onnx.inliner.inline_selected_functions(light, every, inline_schema_functions=True)
+
+    try:
+        written = with_light_weights(model, write_out)
+    except RuntimeError:  # a type is not known; who converts the node then says that it cannot
+        return model
+    del written.graph.value_info[:]
+    for node in written.graph.node:
+        node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
+    return written
+
+
+def _is_written_out(node: onnx.NodeProto) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "Attention":
+        return any(node.input[_OPERANDS_OF_ATTENTION:]) or any(node.output[1:])
+    return node.op_type in WRITTEN_OUT

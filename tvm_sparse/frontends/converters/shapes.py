@@ -48,6 +48,19 @@ def expand(node: Node) -> Any:
     return relax.op.broadcast_to(node.inputs[0], relax.ShapeExpr(result))
 
 
+def split(node: Node) -> Any:
+    """Convert Split; of equal parts that do not fill the axis, the last one is shorter."""
+    axis, parts = int(node.attributes.get("axis", 0)), node.attributes.get("num_outputs")
+    if parts is None or node.inputs[1] is not None:
+        return node.by_tvm()
+    size = node.shape(0)[axis]
+    part = -(-size // int(parts))
+    sizes = [min(part, size - start) for start in range(0, part * int(parts), part)]
+    if sizes[-1] != part:
+        node.inputs[:] = [node.inputs[0], relax.const(np.array(sizes, "int64"))]
+    return node.by_tvm()
+
+
 def space_to_depth(node: Node) -> Any:
     """Convert SpaceToDepth; its two modes differ in the order of the new channels."""
     block = int(node.attributes["blocksize"])

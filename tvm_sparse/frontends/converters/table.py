@@ -29,6 +29,8 @@ from tvm_sparse.frontends.onnx_attention import write_out_attention
 def _attention(node: Node) -> Any:
     if node.dtype(0) == "bfloat16" and node.inputs[3] is not None:
         raise NotImplementedError("its input 'attn_mask' is not supported for bfloat16")
+    for of_other_ranks in ("q_num_heads", "kv_num_heads"):
+        node.attributes.get(of_other_ranks)
     if node.dtype(0) != "float16":
         return write_out_attention(node.builder, node.inputs, node.attributes)
     # Scores of half precision lose what the softmax needs.
@@ -68,6 +70,7 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "RoiAlign": shapes.roi_align,
     "Slice": shapes.slicing,
     "SpaceToDepth": shapes.space_to_depth,
+    "Split": shapes.split,
     "ThresholdedRelu": elementwise.thresholded_relu,
 }
 
