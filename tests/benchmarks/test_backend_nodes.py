@@ -48,7 +48,6 @@ ONCE_WRONG = [
     "test_rms_normalization_2d_axis0",
     "test_roialign_mode_max",
     "test_spacetodepth_crd_mode_example",
-    "test_training_dropout",
 ]
 """One test of each kind whose outputs were wrong, or whose compilation failed, without a word."""
 
