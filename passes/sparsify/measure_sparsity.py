@@ -87,7 +87,7 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
                     break
 
 
-_RECURRENT = "no sparse kernel computes the product with the state of a recurrent layer"
+_RECURRENT = "no pass packed the weight of its state sparse"
 _PARAMETER = (
     "its weight is a parameter of the function, so that its zeros are not known when it is "
     "compiled; make it a constant, such as by relax.transform.BindParams"

@@ -1,10 +1,20 @@
 """PackRecurrentWeights: recurrent(xw, r) => recurrent(xw, pack(r))
 
 The recurrent weight is packed for the processor: the rows of all gates of a tile of hidden units
-lie together. A weight that is no constant is packed whenever the model runs.
+lie together. A pruned weight is packed sparse if the product is expected to be faster then. A
+weight that is no constant is packed whenever the model runs. Every decision about a constant one is
+added to the module attribute ``tvm_sparse.layers``.
+
+Runs after `SparsifyWeights`.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -12,11 +22,26 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows
+from tvm_sparse.formats.recurrent import WindowSparse, pack_recurrent, tile_rows
+from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.tilings.recurrent import recurrent_tiling
+from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
+from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.schedules.operators.recurrent import SPARSE_WEIGHT
+from tvm_sparse.sizes.recurrent import Recurrent
+from tvm_sparse.tilings.choice import Choice, choose
+from tvm_sparse.tilings.recurrent import (
+    RecurrentTiling,
+    dense_cycles,
+    jobs_of,
+    recurrent_tiling,
+    sparse_cycles,
+    sparse_recurrent_tiling,
+)
+
+MOST_DENSE = 0.6
+"""Density above which packing a sparse weight is not worth the time: it never wins there."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackRecurrentWeights")
@@ -28,18 +53,86 @@ class PackRecurrentWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its recurrent weights packed."""
-        return rewrite_calls(mod, self._pack)
+        decisions = list(mod.attrs[LAYERS]) if mod.attrs and LAYERS in mod.attrs else []
 
-    def _pack(self, call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
-        if not is_call_to(call, operators.RECURRENT.name) or "tiling" in call.attrs:
-            return None
-        problem, operands = operators.recurrent_of(call), operators.recurrent_operands(call)
-        weight = operands.pop("r")
-        tiling = recurrent_tiling(problem, self.cpu)
-        for number, gates in enumerate(problem.sections):
-            rows = tile_rows(gates, problem.hidden, tiling.width, tiling.vectors[number])
-            operands[f"weight{number}"] = _packed(weight, rows, emit)
-        return operators.recurrent(problem, operands, tiling)
+        def pack(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
+            if not is_call_to(call, operators.RECURRENT.name) or "tiling" in call.attrs:
+                return None
+            problem, operands = operators.recurrent_of(call), operators.recurrent_operands(call)
+            weight = operands.pop("r")
+            packed = None
+            if isinstance(weight, tvm.ir.GenericConst):
+                packed = _Sparse.of(problem, weight.value.numpy(), self.cpu)
+                decisions.append(packed.decision(name, self.cpu))
+            if packed is not None and packed.tiling is not None:
+                return operators.recurrent(problem, operands | packed.operands, packed.tiling)
+            tiling = recurrent_tiling(problem, self.cpu)
+            for number, rows in enumerate(_rows(problem, tiling)):
+                operands[f"weight{number}"] = _packed(weight, rows, emit)
+            return operators.recurrent(problem, operands, tiling)
+
+        return rewrite_layers(mod, pack).with_attr(LAYERS, decisions)
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    """A constant recurrent weight, packed sparse if that is worth it."""
+
+    problem: Recurrent
+    density: float
+    choice: Choice
+    tiling: RecurrentTiling | None
+    operands: dict[str, relax.Expr]
+
+    @staticmethod
+    def of(problem: Recurrent, weight: NDArray[np.float32], cpu: CpuProfile) -> _Sparse:
+        density = density_of(weight)
+        times = problem.steps * problem.directions
+        tiling = sparse_recurrent_tiling(problem, cpu)
+        dense = dense_cycles(problem, recurrent_tiling(problem, cpu).width)
+        if tiling is None:
+            reason = "the sparse kernel of recurrent weights needs AVX-512 and 16 hidden units"
+            return _Sparse(
+                problem, density, Choice(False, reason, math.inf, dense * times), None, {}
+            )
+        if density > MOST_DENSE:
+            reason = f"{1 - density:.0%} zeros are too few for the sparse kernel"
+            choice = Choice(False, reason, dense * times, dense * times)
+            return _Sparse(problem, density, choice, None, {})
+        operands, vectors = {}, 0.0
+        for number, rows in enumerate(_rows(problem, tiling)):
+            arrays = WindowSparse.from_dense(weight, rows)
+            vectors += arrays.values.shape[0] * arrays.values.shape[1] / problem.directions
+            for name in SPARSE_WEIGHT:
+                operands[f"{name}{number}"] = relax.const(getattr(arrays, name))
+        cycles = sparse_cycles(problem, vectors)
+        choice = choose(density, cycles * times, dense * times)
+        if not choice.sparse:
+            return _Sparse(problem, density, choice, None, {})
+        tiling = dataclasses.replace(tiling, jobs=jobs_of(problem, cycles, cpu))
+        return _Sparse(problem, density, choice, tiling, operands)
+
+    def decision(self, name: str, cpu: CpuProfile) -> dict[str, Any]:
+        """Return the entry of the module attribute that lists the decisions about layers."""
+        problem, choice = self.problem, self.choice
+        jobs = self.tiling.jobs if self.tiling else recurrent_tiling(problem, cpu).jobs
+        threads = min(problem.directions * jobs, cpu.cores)
+        cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
+        return {
+            "layer": name,
+            "shape": [problem.directions, problem.gates * problem.hidden, problem.hidden],
+            "density": self.density,
+            "kernel": "sparse_recurrent" if choice.sparse else "recurrent",
+            "reason": choice.reason,
+            "is_refused": choice.sparse_cycles == math.inf,
+            "seconds": cycles / (threads * cpu.memory_system.clock_hz),
+        }
+
+
+def _rows(problem: Recurrent, tiling: RecurrentTiling) -> Iterator[NDArray[np.intp]]:
+    """Yield the rows of the weight that the tiles of each section hold."""
+    for gates, vectors in zip(problem.sections, tiling.vectors, strict=True):
+        yield tile_rows(gates, problem.hidden, tiling.width, vectors)
 
 
 def _packed(weight: relax.Expr, rows: NDArray[np.intp], emit: Emit) -> relax.Expr:

@@ -23,6 +23,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.formats.recurrent import WINDOW
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     across,
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
     from tvm_sparse.sizes.recurrent import Recurrent
     from tvm_sparse.tilings.recurrent import RecurrentTiling
 
-PADDING = 32
-"""Values of a state that a product may read behind the last hidden unit; they are 0."""
+SPARSE_WEIGHT = ("starts", "windows", "places", "values")
+"""The operands that hold a `WindowSparse`; the number of the section follows the names."""
+
+_PERMUTATION = "llvm.x86.avx512.vpermi2var.ps.512"
 
 
 def recurrent(
@@ -66,7 +69,7 @@ def recurrent(
         How its steps are cut.
     operands : mapping
         Shape and dtype of each operand: those of `Recurrent.operands` that the layer has, and
-        ``weight0``, ... for each section.
+        ``weight0``, ... for each section, or the arrays of `SPARSE_WEIGHT` for each.
     cpu : CpuProfile
         Gives the number of registers.
 
@@ -98,7 +101,8 @@ class State:
 
     def __init__(self, problem: Recurrent, copies: int) -> None:
         self.problem = problem
-        self.row = -(-problem.hidden // 16) * 16 + PADDING
+        # A window may begin at the last hidden unit; what lies behind it is 0.
+        self.row = -(-problem.hidden // 16) * 16 + WINDOW
         self.size = copies * problem.directions * problem.batch * self.row
         self.memory = scratch(self.size)
 
@@ -219,13 +223,18 @@ class Tile:
 
     def _multiply(self, first: Expr, count: int) -> None:
         """Add up the products of the states and the recurrent weight."""
-        layer, weight = self.layer, self.buffers[f"weight{self.section}"]
-        state = layer.states["scaled" if self.section else "h"]
+        state = self.layer.states["scaled" if self.section else "h"]
         copy = T.int64(0) if self.section else self.old
         rows = [
             T.bind(state.place(copy, self.direction, first + i, T.int64(0))) for i in range(count)
         ]
-        lanes = vector(T.int64(0), self.width)
+        if f"weight{self.section}" in self.buffers:
+            self._multiply_dense(state, rows)
+        else:
+            self._multiply_sparse(state, rows)
+
+    def _multiply_dense(self, state: State, rows: Sequence[Expr]) -> None:
+        weight, lanes = self.buffers[f"weight{self.section}"], vector(T.int64(0), self.width)
         with T.serial(T.int64(0), T.int64(self.problem.hidden)) as k:
             weights = [
                 T.bind(weight[self.direction, self.tile, k, n, lanes])
@@ -236,6 +245,36 @@ class Tile:
                 for n, vector_of_weights in enumerate(weights):
                     s = i * self.sums_of_sequence + n
                     self.sums[s] = self.sums[s] + value * vector_of_weights
+
+    def _multiply_sparse(self, state: State, rows: Sequence[Expr]) -> None:
+        """Multiply by a `WindowSparse`: a permutation finds the factors of a vector of values."""
+        starts, windows, places, values = (
+            self.buffers[f"{name}{self.section}"] for name in SPARSE_WEIGHT
+        )
+        lanes = vector(T.int64(0), self.width)
+        start, end = (
+            T.bind(T.Cast("int64", starts[self.direction, self.tile + i])) for i in range(2)
+        )
+        with T.serial(T.int64(0), end - start) as i:
+            step = T.bind(start + i)
+            window = T.bind(T.Cast("int64", windows[step]))
+            word = T.bind(places[step, lanes])
+            # The permutation ignores all but the lowest five bits of a place.
+            place_of_vector = [
+                T.bind(T.shift_right(word, T.Broadcast(T.int32(8 * n), self.width))) if n else word
+                for n in range(self.sums_of_sequence)
+            ]
+            for r, row in enumerate(rows):
+                low, high = (
+                    T.bind(state.memory[vector(row + window + first, self.width)])
+                    for first in (0, self.width)
+                )
+                for n, place in enumerate(place_of_vector):
+                    factors = T.call_llvm_intrin(
+                        f"float32x{self.width}", _PERMUTATION, low, place, high
+                    )
+                    s = r * self.sums_of_sequence + n
+                    self.sums[s] = self.sums[s] + factors * values[step, n, lanes]
 
     def _time(self, sequence: Expr) -> tuple[Expr | None, Expr]:
         """Return whether the step belongs to a sequence, and which of its inputs it reads."""

@@ -27,6 +27,9 @@ ACTIVATIONS = {
     "GRU": ("Sigmoid", "Tanh"),
     "RNN": ("Tanh",),
 }
+needs_avx512 = pytest.mark.skipif(
+    native().vector_bits < 512, reason="the sparse recurrent kernel needs AVX-512"
+)
 INPUTS = ("x", "W", "R", "B", "lengths", "h", "c", "P")
 
 
@@ -196,6 +199,32 @@ def test_large_layers_share_steps_between_threads(op, batch, tmp_path):
     check(op, values, ("x", "h"), ("y", "y_h"), tmp_path / "m.onnx", hidden_size=520)
 
 
+@needs_avx512
+@pytest.mark.parametrize("batch", [1, 9])
+@pytest.mark.parametrize("linear_before_reset", [0, 1])
+@pytest.mark.parametrize("op", GATES)
+def test_pruned_recurrent_weights_are_packed_sparse(op, linear_before_reset, batch, tmp_path):
+    if linear_before_reset and op != "GRU":
+        pytest.skip("only a GRU has the attribute")
+    attributes = {"linear_before_reset": 1} if linear_before_reset else {}
+    values = arrays(op, 2, 8, batch, 16, 136, density=0.1)
+    unused = () if op == "LSTM" else ("c", "P")
+    values = {name: value for name, value in values.items() if name not in unused}
+    outputs, variable = ("y", "y_h"), ("x", "lengths", "h")
+    attributes |= {"direction": "bidirectional", "hidden_size": 136}
+    check(op, values, variable, outputs, tmp_path / "m.onnx", **attributes)
+    *_, layer = analyze(tmp_path / "m.onnx").layers
+    assert (layer.name, layer.kernel) == ("cell", "sparse_recurrent")
+
+
+@needs_avx512
+def test_large_pruned_layers_share_steps_between_threads(tmp_path):
+    values = arrays("LSTM", 1, 3, 1, 16, 1040, density=0.1)
+    values = {k: v for k, v in values.items() if k in ("x", "W", "R", "B", "h")}
+    outputs = ("y", "y_h")
+    check("LSTM", values, ("x", "h"), outputs, tmp_path / "m.onnx", hidden_size=1040)
+
+
 def test_states_carried_between_calls_continue_a_sequence(tmp_path):
     values = arrays("LSTM", 1, 6, 2, 8, 24)
     del values["lengths"], values["P"]
@@ -227,6 +256,16 @@ def test_the_product_with_the_inputs_is_a_sparse_linear_layer(tmp_path):
     layer, *_ = analyze(path).layers
     assert (layer.name, layer.kernel) == ("cell", "sparse_linear")
     check("LSTM", values, ("x",), ("y",), path, hidden_size=64, direction="bidirectional")
+
+
+def test_a_processor_without_the_sparse_kernel_says_so(tmp_path):
+    values = arrays("GRU", 1, 20, 1, 64, 64, density=0.1)
+    values = {k: v for k, v in values.items() if k in ("x", "W", "R", "B")}
+    onnx.save(model_of("GRU", values, ("x",), ("y",), hidden_size=64), tmp_path / "m.onnx")
+    *_, layer = analyze(tmp_path / "m.onnx", target="rpi4").layers
+    assert (layer.name, layer.kernel) == ("cell", "recurrent")
+    assert layer.is_lost
+    assert "AVX-512" in layer.reason
 
 
 def test_float64_is_refused(tmp_path):

@@ -210,7 +210,7 @@ class _Node:
         self, problem: Mapping[str, Any], activations: str, operands: Mapping[str, relax.Expr]
     ) -> list[relax.Expr]:
         layer = Recurrent(**problem, activations=activations)
-        results = self.emit(operators.recurrent(layer, operands), "_steps")
+        results = self.emit(operators.recurrent(layer, operands), "")
         return [self.emit(relax.TupleGetItem(results, i)) for i in range(len(layer.results()))]
 
     def _one_by_one(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, LAUNCH_CYCLES
 from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.formats.recurrent import MOST_VECTORS, WINDOW
 from tvm_sparse.sizes.recurrent import Recurrent
 
 DENSE_ACCUMULATORS = 8
@@ -14,6 +15,14 @@ DENSE_ACCUMULATORS = 8
 
 L2_CYCLES = 2
 """Cycles in which a core draws a vector of weights from its L2: half of what L1 delivers."""
+
+STEP_CYCLES = 2.5
+"""Cycles in which a core draws a vector of a packed sparse weight, and its part of the places,
+from its L2."""
+
+PERMUTATION_CYCLES = 1.0
+"""Cycles of a permutation of two vectors, of which a sparse product needs one a vector and
+sequence; measured on an EPYC with AVX-512."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,37 @@ def recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling:
         max(min(DENSE_ACCUMULATORS // (len(gates) * rows), problem.hidden // width), 1)
         for gates in problem.sections
     )
+    cycles = dense_cycles(problem, width)
+    return RecurrentTiling(width, vectors, jobs_of(problem, cycles, cpu))
+
+
+def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling | None:
+    """Return the tiling for a sparse recurrent weight, or None if there is no kernel for it.
+
+    The kernel needs the permutation of two vectors that AVX-512 has.
+    """
+    width = cpu.vector_lanes(ACTIVATIONS)
+    if cpu.architecture != "x86_64" or 2 * width != WINDOW or problem.hidden < width:
+        return None
+    vectors = tuple(
+        max(min(MOST_VECTORS // len(gates), problem.hidden // width), 1)
+        for gates in problem.sections
+    )
+    return RecurrentTiling(width, vectors, 1)
+
+
+def dense_cycles(problem: Recurrent, width: int) -> float:
+    """Return the cycles of a dense product of a step and direction on one core."""
     weights = problem.gates * problem.hidden**2
-    cycles = weights / width * max(L2_CYCLES, problem.batch / FMA_PER_CYCLE)
-    return RecurrentTiling(width, vectors, _jobs(problem, cycles, cpu))
+    return weights / width * max(L2_CYCLES, problem.batch / FMA_PER_CYCLE)
 
 
-def _jobs(problem: Recurrent, cycles: float, cpu: CpuProfile) -> int:
+def sparse_cycles(problem: Recurrent, vectors: float) -> float:
+    """Return the cycles of a product with so many packed vectors for each direction."""
+    return vectors * max(STEP_CYCLES, problem.batch * PERMUTATION_CYCLES)
+
+
+def jobs_of(problem: Recurrent, cycles: float, cpu: CpuProfile) -> int:
     """Return the jobs of a direction for a step of so many cycles on one core."""
     jobs = max(cpu.cores // problem.directions, 1)
     waits = len(problem.sections) * LAUNCH_CYCLES
