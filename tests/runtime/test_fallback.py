@@ -163,6 +163,42 @@ os._exit(0)
         for x in ([1, 1, 2, 3, 3], [4, 4, 4, 4, 4]):
             check(engine, path, {"x": np.float32(x)})
 
+    def test_shapes_that_are_computed_behind_a_part(self, tmp_path):
+        """As TensorFlow's exporter writes a Loop and what reads the stacked states."""
+        info = make_tensor_value_info
+        body = make_graph(
+            [
+                make_node("Add", ["s", "s"], ["s2"]),
+                make_node("Identity", ["go"], ["go2"]),
+                make_node("Identity", ["s2"], ["row"]),
+            ],
+            "body",
+            [
+                info("i", TensorProto.INT64, []),
+                info("go", TensorProto.BOOL, []),
+                info("s", TensorProto.FLOAT, [2]),
+            ],
+            [
+                info("go2", TensorProto.BOOL, []),
+                info("s2", TensorProto.FLOAT, [2]),
+                info("row", TensorProto.FLOAT, [2]),
+            ],
+        )
+        nodes = [
+            make_node("Det", ["m"], ["d"]),  # whoever converts Loop, this falls back
+            make_node("Loop", ["n", "", "x"], ["last", "rows"], body=body),
+            make_node("Shape", ["rows"], ["shape"]),
+            make_node("Expand", ["x", "shape"], ["wide"]),
+            make_node("Mul", ["wide", "rows"], ["product"]),
+            make_node("Add", ["product", "d"], ["y"]),
+        ]
+        inputs = {"x": [2], "m": [1, 3, 3]}
+        path = models.write_onnx(tmp_path / "m.onnx", nodes, inputs, ["y"], {"n": np.int64(4)})
+        engine = tvm_sparse.compile(path)
+        rng = np.random.default_rng(0)
+        feeds = {name: rng.standard_normal(shape, "float32") for name, shape in inputs.items()}
+        check(engine, path, feeds)
+
 
 class TestErrors:
     def test_values_that_onnxruntime_refuses(self, tmp_path):

@@ -21,7 +21,7 @@ from tvm_sparse.frontends.converters.table import convert_node
 from tvm_sparse.frontends.fallback import DOMAIN
 from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
-from tvm_sparse.frontends.submodel import Submodel
+from tvm_sparse.frontends.submodel import Submodel, reads
 from tvm_sparse.frontends.value_types import ValueType
 from tvm_sparse.specs import RUN_SUBMODEL
 
@@ -104,7 +104,11 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
     def _construct_nodes(self, graph: onnx.GraphProto) -> None:
         self._building = True
         reasons: dict[int, str] = {}
+        unknown: set[str] = set()
         for position, node in enumerate(graph.node):
+            if not unknown.isdisjoint(reads(node)):
+                unknown.update(node.output)
+                continue
             if node.domain == DOMAIN:
                 self._call_submodel(node)
                 continue
@@ -112,14 +116,35 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             try:
                 if not reason:
                     super()._construct_nodes(onnx.GraphProto(node=[node]))
-                    continue
+                    reason = self._open_shape(node)
             except Exception as error:
                 reason = first_line(error)
+            if not reason:
+                continue
             reasons[position] = reason
-            if node.op_type == "If" or not self._stand_in(node):
+            if node.op_type == "If":  # its branches may have left the builder within them
                 break
+            if not self._stand_in(node):
+                unknown.update(node.output)
         if reasons:
             raise NotConverted(reasons)
+
+    def _open_shape(self, node: onnx.NodeProto) -> str:
+        """Return why a node had better fall back, where others do, though it was converted.
+
+        What ONNX Runtime gives has no values at compile time, and shapes that are computed from
+        them are open.
+        """
+        if not self._submodels:
+            return ""
+        for name in node.output:
+            value = self._nodes.get(name)
+            ty = value.ty if isinstance(value, relax.Expr) else None
+            if isinstance(ty, relax.TensorType) and not (
+                ty.shape is not None and all(isinstance(size, tvm.tirx.IntImm) for size in ty.shape)
+            ):
+                return "the shape of its result is known only at run time"
+        return ""
 
     def _stand_in(self, node: onnx.NodeProto) -> bool:
         """Bind the outputs of a node that is not converted; return whether that was possible."""
