@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def compile(
     strict: bool = False,
     verify: bool = False,
     fallback: FallbackOption = "onnxruntime",
+    distrusted: Mapping[str, str] | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -82,6 +84,8 @@ def compile(
         What becomes of nodes that cannot be compiled: with ``"onnxruntime"``, ONNX Runtime runs
         them inside of the library, which then needs this package and Python; ``"off"`` makes them
         an error, and so does a target of another architecture.
+    distrusted : mapping of str to str, optional
+        Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
 
     Returns
     -------
@@ -106,15 +110,27 @@ def compile(
     """
     from tvm_sparse.passes import pipeline
 
-    if verify and isinstance(model, tvm.IRModule):
-        raise InputError("verify= is for ONNX files: ONNX Runtime cannot run a Relax module")
+    if verify:
+        if isinstance(model, tvm.IRModule):
+            raise InputError("verify= is for ONNX files: ONNX Runtime cannot run a Relax module")
+        again = functools.partial(
+            compile,
+            target=target,
+            threads=threads,
+            columns=columns,
+            overlap=overlap,
+            records=records,
+            fallback=fallback,
+        )
+        first, can_fall_back = distrusted or {}, fallback == "onnxruntime"
+        return _compile_verified(model, shapes, strict, first, can_fall_back, again)
     check_threads(threads)
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads)
     tvm_target = cpu.to_target()
-    imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback))
+    imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback), distrusted)
     info = LibraryInfo(
         inputs=imported.inputs,
         outputs=imported.outputs,
@@ -137,16 +153,30 @@ def compile(
         raise
     (report,) = reports
     report.log()
-    engine = Engine(executable.mod, info, threads, report=report)
-    if verify and not isinstance(model, tvm.IRModule):
-        verify_engine(
-            model,
-            engine,
-            compile_part=lambda path: compile(
-                path, None, target, threads, columns, overlap, records
-            ),
-        )
-    return engine
+    return Engine(executable.mod, info, threads, report=report)
+
+
+def _compile_verified(
+    model: str | os.PathLike[str],
+    shapes: Mapping[str, Sequence[int]] | None,
+    strict: bool,
+    first: Mapping[str, str],
+    can_fall_back: bool,
+    again: Callable[..., Engine],
+) -> Engine:
+    """Compile a model by `again`; nodes that differ from ONNX Runtime are run by it instead."""
+    from tvm_sparse.verification import verify
+
+    def attempt(distrusted: Mapping[str, str]) -> Engine:
+        def build_part(path: Path) -> Engine:
+            return again(path, distrusted=found)
+
+        found = {**first, **distrusted}
+        engine = again(model, shapes, strict=strict, distrusted=found)
+        verify_engine(model, engine, compile_part=build_part)
+        return engine
+
+    return verify.until_right(attempt, can_fall_back)
 
 
 def verify_engine(

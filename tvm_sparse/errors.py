@@ -36,7 +36,17 @@ class TuningError(TvmSparseError):
 
 
 class VerificationError(TvmSparseError):
-    """A compiled model computes something else than ONNX Runtime."""
+    """A compiled model computes something else than ONNX Runtime.
+
+    Attributes
+    ----------
+    node : str
+        The name of the first node that differs; empty if it is not known.
+    """
+
+    def __init__(self, message: str, node: str = "") -> None:
+        super().__init__(message)
+        self.node = node
 
 
 class ToolError(TvmSparseError):

@@ -3,6 +3,8 @@
 What a compiler gets wrong is played by changing the operator of a node before it is compiled.
 """
 
+import logging
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from onnx import helper
 import tvm_sparse
 from tvm_sparse import compiler
 from tvm_sparse.errors import InputError, VerificationError
+from tvm_sparse.frontends.graph_importer import GraphImporter
 from tvm_sparse.testing.models import write_mlp, write_onnx
 
 X = {"x": [2, 6, 16]}
@@ -82,6 +85,26 @@ def test_the_node_that_differs_is_named(tmp_path, nodes, name, operator):
     message = rf"output 'y' differs .* first node that differs is '{name}' \({right}\)"
     with pytest.raises(VerificationError, match=message):
         compiler.verify_engine(path, compile_part(path), compile_part=compile_part)
+
+
+@pytest.mark.parametrize("fallback", ["onnxruntime", "off"])
+def test_onnxruntime_runs_the_node_that_differs(tmp_path, monkeypatch, caplog, fallback):
+    path = write(tmp_path / "m.onnx", CHAIN)
+
+    def wrong(_converter, op, *arguments):
+        return right(_converter, "Tanh" if op == "Sigmoid" else op, *arguments)
+
+    right = GraphImporter._convert_operator
+    monkeypatch.setattr(GraphImporter, "_convert_operator", wrong)
+    if fallback == "off":
+        with pytest.raises(VerificationError, match="'/gate'"):
+            tvm_sparse.compile(path, verify=True, fallback=fallback)
+        return
+    with caplog.at_level(logging.WARNING, "tvm_sparse"):
+        engine = tvm_sparse.compile(path, verify=True)
+    assert [found.nodes for found in engine.info.fallbacks] == [("/gate",)]
+    (warning,) = (r.getMessage() for r in caplog.records if "report" in r.getMessage())
+    assert "'/gate' (Sigmoid)" in warning and "ONNX Runtime runs the node instead" in warning
 
 
 def test_few_parts_are_compiled(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tvm_sparse.errors import LibraryError
 
 if TYPE_CHECKING:
     from tvm_sparse.runtime.engine import Engine
+    from tvm_sparse.verification.verify import Verification
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.columns.options import check_column_options
     from tvm_sparse.cpu.profile import profile
     from tvm_sparse.runtime import linking
+    from tvm_sparse.verification import verify
 
     files.check_writable(options.output, LibraryError)
     linking.link_command(profile(options.target).architecture, options.linker)
@@ -61,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     plans = arguments.recorded_plans(options.records)
     inputs = files.read_npz(options.calibration) if options.calibration else None
 
-    def compiled(model: Path, strict: bool = False) -> Engine:
+    def compiled(model: Path, distrusted: Mapping[str, str], strict: bool = False) -> Engine:
         return compiler.compile(
             model,
             dict(options.shape) if model == options.model else None,
@@ -72,11 +75,12 @@ def run(options: argparse.Namespace) -> None:
             plans,
             strict,
             fallback=options.fallback,
+            distrusted=distrusted,
         )
 
-    start = time.perf_counter()
-    with console.progress(f"compiling {options.model}") as update:
-        engine = compiled(options.model, options.strict)
+    def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:
+        update(f"compiling {options.model}")
+        engine = compiled(options.model, distrusted, options.strict)
         verification = None
         with files.replacing(options.output, LibraryError) as temporary:
             engine.save(temporary, options.linker)
@@ -84,7 +88,14 @@ def run(options: argparse.Namespace) -> None:
                 update(f"comparing {options.model} with ONNX Runtime")
                 # The engine itself would have LLVM compile the model once more.
                 loaded = compiler.load(temporary, options.threads)
-                verification = compiler.verify_engine(options.model, loaded, inputs, compiled)
+                verification = compiler.verify_engine(
+                    options.model, loaded, inputs, lambda part: compiled(part, distrusted)
+                )
+        return engine, verification
+
+    start = time.perf_counter()
+    with console.progress(f"compiling {options.model}") as update:
+        engine, verification = verify.until_right(written, options.fallback == "onnxruntime")
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
     report = engine.report

@@ -19,6 +19,7 @@ def import_module(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None = None,
     no_fallback: str = "",
+    distrusted: Mapping[str, str] | None = None,
 ) -> ImportedModel:
     """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
 
@@ -28,6 +29,8 @@ def import_module(
         As `tvm_sparse.compile` takes them.
     no_fallback : str
         Why ONNX Runtime may not run nodes that cannot be compiled; empty if it may.
+    distrusted : mapping of str to str, optional
+        Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
 
     Raises
     ------
@@ -40,7 +43,7 @@ def import_module(
         # Late, because a machine that only loads libraries needs neither onnx nor ONNX Runtime.
         from tvm_sparse.frontends.onnx_importer import import_onnx
 
-        return import_onnx(model, shapes, no_fallback)
+        return import_onnx(model, shapes, no_fallback, distrusted)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
     main = model["main"]

@@ -42,6 +42,7 @@ def import_onnx(
     path: str | os.PathLike[str],
     shapes: Mapping[str, Sequence[int]] | None = None,
     no_fallback: str = "",
+    distrusted: Mapping[str, str] | None = None,
 ) -> ImportedModel:
     """Import an ONNX model; its file is never changed.
 
@@ -53,6 +54,9 @@ def import_onnx(
         Shapes of the inputs that have dynamic dimensions.
     no_fallback : str
         Why ONNX Runtime may not run nodes that cannot be compiled; empty if it may.
+    distrusted : mapping of str to str, optional
+        Names of nodes that ONNX Runtime shall run though they can be compiled, and why. Names
+        that the model does not have are left out.
 
     Returns
     -------
@@ -69,10 +73,12 @@ def import_onnx(
     bind_shapes(model, shapes)
     model = canonical(model, folder)
     layers = [layer.to_json() for layer in file_layers(model, folder)]
+    names = {node.name for node in model.graph.node}
+    distrusted = {node: why for node, why in (distrusted or {}).items() if node in names}
     serialized = model.SerializeToString()
     del model  # weights are hundreds of megabytes: never more copies than needed
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
-        model, mod, fallbacks = _import(serialized, folder, Path(scratch), no_fallback)
+        model, mod, fallbacks = _import(serialized, folder, Path(scratch), no_fallback, distrusted)
     reasons = {node: found.reason for found in fallbacks for node in found.nodes}
     for layer in layers:
         if layer["layer"] in reasons:
@@ -167,13 +173,27 @@ class _Form:
 
 
 def _import(
-    serialized: bytes, folder: Path, scratch: Path, no_fallback: str
+    serialized: bytes,
+    folder: Path,
+    scratch: Path,
+    no_fallback: str,
+    distrusted: Mapping[str, str],
 ) -> tuple[onnx.ModelProto, tvm.IRModule, tuple[Fallback, ...]]:
     """Return the form of the model that TVM could import, its module, and what falls back."""
     refused: list[tuple[_Form, dict[int, str], ModelError]] = []
     # ONNX Runtime writes out operators that TVM can convert, such as GroupNormalization; so the
     # model as it is gets its turn, too.
     for form in _forms(serialized, folder, scratch):
+        found = {
+            position: distrusted[node.name]
+            for position, node in enumerate(form.model.graph.node)
+            if node.name in distrusted
+        }
+        # Where the simplification merged such a node with another one, the model as it is has it.
+        if len(found) < len(distrusted) and form.folder == scratch:
+            continue
+        if found and form.types is not None and not no_fallback:
+            return form.with_fallback(found)
         try:
             return form.model, form.convert(), ()
         except NotConverted as error:

@@ -7,12 +7,13 @@ each step.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -27,6 +28,13 @@ from tvm_sparse.verification.inputs import UnknownInput, example_inputs
 
 MOST_STEPS = 40
 """The most parts of a model that are compiled to find the node that differs."""
+
+MOST_DISTRUSTED = 5
+"""The most nodes that ONNX Runtime runs since their results differ."""
+
+_log = logging.getLogger("tvm_sparse")
+
+Result = TypeVar("Result")
 
 Compile = Callable[[Path], Engine]
 """Compiles an ONNX file with static shapes, as the model that is verified was compiled."""
@@ -109,15 +117,39 @@ def verify(
         return Verification(refusal=f"{runtime} cannot run the model: {refusal}")
     wrong = [one for one in found if one.is_error]
     if wrong:
-        blame = _Bisection(proto, folder, arrays, compile_part).blame(wrong[0].output)
-        raise VerificationError(f"{_described(wrong)}; {blame}. {_REMEDY}")
+        blame, node = _Bisection(proto, folder, arrays, compile_part).blame(wrong[0].output)
+        raise VerificationError(f"{_described(wrong)}; {blame}. {_REMEDY}", node)
     return Verification(tuple(found))
 
 
-_REMEDY = (
-    "This is an error of tvm-sparse: please report it, with the model if you can. Without "
-    "verification the model compiles"
-)
+_REMEDY = "This is an error of tvm-sparse: please report it, with the model if you can"
+
+
+def until_right(attempt: Callable[[Mapping[str, str]], Result], can_fall_back: bool) -> Result:
+    """Compile and verify a model, with each node that differs run by ONNX Runtime instead.
+
+    Parameters
+    ----------
+    attempt : callable
+        Compiles and verifies the model, where ONNX Runtime runs the nodes that the mapping names.
+    can_fall_back : bool
+        Whether ONNX Runtime may run nodes.
+
+    Raises
+    ------
+    VerificationError
+        If outputs differ though ONNX Runtime runs the nodes.
+    """
+    distrusted: dict[str, str] = {}
+    while True:
+        try:
+            return attempt(distrusted)
+        except VerificationError as error:
+            known = error.node in distrusted or len(distrusted) == MOST_DISTRUSTED
+            if not error.node or known or not can_fall_back:
+                raise
+            _log.warning("%s. ONNX Runtime runs the node instead", error)
+            distrusted = {**distrusted, error.node: "its result differs from ONNX Runtime's"}
 
 
 def _check_names(model: onnx.ModelProto, engine: Engine) -> None:
@@ -154,13 +186,13 @@ class _Bisection:
         self.makers = {name: node for node in model.graph.node for name in node.output if name}
         self.differs: dict[str, bool] = {}
 
-    def blame(self, output: str) -> str:
-        """Return a clause that names the node because of which an output differs."""
+    def blame(self, output: str) -> tuple[str, str]:
+        """Return a clause that names the node because of which an output differs, and its name."""
         try:
             external_data_helper.load_external_data_for_model(self.model, str(self.folder))
             order = self._order(output)
         except ValueError as error:  # weights do not fit into one message
-            return f"the node is not known ({error})"
+            return f"the node is not known ({error})", ""
         self.differs[output] = True
         tensor = self._first_different(order)
         while True:  # a tensor of another branch may differ, too
@@ -170,7 +202,7 @@ class _Bisection:
                 break
             tensor = other
         node = self.makers[tensor]
-        return f"the first node that differs is {node.name!r} ({node.op_type})"
+        return f"the first node that differs is {node.name!r} ({node.op_type})", node.name
 
     def _first_different(self, order: Sequence[str]) -> str:
         """Return a tensor that differs, whose predecessor in the order does not."""
