@@ -12,6 +12,7 @@ from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.lower.check_divisors import CheckDivisors
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
@@ -27,6 +28,7 @@ from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 __all__ = [
     "AcceptUnaligned",
     "ApplyDefaultSchedule",
+    "CheckDivisors",
     "FormRegions",
     "FuseEpilogue",
     "LegalizeDynamicSlice",

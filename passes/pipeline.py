@@ -29,6 +29,7 @@ from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.lower.check_divisors import CheckDivisors
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
@@ -90,6 +91,7 @@ def lower(cpu: CpuProfile) -> Passes:
         LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps(),
+        CheckDivisors(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),

@@ -103,7 +103,8 @@ class Engine:
         Raises
         ------
         InputError
-            If an input is missing, unknown, or of another shape or dtype.
+            If an input is missing, unknown, or of another shape or dtype, or if it makes the model
+            divide an integer by zero.
         TargetError
             If the model was compiled for another machine.
         """
@@ -167,7 +168,12 @@ class Engine:
     def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
         with self._starting:
             worker, main = self._worker
-        return worker.submit(main, *tensors).result()
+        try:
+            return worker.submit(main, *tensors).result()
+        except ValueError as error:
+            if "divided by zero" not in str(error):
+                raise
+            raise InputError(f"with these inputs {error}") from None
 
     @functools.cached_property
     def _worker(self) -> tuple[ThreadPoolExecutor, Callable[..., Any]]:
