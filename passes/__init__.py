@@ -1,5 +1,6 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
+from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -22,6 +23,7 @@ from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 
@@ -29,6 +31,7 @@ __all__ = [
     "AcceptUnaligned",
     "ApplyDefaultSchedule",
     "CheckDivisors",
+    "FlattenRecurrentRows",
     "FormRegions",
     "FuseEpilogue",
     "LegalizeDynamicSlice",
@@ -38,6 +41,7 @@ __all__ = [
     "MoveImagesToPanels",
     "MoveToPanels",
     "PackDenseWeights",
+    "PackRecurrentWeights",
     "ReadPanelsInPlace",
     "RecomposeAttention",
     "RecomposeClip",

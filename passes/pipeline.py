@@ -18,6 +18,7 @@ from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
+from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -65,6 +66,7 @@ def canonicalize() -> Passes:
         RecomposeClip(),
         RecomposeHardSwish(),
         RecomposeAttention(),
+        FlattenRecurrentRows(),
         RecomposeSquare(),
         SplitLinear(),
         relax.transform.DeadCodeElimination(),
