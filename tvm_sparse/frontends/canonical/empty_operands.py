@@ -24,7 +24,7 @@ def drop_empty_operands(model: onnx.ModelProto) -> onnx.ModelProto:
         inputs = list(node.input)
         if node.op_type == "Concat" and node.domain in ("", "ai.onnx"):
             inputs = [name for name in inputs if name not in empty] or inputs[:1]
-        while inputs and not inputs[-1]:
+        while inputs and not inputs[-1] and not node.op_type.startswith("Optional"):
             inputs.pop()
         if inputs != list(node.input):
             del node.input[:]

@@ -1,0 +1,110 @@
+"""Who converts which operator of the ONNX standard, and what of it: the table of the docs.
+
+python -m tvm_sparse.frontends.converters.support > docs/operators.md
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from tvm_sparse.frontends.canonical.functions import WRITTEN_OUT
+from tvm_sparse.frontends.canonical.opset import OLDEST
+from tvm_sparse.frontends.converters.table import OURS
+from tvm_sparse.frontends.onnx_recurrent import RECURRENT
+
+LIMITS = {
+    "BatchNormalization": "`training_mode` of float16",
+    "ConvTranspose": "`output_padding` that is not below the strides",
+    "Dropout": "`training_mode` with a ratio above 0",
+    "MaxPool": "the output `Indices`",
+    "MaxUnpool": "`pads` that differ from side to side",
+    "NonMaxSuppression": "limits computed at run time, no `score_threshold`",
+    "Pad": "pads below zero or computed at run time",
+    "Pow": "integers, but for constant powers up to 8",
+    "Resize": "`tf_crop_and_resize`, sizes computed at run time, interpolation of integers",
+    "RoiAlign": "`mode` max; `half_pixel` with a `spatial_scale` other than 1",
+    "RMSNormalization": "all axes of float16",
+}
+"""What our converters do not do, by operator."""
+
+HEAD = f"""# Operators
+
+Who converts which operator of ONNX {onnx.__version__}. Models of opsets 7 to {OLDEST - 1} are
+raised to opset {OLDEST} first. A converter must have asked for every attribute, input and output
+that a node has and that is not the default. Where it has not, or where this page says "not", ONNX
+Runtime runs the node inside of the library, or compiling ends in an error that names the node and
+the attribute.
+
+- **ours**: a converter of this package, which may use TVM's where it is right.
+- **written out**: by the function that defines the operator in the standard.
+- **TVM**: TVM's converter, under supervision.
+- **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and
+  `ai.onnx.ml`.
+
+| operator | converted by | not |
+| --- | --- | --- |
+"""
+
+
+@dataclass(frozen=True)
+class Support:
+    """A row of the table.
+
+    Attributes
+    ----------
+    operator : str
+        The operator, of the domain of ONNX itself.
+    by : str
+        Who converts it.
+    limits : str
+        What they do not do.
+    """
+
+    operator: str
+    by: str
+    limits: str
+
+
+def rows() -> Iterator[Support]:
+    """Yield a row for each operator of the newest opset, by name."""
+    converters = onnx_frontend._get_convert_map()
+    for schema in sorted(onnx.defs.get_all_schemas(), key=lambda schema: schema.name):
+        name = schema.name
+        if schema.domain or schema.deprecated:
+            continue
+        if name in ("If", "Constant"):  # read by TVM's importer itself
+            yield Support(name, "TVM", "")
+        elif name in OURS or name in RECURRENT:
+            yield Support(name, "ours", LIMITS.get(name, ""))
+        elif name in WRITTEN_OUT:
+            yield Support(name, "written out", "")
+        elif name in converters:
+            unread = ", ".join(f"`{attribute}`" for attribute in _unread(schema, converters[name]))
+            yield Support(name, "TVM", unread)
+        else:
+            yield Support(name, "ONNX Runtime", "")
+
+
+def _unread(schema: Any, converter: Any) -> list[str]:
+    """Return the attributes that TVM's converter does not ask for."""
+    classes = [c for c in converter.__mro__[:-1] if c is not onnx_frontend.OnnxOpConverter]
+    source = "".join(inspect.getsource(c) for c in classes)
+    source += inspect.getsource(onnx_frontend._get_onnx_reduction) if "reduction" in source else ""
+    words = set(re.findall(r"[\"'](\w+)[\"']", source))
+    return sorted(attribute for attribute in schema.attributes if attribute not in words)
+
+
+def markdown() -> str:
+    """Return the page of the docs."""
+    return HEAD + "".join(f"| {row.operator} | {row.by} | {row.limits} |\n" for row in rows())
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
