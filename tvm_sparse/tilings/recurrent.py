@@ -14,15 +14,16 @@ DENSE_ACCUMULATORS = 8
 """Sums that hide the latency of a multiply-add: 4 cycles, of which 2 begin in each."""
 
 L2_CYCLES = 2
-"""Cycles in which a core draws a vector of weights from its L2: half of what L1 delivers."""
+"""Cycles in which a core draws a vector of weights from its L2; measured on an EPYC with AVX-512:
+a step of an LSTM with 256 hidden units takes 11.7 us."""
 
 STEP_CYCLES = 2.5
 """Cycles in which a core draws a vector of a packed sparse weight, and its part of the places,
-from its L2."""
+from its L2: an estimate, `L2_CYCLES` for 5 bytes in place of 4."""
 
 PERMUTATION_CYCLES = 1.0
 """Cycles of a permutation of two vectors, of which a sparse product needs one a vector and
-sequence; measured on an EPYC with AVX-512."""
+sequence: an estimate, one in each cycle."""
 
 
 @dataclass(frozen=True)
