@@ -15,7 +15,7 @@ import tvm_sparse
 from tvm_sparse import compiler
 from tvm_sparse.errors import InputError, VerificationError
 from tvm_sparse.frontends.graph_importer import GraphImporter
-from tvm_sparse.testing.models import write_mlp, write_onnx
+from tvm_sparse.testing.models import pruned, write_mlp, write_onnx
 
 X = {"x": [2, 6, 16]}
 
@@ -40,6 +40,9 @@ BRANCHES = [
     node("MatMul", "b1 v", "b2", "/right/down"),
     node("Mul", "a2 b2", "y", "/join"),
 ]
+
+
+GATE = [node("Sigmoid", "r", "y", "/gate")]
 
 
 def write(path, nodes, output="y"):
@@ -105,6 +108,19 @@ def test_onnxruntime_runs_the_node_that_differs(tmp_path, monkeypatch, caplog, f
     assert [found.nodes for found in engine.info.fallbacks] == [("/gate",)]
     (warning,) = (r.getMessage() for r in caplog.records if "report" in r.getMessage())
     assert "'/gate' (Sigmoid)" in warning and "ONNX Runtime runs the node instead" in warning
+
+
+def test_parts_do_not_repeat_warnings(tmp_path, caplog):
+    weight = pruned(np.random.default_rng(0), (40, 40), 0.1)
+    nodes = [node("MatMul", "p x", "a", "/mix"), node("Relu", "a", "r", "/relu"), *GATE]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [40, 20]}, ["y"], {"p": weight})
+    compile_part = miscompiler("/gate", "Tanh", tmp_path)
+    with caplog.at_level(logging.WARNING, "tvm_sparse"):
+        engine = compile_part(path)
+        said = len(caplog.records)
+        with pytest.raises(VerificationError, match="'/gate'"):
+            compiler.verify_engine(path, engine, compile_part=compile_part)
+    assert len(caplog.records) == said == 1
 
 
 def test_few_parts_are_compiled(tmp_path):

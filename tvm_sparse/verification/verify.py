@@ -7,10 +7,11 @@ each step.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -175,6 +176,16 @@ def _described(wrong: Sequence[Difference]) -> str:
     )
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Log nothing of parts of a model: the same was said of the model itself."""
+    was_disabled, _log.disabled = _log.disabled, True
+    try:
+        yield
+    finally:
+        _log.disabled = was_disabled
+
+
 class _Bisection:
     """Finds the first node of a model whose result differs."""
 
@@ -256,7 +267,8 @@ class _Bisection:
             with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
                 path = Path(scratch) / "part.onnx"
                 onnx.save(part, str(path))
-                actual = self.compile_part(path).run(inputs)
+                with _without_warnings():
+                    actual = self.compile_part(path).run(inputs)
             return any(one.is_error for one in reference.compare(inputs, actual))
         except (Refused, TvmSparseError, AttributeError, KeyError, ValueError):
             return False  # no tensor, or nothing that stands alone: another one tells
