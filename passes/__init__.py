@@ -1,6 +1,7 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
+from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -34,6 +35,7 @@ __all__ = [
     "FlattenRecurrentRows",
     "FormRegions",
     "FuseEpilogue",
+    "KeepZeros",
     "LegalizeDynamicSlice",
     "LowerOperators",
     "LowerRegions",

@@ -19,6 +19,7 @@ from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, l
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
+from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -59,6 +60,7 @@ def canonicalize() -> Passes:
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
+        KeepZeros(),
         relax.transform.FoldConstant(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
@@ -90,6 +92,7 @@ def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passe
 def lower(cpu: CpuProfile) -> Passes:
     """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
     return [
+        KeepZeros(),
         LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps(),
