@@ -269,3 +269,11 @@ def test_what_is_not_done_is_named(tmp_path, node, attribute):
     path = write(tmp_path / "m.onnx", node, {"x": [1, 2, 6, 6]}, weights)
     with pytest.raises(ModelError, match=rf"'n' \({node.op_type}\).*{attribute}"):
         import_onnx(path, no_fallback="not in this test")
+
+
+def test_suppression_of_boxes_is_not_left_to_tvm(tmp_path):
+    node = make_node("NonMaxSuppression", ["x", "s", "m"], ["y"])
+    shapes = {"x": [1, 6, 4], "s": [1, 2, 6]}
+    path = write(tmp_path / "m.onnx", node, shapes, {"m": np.array([3])})
+    with pytest.raises(ModelError, match="keeps other boxes"):
+        import_onnx(path, no_fallback="not in this test")

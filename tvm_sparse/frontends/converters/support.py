@@ -25,7 +25,7 @@ LIMITS = {
     "Dropout": "`training_mode` with a ratio above 0",
     "MaxPool": "the output `Indices`",
     "MaxUnpool": "`pads` that differ from side to side",
-    "NonMaxSuppression": "limits computed at run time, no `score_threshold`",
+    "NonMaxSuppression": "everything: TVM keeps other boxes",
     "Pad": "pads below zero or computed at run time",
     "Pow": "integers, but for constant powers up to 8",
     "Resize": "`tf_crop_and_resize`, sizes computed at run time, interpolation of integers",
