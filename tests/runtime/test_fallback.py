@@ -163,6 +163,21 @@ os._exit(0)
         for x in ([1, 1, 2, 3, 3], [4, 4, 4, 4, 4]):
             check(engine, path, {"x": np.float32(x)})
 
+    def test_an_output_whose_shape_is_an_input(self, tmp_path):
+        nodes = [make_node("Expand", ["x", "shape"], ["y"])]
+        infos = [
+            make_tensor_value_info("x", TensorProto.FLOAT, [3, 1]),
+            make_tensor_value_info("shape", TensorProto.INT64, [2]),
+        ]
+        graph = make_graph(nodes, "g", infos, [onnx.ValueInfoProto(name="y")])
+        path = tmp_path / "m.onnx"
+        opset = [make_opsetid("", 17)]
+        onnx.save(make_model(graph, opset_imports=opset, ir_version=8), path)
+        engine = tvm_sparse.compile(path)
+        x = np.float32([[1], [2], [3]])
+        for shape in ([3, 4], [1, 2]):
+            check(engine, path, {"x": x, "shape": np.array(shape)})
+
     def test_shapes_that_are_computed_behind_a_part(self, tmp_path):
         """As TensorFlow's exporter writes a Loop and what reads the stacked states."""
         info = make_tensor_value_info

@@ -8,7 +8,7 @@ nodes that read them join the group. Only a model's output may have a shape know
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -70,7 +70,8 @@ def partition(
         If an output of the model is no array, or a part is larger than 2 GB.
     """
     graph = ModelGraph(model, folder)
-    reasons, types = _with_readers(graph, types, reasons)
+    reasons, sampled = _with_readers(graph, types, reasons)
+    types = _with_open_outputs(graph, types, sampled, reasons)
     groups = {group[0]: group for group in convex_groups(graph.successors, reasons)}
     parts = onnx.ModelProto()
     parts.CopyFrom(model)
@@ -149,6 +150,29 @@ def _unknown_outputs(
         and not types[name].is_static
         and (name in graph.outputs or any(node not in reasons for node in graph.readers[name]))
     }
+
+
+def _with_open_outputs(
+    graph: ModelGraph,
+    types: Mapping[str, ValueType],
+    sampled: Mapping[str, ValueType],
+    reasons: Mapping[int, str],
+) -> dict[str, ValueType]:
+    """Return `sampled`, where outputs of the model keep only what holds for all inputs.
+
+    Nobody but the user reads them, so their shapes need not be known.
+    """
+    known = dict(sampled)
+    for name in graph.outputs.intersection(graph.producer):
+        first, last = types[name], sampled[name]
+        inside = [graph.producer[name], *graph.readers[name]]
+        if last.shape is None or not all(node in reasons for node in inside):
+            continue
+        if first.shape is None or len(first.shape) != len(last.shape):
+            known[name] = replace(last, shape=(-1,) * len(last.shape))
+        else:
+            known[name] = first
+    return known
 
 
 def _refusal(name: str, found: ValueType, is_ours: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,8 +74,8 @@ def with_sampled_shapes(
 ) -> dict[str, ValueType]:
     """Return `types` with the shapes that the values `names` have whatever the inputs hold.
 
-    The model runs on zeros, ones and random numbers, as far as it takes them. A dimension that
-    changes between them, or that is 0 in one, stays unknown.
+    The model runs on zeros, ones, numbers that count up and random ones, as far as it takes them.
+    A dimension that changes between them, or that is 0 in one, stays unknown.
     """
     session = _session(_with_outputs(model, names), folder)
     known = dict(types)
@@ -106,10 +107,14 @@ def _samples(session: Any) -> Iterator[dict[str, np.ndarray]]:
     shapes = {
         value.name: (_type(value).dtype, tuple(value.shape)) for value in session.get_inputs()
     }
-    for fill in (np.zeros, np.ones, generator.standard_normal):
+    for fill in (np.zeros, np.ones, _counted, generator.standard_normal):
         yield {
             name: np.asarray(np.abs(fill(shape)), dtype) for name, (dtype, shape) in shapes.items()
         }
+
+
+def _counted(shape: tuple[int, ...]) -> np.ndarray:
+    return np.arange(math.prod(shape)).reshape(shape)
 
 
 def _with_outputs(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
