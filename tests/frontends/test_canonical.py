@@ -199,3 +199,21 @@ def test_an_invalid_model_is_refused_with_the_reason_of_onnx_runtime(tmp_path):
     path = write(tmp_path / "m.onnx", [node], (2, 3))
     with pytest.raises(ModelError, match=r"not a valid model: .*no_such.*onnx\.checker"):
         import_onnx(path)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_nodes_in_the_branches_of_an_if_are_supervised_too(tmp_path, sign):
+    out = [onnx.ValueInfoProto(name="b")]
+    pools = [
+        helper.make_node("MaxPool", ["x"], ["b"], kernel_shape=[3], strides=[2], auto_pad=auto_pad)
+        for auto_pad in ("SAME_LOWER", "SAME_UPPER")
+    ]
+    then, otherwise = (helper.make_graph([pool], "branch", [], out) for pool in pools)
+    nodes = [
+        helper.make_node("Greater", ["limit", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=otherwise),
+    ]
+    nodes.insert(0, helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0))
+    nodes.insert(1, helper.make_node("Mul", ["largest", "sign"], ["limit"]))
+    weights = {"zero": np.float32(0), "sign": np.float32(sign)}
+    check(write(tmp_path / "m.onnx", nodes, (1, 2, 12), weights), (1, 2, 12))

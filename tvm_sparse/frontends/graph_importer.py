@@ -185,12 +185,15 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         name = _variable(attrs["tvm_custom"]["name"])
         if op_name in RECURRENT:
             return convert_recurrent(self.bb, op_name, inputs, attrs, name)
-        if not self.bb.current_block_is_dataflow():  # a branch of an If
-            return super()._convert_operator(op_name, inputs, attrs, opset)
         scope = [self._nodes, self._params]
-        return convert_node(
-            self.bb, op_name, inputs, attrs, opset, scope, lambda e: self._bind(e, name, {})
-        )
+
+        def bind(result: Any) -> Any:
+            if self.bb.current_block_is_dataflow():
+                return self._bind(result, name, {})
+            # The model has an If, in whose branches no variables are bound.
+            return self.bb.normalize(result) if isinstance(result, relax.Expr) else result
+
+        return convert_node(self.bb, op_name, inputs, attrs, opset, scope, bind)
 
     def _bind(self, expr: Any, name: str, bound: dict[relax.Expr, relax.Expr]) -> Any:
         """Bind the calls in `expr` to variables called as the node, for readable reports."""
