@@ -238,6 +238,17 @@ def test_extremes_of_infinities(tmp_path, operator, axes, keepdims):
     check(tmp_path, make_node(operator, ["x"], ["y"], keepdims=keepdims, **options), {"x": x})
 
 
+@pytest.mark.parametrize("axes", [None, [0], [-1], [0, 2]])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan, 100.0])
+def test_log_sum_exp_of_special_values(tmp_path, value, keepdims, axes):
+    x = image(2, 3, 4)
+    x[:, 1], x[1, 2] = value, value
+    options = {} if axes is None else {"axes": axes}
+    node = make_node("ReduceLogSumExp", ["x"], ["y"], keepdims=keepdims, **options)
+    check(tmp_path, node, {"x": x})
+
+
 @pytest.mark.parametrize(
     "start, end, step", [(0, 5, -1), (4, 2, 1), (-1, -5, 2), (3, 3, 1), (9, 0, -2), (2, 99, 3)]
 )

@@ -1,11 +1,11 @@
-"""Extremes over axes, of which infinities are part."""
+"""Reductions over axes of tensors that may hold infinities."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import relax, te, tirx
 
 from tvm_sparse.frontends.converters.node import Node
 
@@ -19,17 +19,12 @@ def extreme(node: Node) -> Any:
     TVM's reductions begin at the largest finite number, so the maximum over values that all are
     minus infinity would be finite. Here they begin at infinity.
     """
-    x, dtype, rank = node.inputs[0], node.dtype(0), len(node.shape(0))
-    if not dtype.startswith("float"):
+    x, rank, keep = node.inputs[0], len(node.shape(0)), node.attributes.get("keepdims", 1)
+    if not node.dtype(0).startswith("float"):
         return node.by_tvm()
-    keep, empty = node.attributes.get("keepdims", 1), node.attributes.get("noop_with_empty_axes", 0)
-    given: Any = node.attributes.get("axes", ())
-    if node.opset >= FIRST_WITH_INPUT:
-        values = node.constant(1, "axes")
-        given = () if values is None else values.tolist()
-    if not len(given) and empty:
+    axes = _axes(node, rank)
+    if not axes:
         return x
-    axes = sorted(int(axis) % rank for axis in given) or list(range(rank))
     if rank == 4 and axes == IMAGE_AXES:
         return node.by_tvm()
     largest = node.op_type == "ReduceMax"
@@ -54,5 +49,36 @@ def extreme(node: Node) -> Any:
     return node.builder.call_te(body, x, primfunc_name_hint=node.op_type.lower())
 
 
+def log_sum_exp(node: Node) -> Any:
+    """Convert ReduceLogSumExp: ``log(sum(exp(x - m))) + m`` with the maximum m.
+
+    TVM subtracts an infinite maximum from itself, which is NaN. Here m is 0 in its place: the
+    result is minus infinity where all values are, and infinity where one value is.
+    """
+    x, rank, keep = node.inputs[0], len(node.shape(0)), node.attributes.get("keepdims", 1)
+    axes = _axes(node, rank)
+    if not axes:
+        return x
+    largest = node.emit(relax.op.max(x, axes, keepdims=True))
+    zero = relax.const(0, node.dtype(0))
+    shift = node.emit(relax.op.where(node.emit(relax.op.isinf(largest)), zero, largest))
+    powers = node.emit(relax.op.exp(node.emit(relax.op.subtract(x, shift))))
+    total = node.emit(relax.op.log(node.emit(relax.op.sum(powers, axes, keepdims=True))))
+    result = node.emit(relax.op.add(total, shift))
+    return result if keep else relax.op.squeeze(result, axes)
+
+
+def _axes(node: Node, rank: int) -> list[int]:
+    """Return the axes that a node reduces, from 0 on; none if it returns its input as it is."""
+    empty = node.attributes.get("noop_with_empty_axes", 0)
+    given: Any = node.attributes.get("axes", ())
+    if node.opset >= FIRST_WITH_INPUT:
+        values = node.constant(1, "axes")
+        given = () if values is None else values.tolist()
+    if not len(given) and empty:
+        return []
+    return sorted(int(axis) % rank for axis in given) or list(range(rank))
+
+
 FIRST_WITH_INPUT = 18
-"""The first opset whose ReduceMax has its axes as an input."""
+"""The first opset in which these reductions have their axes as an input."""

@@ -64,6 +64,7 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "Pad": shapes.pad,
     "Pow": elementwise.power,
     "RMSNormalization": normalization.rms_normalization,
+    "ReduceLogSumExp": reductions.log_sum_exp,
     "ReduceMax": reductions.extreme,
     "ReduceMin": reductions.extreme,
     "Resize": resize.resize,
