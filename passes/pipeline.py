@@ -29,6 +29,7 @@ from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNo
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
+from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
@@ -202,7 +203,8 @@ def pipeline(
             if strict and compiled.warnings:
                 raise ModelError(compiled.warnings[0])
             mod = tvm.transform.Sequential(lower(cpu))(mod)
-            return relax.get_pipeline("default_build")(mod)
+            with without_passes(*[MEMORY_PLANNING] if has_branches(mod) else []):
+                return relax.get_pipeline("default_build")(mod)
 
     return run
 

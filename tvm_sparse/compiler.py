@@ -261,15 +261,9 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "d
     -------
     Executable
     """
-    scope = tvm.transform.PassContext.current()
-    context = tvm.transform.PassContext(
-        opt_level=scope.opt_level,
-        required_pass=scope.required_pass,
-        disabled_pass=[*scope.disabled_pass, COMPACTION],
-        instruments=scope.instruments,
-        config=scope.config,
-    )
-    with context:
+    from tvm_sparse.passes.ir.left_out import without_passes
+
+    with without_passes(COMPACTION):
         return tvm.compile(mod, target, relax_pipeline=relax_pipeline)
 
 

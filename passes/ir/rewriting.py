@@ -61,7 +61,16 @@ class _Rewriter(PyExprMutator):
     def visit_dataflow_block_(self, block: relax.DataflowBlock) -> relax.BindingBlock:
         # A dataflow variable is not visible outside its block.
         self.emitted.clear()
-        return super().visit_dataflow_block_(block)
+        visited = super().visit_dataflow_block_(block)
+        self.emitted.clear()
+        return visited
+
+    def visit_seq_expr_(self, seq: relax.SeqExpr) -> relax.Expr:
+        # A variable of one branch of an If is not visible in the other one, nor behind both.
+        outside = {key: list(known) for key, known in self.emitted.items()}
+        visited = super().visit_seq_expr_(seq)
+        self.emitted = outside
+        return visited
 
     def emit(self, call: relax.Expr) -> relax.Expr:
         if not isinstance(call, relax.Call):

@@ -9,6 +9,7 @@ import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tvm_sparse
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes import pipeline
@@ -137,3 +138,31 @@ def test_activations_become_epilogues(tmp_path, activation):
     names = check(tmp_path, [activation], (1, CHANNELS, 5, 9), weights)
     layers = ["tvm_sparse.linear"] * 2
     assert names == ["tvm_sparse.image_to_panels", *layers, "tvm_sparse.panels_to_image"]
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize("first", ["a convolution first", "the input"])
+def test_branches_do_not_share_panels_or_memory(tmp_path, chosen, first):
+    """Both branches lay the same image out; what one of them has, the other one cannot see."""
+
+    def branch(name, operator):
+        info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, CHANNELS, 8, 8))
+        pool = node(operator, ["a"], [name], kernel_shape=[2, 2], strides=[2, 2])
+        return onnx.helper.make_graph([pool], name, [], [info])
+
+    branches = {"then_branch": branch("t", "MaxPool"), "else_branch": branch("e", "AveragePool")}
+    make = "Conv" if first == "a convolution first" else "Add"
+    one = np.eye(CHANNELS, dtype="float32")[..., None, None] if make == "Conv" else np.float32(0)
+    nodes = [
+        node(make, ["x", "one"], ["a"]),
+        node("Cast", ["c"], ["b"], to=onnx.TensorProto.BOOL),
+        node("If", ["b"], ["p"], **branches),
+        node("Relu", ["p"], ["y"]),
+    ]
+    shapes = {"x": (1, CHANNELS, 16, 16), "c": ()}
+    path = write_onnx(tmp_path / "model.onnx", nodes, shapes, ["y"], {"one": np.asarray(one)})
+    x = np.random.default_rng(0).standard_normal(shapes["x"]).astype("float32")
+    inputs = {"x": x, "c": np.array(chosen, "float32")}
+    want = onnxruntime_outputs(path, inputs)["y"]
+    engine = tvm_sparse.compile(path, threads=1)
+    np.testing.assert_allclose(engine.run(inputs)["y"], want, rtol=1e-5, atol=1e-5)
