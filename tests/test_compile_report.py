@@ -1,4 +1,7 @@
-"""What compiling says of pruned layers: each is sparse, or a reason is stated."""
+"""What compiling says of pruned layers: each is sparse, or a reason is stated.
+
+The file is long because it has one small model for each reason.
+"""
 
 import dataclasses
 import logging

@@ -1,4 +1,8 @@
-"""Groups of nodes for ONNX Runtime: convex, maximal, and with all that they read."""
+"""Groups of nodes for ONNX Runtime: convex, maximal, and with all that they read.
+
+The file is long because grouping, the models of the groups and their types are tested with the same
+small graphs.
+"""
 
 import numpy as np
 import onnx
