@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sentences import PAIRS
@@ -31,6 +30,7 @@ from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE
 from tvm_sparse.bench.results import Comparison
 from tvm_sparse.bench.tables import to_json
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.pruning import prune
 from tvm_sparse.report.measured import rank_correlation
 from tvm_sparse.zoo.onnx_builder import GraphBuilder

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from sentences import PAIRS
@@ -31,6 +30,7 @@ from tvm_sparse.bench.comparison import compare
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE
 from tvm_sparse.bench.results import Comparison
 from tvm_sparse.bench.tables import to_json
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.pruning import SCOPES, prune
 
 THRESHOLD = 0.3

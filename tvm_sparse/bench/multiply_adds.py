@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from tvm_sparse.frontends.onnx_file import tensor_array
+from tvm_sparse.onnx_runtime import onnxruntime
 
 # Smaller initializers may be shapes or axes, whose values shape inference needs.
 _WEIGHT_SIZE = 1024

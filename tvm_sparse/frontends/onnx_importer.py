@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-import onnxruntime
 import tvm
 from tvm import relax
 
@@ -31,6 +30,7 @@ from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.frontends.value_types import ValueType, value_types
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.specs import Fallback
 
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in

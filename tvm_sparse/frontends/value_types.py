@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+
+from tvm_sparse.onnx_runtime import onnxruntime
 
 _BITS = (8, 16, 32, 64)
 

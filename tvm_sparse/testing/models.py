@@ -123,7 +123,7 @@ def write_mlp(path: Path, density: float = 0.1, opset: int = 17, **options: Any)
 
 def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return what ONNX Runtime computes without its own optimizations."""
-    import onnxruntime
+    from tvm_sparse.onnx_runtime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

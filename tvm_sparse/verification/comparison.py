@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
+
+from tvm_sparse.onnx_runtime import onnxruntime
 
 TOLERANCE = 1e-3
 """The difference that is allowed, as a share of an output's spread."""

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import external_data_helper, helper
 
 from tvm_sparse.errors import InputError, TvmSparseError, VerificationError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.verification.comparison import Arrays, Difference, Reference, Refused
 from tvm_sparse.verification.inputs import UnknownInput, example_inputs

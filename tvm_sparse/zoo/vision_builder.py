@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.zoo.onnx_builder import GraphBuilder
 from tvm_sparse.zoo.random_weights import random_weight
 
