@@ -14,7 +14,7 @@ from tvm import relax
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.cpu.profile import processor
-from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.cpu.threads import check_threads, note_other_threads
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel
 from tvm_sparse.frontends.load import import_module, no_fallback
@@ -139,6 +139,7 @@ def compile(
         machine=cpu.architecture,
         instruction_sets=library.instruction_sets(tvm_target),
         fallbacks=imported.fallbacks,
+        threads=cpu.cores,
     )
     mod = library.describe(imported.mod, info)
     del imported  # frees each weight as soon as a packed one replaces it
@@ -230,19 +231,24 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     path : str or PathLike
         The library.
     threads : int, optional
-        Threads that an inference runs on; by default all cores that this process may use.
+        Threads that an inference runs on; by default all cores that this process may use. The
+        logger ``tvm_sparse`` gets one warning if the library was compiled for another number.
 
     Returns
     -------
     Engine
+        Engines of the same file share its weights; the last one that is closed or forgotten frees
+        them. A file that was replaced is another file.
 
     Raises
     ------
     LibraryError
         If the file is missing, truncated, not ours, or for another processor.
     """
-    module, info = library.read_library(Path(path))
-    return Engine(module, info, threads, Path(path))
+    loaded, info = library.read_library(Path(path))
+    engine = Engine(loaded, info, threads)
+    note_other_threads(os.fspath(path), info.threads, engine.threads)
+    return engine
 
 
 def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "default") -> Any:

@@ -23,6 +23,10 @@ class LibraryError(TvmSparseError):
     """A compiled library cannot be loaded or written."""
 
 
+class ClosedError(TvmSparseError):
+    """An engine was closed before a call."""
+
+
 class OutputError(TvmSparseError):
     """A result, such as a pruned model or a table in JSON, cannot be written."""
 

@@ -21,7 +21,7 @@ class TestLibrary:
         moved.write_bytes(saved.read_bytes())
         script = (
             "import sys, numpy as np, tvm_sparse\n"
-            "x = np.load(sys.argv[2]); y = tvm_sparse.load(sys.argv[1]).run([x])['y']\n"
+            "x = np.load(sys.argv[2]); y = tvm_sparse.load(sys.argv[1], threads=2).run([x])['y']\n"
             "np.save(sys.argv[2], y)\n"
         )
         np.save(tmp_path / "x.npy", x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 
@@ -18,6 +19,10 @@ _SHARE_CORES = -3
 _SPINS = "1000"
 
 _local = threading.local()
+
+_noted: set[tuple[str, int]] = set()
+
+_log = logging.getLogger(__name__)
 
 
 def check_threads(threads: int | None) -> None:
@@ -47,3 +52,27 @@ def start_pool(threads: int) -> None:
 def pool_threads() -> int:
     """Return the threads of the calling thread's pool, as `start_pool` was told."""
     return getattr(_local, "threads", len(os.sched_getaffinity(0)))
+
+
+def note_other_threads(library: str, cut_for: int, threads: int) -> None:
+    """Warn, once for each library and number, if its work is cut for another number of threads.
+
+    Parameters
+    ----------
+    library : str
+        The path of the library.
+    cut_for : int
+        The threads that it was compiled for; 0 if that is not known.
+    threads : int
+        The threads that it runs on.
+    """
+    if cut_for in (0, threads) or (library, threads) in _noted:
+        return
+    _noted.add((library, threads))
+    _log.warning(
+        "%s: compiled for threads=%d and loaded with threads=%d, which may be slow; compile or "
+        "load it with the other number",
+        library,
+        cut_for,
+        threads,
+    )

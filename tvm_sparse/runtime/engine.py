@@ -1,30 +1,26 @@
-"""The engine: runs a compiled model on NumPy arrays.
-
-A TVM virtual machine must not be used by two threads at once, and TVM gives every thread that
-runs one a pool of its own. So each engine has one thread that owns its virtual machine: calls
-from several Python threads queue up there, and no more than `threads` threads ever compute.
-"""
+"""The engine: runs a compiled model on NumPy arrays."""
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
 import tvm_ffi
-from tvm import relax
 
 from tvm_sparse.cpu.this_machine import usable_cores
-from tvm_sparse.cpu.threads import check_threads, start_pool
-from tvm_sparse.errors import InputError, TargetError
+from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.errors import ClosedError, InputError, TargetError
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.loaded import LoadedLibrary
+from tvm_sparse.runtime.machine import STARTING, Machine, MachineClosed
 from tvm_sparse.specs import TensorSpec, unknown_input
 
 if TYPE_CHECKING:
@@ -34,7 +30,14 @@ if TYPE_CHECKING:
 class Engine:
     """A compiled model.
 
-    `tvm_sparse.compile` and `tvm_sparse.load` make engines. Several threads may call one.
+    `tvm_sparse.compile` and `tvm_sparse.load` make engines. Several threads may call one; their
+    calls queue up. It works after a fork, in the parent and in the child; a fork waits for the
+    calls that run. In a ``with`` block an engine is closed at the end.
+
+    An engine can be pickled: the pickle holds the whole library with its weights, as `save` writes
+    it, so that it can be loaded where the file does not exist. For many processes on one machine,
+    paths that each gives to `tvm_sparse.load` are cheaper: the system then keeps one copy of the
+    file in memory.
 
     Attributes
     ----------
@@ -48,25 +51,39 @@ class Engine:
 
     def __init__(
         self,
-        module: tvm.runtime.Module,
+        code: tvm.runtime.Module | LoadedLibrary,
         info: LibraryInfo,
         threads: int | None = None,
-        path: Path | None = None,
         report: CompileReport | None = None,
     ) -> None:
         check_threads(threads)
         self.info = info
         self.threads = threads or usable_cores()
         self.report = report
-        self._module = module
-        self._path = path  # of the library that `module` was loaded from
-        self._starting = threading.Lock()
+        self._code: tvm.runtime.Module | LoadedLibrary | None = code
+        self._machine: Machine | None = None
 
     def __repr__(self) -> str:
         inputs, outputs = (
             ", ".join(map(str, specs)) for specs in (self.info.inputs, self.info.outputs)
         )
         return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {self.threads} threads)"
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:  # type: ignore[override]
+        content = self._content()
+        whole = pickle.PickleBuffer(content) if protocol >= 5 else content
+        return _from_content, (whole, self.threads)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -107,6 +124,8 @@ class Engine:
             divide an integer by zero.
         TargetError
             If the model was compiled for another machine.
+        ClosedError
+            If the engine is closed.
         """
         arrays = [
             spec.check(value)
@@ -144,10 +163,22 @@ class Engine:
         LibraryError
             If the file cannot be written, or no linker for the target is installed.
         """
-        if self._path is None:
-            library.write_library(self._module, Path(path), self.info.machine, linker)
+        code = self._open_code()
+        if isinstance(code, LoadedLibrary):
+            library.copy_library(code.file(), Path(path))
         else:
-            library.copy_library(self._path, Path(path))
+            library.write_library(code, Path(path), self.info.machine, linker)
+
+    def close(self) -> None:
+        """Wait for the calls that run, end the threads and free the memory.
+
+        Later calls of `run` and `save` raise `ClosedError`. An engine that nothing refers to any
+        more closes by itself. Closing one twice does nothing.
+        """
+        with STARTING:
+            machine, self._machine, self._code = self._machine, None, None
+        if machine is not None:
+            machine.close()
 
     def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         names = [spec.name for spec in self.inputs]
@@ -166,24 +197,52 @@ class Engine:
         return [inputs[name] for name in names]
 
     def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
-        with self._starting:
-            worker, main = self._worker
+        machine = self._machine
+        if machine is None or not machine.is_of_this_process:
+            machine = self._start()
         try:
-            return worker.submit(main, *tensors).result()
+            return machine.run(tensors)
+        except MachineClosed:
+            raise ClosedError(_CLOSED) from None
         except ValueError as error:
             if "divided by zero" not in str(error):
                 raise
             raise InputError(f"with these inputs {error}") from None
 
-    @functools.cached_property
-    def _worker(self) -> tuple[ThreadPoolExecutor, Callable[..., Any]]:
-        """The thread that owns the virtual machine, and the machine's function ``main``."""
-        library.check_machine(self.info)
-        executor = ThreadPoolExecutor(
-            1, "tvm_sparse", initializer=start_pool, initargs=(self.threads,)
-        )
-        machine = executor.submit(relax.VirtualMachine, self._module, tvm.cpu()).result()
-        return executor, machine["main"]
+    def _start(self) -> Machine:
+        """Return the machine of this process, which the first caller makes."""
+        with STARTING:
+            if self._machine is None or not self._machine.is_of_this_process:
+                code = self._open_code()
+                library.check_machine(self.info)
+                module = code.module if isinstance(code, LoadedLibrary) else code
+                self._machine = Machine(module, self.threads)
+            return self._machine
+
+    def _open_code(self) -> tvm.runtime.Module | LoadedLibrary:
+        code = self._code
+        if code is None:
+            raise ClosedError(_CLOSED)
+        return code
+
+    def _content(self) -> bytes:
+        """Return the library as it would be saved."""
+        code = self._open_code()
+        if isinstance(code, LoadedLibrary):
+            return code.file().read_bytes()
+        with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
+            path = Path(folder) / "engine.so"
+            self.save(path)
+            return path.read_bytes()
+
+
+def _from_content(content: bytes, threads: int) -> Engine:
+    """Return an engine of a library in memory."""
+    code, info = library.read_library_in_memory(content)
+    return Engine(code, info, threads)
+
+
+_CLOSED = "the engine is closed; load the library again to run it"
 
 
 def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:

@@ -2,11 +2,16 @@
 
 The compiled code hands over the ONNX model of a part, a constant of the library. A session is made
 for it at its first call, once for each thread: an engine calls from one thread of its own.
+
+A session has threads, which do not exist in the child of a fork, where its destructor would wait
+for them without end. So the child leaves the sessions of its parent as they are and makes others.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +24,7 @@ from tvm_sparse.cpu.threads import pool_threads
 from tvm_sparse.errors import InputError, LibraryError
 from tvm_sparse.specs import RUN_SUBMODEL, Fallback
 
-_local = threading.local()
+_sessions: dict[int, dict[str, _Session]] = {}
 
 
 def check_available(fallbacks: Sequence[Fallback], where: str) -> None:
@@ -49,7 +54,7 @@ class _Session:
 
     def __init__(self, content: bytes, threads: int) -> None:
         # Only libraries with such parts need the package.
-        import onnxruntime
+        from tvm_sparse.onnx_runtime import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -93,10 +98,23 @@ class _Session:
 
 
 def _session(key: str, content: tvm.runtime.Tensor) -> _Session:
-    sessions: dict[str, _Session] = _local.__dict__.setdefault("sessions", {})
+    sessions = _sessions.setdefault(threading.get_ident(), {})
     if key not in sessions:
         sessions[key] = _Session(content.numpy().tobytes(), pool_threads())
     return sessions[key]
+
+
+def forget(thread: int) -> None:
+    """Drop the sessions of the thread of this number, which calls no more."""
+    _sessions.pop(thread, None)
+
+
+def _leave_sessions() -> None:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(_sessions)))
+    _sessions.clear()
+
+
+os.register_at_fork(after_in_child=_leave_sessions)
 
 
 def _run(key: str, content: tvm.runtime.Tensor, *inputs: tvm.runtime.Tensor) -> Any:

@@ -25,6 +25,7 @@ from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.files import replacing
 from tvm_sparse.runtime import fallback
 from tvm_sparse.runtime.linking import link, link_command
+from tvm_sparse.runtime.loaded import LoadedLibrary, load_library
 from tvm_sparse.runtime.quiet import quiet_runtime
 from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
@@ -61,6 +62,9 @@ class LibraryInfo:
         The versions of TVM and tvm_sparse that built it.
     fallbacks : tuple of Fallback
         The nodes of the model that ONNX Runtime runs.
+    threads : int
+        The number of threads that its work is cut for; 0 if an older version built it, which did
+        not say so.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -72,6 +76,7 @@ class LibraryInfo:
     tvm_version: str = tvm.__version__
     version: str = __version__
     fallbacks: tuple[Fallback, ...] = ()
+    threads: int = 0
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
@@ -190,8 +195,8 @@ def _pack_constants(
     return str(source)
 
 
-def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
-    """Load a library that this machine can run.
+def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
+    """Load a library that this machine can run, or return it if it is loaded already.
 
     Raises
     ------
@@ -201,19 +206,36 @@ def read_library(path: Path) -> tuple[tvm.runtime.Module, LibraryInfo]:
     _check_elf(path)
     foreign = f"{path}: not a library that tvm-sparse compiled"
     try:
-        with quiet_runtime():
-            module = tvm.runtime.load_module(str(path.resolve()))
+        loaded = load_library(path, path.open("rb"))
     except (OSError, RuntimeError, ValueError) as error:
         raise LibraryError(f"{foreign}: {str(error).strip().splitlines()[-1]}") from None
     try:
-        info = description(relax.VirtualMachine(module, tvm.cpu()))
+        info = description(relax.VirtualMachine(loaded.module, tvm.cpu()))
     except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
         raise LibraryError(
             f"{foreign}, or not version {__version__}; compile the model again"
         ) from None
     _check_processor(path, info)
     fallback.check_available(info.fallbacks, str(path))
-    return module, info
+    return loaded, info
+
+
+def read_library_in_memory(content: bytes) -> tuple[LoadedLibrary, LibraryInfo]:
+    """Load the content of a library's file.
+
+    Raises
+    ------
+    LibraryError
+        As `read_library`.
+    """
+    with os.fdopen(os.memfd_create("tvm_sparse"), "wb") as file:
+        file.write(content)
+        file.flush()
+        path = Path(f"/proc/self/fd/{file.fileno()}")
+        try:
+            return read_library(path)
+        except LibraryError as error:
+            raise LibraryError(str(error).replace(str(path), "a pickled engine")) from None
 
 
 def description(machine: relax.VirtualMachine) -> LibraryInfo:
