@@ -55,6 +55,12 @@ class Inputs(list[Any]):
         self.read.update(range(len(self)))
         return super().__iter__()
 
+    def __add__(self, others: Any) -> Any:
+        """Return inputs with others behind them; what is read of them was read of these, too."""
+        longer = Inputs([*super().__add__(list(others))])
+        longer.read = self.read
+        return longer
+
 
 @dataclass
 class Node:
