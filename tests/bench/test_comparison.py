@@ -3,6 +3,8 @@ import sys
 
 import numpy as np
 import pytest
+from onnx import TensorProto
+from onnx.helper import make_node
 from rich.console import Console
 from run import joined
 
@@ -16,6 +18,7 @@ from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.testing.models import write_onnx
 from tvm_sparse.zoo import recipes, transformers
 
 QUICK = {"rounds": 2, "seconds": 0.0, "threads": 1}
@@ -203,6 +206,25 @@ def test_multiply_adds_of_a_convolution(tmp_path):
     attention = 2 * tokens * tokens * config.width * config.layers
     work = count_multiply_adds(proto, folder)
     assert work.total == work.nonzero == patches + linear + attention + 10 * config.width
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [
+            make_node("NonZero", ["x"], ["places"]),
+            make_node("Cast", ["places"], ["t"], to=TensorProto.FLOAT),
+        ],
+        [make_node("Scaler", ["x"], ["t"], domain="ai.onnx.ml", offset=[1.0], scale=[2.0])],
+    ],
+    ids=["NonZero", "Scaler"],
+)
+def test_no_multiply_adds_where_shapes_are_open(tmp_path, before):
+    nodes = [*before, make_node("MatMul", ["r", "t"], ["y"])]
+    weights = {"r": np.ones((5, 2), "float32")}
+    path = tmp_path / "m.onnx"
+    write_onnx(path, nodes, {"x": [2, 8]}, ["y"], weights, domains=["ai.onnx.ml"])
+    assert count_multiply_adds(*read_model(path)) is None
 
 
 @pytest.fixture

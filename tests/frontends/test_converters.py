@@ -45,6 +45,11 @@ def image(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")
 
 
+@pytest.mark.parametrize("axes", [[0], [0, 3], [-1]])
+def test_axes_of_unsqueeze_as_an_attribute(tmp_path, axes):
+    check(tmp_path, make_node("Unsqueeze", ["x"], ["y"], axes=axes), {"x": image(2, 5)}, opset=12)
+
+
 AUTO_PADS = ["SAME_UPPER", "SAME_LOWER", "VALID"]
 
 

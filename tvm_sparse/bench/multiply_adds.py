@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from tvm_sparse.frontends.onnx_file import tensor_array
+from tvm_sparse.frontends.value_types import value_types
 from tvm_sparse.onnx_runtime import onnxruntime
 
 # Smaller initializers may be shapes or axes, whose values shape inference needs.
@@ -34,8 +35,8 @@ class MultiplyAdds:
     nonzero: int
 
 
-def count_multiply_adds(model: onnx.ModelProto, folder: Path) -> MultiplyAdds:
-    """Count the multiply-adds of ``MatMul``, ``Gemm`` and ``Conv``.
+def count_multiply_adds(model: onnx.ModelProto, folder: Path) -> MultiplyAdds | None:
+    """Count the multiply-adds of ``MatMul``, ``Gemm`` and ``Conv`` in the main graph.
 
     Parameters
     ----------
@@ -43,6 +44,11 @@ def count_multiply_adds(model: onnx.ModelProto, folder: Path) -> MultiplyAdds:
         A model whose inputs have static shapes; it is not changed.
     folder : Path
         The folder that external weights lie in.
+
+    Returns
+    -------
+    MultiplyAdds or None
+        None if the shape of such a layer is known only when the model runs.
     """
     weights = {t.name: t for t in model.graph.initializer if math.prod(t.dims) >= _WEIGHT_SIZE}
     density = {
@@ -50,15 +56,17 @@ def count_multiply_adds(model: onnx.ModelProto, folder: Path) -> MultiplyAdds:
         for name, array in ((n, tensor_array(t, folder)) for n, t in weights.items())
         if array.dtype.kind == "f"
     }
-    graph = _folded_without(model, weights)
-    for node in graph.node:
+    folded = _folded_without(model, weights)
+    for node in folded.graph.node:
         if node.op_type in ("Transpose", "Identity") and node.input[0] in density:
             density[node.output[0]] = density[node.input[0]]
-    shapes = _shapes(graph)
+    shapes = _shapes(folded)
     total, nonzero = 0, 0.0
-    for node in graph.node:
+    for node in folded.graph.node:
         if node.op_type not in ("MatMul", "Gemm", "Conv"):
             continue
+        if any(name not in shapes for name in (node.output[0], *node.input[:2])):
+            return None
         macs = math.prod(shapes[node.output[0]]) * _reduced(node, shapes)
         total += macs
         nonzero += macs * math.prod(density.get(name, 1.0) for name in node.input[:2])
@@ -67,8 +75,8 @@ def count_multiply_adds(model: onnx.ModelProto, folder: Path) -> MultiplyAdds:
 
 def _folded_without(
     model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]
-) -> onnx.GraphProto:
-    """Return the graph after constant folding, its weights made inputs; the copy is small."""
+) -> onnx.ModelProto:
+    """Return the model after constant folding, its weights made inputs; the copy is small."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     light.functions.extend(model.functions)
     graph = light.graph
@@ -85,18 +93,27 @@ def _folded_without(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(scratch) / "folded.onnx")
         options.log_severity_level = 3
-        onnxruntime.InferenceSession(
-            light.SerializeToString(), options, providers=["CPUExecutionProvider"],
-            disabled_optimizers=["MatMulAddFusion"],
-        )  # fmt: skip
-        folded = onnx.load(options.optimized_model_filepath)
-    return onnx.shape_inference.infer_shapes(folded, data_prop=True).graph
+        try:
+            onnxruntime.InferenceSession(
+                light.SerializeToString(), options, providers=["CPUExecutionProvider"],
+                disabled_optimizers=["MatMulAddFusion"],
+            )  # fmt: skip
+        # ONNX Runtime's errors share no base class below Exception.
+        except Exception:
+            return light  # it cannot optimize the model
+        return onnx.load(options.optimized_model_filepath)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
-    values = [*graph.input, *graph.value_info, *graph.output]
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
-    return shapes | {t.name: tuple(t.dims) for t in graph.initializer}
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the values that have the same one in every run."""
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    try:
+        types = value_types(model, Path())
+    # ONNX Runtime's errors share no base class below Exception.
+    except Exception:
+        return shapes  # it cannot run the model
+    known = {name: found.shape for name, found in types.items() if found.is_static}
+    return shapes | {name: shape for name, shape in known.items() if shape is not None}
 
 
 def _reduced(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

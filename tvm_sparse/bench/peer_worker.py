@@ -54,15 +54,23 @@ class Engine:
 
 
 def open_onnxruntime(path: str, threads: int) -> Engine:
-    """Open a model in ONNX Runtime with all its graph optimizations."""
+    """Open a model in ONNX Runtime with all its graph optimizations, without them if they fail."""
     import onnxruntime  # noqa: TID251
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Engine(onnxruntime.__version__, "", run=lambda inputs: session.run(None, inputs))
+    providers, note = ["CPUExecutionProvider"], ""
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    # ONNX Runtime's errors share no base class below Exception.
+    except Exception as error:
+        note = f"without optimizations, since they fail: {str(error).strip().splitlines()[0]}"
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    return Engine(onnxruntime.__version__, note, run=lambda inputs: session.run(None, inputs))
 
 
 def open_deepsparse(path: str, threads: int) -> Engine:

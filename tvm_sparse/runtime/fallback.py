@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from tvm_sparse.cpu.threads import pool_threads
 from tvm_sparse.errors import InputError, LibraryError
 from tvm_sparse.specs import RUN_SUBMODEL, Fallback
 
+_PROVIDERS = ["CPUExecutionProvider"]
+_log = logging.getLogger("tvm_sparse")
 _sessions: dict[int, dict[str, _Session]] = {}
 
 
@@ -63,9 +66,19 @@ class _Session:
         # Threads that spin after their work would take cores from the compiled code behind it.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=_PROVIDERS)
+        # ONNX Runtime's errors share no base class below Exception.
+        except Exception as error:
+            # Where shapes are known, its optimizers decide inner branches, and may then find the
+            # types of others inconsistent. It does not look at them without optimizers.
+            _log.warning(
+                "ONNX Runtime runs its part of the model without optimizations, since it says: %s",
+                _first_line(error),
+            )
+            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
+            self._session = onnxruntime.InferenceSession(content, options, providers=_PROVIDERS)
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = self._session.get_outputs()
 
@@ -82,8 +95,9 @@ class _Session:
             results = self._session.run(None, dict(zip(self._inputs, arrays, strict=True)))
         # ONNX Runtime's errors share no base class below Exception.
         except Exception as error:
-            said = str(error).strip().splitlines()[0]
-            raise InputError(f"ONNX Runtime cannot run its part of the model: {said}") from None
+            raise InputError(
+                f"ONNX Runtime cannot run its part of the model: {_first_line(error)}"
+            ) from None
         for value, result in zip(self._outputs, results, strict=True):
             known = value.shape  # empty also if the rank is unknown
             if known and any(
@@ -95,6 +109,10 @@ class _Session:
                     f"was compiled for {tuple(known)}; the shape depends on values"
                 )
         return results
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def _session(key: str, content: tvm.runtime.Tensor) -> _Session:
