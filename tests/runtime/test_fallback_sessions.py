@@ -3,12 +3,12 @@
 import logging
 
 import numpy as np
-import onnxruntime
 import pytest
 from onnx import TensorProto
 from onnx.helper import make_graph, make_node, make_tensor_value_info
 
 import tvm_sparse
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.testing import models
 
 
