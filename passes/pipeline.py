@@ -16,6 +16,7 @@ from tvm import relax
 from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
@@ -109,6 +110,7 @@ def lower(cpu: CpuProfile) -> Passes:
     ]
 
 
+@one_at_a_time
 def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
     """Return a model as it was imported, with whole operators."""
     with cpu.to_target():
@@ -134,6 +136,7 @@ class Front:
     used: UsedRecords
 
 
+@one_at_a_time
 def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) -> Front:
     """Return a model whose operators work on panels: the front half of the pipeline.
 

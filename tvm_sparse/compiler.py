@@ -13,6 +13,7 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
+from tvm_sparse.compiling import COMPILING, one_at_a_time
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
 from tvm_sparse.errors import InputError, ModelError
@@ -51,6 +52,8 @@ def compile(
     distrusted: Mapping[str, str] | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
+
+    Threads that compile at the same time wait for one another: TVM's compiler is global.
 
     Parameters
     ----------
@@ -130,30 +133,31 @@ def compile(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads)
     tvm_target = cpu.to_target()
-    imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback), distrusted)
-    info = LibraryInfo(
-        inputs=imported.inputs,
-        outputs=imported.outputs,
-        constant_outputs=_constant_outputs(imported),
-        cpu=cpu.mcpu,
-        machine=cpu.architecture,
-        instruction_sets=library.instruction_sets(tvm_target),
-        fallbacks=imported.fallbacks,
-        threads=cpu.cores,
-    )
-    mod = library.describe(imported.mod, info)
-    del imported  # frees each weight as soon as a packed one replaces it
-    lookups = records.lookups_on(cpu)
-    reports: list[CompileReport] = []
-    passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
-    try:
-        executable = build(mod, tvm_target, passes)
-    except RuntimeError:
-        if strict and reports and reports[0].warnings:
-            raise ModelError("; ".join(reports[0].warnings)) from None
-        raise
-    (report,) = reports
-    report.log()
+    with COMPILING:
+        imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback), distrusted)
+        info = LibraryInfo(
+            inputs=imported.inputs,
+            outputs=imported.outputs,
+            constant_outputs=_constant_outputs(imported),
+            cpu=cpu.mcpu,
+            machine=cpu.architecture,
+            instruction_sets=library.instruction_sets(tvm_target),
+            fallbacks=imported.fallbacks,
+            threads=cpu.cores,
+        )
+        mod = library.describe(imported.mod, info)
+        del imported  # frees each weight as soon as a packed one replaces it
+        lookups = records.lookups_on(cpu)
+        reports: list[CompileReport] = []
+        passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
+        try:
+            executable = build(mod, tvm_target, passes)
+        except RuntimeError:
+            if strict and reports and reports[0].warnings:
+                raise ModelError("; ".join(reports[0].warnings)) from None
+            raise
+        (report,) = reports
+        report.log()
     return Engine(executable.mod, info, threads, report=report)
 
 
@@ -251,6 +255,7 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     return engine
 
 
+@one_at_a_time
 def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "default") -> Any:
     """Compile a module by TVM, in the pass context in scope, without the pass `COMPACTION`.
 

@@ -10,11 +10,13 @@ from typing import get_args
 import tvm
 from tvm import relax
 
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.specs import FallbackOption
 
 
+@one_at_a_time
 def import_module(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None = None,

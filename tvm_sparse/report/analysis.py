@@ -14,6 +14,7 @@ from tvm import relax
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compile_report import LayerReport
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.cpu.threads import check_threads
@@ -98,6 +99,7 @@ class Analysis:
         }
 
 
+@one_at_a_time
 def analyze(
     model: str | os.PathLike[str] | tvm.IRModule,
     shapes: Mapping[str, Sequence[int]] | None = None,

@@ -12,6 +12,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.compiler import build
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.passes import pipeline
@@ -66,6 +67,7 @@ def measure_runs(analysis: Analysis) -> tuple[MeasuredRun, MeasuredRun]:
     return together, alone
 
 
+@one_at_a_time
 def _build(mod: tvm.IRModule, cpu: CpuProfile) -> tuple[relax.VMExecutable, int]:
     """Return a module's executable, and the bytes of its storages."""
     storages = 0

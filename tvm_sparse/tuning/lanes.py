@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import tvm
 
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import key_on, network_key
@@ -77,6 +78,7 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
     return cycles / cpu.memory_system.clock_hz / cpu.cores
 
 
+@one_at_a_time
 def lanes_parts(
     mod: tvm.IRModule, subject: ModelSubject, arguments: Arguments, setting: Setting
 ) -> list[Part]:

@@ -13,6 +13,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.ir import operators
@@ -120,6 +121,7 @@ def _read(path: str) -> NDArray[np.float32]:
     return weight
 
 
+@one_at_a_time
 def layer_parts(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
     """Return a part for each structure of the layers, the most time-consuming first.
 

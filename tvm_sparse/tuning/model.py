@@ -13,6 +13,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.compiler import build
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
@@ -117,6 +118,7 @@ def _read(model: str, shapes: str) -> tvm.IRModule:
     return import_module(model, json.loads(shapes)).mod
 
 
+@one_at_a_time
 def model_part(
     mod: tvm.IRModule,
     store: Store,

@@ -15,6 +15,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
+from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
@@ -69,6 +70,7 @@ class RegionSubject:
         )
 
 
+@one_at_a_time
 def form_regions(
     mod: tvm.IRModule, cpu: CpuProfile, least_gain: float, plan_for: PlanFor | None = None
 ) -> tuple[tvm.IRModule, dict[str, RegionShape]]:
@@ -98,6 +100,7 @@ def form_regions(
     return mod, {f"{PREFIX}_{i}": region.shape for i, region in formed if region.plan is not None}
 
 
+@one_at_a_time
 def write_region(mod: tvm.IRModule, name: str, folder: Path) -> list[np.ndarray]:
     """Write the operators of a region as ``main`` to ``region.json``, and return its weights.
 
@@ -160,6 +163,7 @@ def _read(path: str) -> tvm.IRModule:
     return tvm.ir.load_json(Path(path).read_text())
 
 
+@one_at_a_time
 def region_parts(
     formed: Sequence[tuple[tvm.IRModule, Mapping[str, RegionShape]]],
     setting: Setting,
