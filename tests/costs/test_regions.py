@@ -13,7 +13,7 @@ from tvm_sparse.columns.tiles import ONE_ROW, Tiles
 from tvm_sparse.costs.best_plan import best_plan, promising_plans
 from tvm_sparse.costs.overlap import expected_scratch_bytes
 from tvm_sparse.costs.regions import predict, predict_alone
-from tvm_sparse.costs.traffic import Distance, Traffic, caches
+from tvm_sparse.costs.traffic import Distance, Traffic, caches, moved
 from tvm_sparse.cpu.profile import PROFILES, profile
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.testing.columns import halo_share
@@ -138,12 +138,13 @@ def _exchange(row_parts: int, cores: int, cpu=CPU) -> float:
 
 
 def test_rows_take_longer_than_weights_at_the_same_distance():
-    rows, weights = Traffic(caches(CPU)), Traffic(caches(CPU))
+    rows, weights = Traffic(), Traffic()
     distance = Distance(CPU.l2_bytes / 2, CPU.l2_bytes / 2)
     rows.read(64.0, distance)
     weights.stream(64.0, distance)
-    assert rows.moved == weights.moved
-    assert rows.seconds > weights.seconds > 0
+    of_rows, of_weights = moved([rows, weights], caches(CPU))
+    assert (of_rows.bytes == of_weights.bytes).all()
+    assert of_rows.seconds > of_weights.seconds > 0
 
 
 def test_threads_wait_for_the_one_with_most_columns():
@@ -176,7 +177,7 @@ def test_candidates_keep_the_cores_busy_and_fit_the_cache(height, cores):
     assert plans
     for plan in plans:
         assert plan.columns(region) >= min(cores, height)
-        assert expected_scratch_bytes(region, plan) <= cpu.l2_bytes
+        assert expected_scratch_bytes(region, [plan]) <= cpu.l2_bytes
 
 
 def test_columns_give_cores_equal_shares_of_rows_that_no_tile_divides():

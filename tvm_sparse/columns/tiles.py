@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from tvm_sparse.sizes.tensor import Row
 
@@ -34,9 +35,12 @@ class Tiles:
         """The most rows of a tile of any run."""
         return max(self.rows, min(2 * self.rows - 1, self.most))
 
-    def joins(self, rest: float) -> bool:
-        """Return whether `rest` rows, fewer than a tile, join a whole tile before them."""
-        return rest > 0 and self.rows + rest <= self.most
+    def joins(self, rest: Any) -> Any:
+        """Return whether `rest` rows, fewer than a tile, join a whole tile before them.
+
+        Of an array of numbers of rows, it is an array.
+        """
+        return (rest > 0) & (self.rows + rest <= self.most)
 
     def sizes(self, run: int) -> list[int]:
         """Return the rows of every tile of a run of `run` rows."""

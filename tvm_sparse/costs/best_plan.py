@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.costs.overlap import expected_scratch_bytes
-from tvm_sparse.costs.regions import Prediction, predict
+from tvm_sparse.costs.regions import Prediction, predict_best
 from tvm_sparse.cpu.profile import CpuProfile
 
 STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -30,14 +31,13 @@ def best_plan(
         ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
     """
     overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
-    plans = [(plan, predict(region, plan, cpu)) for plan in promising_plans(region, cpu, overlaps)]
-    return min(plans, key=lambda pair: pair[1].seconds)
+    return predict_best(region, promising_plans(region, cpu, overlaps), cpu)
 
 
 def promising_plans(
     region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap] = ("carry", "recompute")
-) -> Iterator[ColumnPlan]:
-    """Yield the plans worth a prediction; at least one.
+) -> list[ColumnPlan]:
+    """Return the plans worth a prediction; at least one.
 
     The largest columns give all cores equal shares; smaller ones are halves of these, down to tiles
     of the last stage. Steps are a few of its tiles. Plans that need more scratch memory than the L2
@@ -49,13 +49,12 @@ def promising_plans(
     fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
     counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
     sizes = {-(-region.height // count) for count in counts}
-    found = False
-    for size in sorted(sizes, reverse=True):
-        for step in [*(step * tile for step in STEPS if step * tile < size), size]:
-            for overlap in overlaps if step < size else overlaps[:1]:
-                plan = ColumnPlan(size, step, overlap)
-                if expected_scratch_bytes(region, plan) <= cpu.l2_bytes:
-                    found = True
-                    yield plan
-    if not found:
-        yield ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])
+    plans = [
+        ColumnPlan(size, step, overlap)
+        for size in sorted(sizes, reverse=True)
+        for step in [*(step * tile for step in STEPS if step * tile < size), size]
+        for overlap in (overlaps if step < size else overlaps[:1])
+    ]
+    fits = expected_scratch_bytes(region, plans) <= cpu.l2_bytes
+    fitting = list(itertools.compress(plans, fits))
+    return fitting or [ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])]

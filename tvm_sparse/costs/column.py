@@ -1,4 +1,4 @@
-"""The cost of one column of a region.
+"""The cost of columns of a region.
 
 In every step of a column each stage runs once. A run costs compute cycles, and the traffic of the
 bytes that it reads and writes. How far away these bytes are follows from what the core has touched
@@ -15,10 +15,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.shapes import RegionShape, StageShape
-from tvm_sparse.costs.overlap import column_rows_computed, rows_read
-from tvm_sparse.costs.traffic import Caches, Distance, Traffic
+from tvm_sparse.costs.overlap import Columns, column_rows_computed, rows_read
+from tvm_sparse.costs.traffic import Bytes, Caches, Distance, Traffic, moved
 from tvm_sparse.cpu.memory_system import LEVELS
 
 RUN_CYCLES = 150.0
@@ -41,57 +40,53 @@ while it writes and its reader writes while it reads. The memory of an output wa
 another tensor, before both of these."""
 
 COSTS = 3 + 2 * len(LEVELS)
-"""Numbers that a column costs, see `ColumnCost.cost`."""
+"""Numbers that a column costs, see `ColumnCosts.cost`."""
 
 CostVector: TypeAlias = NDArray[np.float64]
-"""The `COSTS` numbers of one or several columns."""
+"""The `COSTS` numbers of one or several columns, ``[..., COSTS]``."""
 
 
-class ColumnCost:
-    """The work of one column, all of whose steps are taken to be alike.
+class ColumnCosts:
+    """The work of columns of one region, all of whose steps are taken to be alike.
+
+    Plans of a region differ in numbers only. So one pass over the stages counts the columns of all
+    plans, as arrays ``[columns]``.
 
     Parameters
     ----------
     region : RegionShape
         The stages.
-    plan : ColumnPlan
-        Columns and steps.
-    column : int
-        Number of the column.
+    columns : Columns
+        The columns.
     caches : Caches
-        The caches of the core that runs the column.
+        The caches of the core that runs a column.
 
     Attributes
     ----------
-    steps : int
-        Steps of the column.
-    rows : list of float
+    steps : ndarray
+        Steps of each column.
+    rows : list of ndarray
         Rows that each stage computes in a step.
-    step_bytes : float
+    step_bytes : ndarray
         Bytes that a step touches.
     """
 
-    def __init__(self, region: RegionShape, plan: ColumnPlan, column: int, caches: Caches) -> None:
+    def __init__(self, region: RegionShape, columns: Columns, caches: Caches) -> None:
         self._region, self._caches = region, caches
-        start = column * plan.column_rows
-        end = min(start + plan.column_rows, region.height)
-        self.steps = -(-(end - start) // plan.step_rows)
-        computed = column_rows_computed(region, plan, start, end)
+        self.steps = columns.steps
+        computed = column_rows_computed(region, columns)
         self.rows = [rows / self.steps for rows in computed]
         # With carried rows, all tiles of a column are whole except for the last one.
-        last = 1 - (self.steps - 1) * plan.step_rows / (end - start)
-        is_carried = plan.overlap == "carry"
-        self._row_costs = [
-            _row_cost(stage, rows, last * rows)
-            for stage, rows in zip(
-                region.stages, computed if is_carried else self.rows, strict=True
-            )
-        ]
+        last = 1 - (self.steps - 1) * columns.step_rows / (columns.end - columns.start)
+        self._row_costs = []
+        for stage, of_column, of_step in zip(region.stages, computed, self.rows, strict=True):
+            run = np.where(columns.is_carried, of_column, of_step)
+            self._row_costs.append(_row_cost(stage, run, last * run))
         # The first stage that reads an input of the region brings its rows near.
         self._first_readers: dict[int, int] = {}
         # Bytes that come into use with a stage: those of its result, and of the inputs that no
         # stage before it reads.
-        self._brought: dict[int, float] = {}
+        self._brought: dict[int, Bytes] = {}
         touched = []
         for i, stage in enumerate(region.stages):
             self._brought[i] = self.rows[i] * (stage.tensor.row_bytes + stage.window_bytes)
@@ -102,52 +97,59 @@ class ColumnCost:
                     source = region.inputs[-1 - edge.source]
                     rows, _ = rows_read(edge.rows, self.rows[i], source)
                     self._brought[edge.source] = rows * source.row_bytes
-                    size += self._brought[edge.source]
+                    size = size + self._brought[edge.source]
             touched.append(size)
         self._touched = touched
-        self._before = [0.0, *itertools.accumulate(touched)]
+        self._before = [np.zeros(len(self.steps)), *itertools.accumulate(touched)]
         self.step_bytes = self._before[-1]
 
-    def cost(self, clock_hz: float, cold: float) -> CostVector:
-        """Return the column's cost.
+    def cost(self, clock_hz: float, cold: Bytes) -> CostVector:
+        """Return what the columns cost.
 
         Parameters
         ----------
         clock_hz : float
             Cycles a second.
-        cold : float
+        cold : float or ndarray
             Share of such columns that are the first one of their thread.
 
         Returns
         -------
         ndarray
-            `COSTS` numbers: seconds in all, of computing, and of traffic; then for each level the
-            bytes of rows that are moved from and to it, and then those of weights.
+            `COSTS` numbers for each column, ``[columns, COSTS]``: seconds in all, of computing, and
+            of traffic; then for each level the bytes of rows that are moved from and to it, and
+            then those of weights.
         """
-        total = np.zeros(COSTS)
-        for i, stage in enumerate(self._region.stages):
-            every_row = stage.tensor.images * stage.tensor.rows
+        stages = range(len(self._region.stages))
+        traffics = [Traffic() for _ in (*stages, *stages)]
+        weights, rows = traffics[: len(stages)], traffics[len(stages) :]
+        for i in stages:
+            self._read_weights(i, cold / self.steps, weights[i])
+            self._read_operands(i, rows[i])
+            self._write_result(i, rows[i])
+        total = np.zeros((len(self.steps), COSTS))
+        found = moved(traffics, self._caches, len(self.steps))
+        for i, of_weights, of_rows in zip(stages, found, found[len(stages) :], strict=False):
+            stage = self._region.stages[i]
             work = self.rows[i] * self._row_costs[i]
+            every_row = stage.tensor.images * stage.tensor.rows
             compute = (stage.cycles * work / every_row + RUN_CYCLES) / clock_hz
-            weights, rows = Traffic(self._caches), Traffic(self._caches)
-            self._read_weights(i, cold / self.steps, weights)
-            self._read_operands(i, rows)
-            self._write_result(i, rows)
             # Weights are read one after another, mostly long before they are needed. The core waits
             # for rows: measured times are nearer to the sum than to the larger of the two.
-            exposed = EXPOSED_SHARE * min(compute, weights.seconds)
-            seconds = max(compute, weights.seconds) + exposed + rows.seconds
-            traffic = weights.seconds + rows.seconds
-            total += (seconds, compute, traffic, *rows.moved, *weights.moved)
-        return self.steps * total
+            exposed = EXPOSED_SHARE * np.minimum(compute, of_weights.seconds)
+            total[:, 0] += np.maximum(compute, of_weights.seconds) + exposed + of_rows.seconds
+            total[:, 1] += compute
+            total[:, 2] += of_weights.seconds + of_rows.seconds
+            total[:, 3:] += np.concatenate([of_rows.bytes, of_weights.bytes]).T
+        return self.steps[:, None] * total
 
-    def _read_weights(self, i: int, cold: float, traffic: Traffic) -> None:
+    def _read_weights(self, i: int, cold: Bytes, traffic: Traffic) -> None:
         """Count the weights of stage `i`, which every tile of rows reads.
 
         A share `cold` of the steps reads them after everything else in the network was touched.
         """
         size = self._region.stages[i].weight_bytes
-        tiles = max(self.rows[i] / self._region.stages[i].tiles.rows, 1.0)
+        tiles = np.maximum(self.rows[i] / self._region.stages[i].tiles.rows, 1.0)
         again = size + (self._touched[i] - size) / tiles
         # All cores read the same weights.
         traffic.stream(size * cold, Distance(math.inf, self.step_bytes))
@@ -177,9 +179,10 @@ class ColumnCost:
             else:
                 distance = outside(READ_TENSORS * source.bytes, self._caches.cores)
             traffic.read(new * source.row_bytes, distance)
-            traffic.read(again * source.row_bytes, self._private(self.step_bytes))
+            if again:
+                traffic.read(again * source.row_bytes, self._private(self.step_bytes))
 
-    def _between(self, maker: int, i: int, source: int) -> float:
+    def _between(self, maker: int, i: int, source: int) -> Bytes:
         """Return the bytes touched after stage `maker` has rows of `source` until `i` reads them.
 
         They are all of these rows and, on average, half of everything else that both stages touch.
@@ -195,22 +198,24 @@ class ColumnCost:
         distance = far if is_stored else self._private(self.step_bytes)
         traffic.write(self.rows[i] * tensor.row_bytes, distance)
 
-    def _private(self, own: float) -> Distance:
+    def _private(self, own: Bytes) -> Distance:
         """Return the distance of bytes after which each core touches `own` bytes."""
         return Distance(own, own * self._caches.cores)
 
 
-def _row_cost(stage: StageShape, rows: float, last: float) -> float:
+def _row_cost(
+    stage: StageShape, rows: NDArray[np.float64], last: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the cost of each of `rows` rows in tiles, as a multiple of that in whole tiles.
 
     The last run computes `last` of the rows; the rest of that run may join its last whole tile.
     """
     tiles = stage.tiles
     rest = rows % tiles.rows
-    if not rest or (last > tiles.rows and tiles.joins(rest)):
-        return 1.0
+    is_whole = (rest == 0) | ((last > tiles.rows) & tiles.joins(rest))
     count = rows // tiles.rows + 1
-    return (1 + ROWS_PER_TILE * count / rows) / (1 + ROWS_PER_TILE / tiles.rows)
+    cut = (1 + ROWS_PER_TILE * count / np.maximum(rows, 1e-9)) / (1 + ROWS_PER_TILE / tiles.rows)
+    return np.where(is_whole, 1.0, cut)
 
 
 def outside(touched: float, cores: int) -> Distance:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import typical_columns
@@ -23,12 +24,12 @@ from tvm_sparse.costs.column import (
     COSTS,
     READ_TENSORS,
     WRITE_TENSORS,
-    ColumnCost,
+    ColumnCosts,
     CostVector,
     outside,
 )
-from tvm_sparse.costs.overlap import expected_scratch_bytes
-from tvm_sparse.costs.traffic import Distance, Traffic, caches
+from tvm_sparse.costs.overlap import Columns, expected_scratch_bytes
+from tvm_sparse.costs.traffic import Distance, Traffic, caches, moved
 from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import LAUNCH_SECONDS
@@ -82,25 +83,59 @@ def predict(region: RegionShape, plan: ColumnPlan, cpu: CpuProfile) -> Predictio
     cpu : CpuProfile
         The processor, all of whose cores take part.
     """
+    return predict_best(region, [plan], cpu)[1]
+
+
+def predict_best(
+    region: RegionShape, plans: Sequence[ColumnPlan], cpu: CpuProfile
+) -> tuple[ColumnPlan, Prediction]:
+    """Return the first of the plans with the least expected seconds, and its cost.
+
+    Parameters
+    ----------
+    region : RegionShape
+        Stages with their compute cycles.
+    plans : sequence of ColumnPlan
+        One or more plans.
+    cpu : CpuProfile
+        The processor, all of whose cores take part.
+    """
     region = region.planned
-    columns = region.images * plan.columns(region)
-    share = -(-columns // cpu.cores)  # columns of a thread; the last threads may have fewer
-    kinds = [
-        (ColumnCost(region, plan, column, caches(cpu)), count)
-        for column, count in typical_columns(region, plan)
-    ]
-    clock_hz = cpu.memory_system.clock_hz
-    costs = [(column.cost(clock_hz, cold=1 / share), count) for column, count in kinds]
-    starts = [*range(0, columns, share), columns]
-    work = np.diff([_first_columns(costs, start) for start in starts], axis=0)
-    busiest = max(work, key=lambda cost: cost[0])
-    return _prediction(
+    counts = np.array([region.images * plan.columns(region) for plan in plans])
+    share = -(-counts // cpu.cores)  # columns of a thread; the last threads may have fewer
+    # Every plan has as many typical columns here; those that a plan does not have stand for none.
+    typical = [typical_columns(region, plan) for plan in plans]
+    kinds = max(map(len, typical))
+    padded = [(*found, *[(0, 0)] * (kinds - len(found))) for found in typical]
+    which, stands_for = np.moveaxis(np.array(padded), -1, 0)
+    column_rows = np.array([plan.column_rows for plan in plans])[:, None]
+    start = (which * column_rows).ravel()
+    columns = ColumnCosts(
+        region,
+        Columns(
+            start,
+            np.minimum(start + np.repeat(column_rows, kinds), region.height),
+            np.repeat([plan.step_rows for plan in plans], kinds),
+            np.repeat([plan.overlap == "carry" for plan in plans], kinds),
+        ),
+        caches(cpu),
+    )
+    costs = columns.cost(cpu.memory_system.clock_hz, cold=np.repeat(1 / share, kinds))
+    costs = costs.reshape(len(plans), kinds, COSTS)
+    starts = np.minimum(share[:, None] * np.arange(cpu.cores + 1), counts[:, None])
+    done = _first_columns(costs, stands_for, starts)
+    work = np.diff(done, axis=1)
+    seconds = work[:, :, 0].max(axis=1) + np.where(counts > 1, LAUNCH_SECONDS, 0.0)
+    best = int(np.argmin(seconds))
+    busiest = work[best, np.argmax(work[best, :, 0])]
+    mine = slice(best * kinds, best * kinds + len(typical[best]))
+    return plans[best], _prediction(
         busiest,
-        work.sum(axis=0),
-        scratch_bytes=expected_scratch_bytes(region, plan),
-        working_set_bytes=round(max(column.step_bytes for column, _ in kinds)),
-        halo_share=_halo_share(region, kinds),
-        columns=columns,
+        work[best].sum(axis=0),
+        scratch_bytes=int(expected_scratch_bytes(region, [plans[best]])[0]),
+        working_set_bytes=round(float(columns.step_bytes[mine].max())),
+        halo_share=_halo_share(region, columns, mine, stands_for[best]),
+        columns=int(counts[best]),
     )
 
 
@@ -112,16 +147,17 @@ def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:
     """
     region = region.planned
     (stage,) = region.stages
-    height = stage.tensor.rows
-    image = ColumnCost(region, ColumnPlan(height, height), 0, caches(cpu))
+    height = np.array([stage.tensor.rows])
+    whole = Columns(np.zeros_like(height), height, height, np.array([True]))
+    image = ColumnCosts(region, whole, caches(cpu))
     cold = min(cpu.cores / region.images, 1.0)
-    work = region.images * image.cost(cpu.memory_system.clock_hz, cold)
+    work = region.images * image.cost(cpu.memory_system.clock_hz, cold)[0]
     work += _exchange(region, cpu)
     return _prediction(
         work / cpu.cores,
         work,
         scratch_bytes=0,
-        working_set_bytes=round(image.step_bytes / cpu.cores),
+        working_set_bytes=round(float(image.step_bytes[0]) / cpu.cores),
         halo_share=0.0,
         columns=max(region.images, cpu.cores),
     )
@@ -134,40 +170,64 @@ def _exchange(region: RegionShape, cpu: CpuProfile) -> CostVector:
     kernels behind it. It costs nothing on a single core, nor without an L3.
     """
     (stage,) = region.stages
-    near, far = Traffic(caches(cpu)), Traffic(caches(cpu))
+    near, far = Traffic(), Traffic()
     own = min(stage.row_parts / cpu.cores, 1.0) if stage.row_parts else 1.0
-    if own < 1 and cpu.l3_bytes:
-        inputs = [region.inputs[-1 - edge.source] for edge in stage.edges if edge.rows is not None]
-        for tensor in (*inputs, stage.tensor):
-            count, read, write = (n * tensor.bytes for n in (1 - own, READ_TENSORS, WRITE_TENSORS))
-            near.read(count, outside(read, cpu.cores))
-            near.write(count, outside(write, cpu.cores))
-            far.read(count, Distance(math.inf, read))
-            far.write(count, Distance(math.inf, write))
-    seconds = far.seconds - near.seconds
-    moved = np.subtract(far.moved, near.moved)
-    return np.array([seconds, 0.0, seconds, *moved, *np.zeros(len(LEVELS))])
+    if own == 1 or not cpu.l3_bytes:
+        return np.zeros(COSTS)
+    inputs = [region.inputs[-1 - edge.source] for edge in stage.edges if edge.rows is not None]
+    for tensor in (*inputs, stage.tensor):
+        count, read, write = (n * tensor.bytes for n in (1 - own, READ_TENSORS, WRITE_TENSORS))
+        near.read(count, outside(read, cpu.cores))
+        near.write(count, outside(write, cpu.cores))
+        far.read(count, Distance(math.inf, read))
+        far.write(count, Distance(math.inf, write))
+    here, there = moved([near, far], caches(cpu))
+    seconds = float(there.seconds[0] - here.seconds[0])
+    rows = (there.bytes - here.bytes)[:, 0]
+    return np.array([seconds, 0.0, seconds, *rows, *np.zeros(len(LEVELS))])
 
 
-def _halo_share(region: RegionShape, columns: Sequence[tuple[ColumnCost, int]]) -> float:
+def _halo_share(
+    region: RegionShape, columns: ColumnCosts, which: slice, stands_for: NDArray[np.int64]
+) -> float:
     """Return the cycles of rows that are computed again, as a share of all other cycles."""
+    steps = columns.steps[which]
     spent = sum(
-        count * column.steps * stage.cycles * rows / stage.tensor.rows
-        for column, count in columns
-        for stage, rows in zip(region.stages, column.rows, strict=True)
+        float((stands_for[: len(steps)] * steps * rows[which]).sum())
+        * stage.cycles
+        / stage.tensor.rows
+        for stage, rows in zip(region.stages, columns.rows, strict=True)
     )
     once = sum(stage.cycles for stage in region.stages)
     return spent / once - 1 if once else 0.0
 
 
-def _first_columns(costs: Sequence[tuple[CostVector, int]], columns: int) -> CostVector:
-    """Return the cost of the first `columns` columns of all images."""
-    image = sum(count for _, count in costs)
-    images, left = divmod(columns, image)
-    total = np.zeros(COSTS)
-    for cost, count in costs:
-        total += cost * (images * count + min(left, count))
-        left -= min(left, count)
+def _first_columns(
+    costs: CostVector, counts: NDArray[np.int64], columns: NDArray[np.int64]
+) -> CostVector:
+    """Return the cost of the first columns of all images.
+
+    Parameters
+    ----------
+    costs : ndarray
+        The cost of every kind of column, ``[plans, kinds, COSTS]``.
+    counts : ndarray
+        The columns of an image that are of each kind, ``[plans, kinds]``.
+    columns : ndarray
+        Numbers of columns, ``[plans, n]``.
+
+    Returns
+    -------
+    ndarray
+        The cost of so many columns, ``[plans, n, COSTS]``.
+    """
+    images, left = np.divmod(columns, counts.sum(axis=1, keepdims=True))
+    total = np.zeros((*columns.shape, COSTS))
+    for kind in range(counts.shape[1]):
+        count = counts[:, kind, None]
+        taken = np.minimum(left, count)
+        total += costs[:, kind, None] * (images * count + taken)[:, :, None]
+        left = left - taken
     return total
 
 

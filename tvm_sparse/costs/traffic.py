@@ -7,9 +7,13 @@ between. These bytes are the *distance* of an access, which decides the level th
 from __future__ import annotations
 
 import functools
-import operator
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tvm_sparse.cpu.profile import CpuProfile
 
@@ -26,20 +30,24 @@ cache, because some rows of a run are read soon and others late, and other data 
 Fitted to measured plans on a Xeon with 2 MB of L2."""
 
 
+Bytes: TypeAlias = "float | NDArray[np.float64]"
+"""A number of bytes; or an array, with the numbers of many columns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Distance:
     """Bytes touched since some data were last used.
 
     Attributes
     ----------
-    own : float
+    own : float or ndarray
         Bytes that this core touched.
-    all : float
+    all : float or ndarray
         Bytes that all cores together touched.
     """
 
-    own: float
-    all: float
+    own: Bytes
+    all: Bytes
 
 
 class Caches:
@@ -59,56 +67,88 @@ class Caches:
         # A copy takes as long as reading the one half and writing the other.
         self.write_seconds = tuple(max(2 / level.copy - 1 / level.read, 0.0) for level in levels)
 
-    def levels(self, distance: Distance, hits: Hits = HITS) -> tuple[float, float, float, float]:
-        """Return the shares of accesses that L1, L2, L3 and memory answer."""
+    def levels(self, distance: Distance, hits: Hits = HITS) -> NDArray[np.float64]:
+        """Return the shares of accesses that L1, L2, L3 and memory answer, ``[4, ...]``."""
         touched = distance.own, distance.own, distance.all
         l1, l2, l3 = map(_found, touched, self._sizes, hits)
-        l2 = max(l1, l2)
-        l3 = max(l2, l3)
-        return l1, l2 - l1, l3 - l2, 1 - l3
+        l2 = np.maximum(l1, l2)
+        l3 = np.maximum(l2, l3)
+        return np.stack([l1, l2 - l1, l3 - l2, 1 - l3])
 
 
-class Traffic:
-    """The bytes that a core moves, and the time that it takes.
-
-    Parameters
-    ----------
-    caches : Caches
-        The caches and the memory between which the bytes are moved.
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What the accesses of a `Traffic` add up to.
 
     Attributes
     ----------
-    seconds : float
-        Time to move all of the bytes.
-    moved : list of float
-        Bytes from and to L1, L2, L3 and memory.
+    seconds : ndarray
+        Time to move all of the bytes, of each column.
+    bytes : ndarray
+        Bytes from and to L1, L2, L3 and memory, ``[4, columns]``.
     """
 
-    def __init__(self, caches: Caches) -> None:
-        self._caches = caches
-        self.seconds = 0.0
-        self.moved = [0.0, 0.0, 0.0, 0.0]
+    seconds: NDArray[np.float64]
+    bytes: NDArray[np.float64]
 
-    def read(self, count: float, distance: Distance) -> None:
+
+class Traffic:
+    """The accesses of a core; `moved` tells what they cost."""
+
+    def __init__(self) -> None:
+        self.counts: list[Bytes] = []
+        self.distances: list[Distance] = []
+        self.are_rows: list[bool] = []
+        self.are_writes: list[bool] = []
+
+    def read(self, count: Bytes, distance: Distance) -> None:
         """Read `count` bytes of rows that were used `distance` ago."""
-        self._move(count, distance, ROW_HITS, self._caches.read_seconds)
+        self._add(count, distance)
 
-    def stream(self, count: float, distance: Distance) -> None:
+    def stream(self, count: Bytes, distance: Distance) -> None:
         """Read `count` bytes from front to end, which are asked for ahead of their use: weights."""
-        self._move(count, distance, HITS, self._caches.read_seconds)
+        self._add(count, distance, is_row=False)
 
-    def write(self, count: float, distance: Distance) -> None:
+    def write(self, count: Bytes, distance: Distance) -> None:
         """Write `count` bytes of rows that were used `distance` ago."""
-        self._move(count, distance, ROW_HITS, self._caches.write_seconds)
+        self._add(count, distance, is_write=True)
 
-    def _move(
-        self, count: float, distance: Distance, hits: Hits, seconds: tuple[float, ...]
+    def _add(
+        self, count: Bytes, distance: Distance, is_row: bool = True, is_write: bool = False
     ) -> None:
-        found = self._caches.levels(distance)
-        for level, share in enumerate(found):
-            self.moved[level] += count * share
-        waiting = found if hits is HITS else self._caches.levels(distance, hits)
-        self.seconds += count * sum(map(operator.mul, waiting, seconds))
+        self.counts.append(count)
+        self.distances.append(distance)
+        self.are_rows.append(is_row)
+        self.are_writes.append(is_write)
+
+
+def moved(traffics: Sequence[Traffic], caches: Caches, columns: int = 1) -> list[Moved]:
+    """Return what each of some traffics costs; one call counts them all together.
+
+    Parameters
+    ----------
+    traffics : sequence of Traffic
+        Each has one access or more.
+    caches : Caches
+        The caches and the memory between which the bytes are moved.
+    columns : int
+        The length of the arrays in the traffics.
+    """
+    counts = _rows([count for traffic in traffics for count in traffic.counts], columns)
+    distances = [distance for traffic in traffics for distance in traffic.distances]
+    own = _rows([distance.own for distance in distances], columns)
+    everything = _rows([distance.all for distance in distances], columns)
+    are_rows = np.array([is_row for traffic in traffics for is_row in traffic.are_rows])
+    are_writes = np.array([is_write for traffic in traffics for is_write in traffic.are_writes])
+    found = caches.levels(Distance(own, everything))
+    waiting = found.copy()
+    waiting[:, are_rows] = caches.levels(Distance(own[are_rows], everything[are_rows]), ROW_HITS)
+    rates = np.where(are_writes, *np.array([caches.write_seconds, caches.read_seconds])[..., None])
+    seconds = counts * functools.reduce(np.add, (w * s[:, None] for w, s in zip(waiting, rates)))
+    first = [0, *itertools.accumulate(len(traffic.counts) for traffic in traffics)][:-1]
+    times = np.add.reduceat(seconds, first, axis=0)
+    sizes = np.add.reduceat(counts * found, first, axis=1)
+    return [Moved(times[i], sizes[:, i]) for i in range(len(traffics))]
 
 
 @functools.cache
@@ -117,9 +157,18 @@ def caches(cpu: CpuProfile) -> Caches:
     return Caches(cpu)
 
 
-def _found(distance: float, size: int, hits: tuple[float, float]) -> float:
+def _rows(numbers: Sequence[Bytes], columns: int) -> NDArray[np.float64]:
+    """Return numbers and arrays as the rows of an array ``[numbers, columns]``."""
+    rows = np.empty((len(numbers), columns))
+    for row, number in zip(rows, numbers, strict=True):
+        row[:] = number
+    return rows
+
+
+def _found(distance: Bytes, size: int, hits: tuple[float, float]) -> NDArray[np.float64]:
     """Return the share of accesses that a cache of `size` bytes answers."""
+    if not size:
+        return np.zeros_like(distance, dtype=np.float64)
     all_found, none_found = (share * size for share in hits)
-    if distance <= all_found:
-        return float(size > 0)
-    return max(0.0, (none_found - distance) / (none_found - all_found)) if size else 0.0
+    share = (none_found - np.asarray(distance)) / (none_found - all_found)
+    return np.minimum(np.maximum(share, 0.0), 1.0)
