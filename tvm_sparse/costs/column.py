@@ -87,10 +87,11 @@ class ColumnCosts:
         # Bytes that come into use with a stage: those of its result, and of the inputs that no
         # stage before it reads.
         self._brought: dict[int, Bytes] = {}
-        touched = []
+        touched: list[NDArray[np.float64]] = []
         for i, stage in enumerate(region.stages):
-            self._brought[i] = self.rows[i] * (stage.tensor.row_bytes + stage.window_bytes)
-            size = stage.weight_bytes + self._brought[i]
+            brought = self.rows[i] * (stage.tensor.row_bytes + stage.window_bytes)
+            self._brought[i] = brought
+            size = stage.weight_bytes + brought
             for edge in stage.edges:
                 if edge.source < 0 and edge.source not in self._first_readers:
                     self._first_readers[edge.source] = i
@@ -101,7 +102,7 @@ class ColumnCosts:
             touched.append(size)
         self._touched = touched
         self._before = [np.zeros(len(self.steps)), *itertools.accumulate(touched)]
-        self.step_bytes = self._before[-1]
+        self.step_bytes: NDArray[np.float64] = self._before[-1]
 
     def cost(self, clock_hz: float, cold: Bytes) -> CostVector:
         """Return what the columns cost.

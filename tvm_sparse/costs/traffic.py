@@ -143,8 +143,9 @@ def moved(traffics: Sequence[Traffic], caches: Caches, columns: int = 1) -> list
     found = caches.levels(Distance(own, everything))
     waiting = found.copy()
     waiting[:, are_rows] = caches.levels(Distance(own[are_rows], everything[are_rows]), ROW_HITS)
-    rates = np.where(are_writes, *np.array([caches.write_seconds, caches.read_seconds])[..., None])
-    seconds = counts * functools.reduce(np.add, (w * s[:, None] for w, s in zip(waiting, rates)))
+    writes, reads = np.array([caches.write_seconds, caches.read_seconds])[:, :, None]
+    rates = np.where(are_writes, writes, reads)[..., None]
+    seconds = counts * functools.reduce(np.add, waiting * rates)
     first = [0, *itertools.accumulate(len(traffic.counts) for traffic in traffics)][:-1]
     times = np.add.reduceat(seconds, first, axis=0)
     sizes = np.add.reduceat(counts * found, first, axis=1)
