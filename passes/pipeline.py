@@ -19,6 +19,7 @@ from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, l
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
+from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
@@ -34,6 +35,7 @@ from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
+from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
@@ -59,6 +61,7 @@ Passes = list[tvm.transform.Pass]
 def canonicalize() -> Passes:
     """Make whole operators of the parts into which exporters decompose them."""
     return [
+        CheckIndices(),
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
@@ -98,6 +101,7 @@ def lower(cpu: CpuProfile) -> Passes:
         LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps(),
+        ClampIndices(),
         CheckDivisors(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),

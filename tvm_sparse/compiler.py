@@ -16,7 +16,7 @@ from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING, one_at_a_time
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
-from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.errors import InputError, ModelError, border
 from tvm_sparse.frontends.imported_model import ImportedModel
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
@@ -151,10 +151,11 @@ def compile(
         reports: list[CompileReport] = []
         passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
         try:
-            executable = build(mod, tvm_target, passes)
-        except RuntimeError:
+            with border(ModelError, f"{_named(model)} cannot be compiled", _MISTAKE):
+                executable = build(mod, tvm_target, passes)
+        except ModelError as error:
             if strict and reports and reports[0].warnings:
-                raise ModelError("; ".join(reports[0].warnings)) from None
+                raise ModelError("; ".join(reports[0].warnings)) from error
             raise
         (report,) = reports
         report.log()
@@ -276,6 +277,14 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "d
 
     with without_passes(COMPACTION):
         return tvm.compile(mod, target, relax_pipeline=relax_pipeline)
+
+
+def _named(model: str | os.PathLike[str] | tvm.IRModule) -> str:
+    return "the module" if isinstance(model, tvm.IRModule) else f"{Path(model)}"
+
+
+_MISTAKE = "if ONNX Runtime can run the model, please report it, with what --debug prints"
+"""What to do if TVM or a pass fails: models that cannot be are refused before."""
 
 
 def _constant_outputs(imported: ImportedModel) -> tuple[str, ...]:

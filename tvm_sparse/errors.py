@@ -1,10 +1,23 @@
-"""The errors that a user can cause. A message says what is wrong, where, and what to do."""
+"""The errors that a user can cause. A message says what is wrong, where, and what to do.
+
+`border` stands where the code of others begins: the reader of a file, TVM's importer, the compiler,
+compiled code. Whatever comes out of it is one of these errors, and the first cause is kept.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class TvmSparseError(Exception):
-    """Base of all errors that a user can cause; the command line prints one and exits with 2."""
+    """Base of all errors that a user can cause; the command line prints one and exits with 2.
+
+    Its text is one line: names from files may hold line breaks and control characters.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ModelError(TvmSparseError):
@@ -17,6 +30,10 @@ class InputError(TvmSparseError):
 
 class TargetError(TvmSparseError):
     """A target is unknown, or this machine cannot run or build for it."""
+
+
+class RunError(TvmSparseError):
+    """A compiled model cannot be run to its end, such as for want of memory."""
 
 
 class LibraryError(TvmSparseError):
@@ -59,3 +76,42 @@ class ToolError(TvmSparseError):
 
 class RemoteError(TvmSparseError):
     """A board cannot be reached, or its connection is lost."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with what no terminal should get, such as line breaks, as escape sequences."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of what an error of any library says, or what kind it is."""
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+        return "there is not enough memory"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # An error that says little more than a name or a number needs its type to be understood.
+    said = lines[0] if lines else ""
+    return said if " " in said else f"{type(error).__name__} {said}".strip()
+
+
+@contextlib.contextmanager
+def border(kind: type[TvmSparseError], what: str, remedy: str = "") -> Iterator[None]:
+    """Turn any exception from within into one error, whose ``__cause__`` it is.
+
+    Parameters
+    ----------
+    kind : type
+        The type of the error. Errors of this package pass as they are.
+    what : str
+        What is not possible, and where.
+    remedy : str
+        What the user can do.
+    """
+    try:
+        yield
+    except TvmSparseError:
+        raise
+    # Nobody knows what other libraries raise.
+    except Exception as error:
+        raise kind(f"{what}: {reason(error)}{remedy and f'; {remedy}'}") from error

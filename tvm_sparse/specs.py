@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import InputError, border
 
 FallbackOption = Literal["onnxruntime", "off"]
 """What becomes of nodes that are not compiled: ONNX Runtime runs them, or they are an error."""
@@ -50,7 +50,12 @@ class TensorSpec:
         InputError
             If `value` has another shape or dtype; nothing is converted silently.
         """
-        array = np.asarray(value)
+        if isinstance(value, np.ma.MaskedArray):
+            raise InputError(
+                f"input {self.name!r}: a masked array, whose mask would be lost; give its .filled()"
+            )
+        with border(InputError, f"input {self.name!r}: not an array", f"expected {self}"):
+            array = np.asarray(value)
         if array.dtype != np.dtype(self.dtype):
             raise InputError(
                 f"input {self.name!r}: expected dtype {self.dtype}, got {array.dtype}; "
@@ -87,9 +92,9 @@ class Fallback:
         return f"{len(self.nodes)} {self.operator} ({shown}): {self.reason}"
 
 
-def unknown_input(name: str, known: Iterable[str]) -> InputError:
+def unknown_input(name: object, known: Iterable[str]) -> InputError:
     """Return the error for an input called `name`, which the model does not have."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"unknown input {name!r}: {hint}the model's inputs are {', '.join(names)}")

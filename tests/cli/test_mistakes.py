@@ -17,6 +17,21 @@ class TestMistakes:
     def test_no_such_model(self, fails):
         assert "no.onnx: there is no such file" in fails("compile", "no.onnx", "-o", "a.so")
 
+    def test_debug_shows_where_an_error_comes_from(self, call, tmp_path):
+        (tmp_path / "m.json").write_text("{{{")
+        status, out, err = call("compile", "m.json", "-o", "a.so", "--debug")
+        assert (status, out) == (2, "")
+        assert "Traceback" in err and "ParseError" in err and "direct cause" in err
+        assert err.splitlines()[-1].startswith("error: m.json: not an ONNX model")
+
+    def test_a_mistake_of_ours(self, fails, model, monkeypatch):
+        def fail(*arguments, **options):
+            raise ZeroDivisionError("integer division or modulo by zero")
+
+        monkeypatch.setattr("tvm_sparse.compiler.compile", fail)
+        message = fails("compile", model, *SHAPE, "-o", "a.so")
+        assert "integer division or modulo by zero; please report it" in message
+
     def test_not_an_onnx_file(self, fails, tmp_path):
         (tmp_path / "text.onnx").write_text("hello")
         message = fails("compile", "text.onnx", "-o", "a.so")

@@ -15,7 +15,8 @@ from tvm import relax
 import tvm_sparse
 from tvm_sparse import compiler
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.errors import InputError, TargetError
+from tvm_sparse.errors import InputError, RunError, TargetError
+from tvm_sparse.runtime.machine import Machine
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.testing.kernels import at_offset
 from tvm_sparse.testing.models import dataflow, pruned, write_onnx
@@ -32,6 +33,46 @@ class TestRun:
 
     def test_inputs_in_order(self, compiled, x, y):
         np.testing.assert_allclose(compiled.run([x])["y"], y, atol=1e-4 * np.abs(y).max())
+
+    @pytest.mark.parametrize(
+        ("inputs", "message"),
+        [
+            (None, "a dict of arrays by name, or a list"),
+            (iter([1]), "a dict of arrays by name, or a list"),
+            ("x", "a dict of arrays by name, or a list"),
+            (np.zeros(SHAPE, "float32"), "a dict of arrays by name, or a list"),
+            ({0: 1}, "unknown input 0"),
+            ({"x": [[1, 2], [3]]}, "input 'x': not an array"),
+            ({"x": object()}, "expected dtype float32, got object"),
+            ({"x": np.zeros(SHAPE, ">f4")}, "expected dtype float32, got >f4"),
+            ({"x": np.zeros(SHAPE, "float32").tolist()}, "expected dtype float32, got float64"),
+            ({"x": np.zeros((1, 1, *SHAPE), "float32")}, "expected shape"),
+            ({"x": np.ma.masked_array(np.zeros(SHAPE, "float32"), True)}, "a masked array"),
+        ],
+    )
+    def test_inputs_that_are_none(self, compiled, inputs, message):
+        with pytest.raises(InputError, match=message):
+            compiled.run(inputs)
+
+    def test_an_index_out_of_range(self, tmp_path):
+        ids = [make_node("Cast", ["x"], ["ids"], to=7), make_node("Gather", ["t", "ids"], ["y"])]
+        table = np.arange(12, dtype="float32").reshape(6, 2)
+        write_onnx(tmp_path / "g.onnx", ids, {"x": [2]}, ["y"], {"t": table})
+        engine = tvm_sparse.compile(tmp_path / "g.onnx")
+        for wrong in (6, -7, 1e9):
+            with pytest.raises(InputError, match="with these inputs an index is out of range"):
+                engine.run([np.array([0, wrong], "float32")])
+        y = engine.run([np.array([5, -1], "float32")])["y"]
+        np.testing.assert_array_equal(y, table[[5, 5]])
+
+    def test_what_fails_below_is_one_error_with_its_cause(self, compiled, x, monkeypatch):
+        def fail(*arguments):
+            raise MemoryError
+
+        monkeypatch.setattr(Machine, "run", fail)
+        with pytest.raises(RunError, match="there is not enough memory") as error:
+            compiled.run({"x": x})
+        assert isinstance(error.value.__cause__, MemoryError)
 
     def test_any_memory_layout(self, compiled, x, y):
         readonly = x.copy()
@@ -108,6 +149,11 @@ class TestBadInputs:
 
     def test_no_array(self, compiled):
         self.check(compiled, {"x": "text"}, "expected dtype float32, got <U4")
+
+    @pytest.mark.parametrize("threads", [1.5, "2", True])
+    def test_threads_that_are_no_number(self, model, threads):
+        with pytest.raises(InputError, match="threads must be a whole number"):
+            tvm_sparse.compile(model, {"x": SHAPE}, threads=threads)
 
     @pytest.mark.parametrize("threads", [0, -1])
     def test_threads(self, model, saved, threads):

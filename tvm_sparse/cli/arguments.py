@@ -43,6 +43,7 @@ def add_verb(
         The verb's parser, for its arguments.
     """
     command = verbs.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+    command.add_argument("--debug", action="store_true", help="print where an error comes from")
     command.set_defaults(verb=run)
     return command
 

@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 
 from tvm_sparse.cli import analyze, benchmark, compile, demo, prune, run, targets, tune, verify
-from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.errors import TvmSparseError, reason
 
 VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets)
 """The verbs in the order of ``--help``."""
@@ -34,11 +35,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _warnings_on_stderr():
             options.verb(options)
     except TvmSparseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error), options.debug)
+        return 2
+    # Every error of this package is one line; what is left is a mistake of its own.
+    except Exception as error:
+        _print_error(f"{reason(error)}; please report it, with what --debug prints", options.debug)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _print_error(text: str, debug: bool) -> None:
+    """Print the error that is being handled: one line, below the traceback of its causes."""
+    if debug:
+        traceback.print_exc()
+    print(f"error: {text}", file=sys.stderr)
 
 
 @contextlib.contextmanager

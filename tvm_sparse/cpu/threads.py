@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 
+import numpy as np
 import tvm
 
 from tvm_sparse.errors import InputError
@@ -26,14 +27,18 @@ _log = logging.getLogger(__name__)
 
 
 def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads below 1; None means all usable cores.
+    """Refuse what is no number of threads; None means all usable cores.
 
     Raises
     ------
     InputError
-        If `threads` is below 1.
+        If `threads` is no whole number, or below 1.
     """
-    if threads is not None and threads < 1:
+    if threads is None:
+        return
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise InputError(f"threads must be a whole number, got {threads!r}")
+    if threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
 
 

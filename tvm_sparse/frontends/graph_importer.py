@@ -24,8 +24,6 @@ from tvm_sparse.frontends.submodel import Submodel, reads
 from tvm_sparse.frontends.value_types import ValueType
 from tvm_sparse.specs import RUN_SUBMODEL
 
-_TAKE = tvm.ir.Op.get("relax.take")
-
 Types = Mapping[str, ValueType]
 
 
@@ -53,6 +51,9 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
     types : callable
         Returns the types of the values, or None if they are not known. It is called if a node
         cannot be converted, to go on behind it.
+    standard : mapping of str to TypeProto
+        The types that the ONNX standard gives to values, as far as they are known. A node of
+        which a converter makes another type counts as not converted.
     submodels : mapping of str to Submodel, optional
         The parts of the model that ONNX Runtime runs.
     """
@@ -61,11 +62,13 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         self,
         folder: Path,
         types: Callable[[], Types | None],
+        standard: Mapping[str, onnx.TypeProto],
         submodels: Mapping[str, Submodel] | None = None,
     ) -> None:
         super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
         self._folder = folder
         self._types = types
+        self._standard = standard
         self._submodels = submodels or {}
         self._building = False
 
@@ -112,7 +115,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             try:
                 if not reason:
                     super()._construct_nodes(onnx.GraphProto(node=[node]))
-                    reason = self._open_shape(node)
+                    reason = self._open_shape(node) or self._other_type(node)
             except Exception as error:
                 reason = first_line(error)
             if not reason:
@@ -140,6 +143,17 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
                 ty.shape is not None and all(isinstance(size, tvm.tirx.IntImm) for size in ty.shape)
             ):
                 return "the shape of its result is known only at run time"
+        return ""
+
+    def _other_type(self, node: onnx.NodeProto) -> str:
+        """Return how the converted outputs of a node differ from the ONNX standard."""
+        for name in node.output:
+            value, standard = self._nodes.get(name), self._standard.get(name)
+            found = value.ty if isinstance(value, relax.Expr) else None
+            if isinstance(found, relax.TensorType) and standard is not None:
+                difference = type_difference(found, standard)
+                if difference:
+                    return f"TVM makes {name!r} {difference}"
         return ""
 
     def _stand_in(self, node: onnx.NodeProto) -> bool:
@@ -200,9 +214,6 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         if expr not in bound:
             args = [self._bind(arg, name, bound) for arg in expr.args]
             call = relax.Call(expr.op, args, expr.attrs, expr.ty_args)
-            if call.op == _TAKE and call.attrs.mode == "fast":
-                # TVM's default would read any address for an index out of range, such as a token's.
-                call = relax.op.take(*args, call.attrs.axis, mode="clip")
             call = self.bb.normalize(call)
             tensor = isinstance(call.ty, relax.TensorType)
             bound[expr] = self.bb.emit(call, name) if tensor else call
@@ -225,6 +236,25 @@ def _no_converter(node: onnx.NodeProto) -> str:
     if node.op_type in known and node.domain in ("", "ai.onnx"):
         return ""
     return "it has no converter in TVM"
+
+
+def type_difference(found: relax.TensorType, standard: onnx.TypeProto) -> str:
+    """Return how a type differs from one of ONNX in what is known of both; empty if it does not."""
+    wanted = standard.tensor_type
+    if wanted.elem_type:
+        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(wanted.elem_type))
+        if str(found.dtype) != dtype:
+            return f"{found.dtype}, and it is {dtype} by the standard"
+    if not wanted.HasField("shape") or found.ndim < 0:
+        return ""
+    sizes = [d.dim_value if d.HasField("dim_value") else None for d in wanted.shape.dim]
+    made = list(found.shape) if found.shape is not None else [None] * found.ndim
+    known = [int(size) if isinstance(size, tvm.tirx.IntImm) else None for size in made]
+    if len(sizes) != len(known) or any(
+        a != b and a is not None and b is not None for a, b in zip(sizes, known, strict=True)
+    ):
+        return f"of shape {known}, and it is {sizes} by the standard"
+    return ""
 
 
 def _variable(node: str) -> str:

@@ -19,10 +19,11 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.compile_report import FILE_LAYERS
-from tvm_sparse.errors import ModelError
+from tvm_sparse.errors import ModelError, border
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.checker import fault
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
+from tvm_sparse.frontends.checks.nodes import check_nodes
 from tvm_sparse.frontends.fallback import partition
 from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, first_line
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
@@ -71,7 +72,18 @@ def import_onnx(
     """
     model, folder = read_model(path)
     bind_shapes(model, shapes)
+    with border(ModelError, f"{Path(path)}: cannot be imported"):
+        return _imported(model, folder, no_fallback, distrusted)
+
+
+def _imported(
+    model: onnx.ModelProto,
+    folder: Path,
+    no_fallback: str,
+    distrusted: Mapping[str, str] | None,
+) -> ImportedModel:
     model = canonical(model, folder)
+    check_nodes(model, folder)  # before ONNX Runtime computes constants, of whatever size
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     names = {node.name for node in model.graph.node}
     distrusted = {node: why for node, why in (distrusted or {}).items() if node in names}
@@ -123,10 +135,16 @@ class _Form:
         except Exception:
             return None
 
+    @functools.cached_property
+    def standard_types(self) -> dict[str, onnx.TypeProto]:
+        """The types that the ONNX standard gives to values; an invalid node is an error."""
+        return check_nodes(self.model, self.folder)
+
     def convert(self) -> tvm.IRModule:
         """Return the module; the errors are those of `GraphImporter.convert`."""
+        importer = GraphImporter(self.folder, lambda: self.types, self.standard_types)
         try:
-            return GraphImporter(self.folder, lambda: self.types).convert(self.model)
+            return importer.convert(self.model)
         except ModelError as error:
             raise ModelError(
                 f"TVM {tvm.__version__} cannot import the model ({self.tried}): {error}"
@@ -145,7 +163,9 @@ class _Form:
         }
         while True:
             parts = partition(self.model, self.folder, self.types, reasons)
-            importer = GraphImporter(self.folder, lambda: self.types, parts.submodels)
+            importer = GraphImporter(
+                self.folder, lambda: self.types, self.standard_types, parts.submodels
+            )
             try:
                 return parts.model, importer.convert(parts.model), parts.fallbacks
             except NotConverted as more:

@@ -16,7 +16,7 @@ import tvm_ffi
 
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
-from tvm_sparse.errors import ClosedError, InputError, TargetError
+from tvm_sparse.errors import ClosedError, InputError, RunError, TargetError, border, reason
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loaded import LoadedLibrary
@@ -120,8 +120,10 @@ class Engine:
         Raises
         ------
         InputError
-            If an input is missing, unknown, or of another shape or dtype, or if it makes the model
-            divide an integer by zero.
+            If an input is missing, unknown, or of another shape or dtype, or if its values are none
+            that the model can take, such as an index out of range or an integer divisor of zero.
+        RunError
+            If the model cannot be run to its end, such as for want of memory.
         TargetError
             If the model was compiled for another machine.
         ClosedError
@@ -183,6 +185,11 @@ class Engine:
     def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         names = [spec.name for spec in self.inputs]
         if not isinstance(inputs, Mapping):
+            if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
+                raise InputError(
+                    f"inputs must be a dict of arrays by name, or a list of arrays; expected "
+                    f"{', '.join(map(str, self.inputs))}, got {type(inputs).__name__}"
+                )
             if len(inputs) != len(names):
                 raise InputError(
                     f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
@@ -197,17 +204,16 @@ class Engine:
         return [inputs[name] for name in names]
 
     def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
-        machine = self._machine
-        if machine is None or not machine.is_of_this_process:
-            machine = self._start()
-        try:
-            return machine.run(tensors)
-        except MachineClosed:
-            raise ClosedError(_CLOSED) from None
-        except ValueError as error:
-            if "divided by zero" not in str(error):
-                raise
-            raise InputError(f"with these inputs {error}") from None
+        with border(RunError, "the model cannot be run to its end"):
+            machine = self._machine
+            if machine is None or not machine.is_of_this_process:
+                machine = self._start()
+            try:
+                return machine.run(tensors)
+            except MachineClosed:
+                raise ClosedError(_CLOSED) from None
+            except ValueError as error:  # Compiled code checks values, too.
+                raise InputError(f"with these inputs {reason(error)}") from error
 
     def _start(self) -> Machine:
         """Return the machine of this process, which the first caller makes."""

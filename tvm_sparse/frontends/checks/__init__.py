@@ -1,0 +1,1 @@
+"""What a model says is checked before anything is believed or allocated."""
