@@ -61,6 +61,27 @@ def test_auto_pad_of_a_convolution(tmp_path, auto_pad, strides, kernel):
     check(tmp_path, node, {"x": image(1, 3, 13, 10)}, {"w": image(4, 3, *kernel)}, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"pads": [2, 0, 1, 0], "strides": [2, 1]},
+        {"dilations": [3, 1], "kernel_shape": [3, 1], "strides": [1, 2]},
+        {"auto_pad": "SAME_UPPER", "strides": [2, 2]},
+        {"pads": [1, 1, 1, 1]},
+        {"group": 4},
+    ],
+)
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_a_convolution_of_one_column(tmp_path, attributes, is_constant):
+    node = make_node("Conv", ["x", "w", "b"], ["y"], **attributes)
+    weight = image(8, 4 // attributes.get("group", 1), 3, 1)
+    inputs, weights = {"x": image(2, 4, 19, 1)}, {"w": weight, "b": image(8)}
+    if not is_constant:
+        inputs, weights = {**inputs, **weights}, {}
+    check(tmp_path, node, inputs, weights, atol=1e-4)
+
+
 @pytest.mark.parametrize("auto_pad", AUTO_PADS[:2])
 def test_auto_pad_of_a_dilated_convolution(tmp_path, auto_pad):
     """ONNX Runtime does not run it, so it is compared with the padding written out."""

@@ -2,12 +2,16 @@
 
 TVM's converters ignore dilations, strides or the side of an odd pixel in some of the forms that
 ONNX has: ``auto_pad``, ``ceil_mode``, ``output_shape``. They get ``pads`` only.
+
+An image of one column becomes one row: vectors hold the pixels of a row. TensorFlow's converters
+write sequences as such columns.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.converters.node import Node
@@ -17,7 +21,31 @@ def convolution(node: Node) -> Any:
     """Convert Conv; ``auto_pad`` becomes ``pads``."""
     sizes, kernel = node.shape(0)[2:], node.shape(1)[2:]
     _write_pads(node, sizes, kernel)
+    pads = node.ints("pads", [0] * (2 * len(sizes)))
+    is_column = len(sizes) == 2 and (sizes[1], kernel[1]) == (1, 1) and sizes[0] > 1
+    if is_column and not any(pads[1::2]):
+        return _column_convolution(node, pads)
     return node.by_tvm()
+
+
+def _column_convolution(node: Node, pads: list[int]) -> Any:
+    """Convert the convolution of a column of pixels: reshape(conv(reshape(x), reshape(w)))."""
+    (batch, _, size, _), (channels, _, kernel, _) = node.shape(0), node.shape(1)
+    window = (kernel - 1) * node.ints("dilations", [1, 1])[0] + 1
+    pixels = (size + pads[0] + pads[2] - window) // node.ints("strides", [1, 1])[0] + 1
+    swapped = {"pads": [0, pads[0], 0, pads[2]]}
+    for name in ("dilations", "kernel_shape", "strides"):
+        if name in node.attributes:
+            swapped[name] = node.ints(name, [])[::-1]
+    node.attributes.update(swapped)
+    for position in (0, 1):
+        outer, inner, length, _ = node.shape(position)
+        value, row = node.inputs[position], (outer, inner, 1, length)
+        if isinstance(value, tvm.ir.GenericConst):
+            node.inputs[position] = relax.const(value.value.numpy().reshape(row))
+        else:
+            node.inputs[position] = node.emit(relax.op.reshape(value, row))
+    return relax.op.reshape(node.by_tvm(), (batch, channels, pixels, 1))
 
 
 def transposed_convolution(node: Node) -> Any:
