@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.testing.models import write_onnx
@@ -76,6 +76,37 @@ def test_last_bits_may_decide(tmp_path):
     x = np.ones((4, 8), "float32")
     (found,) = one.compare({"x": x}, {"y": np.sign(x * 0 + 1e-7)})
     assert not found.is_error and found.share > 0.1
+
+
+def test_last_bits_of_weights_may_decide(tmp_path):
+    """Indices have no last bits, but what they look up is rounded all the same."""
+    one = reference(
+        tmp_path,
+        helper.make_node("Cast", ["x"], ["ids"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "ids"], ["t"]),
+        helper.make_node("Round", ["t"], ["y"]),
+        weights={"table": np.arange(16, dtype="float32") + np.float32(0.5)},
+    )
+    ids = np.arange(32).reshape(4, 8) % 16
+    (found,) = one.compare({"x": ids.astype("float32")}, {"y": ids.astype("float32")})
+    assert not found.is_error and found.share > 0.05
+    (wrong,) = one.compare({"x": ids.astype("float32")}, {"y": ids.astype("float32") * 2})
+    assert wrong.is_error
+
+
+def test_an_error_of_a_model_that_cannot_be_optimized_is_one(tmp_path, monkeypatch):
+    one = reference(tmp_path, helper.make_node("Relu", ["x"], ["y"]))
+    run = one.run
+
+    def refuse_to_optimize(inputs, optimized=False):
+        if optimized:
+            raise Refused("its optimizers fail")
+        return run(inputs)
+
+    monkeypatch.setattr(one, "run", refuse_to_optimize)
+    x = np.ones((4, 8), "float32")
+    (found,) = one.compare({"x": x}, {"y": x + 1})
+    assert found.is_error
 
 
 def test_a_model_that_onnxruntime_cannot_run(tmp_path):

@@ -5,11 +5,12 @@ output: from its smallest to its largest value, or a tenth of its largest magnit
 Rounding makes it about 1e-6. Some outputs depend on the last bits of what was computed before, such
 as indices of equal values, or numbers that are rounded to eight bits. So before a difference counts
 as an error, ONNX Runtime's own outputs are compared with one another: with and without its
-optimizations, and with inputs that differ in the last bits.
+optimizations, and with inputs and weights that differ in the last bits.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.onnx_runtime import onnxruntime
 
@@ -27,7 +29,7 @@ HALF_TOLERANCE = 1e-2
 OWN_FACTOR = 4.0
 """A difference may be this many times as large as those of ONNX Runtime's own outputs."""
 NOISE = 1e-6
-"""The change of inputs, as a share of their magnitude, by which own differences are found."""
+"""The change of inputs and weights, as a share of their magnitude, that shows own differences."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -112,12 +114,28 @@ class Reference:
         ]
         if not any(one.is_error for one in found):
             return found
-        others = [self.run(_disturbed(inputs)), self.run(inputs, optimized=True)]
+        others = [self.run(_disturbed(inputs)), self._with_disturbed_weights().run(inputs)]
+        with contextlib.suppress(Refused):  # its optimizers refuse models that it can run
+            others.append(self.run(inputs, optimized=True))
         return [
             Difference(one.output, one.share, max(one.allowed, OWN_FACTOR * own))
             for one in found
             for own in [max(_finite(expected[one.output], other[one.output]) for other in others)]
         ]
+
+    def _with_disturbed_weights(self) -> Reference:
+        """Return the model with other last bits in the weights that are in the file itself."""
+        model = onnx.load_from_string(self._serialized)
+        weights = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if not external_data_helper.uses_external_data(tensor)
+        }
+        disturbed = _disturbed(weights)
+        for tensor in model.graph.initializer:
+            if tensor.name in weights and weights[tensor.name].dtype.kind == "f":
+                tensor.CopyFrom(numpy_helper.from_array(disturbed[tensor.name], tensor.name))
+        return Reference(model, self._folder)
 
 
 def difference(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> float:
@@ -155,11 +173,11 @@ def _tolerance(array: NDArray[np.generic]) -> float:
     return HALF_TOLERANCE if is_half else TOLERANCE
 
 
-def _disturbed(inputs: Arrays) -> dict[str, NDArray[np.generic]]:
-    """Return inputs whose floating-point values differ in the last bits."""
+def _disturbed(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
+    """Return arrays whose floating-point values differ in the last bits."""
     rng = np.random.default_rng(1)
     changed: dict[str, NDArray[np.generic]] = {}
-    for name, array in inputs.items():
+    for name, array in arrays.items():
         changed[name] = array
         if array.dtype.kind == "f":
             noise = 1 + NOISE * rng.standard_normal(array.shape)
