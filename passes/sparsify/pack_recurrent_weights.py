@@ -28,14 +28,14 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
-from tvm_sparse.schedules.operators.recurrent import SPARSE_WEIGHT
+from tvm_sparse.schedules.operators.recurrent_tile import SPARSE_WEIGHT
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.recurrent import (
     RecurrentTiling,
     dense_cycles,
-    jobs_of,
     recurrent_tiling,
+    shared,
     sparse_cycles,
     sparse_recurrent_tiling,
 )
@@ -99,24 +99,30 @@ class _Sparse:
             reason = f"{1 - density:.0%} zeros are too few for the sparse kernel"
             choice = Choice(False, reason, dense * times, dense * times)
             return _Sparse(problem, density, choice, None, {})
-        operands, vectors = {}, 0.0
+        operands, vectors, size = {}, 0.0, 0.0
         for number, rows in enumerate(_rows(problem, tiling)):
             arrays = WindowSparse.from_dense(weight, rows)
             vectors += arrays.values.shape[0] * arrays.values.shape[1] / problem.directions
             for name in SPARSE_WEIGHT:
-                operands[f"{name}{number}"] = relax.const(getattr(arrays, name))
-        cycles = sparse_cycles(problem, vectors)
+                array = getattr(arrays, name)
+                operands[f"{name}{number}"] = relax.const(array)
+                size += array.nbytes / problem.directions
+
+        def cycles_of(batch: int) -> float:
+            return sparse_cycles(dataclasses.replace(problem, batch=batch), vectors)
+
+        cycles = cycles_of(problem.batch)
         choice = choose(density, cycles * times, dense * times)
         if not choice.sparse:
             return _Sparse(problem, density, choice, None, {})
-        tiling = dataclasses.replace(tiling, jobs=jobs_of(problem, cycles, cpu))
+        tiling = shared(tiling, problem, cycles_of, size, cpu)
         return _Sparse(problem, density, choice, tiling, operands)
 
     def decision(self, name: str, cpu: CpuProfile) -> dict[str, Any]:
         """Return the entry of the module attribute that lists the decisions about layers."""
         problem, choice = self.problem, self.choice
-        jobs = self.tiling.jobs if self.tiling else recurrent_tiling(problem, cpu).jobs
-        threads = min(problem.directions * jobs, cpu.cores)
+        tiling = self.tiling or recurrent_tiling(problem, cpu)
+        threads = min(problem.directions * tiling.jobs * tiling.groups, cpu.cores)
         cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
         return {
             "layer": name,

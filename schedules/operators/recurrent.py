@@ -2,7 +2,7 @@
 
 The product of the inputs with their weights, `xw`, is computed before, for all steps at once::
 
-    for direction: for step:                      # or all jobs of all directions in each step
+    for direction: for group of sequences: for step:   # or, in each step, all jobs of a direction
         for section: for tile:                    # hidden units of all gates of a section
             for sequences that fit in registers:
                 sums[:] = 0
@@ -20,22 +20,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.recurrent import WINDOW
 from tvm_sparse.schedules.emit.buffers import (
-    Registers,
-    across,
     argument,
-    filled,
     number,
     scratch,
-    vector,
 )
 from tvm_sparse.schedules.emit.recurrent_activations import activation
-from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
-from tvm_sparse.schedules.operators.recurrent_cell import MOST_VALUES, Cell
+from tvm_sparse.schedules.operators.recurrent_tile import Part, Tile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,11 +40,6 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
     from tvm_sparse.sizes.recurrent import Recurrent
     from tvm_sparse.tilings.recurrent import RecurrentTiling
-
-SPARSE_WEIGHT = ("starts", "windows", "places", "values")
-"""The operands that hold a `WindowSparse`; the number of the section follows the names."""
-
-_PERMUTATION = "llvm.x86.avx512.vpermi2var.ps.512"
 
 
 def recurrent(
@@ -159,30 +148,33 @@ class Layer:
             state.initialize(self.buffers.get(f"initial_{name}"))
         sections = range(len(problem.sections))
         if jobs == 1:
+            groups = self.tiling.groups
             with (
-                _parallel(problem.directions) as direction,
+                _parallel(problem.directions * groups) as job,
                 T.serial(T.int64(0), T.int64(problem.steps)) as step,
             ):
+                direction, group = T.bind(job // groups), T.bind(job % groups)
                 for section in sections:
-                    self._section(section, direction, step, T.int64(0))
+                    self._section(section, Part(direction, step, group, T.int64(0)))
         else:
-            with T.serial(T.int64(0), T.int64(problem.steps)) as step:
+            with _threads(), T.serial(T.int64(0), T.int64(problem.steps)) as step:
                 for section in sections:
-                    with _parallel(problem.directions * jobs) as job:
-                        self._section(section, T.bind(job // jobs), step, T.bind(job % jobs))
+                    with _wait_for_all(), _parallel(problem.directions * jobs) as job:
+                        direction, share = T.bind(job // jobs), T.bind(job % jobs)
+                        self._section(section, Part(direction, step, T.int64(0), share))
         for name, state in self.states.items():
             if f"y_{name}" in self.buffers:
                 state.finish(self.buffers[f"y_{name}"])
 
-    def _section(self, section: int, direction: Expr, step: Expr, job: Expr) -> None:
+    def _section(self, section: int, part: Part) -> None:
         hidden, jobs = self.problem.hidden, self.tiling.jobs
         tiles, units = self.tiling.tiles(section, hidden), self.tiling.units(section)
-        first = T.bind(job * tiles // jobs)
-        end = T.bind((job + 1) * tiles // jobs)
+        first = T.bind(part.share * tiles // jobs)
+        end = T.bind((part.share + 1) * tiles // jobs)
         with T.serial(T.int64(0), end - first) as i:
             tile = T.bind(first + i)
             unit = T.bind(T.min(tile * units, T.int64(hidden - units)))
-            Tile(self, section, direction, step, tile, unit).compute()
+            Tile(self, section, part, tile, unit).compute()
 
 
 def _parallel(count: int) -> Any:
@@ -190,102 +182,14 @@ def _parallel(count: int) -> Any:
     return loop(T.int64(0), T.int64(count))
 
 
-class Tile:
-    """The hidden units of a tile in one step, for all sequences."""
+def _threads() -> Any:
+    """Open a part that all threads run; its parallel loops share their jobs among them."""
+    return T.attr(T.int32(0), "pragma_parallel_launch_point", T.int32(1))
 
-    def __init__(
-        self, layer: Layer, section: int, direction: Expr, step: Expr, tile: Expr, unit: Expr
-    ) -> None:
-        self.layer, self.section = layer, section
-        self.problem, self.buffers = layer.problem, layer.buffers
-        self.direction, self.step, self.tile, self.unit = direction, step, tile, unit
-        self.width, self.vectors = layer.tiling.width, layer.tiling.vectors[section]
-        self.gates = self.problem.sections[section]
-        self.sums_of_sequence = len(self.gates) * self.vectors
-        self.old, self.new = T.bind(step % 2), T.bind(1 - step % 2)
-        self.height = min(tile_height(self.sums_of_sequence, layer.cpu), self.problem.batch)
-        self.sums = Registers(self.height * self.sums_of_sequence, self.width)
-        self.values = Registers(MOST_VALUES, self.width)
 
-    def compute(self) -> None:
-        """Compute the new states."""
-        each_tile(self.problem.batch, self.height, self._sequences)
+def _wait_for_all() -> Any:
+    """Open a part of `_threads` at whose end all threads wait for each other.
 
-    def _sequences(self, first: Expr, count: int) -> None:
-        for i in range(count * self.sums_of_sequence):
-            self.sums[i] = filled(0, self.width)
-        self._multiply(first, count)
-        for i in range(count):
-            sequence = T.bind(first + i)
-            is_valid, time = self._time(sequence)
-            for u in range(self.vectors):
-                Cell(self, sequence, time, is_valid, i, u).compute()
-
-    def _multiply(self, first: Expr, count: int) -> None:
-        """Add up the products of the states and the recurrent weight."""
-        state = self.layer.states["scaled" if self.section else "h"]
-        copy = T.int64(0) if self.section else self.old
-        rows = [
-            T.bind(state.place(copy, self.direction, first + i, T.int64(0))) for i in range(count)
-        ]
-        if f"weight{self.section}" in self.buffers:
-            self._multiply_dense(state, rows)
-        else:
-            self._multiply_sparse(state, rows)
-
-    def _multiply_dense(self, state: State, rows: Sequence[Expr]) -> None:
-        weight, lanes = self.buffers[f"weight{self.section}"], vector(T.int64(0), self.width)
-        with T.serial(T.int64(0), T.int64(self.problem.hidden)) as k:
-            weights = [
-                T.bind(weight[self.direction, self.tile, k, n, lanes])
-                for n in range(self.sums_of_sequence)
-            ]
-            for i, row in enumerate(rows):
-                value = T.bind(across(state.memory[row + k], self.width))
-                for n, vector_of_weights in enumerate(weights):
-                    s = i * self.sums_of_sequence + n
-                    self.sums[s] = self.sums[s] + value * vector_of_weights
-
-    def _multiply_sparse(self, state: State, rows: Sequence[Expr]) -> None:
-        """Multiply by a `WindowSparse`: a permutation finds the factors of a vector of values."""
-        starts, windows, places, values = (
-            self.buffers[f"{name}{self.section}"] for name in SPARSE_WEIGHT
-        )
-        lanes = vector(T.int64(0), self.width)
-        start, end = (
-            T.bind(T.Cast("int64", starts[self.direction, self.tile + i])) for i in range(2)
-        )
-        with T.serial(T.int64(0), end - start) as i:
-            step = T.bind(start + i)
-            window = T.bind(T.Cast("int64", windows[step]))
-            word = T.bind(places[step, lanes])
-            # The permutation ignores all but the lowest five bits of a place.
-            place_of_vector = [
-                T.bind(T.shift_right(word, T.Broadcast(T.int32(8 * n), self.width))) if n else word
-                for n in range(self.sums_of_sequence)
-            ]
-            for r, row in enumerate(rows):
-                low, high = (
-                    T.bind(state.memory[vector(row + window + first, self.width)])
-                    for first in (0, self.width)
-                )
-                for n, place in enumerate(place_of_vector):
-                    factors = T.call_llvm_intrin(
-                        f"float32x{self.width}", _PERMUTATION, low, place, high
-                    )
-                    s = r * self.sums_of_sequence + n
-                    self.sums[s] = self.sums[s] + factors * values[step, n, lanes]
-
-    def _time(self, sequence: Expr) -> tuple[Expr | None, Expr]:
-        """Return whether the step belongs to a sequence, and which of its inputs it reads."""
-        problem, step = self.problem, self.step
-        is_valid, length = None, T.int64(problem.steps)
-        if "lengths" in self.buffers:
-            length = T.bind(T.Cast("int64", self.buffers["lengths"][sequence]))
-            is_valid = T.bind(step < length)
-        backwards = length - 1 - step
-        if is_valid is not None:
-            backwards = Select(is_valid, backwards, step)
-        if problem.directions == 2:
-            return is_valid, T.bind(Select(T.EQ(self.direction, T.int64(0)), step, backwards))
-        return is_valid, T.bind(backwards) if problem.reverse else step
+    That takes a fraction of the time in which a parallel loop starts and ends.
+    """
+    return T.attr(T.int32(0), "pragma_parallel_barrier_when_finish", T.int32(1))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import across, filled, vector
+from tvm_sparse.schedules.emit.buffers import across, filled, prefetch, vector
 from tvm_sparse.schedules.emit.expressions import clip
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class Cell:
     def compute(self) -> None:
         """Compute the new states of the units, or what the next section reads."""
         {"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[self.problem.cell]()
+
+    def prefetch(self) -> None:
+        """Ask for the inputs of the cell, which another core may have computed."""
+        for gate in self.tile.gates:
+            prefetch(self.tile.buffers["xw"][self.time, self.sequence, self._first(gate)])
 
     def _rnn(self) -> None:
         self._finish(self._activate(0, self._input(0) + self._sum(0)))
@@ -93,9 +98,13 @@ class Cell:
 
     def _input(self, gate: int) -> Expr:
         """Return the product of the step's inputs with their weights, plus the biases."""
-        hidden = self.problem.hidden
-        first = (self.tile.direction * self.problem.gates + gate) * hidden + self.unit
-        return self.tile.buffers["xw"][self.time, self.sequence, vector(first, self.tile.width)]
+        place = vector(self._first(gate), self.tile.width)
+        return self.tile.buffers["xw"][self.time, self.sequence, place]
+
+    def _first(self, gate: int) -> Expr:
+        """Return the first of the cell's values of a gate among those of all directions."""
+        gates = self.tile.direction * self.problem.gates + gate
+        return gates * self.problem.hidden + self.unit
 
     def _sum(self, gate: int) -> Expr:
         """Return the product of the state with the recurrent weight."""

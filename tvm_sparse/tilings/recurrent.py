@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import FMA_PER_CYCLE, LAUNCH_CYCLES
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.formats.recurrent import MOST_VECTORS, WINDOW
 from tvm_sparse.sizes.recurrent import Recurrent
@@ -23,7 +24,14 @@ from its L2: an estimate, `L2_CYCLES` for 5 bytes in place of 4."""
 
 PERMUTATION_CYCLES = 1.0
 """Cycles of a permutation of two vectors, of which a sparse product needs one a vector and
-sequence: an estimate, one in each cycle."""
+sequence; measured on an EPYC with AVX-512."""
+
+WAIT_CYCLES = 3000
+"""Cycles in which all threads wait for each other; measured on two cores of an EPYC as 0.5 to
+0.8 us."""
+
+L2_SHARE = 0.75
+"""Share of an L2 that a weight may fill; states and the inputs of steps take the rest."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,14 @@ class RecurrentTiling:
         Vectors of hidden units of a tile, for each section of the layer.
     jobs : int
         Jobs of a direction; with more than one, all threads wait for each other in every step.
+    groups : int
+        Groups of sequences of a direction, which run through all steps without a wait.
     """
 
     width: int
     vectors: tuple[int, ...]
-    jobs: int
+    jobs: int = 1
+    groups: int = 1
 
     def units(self, section: int) -> int:
         """Return the hidden units of a tile."""
@@ -61,12 +72,16 @@ def recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling:
         max(min(DENSE_ACCUMULATORS // (len(gates) * rows), problem.hidden // width), 1)
         for gates in problem.sections
     )
-    cycles = dense_cycles(problem, width)
-    return RecurrentTiling(width, vectors, jobs_of(problem, cycles, cpu))
+    weight_bytes = problem.gates * problem.hidden**2 * ACTIVATIONS.bytes
+
+    def cycles(batch: int) -> float:
+        return dense_cycles(replace(problem, batch=batch), width)
+
+    return shared(RecurrentTiling(width, vectors), problem, cycles, weight_bytes, cpu)
 
 
 def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling | None:
-    """Return the tiling for a sparse recurrent weight, or None if there is no kernel for it.
+    """Return the tiling for a sparse recurrent weight on one core, or None without a kernel.
 
     The kernel needs the permutation of two vectors that AVX-512 has.
     """
@@ -77,7 +92,7 @@ def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTil
         max(min(MOST_VECTORS // len(gates), problem.hidden // width), 1)
         for gates in problem.sections
     )
-    return RecurrentTiling(width, vectors, 1)
+    return RecurrentTiling(width, vectors)
 
 
 def dense_cycles(problem: Recurrent, width: int) -> float:
@@ -91,8 +106,34 @@ def sparse_cycles(problem: Recurrent, vectors: float) -> float:
     return vectors * max(STEP_CYCLES, problem.batch * PERMUTATION_CYCLES)
 
 
-def jobs_of(problem: Recurrent, cycles: float, cpu: CpuProfile) -> int:
-    """Return the jobs of a direction for a step of so many cycles on one core."""
-    jobs = max(cpu.cores // problem.directions, 1)
-    waits = len(problem.sections) * LAUNCH_CYCLES
-    return jobs if cycles * (1 - 1 / jobs) > waits else 1
+def shared(
+    tiling: RecurrentTiling,
+    problem: Recurrent,
+    cycles: Callable[[int], float],
+    weight_bytes: float,
+    cpu: CpuProfile,
+) -> RecurrentTiling:
+    """Return `tiling` with the jobs or groups that share a direction's work among the cores.
+
+    Parameters
+    ----------
+    tiling : RecurrentTiling
+        The tiling on one core.
+    problem : Recurrent
+        The layer.
+    cycles : callable
+        Returns the cycles of a step and direction on one core for a number of sequences.
+    weight_bytes : float
+        Bytes of the packed weight of a direction. Groups read all of it, each core from its L2.
+    cpu : CpuProfile
+        The processor.
+    """
+    ways = max(cpu.cores // problem.directions, 1)
+    waits = len(problem.sections) * WAIT_CYCLES
+    costs = {tiling: cycles(problem.batch)}
+    if ways > 1:
+        costs[replace(tiling, jobs=ways)] = cycles(problem.batch) / ways + waits
+    groups = max(n for n in range(1, ways + 1) if problem.batch % n == 0)
+    if groups > 1 and weight_bytes <= cpu.l2_bytes * L2_SHARE:
+        costs[replace(tiling, groups=groups)] = cycles(problem.batch // groups)
+    return min(costs, key=costs.__getitem__)

@@ -73,7 +73,10 @@ def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 def _kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     fields = call.attrs["tiling"]
     tiling = RecurrentTiling(
-        int(fields["width"]), tuple(int(v) for v in fields["vectors"]), int(fields["jobs"])
+        int(fields["width"]),
+        tuple(int(v) for v in fields["vectors"]),
+        int(fields["jobs"]),
+        int(fields["groups"]),
     )
     operands = {
         name: (known_shape(operand), str(operand.ty.dtype))

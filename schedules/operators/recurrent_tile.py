@@ -1,0 +1,145 @@
+"""A tile of hidden units of a recurrent layer: its products in registers, and then its cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm.tirx import Select
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import Registers, across, filled, vector
+from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
+from tvm_sparse.schedules.operators.recurrent_cell import MOST_VALUES, Cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tvm.ir import Expr
+
+    from tvm_sparse.schedules.operators.recurrent import Layer, State
+
+SPARSE_WEIGHT = ("starts", "windows", "places", "values")
+"""The operands that hold a `WindowSparse`; the number of the section follows the names."""
+
+_PERMUTATION = "llvm.x86.avx512.vpermi2var.ps.512"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a job does in a step: a share of the tiles for a group of the sequences."""
+
+    direction: Expr
+    step: Expr
+    group: Expr
+    share: Expr
+
+
+class Tile:
+    """The hidden units of a tile in one step, for a group of sequences."""
+
+    def __init__(self, layer: Layer, section: int, part: Part, tile: Expr, unit: Expr) -> None:
+        self.layer, self.section = layer, section
+        self.problem, self.buffers = layer.problem, layer.buffers
+        self.direction, self.step = part.direction, part.step
+        self.tile, self.unit = tile, unit
+        self.width, self.vectors = layer.tiling.width, layer.tiling.vectors[section]
+        self.gates = self.problem.sections[section]
+        self.sums_of_sequence = len(self.gates) * self.vectors
+        self.old, self.new = T.bind(self.step % 2), T.bind(1 - self.step % 2)
+        self.batch = self.problem.batch // layer.tiling.groups
+        self.sequence = T.bind(part.group * self.batch)
+        self.height = min(tile_height(self.sums_of_sequence, layer.cpu), self.batch)
+        self.sums = Registers(self.height * self.sums_of_sequence, self.width)
+        self.values = Registers(MOST_VALUES, self.width)
+
+    def compute(self) -> None:
+        """Compute the new states."""
+        each_tile(self.batch, self.height, self._sequences)
+
+    def _sequences(self, first: Expr, count: int) -> None:
+        for i in range(count * self.sums_of_sequence):
+            self.sums[i] = filled(0, self.width)
+        sequences = [T.bind(self.sequence + first + i) for i in range(count)]
+        times = [self._time(sequence) for sequence in sequences]
+        cells = [
+            Cell(self, sequence, time, is_valid, i, u)
+            for i, (sequence, (is_valid, time)) in enumerate(zip(sequences, times, strict=True))
+            for u in range(self.vectors)
+        ]
+        for cell in cells:
+            cell.prefetch()
+        self._multiply(first, count)
+        for cell in cells:
+            cell.compute()
+
+    def _multiply(self, first: Expr, count: int) -> None:
+        """Add up the products of the states and the recurrent weight."""
+        state = self.layer.states["scaled" if self.section else "h"]
+        copy = T.int64(0) if self.section else self.old
+        sequences = [self.sequence + first + i for i in range(count)]
+        rows = [
+            T.bind(state.place(copy, self.direction, sequence, T.int64(0)))
+            for sequence in sequences
+        ]
+        if f"weight{self.section}" in self.buffers:
+            self._multiply_dense(state, rows)
+        else:
+            self._multiply_sparse(state, rows)
+
+    def _multiply_dense(self, state: State, rows: Sequence[Expr]) -> None:
+        weight, lanes = self.buffers[f"weight{self.section}"], vector(T.int64(0), self.width)
+        with T.serial(T.int64(0), T.int64(self.problem.hidden)) as k:
+            weights = [
+                T.bind(weight[self.direction, self.tile, k, n, lanes])
+                for n in range(self.sums_of_sequence)
+            ]
+            for i, row in enumerate(rows):
+                value = T.bind(across(state.memory[row + k], self.width))
+                for n, vector_of_weights in enumerate(weights):
+                    s = i * self.sums_of_sequence + n
+                    self.sums[s] = self.sums[s] + value * vector_of_weights
+
+    def _multiply_sparse(self, state: State, rows: Sequence[Expr]) -> None:
+        """Multiply by a `WindowSparse`: a permutation finds the factors of a vector of values."""
+        starts, windows, places, values = (
+            self.buffers[f"{name}{self.section}"] for name in SPARSE_WEIGHT
+        )
+        lanes = vector(T.int64(0), self.width)
+        start, end = (
+            T.bind(T.Cast("int64", starts[self.direction, self.tile + i])) for i in range(2)
+        )
+        with T.serial(T.int64(0), end - start) as i:
+            step = T.bind(start + i)
+            window = T.bind(T.Cast("int64", windows[step]))
+            word = T.bind(places[step, lanes])
+            # The permutation ignores all but the lowest five bits of a place.
+            place_of_vector = [
+                T.bind(T.shift_right(word, T.Broadcast(T.int32(8 * n), self.width))) if n else word
+                for n in range(self.sums_of_sequence)
+            ]
+            for r, row in enumerate(rows):
+                low, high = (
+                    T.bind(state.memory[vector(row + window + first, self.width)])
+                    for first in (0, self.width)
+                )
+                for n, place in enumerate(place_of_vector):
+                    factors = T.call_llvm_intrin(
+                        f"float32x{self.width}", _PERMUTATION, low, place, high
+                    )
+                    s = r * self.sums_of_sequence + n
+                    self.sums[s] = self.sums[s] + factors * values[step, n, lanes]
+
+    def _time(self, sequence: Expr) -> tuple[Expr | None, Expr]:
+        """Return whether the step belongs to a sequence, and which of its inputs it reads."""
+        problem, step = self.problem, self.step
+        is_valid, length = None, T.int64(problem.steps)
+        if "lengths" in self.buffers:
+            length = T.bind(T.Cast("int64", self.buffers["lengths"][sequence]))
+            is_valid = T.bind(step < length)
+        backwards = length - 1 - step
+        if is_valid is not None:
+            backwards = Select(is_valid, backwards, step)
+        if problem.directions == 2:
+            return is_valid, T.bind(Select(T.EQ(self.direction, T.int64(0)), step, backwards))
+        return is_valid, T.bind(backwards) if problem.reverse else step
