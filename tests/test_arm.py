@@ -217,6 +217,24 @@ def write_convolutional(path):
     return write_onnx(path, nodes, {"x": [1, 3, 96, 96]}, ["y"], weights)
 
 
+def write_recurrent(path):
+    """Write a pruned LSTM of both directions and a pruned GRU, whose states are sparse, too."""
+    rng, hidden, weights = np.random.default_rng(0), 72, {}
+    for op, gates, directions, width in (("LSTM", 4, 2, 24), ("GRU", 3, 1, 2 * hidden)):
+        of_states = pruned(rng, (directions, gates * hidden, hidden), 0.1)
+        weights[op + "_W"] = pruned(rng, (directions, gates * hidden, width), 0.1)
+        weights[op + "_R"] = of_states / np.float32(0.1 * hidden) ** 0.5
+    weights["all"] = np.array([0, 0, -1])
+    names = {"hidden_size": hidden, "direction": "bidirectional"}
+    nodes = [
+        node("LSTM", ["x", "LSTM_W", "LSTM_R"], ["a"], **names),
+        node("Transpose", ["a"], ["b"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["b", "all"], ["c"]),
+        node("GRU", ["c", "GRU_W", "GRU_R"], ["y", "y_h"], hidden_size=hidden),
+    ]
+    return write_onnx(path, nodes, {"x": [30, 2, 24]}, ["y", "y_h"], weights)
+
+
 TOKENS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, 16))
 
 NETWORKS = {
@@ -224,6 +242,7 @@ NETWORKS = {
     "convolutional": (write_convolutional, None, "auto"),
     "columns of 5 rows": (write_convolutional, None, 5),
     "fallbacks": (write_fallbacks, None, None),
+    "recurrent": (write_recurrent, None, None),
 }
 
 

@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.recurrent import WindowSparse, pack_recurrent, tile_rows
+from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows
 from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
-from tvm_sparse.schedules.operators.recurrent_tile import SPARSE_WEIGHT
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.recurrent import (
@@ -37,6 +36,7 @@ from tvm_sparse.tilings.recurrent import (
     recurrent_tiling,
     shared,
     sparse_cycles,
+    sparse_format,
     sparse_recurrent_tiling,
 )
 
@@ -89,30 +89,25 @@ class _Sparse:
         density = density_of(weight)
         times = problem.steps * problem.directions
         tiling = sparse_recurrent_tiling(problem, cpu)
-        dense = dense_cycles(problem, recurrent_tiling(problem, cpu).width)
-        if tiling is None:
-            reason = "the sparse kernel of recurrent weights needs AVX-512 and 16 hidden units"
-            return _Sparse(
-                problem, density, Choice(False, reason, math.inf, dense * times), None, {}
-            )
+        dense = times * dense_cycles(problem, recurrent_tiling(problem, cpu).width, cpu)
+        packing = sparse_format(cpu)
+        if packing is None or isinstance(tiling, str):
+            return _Sparse(problem, density, Choice(False, str(tiling), math.inf, dense), None, {})
         if density > MOST_DENSE:
             reason = f"{1 - density:.0%} zeros are too few for the sparse kernel"
-            choice = Choice(False, reason, dense * times, dense * times)
-            return _Sparse(problem, density, choice, None, {})
+            return _Sparse(problem, density, Choice(False, reason, dense, dense), None, {})
         operands, vectors, size = {}, 0.0, 0.0
         for number, rows in enumerate(_rows(problem, tiling)):
-            arrays = WindowSparse.from_dense(weight, rows)
-            vectors += arrays.values.shape[0] * arrays.values.shape[1] / problem.directions
-            for name in SPARSE_WEIGHT:
-                array = getattr(arrays, name)
+            arrays = vars(packing.from_dense(weight, rows))
+            vectors += math.prod(arrays["values"].shape[:2]) / problem.directions
+            size += sum(array.nbytes for array in arrays.values()) / problem.directions
+            for name, array in arrays.items():
                 operands[f"{name}{number}"] = relax.const(array)
-                size += array.nbytes / problem.directions
 
         def cycles_of(batch: int) -> float:
-            return sparse_cycles(dataclasses.replace(problem, batch=batch), vectors)
+            return sparse_cycles(dataclasses.replace(problem, batch=batch), vectors, size, cpu)
 
-        cycles = cycles_of(problem.batch)
-        choice = choose(density, cycles * times, dense * times)
+        choice = choose(density, times * cycles_of(problem.batch), dense)
         if not choice.sparse:
             return _Sparse(problem, density, choice, None, {})
         tiling = shared(tiling, problem, cycles_of, size, cpu)

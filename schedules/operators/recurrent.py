@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.formats.recurrent import WINDOW
+from tvm_sparse.formats.recurrent import MOST_WINDOW
 from tvm_sparse.schedules.emit.buffers import (
     argument,
     number,
@@ -58,7 +58,7 @@ def recurrent(
         How its steps are cut.
     operands : mapping
         Shape and dtype of each operand: those of `Recurrent.operands` that the layer has, and
-        ``weight0``, ... for each section, or the arrays of `SPARSE_WEIGHT` for each.
+        ``weight0``, ... for each section, or the arrays of a sparse weight: ``starts0``, ....
     cpu : CpuProfile
         Gives the number of registers.
 
@@ -91,7 +91,7 @@ class State:
     def __init__(self, problem: Recurrent, copies: int) -> None:
         self.problem = problem
         # A window may begin at the last hidden unit; what lies behind it is 0.
-        self.row = -(-problem.hidden // 16) * 16 + WINDOW
+        self.row = -(-problem.hidden // 16) * 16 + MOST_WINDOW
         self.size = copies * problem.directions * problem.batch * self.row
         self.memory = scratch(self.size)
 

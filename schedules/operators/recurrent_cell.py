@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from tvm.ir import Expr
 
-    from tvm_sparse.schedules.operators.recurrent import State, Tile
+    from tvm_sparse.schedules.operators.recurrent import State
+    from tvm_sparse.schedules.operators.recurrent_tile import Tile
 
 MOST_VALUES = 20
 """Intermediate values of a cell that have names."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.formats.recurrent import WINDOWS
 from tvm_sparse.schedules.emit.buffers import Registers, across, filled, vector
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.operators.recurrent_cell import MOST_VALUES, Cell
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
     from tvm_sparse.schedules.operators.recurrent import Layer, State
 
-SPARSE_WEIGHT = ("starts", "windows", "places", "values")
-"""The operands that hold a `WindowSparse`; the number of the section follows the names."""
-
-_PERMUTATION = "llvm.x86.avx512.vpermi2var.ps.512"
+_PERMUTATIONS = {16: "llvm.x86.avx512.vpermi2var.ps.512", 8: "llvm.x86.avx2.permps"}
+"""Permutations of vectors of so many lanes; they ignore the high bits of a place."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,10 @@ class Tile:
         ]
         if f"weight{self.section}" in self.buffers:
             self._multiply_dense(state, rows)
+        elif f"windows{self.section}" in self.buffers:
+            self._multiply_windows(state, rows)
         else:
-            self._multiply_sparse(state, rows)
+            self._multiply_columns(state, rows)
 
     def _multiply_dense(self, state: State, rows: Sequence[Expr]) -> None:
         weight, lanes = self.buffers[f"weight{self.section}"], vector(T.int64(0), self.width)
@@ -100,35 +101,63 @@ class Tile:
                     s = i * self.sums_of_sequence + n
                     self.sums[s] = self.sums[s] + value * vector_of_weights
 
-    def _multiply_sparse(self, state: State, rows: Sequence[Expr]) -> None:
+    def _steps(self) -> tuple[Expr, Expr]:
+        """Return the first step of a sparse weight in the tile, and the end of the last one."""
+        starts = self.buffers[f"starts{self.section}"]
+        first, end = (starts[self.direction, self.tile + i] for i in range(2))
+        return T.bind(T.Cast("int64", first)), T.bind(T.Cast("int64", end))
+
+    def _multiply_windows(self, state: State, rows: Sequence[Expr]) -> None:
         """Multiply by a `WindowSparse`: a permutation finds the factors of a vector of values."""
-        starts, windows, places, values = (
-            self.buffers[f"{name}{self.section}"] for name in SPARSE_WEIGHT
+        windows, places, values = (
+            self.buffers[f"{name}{self.section}"] for name in ("windows", "places", "values")
         )
         lanes = vector(T.int64(0), self.width)
-        start, end = (
-            T.bind(T.Cast("int64", starts[self.direction, self.tile + i])) for i in range(2)
-        )
+        start, end = self._steps()
         with T.serial(T.int64(0), end - start) as i:
             step = T.bind(start + i)
             window = T.bind(T.Cast("int64", windows[step]))
             word = T.bind(places[step, lanes])
-            # The permutation ignores all but the lowest five bits of a place.
             place_of_vector = [
                 T.bind(T.shift_right(word, T.Broadcast(T.int32(8 * n), self.width))) if n else word
                 for n in range(self.sums_of_sequence)
             ]
             for r, row in enumerate(rows):
-                low, high = (
+                states = [
                     T.bind(state.memory[vector(row + window + first, self.width)])
-                    for first in (0, self.width)
-                )
+                    for first in range(0, WINDOWS[self.width], self.width)
+                ]
                 for n, place in enumerate(place_of_vector):
                     factors = T.call_llvm_intrin(
-                        f"float32x{self.width}", _PERMUTATION, low, place, high
+                        f"float32x{self.width}",
+                        _PERMUTATIONS[self.width],
+                        *(states[0], place, *states[1:]),
                     )
                     s = r * self.sums_of_sequence + n
                     self.sums[s] = self.sums[s] + factors * values[step, n, lanes]
+
+    def _multiply_columns(self, state: State, rows: Sequence[Expr]) -> None:
+        """Multiply by a `ColumnSparse`: every factor is loaded by itself.
+
+        One load brings the columns of a vector of values.
+        """
+        columns, values = (self.buffers[f"{name}{self.section}"] for name in ("columns", "values"))
+        lanes = vector(T.int64(0), self.width)
+        start, end = self._steps()
+        with T.serial(T.int64(0), end - start) as i:
+            step = T.bind(start + i)
+            for n in range(self.sums_of_sequence):
+                bits = T.bind(T.reinterpret(f"uint{16 * self.width}", columns[step, n, lanes]))
+                places = [
+                    T.bind(T.Cast("int64", (bits >> (16 * lane)) & 0xFFFF))
+                    for lane in range(self.width)
+                ]
+                weights = T.bind(values[step, n, lanes])
+                for r, row in enumerate(rows):
+                    factors = [state.memory[row + place] for place in places]
+                    s = r * self.sums_of_sequence + n
+                    chosen = T.Shuffle(factors, list(range(self.width)))
+                    self.sums[s] = self.sums[s] + chosen * weights
 
     def _time(self, sequence: Expr) -> tuple[Expr | None, Expr]:
         """Return whether the step belongs to a sequence, and which of its inputs it reads."""

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.formats.recurrent import (
-    WINDOW,
+    MOST_VECTORS,
+    WINDOWS,
     WindowSparse,
     pack_recurrent,
     tile_rows,
@@ -40,18 +41,19 @@ def test_dense_packing():
 
 @settings(max_examples=40, deadline=None)
 @given(
+    width=st.sampled_from(sorted(WINDOWS)),
     directions=st.integers(1, 2),
-    gates=st.integers(1, 4),
-    hidden=st.integers(4, 90),
+    gates=st.integers(1, MOST_VECTORS),
+    hidden=st.integers(16, 90),
     density=st.sampled_from([0.0, 0.02, 0.1, 0.5, 1.0]),
 )
-def test_sparse_packing_has_an_inverse(directions, gates, hidden, density):
+def test_sparse_packing_has_an_inverse(width, directions, gates, hidden, density):
     weight = pruned(np.random.default_rng(hidden), (directions, gates * hidden, hidden), density)
-    rows = tile_rows(range(gates), hidden, width=4, vectors=1)
+    rows = tile_rows(range(gates), hidden, width, vectors=1)
     packed = WindowSparse.from_dense(weight, rows)
     np.testing.assert_array_equal(packed.to_dense(rows, hidden), weight)
     places = packed.places[..., None] >> np.arange(0, 8 * gates, 8) & 255
-    assert places.max() < WINDOW
+    assert places.max() < WINDOWS[width]
     assert packed.windows.max() < hidden
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_sparse.compiler import build
-from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.profile import PROFILES, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.passes.pipeline import pipeline
@@ -27,9 +28,16 @@ ACTIVATIONS = {
     "GRU": ("Sigmoid", "Tanh"),
     "RNN": ("Tanh",),
 }
-needs_avx512 = pytest.mark.skipif(
-    native().vector_bits < 512, reason="the sparse recurrent kernel needs AVX-512"
-)
+SPARSE_TARGETS = {
+    bits: pytest.param(
+        target,
+        marks=pytest.mark.skipif(
+            native().architecture != "x86_64" or native().vector_bits < bits,
+            reason=f"needs an x86 processor with vectors of {bits} bits",
+        ),
+    )
+    for bits, target in ((512, "native"), (256, "haswell"))
+}
 INPUTS = ("x", "W", "R", "B", "lengths", "h", "c", "P")
 
 
@@ -85,17 +93,20 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], path) -> list[np.ndarray]:
+def run(
+    model: onnx.ModelProto, feed: dict[str, np.ndarray], path, target: str = "native"
+) -> list[np.ndarray]:
     onnx.save(model, path)
     imported = import_onnx(path)
-    library = build(imported.mod, native().to_target(), pipeline())
+    cpu = native() if target == "native" else replace(PROFILES[target], cores=native().cores)
+    library = build(imported.mod, cpu.to_target(), pipeline())
     vm = tvm.relax.VirtualMachine(library, tvm.cpu())
     result = vm["main"](*(tvm.runtime.tensor(feed[spec.name]) for spec in imported.inputs))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     return [value.numpy() for value in results]
 
 
-def check(op, values, variable, outputs, path, tolerance=2e-5, **attributes):
+def check(op, values, variable, outputs, path, tolerance=2e-5, target="native", **attributes):
     """Compare with ONNX Runtime, which knows only layout 0."""
     in_layout = attributes.pop("layout", 0)
     reference = model_of(op, values, variable, outputs, **attributes)
@@ -110,7 +121,7 @@ def check(op, values, variable, outputs, path, tolerance=2e-5, **attributes):
         feed = {name: np.ascontiguousarray(values[name]) for name in feed}
         named = [name for name in outputs if name]
         want = [batch_first(name, value) for name, value in zip(named, want, strict=True)]
-    got = run(model_of(op, values, variable, outputs, **attributes), feed, path)
+    got = run(model_of(op, values, variable, outputs, **attributes), feed, path, target)
     for ours, theirs in zip(got, want, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
@@ -199,30 +210,34 @@ def test_large_layers_share_steps_between_threads(op, batch, tmp_path):
     check(op, values, ("x", "h"), ("y", "y_h"), tmp_path / "m.onnx", hidden_size=520)
 
 
-@needs_avx512
+@pytest.mark.parametrize(
+    ("op", "linear_before_reset"), [("LSTM", 0), ("GRU", 0), ("GRU", 1), ("RNN", 0)]
+)
 @pytest.mark.parametrize("batch", [1, 9])
-@pytest.mark.parametrize("linear_before_reset", [0, 1])
-@pytest.mark.parametrize("op", GATES)
-def test_pruned_recurrent_weights_are_packed_sparse(op, linear_before_reset, batch, tmp_path):
-    if linear_before_reset and op != "GRU":
-        pytest.skip("only a GRU has the attribute")
+@pytest.mark.parametrize("target", SPARSE_TARGETS.values())
+def test_pruned_recurrent_weights_are_packed_sparse(
+    op, linear_before_reset, batch, target, tmp_path
+):
     attributes = {"linear_before_reset": 1} if linear_before_reset else {}
     values = arrays(op, 2, 8, batch, 16, 136, density=0.1)
     unused = () if op == "LSTM" else ("c", "P")
     values = {name: value for name, value in values.items() if name not in unused}
     outputs, variable = ("y", "y_h"), ("x", "lengths", "h")
-    attributes |= {"direction": "bidirectional", "hidden_size": 136}
+    attributes |= {"direction": "bidirectional", "hidden_size": 136, "target": target}
     check(op, values, variable, outputs, tmp_path / "m.onnx", **attributes)
-    *_, layer = analyze(tmp_path / "m.onnx").layers
+    *_, layer = analyze(tmp_path / "m.onnx", target=target).layers
     assert (layer.name, layer.kernel) == ("cell", "sparse_recurrent")
 
 
-@needs_avx512
-def test_large_pruned_layers_share_steps_between_threads(tmp_path):
-    values = arrays("LSTM", 1, 3, 1, 16, 1040, density=0.1)
-    values = {k: v for k, v in values.items() if k in ("x", "W", "R", "B", "h")}
-    outputs = ("y", "y_h")
-    check("LSTM", values, ("x", "h"), outputs, tmp_path / "m.onnx", hidden_size=1040)
+@pytest.mark.parametrize("target", SPARSE_TARGETS.values())
+@pytest.mark.parametrize(("batch", "hidden"), [(1, 1040), (8, 136)])
+def test_pruned_layers_are_shared_between_threads(batch, hidden, target, tmp_path):
+    """A large layer shares its steps, a smaller one its sequences."""
+    values = arrays("LSTM", 1, 3, batch, 16, hidden, density=0.1)
+    values = {k: v for k, v in values.items() if k in ("x", "W", "R", "B", "h", "lengths")}
+    attributes = {"hidden_size": hidden, "target": target}
+    variable, outputs = ("x", "h", "lengths"), ("y", "y_h")
+    check("LSTM", values, variable, outputs, tmp_path / "m.onnx", **attributes)
 
 
 def test_states_carried_between_calls_continue_a_sequence(tmp_path):
@@ -258,14 +273,18 @@ def test_the_product_with_the_inputs_is_a_sparse_linear_layer(tmp_path):
     check("LSTM", values, ("x",), ("y",), path, hidden_size=64, direction="bidirectional")
 
 
-def test_a_processor_without_the_sparse_kernel_says_so(tmp_path):
-    values = arrays("GRU", 1, 20, 1, 64, 64, density=0.1)
+@pytest.mark.parametrize(
+    ("target", "kernel"),
+    [("haswell", "sparse_recurrent"), ("rpi5", "sparse_recurrent"), ("riscv64", "recurrent")],
+)
+def test_a_processor_without_the_sparse_kernel_says_so(target, kernel, tmp_path):
+    values = arrays("GRU", 1, 20, 1, 64, 160, density=0.1)
     values = {k: v for k, v in values.items() if k in ("x", "W", "R", "B")}
-    onnx.save(model_of("GRU", values, ("x",), ("y",), hidden_size=64), tmp_path / "m.onnx")
-    *_, layer = analyze(tmp_path / "m.onnx", target="rpi4").layers
-    assert (layer.name, layer.kernel) == ("cell", "recurrent")
-    assert layer.is_lost
-    assert "AVX-512" in layer.reason
+    onnx.save(model_of("GRU", values, ("x",), ("y",), hidden_size=160), tmp_path / "m.onnx")
+    *_, layer = analyze(tmp_path / "m.onnx", target=target).layers
+    assert (layer.name, layer.kernel) == ("cell", kernel)
+    assert layer.is_lost is (kernel == "recurrent")
+    assert not layer.is_lost or "AVX-512, AVX2 or NEON" in layer.reason
 
 
 def test_float64_is_refused(tmp_path):

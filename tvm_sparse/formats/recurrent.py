@@ -8,8 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW = 32
-"""Values of a state among which a step of a packed sparse weight chooses: two vectors of 16."""
+WINDOWS = {16: 32, 8: 8}
+"""Values of a state among which a permutation of vectors of so many lanes chooses: AVX-512 permutes
+two vectors, AVX2 one."""
+
+MOST_WINDOW = max(WINDOWS.values())
+"""Values of the largest window; a state has as many zeros behind its last hidden unit."""
 
 MOST_VECTORS = 4
 """Vectors whose choices lie in the four bytes of one word."""
@@ -68,8 +72,9 @@ class WindowSparse:
     """A sparse recurrent weight in steps along its columns.
 
     A step holds at most one non-zero of each row of a tile. All of them lie in one window of
-    `WINDOW` columns, so that a permutation of two vectors of the state finds their factors. The
-    window of a step begins at the first column that some row still has to take.
+    columns, as wide as `WINDOWS` says for the lanes of a vector, so that a permutation of vectors
+    of the state finds their factors. The window of a step begins at the first column that some row
+    still has to take.
 
     Attributes
     ----------
@@ -97,8 +102,8 @@ class WindowSparse:
         weight : numpy.ndarray
             The weight.
         rows : numpy.ndarray
-            What `tile_rows` returns, ``(tiles, vectors, width)``, with up to `MOST_VECTORS`
-            vectors.
+            What `tile_rows` returns, ``(tiles, vectors, width)``, with a width of `WINDOWS` and
+            up to `MOST_VECTORS` vectors.
         """
         tiles, vectors, width = rows.shape
         windows: list[int] = []
@@ -108,7 +113,7 @@ class WindowSparse:
         for direction, tile in np.ndindex(len(weight), tiles):
             starts[direction, tile] = len(windows)
             part = weight[direction][rows[tile].reshape(-1)]
-            for window, place, value in _steps(part):
+            for window, place, value in _steps(part, WINDOWS[width]):
                 windows.append(window)
                 places.append((place.reshape(vectors, width) << shifts).sum(0))
                 values.append(value.reshape(vectors, width))
@@ -126,9 +131,9 @@ class WindowSparse:
     def to_dense(self, rows: NDArray[np.intp], hidden: int) -> NDArray[np.float32]:
         """Return the weight that was packed; `rows` as for `from_dense`."""
         tiles, vectors, width = rows.shape
-        weight = np.zeros((len(self.starts), int(rows.max()) + 1, hidden + WINDOW), np.float32)
+        weight = np.zeros((len(self.starts), int(rows.max()) + 1, hidden + MOST_WINDOW), np.float32)
         for direction, tile in np.ndindex(len(self.starts), tiles):
-            part = np.zeros((vectors * width, hidden + WINDOW), np.float32)
+            part = np.zeros((vectors * width, hidden + MOST_WINDOW), np.float32)
             for step in range(self.starts[direction, tile], self.starts[direction, tile + 1]):
                 for vector in range(vectors):
                     columns = self.windows[step] + (self.places[step] >> (8 * vector) & 255)
@@ -139,9 +144,9 @@ class WindowSparse:
 
 
 def _steps(
-    part: NDArray[np.float32],
+    part: NDArray[np.float32], width: int
 ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
-    """Yield the window, the places in it and the values of each step of a tile's rows."""
+    """Yield each step of a tile's rows: the start of its window, the places in it, the values."""
     count, end = len(part), part.shape[1]
     each = np.arange(count)
     columns = np.full((count, int(np.count_nonzero(part, axis=1).max()) + 1), end, np.int64)
@@ -155,6 +160,6 @@ def _steps(
         window = int(column.min())
         if window == end:
             return
-        taken = (column < window + WINDOW) & (column < end)
+        taken = (column < window + width) & (column < end)
         yield window, np.where(taken, column - window, 0), np.where(taken, padded[each, column], 0)
         position += taken

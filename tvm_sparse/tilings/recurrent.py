@@ -6,25 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.cpu.rates import FMA_PER_CYCLE, loads_per_cycle
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.formats.recurrent import MOST_VECTORS, WINDOW
+from tvm_sparse.formats.recurrent import MOST_VECTORS, WINDOWS, WindowSparse
+from tvm_sparse.formats.recurrent_columns import MOST_HIDDEN, ColumnSparse
 from tvm_sparse.sizes.recurrent import Recurrent
 
 DENSE_ACCUMULATORS = 8
 """Sums that hide the latency of a multiply-add: 4 cycles, of which 2 begin in each."""
 
-L2_CYCLES = 2
-"""Cycles in which a core draws a vector of weights from its L2; measured on an EPYC with AVX-512:
+L2_BYTES = 32
+"""Bytes a cycle of a weight that a core draws from its L2; measured on an EPYC with AVX-512, where
 a step of an LSTM with 256 hidden units takes 11.7 us."""
 
-STEP_CYCLES = 2.5
-"""Cycles in which a core draws a vector of a packed sparse weight, and its part of the places,
-from its L2: an estimate, `L2_CYCLES` for 5 bytes in place of 4."""
-
 PERMUTATION_CYCLES = 1.0
-"""Cycles of a permutation of two vectors, of which a sparse product needs one a vector and
-sequence; measured on an EPYC with AVX-512."""
+"""Cycles of a permutation, of which a sparse product needs one a vector and sequence; measured on
+an EPYC, with AVX-512 and with AVX2."""
 
 WAIT_CYCLES = 3000
 """Cycles in which all threads wait for each other; measured on two cores of an EPYC as 0.5 to
@@ -75,19 +72,24 @@ def recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling:
     weight_bytes = problem.gates * problem.hidden**2 * ACTIVATIONS.bytes
 
     def cycles(batch: int) -> float:
-        return dense_cycles(replace(problem, batch=batch), width)
+        return dense_cycles(replace(problem, batch=batch), width, cpu)
 
     return shared(RecurrentTiling(width, vectors), problem, cycles, weight_bytes, cpu)
 
 
-def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling | None:
-    """Return the tiling for a sparse recurrent weight on one core, or None without a kernel.
+def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling | str:
+    """Return the tiling for a sparse recurrent weight on one core, or why there is no kernel.
 
-    The kernel needs the permutation of two vectors that AVX-512 has.
+    The kernel of x86 needs a permutation whose places are in a vector, that of ARM loads every
+    factor by itself.
     """
     width = cpu.vector_lanes(ACTIVATIONS)
-    if cpu.architecture != "x86_64" or 2 * width != WINDOW or problem.hidden < width:
-        return None
+    if sparse_format(cpu) is None:
+        return "the sparse kernel of recurrent weights needs AVX-512, AVX2 or NEON"
+    if problem.hidden < width:
+        return f"the sparse kernel of recurrent weights needs {width} hidden units"
+    if problem.hidden > MOST_HIDDEN:
+        return f"the sparse kernel of recurrent weights takes up to {MOST_HIDDEN} hidden units"
     vectors = tuple(
         max(min(MOST_VECTORS // len(gates), problem.hidden // width), 1)
         for gates in problem.sections
@@ -95,15 +97,57 @@ def sparse_recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTil
     return RecurrentTiling(width, vectors)
 
 
-def dense_cycles(problem: Recurrent, width: int) -> float:
+def sparse_format(cpu: CpuProfile) -> type[WindowSparse | ColumnSparse] | None:
+    """Return how a sparse recurrent weight is packed for a processor, or None without a kernel."""
+    if cpu.architecture == "x86_64" and cpu.vector_lanes(ACTIVATIONS) in WINDOWS:
+        return WindowSparse
+    return ColumnSparse if cpu.architecture == "aarch64" else None
+
+
+def dense_cycles(problem: Recurrent, width: int, cpu: CpuProfile) -> float:
     """Return the cycles of a dense product of a step and direction on one core."""
     weights = problem.gates * problem.hidden**2
-    return weights / width * max(L2_CYCLES, problem.batch / FMA_PER_CYCLE)
+    weight_bytes = weights * ACTIVATIONS.bytes
+    work = weights / width * problem.batch / FMA_PER_CYCLE
+    return max(weight_bytes / bytes_per_cycle(weight_bytes, cpu), work)
 
 
-def sparse_cycles(problem: Recurrent, vectors: float) -> float:
-    """Return the cycles of a product with so many packed vectors for each direction."""
-    return vectors * max(STEP_CYCLES, problem.batch * PERMUTATION_CYCLES)
+def sparse_cycles(
+    problem: Recurrent, vectors: float, weight_bytes: float, cpu: CpuProfile
+) -> float:
+    """Return the cycles of a sparse product of a step and direction on one core.
+
+    Parameters
+    ----------
+    problem : Recurrent
+        The layer.
+    vectors : float
+        Vectors of packed values of a direction.
+    weight_bytes : float
+        Bytes of the packed weight of a direction.
+    cpu : CpuProfile
+        The processor.
+    """
+    if sparse_format(cpu) is WindowSparse:
+        work = problem.batch * PERMUTATION_CYCLES
+    else:
+        # Every sequence loads its factors; the values and their columns are two loads more.
+        loads = problem.batch * cpu.vector_lanes(ACTIVATIONS) + 2
+        work = loads / loads_per_cycle(cpu)
+    return max(weight_bytes / bytes_per_cycle(weight_bytes, cpu), vectors * work)
+
+
+def bytes_per_cycle(weight_bytes: float, cpu: CpuProfile) -> float:
+    """Return the bytes that a core draws in a cycle from a weight of so many bytes.
+
+    A weight that an L2 does not hold comes from the L3 or from the memory in every step.
+    """
+    memory = cpu.memory_system
+    if weight_bytes <= cpu.l2_bytes * L2_SHARE:
+        level = memory.l2
+    else:
+        level = memory.l3 if weight_bytes <= cpu.l3_bytes else memory.memory
+    return min(L2_BYTES, level.per_core(cpu.cores).read / memory.clock_hz)
 
 
 def shared(
