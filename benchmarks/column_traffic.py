@@ -25,6 +25,7 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.region_planner import RegionPlanner
 from tvm_sparse.runtime import library
+from tvm_sparse.runtime.instruction_sets import instruction_sets
 from tvm_sparse.runtime.library import LibraryInfo
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
@@ -118,7 +119,7 @@ def _build(
         constant_outputs=(),
         cpu=cpu.mcpu,
         machine=cpu.architecture,
-        instruction_sets=library.instruction_sets(cpu.to_target()),
+        instruction_sets=instruction_sets(cpu.to_target()),
     )
     # The target does not say the sizes of the caches, so the passes run before.
     passes = [
@@ -129,7 +130,7 @@ def _build(
         described = library.describe(tvm.transform.Sequential(passes)(imported.mod), info)
         executable = build(described, cpu.to_target(), "default_build")
     path = folder / "traffic.so"
-    library.write_library(executable.mod, path, cpu.architecture)
+    library.write_library(executable.mod, path, info)
     files = []
     for i, value in enumerate(random_inputs(imported.inputs).values()):
         files.append(folder / f"traffic.{i}.bin")

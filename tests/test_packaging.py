@@ -1,6 +1,7 @@
 """Packaging: passes/ and schedules/ lie outside of tvm_sparse/, which has its traps."""
 
 import importlib.metadata
+import pydoc
 import subprocess
 import sys
 import tarfile
@@ -132,3 +133,8 @@ def test_the_sdist_is_complete(distributions):
         names = {name.partition("/")[2] for name in sdist.getnames()}
     expected = {str(path) for path in modules().values()}
     assert expected | {"pyproject.toml", "README.md", "LICENSE", "tvm_sparse/py.typed"} <= names
+
+
+def test_help_shows_what_is_imported_late():
+    assert {"compile", "load", "Engine"} <= {*dir(tvm_sparse)}
+    assert "compile(model" in pydoc.plain(pydoc.render_doc(tvm_sparse))

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from onnx.helper import make_node
 
 from tvm_sparse.errors import InputError, OutputError
+from tvm_sparse.frontends import onnx_file
 from tvm_sparse.pruning import BLOCK, prune
 from tvm_sparse.testing.models import write_mlp, write_onnx
 
@@ -186,9 +187,28 @@ def test_bad_scope(chain, tmp_path):
         prune(chain, tmp_path / "out.onnx", 0.5, "blocks")
 
 
-def test_never_overwrites_the_model(chain):
-    with pytest.raises(InputError, match="would overwrite itself"):
-        prune(chain, chain.parent / "." / chain.name, 0.5)
+def test_never_overwrites_a_file_of_the_model(chain, tmp_path):
+    model = onnx.load(chain)
+    onnx.save(model, tmp_path / "model.onnx", save_as_external_data=True, location="w.data",
+              size_threshold=0)  # fmt: skip
+    (tmp_path / "link.onnx").symlink_to("model.onnx")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for source in (tmp_path / "model.onnx", tmp_path):
+        for name in ("model.onnx", "link.onnx", "w.data", "../" + tmp_path.name + "/w.data"):
+            with pytest.raises(OutputError, match="is read; choose another name"):
+                prune(source, tmp_path / name, 0.5)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_never_overwrites_the_weights_of_the_model_by_its_own(chain, tmp_path, monkeypatch):
+    onnx.save(onnx.load(chain), tmp_path / "a.onnx", save_as_external_data=True,
+              location="b.onnx.data", size_threshold=0)  # fmt: skip
+    monkeypatch.setattr(onnx_file, "_LARGEST_EMBEDDED", 0)
+    before = (tmp_path / "b.onnx.data").read_bytes()
+    with pytest.raises(OutputError, match=r"b\.onnx\.data: .*is read; choose another name"):
+        prune(tmp_path / "a.onnx", tmp_path / "b.onnx", 0.5)
+    assert (tmp_path / "b.onnx.data").read_bytes() == before
+    assert not (tmp_path / "b.onnx").exists()
 
 
 def test_not_writable(chain, tmp_path):

@@ -1,4 +1,10 @@
-"""Pruned networks, fast on plain CPUs: a graph-optimization plugin for Apache TVM."""
+"""Pruned networks, fast on plain CPUs: a graph-optimization plugin for Apache TVM.
+
+engine = tvm_sparse.compile("model.onnx")
+outputs = engine.run({"x": x})
+engine.save("model.so")
+engine = tvm_sparse.load("model.so")
+"""
 
 from __future__ import annotations
 
@@ -28,6 +34,11 @@ _HOME = {
     "compile": "compiler",
     "load": "compiler",
 }
+
+
+def __dir__() -> list[str]:
+    # `help(tvm_sparse)` and completion shall show what is imported late, too.
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

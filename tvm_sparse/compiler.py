@@ -22,6 +22,7 @@ from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.runtime.instruction_sets import instruction_sets
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.specs import FallbackOption
 
@@ -141,7 +142,7 @@ def compile(
             constant_outputs=_constant_outputs(imported),
             cpu=cpu.mcpu,
             machine=cpu.architecture,
-            instruction_sets=library.instruction_sets(tvm_target),
+            instruction_sets=instruction_sets(tvm_target),
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
         )
@@ -159,7 +160,12 @@ def compile(
             raise
         (report,) = reports
         report.log()
-    return Engine(executable.mod, info, threads, report=report)
+    engine = Engine(executable.mod, info, threads, report=report)
+    if not isinstance(model, tvm.IRModule):
+        from tvm_sparse.frontends.model_files import ModelFiles
+
+        engine.sources = ModelFiles(Path(model))
+    return engine
 
 
 def _compile_verified(
@@ -248,7 +254,8 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     Raises
     ------
     LibraryError
-        If the file is missing, truncated, not ours, or for another processor.
+        If the file is missing, truncated, damaged, not ours, of another version, or for another
+        processor.
     """
     loaded, info = library.read_library(Path(path))
     engine = Engine(loaded, info, threads)

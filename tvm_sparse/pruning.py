@@ -20,7 +20,9 @@ import numpy as np
 import onnx
 from onnx import external_data_helper, numpy_helper
 
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import InputError, ModelError, border
+from tvm_sparse.files import check_writable
+from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 SCOPES = ("uniform", "global", "block")
@@ -98,18 +100,19 @@ def prune(
     ModelError
         If the model cannot be read.
     OutputError
-        If the copy cannot be written.
+        If the copy cannot be written, or would replace a file of the model.
     InputError
-        If `sparsity` or `scope` has another value, or `out` is the model itself.
+        If `sparsity` or `scope` has another value.
     """
     if not 0 <= sparsity < 1:
         raise InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
     if scope not in SCOPES:
         raise InputError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
-    if Path(out).resolve() == Path(model).resolve():
-        raise InputError(f"{out}: the model would overwrite itself; choose another name")
+    read = ModelFiles(Path(model))
+    check_writable(Path(out), read=read)
     proto, folder = read_model(model)
-    external_data_helper.load_external_data_for_model(proto, str(folder))
+    with border(ModelError, f"{model}: its weights cannot be read"):
+        external_data_helper.load_external_data_for_model(proto, str(folder))
     _lift_weights(proto.graph)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = list(_layers(proto.graph, tensors))
@@ -126,7 +129,7 @@ def prune(
             elif scope == "block":
                 _prune_blocks(array.T if layer.inputs_first else array, sparsity)
             tensors[layer.weight].CopyFrom(numpy_helper.from_array(array, layer.weight))
-    write_model(proto, Path(out))
+    write_model(proto, Path(out), read)
     return tuple(
         PrunedWeight(
             layer.node,

@@ -8,6 +8,8 @@ import pytest
 from onnx.helper import make_node
 
 from tvm_sparse.cli import main
+from tvm_sparse.cpu.threads import check_startable
+from tvm_sparse.errors import InputError
 from tvm_sparse.testing.models import write_onnx
 
 SHAPE = ["--shape", "x=1,20,32"]
@@ -127,6 +129,45 @@ class TestMistakes:
         assert "rpi4 is not this machine" in fails("tune", model, *SHAPE, "--target", "rpi4")
         assert "trials must be at least 1" in fails("tune", model, *SHAPE, "--trials", 0)
         assert "ends in .png" in fails("tune", model, *SHAPE, "--plot", "a.gif")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "message"),
+        [
+            ("--rounds", "0", "rounds must be at least 1, got 0"),
+            ("--rounds", "-1", "rounds must be at least 1, got -1"),
+            ("--seconds", "nan", "seconds must be a number from 0 on, got nan"),
+            ("--seconds", "inf", "seconds must be a number from 0 on, got inf"),
+            ("--seconds", "-1", "seconds must be a number from 0 on, got -1.0"),
+            ("--iterations", "0", "iterations must be at least 1, got 0"),
+            ("--threads", "-3", "threads must be at least 1, got -3"),
+            ("--compare", "torch", "unknown engine 'torch': it is one of onnxruntime, deepsparse"),
+        ],
+    )
+    def test_benchmark(self, fails, model, option, value, message):
+        assert message in fails("benchmark", model, *SHAPE, option, value)
+
+    def test_more_threads_than_the_system_gives(self, fails, library, x, monkeypatch):
+        def start(thread):
+            raise RuntimeError("can't start new thread")
+
+        arguments = ["--input", f"x={x}", "--threads", 20_000]
+        with monkeypatch.context() as patch:
+            patch.setattr("threading.Thread.start", start)
+            with pytest.raises(InputError, match="cannot start 20000 threads"):
+                check_startable(20_000)
+        limits = f"ulimit -v {6 << 20}; exec "
+        command = [sys.executable, "-m", "tvm_sparse", "run", library, *arguments]
+        result = subprocess.run(
+            ["bash", "-c", limits + " ".join(f"'{word}'" for word in command)],
+            capture_output=True, text=True, cwd=x.parent,
+        )  # fmt: skip
+        assert result.returncode == 2
+        assert "cannot start 20000 threads" in result.stderr
+
+    def test_a_compiler_that_is_no_command(self, fails, model, monkeypatch):
+        monkeypatch.setenv("CXX", "g++ '")
+        message = fails("compile", model, *SHAPE, "-o", "a.so")
+        assert "CXX or CC in the environment is no command (no closing quotation): g++ '" in message
 
     def test_records(self, fails, model):
         arguments = ["-o", "a.so", "--records", "no.jsonl"]

@@ -151,6 +151,30 @@ class TestExternalData:
         with pytest.raises(ModelError, match="outside of the model's folder"):
             import_onnx(path, SHAPES)
 
+    @pytest.mark.parametrize("linked", ["file", "folder"])
+    def test_a_link_out_of_the_folder(self, linked, path, tmp_path_factory):
+        outside, data = tmp_path_factory.mktemp("outside"), path.with_name("mlp.data")
+        data.rename(outside / "mlp.data")
+        if linked == "file":
+            data.symlink_to(outside / "mlp.data")
+        else:
+            (path.parent / "d").symlink_to(outside)
+            model = onnx.load(path, load_external_data=False)
+            for tensor in model.graph.initializer:
+                for entry in tensor.external_data:
+                    entry.value = "d/mlp.data" if entry.key == "location" else entry.value
+            path.write_bytes(model.SerializeToString())
+        with pytest.raises(ModelError, match="a link out of the model's folder; copy the file"):
+            import_onnx(path, SHAPES)
+
+    def test_links_of_a_cache_of_downloads(self, path, tmp_path):
+        """Both the model and its weights are links into the same folder."""
+        (tmp_path / "snapshot").mkdir()
+        for name in ("mlp.onnx", "mlp.data"):
+            (tmp_path / "snapshot" / name).symlink_to(tmp_path / name)
+        mod = import_onnx(tmp_path / "snapshot" / "mlp.onnx", SHAPES).mod
+        assert sorted(w.shape for w in constants_of(mod)) == [(32, 64), (64,), (64, 48)]
+
 
 class TestShapes:
     @pytest.fixture

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import resource
 import stat
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -71,6 +74,9 @@ class TestLines:
             ('"plan": {', '"plan": {"x": null, '),
             ('"turn": "a"', '"turns": "a"'),
             ("[1.0]", "[]"),
+            ("[1.0", f"[{10**400}"),
+            ('"at": 1.0', f'"at": {10**400}'),
+            ('"at": 1.0', '"at": ' + "1" * 5000),
         ],
     )
     def test_wrong_values(self, change):
@@ -165,8 +171,37 @@ class TestFiles:
             file.read(tmp_path / "no.jsonl")
 
     def test_not_writable(self, tmp_path):
-        with pytest.raises(RecordsError, match="cannot be written: Is a directory"):
+        with pytest.raises(RecordsError, match="cannot be written: it is a folder"):
             file.append(tmp_path, [record(8)])
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", Path("/dev/null")):
+            with pytest.raises(RecordsError, match="it is a device or a pipe"):
+                file.append(path, [record(8)])
+            with pytest.raises(RecordsError, match="a device or a pipe"):
+                file.read(path)
+
+    def test_a_full_disk_keeps_what_was_there(self, tmp_path):
+        path = tmp_path / "records.jsonl"
+        file.append(path, [record(8)])
+        before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+        try:
+            with pytest.raises(RecordsError, match="cannot be written: File too large"):
+                file.append(path, [record(16)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+
+    def test_no_file_of_records(self, tmp_path):
+        for text in ("", record(8).to_json() + "\n"):
+            (tmp_path / "a").write_text(text)
+            file.check_file(tmp_path / "a")
+        file.check_file(tmp_path / "no")
+        (tmp_path / "a").write_text("buy milk\n")
+        with pytest.raises(RecordsError, match="holds no tuning records; choose another name"):
+            file.check_file(tmp_path / "a")
+        with pytest.raises(RecordsError, match="is read; choose another name"):
+            file.check_file(tmp_path / "a", [tmp_path / ".." / tmp_path.name / "a"])
 
     def test_the_users_data_folder(self, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))

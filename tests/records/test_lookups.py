@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tvm import relax
 
+from tvm_sparse.cpu import measurement
 from tvm_sparse.cpu.profile import profile
+from tvm_sparse.errors import RecordsError
 from tvm_sparse.formats.sparse import SparseTiling
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.operator import PREFIX
 from tvm_sparse.passes.sparsify.token_network import token_network
+from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.records.keys import network_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.testing.models import dataflow, pruned
@@ -98,3 +102,34 @@ def test_networks_are_known_by_their_structure():
     keys = [key_of(body, (1, 32, 64)) for body in (one, other, mlp)]
     assert keys[0] == keys[1] != keys[2]
     assert key_of(one, (1, 64, 64)) != keys[0]
+
+
+class TestUsersRecords:
+    """The user's own file of records is not needed: what is wrong with it is a warning."""
+
+    def test_a_home_that_cannot_be_read(self, monkeypatch, caplog):
+        def exists(path):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Path, "exists", exists)
+        assert len(RecordedPlans.read(None).records) == 0
+        (message,) = [record.getMessage() for record in caplog.records]
+        assert "Permission denied" in message and "compiled without the records" in message
+
+    def test_a_file_that_cannot_be_read(self, monkeypatch, caplog, tmp_path):
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+        (tmp_path / "tvm-sparse" / "records.jsonl").mkdir(parents=True)
+        assert len(RecordedPlans.read(None).records) == 0
+        assert "a folder, a device or a pipe" in caplog.text
+        with pytest.raises(RecordsError, match="a folder, a device or a pipe"):
+            RecordedPlans.read(tmp_path / "tvm-sparse" / "records.jsonl")
+
+    def test_a_user_without_a_home(self, monkeypatch, caplog):
+        def home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", home)
+        assert len(RecordedPlans.read(None).records) == 0
+        assert measurement.load("cpu", 2) is None
+        assert not caplog.records

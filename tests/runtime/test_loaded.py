@@ -131,8 +131,7 @@ class TestReplacedFiles:
     def test_written_to_in_place(self, path, two):
         engine = tvm_sparse.load(path, threads=1)
         before = run(engine)
-        with path.open("ab") as file:
-            file.write(b"more")
+        os.utime(path, (1, 1))  # as if it had been written to
         with pytest.raises(LibraryError, match=r"model\.so: was overwritten while an engine"):
             tvm_sparse.load(path, threads=1)
         with pytest.raises(LibraryError, match="was overwritten after it was loaded"):

@@ -20,9 +20,10 @@ import onnx
 from tvm_sparse.bench import multiply_adds
 from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs, read_arrays
 from tvm_sparse.bench.peers import OURS, PEERS, REFERENCE, PeerError, PeerProcess
-from tvm_sparse.bench.results import Comparison, EngineResult
+from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
 from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, write_model
 
@@ -95,8 +96,14 @@ def compare(
     Raises
     ------
     ModelError, InputError
-        If the model cannot be read, or the shapes or inputs do not fit.
+        If the model cannot be read, the shapes or inputs do not fit, an engine is unknown, or
+        nothing would be measured.
     """
+    check_turns(rounds, seconds, iterations)
+    check_threads(threads)
+    unknown = [engine for engine in engines if engine not in (OURS, *PEERS)]
+    if unknown:
+        raise InputError(f"unknown engine {unknown[0]!r}: it is one of {', '.join(PEERS)}")
     threads = threads or native().cores
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tvm_sparse-")))

@@ -13,7 +13,8 @@ import numpy as np
 from tvm_sparse.bench import multiply_adds
 from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs, read_arrays
 from tvm_sparse.bench.peers import OURS, REFERENCE, PeerProcess
-from tvm_sparse.bench.results import Comparison, EngineResult
+from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
+from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.runtime.board import Board
@@ -82,6 +83,8 @@ def measure_on_board(
     ModelError, InputError, TargetError, LibraryError
         As `tvm_sparse.compile` raises them.
     """
+    check_turns(rounds, seconds, iterations)
+    check_threads(threads)
     board.check()  # before the compilation, which takes long
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         scratch = Path(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -9,6 +10,23 @@ import numpy as np
 
 from tvm_sparse.bench.multiply_adds import MultiplyAdds
 from tvm_sparse.bench.peers import OURS
+from tvm_sparse.errors import InputError
+
+
+def check_turns(rounds: int, seconds: float, iterations: int | None) -> None:
+    """Refuse turns in which nothing would be measured.
+
+    Raises
+    ------
+    InputError
+        If there is no round, a turn has no finite length, or no run is asked for.
+    """
+    if rounds < 1:
+        raise InputError(f"rounds must be at least 1, got {rounds}")
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"seconds must be a number from 0 on, got {seconds}")
+    if iterations is not None and iterations < 1:
+        raise InputError(f"iterations must be at least 1, got {iterations}")
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,9 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.report.analysis import analyze
     from tvm_sparse.report.measured import check_target, measure
 
+    read = arguments.read_files(options)
     if options.html:
-        files.check_writable(options.html)
+        files.check_writable(options.html, read=read)
     if options.measure:
         check_target(profile(options.target))
     measured = None
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
             measured = measure(found, update)
         if options.html:
             update("drawing")
-            with files.replacing(options.html) as temporary:
+            with files.replacing(options.html, read=read) as temporary:
                 temporary.write_text(page.render(found, measured), encoding="utf-8")
     if options.json:
         measurement = {"measured": measured.to_json()} if measured else {}

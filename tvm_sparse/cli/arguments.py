@@ -7,6 +7,7 @@ that ``--help`` and mistakes in the arguments are answered at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -178,6 +179,26 @@ def recorded_plans(records: str | None) -> RecordedPlans:
     if records == "off":
         return RecordedPlans()
     return RecordedPlans.read(None if records is None else Path(records))
+
+
+def read_files(options: argparse.Namespace) -> list[Path]:
+    """Return the files that the options name as inputs; no result of the verb may replace one."""
+    from tvm_sparse.errors import OutputError
+    from tvm_sparse.frontends.model_files import ModelFiles
+    from tvm_sparse.records.file import default_path
+
+    given = vars(options)
+    found = [given[name] for name in ("library", "calibration") if given.get(name)]
+    found += [path for _, path in given.get("input", ())]
+    if given.get("model"):
+        found += ModelFiles(given["model"])
+    records = given.get("records", "off")
+    if records is None:
+        with contextlib.suppress(OutputError):
+            found.append(default_path())
+    elif str(records) != "off":
+        found.append(Path(records))
+    return found
 
 
 def column_options(options: argparse.Namespace) -> dict[str, str | int]:

@@ -51,6 +51,9 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.columns.options import check_column_options
 
     check_column_options(options.columns, options.overlap)
+    read = arguments.read_files(options)
+    if options.json:
+        files.check_writable(options.json, read=read)
     board = arguments.board(options)
     with console.progress(f"measuring {options.model}") as update:
         if board is None:
@@ -59,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
             comparison = _measure_on_board(options, board, update)
     console.print_table(tables.latency_table(comparison))
     if options.json:
-        files.write_json(options.json, tables.to_json([comparison]))
+        files.write_json(options.json, tables.to_json([comparison]), read)
 
 
 def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:

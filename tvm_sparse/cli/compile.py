@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, streams
 from tvm_sparse.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.runtime import linking
     from tvm_sparse.verification import verify
 
-    files.check_writable(options.output, LibraryError)
+    read = arguments.read_files(options)
+    files.check_writable(options.output, LibraryError, read)
     linking.link_command(profile(options.target).architecture, options.linker)
     check_column_options(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
@@ -82,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
         update(f"compiling {options.model}")
         engine = compiled(options.model, distrusted, options.strict)
         verification = None
-        with files.replacing(options.output, LibraryError) as temporary:
+        with files.replacing(options.output, LibraryError, read) as temporary:
             engine.save(temporary, options.linker)
             if options.verify or (options.verify is None and engine.runs_here):
                 update(f"comparing {options.model} with ONNX Runtime")
@@ -112,10 +113,12 @@ def run(options: argparse.Namespace) -> None:
             | {"verification": asdict(verification) if verification else None}
         )
     else:
-        print(f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s")
+        streams.say(
+            f"{options.output}: {size / 1e6:.1f} MB for {engine.info.cpu}, in {seconds:.1f} s"
+        )
         for fallback in engine.info.fallbacks:
-            print(f"run by ONNX Runtime: {fallback}")
-        print(report.records)
+            streams.say(f"run by ONNX Runtime: {fallback}")
+        streams.say(report.records)
         if verification:
-            print(verification)
-        print(report)
+            streams.say(verification)
+        streams.say(report)

@@ -7,12 +7,15 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tvm_sparse.cli.streams import say, write
 from tvm_sparse.cpu.memory_system import LEVELS
+from tvm_sparse.errors import printable
 
 if TYPE_CHECKING:
     from tvm_sparse.compile_report import LayerReport
@@ -30,12 +33,25 @@ _PIPE_WIDTH = 160
 
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, indent=2))
+    say(json.dumps(value, indent=2))
 
 
 def print_table(table: Table) -> None:
     """Print a table, as wide as the terminal, or as `_PIPE_WIDTH` into a pipe."""
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    console = _Console(
+        width=None if sys.stdout.isatty() else _PIPE_WIDTH,
+        markup=False, emoji=False, highlight=False,
+    )  # fmt: skip
+    with console.capture() as captured:
+        console.print(table)
+    write(captured.get())
+
+
+class _Console(Console):
+    """A console that prints texts in the cells of tables as `printable` returns them."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
 
 
 @contextlib.contextmanager
@@ -45,8 +61,9 @@ def progress(start: str) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal:
         yield lambda text: None
         return
-    with console.status(start) as status:
-        yield status.update
+    # A `Text` is shown as it is; rich would take brackets in a string for markup.
+    with console.status(Text(printable(start))) as status:
+        yield lambda text: status.update(Text(printable(text)))
 
 
 @contextlib.contextmanager
@@ -57,18 +74,19 @@ def trials(start: str) -> Iterator[Callable[[Progress | str], None]]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[best]}"),
     )
-    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
+    start, hidden = printable(start), not console.is_terminal
+    with Bar(*columns, console=console, disable=hidden) as bar:
         task = bar.add_task(start, total=None, best="")
 
         def update(state: Progress | str) -> None:
             if isinstance(state, str):
-                bar.update(task, description=f"{start}: {state}")
+                bar.update(task, description=f"{start}: {printable(state)}")
                 return
             best = f"best {1e6 * state.best:.0f} us, before {1e6 * state.default:.0f} us"
             bar.update(task, description=start, total=state.total, completed=state.done, best=best)
@@ -101,7 +119,7 @@ def print_layers(layers: Sequence[LayerReport]) -> None:
     )
     sparse = sum(layer.is_sparse for layer in layers)
     share = 1 - nonzero / size if size else 0.0
-    print(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
+    say(f"{len(layers)} layers, {sparse} sparse; {size / 1e6:.1f} M weights, {share:.1%} zeros")
 
 
 def print_regions(analysis: Analysis, measurement: Measurement | None = None) -> None:
@@ -130,11 +148,11 @@ def print_regions(analysis: Analysis, measurement: Measurement | None = None) ->
             region.stop,
         )
     if not table.rows:
-        print("no tensor columns")
+        say("no tensor columns")
         return
     print_table(table)
     alone = len(analysis.regions) - len(table.rows)
-    print(
+    say(
         f"{len(table.rows)} regions of tensor columns and {alone} operators by themselves: "
         f"{1e6 * analysis.seconds:.0f} us expected on {analysis.cpu.name} with "
         f"{analysis.cpu.cores} threads, {1e6 * analysis.alone_seconds:.0f} one by one"
@@ -144,7 +162,7 @@ def print_regions(analysis: Analysis, measurement: Measurement | None = None) ->
             f"{1e6 * run.seconds:.0f} us and {run.peak_bytes / 1e6:.1f} MB besides weights"
             for run in (measurement.together, measurement.alone)
         )
-        print(f"the whole model, measured: {together}; one by one {apart}")
+        say(f"the whole model, measured: {together}; one by one {apart}")
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:
@@ -182,7 +200,7 @@ def print_measurement(measurement: CpuMeasurement) -> None:
         rates = (f"{rate / 1e9:.1f}" for rate in (level.read, level.copy, most))
         table.add_row(name, f"{size / 1024:,.0f}" if size else "", *rates)
     print_table(table)
-    print(f"{measurement.cpu}: {system.clock_hz / 1e9:.2f} GHz at two multiply-adds a cycle")
+    say(f"{measurement.cpu}: {system.clock_hz / 1e9:.2f} GHz at two multiply-adds a cycle")
 
 
 def print_tensors(specs: Sequence[TensorSpec]) -> None:

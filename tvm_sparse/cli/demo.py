@@ -23,6 +23,8 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.bench import demo, tables
     from tvm_sparse.cli import console
 
+    if options.json:
+        files.check_writable(options.json)
     with console.progress("building models") as update:
         comparisons = demo.run(options.threads, update)
     for comparison in comparisons:

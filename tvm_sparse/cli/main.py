@@ -9,8 +9,19 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from tvm_sparse.cli import analyze, benchmark, compile, demo, prune, run, targets, tune, verify
-from tvm_sparse.errors import TvmSparseError, reason
+from tvm_sparse.cli import (
+    analyze,
+    benchmark,
+    compile,
+    demo,
+    prune,
+    run,
+    streams,
+    targets,
+    tune,
+    verify,
+)
+from tvm_sparse.errors import TvmSparseError, printable, reason
 
 VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets)
 """The verbs in the order of ``--help``."""
@@ -28,15 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         The exit status: 0; 2 after a mistake of the user, which is one line on standard error; 130
-        after Ctrl-C.
+        after Ctrl-C; 141 if nobody reads standard output any more.
     """
-    options = _parser().parse_args(arguments)
+    with streams.opened():
+        return _run(_parser().parse_args(arguments))
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with _warnings_on_stderr():
             options.verb(options)
     except TvmSparseError as error:
         _print_error(str(error), options.debug)
         return 2
+    except streams.StreamClosed:
+        return streams.BROKEN_PIPE
     # Every error of this package is one line; what is left is a mistake of its own.
     except Exception as error:
         _print_error(f"{reason(error)}; please report it, with what --debug prints", options.debug)
@@ -58,13 +75,20 @@ def _warnings_on_stderr() -> Iterator[None]:
     """Print each warning of the package's loggers as one line on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setFormatter(_Printable("warning: %(message)s"))
     logger = logging.getLogger("tvm_sparse")
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+class _Printable(logging.Formatter):
+    """Formats messages for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _parser() -> argparse.ArgumentParser:

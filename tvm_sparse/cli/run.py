@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -30,13 +30,14 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import compiler, files
     from tvm_sparse.cli import console
 
-    files.check_writable(options.output)
+    read = arguments.read_files(options)
+    files.check_writable(options.output, read=read)
     engine = compiler.load(options.library, options.threads)
     inputs = {name: files.read_npy(path) for name, path in options.input}
     outputs = engine.run(inputs)
-    files.write_npz(options.output, outputs)
+    files.write_npz(options.output, outputs, read)
     if options.json:
         console.print_json([asdict(spec) for spec in engine.outputs])
     else:
         console.print_tensors(engine.outputs)
-        print(f"written to {options.output}")
+        streams.say(f"written to {options.output}")

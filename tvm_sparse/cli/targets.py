@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -48,4 +48,4 @@ def _measure_this_machine(as_json: bool) -> None:
         console.print_json(asdict(measurement) | {"file": str(path)})
     else:
         console.print_measurement(measurement)
-        print(f"stored in {path}")
+        streams.say(f"stored in {path}")

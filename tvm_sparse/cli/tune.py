@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.tuning.tune import tune
 
     board = arguments.board(options)
+    read = arguments.read_files(options)
     if options.plot:
-        tuned.check_plot(options.plot)
+        tuned.check_plot(options.plot, read)
     records = options.records or default_path()
     try:
         with console.trials(f"tuning {options.model}") as progress:
@@ -67,8 +68,8 @@ def run(options: argparse.Namespace) -> None:
         console.print_json(tuned.to_json(parts))
     else:
         console.print_table(tuned.table(parts))
-        print(tuned.summary(parts, records))
+        streams.say(tuned.summary(parts, records))
     if options.plot:
         cpu = processor(options.target, options.threads)
-        with files.replacing(options.plot) as temporary:
+        with files.replacing(options.plot, read=read) as temporary:
             tuned.plot(parts, temporary, cpu)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -32,4 +32,4 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         console.print_json(asdict(verification))
     else:
-        print(verification)
+        streams.say(verification)

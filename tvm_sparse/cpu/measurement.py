@@ -167,10 +167,13 @@ def load(cpu: str, cores: int) -> CpuMeasurement | None:
 
     A damaged file, or one of another version, is left alone; a warning says so.
     """
-    path = path_of(cpu, cores)
+    try:
+        path = path_of(cpu, cores)
+    except OutputError:
+        return None  # A user without a home folder has stored nothing.
     try:
         text = path.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as failure:
         _ignore(path, f"cannot be read: {failure}")
@@ -180,7 +183,7 @@ def load(cpu: str, cores: int) -> CpuMeasurement | None:
         version = fields.pop("version")
         if version == VERSION:
             return _measurement(fields)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         _ignore(path, "damaged")
         return None
     _ignore(path, f"of version {version}, this tvm_sparse reads {VERSION}")

@@ -20,6 +20,18 @@ def cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
+def cpu_flags() -> frozenset[str]:
+    """Return the names that Linux has for what the first processor can do; empty if unknown."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            # Many processors make a long text, and a slow one.
+            first = file.read(1 << 14).split("\n\n")[0]
+    except OSError:
+        return frozenset()
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", first, re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
 def usable_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

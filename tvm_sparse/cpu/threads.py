@@ -54,6 +54,31 @@ def start_pool(threads: int) -> None:
     _local.threads = threads
 
 
+def check_startable(threads: int) -> None:
+    """Refuse more threads than the system lets this process start, for which TVM would abort it.
+
+    Raises
+    ------
+    InputError
+        If so many threads that do nothing cannot be started at once.
+    """
+    end = threading.Event()
+    started = []
+    try:
+        for _ in range(threads):
+            started.append(threading.Thread(target=end.wait, daemon=True))
+            started[-1].start()
+    except (RuntimeError, MemoryError):
+        raise InputError(
+            f"this process cannot start {threads} threads: the system limits its threads or "
+            "its memory; choose fewer threads"
+        ) from None
+    finally:
+        end.set()
+    for thread in started:
+        thread.join()
+
+
 def pool_threads() -> int:
     """Return the threads of the calling thread's pool, as `start_pool` was told."""
     return getattr(_local, "threads", len(os.sched_getaffinity(0)))

@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.specs import FallbackOption
 
@@ -48,11 +48,33 @@ def import_module(
         return import_onnx(model, shapes, no_fallback, distrusted)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
-    main = model["main"]
+    main = _main(model)
     inputs = tuple(tensor_spec(param.name, param.ty) for param in main.params)
     types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
     return ImportedModel(model, inputs, outputs)
+
+
+def _main(module: tvm.IRModule) -> relax.Function:
+    """Return the function ``main`` of a Relax module.
+
+    Raises
+    ------
+    ModelError
+        If there is none; the message says which functions there are.
+    """
+    functions = {
+        variable.name_hint: function
+        for variable, function in module.functions_items()
+        if isinstance(function, relax.Function)
+    }
+    if "main" not in functions:
+        found = ", ".join(sorted(functions)) or "none at all"
+        raise ModelError(
+            f"the module has no Relax function 'main' (it has {found}): name the function that is "
+            "to be compiled 'main'"
+        )
+    return functions["main"]
 
 
 def no_fallback(where: str, fallback: FallbackOption = "onnxruntime") -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.errors import InputError, ModelError, border, reason
-from tvm_sparse.files import replacing
+from tvm_sparse.files import replacing, writable_target
 from tvm_sparse.frontends.checks.file import check_file
 from tvm_sparse.specs import unknown_input
 
@@ -66,7 +66,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
         check_file(model, path)
         _normalize(model.graph)
         for tensor in external_tensors(model):
-            external_data_path(tensor, path.parent)
+            _check_inside(external_data_path(tensor, path.parent), path, tensor.name)
     return model, path.parent
 
 
@@ -117,6 +117,20 @@ def external_data_path(tensor: onnx.TensorProto, folder: Path) -> Path:
     if path.stat().st_size < (info.offset or 0) + (info.length or 0):
         raise ModelError(f"{where} is too short; the file is truncated")
     return path
+
+
+def _check_inside(weights: Path, model: Path, name: str) -> None:
+    """Refuse external weights that links lead out of the model's folder.
+
+    A model may be a link itself, into a folder that holds its weights, too: caches of downloaded
+    models are built like that.
+    """
+    folders = (model.parent.resolve(), model.resolve().parent)
+    if not any(weights.resolve().is_relative_to(folder) for folder in folders):
+        raise ModelError(
+            f"weight {name!r} lies in {weights}, which is a link out of the model's folder; copy "
+            "the file there"
+        )
 
 
 def tensor_array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
@@ -206,10 +220,19 @@ def _remedy(name: str, rank: int) -> str:
     return f"a library is compiled for fixed shapes: give this one, e.g. --shape {name}={text}"
 
 
-def write_model(model: onnx.ModelProto, path: Path) -> None:
+def write_model(model: onnx.ModelProto, path: Path, read: Iterable[Path] = ()) -> None:
     """Write a model as one file, or as a file with its weights beside it if over 2 GB.
 
     The model file appears whole or not at all.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model.
+    path : Path
+        The file to write.
+    read : iterable of Path
+        Files from which the model is made; neither of the new ones may replace any of them.
 
     Raises
     ------
@@ -219,7 +242,9 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     external = size > _LARGEST_EMBEDDED
     weights = path.with_name(f"{path.name}.data")
-    with replacing(path) as temporary:
+    if external:
+        weights = writable_target(weights, read=read)
+    with replacing(path, read=read) as temporary:
         onnx.save(model, str(temporary), save_as_external_data=external, location=weights.name)
         if external:
             temporary.with_name(weights.name).replace(weights)

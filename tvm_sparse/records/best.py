@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -9,13 +10,16 @@ from typing import Any, cast
 from tvm_sparse.columns.plans import ColumnPlan, Measured, Overlap, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import OutputError, RecordsError
 from tvm_sparse.records import file
 from tvm_sparse.records.file import Records, ratio
 from tvm_sparse.records.keys import key_of, key_on, layer_key, network_key
 from tvm_sparse.records.lookups import LanesFor, Lookups, TokenNetwork
 from tvm_sparse.records.record import Plan, Record
-from tvm_sparse.tilings.families import KernelFor, Tiling, fits, kernel_from_fields
+from tvm_sparse.tilings.families import KernelFor, Tiling, is_tried, kernel_from_fields
 from tvm_sparse.tilings.layer import Layer
+
+_log = logging.getLogger(__name__)
 
 
 def plan_to_fields(plan: ColumnPlan | Stops) -> Plan:
@@ -82,15 +86,25 @@ class RecordedPlans:
     def read(cls, path: Path | None) -> RecordedPlans:
         """Read the plans of a file, or by default of the user's, if there is one.
 
+        A file of the user's that cannot be read is left alone; a warning says so.
+
         Raises
         ------
         RecordsError
             If `path` is given and cannot be read.
         """
-        chosen = path or file.default_path()
-        if path is None and not chosen.exists():
-            return cls()
-        return cls(file.read(chosen, is_plan), str(chosen))
+        if path is not None:
+            return cls(file.read(path, is_plan), str(path))
+        try:
+            chosen = file.default_path()
+        except OutputError:
+            return cls()  # A user without a home folder has no records.
+        try:
+            if chosen.exists():
+                return cls(file.read(chosen, is_plan), str(chosen))
+        except (OSError, RecordsError) as error:
+            _log.warning("%s; compiled without the records of `tvm-sparse tune`", error)
+        return cls()
 
     def lookups_on(self, cpu: CpuProfile) -> Lookups:
         """Return what the pipeline looks up, for a processor with all its cores.
@@ -117,6 +131,8 @@ class RecordedPlans:
                 return None
             if isinstance(plan, Stops) and plan.before[-1] >= count:
                 return None
+            if isinstance(plan, ColumnPlan) and plan.column_rows > region.height:
+                return None
             apart = self.records.beside(best, plan_to_fields(Stops.everywhere(count)))
             return Measured(plan, 1 / ratio(apart, best)) if apart else None
 
@@ -128,8 +144,8 @@ class RecordedPlans:
         def kernel_for(layer: Layer[Any]) -> Tiling | None:
             best = self.records.best(key_on(layer_key(layer), cpu))
             tiling = kernel_from_fields(self._worth_it(best).plan) if best else None
-            # Records that somebody edited may hold a kernel that cannot compute the layer.
-            if tiling is None or not fits(layer, tiling, cpu):
+            # Records that were edited or damaged may hold a kernel that the tuner never tried.
+            if tiling is None or not is_tried(layer, tiling, cpu):
                 return None
             return tiling
 
@@ -149,6 +165,8 @@ class RecordedPlans:
             best = self.records.best(key_on(network_key(network), cpu))
             lanes = best.plan.get("lanes") if best else None
             if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes():
+                return None
+            if lanes >= network.tokens + cpu.vector_lanes():  # a vector of padding and more
                 return None
             return lanes
 

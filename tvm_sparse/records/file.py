@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tvm_sparse.errors import RecordsError
-from tvm_sparse.files import data_folder
+from tvm_sparse.files import data_folder, open_regular, writable_target
 from tvm_sparse.records.record import Key, Plan, Record
 
 LEAST_LEAD = 0.005
@@ -36,7 +36,7 @@ def default_path() -> Path:
 
 
 def append(path: Path, records: Iterable[Record]) -> None:
-    """Add records to a file, all of them in one piece; the file is made if there is none.
+    """Add records to a file, all of them or none; the file is made if there is none.
 
     Several processes may do so at once. After a line that was cut off, a new one is started.
 
@@ -48,15 +48,46 @@ def append(path: Path, records: Iterable[Record]) -> None:
     text = "".join(record.to_json() + "\n" for record in records).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+", buffering=0) as file:
+        with writable_target(path, RecordsError).open("ab+", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             size = os.fstat(file.fileno()).st_size
             if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
                 text = b"\n" + text
-            while text:
-                text = text[file.write(text) or 0 :]
+            try:
+                while text:
+                    text = text[file.write(text) or 0 :]
+            except OSError:
+                file.truncate(size)
+                raise
     except OSError as error:
         raise RecordsError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_file(path: Path, others: Iterable[Path] = ()) -> None:
+    """Raise an error before a long computation if records cannot be added to a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file of records, which need not exist.
+    others : iterable of Path
+        Files that are read for another purpose.
+
+    Raises
+    ------
+    RecordsError
+        If `path` cannot be written, is one of `others`, or holds something else than records.
+    """
+    target = writable_target(path, RecordsError, others)
+    try:
+        with target.open("rb") as file:
+            start = file.read(1)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RecordsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if start not in (b"", b"{"):
+        raise RecordsError(f"{path}: holds no tuning records; choose another name")
 
 
 def read(path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> Records:
@@ -75,9 +106,10 @@ def read(path: Path, is_plan: Callable[[Plan], bool] = lambda plan: True) -> Rec
         If the file is missing or cannot be read.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path, RecordsError) as source:
+            content = source.read()
     except OSError as error:
-        raise RecordsError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise RecordsError(f"{path}: cannot be read: {error.strerror or error}") from error
     records, faults = [], []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():

@@ -91,7 +91,7 @@ class Record:
         """
         try:
             content = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # of JSON, or of a number with too many digits
             raise ValueError("damaged") from None
         if not isinstance(content, dict):
             raise ValueError("damaged")
@@ -102,7 +102,7 @@ class Record:
             )
         try:
             return cls._checked(**content)
-        except TypeError:
+        except (TypeError, OverflowError):  # JSON has numbers that no float can hold.
             raise ValueError("damaged") from None
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +81,15 @@ def to_json(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
     ]
 
 
-def check_plot(path: Path) -> None:
+def check_plot(path: Path, read: Iterable[Path] = ()) -> None:
     """Raise an error before the tuning if the drawing cannot be made.
+
+    Parameters
+    ----------
+    path : Path
+        The file to draw to.
+    read : iterable of Path
+        Files that it may not replace.
 
     Raises
     ------
@@ -93,7 +100,7 @@ def check_plot(path: Path) -> None:
         raise OutputError("--plot needs Matplotlib: pip install 'tvm-sparse[plot]'")
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise OutputError(f"{path}: the name of a drawing ends in .png, .svg or .pdf")
-    files.check_writable(path)
+    files.check_writable(path, read=read)
 
 
 def plot(tuned: Sequence[Tuned], path: Path, cpu: CpuProfile) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ import tvm
 import tvm_ffi
 
 from tvm_sparse.cpu.this_machine import usable_cores
-from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.cpu.threads import check_startable, check_threads
 from tvm_sparse.errors import ClosedError, InputError, RunError, TargetError, border, reason
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loaded import LoadedLibrary
@@ -47,7 +47,11 @@ class Engine:
         Number of threads that an inference runs on.
     report : CompileReport or None
         What became of the layers when the model was compiled; None for a library that was loaded.
+    sources : iterable of Path
+        The files of the model that was compiled, which `save` does not replace.
     """
+
+    sources: Iterable[Path] = ()
 
     def __init__(
         self,
@@ -122,6 +126,7 @@ class Engine:
         InputError
             If an input is missing, unknown, or of another shape or dtype, or if its values are none
             that the model can take, such as an index out of range or an integer divisor of zero.
+            Or the system does not give the engine its threads.
         RunError
             If the model cannot be run to its end, such as for want of memory.
         TargetError
@@ -167,9 +172,9 @@ class Engine:
         """
         code = self._open_code()
         if isinstance(code, LoadedLibrary):
-            library.copy_library(code.file(), Path(path))
+            library.copy_library(code, Path(path))
         else:
-            library.write_library(code, Path(path), self.info.machine, linker)
+            library.write_library(code, Path(path), self.info, linker, self.sources)
 
     def close(self) -> None:
         """Wait for the calls that run, end the threads and free the memory.
@@ -221,6 +226,7 @@ class Engine:
             if self._machine is None or not self._machine.is_of_this_process:
                 code = self._open_code()
                 library.check_machine(self.info)
+                check_startable(self.threads)
                 module = code.module if isinstance(code, LoadedLibrary) else code
                 self._machine = Machine(module, self.threads)
             return self._machine
@@ -236,8 +242,8 @@ class Engine:
         code = self._open_code()
         if isinstance(code, LoadedLibrary):
             return code.file().read_bytes()
-        with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
-            path = Path(folder) / "engine.so"
+        with scratch_folder() as folder:
+            path = folder / "engine.so"
             self.save(path)
             return path.read_bytes()
 

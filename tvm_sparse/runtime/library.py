@@ -1,42 +1,39 @@
 """The compiled library: a shared object that holds code, packed weights and its own description.
 
-The description is a function of the library, next to ``main``, that returns a JSON string, so
-that it can be read without running a single generated instruction.
+The description stands in the seal at the end of the file, where it is read before any code of the
+library runs. It is also a function of the library, next to ``main``, for machines that load the
+library without this package.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import platform
 import shutil
+import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import tvm
 from tvm import relax
-from tvm.runtime import _ffi_api
 from tvm.target import codegen
 
-from tvm_sparse.errors import LibraryError, TargetError
-from tvm_sparse.files import replacing
+from tvm_sparse.errors import LibraryError, TargetError, border
+from tvm_sparse.files import open_regular, replacing
 from tvm_sparse.runtime import fallback
-from tvm_sparse.runtime.linking import link, link_command
+from tvm_sparse.runtime.instruction_sets import missing
+from tvm_sparse.runtime.linking import link_command
 from tvm_sparse.runtime.loaded import LoadedLibrary, load_library
-from tvm_sparse.runtime.quiet import quiet_runtime
+from tvm_sparse.runtime.objects import write_shared_object
+from tvm_sparse.runtime.seal import add_seal, read_seal
 from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
 
 _DESCRIPTION = "tvm_sparse_description"
-
-# The instruction sets that generated code may use but not every processor has.
-_INSTRUCTION_SETS = (
-    "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl",
-    "neon", "sve", "sve2", "v",
-)  # fmt: skip
 
 # The numbers of machines in ELF files (e_machine), and their names on Linux.
 _MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64"}
@@ -103,12 +100,6 @@ class LibraryInfo:
         return cls(**fields)
 
 
-def instruction_sets(target: tvm.target.Target) -> tuple[str, ...]:
-    """Return the optional instruction sets of a target's processor."""
-    features = {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
-    return tuple(name for name in _INSTRUCTION_SETS if name in features)
-
-
 def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
     """Return `mod` with a function that returns `info`."""
     builder = relax.BlockBuilder(mod)
@@ -118,7 +109,11 @@ def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
 
 
 def write_library(
-    module: tvm.runtime.Module, path: Path, machine: str, linker: str = "auto"
+    module: tvm.runtime.Module,
+    path: Path,
+    info: LibraryInfo,
+    linker: str = "auto",
+    read: Iterable[Path] = (),
 ) -> None:
     """Link a compiled module into a shared library, whole or not at all.
 
@@ -128,96 +123,71 @@ def write_library(
         The module that TVM compiled.
     path : Path
         The file to write.
-    machine : str
-        The architecture that `module` was compiled for.
+    info : LibraryInfo
+        What the library says about itself.
     linker : str
         One of `tvm_sparse.runtime.linking.LINKERS`.
+    read : iterable of Path
+        Files from which the module was made; the library may not replace any of them.
 
     Raises
     ------
     LibraryError
-        If `path` cannot be written, or no linker for `machine` is installed.
+        If `path` cannot be written, or no linker for the machine is installed.
     """
-    command = link_command(machine, linker)
-
-    def link_objects(output: str, objects: list[str], options: Sequence[str] = ()) -> None:
-        # A model without kernels comes as a file of C code, with options for its headers.
-        link(command, output, [*options, *objects])
-
-    with replacing(path, LibraryError) as temporary, quiet_runtime():
-        module.export_library(
-            str(temporary),
-            fcompile=link_objects,
-            fpack_imports=_pack_constants,
-            workspace_dir=str(temporary.parent),
-        )
+    command = link_command(info.machine, linker)
+    with replacing(path, LibraryError, read) as temporary:
+        library = write_shared_object(module, temporary.parent, command)
+        add_seal(library, info.to_json())
+        library.replace(temporary)
 
 
-def copy_library(source: Path, path: Path) -> None:
-    """Copy a library, whole or not at all.
+def copy_library(loaded: LoadedLibrary, path: Path) -> None:
+    """Copy the file of a library that is loaded, whole or not at all.
 
     Raises
     ------
     LibraryError
-        If `source` is gone or `path` cannot be written.
+        If the file was written to since, or `path` cannot be written or is the same file.
     """
-    _check_elf(source)
-    with replacing(path, LibraryError) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _pack_constants(
-    module: tvm.runtime.Module, _is_system_lib: bool, _prefix: str, folder: str
-) -> str:
-    """Put the weights into an assembler file that includes them as they are.
-
-    TVM itself lets LLVM print the weights as one array, which takes five times the memory.
-    """
-    blob, source = Path(folder) / "constants.bin", Path(folder) / "constants.S"
-    _ffi_api.ModulePackImportsToTensor(module).numpy().tofile(blob)
-    symbol = _ffi_api.ModuleImportsBlobName()
-    # In a section for large data, the weights do not push the code more than 2 GB away from the
-    # small data that it refers to.
-    source.write_text(
-        f"""\
-#if defined(__x86_64__)
-.section .lrodata,"al",@progbits
-#else
-.section .rodata
-#endif
-.globl {symbol}
-.balign 64
-{symbol}:
-.incbin "{blob}"
-.section .note.GNU-stack,"",%progbits
-"""
-    )
-    return str(source)
+    source = loaded.file()
+    with (
+        open_regular(source, LibraryError) as file,
+        replacing(path, LibraryError, [loaded.path, source]) as temporary,
+        temporary.open("wb") as copy,
+    ):
+        shutil.copyfileobj(file, copy)
+        temporary.chmod(stat.S_IMODE(os.fstat(file.fileno()).st_mode))
 
 
 def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
     """Load a library that this machine can run, or return it if it is loaded already.
 
+    Nothing of the file is run before its seal, its versions and its processor are checked.
+
     Raises
     ------
     LibraryError
-        If the file is missing, truncated, not ours, or for another processor.
+        If the file is missing, truncated, damaged, not ours, of another version, or for another
+        processor.
     """
-    _check_elf(path)
-    foreign = f"{path}: not a library that tvm-sparse compiled"
+    file = open_regular(path, LibraryError)
     try:
-        loaded = load_library(path, path.open("rb"))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise LibraryError(f"{foreign}: {str(error).strip().splitlines()[-1]}") from None
-    try:
-        info = description(relax.VirtualMachine(loaded.module, tvm.cpu()))
-    except (AttributeError, KeyError, TypeError, RuntimeError, ValueError):
-        raise LibraryError(
-            f"{foreign}, or not version {__version__}; compile the model again"
-        ) from None
-    _check_processor(path, info)
-    fallback.check_available(info.fallbacks, str(path))
-    return loaded, info
+        _check_elf(file, path)
+        try:
+            info = LibraryInfo.from_json(read_seal(file, path))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise LibraryError(f"{path}: of another version; compile the model again") from None
+        except OSError as error:
+            raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from error
+        _check_versions(path, info)
+        _check_processor(path, info)
+        fallback.check_available(info.fallbacks, str(path))
+        with border(LibraryError, f"{path}: cannot be loaded", "compile the model again"):
+            return load_library(path, file), info
+    except BaseException:
+        file.close()
+        raise
 
 
 def read_library_in_memory(content: bytes) -> tuple[LoadedLibrary, LibraryInfo]:
@@ -243,28 +213,35 @@ def description(machine: relax.VirtualMachine) -> LibraryInfo:
     return LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
 
 
-def _check_elf(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            header = file.read(64)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from None
+def _check_elf(file: BinaryIO, path: Path) -> None:
+    """Refuse files that are no shared object for this machine."""
+    header = os.pread(file.fileno(), 64, 0)
     if header[:4] != b"\x7fELF":
         raise LibraryError(f"{path}: not a compiled library; `tvm-sparse compile` makes one")
-    if len(header) == 64 and header[4] == 2:
-        (machine,) = struct.unpack_from("<H", header, 18)
-        if _MACHINES.get(machine) != platform.machine():
+    if len(header) < 64 or header[4] != 2:
+        raise LibraryError(f"{path}: truncated; copy or compile it again")
+    (machine,) = struct.unpack_from("<H", header, 18)
+    if _MACHINES.get(machine) != platform.machine():
+        raise LibraryError(
+            f"{path}: built for {_MACHINES.get(machine, 'another machine')}, and this "
+            f"machine is {platform.machine()}; compile the model again with --target native"
+        )
+
+
+def _check_versions(path: Path, info: LibraryInfo) -> None:
+    """Refuse libraries that call functions as another version has them."""
+    ours = (("TVM", info.tvm_version, tvm.__version__), ("tvm-sparse", info.version, __version__))
+    for name, built, here in ours:
+        if _release(built) != _release(here):
             raise LibraryError(
-                f"{path}: built for {_MACHINES.get(machine, 'another machine')}, and this "
-                f"machine is {platform.machine()}; compile the model again with --target native"
+                f"{path}: built with {name} {built}, and this is {name} {here}; compile the model "
+                "again"
             )
-        # The section table is the last thing in the file.
-        (table,) = struct.unpack_from("<Q", header, 40)
-        entry_bytes, entries = struct.unpack_from("<HH", header, 58)
-        if table + entry_bytes * entries <= size:
-            return
-    raise LibraryError(f"{path}: truncated; copy or compile it again")
+
+
+def _release(version: str) -> list[str]:
+    """Return the three numbers of a version; what follows them are builds of the same code."""
+    return version.split("+")[0].split(".")[:3]
 
 
 def check_machine(info: LibraryInfo) -> None:
@@ -280,27 +257,19 @@ def check_machine(info: LibraryInfo) -> None:
             f"compiled for {info.machine} ({info.cpu}), and this machine is {platform.machine()}; "
             "save the library and run it there, or compile for the target native"
         )
-    missing = _missing_instruction_sets(info)
-    if missing:
-        raise TargetError(f"compiled for {info.cpu}, and this processor lacks {missing}")
-
-
-def _check_processor(path: Path, info: LibraryInfo) -> None:
-    missing = _missing_instruction_sets(info)
-    if missing:
-        raise LibraryError(
-            f"{path}: built for {info.cpu}, and this processor "
-            f"({codegen.llvm_get_system_cpu()}) lacks {missing}; compile the model again "
-            "with --target native"
+    lacking = ", ".join(missing(info.instruction_sets))
+    if lacking:
+        raise TargetError(
+            f"compiled for {info.cpu}, and this processor lacks {lacking}; compile for another "
+            "target, such as x86-64-v3"
         )
 
 
-def _missing_instruction_sets(info: LibraryInfo) -> str:
-    here = _instruction_sets_of_this_processor()
-    return ", ".join(name for name in info.instruction_sets if name not in here)
-
-
-@functools.cache
-def _instruction_sets_of_this_processor() -> tuple[str, ...]:
-    mcpu = codegen.llvm_get_system_cpu()
-    return instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
+def _check_processor(path: Path, info: LibraryInfo) -> None:
+    lacking = ", ".join(missing(info.instruction_sets))
+    if lacking:
+        raise LibraryError(
+            f"{path}: built for {info.cpu}, and this processor "
+            f"({codegen.llvm_get_system_cpu()}) lacks {lacking}; compile the model again "
+            "with --target native"
+        )

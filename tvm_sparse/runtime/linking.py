@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tvm.support import cc
 
@@ -49,28 +51,57 @@ def link_command(machine: str, linker: str = "auto") -> list[str]:
     )
 
 
-def link(command: Sequence[str], output: str, objects: Sequence[str]) -> None:
+def link(command: Sequence[str], output: str, objects: Sequence[str], folder: Path) -> None:
     """Link objects and assembler files into a stripped shared library.
+
+    Parameters
+    ----------
+    command : sequence of str
+        The command that links.
+    output : str
+        The name of the library.
+    objects : sequence of str
+        The names of objects and assembler files, and options of the compiler.
+    folder : Path
+        The folder of all these files and of the compiler's own temporary ones.
 
     Raises
     ------
     LibraryError
         If the linker fails.
     """
-    arguments = [*command, "-shared", "-fPIC", "-s", "-o", output, *objects]
+    # A relative path is one of this process's folder, not of `folder`.
+    program = os.path.abspath(command[0]) if "/" in command[0] else command[0]  # noqa: PTH100
     try:
-        subprocess.run(arguments, check=True, capture_output=True, text=True)
+        subprocess.run(
+            [program, *command[1:], "-shared", "-fPIC", "-s", "-o", output, *objects],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
     except OSError as error:
-        raise LibraryError(f"{command[0]}: cannot link: {error.strerror or error}") from None
+        raise LibraryError(f"{command[0]}: cannot link: {error.strerror or error}") from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip() or f"exit status {error.returncode}"
-        raise LibraryError(f"{command[0]}: cannot link: {said.splitlines()[-1]}") from None
+        # The compiler's last word is only that the linker failed.
+        said = [s for s in error.stderr.splitlines() if s.strip() and not s.startswith("collect2:")]
+        why = said[-1] if said else f"exit status {error.returncode}"
+        raise LibraryError(f"{command[0]}: cannot link: {why}") from error
 
 
 def _compiler(machine: str) -> list[str]:
     """Return the command of the system's compiler for a machine, empty if there is none."""
     if machine == platform.machine():
-        return shlex.split(cc.get_cc() or "")
+        command = cc.get_cc() or ""
+        try:
+            return shlex.split(command)
+        except ValueError as error:
+            raise LibraryError(
+                f"CXX or CC in the environment is no command ({str(error).lower()}): {command}"
+            ) from None
     names = (f"{machine}-linux-gnu-gcc", f"{machine}-unknown-linux-gnu-gcc")
     return [name for name in names if shutil.which(name)][:1]
 

@@ -66,6 +66,18 @@ def fits(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:
     return family_of(tiling).fits(layer, tiling, cpu)
 
 
+def is_tried(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:
+    """Return whether a tiling is the default of its family for a layer, or one the tuner tries.
+
+    Other tilings that fit may make code that is never compiled to the end, such as groups of a
+    thousand channels.
+    """
+    family = family_of(tiling)
+    if not family.fits(layer, tiling, cpu):
+        return False
+    return tiling == family.default(layer, cpu) or tiling in family.tilings(layer, cpu)
+
+
 def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile) -> Choice:
     """Return which kernel of a layer the cost models want, and why."""
     sparse, dense = sparse_family(layer), dense_family(layer, cpu)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,11 @@ from tvm import relax
 
 from tvm_sparse.compiler import build
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import LibraryError
+from tvm_sparse.files import replacing
 from tvm_sparse.passes import pipeline
-from tvm_sparse.runtime.linking import link, link_command
+from tvm_sparse.runtime.linking import link_command
+from tvm_sparse.runtime.objects import write_shared_object
 from tvm_sparse.tuning.devices import Arguments
 
 
@@ -29,7 +31,8 @@ def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
 def export(executable: Any, library: Path, cpu: CpuProfile) -> None:
     """Write a compiled module as a library."""
     command = link_command(cpu.architecture)
-    executable.export_library(str(library), fcompile=functools.partial(link, command))
+    with replacing(library, LibraryError) as temporary:
+        write_shared_object(executable.mod, temporary.parent, command).replace(temporary)
 
 
 def write_arguments(

@@ -19,10 +19,11 @@ from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.frontends.load import import_module, no_fallback
+from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN
 from tvm_sparse.records.best import RecordedPlans, is_plan
-from tvm_sparse.records.file import default_path
+from tvm_sparse.records.file import check_file, default_path
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.tuning import trials
@@ -127,7 +128,9 @@ def tune(
             f"{target} is not this machine ({here.mcpu}): tune on a board, with --rpc, or "
             "--tracker and --key; or for --target native"
         )
-    store = Store(Path(records) if records else default_path(), is_plan)
+    path = Path(records) if records else default_path()
+    check_file(path, () if isinstance(model, tvm.IRModule) else ModelFiles(Path(model)))
+    store = Store(path, is_plan)
     measured = RecordedPlans(store.records)
     tuned: list[Tuned] = []
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:

@@ -1,0 +1,51 @@
+"""The files that a model is read from, which nothing that is made of the model may replace."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from tvm_sparse.frontends.onnx_file import external_tensors
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The model's file and those with its external weights, looked up each time they are asked for.
+
+    Attributes
+    ----------
+    path : Path
+        An ONNX file, or a folder with a ``model.onnx``.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[Path]:
+        """Yield the files, the model's own one first; what cannot be read yields nothing more."""
+        path = self.path / "model.onnx" if self.path.is_dir() else self.path
+        yield path
+        try:
+            found = path.stat()
+        except OSError:
+            return
+        identity = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        for location in _external_locations(path, identity):
+            yield path.parent / location
+
+
+@functools.lru_cache(maxsize=8)
+def _external_locations(path: Path, identity: tuple[int, ...]) -> tuple[str, ...]:
+    """Return where a model's external weights lie; `identity` changes whenever the file does."""
+    del identity
+    try:
+        model = onnx.load(os.fspath(path), load_external_data=False)
+    # Whoever reads the model for its purpose says what is wrong with it.
+    except Exception:
+        return ()
+    entries = (entry for tensor in external_tensors(model) for entry in tensor.external_data)
+    return tuple({entry.value for entry in entries if entry.key == "location"})
