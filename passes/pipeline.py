@@ -21,6 +21,7 @@ from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
+from tvm_sparse.passes.canonicalize.fold_views import FoldViews
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -66,6 +67,7 @@ def canonicalize() -> Passes:
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
         KeepZeros(),
+        FoldViews(),
         relax.transform.FoldConstant(),
         RecomposeLayerNorm(),
         RecomposeGelu(),

@@ -88,10 +88,10 @@ class _Rewriter(PyExprMutator):
         return value if bound is None else bound
 
     def visit_dataflow_var_(self, var: relax.DataflowVar) -> relax.Expr:
-        # A call that was replaced by a variable leaves a second name for it.
+        # A call that was replaced by a variable or a constant leaves a second name for it.
         renamed = super().visit_dataflow_var_(var)
         bound = self.lookup(renamed)
-        return bound if isinstance(bound, relax.Var) else renamed
+        return bound if isinstance(bound, relax.Var | tvm.ir.GenericConst) else renamed
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
         self.layer = binding.var.name
