@@ -84,6 +84,35 @@ def test_every_part_of_a_node_carries_its_name(tmp_path):
     assert named == {"relax.matmul": "head_Gemm", "relax.add": "head_Gemm1"}
 
 
+@pytest.mark.parametrize("operator", ["Mul", "Div", "Pow", "Max"])
+def test_a_part_of_a_tuple_is_no_constant(tmp_path, operator):
+    """TVM's converters of arithmetic compute with NumPy unless an operand is a call or variable."""
+    nodes = [
+        make_node("BatchNormalization", ["x", "one", "one", "one", "one"], ["n"]),
+        make_node(operator, ["n", "n"], ["y"]),
+    ]
+    weights = {"one": np.ones(3, "float32")}
+    path = write_onnx(tmp_path / "t.onnx", nodes, {"x": [2, 3, 4]}, ["y"], weights)
+    x = np.random.default_rng(0).uniform(2, 3, (2, 3, 4)).astype("float32")
+    expected = onnxruntime_outputs(path, {"x": x})["y"]
+    np.testing.assert_allclose(outputs_of(import_onnx(path), x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [6, 10])
+def test_nearest_pixels_of_integers(tmp_path, size):
+    nodes = [
+        make_node("Cast", ["x"], ["i"], to=onnx.TensorProto.UINT8),
+        make_node("Resize", ["i", "", "", "size"], ["r"], mode="nearest"),
+        make_node("Cast", ["r"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    weights = {"size": np.array([1, 1, size, 10])}
+    path = write_onnx(tmp_path / "r.onnx", nodes, {"x": [1, 1, 3, 5]}, ["y"], weights)
+    x = np.arange(15, dtype="float32").reshape(1, 1, 3, 5)
+    expected = onnxruntime_outputs(path, {"x": x})["y"]
+    imported = import_onnx(path, no_fallback="not in this test")
+    np.testing.assert_array_equal(outputs_of(imported, x), expected)
+
+
 def test_shape_arithmetic_is_folded(tmp_path):
     """What `torch.onnx` makes of `x.view(x.size(0), x.size(1), 4, 8)`."""
     axes = {"zero": np.int64(0), "one": np.int64(1), "rest": np.array([4, 8])}

@@ -209,6 +209,10 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         """Bind the calls in `expr` to variables called as the node, for readable reports."""
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self._bind(field, name, bound) for field in expr.fields])
+        if isinstance(expr, relax.TupleGetItem):
+            # TVM's converters take what is neither a call nor a variable for a constant.
+            whole = self._bind(expr.tuple_value, name, bound)
+            return self.bb.emit(relax.TupleGetItem(whole, expr.index), name)
         if not isinstance(expr, relax.Call):
             return self.bb.normalize(expr) if isinstance(expr, relax.Expr) else expr
         if expr not in bound:
