@@ -157,6 +157,16 @@ def test_nearest_pixels_of_a_resize(tmp_path, rounding, scale):
     check(tmp_path, node, {"x": image(1, 2, 6, 7)}, scales)
 
 
+@pytest.mark.parametrize("places", ["asymmetric", "half_pixel"])
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "floor", "ceil"])
+@pytest.mark.parametrize("size", [4, 10, 21, 28])
+def test_nearest_pixels_of_a_resize_to_a_size(tmp_path, places, rounding, size):
+    """In float32, 2 / (4 / 14) is below 7, and which pixel is the nearest depends on it."""
+    options = {"coordinate_transformation_mode": places, "nearest_mode": rounding}
+    node = make_node("Resize", ["x", "", "", "s"], ["y"], mode="nearest", **options)
+    check(tmp_path, node, {"x": image(1, 1, 14, 5)}, {"s": np.array([1, 1, size, 10])})
+
+
 @pytest.mark.parametrize(
     "options, sizes",
     [

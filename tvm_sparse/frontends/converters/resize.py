@@ -1,9 +1,10 @@
 """Resize along any axes, by the scales that the file gives.
 
 A resized axis is a product with a constant matrix, ``y[o] = sum_i weights[o, i] x[i]``, whose rows
-hold one, two or four values, or more if an antialiasing filter is asked for. TVM's converter is
-kept for images whose two axes are scaled by ``output size / input size``: the passes know its
-operator.
+hold one, two or four values, or more if an antialiasing filter is asked for. The nearest pixels are
+taken by their indices. TVM's converter is kept where it computes the same and the passes know its
+operator: for interpolations of images whose axes are scaled by ``output size / input size``, and
+where pixels are repeated a whole number of times.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def resize(node: Node) -> Any:
         node.attributes.get(of_other_modes)
     exclude = bool(node.attributes.get("exclude_outside", 0))
     scales, sizes = _scales(node, shape, axes)
-    if _fits_tvm(node, shape, scales, sizes, mode, places) and not antialias:
-        size = relax.const(np.array(sizes, "int64"))
-        node.inputs[:] = [node.inputs[0], None, None, size]
-        return node.by_tvm()
+    if mode == "nearest" and places != "tf_crop_and_resize":
+        return _nearest_pixels(node, places, sizes, scales)
+    if _fits_tvm(shape, scales, sizes, mode, places) and not antialias:
+        return _by_tvm(node, sizes)
     if places == "tf_crop_and_resize":
         raise NotImplementedError(f"its attribute 'coordinate_transformation_mode' is {places!r}")
     if node.dtype(0) not in ("float32", "float64", "float16"):
@@ -41,13 +42,6 @@ def resize(node: Node) -> Any:
         if scale == 1 and size == new:
             continue
         centres = coordinates(places, size, new, scale)
-        if mode == "nearest":
-            rows = np.clip(
-                _nearest(node.text("nearest_mode", "round_prefer_floor"), centres), 0, size - 1
-            )
-            taken = relax.op.take(result, relax.const(rows.astype("int64")), axis, mode="clip")
-            result = node.emit(taken)
-            continue
         weights = interpolation(
             mode,
             centres,
@@ -84,8 +78,36 @@ def _scales(node: Node, shape: list[int], axes: list[int]) -> tuple[list[float],
     return scales, sizes
 
 
+def _by_tvm(node: Node, sizes: list[int]) -> Any:
+    node.inputs[:] = [node.inputs[0], None, None, relax.const(np.array(sizes, "int64"))]
+    return node.by_tvm()
+
+
+def _nearest_pixels(node: Node, places: str, sizes: list[int], scales: list[float]) -> Any:
+    """Take the nearest pixels, which ONNX Runtime's rounding in float32 decides."""
+    shape, rounding = node.shape(0), node.text("nearest_mode", "round_prefer_floor")
+    pixels = [
+        np.clip(_nearest(rounding, coordinates(places, size, new, scale)), 0, size - 1)
+        for size, new, scale in zip(shape, sizes, scales, strict=True)
+    ]
+    are_repeated = all(
+        new % size == 0 and np.array_equal(rows, np.arange(new) // (new // size))
+        for size, new, rows in zip(shape, sizes, pixels, strict=True)
+    )
+    if are_repeated and len(shape) in (3, 4, 5) and shape[:2] == sizes[:2]:
+        node.attributes["coordinate_transformation_mode"] = b"asymmetric"
+        node.attributes["nearest_mode"] = b"floor"
+        return _by_tvm(node, sizes)
+    result = node.inputs[0]
+    for axis, (size, rows) in enumerate(zip(shape, pixels, strict=True)):
+        if not np.array_equal(rows, np.arange(size)):
+            taken = relax.op.take(result, relax.const(rows.astype("int64")), axis, mode="clip")
+            result = node.emit(taken)
+    return result
+
+
 def _fits_tvm(
-    node: Node, shape: list[int], scales: list[float], sizes: list[int], mode: str, places: str
+    shape: list[int], scales: list[float], sizes: list[int], mode: str, places: str
 ) -> bool:
     """Return whether TVM's converter computes the same places."""
     if len(shape) not in (3, 4, 5) or scales[:2] != [1, 1] or mode == "cubic":
