@@ -2,11 +2,12 @@
 
 Where an input is contiguous along another axis than the output, tiles are read along the input's
 axis, transposed in registers, and written along the output's. A last vector or tile that would not
-be whole overlaps the one before it.
+be whole overlaps the one before it, unless the values may be computed in place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import tvm
@@ -33,16 +34,33 @@ SMALLEST_TILE = 4
 """Shortest side of a tile that is transposed in registers."""
 
 
-def copy_nest(piece: Piece, name: str, cpu: CpuProfile) -> Stmt:
-    """Return a loop nest for a piece of the block `name`."""
-    return _Copy(piece, name, cpu).emit()
+def copy_nest(piece: Piece, name: str, cpu: CpuProfile, scratch: Collection[Expr] = ()) -> Stmt:
+    """Return a loop nest for a piece of the block `name`.
+
+    Parameters
+    ----------
+    piece : Piece
+        The elements to compute.
+    name : str
+        The name of the new block.
+    cpu : CpuProfile
+        The processor to compile for.
+    scratch : collection of Buffer
+        The buffers that the function allocates. TVM may give two of them one place, where the
+        values of one are computed from those of the other.
+    """
+    return _Copy(piece, name, cpu, scratch).emit()
 
 
 class _Copy:
     """Emits the loops of one piece."""
 
-    def __init__(self, piece: Piece, name: str, cpu: CpuProfile) -> None:
+    def __init__(self, piece: Piece, name: str, cpu: CpuProfile, scratch: Collection[Expr]) -> None:
         self.piece, self.name, self.cpu = piece, name, cpu
+        self.is_in_place = piece.store.buffer in scratch and any(
+            load.source in scratch for load in loads(piece.store.value)
+        )
+        """Whether an input may lie where the output lies, so that no value is computed twice."""
 
     def emit(self) -> Stmt:
         """Return the loops."""
@@ -80,24 +98,30 @@ class _Copy:
     def _vectors(self, axis: Axis | None, lanes: int) -> None:
         """Compute vectors along an axis, or single values."""
         outer = [a for a in self.piece.axes if a is not axis]
-        steps = 1 if axis is None else -(-axis.extent // lanes)
+        extent = 1 if axis is None else axis.extent
+        rest = extent % lanes if self.is_in_place else 0
+        steps = extent // lanes if rest else -(-extent // lanes)
         # A single vector is too short for a job, but few rows are too few jobs.
-        joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores
+        joined = size(outer) >= JOBS_PER_CORE * self.cpu.cores or rest > 0
         jobs = size(outer) * (1 if joined else steps)
         with each_job(jobs, *self._work()) as job:
             place = _bound(places(outer, job if joined else job // steps))
 
-            def visit(step: Expr) -> None:
+            def vector(first: Expr, lanes: int) -> None:
                 if axis is None:
                     self._store(place)
                     return
-                first = T.bind(clipped(step * lanes, axis.extent - lanes))
                 with T.vectorized(T.int64(lanes)) as lane:
                     self._store(place | {axis.var: first + lane})
+
+            def visit(step: Expr) -> None:
+                vector(T.bind(clipped(step * lanes, extent - lanes)), lanes)
 
             if joined:
                 with T.serial(T.int64(0), T.int64(steps)) as step:
                     visit(step)
+                if rest:
+                    vector(T.int64(extent - rest), rest)
             else:
                 visit(job % steps)
 

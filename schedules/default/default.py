@@ -45,6 +45,7 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
     if normalize_prim_func(schedule) is None:
         return func
     _inline(schedule)
+    scratch = set(schedule.get(schedule.get_sblock("root")).alloc_buffers)
     nests: dict[str, tirx.Stmt] = {}
     plain: list[str] = []
     for block in _blocks(schedule):
@@ -58,7 +59,10 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
         pieces = cut(schedule.get(block))
         if pieces is not None:
             nests[name] = tirx.stmt_seq(
-                *(copy_nest(piece, f"{name}_piece{i}", cpu) for i, piece in enumerate(pieces))
+                *(
+                    copy_nest(piece, f"{name}_piece{i}", cpu, scratch)
+                    for i, piece in enumerate(pieces)
+                )
             )
         else:
             try:

@@ -149,6 +149,18 @@ def test_layer_norm():
     check(lambda _, x, g, b: OPS.nn.layer_norm(x, g, b, -1), [(2, 9, 70), (70,), (70,)])
 
 
+@pytest.mark.parametrize("width", [5, 12, 37])
+def test_what_tvm_computes_in_place_is_computed_once(width):
+    """Both results lie where the reshaped input lay, so that a vector must not overlap another."""
+
+    def build(bb, x, scale, bias, slope):
+        normal = bb.emit(OPS.nn.group_norm(x, scale, bias, 2, 1, [2]))
+        negative = bb.emit(OPS.less(normal, relax.const(0.0)))
+        return OPS.where(negative, bb.emit(OPS.multiply(normal, slope)), normal)
+
+    check(build, [(3, 8, width), (8,), (8,), (3, 8, width)])
+
+
 def test_gather():
     check(lambda _, x, i: OPS.take(x, i, 0), [(50, 40), ((1, 7), "int64")])
 
