@@ -105,11 +105,17 @@ class Reference:
         except Exception as error:
             raise Refused(str(error).strip().splitlines()[0]) from None
 
-    def compare(self, inputs: Arrays, actual: Arrays) -> list[Difference]:
-        """Return how far outputs are from those of the reference, in the order of the model."""
+    def compare(
+        self, inputs: Arrays, actual: Arrays, tolerance: float = TOLERANCE
+    ) -> list[Difference]:
+        """Return how far outputs are from those of the reference, in the order of the model.
+
+        `tolerance` is the difference that is allowed, as a share of an output's spread; outputs of
+        16 bits may differ by `HALF_TOLERANCE`.
+        """
         expected = self.run(inputs)
         found = [
-            Difference(name, difference(array, actual[name]), _tolerance(array))
+            Difference(name, difference(array, actual[name]), _tolerance(array, tolerance))
             for name, array in expected.items()
         ]
         if not any(one.is_error for one in found):
@@ -168,9 +174,9 @@ def _finite(expected: NDArray[np.generic], other: NDArray[np.generic]) -> float:
     return share if np.isfinite(share) else 0.0
 
 
-def _tolerance(array: NDArray[np.generic]) -> float:
+def _tolerance(array: NDArray[np.generic], tolerance: float) -> float:
     is_half = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
-    return HALF_TOLERANCE if is_half else TOLERANCE
+    return HALF_TOLERANCE if is_half else tolerance
 
 
 def _disturbed(arrays: Arrays) -> dict[str, NDArray[np.generic]]:

@@ -1,0 +1,1 @@
+"""Random ONNX graphs, each compiled and compared with ONNX Runtime; see `__main__`."""
