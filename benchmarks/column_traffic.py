@@ -15,7 +15,7 @@ from column_cases import stages_alone
 from tvm_ffi import libinfo
 
 from tvm_sparse.bench.arrays import random_inputs
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.costs.regions import predict_alone
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.cpu.rates import CACHE_LINE_BYTES

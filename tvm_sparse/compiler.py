@@ -13,7 +13,7 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
-from tvm_sparse.compiling import COMPILING, one_at_a_time
+from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
 from tvm_sparse.errors import InputError, ModelError, border
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from tvm_sparse.verification.verify import Verification
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
-
-COMPACTION = "s_tir.CompactBufferAllocation"
-"""TVM's pass that shrinks scratch memory to the part that is accessed; `build` leaves it out.
-
-Our kernels allocate the least that they need, and the default schedules allocate nothing, so the
-pass finds nothing. Its search takes most of the compile time of a region of ten operators.
-"""
 
 
 def compile(
@@ -112,6 +105,7 @@ def compile(
     VerificationError
         If `verify` is set, and an output differs from ONNX Runtime's.
     """
+    from tvm_sparse.building import build
     from tvm_sparse.passes import pipeline
 
     if verify:
@@ -261,29 +255,6 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     engine = Engine(loaded, info, threads)
     note_other_threads(os.fspath(path), info.threads, engine.threads)
     return engine
-
-
-@one_at_a_time
-def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "default") -> Any:
-    """Compile a module by TVM, in the pass context in scope, without the pass `COMPACTION`.
-
-    Parameters
-    ----------
-    mod : IRModule
-        Relax functions, and PrimFuncs that they call.
-    target : Target
-        The processor to compile for.
-    relax_pipeline : str or Pass
-        The pipeline for Relax functions, as `tvm.compile` takes it; PrimFuncs need none.
-
-    Returns
-    -------
-    Executable
-    """
-    from tvm_sparse.passes.ir.left_out import without_passes
-
-    with without_passes(COMPACTION):
-        return tvm.compile(mod, target, relax_pipeline=relax_pipeline)
 
 
 def _named(model: str | os.PathLike[str] | tvm.IRModule) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import PROFILES, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_importer import import_onnx

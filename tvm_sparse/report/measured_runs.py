@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import start_pool

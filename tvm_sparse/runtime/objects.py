@@ -18,6 +18,7 @@ import tvm
 import tvm_ffi.libinfo
 from tvm.runtime import _ffi_api
 
+from tvm_sparse.compiling import on_all_cores
 from tvm_sparse.runtime.linking import link
 from tvm_sparse.runtime.quiet import quiet_runtime
 
@@ -51,15 +52,18 @@ def write_shared_object(module: tvm.runtime.Module, folder: Path, command: Seque
         If a file cannot be written.
     """
     sources, options = [], []
-    for number, part in enumerate(module._collect_dso_modules()):
+    parts = module._collect_dso_modules()
+    for number, part in enumerate(parts):
         if part.kind == "c":
             # A model without kernels comes as C code.
             options = [f"-I{path}" for path in _headers()]
             name = f"part{number}.{next(iter(part.get_write_formats()), 'c')}"
         else:
             name = f"part{number}.{'s' if _is_size_limited() else 'o'}"
-        _write_part(part, folder / name)
         sources.append(name)
+    on_all_cores(
+        lambda number: _write_part(parts[number], folder / sources[number]), range(len(parts))
+    )
     if module.imports:
         sources.append(_write_constants(module, folder))
     link(command, _SHARED_OBJECT, [*options, *sources], folder)

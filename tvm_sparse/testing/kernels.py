@@ -10,9 +10,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from tvm_sparse.building import build
 from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor
-from tvm_sparse.compiler import build
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.region_planner import RegionPlanner

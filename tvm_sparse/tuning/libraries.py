@@ -10,7 +10,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.files import replacing

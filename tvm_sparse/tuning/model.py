@@ -12,7 +12,7 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import processor
 from tvm_sparse.frontends.load import import_module

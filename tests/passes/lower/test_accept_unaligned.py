@@ -7,7 +7,7 @@ import tvm_ffi
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
-from tvm_sparse.compiler import build
+from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.schedules import ImageToPanels, kernel
