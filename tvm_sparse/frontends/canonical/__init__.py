@@ -15,6 +15,7 @@ from tvm_sparse.frontends.canonical.block_constants import dequantize_constants
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.canonical.functions import inline_functions
 from tvm_sparse.frontends.canonical.opset import raise_opset
+from tvm_sparse.frontends.canonical.quantized_recurrent import dequantize_recurrent
 from tvm_sparse.frontends.canonical.sparse_tensors import make_dense
 
 
@@ -37,4 +38,5 @@ def canonical(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     model = inline_functions(model)
     model = raise_opset(model)
     model = dequantize_constants(model, folder)
+    model = dequantize_recurrent(model, folder)
     return drop_empty_operands(model)

@@ -46,7 +46,7 @@ the attribute.
 - **written out**: by the function that defines the operator in the standard.
 - **TVM**: TVM's converter, under supervision.
 - **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and
-  `ai.onnx.ml`.
+  `ai.onnx.ml`, but for `DynamicQuantizeLSTM` of constant weights, which becomes an LSTM.
 
 | operator | converted by | not |
 | --- | --- | --- |
