@@ -233,6 +233,14 @@ class TestShapes:
         with pytest.raises(InputError, match="'batch' is 2 elsewhere"):
             import_onnx(path, {"a": (2, 3), "b": (4, 3)})
 
+    @pytest.mark.parametrize("name", ["?", "None", "-1"])
+    def test_names_that_only_say_unknown(self, tmp_path, name):
+        relu = onnx.helper.make_node("Relu", ["x"], ["y"])
+        path = write_onnx(tmp_path / "m.onnx", [relu], {"x": [name, 3, name]}, ["y"], {})
+        assert import_onnx(path, {"x": (2, 3, 5)}).outputs[0].shape == (2, 3, 5)
+        with pytest.raises(InputError, match="dimension 0 is dynamic"):
+            import_onnx(path)
+
     def test_below_one(self, path):
         with pytest.raises(InputError, match="below 1"):
             import_onnx(path, {"a": (0, 3)})

@@ -20,6 +20,9 @@ from tvm_sparse.files import replacing, writable_target
 from tvm_sparse.frontends.checks.file import check_file
 from tvm_sparse.specs import unknown_input
 
+_UNKNOWN = ("dynamic", "none", "unknown")
+"""What exporters call dimensions that they know nothing of; two of them need not be equal."""
+
 
 def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
     """Read an ONNX file, leaving external weights where they are.
@@ -169,6 +172,10 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
         If `shapes` does not fit the model or leaves a dimension open.
     """
     inputs = {value.name: value for value in model.graph.input}
+    for value in inputs.values():
+        for dimension in value.type.tensor_type.shape.dim:
+            if not _is_symbol(dimension.dim_param):
+                dimension.ClearField("dim_param")
     sizes: dict[str, int] = {}
     for name, given in (shapes or {}).items():
         if name not in inputs:
@@ -192,6 +199,11 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
     for value in model.graph.output:
         if value.type.HasField("tensor_type"):  # others have no type, or that of a sequence
             value.type.tensor_type.ClearField("shape")
+
+
+def _is_symbol(name: str) -> bool:
+    """Return whether the name of a dimension stands for one size; others say it is not known."""
+    return any(letter.isalpha() for letter in name) and name.lower() not in _UNKNOWN
 
 
 def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
