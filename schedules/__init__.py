@@ -19,6 +19,7 @@ from tvm_sparse.schedules.operators.linear import DenseLinear, linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
 from tvm_sparse.schedules.operators.recurrent import recurrent
+from tvm_sparse.schedules.operators.row_linear import row_linear, sparse_row_linear
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
@@ -61,8 +62,10 @@ __all__ = [
     "max_pool2d",
     "panels_to_image",
     "recurrent",
+    "row_linear",
     "sparse_conv2d",
     "sparse_linear",
+    "sparse_row_linear",
     "tensor_column",
     "to_panels",
     "upsample2d",

@@ -87,6 +87,8 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
         return None
     channels = view.shape[-1]
     leading = _leading_axes(static_shape(view.base) or (), channels)
+    if leading == () and is_call_to(call, "relax.matmul"):
+        leading = (1,)  # the kernels know products of rows, not those of vectors
     if leading is None or view.axes[-1] != _run(channels):
         return None
     moved, whole = view.shape != (*leading, channels), math.prod(leading) * channels

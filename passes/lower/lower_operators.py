@@ -13,8 +13,14 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators import FROM_PANELS, OPERATORS, TO_PANELS
-from tvm_sparse.passes.ir.operators.layouts import batched
+from tvm_sparse.passes.ir.operators import (
+    FROM_PANELS,
+    OPERATORS,
+    ROW_LINEAR,
+    SPARSE_ROW_LINEAR,
+    TO_PANELS,
+)
+from tvm_sparse.passes.ir.operators.layouts import batched, lanes_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, KernelFor, tensor_type
 from tvm_sparse.passes.ir.operators.stages import images_of, stage_of
 from tvm_sparse.passes.ir.shapes import known_shape
@@ -37,6 +43,8 @@ class LowerOperators:
         self, kernel: KernelFor
     ) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
         def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+            if _is_view(call):
+                return relax.op.reshape(call.args[0], known_shape(call))
             gvar = builder.add_func(kernel(call, self.cpu), call.op.name.removeprefix(PREFIX))
             return _call_batched(builder, gvar, call)
 
@@ -46,11 +54,22 @@ class LowerOperators:
 def _call_batched(
     builder: relax.BlockBuilder, gvar: tvm.ir.GlobalVar, call: relax.Call
 ) -> relax.Expr:
-    """Call a kernel; those of layout changes work on ``(batch, tokens, channels)`` only."""
+    """Call a kernel.
+
+    Those of layout changes work on ``(batch, tokens, channels)`` only, and those of layers on
+    panels of one lane on matrices ``(rows, channels)``.
+    """
     args = list(call.args)
     if isinstance(call.ty, relax.TupleType):
         return relax.call_tir(gvar, args, list(call.ty.fields))
     shape = known_shape(call)
+    if call.op.name in _OF_ONE_LANE:
+        operands = OPERATORS[call.op.name].operands_of(call)
+        for name in operands.keys() & {"x", "residual"}:
+            panels = operands[name]
+            operands[name] = builder.emit(relax.op.reshape(panels, known_shape(panels)[:2]))
+        result = relax.call_tir(gvar, list(operands.values()), tensor_type(*shape[:2]))
+        return relax.op.reshape(builder.emit(result), shape)
     if call.op.name == TO_PANELS.name:
         (x,) = args
         args = [builder.emit(relax.op.reshape(x, batched(known_shape(x))))]
@@ -58,6 +77,16 @@ def _call_batched(
         result = relax.call_tir(gvar, args, tensor_type(*batched(shape)))
         return relax.op.reshape(builder.emit(result), shape)
     return relax.call_tir(gvar, args, tensor_type(*shape))
+
+
+_OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name)
+
+
+def _is_view(call: relax.Call) -> bool:
+    """Whether a change between tokens and panels of one lane leaves everything in its place."""
+    if call.op.name == TO_PANELS.name:
+        return int(call.attrs["lanes"]) == 1
+    return call.op.name == FROM_PANELS.name and lanes_of(call.args[0]) == 1
 
 
 def _alone(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:

@@ -6,6 +6,7 @@ is a linear layer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,6 +27,7 @@ from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
 
 WIDEST = 2048
 """Pixels of the widest row of an image. A wider tensor is no image: YOLOv8 lists its 8400 boxes in
@@ -51,6 +53,8 @@ class ConstantLayer:
         The call that lays the layer's input out in panels.
     out_shape : tuple of int
         Shape of the layer's output.
+    dense : ConstantLayer, optional
+        The layer as dense kernels compute it, if its panels have other lanes.
     """
 
     layer: Layer[Any]
@@ -58,6 +62,7 @@ class ConstantLayer:
     weight_shape: tuple[int, ...]
     panels: relax.Call
     out_shape: tuple[int, ...]
+    dense: ConstantLayer | None = None
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -87,6 +92,8 @@ def rewrite_constant_layers(
     mod: tvm.IRModule,
     cpu: CpuProfile,
     choose: Callable[[ConstantLayer, str], Compute | None],
+    *,
+    is_dense: bool = False,
 ) -> tvm.IRModule:
     """Return `mod` with layers computed on panels: ``layer(x) => read(compute(panels(x)))``.
 
@@ -98,10 +105,14 @@ def rewrite_constant_layers(
         Gives the lanes of the panels.
     choose : callable
         Takes a layer and its name, and returns how to compute it; None leaves it as it is.
+    is_dense : bool
+        Whether the panels are those of the dense kernels.
     """
 
     def rewrite(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
         found = match_layer(call, cpu)
+        if is_dense and found is not None:
+            found = found.dense or found
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
@@ -137,8 +148,6 @@ def refusal(call: relax.Call) -> str:
 def _refused_matmul(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> str:
     if len(weight_shape) != 2:
         return f"its weight has rank {len(weight_shape)}, and the kernels take rank 2"
-    if len(shape) < 2:
-        return "it has a single row, and the kernels compute several rows at once"
     return ""
 
 
@@ -167,15 +176,19 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     x, weight, shape = call.args[0], call.args[1].value.numpy(), static_shape(call)
     x_shape = static_shape(x)
     assert shape is not None and x_shape is not None
-    layout = Layout.of(x_shape, cpu.panel_lanes(x_shape[-2]))
-    problem = Linear(layout.rows, layout.lanes, *weight.T.shape)
-    return ConstantLayer(
-        Layer(problem, density_of(weight)),
-        np.ascontiguousarray(weight.T),
-        weight.T.shape,
-        operators.to_panels(x, layout.lanes),
-        shape,
-    )
+    density, rows = density_of(weight), math.prod(x_shape[:-1])
+    weight = np.ascontiguousarray(weight.T)
+
+    def on_lanes(lanes: int, dense: ConstantLayer | None = None) -> ConstantLayer:
+        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, *weight.shape)
+        panels = operators.to_panels(x, lanes)
+        return ConstantLayer(Layer(problem, density), weight, weight.shape, panels, shape, dense)
+
+    tokens = x_shape[-2] if len(x_shape) > 1 else 1
+    if rows > most_rows(cpu):
+        return on_lanes(cpu.panel_lanes(tokens))
+    one = on_lanes(1)
+    return one if permutes_windows(cpu) else on_lanes(cpu.panel_lanes(tokens), one)
 
 
 def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:

@@ -8,6 +8,7 @@ layout only at its borders.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.dense import pack_conv2d, pack_linear
+from tvm_sparse.formats.rows import pack_rows
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import (
     Compute,
@@ -34,6 +36,7 @@ from tvm_sparse.tilings.depthwise_conv2d import (
 from tvm_sparse.tilings.families import KernelFor, Tiling, dense_family, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
+from tvm_sparse.tilings.row_linear import ROW_LINEAR_FAMILY, RowTiling
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
@@ -60,7 +63,7 @@ class PackDenseWeights:
             tiling = self.kernel_for(found.layer)
             return lambda panels: dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
 
-        return rewrite_constant_layers(mod, self.cpu, pack)
+        return rewrite_constant_layers(mod, self.cpu, pack, is_dense=True)
 
 
 def dense_layer(
@@ -88,6 +91,17 @@ def _linear(
     return operators.linear(panels, packed, problem.n, fields)
 
 
+def _row_linear(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear,
+    tiling: RowTiling,
+    _fields: dict[str, int],
+) -> relax.Call:
+    packed = relax.const(pack_rows(weight, tiling.units))
+    return operators.row_linear(panels, packed, problem.n, dataclasses.asdict(tiling))
+
+
 def _conv2d(
     panels: relax.Expr,
     weight: NDArray[np.float32],
@@ -111,6 +125,7 @@ def _depthwise_conv2d(
 
 _CALLS: dict[str, Callable[..., relax.Call]] = {
     LINEAR_FAMILY.name: _linear,
+    ROW_LINEAR_FAMILY.name: _row_linear,
     CONV2D_FAMILY.name: _conv2d,
     DEPTHWISE_CONV2D_FAMILY.name: _depthwise_conv2d,
 }

@@ -21,13 +21,16 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.rows import tile_channels
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
+from tvm_sparse.formats.windows import WindowSparse
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import (
     Compute,
     ConstantLayer,
     rewrite_constant_layers,
 )
+from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import Choice
@@ -41,6 +44,7 @@ from tvm_sparse.tilings.families import (
     sparse_or_dense,
 )
 from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.row_linear import SPARSE_ROW_LINEAR_FAMILY, SparseRowTiling
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
@@ -70,7 +74,7 @@ class SparsifyWeights:
         decisions: list[dict[str, Any]] = []
 
         def sparsify(found: ConstantLayer, name: str) -> Compute | None:
-            choice, tiling = self._choose(found.layer)
+            choice, tiling = self._choose(found)
             decisions.append(_decision(name, found, choice, self.cpu))
             if tiling is None:
                 return None
@@ -79,13 +83,14 @@ class SparsifyWeights:
         rewritten = rewrite_constant_layers(mod, self.cpu, sparsify)
         return rewritten.with_attr(LAYERS, decisions)
 
-    def _choose(self, layer: Layer[Any]) -> tuple[Choice, Tiling | None]:
+    def _choose(self, found: ConstantLayer) -> tuple[Choice, Tiling | None]:
         """Return sparse or dense, and the tiling if it is sparse."""
-        choice = sparse_or_dense(layer, self.cpu)
+        layer = found.layer
+        choice = sparse_or_dense(layer, self.cpu, (found.dense or found).layer)
         measured = self.kernel_for(layer)
         if measured is None:
-            sparse = sparse_family(layer).default(layer, self.cpu) if choice.sparse else None
-            return choice, sparse
+            family = sparse_family(layer, self.cpu)
+            return choice, family.default(layer, self.cpu) if choice.sparse else None
         sparse = measured if family_of(measured).is_sparse else None
         if choice.sparse != bool(sparse):
             reason = f"{1 - layer.density:.0%} zeros: measured to be faster {_kind(sparse)}"
@@ -112,6 +117,15 @@ def _sparse_linear(
     return operators.sparse_linear(panels, _constants(packed), problem.n, fields)
 
 
+def _sparse_row_linear(
+    panels: relax.Expr, weight: NDArray[np.float32], problem: Linear, tiling: SparseRowTiling
+) -> relax.Call:
+    tiles = tile_channels(problem.n, tiling.units).reshape(-1, tiling.vectors, tiling.width)
+    packed = WindowSparse.from_dense(weight[None], tiles)
+    arrays = [relax.const(getattr(packed, name)) for name in WINDOW_ARRAYS]
+    return operators.sparse_row_linear(panels, arrays, problem.n, dataclasses.asdict(tiling))
+
+
 def _sparse_conv2d(
     panels: relax.Expr, weight: NDArray[np.float32], problem: Conv2d, tiling: SparseConvTiling
 ) -> relax.Call:
@@ -122,6 +136,7 @@ def _sparse_conv2d(
 
 _CALLS: dict[str, Callable[..., relax.Call]] = {
     SPARSE_LINEAR_FAMILY.name: _sparse_linear,
+    SPARSE_ROW_LINEAR_FAMILY.name: _sparse_row_linear,
     SPARSE_CONV2D_FAMILY.name: _sparse_conv2d,
 }
 
@@ -133,7 +148,10 @@ def _constants(packed: PackedSparse) -> list[relax.Expr]:
 
 def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) -> dict[str, Any]:
     layer = found.layer
-    family = sparse_family(layer) if choice.sparse else dense_family(layer, cpu)
+    if choice.sparse:
+        family = sparse_family(layer, cpu)
+    else:
+        family = dense_family((found.dense or found).layer, cpu)
     cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
     return {
         "layer": name,

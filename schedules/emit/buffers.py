@@ -114,7 +114,7 @@ class Registers:
     """
 
     def __init__(self, count: int, lanes: int, dtype: DType = ACTIVATIONS) -> None:
-        self._lanes = lanes
+        self.lanes = lanes
         self._per_buffer = (STACK_LIMIT_BYTES - 1) // (dtype.bytes * lanes)
         self._buffers = [
             _allocate(min(self._per_buffer, count - first) * lanes, dtype)
@@ -128,5 +128,5 @@ class Registers:
         T.buffer_store(self._buffers[i // self._per_buffer], value, [self._place(i)])
 
     def _place(self, i: int) -> Expr:
-        first = i % self._per_buffer * self._lanes
-        return T.Ramp(first, 1, self._lanes) if self._lanes > 1 else T.int32(first)
+        first = i % self._per_buffer * self.lanes
+        return T.Ramp(first, 1, self.lanes) if self.lanes > 1 else T.int32(first)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.formats.recurrent import MOST_WINDOW
+from tvm_sparse.formats.windows import MOST_WINDOW
 from tvm_sparse.schedules.emit.buffers import (
     argument,
     number,

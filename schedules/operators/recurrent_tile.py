@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.formats.recurrent import WINDOWS
 from tvm_sparse.schedules.emit.buffers import Registers, across, filled, vector
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
+from tvm_sparse.schedules.emit.windows import multiply_windows
 from tvm_sparse.schedules.operators.recurrent_cell import MOST_VALUES, Cell
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
     from tvm_sparse.schedules.operators.recurrent import Layer, State
-
-_PERMUTATIONS = {16: "llvm.x86.avx512.vpermi2var.ps.512", 8: "llvm.x86.avx2.permps"}
-"""Permutations of vectors of so many lanes; they ignore the high bits of a place."""
 
 
 @dataclass(frozen=True)
@@ -108,33 +105,13 @@ class Tile:
         return T.bind(T.Cast("int64", first)), T.bind(T.Cast("int64", end))
 
     def _multiply_windows(self, state: State, rows: Sequence[Expr]) -> None:
-        """Multiply by a `WindowSparse`: a permutation finds the factors of a vector of values."""
-        windows, places, values = (
-            self.buffers[f"{name}{self.section}"] for name in ("windows", "places", "values")
-        )
-        lanes = vector(T.int64(0), self.width)
-        start, end = self._steps()
-        with T.serial(T.int64(0), end - start) as i:
-            step = T.bind(start + i)
-            window = T.bind(T.Cast("int64", windows[step]))
-            word = T.bind(places[step, lanes])
-            place_of_vector = [
-                T.bind(T.shift_right(word, T.Broadcast(T.int32(8 * n), self.width))) if n else word
-                for n in range(self.sums_of_sequence)
-            ]
-            for r, row in enumerate(rows):
-                states = [
-                    T.bind(state.memory[vector(row + window + first, self.width)])
-                    for first in range(0, WINDOWS[self.width], self.width)
-                ]
-                for n, place in enumerate(place_of_vector):
-                    factors = T.call_llvm_intrin(
-                        f"float32x{self.width}",
-                        _PERMUTATIONS[self.width],
-                        *(states[0], place, *states[1:]),
-                    )
-                    s = r * self.sums_of_sequence + n
-                    self.sums[s] = self.sums[s] + factors * values[step, n, lanes]
+        """Multiply by a `WindowSparse`."""
+        arrays = [self.buffers[f"{name}{self.section}"] for name in ("windows", "places", "values")]
+
+        def part(row: int, place: Expr) -> Expr:
+            return state.memory[vector(rows[row] + place, self.width)]
+
+        multiply_windows(self._steps(), arrays, part, len(rows), self.sums_of_sequence, self.sums)
 
     def _multiply_columns(self, state: State, rows: Sequence[Expr]) -> None:
         """Multiply by a `ColumnSparse`: every factor is loaded by itself.

@@ -32,6 +32,8 @@ def conv2d(dtype, groups=1):
 LAYERS = {
     "sparse_linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
     "linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
+    "sparse_row_linear": lambda dtype: Linear(4, 1, 768, 768, dtype),
+    "row_linear": lambda dtype: Linear(4, 1, 768, 768, dtype),
     "sparse_conv2d": conv2d,
     "conv2d": conv2d,
     "depthwise_conv2d": lambda dtype: conv2d(dtype, groups=64),

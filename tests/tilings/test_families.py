@@ -32,24 +32,34 @@ from tvm_sparse.tilings.families import (
 )
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LinearTiling
+from tvm_sparse.tilings.row_linear import RowTiling, SparseRowTiling
 
-CPU = profile("haswell")
+CPU = profile("skylake-avx512")
 CONV = Conv2d(1, 16, 8, 8, 16, (3, 3), padding=(1, 1, 1, 1), lanes_in=8, lanes_out=8)
 LINEAR = Layer(Linear(4, 16, 64, 48), 0.1)
 LAYERS = {
     "linear": LINEAR,
+    "rows": Layer(Linear(4, 1, 64, 48), 0.1),
     "conv2d": Layer(CONV, 0.1),
     "grouped": Layer(replace(CONV, groups=4), 0.1),
     "depthwise": Layer(replace(CONV, groups=16), 1.0),
 }
 TILINGS = [
     SparseTiling(4, 16, rows=2),
+    SparseRowTiling(16, 2, 4, 1),
     SparseConvTiling(4, 8, rows=2, row_block=4, shifted=True),
     LinearTiling(8, 2),
+    RowTiling(16, 4, 4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
 ]
-FITTING = {"linear": {0, 2}, "conv2d": {1, 3}, "grouped": {3}, "depthwise": {4}}
+FITTING = {
+    "linear": {0, 3},
+    "rows": {1, 4},
+    "conv2d": {2, 5},
+    "grouped": {5},
+    "depthwise": {6},
+}
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
 
@@ -70,17 +80,23 @@ def test_kernels_survive_the_records(tiling):
 
 def test_names_of_families_in_records_do_not_change():
     names = [family.name for family in FAMILIES]
-    assert names == ["sparse_linear", "sparse_conv2d", "linear", "conv2d", "depthwise_conv2d"]
+    assert names == [
+        *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
+        *("linear", "row_linear", "conv2d", "depthwise_conv2d"),
+    ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
 
 
 def test_fields_of_kernels_in_records_do_not_change():
+    of_rows = ["kernel", "width", "vectors", "rows", "jobs"]
     packed = ["kernel", "group", "k_block", "chunks", "window", "rows"]
     assert [list(kernel_to_fields(tiling)) for tiling in TILINGS] == [
         packed,
+        of_rows,
         [*packed, "width", "row_block", "shifted", "vectors"],
         ["kernel", "channels", "vectors"],
+        of_rows,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
     ]
@@ -105,7 +121,7 @@ def test_a_family_refuses_a_layer_with_a_reason_or_tiles_it(name):
 
 
 def test_layers_of_other_sizes_are_refused_by_name():
-    refusal = family_of(TILINGS[2]).refusal(LAYERS["conv2d"], CPU)
+    refusal = family_of(TILINGS[3]).refusal(LAYERS["conv2d"], CPU)
     assert refusal == "linear does not compute layers of Conv2d sizes"
 
 
@@ -160,7 +176,7 @@ def test_a_kernel_must_gain_more_than_its_columns_could_lose(seconds, chosen):
 @pytest.mark.parametrize(
     "tiling",
     [
-        TILINGS[3],
+        TILINGS[5],
         replace(TRIED, chunks=7),
         *(replace(TRIED, **{name: 1 << 40}) for name in ("group", "k_block", "window", "rows")),
         LinearTiling(8, 10**30),

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tvm_sparse.cpu.profile import PROFILES
-from tvm_sparse.formats.recurrent import WindowSparse
 from tvm_sparse.formats.recurrent_columns import ColumnSparse
+from tvm_sparse.formats.windows import WindowSparse
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.recurrent import (
     dense_cycles,

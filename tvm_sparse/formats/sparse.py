@@ -23,6 +23,9 @@ from tvm_sparse.sizes.conv2d import Conv2d, Window
 OFFSET_UNIT = 2
 """Floats per unit of an offset: x86 scales an index by at most 8 bytes for free."""
 
+SLOT_BYTES = 6
+"""Bytes of a non-zero: its value, float32, and its offset, uint16."""
+
 
 @dataclass(frozen=True)
 class SparseTiling:
@@ -163,7 +166,9 @@ class SparseLayout:
 
     def bytes(self, density: float) -> int:
         """Return the bytes of a packed weight: offsets, values, a few indices."""
-        return int(density * self.n * self.k) * 6 + self.groups * (self.tiling.group + 1) * 4
+        return (
+            int(density * self.n * self.k) * SLOT_BYTES + self.groups * (self.tiling.group + 1) * 4
+        )
 
     @property
     def groups(self) -> int:

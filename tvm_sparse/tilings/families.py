@@ -10,18 +10,31 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
+from tvm_sparse.formats.sparse import SLOT_BYTES, SparseConvTiling, SparseTiling
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
+from tvm_sparse.tilings.row_linear import (
+    ROW_LINEAR_FAMILY,
+    SPARSE_ROW_LINEAR_FAMILY,
+    RowTiling,
+    SparseRowTiling,
+    delivery_cycles,
+)
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 Tiling: TypeAlias = (
-    SparseTiling | SparseConvTiling | LinearTiling | Conv2dTiling | DepthwiseConv2dTiling
+    SparseTiling
+    | SparseConvTiling
+    | SparseRowTiling
+    | LinearTiling
+    | RowTiling
+    | Conv2dTiling
+    | DepthwiseConv2dTiling
 )
 
 KernelFor: TypeAlias = Callable[[Layer[Any]], Tiling | None]
@@ -29,8 +42,10 @@ KernelFor: TypeAlias = Callable[[Layer[Any]], Tiling | None]
 
 FAMILIES: tuple[Family[Any, Any], ...] = (
     SPARSE_LINEAR_FAMILY,
+    SPARSE_ROW_LINEAR_FAMILY,
     SPARSE_CONV2D_FAMILY,
     LINEAR_FAMILY,
+    ROW_LINEAR_FAMILY,
     CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
 )
@@ -55,10 +70,11 @@ def dense_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
     return next(family for family in families_of(layer, cpu) if not family.is_sparse)
 
 
-def sparse_family(layer: Layer[Any]) -> Family[Any, Any]:
-    """Return the sparse family for layers of such sizes; it may refuse this one."""
+def sparse_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
+    """Return the sparse family for layers of such sizes; all of them may refuse this one."""
     sizes = type(layer.problem)
-    return next(family for family in FAMILIES if family.is_sparse and family.sizes is sizes)
+    sparse = [family for family in FAMILIES if family.is_sparse and family.sizes is sizes]
+    return next((family for family in sparse if not family.refusal(layer, cpu)), sparse[-1])
 
 
 def fits(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:
@@ -78,21 +94,35 @@ def is_tried(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:
     return tiling == family.default(layer, cpu) or tiling in family.tilings(layer, cpu)
 
 
-def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile) -> Choice:
-    """Return which kernel of a layer the cost models want, and why."""
-    sparse, dense = sparse_family(layer), dense_family(layer, cpu)
-    dense_cycles = dense.cycles(layer, dense.default(layer, cpu), cpu)
+def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile, other: Layer[Any] | None = None) -> Choice:
+    """Return which kernel of a layer the cost models want, and why.
+
+    Parameters
+    ----------
+    layer : Layer
+        The layer.
+    cpu : CpuProfile
+        The processor.
+    other : Layer, optional
+        The layer as a dense kernel computes it, if its panels have other lanes.
+    """
+    dense_layer = other or layer
+    sparse, dense = sparse_family(layer, cpu), dense_family(dense_layer, cpu)
+    dense_cycles = dense.cycles(dense_layer, dense.default(dense_layer, cpu), cpu)
     reason = sparse.refusal(layer, cpu)
     if reason:
         return Choice(False, reason, math.inf, dense_cycles)
     sparse_cycles = sparse.cycles(layer, sparse.default(layer, cpu), cpu)
+    if dense_layer != layer:  # its cycles include the delivery of the weight
+        size = layer.density * layer.problem.n * layer.problem.k * SLOT_BYTES
+        sparse_cycles = max(sparse_cycles, delivery_cycles(size, cpu))
     return choose(layer.density, sparse_cycles, dense_cycles)
 
 
 def default_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
     """Return the family that the cost models choose for a layer."""
     is_sparse = sparse_or_dense(layer, cpu).sparse
-    return sparse_family(layer) if is_sparse else dense_family(layer, cpu)
+    return sparse_family(layer, cpu) if is_sparse else dense_family(layer, cpu)
 
 
 def default_kernel(layer: Layer[Any], cpu: CpuProfile) -> Tiling:

@@ -42,6 +42,11 @@ class LinearFamily(Family[Linear, LinearTiling]):
     name = "linear"
     sizes, tiling = Linear, LinearTiling
 
+    def refusal_of_sizes(self, problem: Linear, cpu: CpuProfile) -> str:
+        """Return that panels of one lane have another kernel; an empty string for other panels."""
+        del cpu
+        return "" if problem.lanes > 1 else "the kernel takes panels of several lanes"
+
     def default(self, layer: Layer[Linear], cpu: CpuProfile) -> LinearTiling:
         """Return two vectors by as many channels as the registers hold besides the weights.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, loads_per_cycle
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.formats.recurrent import MOST_VECTORS, WINDOWS, WindowSparse
 from tvm_sparse.formats.recurrent_columns import MOST_HIDDEN, ColumnSparse
+from tvm_sparse.formats.windows import MOST_VECTORS, WINDOWS, WindowSparse
 from tvm_sparse.sizes.recurrent import Recurrent
 
 DENSE_ACCUMULATORS = 8

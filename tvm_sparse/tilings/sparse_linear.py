@@ -45,6 +45,11 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
     is_sparse = True
     sizes, tiling = Linear, SparseTiling
 
+    def refusal_of_sizes(self, problem: Linear, cpu: CpuProfile) -> str:
+        """Return that panels of one lane have another kernel; an empty string for other panels."""
+        del cpu
+        return "" if problem.lanes > 1 else "the kernel takes panels of several lanes"
+
     def cuts_evenly(self, problem: Linear, tiling: SparseTiling) -> bool:
         """Return whether a tiling cuts the channels of a layer into equal chunks."""
         return problem.n % tiling.chunks == 0

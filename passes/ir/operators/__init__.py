@@ -54,6 +54,12 @@ from tvm_sparse.passes.ir.operators.resize2d import (
     resize_of,
     upsample2d,
 )
+from tvm_sparse.passes.ir.operators.row_linear import (
+    ROW_LINEAR,
+    SPARSE_ROW_LINEAR,
+    row_linear,
+    sparse_row_linear,
+)
 from tvm_sparse.passes.ir.operators.table import OPERATORS, WITH_EPILOGUE, operator_of
 
 __all__ = [
@@ -74,8 +80,10 @@ __all__ = [
     "OPERATORS",
     "PANELS_TO_IMAGE",
     "RECURRENT",
+    "ROW_LINEAR",
     "SPARSE_CONV2D",
     "SPARSE_LINEAR",
+    "SPARSE_ROW_LINEAR",
     "TO_PANELS",
     "UPSAMPLE2D",
     "WITH_EPILOGUE",
@@ -107,8 +115,10 @@ __all__ = [
     "recurrent_of",
     "recurrent_operands",
     "resize_of",
+    "row_linear",
     "sparse_conv2d",
     "sparse_linear",
+    "sparse_row_linear",
     "to_image",
     "to_panels",
     "upsample2d",

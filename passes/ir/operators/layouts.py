@@ -44,8 +44,8 @@ class Layout:
 
     @staticmethod
     def of(shape: Sequence[int], lanes: int) -> Layout:
-        """Return the layout of a tensor ``(..., tokens, channels)``."""
-        *leading, tokens, channels = shape
+        """Return the layout of a tensor ``(..., tokens, channels)``; one axis is one token."""
+        *leading, tokens, channels = (1, *shape) if len(shape) == 1 else shape
         return Layout(math.prod(leading), tokens, channels, lanes)
 
     @property

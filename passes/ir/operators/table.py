@@ -24,10 +24,11 @@ from tvm_sparse.passes.ir.operators.pool2d import (
 )
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
+from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
 
 RECORDS = (
     *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE),
-    *(SPARSE_LINEAR, LINEAR),
+    *(SPARSE_LINEAR, LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D),
     *(LAYER_NORM, ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
