@@ -40,7 +40,7 @@ docs: $(VENV)/.docs link-tree
 check: lint types imports test
 
 benchmark: $(STAMP)
-	$(BIN)/python benchmarks/run.py
+	TVM_SPARSE_PEERS=$(CURDIR)/.peers $(BIN)/python benchmarks/run.py
 
 peers:
 	bash benchmarks/peers.sh

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Creates one virtual environment for each peer of the benchmark, since their pins conflict.
 #
-#   benchmarks/peers.sh [FOLDER]      default: .peers, where the benchmark looks for them
+#   benchmarks/peers.sh [FOLDER]      default: .peers, where `make benchmark` looks for them
 #   PYTHON=python3.11 benchmarks/peers.sh
 #
 # DeepSparse 1.8.0 needs Python 3.11 or older, NumPy 1 and ONNX below 1.15. Its licence allows
@@ -20,3 +20,4 @@ create() {
 
 create deepsparse deepsparse==1.8.0 'numpy<2' 'onnx<1.15'
 create openvino 'openvino>=2026.0'
+echo "The benchmark finds them by: export TVM_SPARSE_PEERS=$(cd "$folder" && pwd)"

@@ -5,8 +5,10 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -191,3 +193,59 @@ def test_addresses_have_a_host_and_a_port(address, capsys):
     with pytest.raises(SystemExit):
         main.main(["benchmark", "model.onnx", "--rpc", address])
     assert "is not like 192.168.1.20:9090" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"5",
+        b"{}",
+        b"[0, 5]",
+        b"[1, 2, 3]",
+        b'[0, {"server_info": 3}]',
+        b'[0, {"server_info": [{}]}]',
+        b"\xff\xff",
+        b"[" * 100000,
+        pytest.param(2**31 - 1, id="huge"),
+        pytest.param(-1, id="negative"),
+        pytest.param(None, id="closed"),
+    ],
+)
+def test_what_answers_is_no_tracker(answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(connection.recv(4))
+                connection.recv(100)
+                if isinstance(answer, int):
+                    connection.sendall(struct.pack("<i", answer))
+                elif answer is not None:
+                    connection.sendall(struct.pack("<i", len(answer)) + answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(RemoteError, match=r"no tracker answers at 127.0.0.1:\d+ \(it"):
+            Board("127.0.0.1", server.getsockname()[1], KEY).check()
+        thread.join()
+
+
+def test_a_tracker_that_answers_slowly(monkeypatch):
+    monkeypatch.setattr("tvm_sparse.runtime.board.CONNECT_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(connection.recv(4))
+                connection.sendall(struct.pack("<i", 1000))
+                while True:
+                    connection.sendall(b" ")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(RemoteError, match=r"no tracker answers .*timed out"):
+            Board("127.0.0.1", server.getsockname()[1], KEY).check()
+        thread.join()

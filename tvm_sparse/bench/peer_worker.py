@@ -16,10 +16,12 @@ An answer ``{"error": ".."}`` reports an exception; the worker goes on.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -192,7 +196,9 @@ class Worker:
 
 
 def main(kind: str) -> None:
-    """Answer commands until standard input ends."""
+    """Answer commands until standard input ends, or the parent does."""
+    # The parent stops this process between commands; Linux kills it with the parent all the same.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Engines print banners, so only answers use the real standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

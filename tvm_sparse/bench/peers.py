@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.runtime import children
 
 OURS = "tvm-sparse"
 """The name of our engine."""
@@ -37,7 +38,8 @@ def find_python(engine: str) -> Path:
     """Return the Python that runs `engine`.
 
     Our engine and ONNX Runtime run in this Python. Any other engine runs in the virtual environment
-    ``$TVM_SPARSE_PEERS/<engine>``, or ``.peers/<engine>`` if the variable is not set.
+    ``$TVM_SPARSE_PEERS/<engine>``. No folder is taken for it by default: a program that happens to
+    lie in the current folder must not be run.
 
     Raises
     ------
@@ -48,7 +50,12 @@ def find_python(engine: str) -> Path:
         return Path(sys.executable)
     if engine not in PEERS:
         raise PeerError(f"unknown engine {engine!r}; the known ones are {OURS}, {', '.join(PEERS)}")
-    home = Path(os.environ.get(PEERS_VARIABLE, ".peers"))
+    if not os.environ.get(PEERS_VARIABLE):
+        raise PeerError(
+            f"not installed: benchmarks/peers.sh creates a folder of virtual environments; name it "
+            f"in {PEERS_VARIABLE}"
+        )
+    home = Path(os.environ[PEERS_VARIABLE])
     python = (home / engine / "bin" / "python").absolute()
     if not python.exists():
         raise PeerError(
@@ -77,7 +84,7 @@ class PeerProcess:
     def __init__(self, engine: str) -> None:
         self.engine = engine
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = subprocess.Popen(
+        self._process = children.start(
             [find_python(engine), _WORKER, engine],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from tvm_sparse.cli import (
     benchmark,
     compile,
     demo,
+    ending,
     prune,
     run,
     streams,
@@ -39,16 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         The exit status: 0; 2 after a mistake of the user, which is one line on standard error; 130
-        after Ctrl-C; 141 if nobody reads standard output any more.
+        after Ctrl-C, and 128 and its number after another signal that ends the program; 141 if
+        nobody reads standard output any more.
     """
+    if arguments is None:
+        ending.by_signals()
     with streams.opened():
         return _run(_parser().parse_args(arguments))
 
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        with _warnings_on_stderr():
+        with ending.unwinding(), _warnings_on_stderr():
             options.verb(options)
+    except ending.Ended as ended:
+        return ended.status
     except TvmSparseError as error:
         _print_error(str(error), options.debug)
         return 2

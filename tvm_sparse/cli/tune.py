@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tvm_sparse.cli import arguments, streams
+from tvm_sparse.cli import arguments, ending, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
                 records=records,
                 progress=progress,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ending.Ended):
         print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
         raise
     if options.json:

@@ -10,9 +10,11 @@ TVM's client waits without limit. Call these functions in a process that can be 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,9 @@ CONNECT_SECONDS = 5.0
 
 HOLD_SECONDS = 3600.0
 """Seconds after which a board frees itself if this program has disappeared."""
+
+_SUMMARY_BYTES = 1 << 24
+"""The most bytes of a tracker's list of servers."""
 
 # TVM's affinity mode of one thread per core, the fastest cores first.
 _ONE_CORE_EACH = 1
@@ -72,7 +77,7 @@ class Board:
         try:
             with socket.create_connection(address, CONNECT_SECONDS) as connection:
                 keys = _keys(connection) if self.key else []
-        except (OSError, struct.error, ValueError) as error:
+        except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             module = "rpc_tracker" if self.key else "rpc_server"
             raise RemoteError(
@@ -116,14 +121,44 @@ class Board:
 
 
 def _keys(connection: socket.socket) -> list[str]:
-    """Return the keys of a tracker's servers."""
+    """Return the keys of a tracker's servers.
+
+    Raises
+    ------
+    OSError
+        If the connection breaks, or the answer does not come in time.
+    ValueError
+        If the answer is not that of a tracker.
+    """
+    end = time.monotonic() + CONNECT_SECONDS
     magic = struct.pack("<i", base.RPC_TRACKER_MAGIC)
     connection.sendall(magic)
-    if base.recvall(connection, len(magic)) != magic:
+    if _receive(connection, len(magic), end) != magic:
         raise ValueError("what listens there is no tracker")
     base.sendjson(connection, [base.TrackerCode.SUMMARY])
-    _, summary = base.recvjson(connection)
-    return [str(server["key"]).removeprefix("server:") for server in summary["server_info"]]
+    (size,) = struct.unpack("<i", _receive(connection, 4, end))
+    if not 0 < size <= _SUMMARY_BYTES:
+        raise ValueError(f"its answer is said to have {size} bytes")
+    try:
+        _, summary = json.loads(_receive(connection, size, end))
+        return [str(server["key"]).removeprefix("server:") for server in summary["server_info"]]
+    except (LookupError, RecursionError, TypeError, ValueError):
+        raise ValueError("its answer is not that of a tracker") from None
+
+
+def _receive(connection: socket.socket, size: int, end: float) -> bytes:
+    """Return the next `size` bytes; all of them must come until the time `end`."""
+    received = b""
+    while len(received) < size:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        connection.settimeout(left)
+        chunk = connection.recv(min(size - len(received), 1 << 16))
+        if not chunk:
+            raise ConnectionResetError("it closed the connection")
+        received += chunk
+    return received
 
 
 def use_threads(session: rpc.RPCSession, threads: int | None) -> int:

@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from types import TracebackType
 from typing import Any
 
 from tvm_sparse.errors import TvmSparseError
+from tvm_sparse.runtime import children
 
 
 class CommandError(TvmSparseError):
@@ -42,6 +44,7 @@ class IsolatedProcess:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._is_over = False
+        self._ending = threading.Lock()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
 
     def __enter__(self) -> IsolatedProcess:
@@ -92,9 +95,10 @@ class IsolatedProcess:
 
     def kill(self) -> None:
         """End the process, even while another thread waits for it; no call starts it again."""
-        self._is_over = True
-        if self._process is not None:
-            self._process.kill()
+        with self._ending:
+            self._is_over = True
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
         """End the process; no other thread may be waiting for it."""
@@ -106,14 +110,17 @@ class IsolatedProcess:
         self._log.seek(0)
         self._log.truncate()
         # The process gets its own session, so that Ctrl-C reaches only this program.
-        process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        self._process = process
+        with self._ending:
+            if self._is_over:
+                raise ProcessDied("ended")
+            process = children.start(
+                [*children.PYTHON, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+            self._process = process
         self._read_line(process, _START_SECONDS, "start")
         return process
 
@@ -158,9 +165,10 @@ _START_SECONDS = 120.0
 def serve(commands: object) -> None:
     """Answer commands until standard input ends.
 
-    A command that exceeds its limit ends the process, even if the caller is gone: the default
-    action of the alarm needs no Python.
+    A command that exceeds its limit ends the process, and so does the end of the caller. Neither
+    needs any Python.
     """
+    children.end_with_parent()
     # The prints of a command must not get among the answers.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -8,13 +8,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tvm.support import cc
 
 from tvm_sparse.errors import LibraryError
+from tvm_sparse.runtime import children
 
 LINKERS = ("auto", "zig", "gcc")
 """``"auto"`` is the compiler of the system if there is one, else zig."""
@@ -44,7 +44,7 @@ def link_command(machine: str, linker: str = "auto") -> list[str]:
     if compiler and linker != "zig":
         return compiler
     if importlib.util.find_spec("ziglang") and linker != "gcc":
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
+        return [*children.PYTHON, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{_GLIBC}"]
     raise LibraryError(
         f"no {'linker' if linker == 'auto' else linker} for {machine}: either "
         f"`pip install ziglang` (the extra `arm` of tvm-sparse), or install {_package(machine)}"

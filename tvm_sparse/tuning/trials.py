@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -187,7 +187,7 @@ class _Run:
             libraries = [job.search.library(p) for p in (*job.plans, job.search.incumbent())]
             if not device.is_remote:
                 # A build on this machine would disturb the measurement.
-                wait(libraries)
+                _wait(libraries)
             try:
                 with device.session(job.search.task.arguments):
                     (self._final if job.is_final else self._trials)(device, job)
@@ -267,3 +267,13 @@ class _Run:
             self._done += 1
             state = Progress(self._done, self._total, search.task.name, best, default)
             self._progress(state)
+
+
+def _wait(libraries: Sequence[Future[Path]]) -> None:
+    """Wait until libraries are built, or could not be.
+
+    `concurrent.futures.wait` would not wake when builds are cancelled.
+    """
+    for library in libraries:
+        with contextlib.suppress(CancelledError):
+            library.exception()
