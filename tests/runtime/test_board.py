@@ -223,6 +223,9 @@ def test_what_answers_is_no_tracker(answer):
                     connection.sendall(struct.pack("<i", answer))
                 elif answer is not None:
                     connection.sendall(struct.pack("<i", len(answer)) + answer)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(100):
+                    pass
 
         thread = threading.Thread(target=serve)
         thread.start()
