@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         after Ctrl-C, and 128 and its number after another signal that ends the program; 141 if
         nobody reads standard output any more.
     """
-    if arguments is None:
-        ending.by_signals()
     with streams.opened():
+        if arguments is None:
+            ending.by_signals()
         return _run(_parser().parse_args(arguments))
 
 
