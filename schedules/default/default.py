@@ -29,12 +29,17 @@ from tvm_sparse.schedules.default.special_values import keep_nan_in_reductions
 from tvm_sparse.schedules.default.tiled_reduction import tile_reduction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tvm.s_tir.schedule import LoopRV, SBlockRV
 
     from tvm_sparse.cpu.profile import CpuProfile
 
 TILE = line_elements(DType.FLOAT32)
 """Values on a side of the tiles of a transpose."""
+MOST_LOADS = 64
+"""Loads in all copies of an expression that is inlined where it is read more than once. Otherwise
+a chain such as ``x + x`` would double with each operator."""
 CHUNKS_PER_CORE = 4
 """Parts, for each core, into which a parallel loop is cut."""
 
@@ -90,11 +95,23 @@ def _inline(schedule: s_tir.Schedule) -> None:
         cheap = not _is_costly(schedule.get(block).body)
         if not cheap and any(_is_costly(schedule.get(c).body) for c in consumers):
             continue
+        if _copied_loads(schedule, block, consumers) > MOST_LOADS:
+            continue
         if once or (cheap and all(_is_injective(schedule, c) for c in consumers)):
             try:
                 schedule.compute_inline(block)
             except s_tir.ScheduleError:
                 continue  # The block computes a result of the function.
+
+
+def _copied_loads(
+    schedule: s_tir.Schedule, block: SBlockRV, consumers: Sequence[SBlockRV]
+) -> int:
+    """Return the loads in the copies of a block that one consumer gets; 0 if it gets one copy."""
+    (result, *_) = schedule.get(block).writes
+    readers = (loads(schedule.get(consumer).body) for consumer in consumers)
+    copies = max(sum(load.source.same_as(result.source) for load in found) for found in readers)
+    return copies * len(loads(schedule.get(block).body)) if copies > 1 else 0
 
 
 def _is_costly(body: tirx.Stmt) -> bool:

@@ -10,6 +10,8 @@ from tvm import relax, tirx
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.schedules.default.default import MOST_LOADS
+from tvm_sparse.schedules.default.reduction import loads
 
 OPS = relax.op
 
@@ -305,3 +307,15 @@ def test_functions_are_not_nested(function):
     calls = [len(re.findall(r"T\.(?:sigmoid|tanh|erf)\(", line)) for line in plain.splitlines()]
     assert max(calls) == 1
     assert sum(calls) >= 5
+
+
+def test_a_chain_that_doubles_its_operand_stays_small():
+    def doubled(builder, x):
+        for _ in range(40):
+            x = builder.emit(OPS.add(x, x))
+        return x
+
+    (function,) = (
+        f for f in check(doubled, [(4,)]).functions.values() if isinstance(f, tirx.PrimFunc)
+    )
+    assert len(loads(function.body)) <= 40 // 6 * MOST_LOADS + MOST_LOADS
