@@ -33,6 +33,7 @@ from tvm_sparse.schedules.emit.expressions import (
     constant,
     float_of,
     int_constant,
+    maximum,
     multiply_add,
     polynomial,
     shift_left,
@@ -220,9 +221,7 @@ def silu(x: Expr) -> Expr:
 
 def relu(x: Expr) -> Expr:
     """Return the larger of `x` and 0."""
-    let = Lets()
-    x = let(x)
-    return let.around(Select(x < constant(0, x), constant(0, x), x))
+    return maximum(x, constant(0, x))
 
 
 def relu6(x: Expr) -> Expr:
