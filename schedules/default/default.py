@@ -104,9 +104,7 @@ def _inline(schedule: s_tir.Schedule) -> None:
                 continue  # The block computes a result of the function.
 
 
-def _copied_loads(
-    schedule: s_tir.Schedule, block: SBlockRV, consumers: Sequence[SBlockRV]
-) -> int:
+def _copied_loads(schedule: s_tir.Schedule, block: SBlockRV, consumers: Sequence[SBlockRV]) -> int:
     """Return the loads in the copies of a block that one consumer gets; 0 if it gets one copy."""
     (result, *_) = schedule.get(block).writes
     readers = (loads(schedule.get(consumer).body) for consumer in consumers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tvm.tirx import Broadcast, FloatImm, Let, Max, Min, Select, Var
+from tvm.tirx import Broadcast, FloatImm, Let, Max, Min, Var
 from tvm.tirx.script import builder as T
 
 if TYPE_CHECKING:
