@@ -23,6 +23,7 @@ from tvm_sparse.errors import ModelError, border
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.checker import fault
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
+from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.checks.nodes import check_nodes
 from tvm_sparse.frontends.fallback import partition
 from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, first_line
@@ -30,6 +31,7 @@ from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.submodel import qualified
+from tvm_sparse.frontends.untouched_weights import untouched_weights
 from tvm_sparse.frontends.value_types import ValueType, value_types
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.specs import Fallback
@@ -87,10 +89,8 @@ def _imported(
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     names = {node.name for node in model.graph.node}
     distrusted = {node: why for node, why in (distrusted or {}).items() if node in names}
-    serialized = model.SerializeToString()
-    del model  # weights are hundreds of megabytes: never more copies than needed
     with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
-        model, mod, fallbacks = _import(serialized, folder, Path(scratch), no_fallback, distrusted)
+        model, mod, fallbacks = _import(model, folder, Path(scratch), no_fallback, distrusted)
     reasons = {node: found.reason for found in fallbacks for node in found.nodes}
     for layer in layers:
         if layer["layer"] in reasons:
@@ -193,7 +193,7 @@ class _Form:
 
 
 def _import(
-    serialized: bytes,
+    model: onnx.ModelProto,
     folder: Path,
     scratch: Path,
     no_fallback: str,
@@ -203,7 +203,7 @@ def _import(
     refused: list[tuple[_Form, dict[int, str], ModelError]] = []
     # ONNX Runtime writes out operators that TVM can convert, such as GroupNormalization; so the
     # model as it is gets its turn, too.
-    for form in _forms(serialized, folder, scratch):
+    for form in _forms(model, folder, scratch):
         found = {
             position: distrusted[node.name]
             for position, node in enumerate(form.model.graph.node)
@@ -228,27 +228,33 @@ def _import(
     raise refused[0][2]
 
 
-def _forms(serialized: bytes, folder: Path, scratch: Path) -> Iterator[_Form]:
+def _forms(model: onnx.ModelProto, folder: Path, scratch: Path) -> Iterator[_Form]:
     """Yield the model as ONNX Runtime simplifies it, if it does, and as it is."""
     version = f"ONNX Runtime {onnxruntime.__version__}"
     try:
-        simple = _simplify(serialized, folder, scratch)
+        simple = _simplify(model, folder, scratch)
     except _Refused as refusal:
-        if wrong := fault(onnx.load_from_string(serialized)):
+        if wrong := fault(model):
             raise ModelError(f"not a valid model: {refusal} (onnx.checker: {wrong})") from None
         tried = f"not simplified, since {version} said: {refusal}"
     else:
         tried = f"simplified by {version}"
         yield _Form(simple, scratch, tried)
-    yield _Form(onnx.load_from_string(serialized), folder, tried)
+    yield _Form(model, folder, tried)
 
 
 class _Refused(Exception):
     """ONNX Runtime's reason for not simplifying a model."""
 
 
-def _simplify(serialized: bytes, folder: Path, scratch: Path) -> onnx.ModelProto:
-    """Return the simplified model, whose large weights lie in a file in `scratch`."""
+def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
+    """Return the simplified model, whose large weights lie in it or in a file in `scratch`."""
+    return with_light_weights(
+        model, lambda light: _simplified(light, folder, scratch), untouched_weights(model)
+    )
+
+
+def _simplified(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(scratch / "model.onnx")
@@ -263,7 +269,7 @@ def _simplify(serialized: bytes, folder: Path, scratch: Path) -> onnx.ModelProto
         options.add_session_config_entry(key, value)
     try:
         onnxruntime.InferenceSession(
-            serialized,
+            model.SerializeToString(),
             options,
             providers=["CPUExecutionProvider"],
             disabled_optimizers=_DISABLED_OPTIMIZERS,
@@ -274,6 +280,6 @@ def _simplify(serialized: bytes, folder: Path, scratch: Path) -> onnx.ModelProto
     simple = onnx.load(options.optimized_model_filepath, load_external_data=False)
     simple = drop_empty_operands(simple)
     foreign = {node.domain for node in simple.graph.node} - {"", "ai.onnx"}
-    if foreign and foreign - {n.domain for n in onnx.load_from_string(serialized).graph.node}:
+    if foreign and foreign - {n.domain for n in model.graph.node}:
         raise _Refused(f"it needs operators of {', '.join(sorted(foreign))}")
     return simple

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import onnx
 from onnx.external_data_helper import uses_external_data
@@ -12,15 +12,29 @@ SMALLEST = 1024
 
 
 def with_light_weights(
-    model: onnx.ModelProto, change: Callable[[onnx.ModelProto], onnx.ModelProto]
+    model: onnx.ModelProto,
+    change: Callable[[onnx.ModelProto], onnx.ModelProto],
+    large: Collection[str] | None = None,
 ) -> onnx.ModelProto:
-    """Return what `change` makes of a model, while large weights of the main graph are inputs."""
-    large = [
-        tensor
-        for tensor in model.graph.initializer
-        if tensor.ByteSize() >= SMALLEST or uses_external_data(tensor)
-    ]
-    names = {tensor.name for tensor in large}
+    """Return what `change` makes of a model, while large weights of the main graph are inputs.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        Stays as it is.
+    change : callable
+        Returns a changed model; it may keep the names of large weights only.
+    large : collection of str, optional
+        The names of the weights; by default all from `SMALLEST` bytes on, and external ones.
+    """
+    if large is None:
+        large = {
+            tensor.name
+            for tensor in model.graph.initializer
+            if tensor.ByteSize() >= SMALLEST or uses_external_data(tensor)
+        }
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in large]
+    names = set(large)
     light = onnx.ModelProto()
     for part in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
         setattr(light, part, getattr(model, part))
@@ -35,11 +49,11 @@ def with_light_weights(
     graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-        for tensor in large
+        for tensor in weights
     )
     changed = change(light)
     inputs = [value for value in changed.graph.input if value.name not in names]
     del changed.graph.input[:]
     changed.graph.input.extend(inputs)
-    changed.graph.initializer.extend(large)
+    changed.graph.initializer.extend(weights)
     return changed
