@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from tvm_sparse.testing.random_graphs import check
-from tvm_sparse.testing.random_graphs.case import Options, random_case
+from tvm_sparse.testing.random_graphs.case import Case, Options, random_case
 from tvm_sparse.testing.random_graphs.graph import Graph, to_model
 from tvm_sparse.testing.random_graphs.run_nodes import Unfit
 from tvm_sparse.testing.random_graphs.shrink import shrink
@@ -110,6 +110,16 @@ def test_a_failure_becomes_small():
     assert small.options == Options("native", 2, "auto")
     assert list(small.inputs) == [value.name for value in small.model.graph.input]
     onnx.checker.check_model(small.model, full_check=True)
+
+
+def test_other_outputs_of_a_node_do_not_keep_a_failure_from_being_small():
+    graph = Graph(0, opset=17)
+    x = graph.input(graph.normal([4, 6]))
+    a, b = graph.add_all("Split", x, np.array([2, 2], "int64"), outputs=2, axis=0)
+    y = graph.add("Add", graph.add("Relu", a), b)
+    case = Case(to_model(graph, [y]), {x: graph.values[x]}, Options())
+    small = shrink(case, lambda one: "Split" in [n.op_type for n in one.model.graph.node])
+    assert [node.op_type for node in small.model.graph.node] == ["Split"]
 
 
 def test_a_model_has_only_what_its_outputs_need():

@@ -46,6 +46,7 @@ class Runner:
         self.nodes, self.folder = nodes, folder
         self.outcomes: dict[int, str] = {}
         self._local = threading.local()
+        self._counting = threading.Lock()
         self._start = time.monotonic()
         self._processes: list[IsolatedProcess] = []
 
@@ -53,16 +54,15 @@ class Runner:
         """Run a graph; a failure is printed and shrunk."""
         found = self._call("graph", seed=seed, nodes=self.nodes)
         kind = found.split(":")[0]
-        self.outcomes[seed] = found
+        with self._counting:
+            self.outcomes[seed] = found
+            if len(self.outcomes) % 50 == 0:
+                seconds = time.monotonic() - self._start
+                self._say(f"{len(self.outcomes)} graphs, {seconds:.0f} s: {self}")
+        if kind != RIGHT:
+            self._say(f"seed {seed}: {found}")
         if kind not in (RIGHT, REFUSED):
-            self._say(f"seed {seed}: {found}")
             self._shrink(seed, kind)
-        elif kind == REFUSED:
-            self._say(f"seed {seed}: {found}")
-        if len(self.outcomes) % 50 == 0:
-            self._say(
-                f"{len(self.outcomes)} graphs, {time.monotonic() - self._start:.0f} s: {self}"
-            )
 
     def close(self) -> None:
         """End all processes."""

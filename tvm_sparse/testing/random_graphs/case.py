@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tvm_sparse.testing.random_graphs import (
 )
 from tvm_sparse.testing.random_graphs.graph import Graph, to_model
 from tvm_sparse.testing.random_graphs.run_nodes import Array
+from tvm_sparse.verification.comparison import Reference
 
 Rule = Callable[[Graph], list[str]]
 
@@ -159,10 +161,6 @@ def _outputs(graph: Graph, choices: random.Random) -> list[str]:
 
 def values_of(case: Case, names: list[str]) -> dict[str, np.ndarray]:
     """Return the values of tensors of a model, as ONNX Runtime computes them unoptimized."""
-    from pathlib import Path
-
-    from tvm_sparse.verification.comparison import Reference
-
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     del model.graph.output[:]

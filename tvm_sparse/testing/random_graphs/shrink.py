@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 from onnx import helper
 
 from tvm_sparse.testing.random_graphs.case import Case, Options, values_of
+from tvm_sparse.testing.random_graphs.run_nodes import Array
 
 Fails = Callable[[Case], bool]
 
@@ -69,8 +70,9 @@ def _smaller(case: Case) -> Iterator[Case]:
                 yield _with_outputs(case, [name])
     made = [name for node in nodes for name in node.output if name]
     values = values_of(case, made)
+    read = {name for node in nodes for name in node.input}
     for name in reversed(made):
-        if name not in names:
+        if name in read and name not in names:
             yield _replaced(case, {}, {name: values[name]})
     for node in reversed(nodes):
         for source in node.input:
@@ -91,7 +93,7 @@ def _with_outputs(case: Case, names: list[str]) -> Case:
     return _pruned(dataclasses.replace(case, model=model))
 
 
-def _replaced(case: Case, renamed: dict[str, str], new_inputs: dict[str, object]) -> Case:
+def _replaced(case: Case, renamed: Mapping[str, str], new_inputs: Mapping[str, Array]) -> Case:
     """Return a case in which tensors are inputs, or are read in the place of others."""
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
@@ -103,7 +105,7 @@ def _replaced(case: Case, renamed: dict[str, str], new_inputs: dict[str, object]
                 node.output[position] = f"{name}_unread"
     model.graph.input.extend(_info(name, array) for name, array in new_inputs.items())
     inputs = {**case.inputs, **new_inputs}
-    return _pruned(dataclasses.replace(case, model=model, inputs=inputs))  # type: ignore[arg-type]
+    return _pruned(dataclasses.replace(case, model=model, inputs=inputs))
 
 
 def _pruned(case: Case) -> Case:
@@ -129,6 +131,6 @@ def _pruned(case: Case) -> Case:
     return dataclasses.replace(case, model=model, inputs=inputs)
 
 
-def _info(name: str, array: object) -> onnx.ValueInfoProto:
-    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)  # type: ignore[attr-defined]
-    return helper.make_tensor_value_info(name, dtype, array.shape)  # type: ignore[attr-defined]
+def _info(name: str, array: Array) -> onnx.ValueInfoProto:
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return helper.make_tensor_value_info(name, dtype, array.shape)
