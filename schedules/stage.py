@@ -8,6 +8,7 @@ PrimFunc.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -145,10 +146,16 @@ class Stage(ABC):
         sources : mapping of str to int
             Where the operands in `panels` come from, as `Edge.source`.
         """
+        edges = tuple(Edge(source, self.panels[name][1]) for name, source in sources.items())
+        return dataclasses.replace(self._unconnected, edges=edges)
+
+    @functools.cached_property
+    def _unconnected(self) -> StageShape:
+        """The facts without edges: a stage is planned in many regions, and its cost asked once."""
         return StageShape(
             name=self.name,
             tensor=self.tensor,
-            edges=tuple(Edge(source, self.panels[name][1]) for name, source in sources.items()),
+            edges=(),
             tiles=self.tiles,
             cycles=self.cycles(),
             weight_bytes=self.weight_bytes(),

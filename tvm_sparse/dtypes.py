@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from enum import StrEnum
 
@@ -12,12 +13,12 @@ class DType(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
 
-    @property
+    @functools.cached_property
     def bits(self) -> int:
         """Bits of an element."""
         return int(self.value.lstrip(string.ascii_lowercase))
 
-    @property
+    @functools.cached_property
     def bytes(self) -> int:
         """Bytes of an element."""
         return self.bits // 8

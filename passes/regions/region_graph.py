@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -47,6 +47,11 @@ class Node:
     def images(self) -> int | None:
         """The number of images that the operator works on; None if any number will do."""
         return images_of(self.binding.value)
+
+    @functools.cached_property
+    def operands(self) -> dict[str, relax.Expr]:
+        """The tensors that the operator reads, by name."""
+        return operands_of(self.binding.value)
 
     @property
     def name(self) -> str:
@@ -143,7 +148,8 @@ def region_of(nodes: Sequence[Node], cpu: CpuProfile) -> Region | None:
         return None
     images = next(iter(known), 1)
     stages = [node.stage(images, cpu) for node in nodes]
-    return _connect([node.binding for node in nodes], stages, _outputs(nodes), images)
+    results = [node.binding.var for node in nodes]
+    return _connect(results, [node.operands for node in nodes], stages, _outputs(nodes))
 
 
 def _outputs(nodes: Sequence[Node]) -> tuple[int, ...]:
@@ -160,27 +166,28 @@ def build_region(
 ) -> Region | None:
     """Return the region of some bindings, whose `outputs` are used outside, with new stages."""
     stages = [stage_of(binding.value, images, cpu) for binding in bindings]
-    return _connect(bindings, stages, outputs, images)
+    results = [binding.var for binding in bindings]
+    reads = [operands_of(binding.value) for binding in bindings]
+    return _connect(results, reads, stages, outputs)
 
 
 def _connect(
-    bindings: Sequence[relax.VarBinding],
+    results: Sequence[relax.Var],
+    reads: Sequence[Mapping[str, relax.Expr]],
     stages: Sequence[Stage | None],
     outputs: tuple[int, ...],
-    images: int,
 ) -> Region | None:
-    made = {binding.var: i for i, binding in enumerate(bindings)}
+    made = {var: i for i, var in enumerate(results)}
     inputs: dict[relax.Var, int] = {}
     tensors: list[Tensor] = []
     connected: list[Stage] = []
     operands: list[dict[str, int]] = []
-    for binding, stage in zip(bindings, stages, strict=True):
+    for read, stage in zip(reads, stages, strict=True):
         if stage is None:
             return None
         sources = {}
-        reads = operands_of(binding.value)
         for name, (tensor, rows) in stage.panels.items():
-            value = reads[name]
+            value = read[name]
             if value in made:
                 is_image = len(known_shape(value)) == 4  # Scratch memory holds panels only.
                 if rows is None or is_image:

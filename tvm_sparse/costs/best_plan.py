@@ -8,7 +8,7 @@ from typing import Literal
 
 from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.columns.shapes import RegionShape
-from tvm_sparse.costs.overlap import expected_scratch_bytes
+from tvm_sparse.costs.overlap import Rows, expected_scratch_bytes
 from tvm_sparse.costs.regions import Prediction, predict_best
 from tvm_sparse.cpu.profile import CpuProfile
 
@@ -31,7 +31,7 @@ def best_plan(
         ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
     """
     overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
-    return predict_best(region, promising_plans(region, cpu, overlaps), cpu)
+    return predict_best(region, *_promising(region, cpu, overlaps), cpu)
 
 
 def promising_plans(
@@ -43,6 +43,13 @@ def promising_plans(
     of the last stage. Steps are a few of its tiles. Plans that need more scratch memory than the L2
     cache holds are left out.
     """
+    return _promising(region, cpu, overlaps)[0]
+
+
+def _promising(
+    region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap]
+) -> tuple[list[ColumnPlan], Rows]:
+    """Return the plans worth a prediction, and the scratch memory that each is expected to need."""
     region = region.planned
     tile = region.stages[-1].tiles.rows
     most = -(-region.height // tile)
@@ -55,6 +62,9 @@ def promising_plans(
         for step in [*(step * tile for step in STEPS if step * tile < size), size]
         for overlap in (overlaps if step < size else overlaps[:1])
     ]
-    fits = expected_scratch_bytes(region, plans) <= cpu.l2_bytes
-    fitting = list(itertools.compress(plans, fits))
-    return fitting or [ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])]
+    scratch = expected_scratch_bytes(region, plans)
+    fits = scratch <= cpu.l2_bytes
+    if fits.any():
+        return list(itertools.compress(plans, fits)), scratch[fits]
+    plans = [ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])]
+    return plans, expected_scratch_bytes(region, plans)

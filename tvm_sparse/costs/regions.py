@@ -28,7 +28,7 @@ from tvm_sparse.costs.column import (
     CostVector,
     outside,
 )
-from tvm_sparse.costs.overlap import Columns, expected_scratch_bytes
+from tvm_sparse.costs.overlap import Columns, Rows, expected_scratch_bytes
 from tvm_sparse.costs.traffic import Distance, Traffic, caches, moved
 from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.cpu.profile import CpuProfile
@@ -83,11 +83,12 @@ def predict(region: RegionShape, plan: ColumnPlan, cpu: CpuProfile) -> Predictio
     cpu : CpuProfile
         The processor, all of whose cores take part.
     """
-    return predict_best(region, [plan], cpu)[1]
+    scratch = expected_scratch_bytes(region.planned, [plan])
+    return predict_best(region, [plan], scratch, cpu)[1]
 
 
 def predict_best(
-    region: RegionShape, plans: Sequence[ColumnPlan], cpu: CpuProfile
+    region: RegionShape, plans: Sequence[ColumnPlan], scratch_bytes: Rows, cpu: CpuProfile
 ) -> tuple[ColumnPlan, Prediction]:
     """Return the first of the plans with the least expected seconds, and its cost.
 
@@ -97,6 +98,8 @@ def predict_best(
         Stages with their compute cycles.
     plans : sequence of ColumnPlan
         One or more plans.
+    scratch_bytes : ndarray
+        The bytes of intermediate results that a core is expected to keep with each plan.
     cpu : CpuProfile
         The processor, all of whose cores take part.
     """
@@ -132,7 +135,7 @@ def predict_best(
     return plans[best], _prediction(
         busiest,
         work[best].sum(axis=0),
-        scratch_bytes=int(expected_scratch_bytes(region, [plans[best]])[0]),
+        scratch_bytes=int(scratch_bytes[best]),
         working_set_bytes=round(float(columns.step_bytes[mine].max())),
         halo_share=_halo_share(region, columns, mine, stands_for[best]),
         columns=int(counts[best]),
