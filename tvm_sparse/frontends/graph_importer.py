@@ -111,7 +111,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             if node.domain == DOMAIN:
                 self._call_submodel(node)
                 continue
-            reason = _no_converter(node)
+            reason = no_converter(node)
             try:
                 if not reason:
                     super()._construct_nodes(onnx.GraphProto(node=[node]))
@@ -235,10 +235,16 @@ def _without_prints() -> Iterator[None]:
         names.pop("print", None)
 
 
-def _no_converter(node: onnx.NodeProto) -> str:
+def no_converter(node: onnx.NodeProto) -> str:
+    """Return why no converter exists for the operator of a node; empty if there is one."""
     known = {"If", "Constant", *RECURRENT, *onnx_frontend._get_convert_map()}
     if node.op_type in known and node.domain in ("", "ai.onnx"):
         return ""
+    if node.op_type in ("Loop", "Scan") and node.domain in ("", "ai.onnx"):
+        return (
+            "its length is known only at run time, its iterations are too many or too large to be "
+            "written out, or they have nodes that cannot be compiled"
+        )
     return "it has no converter in TVM"
 
 

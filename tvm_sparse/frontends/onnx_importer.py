@@ -26,7 +26,12 @@ from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.checks.nodes import check_nodes
 from tvm_sparse.frontends.fallback import partition
-from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, first_line
+from tvm_sparse.frontends.graph_importer import (
+    GraphImporter,
+    NotConverted,
+    first_line,
+    no_converter,
+)
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
@@ -84,7 +89,7 @@ def _imported(
     no_fallback: str,
     distrusted: Mapping[str, str] | None,
 ) -> ImportedModel:
-    model = canonical(model, folder)
+    model = canonical(model, folder, lambda node: not no_converter(node))
     check_nodes(model, folder)  # before ONNX Runtime computes constants, of whatever size
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     names = {node.name for node in model.graph.node}

@@ -7,11 +7,13 @@ that does not need it. What a single node says about its attributes is not rewri
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 
 from tvm_sparse.frontends.canonical.block_constants import dequantize_constants
+from tvm_sparse.frontends.canonical.control_flow import write_out
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.canonical.functions import inline_functions
 from tvm_sparse.frontends.canonical.opset import raise_opset
@@ -19,7 +21,9 @@ from tvm_sparse.frontends.canonical.quantized_recurrent import dequantize_recurr
 from tvm_sparse.frontends.canonical.sparse_tensors import make_dense
 
 
-def canonical(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+def canonical(
+    model: onnx.ModelProto, folder: Path, is_converted: Callable[[onnx.NodeProto], bool]
+) -> onnx.ModelProto:
     """Return the canonical form of a model, which may be the same object.
 
     Parameters
@@ -28,6 +32,8 @@ def canonical(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         The model, whose inputs have static shapes.
     folder : Path
         The folder that the locations of external weights are relative to.
+    is_converted : callable
+        Returns whether a node can be compiled, as far as its operator tells.
 
     Raises
     ------
@@ -39,4 +45,5 @@ def canonical(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     model = raise_opset(model)
     model = dequantize_constants(model, folder)
     model = dequantize_recurrent(model, folder)
+    model = write_out(model, folder, is_converted)
     return drop_empty_operands(model)

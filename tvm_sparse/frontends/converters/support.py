@@ -23,6 +23,7 @@ LIMITS = {
     "BatchNormalization": "`training_mode` of float16",
     "ConvTranspose": "`output_padding` that is not below the strides",
     "Dropout": "`training_mode` with a ratio above 0",
+    "Loop": "lengths known at run time only, loops of more than 512 nodes",
     "MaxPool": "the output `Indices`",
     "MaxUnpool": "`pads` that differ from side to side",
     "NonMaxSuppression": "everything: TVM keeps other boxes",
@@ -31,6 +32,7 @@ LIMITS = {
     "Resize": "`tf_crop_and_resize`, sizes computed at run time, interpolation of integers",
     "RoiAlign": "`mode` max; `half_pixel` with a `spatial_scale` other than 1",
     "RMSNormalization": "all axes of float16",
+    "Scan": "lengths known at run time only, loops of more than 512 nodes",
 }
 """What our converters do not do, by operator."""
 
@@ -43,7 +45,8 @@ Runtime runs the node inside of the library, or compiling ends in an error that 
 the attribute.
 
 - **ours**: a converter of this package, which may use TVM's where it is right.
-- **written out**: by the function that defines the operator in the standard.
+- **written out**: by the function that defines the operator in the standard; a loop by the nodes of
+  its iterations.
 - **TVM**: TVM's converter, under supervision.
 - **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and
   `ai.onnx.ml`, but for `DynamicQuantizeLSTM` of constant weights, which becomes an LSTM.
@@ -85,6 +88,8 @@ def rows() -> Iterator[Support]:
             yield Support(name, "ours", LIMITS.get(name, ""))
         elif name in WRITTEN_OUT:
             yield Support(name, "written out", "")
+        elif name in ("Loop", "Scan"):
+            yield Support(name, "written out", LIMITS[name])
         elif name in converters:
             unread = ", ".join(f"`{attribute}`" for attribute in _unread(schema, converters[name]))
             yield Support(name, "TVM", unread)
