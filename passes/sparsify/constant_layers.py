@@ -33,6 +33,10 @@ WIDEST = 2048
 """Pixels of the widest row of an image. A wider tensor is no image: YOLOv8 lists its 8400 boxes in
 one row."""
 
+WIDEST_KERNEL = 64
+"""Taps of the widest row of a kernel. The kernels write out the taps of a row one by one: 256 of
+them, as in constant-Q transforms of sound, are code that LLVM takes minutes to compile."""
+
 Compute: TypeAlias = Callable[[relax.Expr], relax.Call]
 """Returns the call that computes a layer from its panels."""
 
@@ -158,6 +162,9 @@ def _refused_conv(call: relax.Call, shape: tuple[int, ...]) -> str:
         return f"its layouts are {', '.join(layouts)}, and the kernels take NCHW, OIHW, NCHW"
     if shape[3] > WIDEST:
         return f"its image is {shape[3]} pixels wide, and the kernels take up to {WIDEST}"
+    width = (static_shape(call.args[1]) or (0,))[-1]
+    if width > WIDEST_KERNEL:
+        return f"its kernel is {width} taps wide, and ours take up to {WIDEST_KERNEL}"
     return ""
 
 
