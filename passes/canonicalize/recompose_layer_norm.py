@@ -19,7 +19,7 @@ import tvm
 from tvm import relax
 from tvm.relax.dpl import DFPattern, is_const, is_op, rewrite_call, wildcard
 
-from tvm_sparse.passes.ir.expressions import uniform_value
+from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.shapes import static_shape
 
 
@@ -36,9 +36,23 @@ class RecomposeLayerNorm:
             if isinstance(func, relax.Function):
                 # The pattern with beta comes first: inside it, the one without beta matches, too.
                 for root in (pattern.shifted, pattern.scaled):
-                    func = rewrite_call(root, pattern.rewrite, func)
-                after[gvar] = relax.analysis.remove_all_unused(func)
+                    if _has_mean(func):  # the search takes longer than all other passes like it
+                        func = rewrite_call(root, pattern.rewrite, func)
+                        func = relax.analysis.remove_all_unused(func)
+                after[gvar] = func
         return after
+
+
+def _has_mean(func: relax.Function) -> bool:
+    """Return whether a function calls `relax.mean`, as every written-out LayerNorm does."""
+    found: list[relax.Expr] = []
+
+    def visit(expr: relax.Expr) -> None:
+        if is_call_to(expr, "relax.mean"):
+            found.append(expr)
+
+    relax.analysis.post_order_visit(func, visit)
+    return bool(found)
 
 
 class _LayerNormPattern:

@@ -50,7 +50,8 @@ class ConstantLayer:
     layer : Layer
         The sizes and the density, on which the choice of a kernel depends.
     weight : numpy.ndarray
-        float32, ``(out_channels, in_channels)`` for a linear layer, or that of the convolution.
+        float32, ``(out_channels, in_channels)`` for a linear layer, or that of the convolution; it
+        may be a view of the constant.
     weight_shape : tuple of int
         The shape of the weight in the network, with the output channels first.
     panels : relax.Call
@@ -184,7 +185,7 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     x_shape = static_shape(x)
     assert shape is not None and x_shape is not None
     density, rows = density_of(weight), math.prod(x_shape[:-1])
-    weight = np.ascontiguousarray(weight.T)
+    weight = weight.T  # no copy yet: layers are looked at several times, and packed once
 
     def on_lanes(lanes: int, dense: ConstantLayer | None = None) -> ConstantLayer:
         problem = Linear(Layout.of(x_shape, lanes).rows, lanes, *weight.shape)

@@ -77,6 +77,7 @@ def dense_layer(
     family = dense_family(layer, cpu)
     fields = {} if tiling is None else family.to_fields(tiling)
     packed_for = tiling or family.default(layer, cpu)
+    weight = np.ascontiguousarray(weight)
     return _CALLS[family.name](panels, weight, layer.problem, packed_for, fields)
 
 

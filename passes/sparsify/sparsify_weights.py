@@ -106,6 +106,7 @@ def sparse_layer(
     panels: relax.Expr, weight: NDArray[np.float32], layer: Layer[Any], tiling: Tiling
 ) -> relax.Call:
     """Return the call that computes a layer by a sparse kernel."""
+    weight = np.ascontiguousarray(weight)
     return _CALLS[family_of(tiling).name](panels, weight, layer.problem, tiling)
 
 
