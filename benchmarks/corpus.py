@@ -8,8 +8,9 @@ a package is imported or installed. A model is compiled and saved in one process
 compared in another, and timed in a third; each has a time limit, and its failure is a row of the
 table. The exit code is 1 if a model failed or differs.
 
-A difference is relative to the largest value of an output, and may be 1e-4. Models that round to 8
-or 16 bits on the way may differ as much as ONNX Runtime does from itself, which is in brackets.
+A difference is relative to the largest value of an output, and may be 1e-4. If it is more, or the
+model rounds to 8 or 16 bits on the way, it may be as much as ONNX Runtime differs from itself,
+which is in brackets.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ _RENAMES = ("expand_dims", "reshape", "squeeze")
 _OWN = {name.removeprefix(PREFIX) for name in OPERATORS if name.startswith(PREFIX)}
 _ROUNDING = ("Quant", "Integer")
 """Operators with these words in their names round to eight bits."""
+_CLOSE = 1e-4
+"""The difference up to which a model of float32 needs no other measure."""
 _DISTURBED = 4
 """How many times ONNX Runtime runs a model with other last bits."""
 
@@ -86,7 +88,8 @@ def check_model(folder: Path, settings: Settings) -> Found:
     """Load and run a library; return its difference from ONNX Runtime without optimizations.
 
     Some models round to 8 or 16 bits on the way. A value between two steps then falls to either
-    side by the last bits of what was computed before, so that no two programs agree. For these,
+    side by the last bits of what was computed before, so that no two programs agree. Others
+    amplify what float32 rounds, such as by the logarithm of a small difference. For these,
     the result also holds how far ONNX Runtime is from itself: with optimized kernels, and with
     inputs and weights whose last bits are other ones.
 
@@ -105,7 +108,7 @@ def check_model(folder: Path, settings: Settings) -> Found:
     if model is not original:
         rounded = _onnxruntime(original, inputs, optimized=False)
         found["rounded_states"] = output_error(rounded, expected)
-    if not _rounds(model):
+    if not _rounds(model) and found["difference"] <= _CLOSE:
         return found
     own = output_error(_onnxruntime(model, inputs, optimized=True), expected)
     for seed in range(_DISTURBED):
