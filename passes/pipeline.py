@@ -41,6 +41,7 @@ from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
+from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
@@ -85,6 +86,7 @@ def canonicalize() -> Passes:
 def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passes:
     """Choose a kernel for every weight and keep the activations in panels between them."""
     return [
+        CutWideRows(cpu),
         MeasureSparsity(),
         SparsifyWeights(cpu, kernel_for),
         PackDenseWeights(cpu, kernel_for),

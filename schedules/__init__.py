@@ -23,6 +23,7 @@ from tvm_sparse.schedules.operators.row_linear import row_linear, sparse_row_lin
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
+from tvm_sparse.schedules.operators.strips import from_strips, to_strips
 from tvm_sparse.schedules.operators.upsample2d import Upsample2d, upsample2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
@@ -53,6 +54,7 @@ __all__ = [
     "default_schedule",
     "depthwise_conv2d",
     "from_panels",
+    "from_strips",
     "global_avg_pool2d",
     "global_max_pool2d",
     "image_to_panels",
@@ -68,5 +70,6 @@ __all__ = [
     "sparse_row_linear",
     "tensor_column",
     "to_panels",
+    "to_strips",
     "upsample2d",
 ]

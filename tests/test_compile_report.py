@@ -85,10 +85,6 @@ DENSE = {
         ),
         "einsum",
     ),
-    "conv1d": (
-        lambda: convolution(relax.op.nn.conv1d, (1, 32, 50), weights(32, 32, 3)),
-        "nn.conv1d",
-    ),
     "conv3d": (
         lambda: convolution(relax.op.nn.conv3d, (1, 8, 6, 6, 6), weights(16, 8, 3, 3, 3)),
         "nn.conv3d",
@@ -106,10 +102,6 @@ DENSE = {
             relax.op.nn.conv2d, (1, 8, 8, 32), weights(64, 32, 3, 3), data_layout="NHWC"
         ),
         "layouts",
-    ),
-    "one wide row": (
-        lambda: convolution(relax.op.nn.conv2d, (1, 32, 1, 5000), weights(32, 32, 1, 7)),
-        "5000 pixels wide",
     ),
 }
 

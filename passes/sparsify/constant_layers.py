@@ -29,9 +29,11 @@ from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
 
-WIDEST = 2048
-"""Pixels of the widest row of an image. A wider tensor is no image: YOLOv8 lists its 8400 boxes in
-one row."""
+LAYOUTS = {
+    "relax.nn.conv1d": ("NCW", "OIW", "NCW"),
+    "relax.nn.conv2d": ("NCHW", "OIHW", "NCHW"),
+}
+"""The layouts of data, kernel and result that our kernels compute, by the operator."""
 
 WIDEST_KERNEL = 64
 """Taps of the widest row of a kernel. The kernels write out the taps of a row one by one: 256 of
@@ -136,7 +138,7 @@ def refusal(call: relax.Call) -> str:
         A call of an operator with weights, whose second operand is a constant.
     """
     name = call.op.name.removeprefix("relax.")
-    if name not in ("matmul", "nn.conv2d"):
+    if name not in ("matmul", "nn.conv1d", "nn.conv2d"):
         return f"no sparse kernel computes {name}"
     x, weight = call.args
     other = next((t.ty.dtype for t in (x, weight) if t.ty.dtype != ACTIVATIONS), None)
@@ -147,7 +149,7 @@ def refusal(call: relax.Call) -> str:
         return "its rows are symbolic, and the kernels need static shapes"
     if 0 in shape:
         return "it has no rows"
-    return _refused_matmul(shape, weight_shape) if name == "matmul" else _refused_conv(call, shape)
+    return _refused_matmul(shape, weight_shape) if name == "matmul" else _refused_conv(call)
 
 
 def _refused_matmul(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> str:
@@ -156,13 +158,12 @@ def _refused_matmul(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> st
     return ""
 
 
-def _refused_conv(call: relax.Call, shape: tuple[int, ...]) -> str:
+def _refused_conv(call: relax.Call) -> str:
     attrs = call.attrs
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
-    if layouts != ("NCHW", "OIHW", "NCHW"):
-        return f"its layouts are {', '.join(layouts)}, and the kernels take NCHW, OIHW, NCHW"
-    if shape[3] > WIDEST:
-        return f"its image is {shape[3]} pixels wide, and the kernels take up to {WIDEST}"
+    known = LAYOUTS[call.op.name]
+    if layouts != known:
+        return f"its layouts are {', '.join(layouts)}, and the kernels take {', '.join(known)}"
     width = (static_shape(call.args[1]) or (0,))[-1]
     if width > WIDEST_KERNEL:
         return f"its kernel is {width} taps wide, and ours take up to {WIDEST_KERNEL}"

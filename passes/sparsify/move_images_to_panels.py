@@ -23,7 +23,7 @@ from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
-from tvm_sparse.passes.sparsify.constant_layers import WIDEST
+from tvm_sparse.passes.sparsify.cut_wide_rows import WIDEST
 from tvm_sparse.passes.sparsify.image_operators import (
     is_global_pool,
     match_bilinear,
@@ -57,7 +57,14 @@ class _Mover(Mover):
     def move(self) -> relax.Expr | None:
         """Return the expression that takes the place of the call, or None."""
         call = self.call
+        if is_call_to(call, operators.FROM_STRIPS.name):
+            panels = self._panels_of(call.args[0])
+            return None if panels is None else relax.Call(call.op, [panels], call.attrs)
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
+            image = self.lookup(call.args[0])
+            if is_call_to(image, operators.TO_STRIPS.name):
+                strips, lanes = operators.strips_of(image), int(call.attrs["lanes"])
+                return operators.to_strips(image.args[0], strips, lanes)
             panels = self._panels_of(operators.IMAGE_TO_PANELS.operand(call, "x"))
             is_same = panels is not None and lanes_of(panels) == call.attrs["lanes"]
             return panels if is_same else None

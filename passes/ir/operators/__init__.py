@@ -60,6 +60,13 @@ from tvm_sparse.passes.ir.operators.row_linear import (
     row_linear,
     sparse_row_linear,
 )
+from tvm_sparse.passes.ir.operators.strips import (
+    FROM_STRIPS,
+    TO_STRIPS,
+    from_strips,
+    strips_of,
+    to_strips,
+)
 from tvm_sparse.passes.ir.operators.table import OPERATORS, WITH_EPILOGUE, operator_of
 
 __all__ = [
@@ -70,6 +77,7 @@ __all__ = [
     "CONVOLUTIONS",
     "DEPTHWISE_CONV2D",
     "FROM_PANELS",
+    "FROM_STRIPS",
     "GLOBAL_AVG_POOL2D",
     "GLOBAL_MAX_POOL2D",
     "HARDSWISH",
@@ -85,6 +93,7 @@ __all__ = [
     "SPARSE_LINEAR",
     "SPARSE_ROW_LINEAR",
     "TO_PANELS",
+    "TO_STRIPS",
     "UPSAMPLE2D",
     "WITH_EPILOGUE",
     "Layout",
@@ -98,6 +107,7 @@ __all__ = [
     "depthwise_conv2d",
     "from_image",
     "from_panels",
+    "from_strips",
     "global_avg_pool2d",
     "global_max_pool2d",
     "hardswish",
@@ -119,8 +129,10 @@ __all__ = [
     "sparse_conv2d",
     "sparse_linear",
     "sparse_row_linear",
+    "strips_of",
     "to_image",
     "to_panels",
+    "to_strips",
     "upsample2d",
     "with_epilogue",
 ]

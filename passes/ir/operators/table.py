@@ -25,9 +25,10 @@ from tvm_sparse.passes.ir.operators.pool2d import (
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
 from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
+from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, TO_STRIPS
 
 RECORDS = (
-    *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE),
+    *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE, TO_STRIPS, FROM_STRIPS),
     *(SPARSE_LINEAR, LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, CONV2D, DEPTHWISE_CONV2D),
     *(LAYER_NORM, ATTENTION),

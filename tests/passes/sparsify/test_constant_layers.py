@@ -6,20 +6,11 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.sparsify.constant_layers import (
-    WIDEST,
     WIDEST_KERNEL,
     match_conv2d,
     refusal,
 )
 from tvm_sparse.testing.models import dataflow
-
-
-@pytest.mark.parametrize(("width", "is_image"), [(WIDEST, True), (WIDEST + 1, False)])
-def test_one_long_row_is_no_image(width, is_image):
-    weight = relax.const(np.ones((2, 3, 1, 1), "float32"))
-    mod = dataflow(lambda emit, x: emit(relax.op.nn.conv2d(x, weight)), (1, 3, 4, width))
-    call = mod["main"].body.blocks[0].bindings[0].value
-    assert (match_conv2d(call, profile("haswell")) is not None) == is_image
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,124 @@
+"""Copies between wide images and the panels of their strips."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import argument, job_loop, number, vector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tvm
+    from tvm.ir import Expr
+
+    from tvm_sparse.cpu.profile import CpuProfile
+    from tvm_sparse.sizes.strips import Strips
+
+
+def to_strips(
+    images: tuple[int, int, int], strips: Strips, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the copy of images into panels of their strips.
+
+    Parameters
+    ----------
+    images : tuple of int
+        Batch, channels and height of the images.
+    strips : Strips
+        How their rows are cut.
+    lanes : int
+        Lanes of the panels.
+    cpu : CpuProfile
+        Gives the vector length.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch, channels, height, width], y [batch * strips * height, channels, lanes])``,
+        float32. Lanes behind a strip hold other pixels, or 0.
+    """
+    batch, channels, height = images
+    shape = batch, channels, height, strips.width
+    width = cpu.vector_width(lanes)
+
+    def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
+        image, strip, line = place
+        first = T.bind(strip * strips.step - strips.left)
+        with T.If(T.And(first >= 0, first + lanes <= strips.width)):
+            with T.Then(), T.serial(T.int64(0), T.int64(lanes // width)) as i:
+                values = x[image, channel, line, vector(first + i * width, width)]
+                T.buffer_store(y, values, [row, channel, vector(i * width, width)])
+            with T.Else(), T.serial(T.int64(0), T.int64(lanes)) as lane:
+                pixel = T.bind(first + lane)
+                T.buffer_store(y, number(0), [row, channel, lane])
+                with T.If(T.And(pixel >= 0, pixel < strips.width)), T.Then():
+                    T.buffer_store(y, x[image, channel, line, pixel], [row, channel, lane])
+
+    return _copies("to_strips", shape, strips, lanes, copy)
+
+
+def from_strips(
+    images: tuple[int, int, int], strips: Strips, lanes: int, cpu: CpuProfile
+) -> tvm.tirx.PrimFunc:
+    """Build the copy of panels of strips into images.
+
+    Parameters
+    ----------
+    images, strips, lanes, cpu
+        As `to_strips` takes them; the height is that of the output.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * strips * height, channels, lanes], y [batch, channels, height, out_width])``,
+        float32.
+    """
+    batch, channels, height = images
+    shape = batch, channels, height, strips.out_width
+    width = cpu.vector_width(strips.pixels)
+    rest = strips.out_width - (strips.count - 1) * strips.pixels
+
+    def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
+        image, strip, line = place
+        first = T.bind(strip * strips.pixels)
+        with T.If(strip < strips.count - 1):
+            with T.Then(), T.serial(T.int64(0), T.int64(strips.pixels // width)) as i:
+                values = x[row, channel, vector(i * width, width)]
+                T.buffer_store(y, values, [image, channel, line, vector(first + i * width, width)])
+            with T.Else(), T.serial(T.int64(0), T.int64(rest)) as pixel:
+                value = x[row, channel, pixel]
+                T.buffer_store(y, value, [image, channel, line, first + pixel])
+
+    return _copies("from_strips", shape, strips, lanes, copy)
+
+
+def _copies(
+    name: str,
+    shape: tuple[int, int, int, int],
+    strips: Strips,
+    lanes: int,
+    copy: Callable[[Expr, Expr, Expr, tuple[Expr, Expr, Expr], Expr], None],
+) -> tvm.tirx.PrimFunc:
+    """Build a function ``(x, y)`` that visits every channel of every row of panels."""
+    batch, channels, height, _ = shape
+    rows = batch * strips.count * height
+    panels = rows, channels, lanes
+    order = slice(None) if name == "to_strips" else slice(None, None, -1)
+    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+        T.func_name(name)
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x, y = (argument(n, *s) for n, s in zip("xy", [shape, panels][order], strict=True))
+        with job_loop(rows, rows * channels * lanes) as i, T.sblock(name):
+            row = T.axis.spatial(T.int64(rows), i)
+            read, written = [shape, panels][order]
+            T.reads(x[tuple(slice(0, extent) for extent in read)])
+            T.writes(y[tuple(slice(0, extent) for extent in written)])
+            image = T.bind(row // (strips.count * height))
+            strip, line = T.bind(row // height % strips.count), T.bind(row % height)
+            with T.serial(T.int64(0), T.int64(channels)) as channel:
+                copy(x, y, row, (image, strip, line), channel)
+    return builder.get()

@@ -1,0 +1,73 @@
+"""Strips: pieces of the rows of wide images, so that each row of panels is short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREFERRED = 128
+"""Output pixels of a strip: a few vectors, so that the inputs of a tile stay in the L1 cache."""
+
+SHORTEST = 32
+"""Fewest output pixels of a strip."""
+
+MULTIPLE = 16
+"""Strips begin at multiples of as many output pixels, which every vector divides."""
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How a convolution's rows are cut along their width.
+
+    Strip `r` holds the output pixels from ``r * pixels`` on. It sees `span` input pixels, from
+    ``r * step - left`` on; those outside of the image are 0. Each strip is an image of the batch.
+
+    Attributes
+    ----------
+    count : int
+        Strips of a row.
+    pixels : int
+        Output pixels of a strip; the last strip may have fewer that anybody reads.
+    step, left, span : int
+        Input pixels from one strip to the next one, in front of the first one, and of each.
+    width, out_width : int
+        Pixels of a row of the input image, and of the output image.
+    """
+
+    count: int
+    pixels: int
+    step: int
+    left: int
+    span: int
+    width: int
+    out_width: int
+
+    @staticmethod
+    def of(
+        width: int, out_width: int, left: int, stride: int, reach: int, least_count: int
+    ) -> Strips:
+        """Return the strips of a convolution.
+
+        Parameters
+        ----------
+        width, out_width : int
+            Pixels of a row of the input and of the output.
+        left : int
+            Zeros in front of a row.
+        stride, reach : int
+            Input pixels from one output pixel to the next, and those that an output pixel sees.
+        least_count : int
+            Strips that a row should have at least, where they get long enough.
+        """
+        even = -(-out_width // least_count)
+        pixels = max(min(PREFERRED, even), SHORTEST, -(-reach // stride))
+        pixels = min(pixels, out_width)
+        pixels = -(-pixels // MULTIPLE) * MULTIPLE
+        return Strips(
+            count=-(-out_width // pixels),
+            pixels=pixels,
+            step=pixels * stride,
+            left=left,
+            span=(pixels - 1) * stride + reach,
+            width=width,
+            out_width=out_width,
+        )
