@@ -293,8 +293,8 @@ class TestFileLayers:
         inputs, state = analyze(path, target="haswell").layers
         assert (inputs.name, state.name) == ("/cell", "/cell")
         assert inputs.is_sparse
-        assert (state.kernel, state.shape) == ("recurrent", (1, 64 * gates, 64))
-        assert state.is_lost
+        assert (state.kernel, state.shape) == ("sparse_recurrent", (1, 64 * gates, 64))
+        assert state.is_sparse and not state.is_lost
 
     def test_analyze_names_every_layer(self, tmp_path):
         nodes = [
@@ -316,4 +316,4 @@ class TestFileLayers:
         assert list(found) == ["/embed", "/up", "/conv"]
         assert not found["/embed"].is_lost and "looked up" in found["/embed"].reason
         assert found["/up"].is_sparse
-        assert found["/conv"].is_lost and found["/conv"].reason
+        assert found["/conv"].is_sparse
