@@ -94,6 +94,21 @@ def test_last_bits_of_weights_may_decide(tmp_path):
     assert wrong.is_error
 
 
+def test_last_bits_of_large_weights_may_decide(tmp_path):
+    one = reference(
+        tmp_path,
+        helper.make_node("MatMul", ["x", "w"], ["t"]),
+        helper.make_node("Round", ["t"], ["y"]),
+        weights={"w": np.eye(8, 64, dtype="float32") / 2},
+    )
+    assert set(one._weights) == {"w"}, "a message without it is smaller"
+    halves, ones = np.ones((4, 8), "float32"), np.eye(8, 64, dtype="float32").sum(0)
+    (found,) = one.compare({"x": halves}, {"y": np.tile(ones, (4, 1))})
+    assert not found.is_error and found.share > 0.05
+    (wrong,) = one.compare({"x": halves}, {"y": np.tile(9 * ones, (4, 1))})
+    assert wrong.is_error
+
+
 def test_an_error_of_a_model_that_cannot_be_optimized_is_one(tmp_path, monkeypatch):
     one = reference(tmp_path, helper.make_node("Relu", ["x"], ["y"]))
     run = one.run

@@ -11,6 +11,7 @@ optimizations, and with inputs and weights that differ in the last bits.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
+from tvm_sparse.frontends.canonical.light import without_weights
 from tvm_sparse.frontends.canonical.quantized_recurrent import dequantize_recurrent
+from tvm_sparse.frontends.untouched_weights import untouched_weights
 from tvm_sparse.onnx_runtime import onnxruntime
 
 TOLERANCE = 1e-3
@@ -79,7 +82,16 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
-        self._serialized = dequantize_recurrent(model, folder).SerializeToString()
+        model = dequantize_recurrent(model, folder)
+        # As inputs, most of the weights need not be written into a message and read again.
+        names = untouched_weights(model)
+        self._weights = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if tensor.name in names and tensor.data_type == onnx.TensorProto.FLOAT
+        }
+        light = without_weights(model, self._weights) if self._weights else model
+        self._serialized = light.SerializeToString()
         self._folder = folder
 
     def run(self, inputs: Arrays, optimized: bool = False) -> dict[str, NDArray[np.generic]]:
@@ -105,7 +117,7 @@ class Reference:
                 self._serialized, options, providers=["CPUExecutionProvider"]
             )
             names = [output.name for output in session.get_outputs()]
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, session.run(names, {**inputs, **self._weights}), strict=True))
         # ONNX Runtime's errors share no base class below Exception.
         except Exception as error:
             raise Refused(str(error).strip().splitlines()[0]) from None
@@ -146,7 +158,9 @@ class Reference:
         for tensor in model.graph.initializer:
             if tensor.name in weights and weights[tensor.name].dtype.kind == "f":
                 tensor.CopyFrom(numpy_helper.from_array(disturbed[tensor.name], tensor.name))
-        return Reference(model, self._folder)
+        changed = copy.copy(self)
+        changed._serialized, changed._weights = model.SerializeToString(), _disturbed(self._weights)
+        return changed
 
 
 def difference(expected: NDArray[np.generic], actual: NDArray[np.generic]) -> float:

@@ -34,7 +34,17 @@ def with_light_weights(
             if tensor.ByteSize() >= SMALLEST or uses_external_data(tensor)
         }
     weights = [tensor for tensor in model.graph.initializer if tensor.name in large]
-    names = set(large)
+    changed = change(without_weights(model, large))
+    inputs = [value for value in changed.graph.input if value.name not in large]
+    del changed.graph.input[:]
+    changed.graph.input.extend(inputs)
+    changed.graph.initializer.extend(weights)
+    return changed
+
+
+def without_weights(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """Return a model whose named weights are inputs, behind its other inputs."""
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in names]
     light = onnx.ModelProto()
     for part in ("ir_version", "producer_name", "producer_version", "domain", "model_version"):
         setattr(light, part, getattr(model, part))
@@ -47,13 +57,9 @@ def with_light_weights(
     graph.output.extend(model.graph.output)
     graph.value_info.extend(model.graph.value_info)
     graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
     graph.input.extend(
         onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         for tensor in weights
     )
-    changed = change(light)
-    inputs = [value for value in changed.graph.input if value.name not in names]
-    del changed.graph.input[:]
-    changed.graph.input.extend(inputs)
-    changed.graph.initializer.extend(weights)
-    return changed
+    return light
