@@ -150,8 +150,17 @@ def rewrite_with_sources(mod: tvm.IRModule, rule: SourceRule) -> tvm.IRModule:
 
 
 def _rewrite(mod: tvm.IRModule, rewriter: _Rewriter) -> tvm.IRModule:
-    for gvar, func in mod.functions_items():
-        if isinstance(func, relax.Function):
-            rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
-            rewriter.builder_.update_func(gvar, rewritten)
-    return rewriter.builder_.get()
+    try:
+        for gvar, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                rewritten = relax.analysis.remove_all_unused(rewriter.visit_expr(func))
+                rewriter.builder_.update_func(gvar, rewritten)
+        return rewriter.builder_.get()
+    finally:
+        # TVM's side of the rewriter holds the rule, which may hold the rewriter: a circle that
+        # Python cannot see, and that would keep the module with its weights for good.
+        rewriter.rule = _no_rule
+
+
+def _no_rule(call: relax.Call, lookup: Lookup, emit: Emit) -> None:
+    """Leave every call as it is."""

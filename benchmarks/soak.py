@@ -1,0 +1,246 @@
+"""Runs, loads and compiles a model again and again, as a server does that never stops.
+
+    python benchmarks/soak.py                                  # about five minutes
+    python benchmarks/soak.py --calls 2000 --loads 20 --compiles 5
+
+The table says how the memory, the threads and the open files of the process have grown from the
+first quarter of each kind of work to its end. The exit code is 1 if any grew beyond what the
+rounding of memory by the system explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx.helper import make_node
+from scripts import run_script
+
+import tvm_sparse
+from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.testing.models import pruned, write_onnx
+
+WIDTH = 512
+"""Inputs and outputs of the layers; a library holds about 1 MB of weights."""
+
+ALLOWED_BYTES = 8 << 20
+"""The most that the memory of the process may grow in one kind of work."""
+
+_CALLERS = 4
+
+
+@dataclass(frozen=True)
+class State:
+    """What the process holds.
+
+    Attributes
+    ----------
+    resident_bytes : int
+        Memory that lies in RAM.
+    threads, descriptors : int
+        Threads, and open files.
+    """
+
+    resident_bytes: int
+    threads: int
+    descriptors: int
+
+    @classmethod
+    def now(cls) -> State:
+        """Return the state after everything that nobody refers to was freed."""
+        gc.collect()
+        threads = _count("task")
+        # The threads of an engine that was forgotten take a moment to end.
+        for _ in range(100):
+            time.sleep(0.05)
+            before, threads = threads, _count("task")
+            if before == threads:
+                break
+        ctypes.CDLL(None).malloc_trim(0)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return cls(pages * os.sysconf("SC_PAGESIZE"), threads, _count("fd"))
+
+
+def _count(kind: str) -> int:
+    return len(list(Path(f"/proc/self/{kind}").iterdir()))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one kind of work changed the process.
+
+    Attributes
+    ----------
+    work : str
+        What was done.
+    count : int
+        How often it was done.
+    seconds : float
+        The time that it took.
+    first, last : State
+        The process after a quarter of the work, and after all of it.
+    """
+
+    work: str
+    count: int
+    seconds: float
+    first: State
+    last: State
+
+    @property
+    def grown_bytes(self) -> int:
+        """By how much the memory grew."""
+        return self.last.resident_bytes - self.first.resident_bytes
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether nothing grew."""
+        return (
+            self.grown_bytes <= ALLOWED_BYTES
+            and self.last.threads <= self.first.threads
+            and self.last.descriptors <= self.first.descriptors
+        )
+
+
+def repeat(work: str, count: int, once: Callable[[int], None]) -> Growth:
+    """Do something `count` times, and compare the state after a quarter with that at the end."""
+    start = time.perf_counter()
+    for number in range(count // 4):
+        once(number)
+    first = State.now()
+    for number in range(count // 4, count):
+        once(number)
+    return Growth(work, count, time.perf_counter() - start, first, State.now())
+
+
+def soak(calls: int, loads: int, compiles: int, threads: int | None = None) -> list[Growth]:
+    """Call an engine from one thread and from several, load libraries, and compile models.
+
+    Parameters
+    ----------
+    calls, loads, compiles : int
+        How often each is done.
+    threads : int, optional
+        Threads that an inference runs on; by default all usable cores.
+
+    Raises
+    ------
+    AssertionError
+        If an output changes.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, WIDTH)).astype("float32")
+    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
+        models = [_write_model(Path(folder) / f"{i}.onnx", rng) for i in range(2)]
+        libraries = [model.with_suffix(".so") for model in models]
+        expected = []
+        for model, library in zip(models, libraries, strict=True):
+            with tvm_sparse.compile(model, threads=threads) as engine:
+                engine.save(library)
+                expected.append(engine.run([x])["y"])
+
+        def check(engine: Engine, which: int) -> None:
+            np.testing.assert_array_equal(engine.run([x])["y"], expected[which])
+
+        def load(number: int) -> None:
+            which = number % 2
+            engine = tvm_sparse.load(libraries[which], threads)
+            # Every third engine comes from a pickle; half of them are forgotten, not closed.
+            engine = pickle.loads(pickle.dumps(engine)) if number % 3 == 0 else engine
+            check(engine, which)
+            if number % 4 < 2:
+                engine.close()
+
+        def compile(number: int) -> None:
+            which = number % 2
+            engine = tvm_sparse.compile(models[which], threads=threads)
+            check(engine, which)
+            engine.save(Path(folder) / "again.so")
+
+        grown = []
+        with (
+            tvm_sparse.load(libraries[0], threads) as engine,
+            ThreadPoolExecutor(_CALLERS) as callers,
+        ):
+
+            def call_from_threads(number: int) -> None:
+                list(callers.map(lambda _: check(engine, 0), range(_CALLERS)))
+
+            grown.append(repeat("calls", calls // 2, lambda number: check(engine, 0)))
+            rounds = repeat("", calls // 2 // _CALLERS, call_from_threads)
+            grown.append(
+                Growth(
+                    f"calls from {_CALLERS} threads",
+                    rounds.count * _CALLERS,
+                    rounds.seconds,
+                    rounds.first,
+                    rounds.last,
+                )
+            )
+        grown.append(repeat("loads", loads, load))
+        grown.append(repeat("compiles and saves", compiles, compile))
+    return grown
+
+
+def _write_model(path: Path, rng: np.random.Generator) -> Path:
+    weights = {f"w{i}": pruned(rng, (WIDTH, WIDTH), 0.4) for i in range(2)}
+    nodes = [
+        make_node("MatMul", ["x", "w0"], ["h"]),
+        make_node("Relu", ["h"], ["r"]),
+        make_node("MatMul", ["r", "w1"], ["y"]),
+    ]
+    return write_onnx(path, nodes, {"x": [4, WIDTH]}, ["y"], weights)
+
+
+def table(grown: list[Growth]) -> str:
+    """Return the table of the documentation, in Markdown."""
+    lines = [
+        "| work | times | seconds | MB after a quarter | MB at the end | threads | open files |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for kind in grown:
+        first, last = kind.first, kind.last
+        memory = [f"{state.resident_bytes / 1e6:.1f}" for state in (first, last)]
+        counts = [
+            f"{before} -> {after}"
+            for before, after in (
+                (first.threads, last.threads),
+                (first.descriptors, last.descriptors),
+            )
+        ]
+        cells = [kind.work, f"{kind.count:,}", f"{kind.seconds:.0f}", *memory, *counts]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line, run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=200_000)
+    parser.add_argument("--loads", type=int, default=1000)
+    parser.add_argument("--compiles", type=int, default=100)
+    parser.add_argument("--threads", type=int, help="of an inference (default: all cores)")
+    given = parser.parse_args()
+    grown = soak(given.calls, given.loads, given.compiles, given.threads)
+    print(table(grown))
+    grew = [kind.work for kind in grown if not kind.is_flat]
+    if grew:
+        print(f"grew during: {', '.join(grew)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_script(main)
