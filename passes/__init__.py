@@ -1,7 +1,7 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
+from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
-from tvm_sparse.passes.canonicalize.fold_views import FoldViews
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -33,8 +33,8 @@ __all__ = [
     "AcceptUnaligned",
     "ApplyDefaultSchedule",
     "CheckDivisors",
+    "ComputeConstants",
     "FlattenRecurrentRows",
-    "FoldViews",
     "FormRegions",
     "FuseEpilogue",
     "KeepZeros",

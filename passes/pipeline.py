@@ -20,8 +20,8 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
+from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
-from tvm_sparse.passes.canonicalize.fold_views import FoldViews
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -68,7 +68,7 @@ def canonicalize() -> Passes:
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
         KeepZeros(),
-        FoldViews(),
+        ComputeConstants(),
         relax.transform.FoldConstant(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
