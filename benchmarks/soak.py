@@ -1,6 +1,6 @@
 """Runs, loads and compiles a model again and again, as a server does that never stops.
 
-    python benchmarks/soak.py                                  # about five minutes
+    python benchmarks/soak.py                                  # about a minute
     python benchmarks/soak.py --calls 2000 --loads 20 --compiles 5
 
 The table says how the memory, the threads and the open files of the process have grown from the
