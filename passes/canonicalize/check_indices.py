@@ -9,29 +9,23 @@ Runs before constants are folded, which runs operators.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
-from tvm.script.ir_builder import IRBuilder
-from tvm.tirx.script import builder as T
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.ir.shapes import static_shape
-from tvm_sparse.schedules.emit.buffers import argument
+from tvm_sparse.schedules.operators.checked_copy import MOST, checked_copy, within
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
 NAME = "checked_indices"
 """The name of the functions that check indices."""
-
-OPAQUE = 8
-"""The pattern of operators that TVM fuses with no other."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="CheckIndices")
@@ -61,6 +55,10 @@ class _Checker(PyExprMutator):
         call = super().visit_call_(call)
         if not isinstance(call, relax.Call) or not isinstance(call.op, tvm.ir.Op):
             return call
+        if call.op.name == "relax.tensor_to_shape":
+            text = f"a size is out of range in {self.layer}: a tensor has up to {MOST} elements"
+            sizes = checked(self.builder_, call.args[0], within([MOST + 1]), text, product=True)
+            return relax.op.tensor_to_shape(sizes)
         found = _axes(call)
         if found is None:
             return call
@@ -69,17 +67,37 @@ class _Checker(PyExprMutator):
         dtype, shape = str(indices.ty.dtype), indices.ty.shape
         if "int" not in dtype or not isinstance(shape, relax.ShapeExpr):
             return call
-        text = _text(self.layer, axes)
+        text = index_error(self.layer, axes)
         if isinstance(indices, tvm.ir.GenericConst):
             _check_constant(indices.value.numpy(), axes, from_end, text)
             return call
-        function = _function(list(shape), dtype, axes, from_end, text)
-        gvar = self.builder_.add_func(function, NAME)
-        checked = relax.call_tir(gvar, [indices], relax.TensorType(shape, dtype))
-        indices = self.builder_.emit(checked)
+        indices = checked(self.builder_, indices, within(axes, from_end), text)
         if call.op.name == "relax.take":
             return relax.op.take(call.args[0], indices, call.attrs.axis, mode="clip")
         return relax.Call(call.op, [call.args[0], indices, *call.args[2:]], call.attrs)
+
+
+def checked(
+    builder: relax.BlockBuilder,
+    values: relax.Expr,
+    is_valid: Callable[[Expr, Expr], Expr],
+    text: str,
+    product: bool = False,
+) -> relax.Var:
+    """Return a variable that holds a copy of integers, all of which are valid.
+
+    Parameters
+    ----------
+    builder : relax.BlockBuilder
+        The builder that gets the call and its function.
+    values : relax.Expr
+        A tensor of integers.
+    is_valid, text, product
+        As `checked_copy` takes them.
+    """
+    dtype, shape = str(values.ty.dtype), values.ty.shape
+    gvar = builder.add_func(checked_copy(list(shape), dtype, is_valid, text, product), NAME)
+    return builder.emit(relax.call_tir(gvar, [values], relax.TensorType(shape, dtype)))
 
 
 def _axes(call: relax.Call) -> tuple[list[int], bool] | None:
@@ -107,7 +125,8 @@ _OPERATORS = frozenset(
 )
 
 
-def _text(layer: str, axes: Sequence[int]) -> str:
+def index_error(layer: str, axes: Sequence[int]) -> str:
+    """Return the message of the error for an index that is out of range."""
     sizes = " and ".join(map(str, dict.fromkeys(axes)))
     return f"an index is out of range in {layer}: it is for an axis of {sizes}"
 
@@ -116,40 +135,3 @@ def _check_constant(indices: np.ndarray, axes: Sequence[int], from_end: bool, te
     sizes = np.array(axes)
     if ((indices < (-sizes if from_end else 0)) | (indices >= sizes)).any():
         raise ModelError(text)
-
-
-def _function(
-    shape: Sequence[Expr], dtype: str, axes: Sequence[int], from_end: bool, text: str
-) -> tirx.PrimFunc:
-    """Return a function that copies indices and raises a ValueError if one is out of range."""
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
-        T.func_name(NAME)
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, "op_pattern": OPAQUE})
-        sizes = [size if isinstance(size, tirx.IntImm) else T.int64() for size in shape]
-        given, copy = argument("given", *sizes, dtype=dtype), argument("copy", *sizes, dtype=dtype)
-        with T.sblock(NAME):
-            whole = tuple(slice(0, size) for size in sizes)
-            T.reads(given[whole])
-            T.writes(copy[whole])
-            wrong = T.alloc_buffer((T.int64(1),), "int32")
-            T.buffer_store(wrong, T.int32(0), [T.int64(0)])
-            with contextlib.ExitStack() as loops:
-                place = [loops.enter_context(T.serial(T.int64(0), size)) for size in sizes]
-                T.buffer_store(copy, given[place], place)
-                index = tirx.Cast("int64", copy[place]) if dtype != "int64" else copy[place]
-                size = T.int64(axes[0]) if len(axes) == 1 else _at(place[-1], axes)
-                least = -size if from_end else T.int64(0)
-                out = tirx.Or(index < least, index >= size)
-                found = tirx.Select(out, T.int32(1), wrong[T.int64(0)])
-                T.buffer_store(wrong, found, [T.int64(0)])
-            with T.Assert(wrong[T.int64(0)] == T.int32(0), text, "ValueError"):
-                T.evaluate(0)
-    return builder.get()
-
-
-def _at(position: Expr, values: Sequence[int]) -> Expr:
-    """Return the value at a position that is known at run time only."""
-    found = T.int64(values[-1])
-    for i, value in enumerate(values[:-1]):
-        found = tirx.Select(position == T.int64(i), T.int64(value), found)
-    return found

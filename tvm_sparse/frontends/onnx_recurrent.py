@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import tvm
 from tvm import relax
 
+from tvm_sparse.passes.canonicalize.check_indices import checked
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.schedules.operators.checked_copy import within
 from tvm_sparse.sizes.recurrent import Recurrent
 
 Emit = Callable[..., relax.Expr]
@@ -90,6 +93,10 @@ def convert_recurrent(
     def emit(expr: relax.Expr, suffix: str = "_part") -> relax.Expr:
         return builder.emit(builder.normalize(expr), name + suffix)
 
+    if "lengths" in given and not isinstance(given["lengths"], tvm.ir.GenericConst):
+        steps = _shape(given["x"])[1 if attributes.get("layout", 0) else 0]
+        text = f"a length of a sequence in {name} is not from 0 to {steps}"
+        given["lengths"] = checked(builder, given["lengths"], within([steps + 1]), text)
     return _Node(emit, op_type, given, attributes).convert()
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvm_sparse.passes.canonicalize.check_indices import checked
+
 
 class Attributes(dict[str, Any]):
     """The attributes of a node, which note the names that are asked for."""
@@ -141,6 +143,22 @@ class Node:
         if isinstance(value, tvm.ir.GenericConst):
             return np.asarray(value.value.numpy())
         raise NotImplementedError(f"its input {name!r} is computed at run time")
+
+    def checked(
+        self,
+        position: int,
+        is_valid: Callable[[Any, Any], Any],
+        text: str,
+        product: bool = False,
+    ) -> relax.Expr:
+        """Return a copy of an input of integers that ends in an error if a value is not valid.
+
+        A constant is returned as it is: `tvm_sparse.frontends.checks` has checked it.
+        """
+        value = self.inputs[position]
+        if isinstance(value, tvm.ir.GenericConst):
+            return value
+        return checked(self.builder, value, is_valid, f"{text} ({self.op_type})", product)
 
     def required(self, position: int, name: str) -> np.ndarray:
         """Return the values of an input that the node must have, as `constant` does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.converters.node import Node
+from tvm_sparse.schedules.operators.checked_copy import within
 
 
 def slicing(node: Node) -> Any:
@@ -37,6 +39,18 @@ def expand(node: Node) -> Any:
         return node.by_tvm()
     shape, (axes,) = node.shape(0), node.shape(1)
     sizes = [tvm.tirx.Var(f"size_{axis}", "int64") for axis in range(axes)]
+    known = [*[1] * max(axes - len(shape), 0), *shape][-axes:] if axes else []
+
+    def fits(size: Any, position: Any) -> Any:
+        valid = size >= 0
+        for axis, old in enumerate(known):
+            is_kept = tvm.tirx.Or(size == 1, size == old)
+            valid = (
+                tvm.tirx.And(valid, tvm.tirx.Or(position != axis, is_kept)) if old != 1 else valid
+            )
+        return valid
+
+    wanted = node.checked(1, fits, f"sizes to which {shape} cannot be expanded", product=True)
     length = node.emit(relax.op.tensor_to_shape(wanted))
     node.builder.match_cast(length, relax.ShapeType(sizes))
     rank = max(len(shape), axes)
@@ -89,6 +103,16 @@ def max_unpool(node: Node) -> Any:
     pads = node.ints("pads", [0])
     if len(set(pads)) > 1:
         raise NotImplementedError("its attribute 'pads' differs from side to side")
+    kernel = node.ints("kernel_shape", [])
+    strides = node.ints("strides", [1] * len(kernel))
+    pads = node.ints("pads", [0] * 2 * len(kernel))
+    shape = node.shape(0)
+    edges = [
+        (size - 1) * stride + window - 2 * pad
+        for size, stride, window, pad in zip(shape[2:], strides, kernel, pads, strict=False)
+    ]
+    most = math.prod([*shape[:2], *edges])
+    node.inputs[1] = node.checked(1, within([most]), f"an index is not below {most}")
     return node.by_tvm()
 
 
@@ -101,6 +125,20 @@ def roi_align(node: Node) -> Any:
         raise NotImplementedError(f"its attribute 'mode' is {mode!r}")
     if places == "half_pixel" and float(node.attributes.get("spatial_scale", 1.0)) != 1:
         raise NotImplementedError("its attribute 'spatial_scale' is not 1")
+    images = node.shape(0)[0]
+    node.inputs[2] = node.checked(2, within([images]), f"an image is not one of {images}")
+    return node.by_tvm()
+
+
+def max_roi_pool(node: Node) -> Any:
+    """Refuse MaxRoiPool: TVM's operator takes images that are not there."""
+    raise NotImplementedError(f"TVM's {node.op_type} does not check its images")
+
+
+def numbers(node: Node) -> Any:
+    """Convert Range of constants; TVM's of numbers that are computed does not check its size."""
+    for position, name in enumerate(("start", "limit", "delta")):
+        node.constant(position, name)
     return node.by_tvm()
 
 
