@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, limits
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -25,6 +25,7 @@ def declare(verbs: arguments.Verbs) -> None:
         help="also measure regions against their operators one by one, and the whole model",
     )  # fmt: skip
     arguments.add_json(command)
+    limits.declare(command)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_sparse.cli import arguments, streams
+from tvm_sparse.cli import arguments, limits, streams
 from tvm_sparse.errors import LibraryError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )  # fmt: skip
     arguments.add_calibration(command)
     arguments.add_json(command)
+    limits.declare(command)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ from tvm_sparse.cli import (
     compile,
     demo,
     ending,
+    limits,
     prune,
     run,
     streams,
@@ -44,9 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nobody reads standard output any more.
     """
     with streams.opened():
+        options = _parser().parse_args(arguments)
         if arguments is None:
+            if "limit_time" in options:
+                status = limits.in_child(options.limit_time, options.limit_memory)
+                if status is not None:
+                    return status
             ending.by_signals()
-        return _run(_parser().parse_args(arguments))
+        return _run(options)
 
 
 def _run(options: argparse.Namespace) -> int:

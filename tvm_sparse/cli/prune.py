@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, limits
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -26,6 +26,7 @@ def declare(verbs: arguments.Verbs) -> None:
         help="the same sparsity everywhere (default), the smallest of all, or blocks of four",
     )  # fmt: skip
     arguments.add_json(command)
+    limits.declare(command)
 
 
 def run(options: argparse.Namespace) -> None:

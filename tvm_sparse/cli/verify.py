@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from tvm_sparse.cli import arguments, streams
+from tvm_sparse.cli import arguments, limits, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -18,6 +18,7 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_calibration(command)
     arguments.add_threads(command)
     arguments.add_json(command)
+    limits.declare(command)
 
 
 def run(options: argparse.Namespace) -> None:

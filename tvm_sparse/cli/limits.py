@@ -1,0 +1,116 @@
+"""A verb in a process of its own, which this one watches, with limits of time and of memory.
+
+A hostile model may keep the compiler busy without end, or make it take all memory; and a mistake in
+the compiler may end the process. The user gets one line in each case. The child is forked before
+anything large is loaded, and it does all the work; the parent waits, and hands signals on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import time
+
+from tvm_sparse.runtime import children
+
+GB = 10**9
+
+SECONDS = 3600.0
+"""How long a verb may take by default. The largest models that were tried take some minutes."""
+
+GRACE_SECONDS = 3.0
+"""Seconds that the child has to remove its temporary files."""
+
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_FROM_TERMINAL = 128
+"""The origin of a signal that the kernel sent (``SI_KERNEL``), to the child as well."""
+
+
+def declare(command: argparse.ArgumentParser) -> None:
+    """Declare the options of the limits."""
+    command.add_argument(
+        "--limit-time", type=_positive, default=SECONDS, metavar="SECONDS",
+        help=f"end with an error after this time (default: {SECONDS:.0f})",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit-memory", type=_positive, default=_memory_bytes() / GB, metavar="GB",
+        help="end with an error if more memory is needed (default: that of this machine)",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def in_child(seconds: float, gigabytes: float) -> int | None:
+    """Go on in a child of this process.
+
+    Parameters
+    ----------
+    seconds : float
+        The time that the child may take.
+    gigabytes : float
+        The memory that it may take for data.
+
+    Returns
+    -------
+    int or None
+        None in the child, and in the parent the exit status, after the child has ended.
+    """
+    signals = {*_HANDED_ON, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    child = os.fork()
+    if child == 0:
+        children.end_with_parent()
+        limit = int(gigabytes * GB)
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        if most == resource.RLIM_INFINITY or limit < most:
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return None
+    end, is_late = time.monotonic() + seconds, False
+    while True:
+        found = signal.sigtimedwait(signals, max(end - time.monotonic(), 0))
+        if found is None:
+            os.kill(child, signal.SIGKILL if is_late else signal.SIGTERM)
+            end, is_late = time.monotonic() + GRACE_SECONDS, True
+        elif found.si_signo != signal.SIGCHLD:
+            if found.si_code < _FROM_TERMINAL:
+                os.kill(child, found.si_signo)
+            continue
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return _status(status, f"{seconds:g}" if is_late else "", f"{gigabytes:.1f}")
+
+
+def _status(status: int, late: str, gigabytes: str) -> int:
+    """Return the exit status for that of the child, with a line if it did not end by itself."""
+    if late:
+        text = f"not done after {late} s; give it more with --limit-time"
+    elif not os.WIFSIGNALED(status):
+        return os.waitstatus_to_exitcode(status)
+    elif os.WTERMSIG(status) == signal.SIGKILL:
+        text = "the system ended the compiler, probably for want of memory; close other programs"
+    else:
+        name = signal.Signals(os.WTERMSIG(status)).name
+        text = (
+            f"the compiler crashed ({name}); if it needed more than {gigabytes} GB, see "
+            "--limit-memory, or else please report it, with the model"
+        )
+    print(f"error: {text}", file=sys.stderr)
+    return 2
