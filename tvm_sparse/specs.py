@@ -6,6 +6,7 @@ The check of a caller's arrays is here too.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -50,7 +51,9 @@ class TensorSpec:
         InputError
             If `value` has another shape or dtype; nothing is converted silently.
         """
-        if isinstance(value, np.ma.MaskedArray):
+        # Importing numpy.ma takes as long as an inference; who has such an array has imported it.
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and isinstance(value, masked.MaskedArray):
             raise InputError(
                 f"input {self.name!r}: a masked array, whose mask would be lost; give its .filled()"
             )

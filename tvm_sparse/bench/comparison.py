@@ -7,7 +7,6 @@ round.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, write_model
 
 Inputs = Mapping[str, np.ndarray]
@@ -106,7 +106,7 @@ def compare(
         raise InputError(f"unknown engine {unknown[0]!r}: it is one of {', '.join(PEERS)}")
     threads = threads or native().cores
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tvm_sparse-")))
+        scratch = stack.enter_context(scratch_folder())
         work = None
         if model is not None:
             bound, folder = read_model(model)

@@ -5,12 +5,11 @@ Weights are seeded, so nothing is downloaded; the latency depends only on the pl
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tvm_sparse.bench import comparison, peers
 from tvm_sparse.bench.results import Comparison
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.zoo import recipes
 
 MODELS = ("bert-base-95", "bert-base-80", "resnet50-95")
@@ -44,9 +43,9 @@ def run(
     comparisons = []
     for name in names:
         recipe = recipes.recipe(name)
-        with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
+        with scratch_folder() as folder:
             progress(f"{name}: building the model")
-            path = recipe.build(Path(folder) / f"{name}.onnx")
+            path = recipe.build(folder / f"{name}.onnx")
             comparisons.append(
                 comparison.compare(
                     path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.value_types import value_types
 from tvm_sparse.onnx_runtime import onnxruntime
@@ -88,10 +88,10 @@ def _folded_without(
         onnx.helper.make_tensor_value_info(name, t.data_type, t.dims) for name, t in weights.items()
     )
     graph.initializer.extend(t for t in model.graph.initializer if t.name not in weights)
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(scratch) / "folded.onnx")
+        options.optimized_model_filepath = str(scratch / "folded.onnx")
         options.log_severity_level = 3
         try:
             onnxruntime.InferenceSession(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tvm_sparse.bench.peers import OURS, REFERENCE, PeerProcess
 from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import RemoteError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.runtime.isolated import CommandError, IsolatedProcess, ProcessDied
@@ -86,8 +86,7 @@ def measure_on_board(
     check_turns(rounds, seconds, iterations)
     check_threads(threads)
     board.check()  # before the compilation, which takes long
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
-        scratch = Path(folder)
+    with scratch_folder() as scratch:
         result = EngineResult(OURS, __version__)
         work, library, expected = None, model, None
         if model.suffix != ".so":

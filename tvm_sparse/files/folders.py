@@ -61,11 +61,21 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     Raises
     ------
     OSError
-        If no folder can be made there.
+        If no folder can be made in `parent`.
+    OutputError
+        If none can be made in the system's folder.
     """
-    parent = Path(parent or tempfile.gettempdir()).absolute()
-    _sweep(parent)
-    folder, lock = _make(parent)
+    try:
+        where = Path(parent or tempfile.gettempdir()).absolute()
+        _sweep(where)
+        folder, lock = _make(where)
+    except OSError as error:
+        if parent is not None:
+            raise
+        raise OutputError(
+            f"no folder for temporary files can be made: {error.strerror or error}; the "
+            "environment variable TMPDIR names the place for them"
+        ) from error
     guard = _guard(folder)
     try:
         yield folder

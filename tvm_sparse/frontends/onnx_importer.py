@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tvm import relax
 
 from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError, border
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.checker import fault
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
@@ -94,8 +94,8 @@ def _imported(
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     names = {node.name for node in model.graph.node}
     distrusted = {node: why for node, why in (distrusted or {}).items() if node in names}
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
-        model, mod, fallbacks = _import(model, folder, Path(scratch), no_fallback, distrusted)
+    with scratch_folder() as scratch:
+        model, mod, fallbacks = _import(model, folder, scratch, no_fallback, distrusted)
     reasons = {node: found.reason for found in fallbacks for node in found.nodes}
     for layer in layers:
         if layer["layer"] in reasons:

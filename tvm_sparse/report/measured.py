@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from tvm_sparse.costs.best_plan import promising_plans
 from tvm_sparse.costs.regions import predict
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import TargetError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.passes.regions.form_regions import PREFIX
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.records.best import plan_to_fields
@@ -176,8 +175,7 @@ def _measure_region(
         Stops.everywhere(len(region.shape.stages)),
         *others,
     ]
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         weights = write_region(analysis.together, f"{PREFIX}_{number}", folder)
         subject = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
         arguments = subject.arguments(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import platform
@@ -86,10 +87,17 @@ def link(command: Sequence[str], output: str, objects: Sequence[str], folder: Pa
     except OSError as error:
         raise LibraryError(f"{command[0]}: cannot link: {error.strerror or error}") from error
     except subprocess.CalledProcessError as error:
-        # The compiler's last word is only that the linker failed.
-        said = [s for s in error.stderr.splitlines() if s.strip() and not s.startswith("collect2:")]
-        why = said[-1] if said else f"exit status {error.returncode}"
+        why = _cause(error.stderr) or f"exit status {error.returncode}"
         raise LibraryError(f"{command[0]}: cannot link: {why}") from error
+
+
+def _cause(text: str) -> str:
+    """Return the line of a compiler's messages that says why it failed."""
+    # The compiler's last word is only that the linker failed.
+    lines = [s for s in text.splitlines() if s.strip() and not s.startswith("collect2:")]
+    disk = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)]
+    last = lines[-1] if lines else ""
+    return next((line for line in lines if any(why in line for why in disk)), last)
 
 
 def _compiler(machine: str) -> list[str]:

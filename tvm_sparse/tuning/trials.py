@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tvm_sparse.errors import TuningError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.records.record import Plan, Record
 from tvm_sparse.tuning.devices import (
     HOPELESS,
@@ -70,10 +69,8 @@ def run(
     TuningError
         If no device is left; the store has what was measured until then.
     """
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
-        searches = [
-            Search(task, builders, store, Path(folder) / str(i)) for i, task in enumerate(tasks)
-        ]
+    with scratch_folder() as folder:
+        searches = [Search(task, builders, store, folder / str(i)) for i, task in enumerate(tasks)]
         _Run(searches, devices, builders, store, progress).wait()
     return [search.outcome() for search in searches]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tvm_sparse.cpu.profile import CpuProfile, native, processor
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.passes import pipeline
@@ -133,7 +133,7 @@ def tune(
     store = Store(path, is_plan)
     measured = RecordedPlans(store.records)
     tuned: list[Tuned] = []
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as name:
+    with scratch_folder() as folder:
         devices = _devices(board, cpu)
         with _closing(devices, Builders(usable_cores())) as builders:
 
@@ -148,7 +148,7 @@ def tune(
             where = cpu.architecture if board is None else "a board"
             imported = import_module(model, shapes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
-            setting = Setting(target, cpu, Path(name), trials_per_region or most, hopeless)
+            setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
             subject = ModelSubject.of(
                 model, shapes, setting.own_folder(), target, cpu.cores, store.path
             )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import onnx
 from onnx import external_data_helper, helper
 
 from tvm_sparse.errors import InputError, TvmSparseError, VerificationError
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
@@ -264,8 +264,8 @@ class _Bisection:
             (value,) = reference.run(inputs).values()
             dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
             part.graph.output[0].CopyFrom(helper.make_tensor_value_info(tensor, dtype, value.shape))
-            with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as scratch:
-                path = Path(scratch) / "part.onnx"
+            with scratch_folder() as scratch:
+                path = scratch / "part.onnx"
                 onnx.save(part, str(path))
                 with _without_warnings():
                     actual = self.compile_part(path).run(inputs)
