@@ -1,9 +1,11 @@
 """Folders for unfinished files disappear however their process ends; the user's data folder."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -89,6 +91,22 @@ def test_without_a_shell_there_is_still_a_folder(tmp_path, monkeypatch):
     with scratch_folder(tmp_path) as folder:
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_the_systems_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    with scratch_folder() as folder:
+        assert folder.parent == tmp_path
+    full = r"cannot be written there: No space left .*TMPDIR"
+    with pytest.raises(OutputError, match=full), scratch_folder():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), scratch_folder():
+        (tmp_path / "no").read_text()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "no"))
+    none = r"no folder for temporary files can be made.*TMPDIR"
+    with pytest.raises(OutputError, match=none), scratch_folder():
+        pass
+    assert not [*tmp_path.iterdir()]
 
 
 def test_no_process_is_left(tmp_path):

@@ -10,7 +10,7 @@ import tvm_sparse
 from tvm_sparse.cli import main
 from tvm_sparse.errors import LibraryError, TargetError
 from tvm_sparse.runtime import linking
-from tvm_sparse.runtime.linking import link_command
+from tvm_sparse.runtime.linking import link, link_command
 from tvm_sparse.testing.models import needs_tool, write_mlp
 
 OTHER = {"x86_64": "aarch64"}.get(platform.machine(), "x86_64")
@@ -56,6 +56,27 @@ def test_the_command_line_asks_before_it_compiles(nothing_installed, tmp_path, c
 def test_the_compiler_of_the_environment_may_have_arguments(monkeypatch):
     monkeypatch.setenv("CXX", "ccache g++")
     assert link_command(platform.machine()) == ["ccache", "g++"]
+
+
+@pytest.mark.parametrize("said", [
+    "a.s: Fatal error: a.o: No space left on device\na.s: Fatal error: a.o: No such file",
+    "ld: final link failed: No space left on device\ncollect2: error: ld returned 1 exit status\n",
+])  # fmt: skip
+def test_the_message_says_that_the_disk_is_full(said, tmp_path):
+    script = tmp_path / "cc"
+    script.write_text(f"#!/bin/sh\ncat >&2 <<END\n{said}\nEND\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(LibraryError, match=r"cannot link: .*No space left on device"):
+        link([str(script)], "a.so", [], tmp_path)
+
+
+def test_a_compiler_by_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cc").write_text('#!/bin/sh\necho "$5" > a.txt\n')
+    (tmp_path / "cc").chmod(0o755)
+    link(["./cc"], "a.so", [], tmp_path / "folder")
+    assert (tmp_path / "folder" / "a.txt").read_text() == "a.so\n"
 
 
 def test_a_cross_compiler_comes_first(nothing_installed, tmp_path):

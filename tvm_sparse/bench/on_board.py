@@ -19,6 +19,7 @@ from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.runtime.isolated import CommandError, IsolatedProcess, ProcessDied
+from tvm_sparse.runtime.library import is_library, read_info
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.version import __version__
 
@@ -85,11 +86,14 @@ def measure_on_board(
     """
     check_turns(rounds, seconds, iterations)
     check_threads(threads)
+    is_ours = model.is_file() and is_library(model)
+    if is_ours:
+        read_info(model)  # A damaged library would end the board's server.
     board.check()  # before the compilation, which takes long
     with scratch_folder() as scratch:
         result = EngineResult(OURS, __version__)
         work, library, expected = None, model, None
-        if model.suffix != ".so":
+        if not is_ours:
             progress("compiling")
             bound, data = read_model(model)
             bind_shapes(bound, shapes)

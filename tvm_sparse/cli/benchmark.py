@@ -69,8 +69,9 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
     from tvm_sparse import compiler
     from tvm_sparse.bench import arrays, comparison
     from tvm_sparse.bench.peers import OURS
+    from tvm_sparse.runtime import library
 
-    is_library = options.model.suffix == ".so"
+    is_library = options.model.is_file() and library.is_library(options.model)
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
         inputs = arrays.random_inputs(compiler.load(options.model).inputs)

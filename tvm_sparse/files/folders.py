@@ -8,6 +8,7 @@ more, and the next process that makes such a folder in the same place removes it
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -23,6 +24,9 @@ PREFIX = ".tvm_sparse-unfinished-"
 """How the names of folders for unfinished files begin; `tempfile` adds eight characters."""
 
 _OURS = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")
+
+# The errors of a disk that takes no more.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 # `read` ends when this process has closed the pipe, or has ended in any way.
 _WAIT_AND_REMOVE = 'trap "" HUP INT TERM; read -r _; rm -rf -- "$1"'
@@ -63,7 +67,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     OSError
         If no folder can be made in `parent`.
     OutputError
-        If none can be made in the system's folder.
+        If none can be made in the system's folder, or the disk there gets full.
     """
     try:
         where = Path(parent or tempfile.gettempdir()).absolute()
@@ -79,6 +83,13 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
     guard = _guard(folder)
     try:
         yield folder
+    except OSError as error:
+        if parent is not None or error.errno not in _DISK:
+            raise
+        raise OutputError(
+            f"{where}: temporary files cannot be written there: {error.strerror}; the environment "
+            "variable TMPDIR names another place"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)

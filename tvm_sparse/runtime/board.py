@@ -10,6 +10,7 @@ TVM's client waits without limit. Call these functions in a process that can be 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -215,17 +216,20 @@ class RemoteEngine:
     ------
     RemoteError
         If the board cannot load the library, or has fewer threads.
+    LibraryError
+        If the library is missing, truncated, damaged, not ours, or of another version.
     """
 
     def __init__(self, session: rpc.RPCSession, path: Path, threads: int | None = None) -> None:
         self._session = session
         self._device = session.cpu()
         self.threads = use_threads(session, threads)
+        self.info = library.read_info(path)
+        # The server chooses the loader by the suffix; the user's name does not reach it.
+        name = f"library{next(_uploads)}.so"
         with _clear(f"the board cannot load {path.name}; does --target fit it?"):
-            session.upload(os.fspath(path))
-            module = session.load_module(path.name)
-            self._machine = relax.VirtualMachine(module, self._device)
-            self.info = library.description(self._machine)
+            session.upload(os.fspath(path), name)
+            self._machine = relax.VirtualMachine(session.load_module(name), self._device)
 
     def __enter__(self) -> RemoteEngine:
         return self
@@ -278,6 +282,8 @@ class RemoteEngine:
             )
             return tuple(evaluator("main").results)
 
+
+_uploads = itertools.count()
 
 _LOST = (
     "the session was lost while the model ran (the board or its server stopped, the network broke, "

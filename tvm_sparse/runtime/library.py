@@ -35,6 +35,8 @@ from tvm_sparse.version import __version__
 
 _DESCRIPTION = "tvm_sparse_description"
 
+_ELF = b"\x7fELF"
+
 # The numbers of machines in ELF files (e_machine), and their names on Linux.
 _MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l", 243: "riscv64"}
 
@@ -173,14 +175,13 @@ def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
     """
     file = open_regular(path, LibraryError)
     try:
-        _check_elf(file, path)
-        try:
-            info = LibraryInfo.from_json(read_seal(file, path))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise LibraryError(f"{path}: of another version; compile the model again") from None
-        except OSError as error:
-            raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from error
-        _check_versions(path, info)
+        machine = _elf_machine(file, path)
+        if machine != platform.machine():
+            raise LibraryError(
+                f"{path}: built for {machine}, and this machine is {platform.machine()}; compile "
+                "the model again with --target native"
+            )
+        info = _read_info(file, path)
         _check_processor(path, info)
         fallback.check_available(info.fallbacks, str(path))
         with border(LibraryError, f"{path}: cannot be loaded", "compile the model again"):
@@ -188,6 +189,30 @@ def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
     except BaseException:
         file.close()
         raise
+
+
+def read_info(path: Path) -> LibraryInfo:
+    """Return what a library says about itself, without loading it; it may be for another machine.
+
+    Raises
+    ------
+    LibraryError
+        If the file is missing, truncated, damaged, not ours, or of another version.
+    """
+    with open_regular(path, LibraryError) as file:
+        _elf_machine(file, path)
+        return _read_info(file, path)
+
+
+def _read_info(file: BinaryIO, path: Path) -> LibraryInfo:
+    try:
+        info = LibraryInfo.from_json(read_seal(file, path))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise LibraryError(f"{path}: of another version; compile the model again") from None
+    except OSError as error:
+        raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from error
+    _check_versions(path, info)
+    return info
 
 
 def read_library_in_memory(content: bytes) -> tuple[LoadedLibrary, LibraryInfo]:
@@ -208,24 +233,21 @@ def read_library_in_memory(content: bytes) -> tuple[LoadedLibrary, LibraryInfo]:
             raise LibraryError(str(error).replace(str(path), "a pickled engine")) from None
 
 
-def description(machine: relax.VirtualMachine) -> LibraryInfo:
-    """Return what the library that a virtual machine runs says about itself."""
-    return LibraryInfo.from_json(str(machine[_DESCRIPTION]()))
+def is_library(path: Path) -> bool:
+    """Return whether a file is a shared object, whatever its name."""
+    with open_regular(path, LibraryError) as file:
+        return file.read(4) == _ELF
 
 
-def _check_elf(file: BinaryIO, path: Path) -> None:
-    """Refuse files that are no shared object for this machine."""
+def _elf_machine(file: BinaryIO, path: Path) -> str:
+    """Return the name of the machine of a shared object, and refuse other files."""
     header = os.pread(file.fileno(), 64, 0)
-    if header[:4] != b"\x7fELF":
+    if header[:4] != _ELF:
         raise LibraryError(f"{path}: not a compiled library; `tvm-sparse compile` makes one")
     if len(header) < 64 or header[4] != 2:
         raise LibraryError(f"{path}: truncated; copy or compile it again")
     (machine,) = struct.unpack_from("<H", header, 18)
-    if _MACHINES.get(machine) != platform.machine():
-        raise LibraryError(
-            f"{path}: built for {_MACHINES.get(machine, 'another machine')}, and this "
-            f"machine is {platform.machine()}; compile the model again with --target native"
-        )
+    return _MACHINES.get(machine, "another machine")
 
 
 def _check_versions(path: Path, info: LibraryInfo) -> None:
