@@ -8,8 +8,8 @@ The file is the shared object, then the description of the library as JSON, then
 lengths of both (8 and 4 bytes), the CRC-32 of all that stands before it (4 bytes), and `_MAGIC`;
 all numbers are little-endian. The system's loader ignores what follows the shared object.
 
-The checksum takes 0.15 ms for each MB, an eighth of the time to load the library (a Xeon at 2.1 GHz
-with the file in the page cache).
+The checksum takes 0.15 ms for each MB, and the rest of loading 1.4 ms (AMD Zen 5, the file in the
+page cache).
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
+from tvm_sparse.files import replacing
+
 # protobuf refuses messages over 2 GiB; weights beyond this go to a file of their own.
 EXTERNAL_DATA_BYTES = 1_900_000_000
 
@@ -140,6 +142,11 @@ class GraphBuilder:
             Graph inputs; a shape may hold names of dynamic dimensions.
         outputs : mapping of name to (value, shape)
             Graph outputs (float32): the value that becomes the output, and its shape.
+
+        Raises
+        ------
+        OutputError
+            If the file cannot be written.
         """
         self._rename({value: name for name, (value, _) in outputs.items()})
         graph = helper.make_graph(
@@ -157,10 +164,14 @@ class GraphBuilder:
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=8
         )
         external = self._weight_bytes > EXTERNAL_DATA_BYTES
-        onnx.save_model(
-            model, path, save_as_external_data=external,
-            **({"location": f"{path.name}.data"} if external else {}),
-        )  # fmt: skip
+        weights = path.with_name(f"{path.name}.data")
+        with replacing(path) as temporary:
+            onnx.save_model(
+                model, temporary, save_as_external_data=external,
+                **({"location": weights.name} if external else {}),
+            )  # fmt: skip
+            if external:
+                temporary.with_name(weights.name).replace(weights)
 
     def _rename(self, names: Mapping[str, str]) -> None:
         for node in self._nodes:
