@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, LAUNCH_CYCLES, loads_per_cycle
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.windows import MOST_VECTORS, WINDOWS
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.family import Family
@@ -136,6 +137,8 @@ class SparseRowLinearFamily(Family[Linear, SparseRowTiling]):
             return "the kernel takes panels of one lane"
         if not permutes_windows(cpu):
             return "the sparse kernel of a few rows needs AVX-512 or AVX2"
+        if problem.dtype != DType.FLOAT32:
+            return f"the sparse kernel of a few rows permutes float32, not {problem.dtype}"
         width = cpu.vector_lanes(problem.dtype)
         if problem.n < width or problem.k < WINDOWS[width]:
             return f"{problem.k} x {problem.n} is too small for the sparse kernel of a few rows"
