@@ -106,11 +106,6 @@ class Row:
             f"ONNX Runtime runs {fallback['nodes']} {fallback['operator']}: {fallback['why']}"
             for fallback in fallbacks
         ]
-        if (rounded := self.found.get("check", {}).get("rounded_states")) is not None:
-            lines.append(
-                "compared with the LSTM of its dequantized weights, from which ONNX Runtime's "
-                f"DynamicQuantizeLSTM differs by {rounded:.0e}: it rounds inputs and states"
-            )
         return [f"**{self.verdict}**", *lines] if self.verdict else lines
 
 

@@ -17,7 +17,6 @@ from tvm_sparse.frontends.canonical.control_flow import write_out
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.canonical.functions import inline_functions
 from tvm_sparse.frontends.canonical.opset import raise_opset
-from tvm_sparse.frontends.canonical.quantized_recurrent import dequantize_recurrent
 from tvm_sparse.frontends.canonical.sparse_tensors import make_dense
 
 
@@ -44,6 +43,5 @@ def canonical(
     model = inline_functions(model)
     model = raise_opset(model)
     model = dequantize_constants(model, folder)
-    model = dequantize_recurrent(model, folder)
     model = write_out(model, folder, is_converted)
     return drop_empty_operands(model)

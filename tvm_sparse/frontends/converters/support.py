@@ -51,7 +51,7 @@ the attribute.
   its iterations.
 - **TVM**: TVM's converter, under supervision.
 - **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and
-  `ai.onnx.ml`, but for `DynamicQuantizeLSTM` of constant weights, which becomes an LSTM.
+  `ai.onnx.ml`.
 
 | operator | converted by | not |
 | --- | --- | --- |
