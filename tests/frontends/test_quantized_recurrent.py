@@ -1,4 +1,4 @@
-"""ONNX Runtime runs DynamicQuantizeLSTM, which rounds inputs and states to 8 bits as no LSTM does."""
+"""ONNX Runtime runs DynamicQuantizeLSTM, which rounds inputs and states to 8 bits; no LSTM does."""
 
 from __future__ import annotations
 

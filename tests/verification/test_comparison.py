@@ -113,10 +113,10 @@ def test_an_error_of_a_model_that_cannot_be_optimized_is_one(tmp_path, monkeypat
     one = reference(tmp_path, helper.make_node("Relu", ["x"], ["y"]))
     run = one.run
 
-    def refuse_to_optimize(inputs, optimized=False):
+    def refuse_to_optimize(inputs, optimized=False, threads=0):
         if optimized:
             raise Refused("its optimizers fail")
-        return run(inputs)
+        return run(inputs, threads=threads)
 
     monkeypatch.setattr(one, "run", refuse_to_optimize)
     x = np.ones((4, 8), "float32")
