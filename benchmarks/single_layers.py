@@ -77,9 +77,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.2, help="of an engine in a round")
     given = parser.parse_args()
-    print(
-        f"{'layer':32}{'zeros':>6}{'ours ms':>16}{'ONNX Runtime ms':>18}  ratio of minima, median of rounds"
-    )
+    head = f"{'layer':32}{'zeros':>6}{'ours ms':>16}{'ONNX Runtime ms':>18}"
+    print(f"{head}  ratio of minima, median of rounds")
     for name, make in LAYERS.items():
         if given.words and not any(word in name for word in given.words):
             continue

@@ -1,5 +1,6 @@
 """Passes over Relax modules, one a file; `pipeline` is their table of contents."""
 
+from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
@@ -13,13 +14,16 @@ from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
+from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
+from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.regions.form_regions import FormRegions
+from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
@@ -33,7 +37,10 @@ __all__ = [
     "AcceptUnaligned",
     "ApplyDefaultSchedule",
     "CheckDivisors",
+    "CheckIndices",
+    "ClampIndices",
     "ComputeConstants",
+    "CutWideRows",
     "FlattenRecurrentRows",
     "FormRegions",
     "FuseEpilogue",
@@ -57,5 +64,6 @@ __all__ = [
     "SinkViews",
     "SparsifyWeights",
     "SplitLinear",
+    "SplitReductions",
     "VectorizeMath",
 ]

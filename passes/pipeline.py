@@ -32,6 +32,7 @@ from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNo
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
+from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
@@ -79,6 +80,7 @@ def canonicalize() -> Passes:
         FlattenRecurrentRows(),
         RecomposeSquare(),
         SplitLinear(),
+        SplitReductions(),
         relax.transform.DeadCodeElimination(),
     ]
 
