@@ -1,4 +1,4 @@
-"""A copy of integers that ends in an error if one of them is out of range.
+"""A copy of integers that ends in an error if one of them is out of range::
 
     for each place:
         y[place] = x[place]
