@@ -1,5 +1,34 @@
-"""The tests that import ONNX Runtime before this package send nothing either."""
+"""What holds for every test."""
 
+import logging
 import os
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import pytest
+
+from tvm_sparse.errors import PLEASE_REPORT
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import ONNX Runtime before the package
+
+
+class _Reports(logging.Handler):
+    """Keeps the warnings that ask users for a report."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.found = []
+
+    def emit(self, record):
+        if PLEASE_REPORT in record.getMessage():
+            self.found.append(record.getMessage())
+
+
+@pytest.fixture(autouse=True)
+def no_hidden_errors(request):
+    """Fail a test in which ONNX Runtime ran a node because our own code fails or is wrong."""
+    reports = _Reports()
+    logger = logging.getLogger("tvm_sparse")
+    logger.addHandler(reports)
+    yield
+    logger.removeHandler(reports)
+    if reports.found and "expects_report" not in request.keywords:
+        pytest.fail("\n".join(reports.found))

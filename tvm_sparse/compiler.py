@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tvm
-from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
-from tvm_sparse.cpu.profile import processor
+from tvm_sparse.cpu.profile import CpuProfile, processor
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
-from tvm_sparse.errors import InputError, ModelError, border
-from tvm_sparse.frontends.imported_model import ImportedModel
+from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
@@ -105,7 +103,6 @@ def compile(
     VerificationError
         If `verify` is set, and an output differs from ONNX Runtime's.
     """
-    from tvm_sparse.building import build
     from tvm_sparse.passes import pipeline
 
     if verify:
@@ -120,20 +117,47 @@ def compile(
             records=records,
             fallback=fallback,
         )
-        first, can_fall_back = distrusted or {}, fallback == "onnxruntime"
-        return _compile_verified(model, shapes, strict, first, can_fall_back, again)
+        can_fall_back = fallback == "onnxruntime"
+        return _compile_verified(model, shapes, strict, distrusted or {}, can_fall_back, again)
     check_threads(threads)
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads)
-    tvm_target = cpu.to_target()
+    refusal = no_fallback(cpu.architecture, fallback)
+    passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+    once = functools.partial(
+        _compile_once, pipeline=passes, cpu=cpu, threads=threads, no_fallback=refusal
+    )
+    if isinstance(model, tvm.IRModule):
+        return once(model, shapes, {}, strict=strict)
+    from tvm_sparse.frontends.failures import until_compiled  # needs onnx, as loading does not
+
+    strictly = functools.partial(once, strict=strict)
+    return until_compiled(model, shapes, strictly, once, refusal, distrusted)
+
+
+def _compile_once(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None,
+    distrusted: Mapping[str, str],
+    *,
+    pipeline: Callable[..., tvm.transform.Pass],
+    cpu: CpuProfile,
+    threads: int | None,
+    no_fallback: str,
+    strict: bool = False,
+) -> Engine:
+    """Compile a model as it is."""
+    from tvm_sparse.building import build
+
+    name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
-        imported = import_module(model, shapes, no_fallback(cpu.architecture, fallback), distrusted)
+        imported = import_module(model, shapes, no_fallback, distrusted)
         info = LibraryInfo(
             inputs=imported.inputs,
             outputs=imported.outputs,
-            constant_outputs=_constant_outputs(imported),
+            constant_outputs=imported.constant_outputs(),
             cpu=cpu.mcpu,
             machine=cpu.architecture,
             instruction_sets=instruction_sets(tvm_target),
@@ -142,11 +166,10 @@ def compile(
         )
         mod = library.describe(imported.mod, info)
         del imported  # frees each weight as soon as a packed one replaces it
-        lookups = records.lookups_on(cpu)
         reports: list[CompileReport] = []
-        passes = pipeline.pipeline(columns, overlap, lookups, reports.append, strict)
+        passes = pipeline(report=reports.append, strict=strict)
         try:
-            with border(ModelError, f"{_named(model)} cannot be compiled", _MISTAKE):
+            with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT):
                 executable = build(mod, tvm_target, passes)
         except ModelError as error:
             if strict and reports and reports[0].warnings:
@@ -255,30 +278,3 @@ def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
     engine = Engine(loaded, info, threads)
     note_other_threads(os.fspath(path), info.threads, engine.threads)
     return engine
-
-
-def _named(model: str | os.PathLike[str] | tvm.IRModule) -> str:
-    return "the module" if isinstance(model, tvm.IRModule) else f"{Path(model)}"
-
-
-_MISTAKE = "if ONNX Runtime can run the model, please report it, with what --debug prints"
-"""What to do if TVM or a pass fails: models that cannot be are refused before."""
-
-
-def _constant_outputs(imported: ImportedModel) -> tuple[str, ...]:
-    """Return the names of the outputs that depend on no input."""
-    main = imported.mod["main"]
-    varying = set(main.params)
-    values = {}
-    for block in main.body.blocks:
-        for binding in block.bindings:
-            values[binding.var] = binding.value
-            if varying.intersection(relax.analysis.free_vars(binding.value)):
-                varying.add(binding.var)
-    result = values.get(main.body.body, main.body.body)
-    fields = list(result) if isinstance(result, relax.Tuple) else [main.body.body]
-    return tuple(
-        spec.name
-        for spec, field in zip(imported.outputs, fields, strict=True)
-        if not varying.intersection(relax.analysis.free_vars(field))
-    )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+PLEASE_REPORT = "This is an error of tvm-sparse: please report it, with the model if you can"
+"""What to do about an error that no user can cause."""
+
 
 class TvmSparseError(Exception):
     """Base of all errors that a user can cause; the command line prints one and exits with 2.
@@ -22,6 +25,10 @@ class TvmSparseError(Exception):
 
 class ModelError(TvmSparseError):
     """A model cannot be read or imported: it is no ONNX, truncated, or has an unknown operator."""
+
+
+class CompilationError(ModelError):
+    """A pass, TVM or LLVM failed at a model that was imported: an error of this package."""
 
 
 class InputError(TvmSparseError):

@@ -41,4 +41,5 @@ def _keep(call: relax.Call, _lookup: Lookup, _emit: Emit) -> relax.Expr | None:
 def _with_axis(value: relax.Expr) -> relax.Expr:
     if constant_rank(value) != 0 or uniform_value(value) != 0:
         return value
-    return relax.const(value.value.numpy().reshape(1))
+    zero = value.value.numpy().reshape(1)
+    return relax.const(zero, str(zero.dtype))  # TVM would narrow 64 bits to 32

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.ir import Expr
 
 from tvm_sparse.schedules.emit.elementwise import EXPRESSIONS
+from tvm_sparse.schedules.emit.expressions import Lets
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
     f"tirx.{name}": EXPRESSIONS[name] for name in ("exp", "log", "erf", "tanh", "sigmoid")
@@ -24,7 +25,7 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
 
 @tvm.transform.module_pass(opt_level=0, name="VectorizeMath")
 class VectorizeMath:
-    """Replace float32 calls of elementary functions; those of other types stay."""
+    """Replace float32 calls of elementary functions, and hyperbolic ones of all types."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with the calls in all its PrimFuncs replaced."""
@@ -36,16 +37,62 @@ class VectorizeMath:
 
 
 def vectorize_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return `func` with its float32 calls of elementary functions replaced."""
+    """Return `func` with its calls of elementary functions replaced."""
 
     def replace(call: tvm.ir.Call) -> Expr:
         name = getattr(call.op, "name", None)
+        if name in HYPERBOLIC:
+            return HYPERBOLIC[name](call.args[0])
         if name in FUNCTIONS and str(call.ty.dtype).startswith("float32"):
             argument = tvm_ffi.structural_map(call.args[0], (tirx.Cast, _selected))
             return FUNCTIONS[name](argument)
         return call
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tvm.ir.Call, replace)))
+
+
+def _cosh(x: Expr) -> Expr:
+    """Return ``(exp(x) + exp(-x)) / 2``."""
+    let = Lets()
+    large, small, _ = _halves(let, let(x))
+    return let.around(large + small)
+
+
+def _sinh(x: Expr) -> Expr:
+    """Return ``(exp(x) - exp(-x)) / 2``, and the sum of its series where that cancels digits."""
+    let = Lets()
+    x = let(x)
+    large, small, magnitude = _halves(let, x)
+    difference = let(large - small)
+    square = let(x * x)
+    factor = tirx.const(1, x.ty.dtype)
+    for k in reversed(range(1, _TERMS)):
+        factor = factor * square / tirx.const(2 * k * (2 * k + 1), x.ty.dtype)
+        factor = factor + tirx.const(1, x.ty.dtype)
+    zero, one = (tirx.const(number, x.ty.dtype) for number in (0, 1))
+    signed = tirx.Select(x < zero, zero - difference, difference)
+    return let.around(tirx.Select(magnitude < one, x * factor, signed))
+
+
+_TERMS = 9
+"""Terms of the series of sinh(x) / x; the next one is below 2**-53 on abs(x) <= 1."""
+
+
+def _halves(let: Lets, x: Expr) -> tuple[Expr, Expr, Expr]:
+    """Return ``exp(a) / 2``, ``exp(-a) / 2`` and ``a = abs(x)``.
+
+    The exponential of half of `a` is finite where that of `a` is not, though its half is.
+    """
+    dtype = x.ty.dtype
+    half, zero = tirx.const(0.5, dtype), tirx.const(0, dtype)
+    magnitude = let(tirx.Select(x < zero, zero - x, x))
+    exp = EXPRESSIONS["exp"] if str(dtype).startswith("float32") else tirx.exp
+    root = let(exp(magnitude * half))
+    return let(root * half * root), let(half / root / root), magnitude
+
+
+HYPERBOLIC: dict[str, Callable[[Expr], Expr]] = {"tirx.cosh": _cosh, "tirx.sinh": _sinh}
+"""Expressions of the functions that TVM calls for scalars only; vectors of them do not compile."""
 
 
 def _selected(cast: tirx.Cast) -> Expr:

@@ -217,3 +217,40 @@ def test_nodes_in_the_branches_of_an_if_are_supervised_too(tmp_path, sign):
     nodes.insert(1, helper.make_node("Mul", ["largest", "sign"], ["limit"]))
     weights = {"zero": np.float32(0), "sign": np.float32(sign)}
     check(write(tmp_path / "m.onnx", nodes, (1, 2, 12), weights), (1, 2, 12))
+
+
+class TestScanOfOpset8:
+    @staticmethod
+    def write(path, batch):
+        state, elements = (
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("s", "e")
+        )
+        results = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("t", "o")]
+        body = helper.make_graph(
+            [helper.make_node("Add", ["s", "e"], ["t"]), helper.make_node("Tanh", ["t"], ["o"])],
+            "body",
+            [state, elements],
+            results,
+        )
+        scan = helper.make_node(
+            "Scan", ["", "first", "x"], ["last", "y"], name="/scan", num_scan_inputs=1, body=body
+        )
+        first = helper.make_node("ReduceMean", ["x"], ["first"], axes=[1], keepdims=0)
+        return write(path, [first, scan], (batch, 3, 2), opset=8)
+
+    def test_of_one_sequence(self, tmp_path):
+        """ONNX Runtime runs such a Scan only if its state is an input of the model."""
+        x = np.random.default_rng(0).standard_normal((1, 3, 2)).astype("float32")
+        engine = tvm_sparse.compile(self.write(tmp_path / "m.onnx", 1), threads=1)
+        expected = np.tanh(x.mean(1, keepdims=True) + x.cumsum(1))
+        np.testing.assert_allclose(engine.run({"x": x})["y"], expected, rtol=1e-5)
+
+    def test_of_more_is_refused(self, tmp_path):
+        with pytest.raises(ModelError, match=r"'/scan' \(Scan\): opset 8"):
+            tvm_sparse.compile(self.write(tmp_path / "m.onnx", 2))
+
+
+@pytest.mark.parametrize("operator", ["HannWindow", "BlackmanWindow"])
+def test_defaults_of_functions_that_are_written_out(tmp_path, operator):
+    nodes = [helper.make_node(operator, ["n"], ["w"]), helper.make_node("Mul", ["x", "w"], ["y"])]
+    check(write(tmp_path / "m.onnx", nodes, (2, 10), {"n": np.array(10)}), (2, 10))

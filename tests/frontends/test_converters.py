@@ -7,6 +7,7 @@ import tvm
 from onnx.helper import make_node
 from tvm import relax
 
+import tvm_sparse
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.resize import interpolation
 from tvm_sparse.frontends.onnx_importer import import_onnx
@@ -253,6 +254,41 @@ def test_equal_parts_of_a_split(tmp_path, size, axis):
     shape = [2, 3]
     shape[axis] = size
     check(tmp_path, node, {"x": image(*shape)}, opset=18)
+
+
+def test_resize_of_float64(tmp_path):
+    """TVM narrows constants of 64 bits unless it is told their type; ONNX Runtime has float32."""
+    resize = make_node("Resize", ["x", "", "s"], ["y"], mode="cubic")
+    nodes = [
+        make_node("Cast", ["x"], ["d"], to=onnx.TensorProto.DOUBLE),
+        make_node("Resize", ["d", "", "s"], ["r"], mode="cubic"),
+        make_node("Mul", ["r", "zero"], ["z"]),
+        make_node("Add", ["r", "z"], ["a"]),
+        make_node("Cast", ["a"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    weights = {"s": np.float32([1, 1, 1.7, 2]), "zero": np.float64(0)}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 2, 5, 6]}, ["y"], weights)
+    x = {"x": image(1, 2, 5, 6)}
+    actual = tvm_sparse.compile(path, fallback="off", threads=1).run(x)["y"]
+    write_onnx(path, [resize], {"x": [1, 2, 5, 6]}, ["y"], weights)
+    np.testing.assert_allclose(actual, onnxruntime_outputs(path, x)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_the_sign_of_nan(tmp_path):
+    x = np.float32([np.nan, -np.inf, -2, -0.0, 0, 3, np.inf])
+    check(tmp_path, make_node("Sign", ["x"], ["y"]), {"x": x})
+
+
+def test_a_limit_of_nan(tmp_path):
+    x = np.float32([np.nan, -np.inf, 1, 2, np.inf])
+    check(tmp_path, make_node("ThresholdedRelu", ["x"], ["y"]), {"x": x})
+
+
+@pytest.mark.parametrize("sizes", [[0, 4], [4, 0], [1, 0, 3], [0, 0, 4]])
+def test_empty_parts_of_a_split(tmp_path, sizes):
+    names = [f"y{i}" for i in range(len(sizes))]
+    weights = {"sizes": np.array(sizes)}
+    check(tmp_path, make_node("Split", ["x", "sizes"], names), {"x": image(4, 3)}, weights)
 
 
 @pytest.mark.parametrize("positive", [0, 1])

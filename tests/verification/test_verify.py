@@ -90,6 +90,7 @@ def test_the_node_that_differs_is_named(tmp_path, nodes, name, operator):
         compiler.verify_engine(path, compile_part(path), compile_part=compile_part)
 
 
+@pytest.mark.expects_report
 @pytest.mark.parametrize("fallback", ["onnxruntime", "off"])
 def test_onnxruntime_runs_the_node_that_differs(tmp_path, monkeypatch, caplog, fallback):
     path = write(tmp_path / "m.onnx", CHAIN)

@@ -124,9 +124,11 @@ def _with_readers(
         joining: dict[int, str] = {}
         for name, producer in graph.producer.items():
             for reader in graph.readers[name]:
-                if (producer in found) == (reader in found):
+                if producer not in found and reader not in found:
                     continue
-                reason = _refusal(name, types[name], is_ours=producer not in found)
+                # Two nodes that fall back may be in groups that a node of ours keeps apart.
+                is_inside = producer in found and reader in found
+                reason = _refusal(name, types[name], producer not in found, is_inside)
                 if reason:
                     joining |= dict.fromkeys(
                         between(graph.successors, graph.predecessors, producer, reader), reason
@@ -148,7 +150,11 @@ def _unknown_outputs(
         if name
         and types[name].dtype is not None
         and not types[name].is_static
-        and (name in graph.outputs or any(node not in reasons for node in graph.readers[name]))
+        and (
+            name in graph.outputs
+            or types[name].shape is None
+            or any(node not in reasons for node in graph.readers[name])
+        )
     }
 
 
@@ -166,19 +172,27 @@ def _with_open_outputs(
     for name in graph.outputs.intersection(graph.producer):
         first, last = types[name], sampled[name]
         inside = [graph.producer[name], *graph.readers[name]]
-        if last.shape is None or not all(node in reasons for node in inside):
+        if not all(node in reasons for node in inside):
             continue
-        if first.shape is None or len(first.shape) != len(last.shape):
+        if last.shape is None:
+            known[name] = first
+        elif first.shape is None or len(first.shape) != len(last.shape):
             known[name] = replace(last, shape=(-1,) * len(last.shape))
         else:
             known[name] = first
     return known
 
 
-def _refusal(name: str, found: ValueType, is_ours: bool) -> str:
-    """Return why a value cannot cross the border of a group, empty if it can."""
+def _refusal(name: str, found: ValueType, is_ours: bool, is_inside: bool) -> str:
+    """Return why a value cannot cross the border of a group, empty if it can.
+
+    A value that is inside of ONNX Runtime's parts may have open dimensions, but a known rank.
+    """
     if found.dtype is None:
         return f"it works on {name!r}, a {found.described}"
+    if is_inside:
+        known = found.shape is not None
+        return "" if known else f"it works on {name!r}, whose rank is known only at run time"
     if not is_ours and not found.is_static:
         return f"it works on {name!r}, whose shape is known only at run time"
     return ""

@@ -16,7 +16,9 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends import node_values
 from tvm_sparse.frontends.converters.table import convert_node
+from tvm_sparse.frontends.element_types import ELEMENT_TYPES, element_type
 from tvm_sparse.frontends.fallback import DOMAIN
 from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
@@ -71,6 +73,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         self._standard = standard
         self._submodels = submodels or {}
         self._building = False
+        self._foreign: dict[str, str] = {}  # values of element types that are not compiled
 
     def convert(self, model: onnx.ModelProto) -> tvm.IRModule:
         """Return the module of a model.
@@ -82,6 +85,11 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         ModelError
             If something else cannot.
         """
+        # TVM would take an extent of 0 for one that is not known.
+        self._shape = {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in model.graph.input
+        }
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         with warnings.catch_warnings(action="ignore"), _without_prints():
             try:
@@ -93,6 +101,15 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
                 if isinstance(error, NotConverted):
                     raise
                 raise ModelError(first_line(error)) from error
+
+    def _parse_graph_initializers(self, graph: onnx.GraphProto) -> None:
+        kept = onnx.GraphProto()
+        for tensor in graph.initializer:
+            if tensor.data_type in ELEMENT_TYPES:
+                kept.initializer.append(tensor)
+            else:
+                self._foreign[tensor.name] = element_type(tensor.data_type)
+        super()._parse_graph_initializers(kept)
 
     def _parse_array(self, tensor_proto: onnx.TensorProto) -> tvm.runtime.Tensor:
         return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
@@ -111,14 +128,16 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             if node.domain == DOMAIN:
                 self._call_submodel(node)
                 continue
-            reason = no_converter(node)
+            reason = no_converter(node) or node_values.foreign_operand(self._foreign, node)
             try:
                 if not reason:
                     super()._construct_nodes(onnx.GraphProto(node=[node]))
-                    reason = self._open_shape(node) or self._other_type(node)
+                    reason = node_values.foreign_result(self._nodes, node)
+                    reason = reason or self._open_shape(node) or self._other_type(node)
+                    node_values.empty_results(self._nodes, node)
             except Exception as error:
                 reason = first_line(error)
-            if not reason:
+            if not reason or node_values.are_empty(self._nodes, node, self._types() or {}):
                 continue
             reasons[position] = reason
             if node.op_type == "If":  # its branches may have left the builder within them
@@ -151,7 +170,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             value, standard = self._nodes.get(name), self._standard.get(name)
             found = value.ty if isinstance(value, relax.Expr) else None
             if isinstance(found, relax.TensorType) and standard is not None:
-                difference = type_difference(found, standard)
+                difference = node_values.type_difference(found, standard)
                 if difference:
                     return f"TVM makes {name!r} {difference}"
         return ""
@@ -248,25 +267,6 @@ def no_converter(node: onnx.NodeProto) -> str:
     return "it has no converter in TVM"
 
 
-def type_difference(found: relax.TensorType, standard: onnx.TypeProto) -> str:
-    """Return how a type differs from one of ONNX in what is known of both; empty if it does not."""
-    wanted = standard.tensor_type
-    if wanted.elem_type:
-        dtype = str(onnx.helper.tensor_dtype_to_np_dtype(wanted.elem_type))
-        if str(found.dtype) != dtype:
-            return f"{found.dtype}, and it is {dtype} by the standard"
-    if not wanted.HasField("shape") or found.ndim < 0:
-        return ""
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in wanted.shape.dim]
-    made = list(found.shape) if found.shape is not None else [None] * found.ndim
-    known = [int(size) if isinstance(size, tvm.tirx.IntImm) else None for size in made]
-    if len(sizes) != len(known) or any(
-        a != b and a is not None and b is not None for a, b in zip(sizes, known, strict=True)
-    ):
-        return f"of shape {known}, and it is {sizes} by the standard"
-    return ""
-
-
 def _variable(node: str) -> str:
     return re.sub(r"\W+", "_", node).strip("_")
 
@@ -274,12 +274,13 @@ def _variable(node: str) -> str:
 def _tensor(expr: relax.Expr) -> relax.Expr:
     """Return a shape that is known as a constant, and all else as it is."""
     if isinstance(expr, relax.ShapeExpr):
-        return relax.const(np.array([int(size) for size in expr.values], "int64"))
+        return relax.const(np.array([int(size) for size in expr.values], "int64"), "int64")
     return expr
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an error of TVM or ONNX Runtime says."""
     text = re.sub(r"In ir\.Op\(.*?support_level=\d+\), ", "", str(error))
+    text = re.sub(r"ir\.Op\(.*?name=\"([^\"]+)\".*?support_level=\d+\)", r"\1", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

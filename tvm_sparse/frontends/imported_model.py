@@ -30,6 +30,24 @@ class ImportedModel:
     outputs: tuple[TensorSpec, ...]
     fallbacks: tuple[Fallback, ...] = ()
 
+    def constant_outputs(self) -> tuple[str, ...]:
+        """Return the names of the outputs that depend on no input."""
+        main = self.mod["main"]
+        varying = set(main.params)
+        values = {}
+        for block in main.body.blocks:
+            for binding in block.bindings:
+                values[binding.var] = binding.value
+                if varying.intersection(relax.analysis.free_vars(binding.value)):
+                    varying.add(binding.var)
+        result = values.get(main.body.body, main.body.body)
+        fields = list(result) if isinstance(result, relax.Tuple) else [main.body.body]
+        return tuple(
+            spec.name
+            for spec, field in zip(self.outputs, fields, strict=True)
+            if not varying.intersection(relax.analysis.free_vars(field))
+        )
+
 
 def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
     """Return the spec of an input or output called `name` of Relax type `ty`.
@@ -40,7 +58,10 @@ def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
         If it is no tensor of known rank.
     """
     if not isinstance(ty, relax.TensorType) or ty.ndim < 0:
-        raise ModelError(f"{name!r} is no tensor of known rank, but {ty}; it cannot be compiled")
+        what = (
+            "a sequence" if isinstance(ty, relax.TupleType) else f"no array of known rank, but {ty}"
+        )
+        raise ModelError(f"{name!r} is {what}; inputs and outputs must be arrays")
     sizes = [None] * ty.ndim if ty.shape is None else ty.shape
     shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in sizes)
     return TensorSpec(name, tuple(shape), str(ty.dtype))

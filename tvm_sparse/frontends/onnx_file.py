@@ -18,6 +18,7 @@ from onnx import external_data_helper, numpy_helper
 from tvm_sparse.errors import InputError, ModelError, border, reason
 from tvm_sparse.files import replacing, writable_target
 from tvm_sparse.frontends.checks.file import check_file
+from tvm_sparse.frontends.element_types import check_is_array
 from tvm_sparse.specs import unknown_input
 
 _UNKNOWN = ("dynamic", "none", "unknown")
@@ -182,13 +183,15 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
             raise unknown_input(name, inputs)
         _bind(inputs[name], tuple(given), sizes)
     for name, value in inputs.items():
+        check_is_array(value)
         if not value.type.tensor_type.HasField("shape"):
             raise InputError(f"input {name!r}: its shape is unknown; {_remedy(name, 2)}")
         dimensions = value.type.tensor_type.shape.dim
         for axis, dimension in enumerate(dimensions):
             if dimension.dim_param in sizes:
                 dimension.dim_value = sizes[dimension.dim_param]
-            if dimension.dim_value < 1:
+            is_empty = dimension.HasField("dim_value") and dimension.dim_value == 0
+            if dimension.dim_value < 1 and not is_empty:
                 called = f" ({dimension.dim_param!r})" if dimension.dim_param else ""
                 raise InputError(
                     f"input {name!r}: dimension {axis}{called} is dynamic; "
@@ -197,8 +200,13 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
     # The exporter's notes on dynamic shapes would contradict the sizes.
     del model.graph.value_info[:]
     for value in model.graph.output:
-        if value.type.HasField("tensor_type"):  # others have no type, or that of a sequence
-            value.type.tensor_type.ClearField("shape")
+        # Others have no type, or that of a sequence. The rank is no matter of sizes.
+        for dimension in value.type.tensor_type.shape.dim if _has_shape(value) else ():
+            dimension.Clear()
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
 
 
 def _is_symbol(name: str) -> bool:
@@ -215,7 +223,8 @@ def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, i
     if len(shape) != len(dimensions):
         raise InputError(mismatch)
     for dimension, size in zip(dimensions, shape, strict=True):
-        if size < 1:
+        is_empty = dimension.HasField("dim_value") and dimension.dim_value == size == 0
+        if size < 1 and not is_empty:
             raise InputError(f"input {value.name!r}: shape {shape} has a dimension below 1")
         if dimension.dim_value > 0 and dimension.dim_value != size:
             raise InputError(mismatch)

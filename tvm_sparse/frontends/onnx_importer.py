@@ -15,7 +15,6 @@ from pathlib import Path
 
 import onnx
 import tvm
-from tvm import relax
 
 from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError, border
@@ -104,7 +103,8 @@ def _imported(
         [value.name for value in values] for values in (model.graph.input, model.graph.output)
     )
     main = mod["main"]
-    output_types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
+    # A single output that is a tuple is a sequence.
+    output_types = [main.ret_ty] if len(outputs) == 1 else main.ret_ty.fields
     return ImportedModel(
         mod.with_attr(FILE_LAYERS, layers),
         tuple(map(tensor_spec, inputs, (param.ty for param in main.params))),
@@ -244,6 +244,9 @@ def _forms(model: onnx.ModelProto, folder: Path, scratch: Path) -> Iterator[_For
         tried = f"not simplified, since {version} said: {refusal}"
     else:
         tried = f"simplified by {version}"
+        # ONNX Runtime forgets the ranks that it does not find by itself.
+        del simple.graph.output[:]
+        simple.graph.output.extend(model.graph.output)
         yield _Form(simple, scratch, tried)
     yield _Form(model, folder, tried)
 

@@ -13,6 +13,9 @@ import onnx
 
 from tvm_sparse.onnx_runtime import onnxruntime
 
+_LARGEST_SIZE = 64
+"""The largest number that stands for a size; an array of three dimensions of it has 1 MB."""
+
 _BITS = (8, 16, 32, 64)
 
 # What ONNX Runtime calls the element types that NumPy has too.
@@ -67,7 +70,13 @@ def value_types(model: onnx.ModelProto, folder: Path) -> dict[str, ValueType]:
     """
     names = [name for node in model.graph.node for name in node.output if name]
     session = _session(_with_outputs(model, names), folder)
-    return {value.name: _type(value) for value in (*session.get_inputs(), *session.get_outputs())}
+    types = {value.name: _type(value) for value in (*session.get_inputs(), *session.get_outputs())}
+    for value in model.graph.output:
+        declared = value.type.tensor_type
+        found = types.get(value.name)
+        if found and found.shape is None and declared.HasField("shape"):
+            types[value.name] = replace(found, shape=(-1,) * len(declared.shape.dim))
+    return types
 
 
 def with_sampled_shapes(
@@ -75,20 +84,27 @@ def with_sampled_shapes(
 ) -> dict[str, ValueType]:
     """Return `types` with the shapes that the values `names` have whatever the inputs hold.
 
-    The model runs on zeros, ones, numbers that count up and random ones, as far as it takes them.
-    A dimension that changes between them, or that is 0 in one, stays unknown.
+    The model runs on zeros, ones, numbers that count up, random ones, and some that are as large
+    as sizes are, as far as it takes them. A dimension that changes between them, or that is 0 in
+    one, stays unknown. If the model takes only one kind, no more than the ranks are known.
     """
     session = _session(_with_outputs(model, names), folder)
-    known = dict(types)
+    known, runs = dict(types), 0
     for feeds in _samples(session):
         try:
             results = session.run(list(names), feeds)
         # ONNX Runtime's errors share no base class below Exception.
         except Exception:
             continue
+        runs += 1
         for name, array in zip(names, results, strict=True):
             if types[name].dtype is not None:
                 known[name] = _agreed(types[name], known[name], np.shape(array))
+    if runs == 1:
+        for name in names:
+            sizes = known[name].shape
+            if known[name] is not types[name] and sizes is not None:
+                known[name] = replace(known[name], shape=(-1,) * len(sizes))
     return known
 
 
@@ -108,7 +124,17 @@ def _samples(session: Any) -> Iterator[dict[str, np.ndarray]]:
     shapes = {
         value.name: (_type(value).dtype, tuple(value.shape)) for value in session.get_inputs()
     }
-    for fill in (np.zeros, np.ones, _counted, generator.standard_normal):
+    # A size below that of an array may leave a shape as it is, such as that of CenterCropPad.
+    largest = max((size for _, shape in shapes.values() for size in shape), default=1)
+    size = min(largest + 1, _LARGEST_SIZE)
+    for fill in (
+        np.zeros,
+        np.ones,
+        _counted,
+        generator.standard_normal,
+        lambda shape: np.full(shape, 5),
+        lambda shape: np.full(shape, size),
+    ):
         yield {
             name: np.asarray(np.abs(fill(shape)), dtype) for name, (dtype, shape) in shapes.items()
         }

@@ -100,9 +100,12 @@ class _Session:
             ) from None
         for value, result in zip(self._outputs, results, strict=True):
             known = value.shape  # empty also if the rank is unknown
-            if known and any(
-                isinstance(size, int) and size != found
-                for size, found in zip(known, result.shape, strict=True)
+            if known and (
+                len(known) != len(result.shape)
+                or any(
+                    isinstance(size, int) and size != found
+                    for size, found in zip(known, result.shape, strict=True)
+                )
             ):
                 raise InputError(
                     f"{value.name!r} has shape {result.shape} for these inputs, and the library "

@@ -7,10 +7,9 @@ each step.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +18,9 @@ import numpy as np
 import onnx
 from onnx import external_data_helper, helper
 
-from tvm_sparse.errors import InputError, TvmSparseError, VerificationError
+from tvm_sparse.errors import PLEASE_REPORT, InputError, TvmSparseError, VerificationError
 from tvm_sparse.files import scratch_folder
+from tvm_sparse.frontends.failures import without_warnings
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
@@ -119,11 +119,8 @@ def verify(
     wrong = [one for one in found if one.is_error]
     if wrong:
         blame, node = _Bisection(proto, folder, arrays, compile_part).blame(wrong[0].output)
-        raise VerificationError(f"{_described(wrong)}; {blame}. {_REMEDY}", node)
+        raise VerificationError(f"{_described(wrong)}; {blame}. {PLEASE_REPORT}", node)
     return Verification(tuple(found))
-
-
-_REMEDY = "This is an error of tvm-sparse: please report it, with the model if you can"
 
 
 def until_right(attempt: Callable[[Mapping[str, str]], Result], can_fall_back: bool) -> Result:
@@ -174,16 +171,6 @@ def _described(wrong: Sequence[Difference]) -> str:
     return (
         f"output {first.output!r}{more} differs from ONNX Runtime {onnxruntime.__version__} {how}"
     )
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Log nothing of parts of a model: the same was said of the model itself."""
-    was_disabled, _log.disabled = _log.disabled, True
-    try:
-        yield
-    finally:
-        _log.disabled = was_disabled
 
 
 class _Bisection:
@@ -267,7 +254,7 @@ class _Bisection:
             with scratch_folder() as scratch:
                 path = scratch / "part.onnx"
                 onnx.save(part, str(path))
-                with _without_warnings():
+                with without_warnings():
                     actual = self.compile_part(path).run(inputs)
             return any(one.is_error for one in reference.compare(inputs, actual))
         except (Refused, TvmSparseError, AttributeError, KeyError, ValueError):

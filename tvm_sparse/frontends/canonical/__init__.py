@@ -14,6 +14,7 @@ import onnx
 
 from tvm_sparse.frontends.canonical.block_constants import dequantize_constants
 from tvm_sparse.frontends.canonical.control_flow import write_out
+from tvm_sparse.frontends.canonical.empty_inputs import replace_empty_inputs
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
 from tvm_sparse.frontends.canonical.functions import inline_functions
 from tvm_sparse.frontends.canonical.opset import raise_opset
@@ -43,5 +44,6 @@ def canonical(
     model = inline_functions(model)
     model = raise_opset(model)
     model = dequantize_constants(model, folder)
+    model = replace_empty_inputs(model)
     model = write_out(model, folder, is_converted)
     return drop_empty_operands(model)

@@ -39,6 +39,7 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
             for tensor in light.graph.initializer
         )
         light = onnx.shape_inference.infer_shapes(light)
+        _write_defaults(light)
         return onnx.inliner.inline_selected_functions(light, every, inline_schema_functions=True)
 
     try:
@@ -49,6 +50,19 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in written.graph.node:
         node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
     return written
+
+
+def _write_defaults(model: onnx.ModelProto) -> None:
+    """Give nodes that are written out all attributes: the inliner leaves defaults open."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    for node in model.graph.node:
+        if not _is_written_out(node):
+            continue
+        given = {attribute.name for attribute in node.attribute}
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        for name, attribute in schema.attributes.items():
+            if name not in given and attribute.default_value.name:
+                node.attribute.append(attribute.default_value)
 
 
 def _is_written_out(node: onnx.NodeProto) -> bool:

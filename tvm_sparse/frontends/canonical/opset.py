@@ -10,6 +10,7 @@ import onnx
 from onnx import version_converter
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.canonical.batched_scan import WITH_BATCHES, without_batches
 from tvm_sparse.frontends.canonical.light import with_light_weights
 
 OLDEST = 11
@@ -36,6 +37,8 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"opset {old} cannot be converted to opset {OLDEST}: {reason}") from None
+    if old == WITH_BATCHES:
+        raised = without_batches(model, raised)
     for node in raised.graph.node:
         node.name = node.name or f"{node.op_type}_of_{node.output[0]}"
         if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):

@@ -53,6 +53,15 @@ def thresholded_relu(node: Node) -> Any:
     return relax.op.where(node.emit(relax.op.greater(x, alpha)), x, relax.const(0, dtype))
 
 
+def sign(node: Node) -> Any:
+    """Convert Sign; that of NaN is NaN, and TVM's is 0."""
+    x = node.inputs[0]
+    if not node.dtype(0).startswith(("float", "bfloat")):
+        return node.by_tvm()
+    is_nan = node.emit(relax.op.isnan(x))
+    return relax.op.where(is_nan, x, node.emit(relax.op.sign(x)))
+
+
 def modulo(node: Node) -> Any:
     """Convert Mod; a float modulo an infinity is the float, or the infinity of the other sign."""
     if node.attributes.get("fmod", 0) or not node.dtype(0).startswith("float"):

@@ -28,6 +28,9 @@ def extreme(node: Node) -> Any:
     if rank == 4 and axes == IMAGE_AXES:
         return node.by_tvm()
     largest = node.op_type == "ReduceMax"
+    nothing = _of_nothing(node, axes, -np.inf if largest else np.inf)
+    if nothing is not None:
+        return nothing
     identity = -np.inf if largest else np.inf
     larger = tirx.max if largest else tirx.min
     reducer = te.comm_reducer(
@@ -49,6 +52,22 @@ def extreme(node: Node) -> Any:
     return node.builder.call_te(body, x, primfunc_name_hint=node.op_type.lower())
 
 
+def mean(node: Node) -> Any:
+    """Convert ReduceMean; ONNX Runtime's mean of nothing is 0, and TVM refuses to compute it."""
+    axes = _axes(node, len(node.shape(0)))
+    nothing = _of_nothing(node, axes, 0) if node.dtype(0).startswith("float") else None
+    return node.by_tvm() if nothing is None else nothing
+
+
+def _of_nothing(node: Node, axes: list[int], value: float) -> relax.Expr | None:
+    """Return `value` for each result of a reduction over no values, None if there are some."""
+    shape, keep = node.shape(0), node.attributes.get("keepdims", 1)
+    if all(shape[axis] for axis in axes):
+        return None
+    result = [1 if i in axes else size for i, size in enumerate(shape) if keep or i not in axes]
+    return relax.const(np.full(result, value, node.dtype(0)), node.dtype(0))
+
+
 def log_sum_exp(node: Node) -> Any:
     """Convert ReduceLogSumExp: ``log(sum(exp(x - m))) + m`` with the maximum m.
 
@@ -59,6 +78,9 @@ def log_sum_exp(node: Node) -> Any:
     axes = _axes(node, rank)
     if not axes:
         return x
+    nothing = _of_nothing(node, axes, -np.inf)
+    if nothing is not None:
+        return nothing
     largest = node.emit(relax.op.max(x, axes, keepdims=True))
     zero = relax.const(0, node.dtype(0))
     shift = node.emit(relax.op.where(node.emit(relax.op.isinf(largest)), zero, largest))

@@ -198,8 +198,12 @@ def _product(node: Node, x: relax.Expr, weights: np.ndarray, axis: int) -> relax
     """Return the product of `weights`, (outputs, inputs), with one axis of `x`."""
     rank = x.ty.ndim
     if axis == rank - 1:
-        return node.emit(relax.op.matmul(x, relax.const(np.ascontiguousarray(weights.T))))
+        return node.emit(
+            relax.op.matmul(x, relax.const(np.ascontiguousarray(weights.T), str(weights.dtype)))
+        )
     order = [*(i for i in range(rank) if i != axis), axis]
     last = node.emit(relax.op.permute_dims(x, order))
-    product = node.emit(relax.op.matmul(last, relax.const(np.ascontiguousarray(weights.T))))
+    product = node.emit(
+        relax.op.matmul(last, relax.const(np.ascontiguousarray(weights.T), str(weights.dtype)))
+    )
     return node.emit(relax.op.permute_dims(product, list(np.argsort(order))))

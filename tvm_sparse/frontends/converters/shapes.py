@@ -28,7 +28,7 @@ def slicing(node: Node) -> Any:
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         result[axis] = len(range(shape[axis])[slice(int(start), int(end), int(step))])
     if 0 in result:
-        return relax.const(np.zeros(result, node.dtype(0)))
+        return relax.const(np.zeros(result, node.dtype(0)), node.dtype(0))
     return node.by_tvm()
 
 
@@ -63,16 +63,48 @@ def expand(node: Node) -> Any:
 
 
 def split(node: Node) -> Any:
-    """Convert Split; of equal parts that do not fill the axis, the last one is shorter."""
+    """Convert Split; of equal parts that do not fill the axis, the last ones are shorter."""
     axis, parts = int(node.attributes.get("axis", 0)), node.attributes.get("num_outputs")
-    if parts is None or node.inputs[1] is not None:
+    if isinstance(node.inputs[0], relax.ShapeExpr):
         return node.by_tvm()
     size = node.shape(0)[axis]
-    part = -(-size // int(parts))
-    sizes = [min(part, size - start) for start in range(0, part * int(parts), part)]
-    if sizes[-1] != part:
-        node.inputs[:] = [node.inputs[0], relax.const(np.array(sizes, "int64"))]
-    return node.by_tvm()
+    if node.opset < FIRST_WITH_SIZES:
+        sizes = node.ints("split", ())
+    else:
+        given = node.constant(1, "split")
+        sizes = [] if given is None else [int(part) for part in given]
+    if not sizes:
+        number = int(parts or node.outputs)
+        part = -(-size // number)
+        sizes = [max(min(part, size - i * part), 0) for i in range(number)]
+    ends = [int(end) for end in np.cumsum([part for part in sizes if part])]
+    if len(ends) < 2:
+        filled = iter([node.inputs[0]])
+    else:
+        parts = node.emit(relax.op.split(node.inputs[0], ends[:-1], axis))
+        filled = iter([relax.TupleGetItem(parts, position) for position in range(len(ends))])
+    empty = list(node.shape(0))
+    empty[axis] = 0
+    nothing = relax.const(np.zeros(empty, node.dtype(0)), node.dtype(0))
+    return relax.Tuple([node.emit(next(filled)) if part else nothing for part in sizes])
+
+
+FIRST_WITH_SIZES = 13
+"""The first opset in which Split has the sizes of its parts as an input."""
+
+
+def top_k(node: Node) -> Any:
+    """Convert TopK; TVM takes all values where ONNX takes none."""
+    shape, axis = node.shape(0), int(node.attributes.get("axis", -1))
+    number = node.attributes.get("k") if node.opset < 10 else node.required(1, "K").item()
+    if number != 0:
+        return node.by_tvm()
+    for of_order in ("largest", "sorted"):
+        node.attributes.get(of_order)
+    shape[axis] = 0
+    return relax.Tuple(
+        [relax.const(np.zeros(shape, dtype), dtype) for dtype in (node.dtype(0), "int64")]
+    )
 
 
 def space_to_depth(node: Node) -> Any:

@@ -68,13 +68,16 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "Range": shapes.numbers,
     "ReduceLogSumExp": reductions.log_sum_exp,
     "ReduceMax": reductions.extreme,
+    "ReduceMean": reductions.mean,
     "ReduceMin": reductions.extreme,
     "Resize": resize.resize,
     "RoiAlign": shapes.roi_align,
     "Slice": shapes.slicing,
     "SpaceToDepth": shapes.space_to_depth,
     "Split": shapes.split,
+    "Sign": elementwise.sign,
     "ThresholdedRelu": elementwise.thresholded_relu,
+    "TopK": shapes.top_k,
 }
 
 _NOT_A_TENSOR = {"Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty"}
