@@ -1,10 +1,8 @@
 """Boards: engines on other machines, behind TVM's RPC server.
 
-A board runs ``python -m tvm.exec.rpc_server``, either by itself or under a tracker
-(``--tracker HOST:PORT --key NAME``) that hands out whichever board of a kind is free.
-
-TVM's client waits without limit. Call these functions in a process that can be ended, as
-`tvm_sparse.bench.board_worker` is.
+A board runs ``python -m tvm.exec.rpc_server``, either by itself or under a tracker (``--tracker
+HOST:PORT --key NAME``) that hands out whichever board of a kind is free. TVM's client waits without
+limit: call these functions in a process that can be ended, as `tvm_sparse.bench.board_worker` is.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class Reference:
         ]
         if not any(one.is_error for one in found):
             return found
-        # On several threads, some kernels round to eight bits what each thread computes by itself.
+        # The results of some kernels that round to eight bits change with the number of threads.
         others = [self.run(inputs, threads=1), self.run(_disturbed(inputs))]
         others.append(self._with_disturbed_weights().run(inputs))
         with contextlib.suppress(Refused):  # its optimizers refuse models that it can run

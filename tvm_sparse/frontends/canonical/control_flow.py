@@ -28,8 +28,7 @@ MOST_NODES = 512
 """Nodes that the loops of a model may become altogether; each takes about 30 ms of compile time."""
 
 MOST_WEIGHT_BYTES = 1 << 26
-"""Bytes of the weights that the iterations of a loop read altogether, each of which packs its
-own."""
+"""Bytes of the weights that all iterations of a loop read, each of which packs its own."""
 
 
 def write_out(
