@@ -93,6 +93,20 @@ def test_without_a_shell_there_is_still_a_folder(tmp_path, monkeypatch):
     assert not folder.exists()
 
 
+def test_a_new_folder_that_another_process_takes_for_one_left_over(tmp_path, monkeypatch):
+    make, made = tempfile.mkdtemp, []
+
+    def swept_at_once(**options):
+        made.append(Path(make(**options)))
+        if len(made) == 1:
+            made[0].rmdir()
+        return str(made[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept_at_once)
+    with scratch_folder(tmp_path) as folder:
+        assert folder == made[1] and folder.is_dir()
+
+
 def test_the_systems_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     with scratch_folder() as folder:

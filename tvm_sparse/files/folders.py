@@ -102,10 +102,13 @@ def _make(parent: Path) -> tuple[Path, int]:
     """Return a new folder, and its open descriptor, which holds a lock where locks are known."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        # Until the lock is held, another process may take the folder for one that is left over.
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         with contextlib.suppress(OSError):  # Some network file systems have no locks.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Until the lock is held, another process may take the folder for one that is left over.
         if folder.exists():
             return folder, lock
         os.close(lock)

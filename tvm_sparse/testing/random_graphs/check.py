@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +30,8 @@ def outcome(case: Case) -> str:
     A model that is refused by a clear error is "refused"; whatever else is raised is named by its
     type. Outputs that differ, also those of a second run, are "wrong".
     """
-    logging.getLogger("tvm_sparse").setLevel(logging.ERROR)
     options = case.options
-    with tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
+    with _without_warnings(), tempfile.TemporaryDirectory(prefix="tvm_sparse-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(case.model, path)
         try:
@@ -52,6 +53,18 @@ def outcome(case: Case) -> str:
         if not np.array_equal(array, second[name], equal_nan=array.dtype.kind == "f"):
             return f"wrong: output {name} is another one in the second run"
     return _compared(case, first)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep the warnings of dense layers, of which random graphs have many, to ourselves."""
+    logger = logging.getLogger("tvm_sparse")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _compared(case: Case, outputs: dict[str, np.ndarray]) -> str:
