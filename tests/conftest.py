@@ -2,12 +2,20 @@
 
 import logging
 import os
+import signal
 
 import pytest
 
 from tvm_sparse.errors import PLEASE_REPORT
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import ONNX Runtime before the package
+
+# A shell that starts the tests in the background lets them, and the programs that they start, ignore
+# some signals; the tests of how programs end send these.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        is_interrupt = _number == signal.SIGINT
+        signal.signal(_number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
 
 
 class _Reports(logging.Handler):
