@@ -10,8 +10,8 @@ from tvm_sparse.errors import PLEASE_REPORT
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import ONNX Runtime before the package
 
-# A shell that starts the tests in the background lets them, and the programs that they start, ignore
-# some signals; the tests of how programs end send these.
+# A shell that starts the tests in the background lets them ignore some signals, and the programs
+# that they start, too. Tests of how programs end send these signals.
 for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(_number) == signal.SIG_IGN:
         is_interrupt = _number == signal.SIGINT
