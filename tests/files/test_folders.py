@@ -1,6 +1,7 @@
 """Folders for unfinished files disappear however their process ends; the user's data folder."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -105,6 +106,22 @@ def test_a_new_folder_that_another_process_takes_for_one_left_over(tmp_path, mon
     monkeypatch.setattr(tempfile, "mkdtemp", swept_at_once)
     with scratch_folder(tmp_path) as folder:
         assert folder == made[1] and folder.is_dir()
+
+
+def test_a_new_folder_that_another_process_has_locked(tmp_path, monkeypatch):
+    make, locks = tempfile.mkdtemp, []
+
+    def locked_at_once(**options):
+        folder = make(**options)
+        if not locks:
+            locks.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+            fcntl.flock(locks[0], fcntl.LOCK_EX)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", locked_at_once)
+    with scratch_folder(tmp_path) as folder:
+        assert os.fstat(locks[0]).st_ino != folder.stat().st_ino
+    os.close(locks[0])
 
 
 def test_the_systems_folder(tmp_path, monkeypatch):

@@ -107,9 +107,14 @@ def _make(parent: Path) -> tuple[Path, int]:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue
-        with contextlib.suppress(OSError):  # Some network file systems have no locks.
+        is_taken = False
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if folder.exists():
+        except BlockingIOError:
+            is_taken = True
+        except OSError:
+            pass  # Some network file systems have no locks.
+        if not is_taken and folder.exists():
             return folder, lock
         os.close(lock)
 

@@ -44,17 +44,18 @@ def instruction_sets(target: tvm.target.Target) -> tuple[str, ...]:
 
 
 def missing(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the instruction sets that this processor lacks."""
+    """Return the instruction sets that this processor lacks, as far as that is known."""
     here = _here()
-    return tuple(name for name in names if name not in here)
+    return () if here is None else tuple(name for name in names if name not in here)
 
 
 @functools.cache
-def _here() -> frozenset[str]:
-    """Return the optional instruction sets of this processor."""
+def _here() -> frozenset[str] | None:
+    """Return the optional instruction sets of this processor; None if they are not known."""
     known = {"x86_64": _X86, "aarch64": _ARM}.get(platform.machine(), {})
     flags = cpu_flags()
     if known and flags:
-        return frozenset(name for name, flag in known.items() if flag in flags)
+        # An emulator may show the flags of the machine that it runs on, which is of another kind.
+        return frozenset(name for name, flag in known.items() if flag in flags) or None
     mcpu = codegen.llvm_get_system_cpu()
     return frozenset(instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})))
