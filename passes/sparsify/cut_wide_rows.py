@@ -100,13 +100,16 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
 
 
 def _move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    """f(view(from_strips(y)), q) => view(from_strips(f(y, to_strips(q))))"""
+    """f(view(from_strips(y)), q) => view(from_strips(f(y, q)))
+
+    q is a scalar, a constant for each channel, or strips of the same places.
+    """
     shape = static_shape(call)
     joints = [_joint(arg, lookup) for arg in call.args if static_shape(arg) == shape]
     joint = next((found for found in joints if found is not None), None)
     if joint is None or shape is None or call.ty.dtype != ACTIVATIONS:
         return None
-    args = [_operand(arg, shape, joint, lookup, emit) for arg in call.args]
+    args = [_operand(arg, shape, joint, lookup) for arg in call.args]
     if any(arg is None for arg in args):
         return None
     moved = emit(relax.Call(call.op, args, call.attrs))
@@ -128,7 +131,7 @@ def _joint(value: relax.Expr, lookup: Lookup) -> relax.Call | None:
 
 
 def _operand(
-    value: relax.Expr, shape: tuple[int, ...], joint: relax.Call, lookup: Lookup, emit: Emit
+    value: relax.Expr, shape: tuple[int, ...], joint: relax.Call, lookup: Lookup
 ) -> relax.Expr | None:
     """Return `value` as an operand beside the strips of a joint, or None."""
     if not isinstance(value.ty, relax.TensorType):

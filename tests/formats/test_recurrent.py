@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows, tile_starts
+from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows
+from tvm_sparse.formats.rows import tile_starts
 from tvm_sparse.formats.windows import MOST_VECTORS, WINDOWS, WindowSparse
 from tvm_sparse.testing.models import pruned
 

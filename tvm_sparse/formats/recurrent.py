@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-
-def tile_starts(hidden: int, units: int) -> list[int]:
-    """Return the first hidden unit of each tile; the last tile overlaps the one before it."""
-    return [min(first, hidden - units) for first in range(0, hidden, units)]
+from tvm_sparse.formats.rows import tile_starts
 
 
 def tile_rows(gates: Sequence[int], hidden: int, width: int, vectors: int) -> NDArray[np.intp]:

@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def tile_starts(channels: int, units: int) -> list[int]:
+    """Return the first channel of each tile; the last tile overlaps the one before it."""
+    return [min(first, channels - units) for first in range(0, channels, units)]
+
+
 def tile_channels(channels: int, units: int) -> NDArray[np.intp]:
     """Return the output channels of each tile, ``(tiles, units)``.
 
@@ -18,8 +23,7 @@ def tile_channels(channels: int, units: int) -> NDArray[np.intp]:
     units : int
         Output channels of a tile, at most `channels`.
     """
-    starts = np.minimum(np.arange(0, channels, units), channels - units)
-    return starts[:, None] + np.arange(units)
+    return np.asarray(tile_starts(channels, units))[:, None] + np.arange(units)
 
 
 def pack_rows(weight: NDArray[np.float32], units: int) -> NDArray[np.float32]:
