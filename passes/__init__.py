@@ -11,6 +11,7 @@ from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
@@ -60,6 +61,7 @@ __all__ = [
     "RecomposeHardSwish",
     "RecomposeLayerNorm",
     "RecomposeSilu",
+    "RecomposeSoftplus",
     "RecomposeSquare",
     "SinkViews",
     "SparsifyWeights",

@@ -30,6 +30,7 @@ from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
+from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
@@ -74,6 +75,7 @@ def canonicalize() -> Passes:
         RecomposeLayerNorm(),
         RecomposeGelu(),
         RecomposeSilu(),
+        RecomposeSoftplus(),
         RecomposeClip(),
         RecomposeHardSwish(),
         RecomposeAttention(),

@@ -14,11 +14,12 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Expr
 
-from tvm_sparse.schedules.emit.elementwise import EXPRESSIONS
+from tvm_sparse.schedules.emit import vector_math
 from tvm_sparse.schedules.emit.expressions import Lets
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
-    f"tirx.{name}": EXPRESSIONS[name] for name in ("exp", "log", "erf", "tanh", "sigmoid")
+    f"tirx.{name}": getattr(vector_math, name)
+    for name in ("exp", "log", "log1p", "erf", "tanh", "sigmoid")
 }
 """Expressions of the functions that LLVM has no vector code for, by their names in TensorIR."""
 
@@ -86,7 +87,7 @@ def _halves(let: Lets, x: Expr) -> tuple[Expr, Expr, Expr]:
     dtype = x.ty.dtype
     half, zero = tirx.const(0.5, dtype), tirx.const(0, dtype)
     magnitude = let(tirx.Select(x < zero, zero - x, x))
-    exp = EXPRESSIONS["exp"] if str(dtype).startswith("float32") else tirx.exp
+    exp = vector_math.exp if str(dtype).startswith("float32") else tirx.exp
     root = let(exp(magnitude * half))
     return let(root * half * root), let(half / root / root), magnitude
 

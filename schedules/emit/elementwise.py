@@ -54,6 +54,7 @@ EXPRESSIONS: dict[str, Callable[..., Expr]] = {
     "rsqrt": _rsqrt,
     "sigmoid": vector_math.sigmoid,
     "silu": vector_math.silu,
+    "softplus": vector_math.softplus,
     "sqrt": T.sqrt,
     "tanh": vector_math.tanh,
     "add": lambda a, b: a + b,

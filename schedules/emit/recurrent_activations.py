@@ -47,13 +47,6 @@ def _softsign(x: Expr) -> Expr:
     return let.around(x / (constant(1, x) + EXPRESSIONS["abs"](x)))
 
 
-def _softplus(x: Expr) -> Expr:
-    let = Lets()
-    x = let(x)
-    e = let(vector_math.exp(EXPRESSIONS["negative"](EXPRESSIONS["abs"](x))))
-    return let.around(vector_math.relu(x) + vector_math.log(constant(1, x) + e))
-
-
 ACTIVATIONS: dict[str, Callable[..., Expr]] = {
     "affine": _affine,
     "elu": _elu,
@@ -62,7 +55,7 @@ ACTIVATIONS: dict[str, Callable[..., Expr]] = {
     "relu": vector_math.relu,
     "scaled_tanh": _scaled_tanh,
     "sigmoid": vector_math.sigmoid,
-    "softplus": _softplus,
+    "softplus": vector_math.softplus,
     "softsign": _softsign,
     "tanh": vector_math.tanh,
     "thresholded_relu": _thresholded_relu,

@@ -8,7 +8,8 @@ Largest errors over all float32 inputs (an ulp is 2**-23 of the result's power o
 
 =========================================  ====================================================
 `exp`                                      1.5 ulp; 0 below 2**-126, inf above 2**128
-`log`                                      1.5 ulp
+`log`, `log1p`                             1.5 ulp
+`softplus`                                 3 ulp; 0 below 2**-126
 `tanh`, `erf`                              4 ulp
 `sigmoid`                                  3 ulp; 0 below 2**-126
 `gelu`, `gelu_tanh`, `silu`, `hardswish`   2e-7 * max(1, abs(x))
@@ -125,11 +126,46 @@ def log(x: Expr) -> Expr:
     r = let(float_of(scaled - shift_left(exponent, MANTISSA_BITS)) - constant(1, x))
     unscaled = exponent - Select(tiny, int_constant(MANTISSA_BITS, x), int_constant(0, x))
     n = let(T.Cast(x.ty.dtype, unscaled))
-    small = r * r * (r * polynomial(_LOG, r) - constant(0.5, x)) + n * constant(_LOG2_LOW, x)
-    finite = n * constant(_LOG2_HIGH, x) + (r + small)
-    positive = Select(x < constant(math.inf, x), finite, x)
+    positive = Select(x < constant(math.inf, x), _scaled_log1p(r, n), x)
     nonzero = Select(x < constant(0, x), constant(math.nan, x), positive)
     return let.around(Select(T.EQ(x, constant(0, x)), constant(-math.inf, x), nonzero))
+
+
+def log1p(x: Expr) -> Expr:
+    """Return the natural logarithm of ``1 + x``: -inf at -1, NaN below."""
+    let = Lets()
+    x = let(x)
+    huge = x > constant(2.0**64, x)
+    part = let(Select(huge, x * constant(2.0**-32, x), x))
+    bits = bits_of(constant(1, x) + part)
+    exponent = let(
+        T.shift_right(bits - int_constant(0x3F3504F3, x), int_constant(MANTISSA_BITS, x))
+    )
+    # The sum of 1 and x, which drops digits of x, gives the exponent only.
+    scale = let(float_of(shift_left(int_constant(127, x) - exponent, MANTISSA_BITS)))
+    r = let(multiply_add(part, scale, scale - constant(1, x)))
+    added = Select(huge, int_constant(32, x), int_constant(0, x))
+    n = let(T.Cast(x.ty.dtype, exponent + added))
+    above = Select(x < constant(math.inf, x), _scaled_log1p(r, n), x)
+    other = Select(x < constant(-1, x), constant(math.nan, x), above)
+    return let.around(Select(T.EQ(x, constant(-1, x)), constant(-math.inf, x), other))
+
+
+def softplus(x: Expr) -> Expr:
+    """Return ``log(1 + exp(x))``, which is ``max(x, 0) + log(1 + exp(-abs(x)))``."""
+    let = Lets()
+    x = let(x)
+    e = let(_finite_exp(float_of(bits_of(x) | int_constant(SIGN_BIT, x))))
+    is_large = e > constant(math.sqrt(2) - 1, x)
+    r = let(Select(is_large, e * constant(0.5, x) - constant(0.5, x), e))
+    n = let(Select(is_large, constant(1, x), constant(0, x)))
+    return let.around(relu(x) + _scaled_log1p(r, n))
+
+
+def _scaled_log1p(r: Expr, n: Expr) -> Expr:
+    """Return the logarithm of ``2**n * (1 + r)``."""
+    small = r * r * (r * polynomial(_LOG, r) - constant(0.5, r)) + n * constant(_LOG2_LOW, r)
+    return n * constant(_LOG2_HIGH, r) + (r + small)
 
 
 def sigmoid(x: Expr) -> Expr:

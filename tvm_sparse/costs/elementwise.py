@@ -60,6 +60,7 @@ _UNARY = (
     Function("rsqrt", "relax.rsqrt", operations=48.0),
     Function("sigmoid", "relax.sigmoid", operations=25.0, in_epilogue=True),
     Function("silu", "relax.nn.silu", operations=26.0, in_epilogue=True),
+    Function("softplus", "relax.tvm_sparse.softplus", operations=42.0, in_epilogue=True),
     Function("sqrt", "relax.sqrt", operations=30.0),
     Function("tanh", "relax.tanh", operations=34.0, in_epilogue=True),
 )

@@ -14,7 +14,13 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     sparse_conv2d,
     to_image,
 )
-from tvm_sparse.passes.ir.operators.elementwise import HARDSWISH, activation_of, hardswish
+from tvm_sparse.passes.ir.operators.elementwise import (
+    HARDSWISH,
+    SOFTPLUS,
+    activation_of,
+    hardswish,
+    softplus,
+)
 from tvm_sparse.passes.ir.operators.epilogue import layer_of, of_layer, with_epilogue
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM, layer_norm
 from tvm_sparse.passes.ir.operators.layouts import (
@@ -89,6 +95,7 @@ __all__ = [
     "PANELS_TO_IMAGE",
     "RECURRENT",
     "ROW_LINEAR",
+    "SOFTPLUS",
     "SPARSE_CONV2D",
     "SPARSE_LINEAR",
     "SPARSE_ROW_LINEAR",
@@ -126,6 +133,7 @@ __all__ = [
     "recurrent_operands",
     "resize_of",
     "row_linear",
+    "softplus",
     "sparse_conv2d",
     "sparse_linear",
     "sparse_row_linear",

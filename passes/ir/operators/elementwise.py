@@ -1,6 +1,7 @@
 """Operators that compute each row by itself: functions of each element, and copies of channels.
 
-These are TVM's operators, except `hardswish`, which Relax does not have. All of them work on
+These are TVM's operators, except `hardswish` and `softplus`, which Relax does not have or computes
+less exactly. All of them work on
 tensors in any layout; the records here say which calls are stages on panels.
 """
 
@@ -27,6 +28,11 @@ CHANNEL_AXES = (1, -2)
 def hardswish(x: relax.Expr) -> relax.Call:
     """Return ``x * clip(x / 6 + 1 / 2, 0, 1)``."""
     return HARDSWISH.call(x)
+
+
+def softplus(x: relax.Expr) -> relax.Call:
+    """Return ``log(1 + exp(x))``."""
+    return SOFTPLUS.call(x)
 
 
 def function_of(call: relax.Call) -> str | None:
@@ -89,8 +95,22 @@ def _legalize_hardswish(builder: relax.BlockBuilder, call: relax.Call) -> relax.
     return builder.call_te(body, x, primfunc_name_hint="hardswish")
 
 
+def _legalize_softplus(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    def body(x: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            return tirx.max(x(*i), tirx.const(0, x.dtype)) + tirx.log1p(tirx.exp(-tirx.abs(x(*i))))
+
+        return te.compute(x.shape, value, name="softplus")
+
+    (x,) = call.args
+    return builder.call_te(body, x, primfunc_name_hint="softplus")
+
+
 HARDSWISH = Operator(
     PREFIX + "hardswish", infer=infer_same, stage=_elementwise, legalize=_legalize_hardswish
+)
+SOFTPLUS = Operator(
+    PREFIX + "softplus", infer=infer_same, stage=_elementwise, legalize=_legalize_softplus
 )
 CONCAT = Operator("relax.concat", stage=_concat)
 SLICE = Operator("relax.strided_slice", ("x",), stage=_slice)
@@ -103,10 +123,11 @@ UNARY, BINARY = (
 """The names in Relax of the functions of one tensor, and of two."""
 ELEMENTWISE = {
     HARDSWISH.name: HARDSWISH,
+    SOFTPLUS.name: SOFTPLUS,
     **{
         name: Operator(name, stage=_elementwise)
         for name in (*UNARY, *BINARY)
-        if name != HARDSWISH.name
+        if name not in (HARDSWISH.name, SOFTPLUS.name)
     },
 }
 """The records of the elementwise functions, by their names in Relax."""

@@ -10,9 +10,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.schedules.emit import vector_math
 from tvm_sparse.schedules.emit.elementwise import expression
 
-ACTIVATIONS = ("relu", "relu6", "hardswish", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+ACTIVATIONS = (
+    *("relu", "relu6", "hardswish", "gelu", "gelu_tanh", "silu", "sigmoid", "softplus", "tanh"),
+)
 EDGES = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 88.7, 88.8, 104, -87.3, -87.4, -104, 3.92, -5.5437]
 CHUNK = 4096
 
@@ -61,6 +64,7 @@ def reference(name: str, x: np.ndarray) -> np.ndarray:
     return {
         "exp": lambda: np.exp(x),
         "log": lambda: np.log(x),
+        "softplus": lambda: np.where(x > 0, x, 0) + np.log1p(np.exp(-np.abs(x))),
         "tanh": lambda: np.tanh(x),
         "erf": lambda: scipy.special.erf(x),
         "sigmoid": lambda: sigmoid(x),
@@ -73,7 +77,16 @@ def reference(name: str, x: np.ndarray) -> np.ndarray:
     }[name]()
 
 
-ULP = {"exp": 1.5, "log": 1.5, "tanh": 4, "erf": 4, "sigmoid": 3, "relu": 0, "relu6": 0}
+ULP = {
+    "exp": 1.5,
+    "log": 1.5,
+    "tanh": 4,
+    "erf": 4,
+    "sigmoid": 3,
+    "softplus": 3,
+    "relu": 0,
+    "relu6": 0,
+}
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf", "sigmoid", *ACTIVATIONS])
@@ -90,7 +103,7 @@ def test_error_bounds(name):
     error = np.abs(got[finite] - want[finite])
     if name in ULP:
         ulp = np.maximum(np.spacing(np.abs(rounded[finite])), 2.0**-149).astype("float64")
-        flushed = 2.0**-126 if name in ("exp", "sigmoid") else 2.0**-149
+        flushed = 2.0**-126 if name in ("exp", "sigmoid", "softplus") else 2.0**-149
         bound = np.where(np.abs(want[finite]) < 2.0**-126, flushed, ULP[name] * ulp)
     else:
         bound = 2e-7 * np.maximum(1, np.abs(x[finite]))
@@ -98,12 +111,24 @@ def test_error_bounds(name):
     assert np.all(error <= bound), (x[finite][worst], got[finite][worst], want[finite][worst])
 
 
+def test_log1p():
+    x = dense_sweep()
+    x = np.append(x[x > -1], np.float32([-1, -1.5, -np.inf, np.inf, np.nan, 3e38]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        want = np.log1p(x.astype("float64"))
+    module = tvm.IRModule({"main": kernel(vector_math.log1p, native().vector_lanes())})
+    got = apply(tvm.compile(module, target=native().to_target()), x)
+    normal = np.abs(x) >= 2.0**-126
+    np.testing.assert_allclose(got[normal], want[normal], rtol=2e-7)
+    np.testing.assert_allclose(got[~normal], want[~normal], rtol=0, atol=2.0**-148)
+
+
 def test_limits():
     x = np.array([np.inf, -np.inf, np.nan], "float32")
     lanes = native().vector_lanes()
     limits = {
         "exp": (np.inf, 0), "tanh": (1, -1), "erf": (1, -1), "sigmoid": (1, 0),
-        "log": (np.inf, np.nan), "relu": (np.inf, 0), "relu6": (6, 0),
+        "log": (np.inf, np.nan), "softplus": (np.inf, 0), "relu": (np.inf, 0), "relu6": (6, 0),
     }  # fmt: skip
     for name, (above, below) in limits.items():
         np.testing.assert_array_equal(apply(library(name, lanes), x), [above, below, np.nan])
