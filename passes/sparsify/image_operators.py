@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.pool2d import Pool2d
@@ -14,8 +14,10 @@ from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 IMAGE_AXES = [2, 3]
 
 
-def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None:
-    """Return the sizes of a pooling of images that lie in panels of `lanes` lanes, or None."""
+def match_pool2d(
+    call: relax.Call, lanes: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+) -> Pool2d | None:
+    """Return the sizes of a pooling of images in panels of `lanes` lanes of a type, or None."""
     if not is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
         return None
     attrs = call.attrs
@@ -41,7 +43,8 @@ def match_pool2d(call: relax.Call, lanes: int, cpu: CpuProfile) -> Pool2d | None
         dilation=dilation,
         count_padding=bool(attrs["count_include_pad"]),
         lanes_in=lanes,
-        lanes_out=cpu.image_lanes(out[3]),
+        lanes_out=cpu.image_lanes(out[3], dtype),
+        dtype=dtype,
     )
 
 
@@ -82,8 +85,10 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
     return out[2] // shape[2], out[3] // shape[3]
 
 
-def match_bilinear(call: relax.Call, lanes: int, cpu: CpuProfile) -> Resize2d | None:
-    """Return the sizes of a bilinear enlargement of images in panels of `lanes` lanes, or None."""
+def match_bilinear(
+    call: relax.Call, lanes: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+) -> Resize2d | None:
+    """Return the sizes of a bilinear enlargement of images in panels of some lanes, or None."""
     if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != ACTIVATIONS:
         return None
     attrs = call.attrs
@@ -105,5 +110,6 @@ def match_bilinear(call: relax.Call, lanes: int, cpu: CpuProfile) -> Resize2d | 
         out[3],
         coordinates,
         lanes_in=lanes,
-        lanes_out=cpu.image_lanes(out[3]),
+        lanes_out=cpu.image_lanes(out[3], dtype),
+        dtype=dtype,
     )

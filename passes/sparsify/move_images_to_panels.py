@@ -11,16 +11,18 @@ Runs after `SparsifyWeights` and `PackDenseWeights`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import ACTIVATIONS, DType, holds
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
-from tvm_sparse.passes.ir.operators.layouts import lanes_of
+from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
+from tvm_sparse.passes.ir.operators.operator import dtype_of
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.cut_wide_rows import WIDEST
@@ -64,10 +66,11 @@ class _Mover(Mover):
             image = self.lookup(call.args[0])
             if is_call_to(image, operators.TO_STRIPS.name):
                 strips, lanes = operators.strips_of(image), int(call.attrs["lanes"])
-                return operators.to_strips(image.args[0], strips, lanes)
+                return operators.to_strips(image.args[0], strips, lanes, dtype_named(call))
             panels = self._panels_of(operators.IMAGE_TO_PANELS.operand(call, "x"))
-            is_same = panels is not None and lanes_of(panels) == call.attrs["lanes"]
-            return panels if is_same else None
+            if panels is None or lanes_of(panels) != call.attrs["lanes"]:
+                return None
+            return panels if dtype_of(panels) == dtype_named(call) else None
         if is_call_to(call, "relax.split"):
             return self._split()
         shape = static_shape(call)
@@ -99,10 +102,10 @@ class _Mover(Mover):
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
         # Only operands of the full shape count: weights per channel lie in panels of one pixel.
         found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
-        lanes = next((lanes_of(p) for p in found if p is not None), None)
-        if lanes is None:
+        form = next((_Form.of(p) for p in found if p is not None), None)
+        if form is None:
             return self._above_views()
-        args = [self._operand(arg, shape, lanes) for arg in self.call.args]
+        args = [self._operand(arg, shape, form) for arg in self.call.args]
         if any(arg is None for arg in args):
             return None
         moved = relax.Call(self.call.op, args, self.call.attrs)
@@ -123,25 +126,30 @@ class _Mover(Mover):
             result = relax.Call(view.op, [self.emit(result), *view.args[1:]], view.attrs)
         return result
 
-    def _operand(self, value: relax.Expr, shape: tuple[int, ...], lanes: int) -> relax.Expr | None:
+    def _operand(self, value: relax.Expr, shape: tuple[int, ...], form: _Form) -> relax.Expr | None:
         """Return `value` as an operand beside panels of an image of shape `shape`, or None."""
         if not isinstance(value.ty, relax.TensorType):
             return value  # It is a scalar argument, as `clip` and `leakyrelu` have them.
         batch, channels, height, _ = shape
         own = static_shape(value)
         if own == shape:
-            return self._as_panels(value, lanes)
+            return self._as_panels(value, form)
         if own is None:
             return None
+        if isinstance(value, tvm.ir.GenericConst) and not holds(value.value.numpy(), form.dtype):
+            return None
         if math.prod(own) == 1:
-            return self._reshaped(value, ())
+            return self._reshaped(value, (), form.dtype)
         if own == (batch, channels, 1, 1) and self._panels_of(value) is not None:
-            pixel = relax.op.strided_slice(self._panels_of(value), [2], [0], [1])
-            return self._for_rows(self.emit(pixel), height)
+            pixel = self.emit(relax.op.strided_slice(self._panels_of(value), [2], [0], [1]))
+            if dtype_of(pixel) != form.dtype:
+                pixel = self.emit(relax.op.astype(pixel, form.dtype))
+            return self._for_rows(pixel, height)
         if own[-3:] == (channels, 1, 1) and math.prod(own) == channels:
-            return self._reshaped(value, (channels, 1))
+            return self._reshaped(value, (channels, 1), form.dtype)
         if own == (batch, channels, 1, 1):
-            return self._for_rows(self._reshaped(value, (batch, channels, 1)), height)
+            pixel = self._reshaped(value, (batch, channels, 1), form.dtype)
+            return self._for_rows(pixel, height)
         return None
 
     def _for_rows(self, pixels: relax.Expr, height: int) -> relax.Expr:
@@ -149,13 +157,17 @@ class _Mover(Mover):
         batch, channels, _ = static_shape(pixels) or (0, 0, 0)
         if batch == 1:
             return pixels
-        pixels = self._reshaped(pixels, (batch, 1, channels, 1))
+        dtype = dtype_of(pixels)
+        pixels = self._reshaped(pixels, (batch, 1, channels, 1), dtype)
         rows = self.emit(relax.op.broadcast_to(pixels, (batch, height, channels, 1)))
-        return self._reshaped(rows, (batch * height, channels, 1))
+        return self._reshaped(rows, (batch * height, channels, 1), dtype)
 
-    def _reshaped(self, value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr:
+    def _reshaped(self, value: relax.Expr, shape: tuple[int, ...], dtype: DType) -> relax.Expr:
+        """Return `value` in another shape, and with elements of type `dtype`."""
         if isinstance(value, tvm.ir.GenericConst):
-            return relax.const(value.value.numpy().reshape(shape))
+            return relax.const(value.value.numpy().astype(dtype).reshape(shape))
+        if dtype_of(value) != dtype:
+            value = self.emit(relax.op.astype(value, dtype))
         return self.emit(relax.op.reshape(value, shape))
 
     def _concat(self, shape: tuple[int, ...]) -> relax.Expr | None:
@@ -166,10 +178,10 @@ class _Mover(Mover):
         if not isinstance(fields, relax.Tuple):
             return None
         found = [self._panels_of(field) for field in fields]
-        lanes = next((lanes_of(p) for p in found if p is not None), None)
-        if lanes is None:
+        form = next((_Form.of(p) for p in found if p is not None), None)
+        if form is None:
             return None
-        panels = [self._as_panels(field, lanes) for field in fields]
+        panels = [self._as_panels(field, form) for field in fields]
         moved = relax.op.concat(panels, CHANNEL_AXIS)
         return operators.panels_to_image(self.emit(moved), shape)
 
@@ -205,7 +217,7 @@ class _Mover(Mover):
             return None
         is_max = is_call_to(self.call, "relax.max")
         pool = operators.global_max_pool2d if is_max else operators.global_avg_pool2d
-        moved = pool(panels, image, self.cpu.image_lanes(1))
+        moved = pool(panels, image, self.cpu.image_lanes(1, dtype_of(panels)))
         pixel = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
         return pixel if len(shape) == 4 else relax.op.reshape(self.emit(pixel), shape)
 
@@ -215,11 +227,11 @@ class _Mover(Mover):
         x may come from any operator: a pooling on panels is so much faster that it pays for the two
         layout changes.
         """
-        lanes = self._lanes_of(self.call.args[0])
-        pool = match_pool2d(self.call, lanes, self.cpu) if lanes else None
-        if pool is None:
+        form = self._form_of(self.call.args[0])
+        pool = match_pool2d(self.call, form.lanes, self.cpu, form.dtype) if form else None
+        if pool is None or form is None:
             return None
-        panels = self._as_panels(self.call.args[0], pool.lanes_in)
+        panels = self._as_panels(self.call.args[0], form)
         is_max = is_call_to(self.call, "relax.nn.max_pool2d")
         moved = (operators.max_pool2d if is_max else operators.avg_pool2d)(panels, pool)
         return operators.panels_to_image(self.emit(moved), shape)
@@ -227,32 +239,46 @@ class _Mover(Mover):
     def _resize(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """resize2d(x) => panels_to_image(upsample2d(image_to_panels(x))), or bilinear2d"""
         image = self.call.args[0]
-        lanes = self._lanes_of(image)
+        form = self._form_of(image)
         factors = upsampling_factors(self.call)
-        if lanes is None:
+        if form is None:
             return None
         if factors is not None:
-            panels, size = self._as_panels(image, lanes), static_shape(image) or ()
-            moved = operators.upsample2d(panels, size, factors, self.cpu.image_lanes(shape[3]))
+            panels, size = self._as_panels(image, form), static_shape(image) or ()
+            lanes = self.cpu.image_lanes(shape[3], form.dtype)
+            moved = operators.upsample2d(panels, size, factors, lanes)
             return operators.panels_to_image(self.emit(moved), shape)
-        resize = match_bilinear(self.call, lanes, self.cpu)
+        resize = match_bilinear(self.call, form.lanes, self.cpu, form.dtype)
         if resize is None:
             return None
-        moved = operators.bilinear2d(self._as_panels(image, lanes), resize)
+        moved = operators.bilinear2d(self._as_panels(image, form), resize)
         return operators.panels_to_image(self.emit(moved), shape)
 
-    def _lanes_of(self, image: relax.Expr) -> int | None:
-        """Return the lanes of panels that hold `image`; None if it is too wide."""
+    def _form_of(self, image: relax.Expr) -> _Form | None:
+        """Return the form of panels that hold `image`; None if it is too wide."""
         panels, shape = self._panels_of(image), static_shape(image)
         if panels is not None:
-            return lanes_of(panels)
+            return _Form.of(panels)
         if shape is None or len(shape) != 4 or shape[3] > WIDEST:
             return None
-        return self.cpu.image_lanes(shape[3])
+        return _Form(self.cpu.image_lanes(shape[3], self.cpu.activations), self.cpu.activations)
 
-    def _as_panels(self, image: relax.Expr, lanes: int) -> relax.Expr:
-        """Return panels of `lanes` lanes that hold `image`."""
+    def _as_panels(self, image: relax.Expr, form: _Form) -> relax.Expr:
+        """Return panels of a form that hold `image`."""
         panels = self._panels_of(image)
-        if panels is not None and lanes_of(panels) == lanes:
+        if panels is not None and _Form.of(panels) == form:
             return panels
-        return self.emit(operators.image_to_panels(image, lanes))
+        return self.emit(operators.image_to_panels(image, form.lanes, form.dtype))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What panels of one image may have different: their lanes, and the type of their elements."""
+
+    lanes: int
+    dtype: DType
+
+    @staticmethod
+    def of(panels: relax.Expr) -> _Form:
+        """Return the form of some panels."""
+        return _Form(lanes_of(panels), dtype_of(panels))

@@ -16,13 +16,14 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import ACTIVATIONS, DType, holds
 from tvm_sparse.passes.canonicalize.attention_scores import unguarded
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
-from tvm_sparse.passes.ir.operators.layouts import lanes_of
+from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
+from tvm_sparse.passes.ir.operators.operator import dtype_of
 from tvm_sparse.passes.ir.shapes import known_shape, static_shape
 from tvm_sparse.passes.sparsify.mover import Mover, move_all
 
@@ -70,15 +71,22 @@ class _Mover(Mover):
             return None
         return operators.FROM_PANELS.operand(call, "x"), known_shape(call)
 
-    def _as_panels(self, value: relax.Expr, layout: Layout) -> relax.Expr:
-        """Return panels of `layout` that hold `value`; those of other lanes are laid out anew."""
+    @staticmethod
+    def _holds(found: tuple[relax.Expr, tuple[int, ...]], layout: Layout, dtype: DType) -> bool:
+        """Return whether panels from `_panels_of` are of a layout and a type."""
+        panels, shape = found
+        held = Layout.of(shape, lanes_of(panels))
+        return held.is_compatible(layout) and dtype_of(panels) == dtype
+
+    def _as_panels(self, value: relax.Expr, layout: Layout, dtype: DType) -> relax.Expr:
+        """Return panels of `layout` that hold `value`; others are laid out anew."""
         found = self._panels_of(value)
-        if found and Layout.of(found[1], lanes_of(found[0])).is_compatible(layout):
+        if found and self._holds(found, layout, dtype):
             return found[0]
         shape = (layout.batch, layout.tokens, layout.channels)
         if Layout.of(static_shape(value) or (), layout.lanes) != layout:
             value = self.emit(relax.op.reshape(value, shape))
-        return self.emit(operators.to_panels(value, layout.lanes))
+        return self.emit(operators.to_panels(value, layout.lanes, dtype))
 
     def _cancel(self, call: relax.Call) -> relax.Expr | None:
         """to_panels(from_panels(p)) => p"""
@@ -87,8 +95,7 @@ class _Mover(Mover):
         if found is None:
             return None
         layout = Layout.of(known_shape(x), int(call.attrs["lanes"]))
-        held = Layout.of(found[1], lanes_of(found[0]))
-        return found[0] if held.is_compatible(layout) else None
+        return found[0] if self._holds(found, layout, dtype_named(call)) else None
 
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
         """reshape(reshape(x)) => reshape(x), or x itself"""
@@ -112,7 +119,8 @@ class _Mover(Mover):
         if shape[-1] != panel_shape[-1] or math.prod(shape) != math.prod(panel_shape):
             return None
         layout = Layout.of(panel_shape, lanes_of(panels))
-        args = [self._operand(arg, shape, layout) for arg in call.args]
+        dtype = dtype_of(panels)
+        args = [self._operand(arg, shape, layout, dtype) for arg in call.args]
         if any(a is None for a in args):
             return None
         return self._read(relax.Call(call.op, args, call.attrs), panel_shape, shape)
@@ -125,7 +133,7 @@ class _Mover(Mover):
             return None
         panels, panel_shape = found
         blind = self.emit(relax.op.isnan(panels))
-        moved = relax.op.where(blind, relax.const(0, call.ty.dtype), panels)
+        moved = relax.op.where(blind, relax.const(0, dtype_of(panels)), panels)
         return self._read(moved, panel_shape, shape)
 
     def _read(
@@ -138,20 +146,23 @@ class _Mover(Mover):
         return relax.op.reshape(self.emit(tensor), shape)
 
     def _operand(
-        self, value: relax.Expr, shape: tuple[int, ...], layout: Layout
+        self, value: relax.Expr, shape: tuple[int, ...], layout: Layout, dtype: DType
     ) -> relax.Expr | None:
         """Return `value` as an operand beside panels of a tensor of shape `shape`, or None."""
         if static_shape(value) == shape:
-            return self._as_panels(value, layout)
+            return self._as_panels(value, layout, dtype)
         if not isinstance(value, tvm.ir.GenericConst):
             # The scalar arguments of clip and leakyrelu are not tensors.
             return value if not isinstance(value.ty, relax.TensorType) else None
         array = value.value.numpy()
+        if not holds(array, dtype):
+            return None
         if array.size == 1:
-            return relax.const(array.reshape(()))
+            return relax.const(array.astype(dtype).reshape(()))
         if array.ndim and array.size == array.shape[-1] == layout.channels:
-            return relax.const(array.reshape(layout.channels, 1))
-        return self._as_panels(relax.const(np.broadcast_to(array, shape).copy()), layout)
+            return relax.const(array.astype(dtype).reshape(layout.channels, 1))
+        whole = relax.const(np.broadcast_to(array, shape).copy())
+        return self._as_panels(whole, layout, dtype)
 
     def _layer_norm(self, call: relax.Call) -> relax.Expr | None:
         """layer_norm(x) over the channels => from_panels(layer_norm(to_panels(x)))"""
@@ -162,10 +173,11 @@ class _Mover(Mover):
         if call.ty.dtype != ACTIVATIONS or not (call.attrs["center"] and call.attrs["scale"]):
             return None
         found = self._panels_of(x)
-        lanes = lanes_of(found[0]) if found else self.cpu.panel_lanes(shape[-2])
+        dtype = dtype_of(found[0]) if found else self.cpu.activations
+        lanes = lanes_of(found[0]) if found else self.cpu.panel_lanes(shape[-2], dtype)
         if lanes == 1:  # its kernel normalizes a vector of tokens at a time
             return None
-        panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes))
+        panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes), dtype)
         moved = operators.layer_norm(panels, gamma, beta, float(call.attrs["epsilon"]))
         return self._read(moved, found[1] if found else shape, shape)
 
@@ -186,9 +198,12 @@ class _Mover(Mover):
             return None
         scale = call.attrs["scale"]
         channels = heads * head_dim
-        lanes = self.cpu.panel_lanes(max(tokens, key_tokens))
+        dtype = self.cpu.activations
+        lanes = self.cpu.panel_lanes(max(tokens, key_tokens), dtype)
         query_panels, key_panels, value_panels = (
-            self._as_panels(self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes))
+            self._as_panels(
+                self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes), dtype
+            )
             for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
         )
         attrs = {

@@ -9,7 +9,7 @@ layout only at its borders.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,18 @@ class PackDenseWeights:
         The processor that the module is compiled for.
     kernel_for : callable
         Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
+    keep_float32 : collection of str
+        The names of layers whose panels are float32 whatever the activations of `target` are.
     """
 
     def __init__(
-        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = nothing_measured
+        self,
+        target: tvm.target.Target | CpuProfile,
+        kernel_for: KernelFor = nothing_measured,
+        keep_float32: Collection[str] = (),
     ) -> None:
         self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
+        self.keep_float32 = keep_float32
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""
@@ -63,7 +69,9 @@ class PackDenseWeights:
             tiling = self.kernel_for(found.layer)
             return lambda panels: dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
 
-        return rewrite_constant_layers(mod, self.cpu, pack, is_dense=True)
+        return rewrite_constant_layers(
+            mod, self.cpu, pack, keep_float32=self.keep_float32, is_dense=True
+        )
 
 
 def dense_layer(
@@ -88,7 +96,7 @@ def _linear(
     tiling: LinearTiling,
     fields: dict[str, int],
 ) -> relax.Call:
-    packed = relax.const(pack_linear(weight, tiling.channels))
+    packed = relax.const(pack_linear(weight, tiling.channels).astype(problem.dtype))
     return operators.linear(panels, packed, problem.n, fields)
 
 
@@ -110,7 +118,8 @@ def _conv2d(
     tiling: Conv2dTiling,
     fields: dict[str, int],
 ) -> relax.Call:
-    packed = relax.const(pack_conv2d(weight, problem.groups, tiling.channels))
+    array = pack_conv2d(weight, problem.groups, tiling.channels)
+    packed = relax.const(array.astype(problem.dtype))
     return operators.conv2d(panels, packed, problem, fields)
 
 
@@ -121,7 +130,9 @@ def _depthwise_conv2d(
     _tiling: DepthwiseConv2dTiling,
     fields: dict[str, int],
 ) -> relax.Call:
-    return operators.depthwise_conv2d(panels, relax.const(weight), problem, fields)
+    return operators.depthwise_conv2d(
+        panels, relax.const(weight.astype(problem.dtype)), problem, fields
+    )
 
 
 _CALLS: dict[str, Callable[..., relax.Call]] = {

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.rows import tile_channels
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
 from tvm_sparse.formats.windows import WindowSparse
@@ -62,12 +63,18 @@ class SparsifyWeights:
         The processor that the module is compiled for.
     kernel_for : callable
         Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
+    keep_float32 : collection of str
+        The names of layers whose panels are float32 whatever the activations of `target` are.
     """
 
     def __init__(
-        self, target: tvm.target.Target | CpuProfile, kernel_for: KernelFor = nothing_measured
+        self,
+        target: tvm.target.Target | CpuProfile,
+        kernel_for: KernelFor = nothing_measured,
+        keep_float32: Collection[str] = (),
     ) -> None:
         self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
+        self.keep_float32 = keep_float32
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its pruned layers rewritten."""
@@ -80,7 +87,7 @@ class SparsifyWeights:
                 return None
             return lambda panels: sparse_layer(panels, found.weight, found.layer, tiling)
 
-        rewritten = rewrite_constant_layers(mod, self.cpu, sparsify)
+        rewritten = rewrite_constant_layers(mod, self.cpu, sparsify, keep_float32=self.keep_float32)
         return rewritten.with_attr(LAYERS, decisions)
 
     def _choose(self, found: ConstantLayer) -> tuple[Choice, Tiling | None]:
@@ -115,7 +122,8 @@ def _sparse_linear(
 ) -> relax.Call:
     packed = PackedSparse.from_dense(weight, problem.lanes, tiling)
     fields = dataclasses.asdict(tiling)
-    return operators.sparse_linear(panels, _constants(packed), problem.n, fields)
+    constants = _constants(packed, problem.dtype)
+    return operators.sparse_linear(panels, constants, problem.n, fields)
 
 
 def _sparse_row_linear(
@@ -132,7 +140,8 @@ def _sparse_conv2d(
 ) -> relax.Call:
     packed = PackedSparse.from_conv2d(weight, problem, tiling)
     fields = dataclasses.asdict(tiling)
-    return operators.sparse_conv2d(panels, _constants(packed), problem, fields)
+    constants = _constants(packed, problem.dtype)
+    return operators.sparse_conv2d(panels, constants, problem, fields)
 
 
 _CALLS: dict[str, Callable[..., relax.Call]] = {
@@ -142,8 +151,9 @@ _CALLS: dict[str, Callable[..., relax.Call]] = {
 }
 
 
-def _constants(packed: PackedSparse) -> list[relax.Expr]:
-    arrays = (packed.indptr, packed.channels, packed.offsets, packed.values)
+def _constants(packed: PackedSparse, dtype: DType) -> list[relax.Expr]:
+    values = packed.values.astype(dtype)
+    arrays = (packed.indptr, packed.channels, packed.offsets, values)
     return [relax.const(array) for array in arrays]
 
 

@@ -54,6 +54,14 @@ def filled(value: float, lanes: int, dtype: DType = ACTIVATIONS) -> Expr:
     return across(number(value, dtype), lanes)
 
 
+def converted(value: Expr, dtype: DType) -> Expr:
+    """Return a value or a vector as one of type `dtype`."""
+    held = value.ty.dtype
+    if held.with_lanes(1) == dtype:
+        return value
+    return T.Cast(f"{dtype}x{held.lanes}" if held.lanes > 1 else str(dtype), value)
+
+
 def across(value: Expr, lanes: int) -> Expr:
     """Return a vector that holds a value in all of its lanes; a vector of one lane is a scalar."""
     return T.Broadcast(value, lanes) if lanes > 1 else value

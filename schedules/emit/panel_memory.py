@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.rates import line_elements
+from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.schedules.emit.buffers import (
     argument,
+    converted,
     flat,
     prefetch,
 )
@@ -133,7 +135,8 @@ class TensorPanels(Panels):
     def declare(self, name: str) -> None:
         """Add the parameter to the function."""
         tensor = self.tensor
-        self.buffer = argument(name, tensor.images * tensor.rows, tensor.channels, tensor.lanes)
+        rows = tensor.images * tensor.rows
+        self.buffer = argument(name, rows, tensor.channels, tensor.lanes, dtype=tensor.dtype)
 
     def whole(self) -> Expr:
         """Return the region of the whole parameter."""
@@ -159,7 +162,7 @@ class TensorPanels(Panels):
         """Return a view; if the memory is written too, TVM sees the accesses through it."""
         if self._is_written:
             return Distances(lambda index: self[at, channel, index], lane)
-        return flat(self[at, channel, lane], size)
+        return flat(self[at, channel, lane], size, self.tensor.dtype)
 
     def prefetch(self, at: Expr, channel: Expr, lane: Expr) -> None:
         """Ask for the cache line of an element."""
@@ -167,12 +170,29 @@ class TensorPanels(Panels):
 
 
 class Images(TensorPanels):
-    """Images that are a parameter ``[images, channels, rows, lanes]``, addressed as panels."""
+    """Images that are a parameter ``[images, channels, rows, lanes]``, addressed as panels.
+
+    The parameter is float32. Values are converted as they are read and stored where the tensor has
+    another type.
+    """
 
     def declare(self, name: str) -> None:
         """Add the parameter to the function."""
         tensor = self.tensor
         self.buffer = argument(name, tensor.images, tensor.channels, tensor.rows, tensor.lanes)
+
+    def __getitem__(self, place: tuple[Expr, ...]) -> Expr:
+        return converted(super().__getitem__(place), self.tensor.dtype)
+
+    def store(self, value: Expr, at: Expr, channel: Expr, lane: Expr) -> None:
+        """Store a value or a vector."""
+        super().store(converted(value, ACTIVATIONS), at, channel, lane)
+
+    def flat(self, at: Expr, channel: Expr | int, lane: Expr | int, size: int) -> Any:
+        """Return a view; values of another type are converted as they are read through it."""
+        if self.tensor.dtype == ACTIVATIONS:
+            return super().flat(at, channel, lane, size)
+        return Distances(lambda index: self[at, channel, index], lane)
 
     def at(self, image: Expr, row: Expr) -> _ImageRow:
         """Return image and row."""

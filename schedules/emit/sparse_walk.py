@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.sparse import SparseLayout
 from tvm_sparse.schedules.emit.buffers import Registers, argument, filled, flat, prefetch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -43,17 +44,27 @@ class SparseArguments:
         Values per vector.
     epilogue : Epilogue
         The operators that follow the product.
+    dtype : DType
+        Type of the weight, the inputs and the outputs.
     """
 
-    def __init__(self, layout: SparseLayout, unit: int, width: int, epilogue: Epilogue) -> None:
+    def __init__(
+        self,
+        layout: SparseLayout,
+        unit: int,
+        width: int,
+        epilogue: Epilogue,
+        dtype: DType = ACTIVATIONS,
+    ) -> None:
         self.layout, self.unit, self.width, self.epilogue = layout, unit, width, epilogue
+        self.dtype = dtype
         group = layout.tiling.group
         self.slots = tvm.tirx.Var("slots", "int64")
         self.indptr = argument("indptr", layout.groups + 1, dtype="int32")
         self.channels = argument("channels", layout.groups * group, dtype="int32")
         self.offsets = argument("offsets", self.slots, dtype="uint16")
-        self.values = argument("values", self.slots)
-        self.bias = argument("bias", layout.n) if epilogue.bias else None
+        self.values = argument("values", self.slots, dtype=dtype)
+        self.bias = argument("bias", layout.n, dtype=dtype) if epilogue.bias else None
 
     def group(self, chunk: Expr, k_block: Expr, g: Expr) -> SparseGroup:
         """Begin the work on a group of a (chunk, K block)."""
@@ -71,7 +82,7 @@ class SparseGroup:
         begin = T.bind(T.Cast("int64", arguments.indptr[index]))
         self._steps = T.bind(T.Cast("int64", arguments.indptr[index + 1]) - begin)
         self._positions = flat(arguments.offsets[begin * size], arguments.slots, "uint16")
-        self._weights = flat(arguments.values[begin * size], arguments.slots)
+        self._weights = flat(arguments.values[begin * size], arguments.slots, arguments.dtype)
         self._channels = [
             T.bind(T.Cast("int64", arguments.channels[index * size + r])) for r in range(size)
         ]
@@ -102,23 +113,28 @@ class SparseGroup:
         place : callable
             ``place(channel, v)`` is the index of vector `v` of a channel in both of them.
         is_first, is_last : bool
-            Whether this is the first, and the last, K block.
+            Whether this is the first, and the last, K block. With float16, each block is summed
+            up from zero: a sum of all channels would lose two to four times as many digits.
         """
         arguments, vectors = self._arguments, len(displacements)
-        width, epilogue = arguments.width, arguments.epilogue
+        width, epilogue, dtype = arguments.width, arguments.epilogue, arguments.dtype
         places = [tuple(place(c, v)) for c in self._channels for v in range(vectors)]
+        adds_later = dtype != DType.FLOAT32
         for i, here in enumerate(places):
-            if not is_first:
+            if not is_first and not adds_later:
                 acc[i] = out[here]
-            elif arguments.bias is not None:
+            elif is_first and arguments.bias is not None:
                 acc[i] = T.Broadcast(arguments.bias[self._channels[i // vectors]], width)
             else:
-                acc[i] = filled(0, width)
+                acc[i] = filled(0, width, dtype)
         with T.serial(T.int64(0), self._steps) as step:
             for r, (offset, weight) in enumerate(self._load_step(step)):
                 for v, displacement in enumerate(displacements):
                     i = r * vectors + v
                     acc[i] = acc[i] + weight * inputs[vector(offset + displacement, width)]
+        if not is_first and adds_later:
+            for i, here in enumerate(places):
+                acc[i] = acc[i] + out[here]
         if is_last and residual is not None:
             for i, here in enumerate(places):
                 acc[i] = acc[i] + residual[here]

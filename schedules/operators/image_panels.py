@@ -15,7 +15,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import filled, number
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.schedules.emit.buffers import filled
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -66,14 +67,23 @@ class _LayoutChange(Stage):
         Lanes of the panels.
     cpu : CpuProfile
         Gives the vector length.
+    dtype : DType
+        Type of the panels; images are float32.
     """
 
     def __init__(
-        self, batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+        self,
+        batch: int,
+        channels: int,
+        height: int,
+        width: int,
+        lanes: int,
+        cpu: CpuProfile,
+        dtype: DType = ACTIVATIONS,
     ) -> None:
-        self.width, self.vector = width, _vector(width, lanes, cpu)
-        self.images = Tensor(batch, height, channels, width)
-        self.laid_out = Tensor(batch, height, channels, lanes)
+        self.width, self.vector = width, _vector(width, lanes, cpu, dtype)
+        self.images = Tensor(batch, height, channels, width, dtype)
+        self.laid_out = Tensor(batch, height, channels, lanes, dtype)
         source, self.tensor = self._ends()
         self.panels = {"x": (source, RowMap())}
 
@@ -140,7 +150,7 @@ class ImageToPanels(_LayoutChange):
     def _end_row(self, x: Tile, y: Tile, channel: Expr) -> None:
         """Copy the pixels that fill no vector; lanes behind the last one become 0."""
         vector, width = self.vector, self.width
-        zeros = filled(0, vector) if vector > 1 else number(0)
+        zeros = filled(0, vector, self.images.dtype)
         for lane in range(width // vector * vector, self.tensor.lanes, vector):
             valid, values = width - lane, zeros
             if valid > 0:
@@ -166,7 +176,7 @@ class PanelsToImage(_LayoutChange):
             self._copy(x, y, channel, self.width - self.vector)
 
 
-def _vector(width: int, lanes: int, cpu: CpuProfile) -> int:
+def _vector(width: int, lanes: int, cpu: CpuProfile, dtype: DType) -> int:
     """Return the values per vector: no more than a row has pixels."""
-    longest = cpu.vector_width(lanes)
-    return next((v for v in (longest, 8, 4) if v <= min(width, longest)), 1)
+    longest = cpu.vector_width(lanes, dtype)
+    return next((v for v in (longest, 16, 8, 4) if v <= min(width, longest)), 1)

@@ -16,7 +16,9 @@ visits all of its rows while a block of weights is in the cache.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -24,6 +26,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import line_elements
+from tvm_sparse.dtypes import ACTIVATIONS, DType, longest_sum
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     argument,
@@ -52,23 +55,32 @@ WEIGHTS_AHEAD = 1024
 
 
 def linear(
-    rows: int, lanes: int, n: int, k: int, epilogue: Epilogue, cpu: CpuProfile
+    rows: int,
+    lanes: int,
+    n: int,
+    k: int,
+    epilogue: Epilogue,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a dense linear layer.
 
     Parameters
     ----------
-    rows, lanes, n, k, epilogue, cpu
+    rows, lanes, k : int
+        Rows, lanes and channels of the input.
+    n, epilogue, cpu
         As `DenseLinear`.
+    dtype : DType
+        Type of the panels and of the weight.
 
     Returns
     -------
     PrimFunc
         ``(x [rows, K, lanes], weight [blocks, K, NB], [bias [N]], [residual [rows, N, lanes]],
-        y [rows, N, lanes])``, all float32, the weight from
-        `tvm_sparse.formats.dense.pack_linear`.
+        y [rows, N, lanes])``, the weight from `tvm_sparse.formats.dense.pack_linear`.
     """
-    return kernel(DenseLinear(1, rows, lanes, n, k, epilogue, cpu))
+    return kernel(DenseLinear(Tensor(1, rows, k, lanes, dtype), n, epilogue, cpu))
 
 
 class DenseLinear(LayerStage):
@@ -76,10 +88,10 @@ class DenseLinear(LayerStage):
 
     Parameters
     ----------
-    images, rows, lanes : int
-        Images or sequences, rows (panels) of each, and lanes of a row.
-    n, k : int
-        Output and input channels.
+    source : Tensor
+        The input.
+    n : int
+        Output channels.
     epilogue : Epilogue
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
@@ -92,19 +104,16 @@ class DenseLinear(LayerStage):
 
     def __init__(
         self,
-        images: int,
-        rows: int,
-        lanes: int,
+        source: Tensor,
         n: int,
-        k: int,
         epilogue: Epilogue,
         cpu: CpuProfile,
         tiling: LinearTiling | None = None,
     ) -> None:
-        source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
-        super().__init__(source, RowMap(), result, epilogue, cpu)
+        images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
+        super().__init__(source, RowMap(), replace(source, channels=n), epilogue, cpu)
         self.width = cpu.vector_width(lanes, source.dtype)
-        self.layer = Layer(Linear(images * rows, lanes, n, k))
+        self.layer = Layer(Linear(images * rows, lanes, n, k, source.dtype))
         self.tiling = tiling or LINEAR_FAMILY.default(self.layer, cpu)
         self.vectors = lanes // self.width
         tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
@@ -119,13 +128,15 @@ class DenseLinear(LayerStage):
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
         depth, has_bias = self.source.channels, self.epilogue.bias
-        self.weight = argument("weight", self.blocks, depth, self.tiling.channels)
-        self.bias = argument("bias", self.tensor.channels) if has_bias else None
+        dtype = self.source.dtype
+        self.weight = argument("weight", self.blocks, depth, self.tiling.channels, dtype=dtype)
+        self.bias = argument("bias", self.tensor.channels, dtype=dtype) if has_bias else None
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the accumulators."""
         super().allocate(run_rows)
-        self.acc = Registers(self.tiling.channels * self.tiling.vectors, self.width)
+        count = self.tiling.channels * self.tiling.vectors
+        self.acc = Registers(count, self.width, self.tensor.dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -159,23 +170,34 @@ class DenseLinear(LayerStage):
         for first in range(0, self.vectors, self.tiling.vectors):
             piece = range(first, min(first + self.tiling.vectors, self.vectors))
             tile = [(row, v * self.width) for row in range(rows) for v in piece]
-            self._multiply(block, tile, x)
-            for c in range(channels):
-                if c < n - (self.blocks - 1) * channels:
-                    self._store(c, block, tile, y, residual)
-                else:  # the last block lacks this channel
-                    with T.If(block < self.blocks - 1), T.Then():
-                        self._store(c, block, tile, y, residual)
+            for low, high in self._sums:
+                self._multiply(block, tile, x, low, high - low)
+                for c in range(channels):
+                    store = functools.partial(self._store, c, block, tile, y, residual, low, high)
+                    if c < n - (self.blocks - 1) * channels:
+                        store()
+                    else:  # the last block lacks this channel
+                        with T.If(block < self.blocks - 1), T.Then():
+                            store()
 
-    def _multiply(self, block: Expr, tile: list[tuple[int, int]], x: Tile) -> None:
-        """Multiply and add for all (row, lane) vectors of a tile."""
-        channels, width = self.tiling.channels, self.width
+    @property
+    def _sums(self) -> list[tuple[int, int]]:
+        """The input channels whose products are summed up from zero, first and end."""
+        k, longest = self.source.channels, longest_sum(self.source.dtype)
+        count = -(-k // longest)
+        return [(k * i // count, k * (i + 1) // count) for i in range(count)]
+
+    def _multiply(
+        self, block: Expr, tile: list[tuple[int, int]], x: Tile, low: int, depth: int
+    ) -> None:
+        """Multiply and add `depth` channels from `low` on for all (row, lane) vectors of a tile."""
+        channels, width, dtype = self.tiling.channels, self.width, self.source.dtype
         k, lanes = self.source.channels, self.source.lanes
-        panel = x.flat(0, 0, self.tiles.rows * k * lanes)
-        weights = flat(self.weight[block, 0, 0], k * channels)
+        panel = x.flat(low, 0, self.tiles.rows * k * lanes)
+        weights = flat(self.weight[block, low, 0], depth * channels, dtype)
         for i in range(channels * len(tile)):
-            self.acc[i] = filled(0, width)
-        with T.serial(T.int64(0), T.int64(k)) as k_index:
+            self.acc[i] = filled(0, width, dtype)
+        with T.serial(T.int64(0), T.int64(depth)) as k_index:
             starts = [k_index * lanes + (x.ahead(row) + lane) for row, lane in tile]
             for v, start in enumerate(starts):
                 if v * width % line_elements(self.tensor.dtype) == 0:
@@ -189,12 +211,25 @@ class DenseLinear(LayerStage):
                     self.acc[i] = self.acc[i] + factor * source
 
     def _store(
-        self, c: int, block: Expr, tile: list[tuple[int, int]], y: Tile, residual: Tile | None
+        self,
+        c: int,
+        block: Expr,
+        tile: list[tuple[int, int]],
+        y: Tile,
+        residual: Tile | None,
+        low: int,
+        high: int,
     ) -> None:
+        """Store the sums of a channel, and behind the last input channel the whole result."""
         channel = block * self.tiling.channels + c
         for v, (row, lane) in enumerate(tile):
             value = self.acc[c * len(tile) + v]
             lanes = vector(T.int64(lane), self.width)
+            if low > 0:
+                value = value + y[row, channel, lanes]
+            if high < self.source.channels:
+                y.store(value, row, channel, lanes)
+                continue
             if self.bias is not None:
                 value = value + T.Broadcast(self.bias[channel], self.width)
             if residual is not None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import argument, filled, number
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.schedules.emit.buffers import argument, converted, filled, number
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.transpose import transpose
 
@@ -37,14 +38,20 @@ def panel_rows(batch: int, tokens: int, lanes: int) -> int:
 
 
 def to_panels(
-    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+    batch: int,
+    tokens: int,
+    channels: int,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the conversion of sequences to panels; lanes behind the last token become 0.
 
     Returns
     -------
     PrimFunc
-        ``(x [batch, tokens, channels], y [rows, channels, lanes])``, float32.
+        ``(x [batch, tokens, channels], y [rows, channels, lanes])``, x float32 and y of type
+        `dtype`.
     """
 
     def moves(x: Expr, y: Expr, panel: _Panel) -> Moves:
@@ -55,26 +62,34 @@ def to_panels(
             for t in range(valid):
                 rows_of_tile[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
             for c, values in enumerate(transpose(rows_of_tile) if valid else rows_of_tile):
-                T.buffer_store(y, values, [row, channel + c, vector_at(lane, vector)])
+                T.buffer_store(
+                    y, converted(values, dtype), [row, channel + c, vector_at(lane, vector)]
+                )
 
         def move_value(lane: int, valid: bool, channel: Expr) -> None:
             value = x[sequence, token + lane, channel] if valid else number(0)
-            T.buffer_store(y, value, [row, channel, lane])
+            T.buffer_store(y, converted(value, dtype), [row, channel, lane])
 
         return move_tile, move_value
 
-    return _conversion("to_panels", (batch, tokens, channels), lanes, cpu, moves)
+    return _conversion("to_panels", (batch, tokens, channels), lanes, cpu, dtype, moves)
 
 
 def from_panels(
-    batch: int, tokens: int, channels: int, lanes: int, cpu: CpuProfile
+    batch: int,
+    tokens: int,
+    channels: int,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the conversion of panels to sequences.
 
     Returns
     -------
     PrimFunc
-        ``(x [rows, channels, lanes], y [batch, tokens, channels])``, float32.
+        ``(x [rows, channels, lanes], y [batch, tokens, channels])``, x of type `dtype` and y
+        float32.
     """
 
     def moves(x: Expr, y: Expr, panel: _Panel) -> Moves:
@@ -84,7 +99,8 @@ def from_panels(
             if not valid:
                 return
             rows_of_tile = [
-                T.bind(x[row, channel + c, vector_at(lane, vector)]) for c in range(vector)
+                T.bind(converted(x[row, channel + c, vector_at(lane, vector)], ACTIVATIONS))
+                for c in range(vector)
             ]
             for t, values in enumerate(transpose(rows_of_tile)[:valid]):
                 place = [sequence, token + lane + t, vector_at(channel, vector)]
@@ -92,12 +108,12 @@ def from_panels(
 
         def move_value(lane: int, valid: bool, channel: Expr) -> None:
             if valid:
-                value = x[row, channel, lane]
+                value = converted(x[row, channel, lane], ACTIVATIONS)
                 T.buffer_store(y, value, [sequence, token + lane, channel])
 
         return move_tile, move_value
 
-    return _conversion("from_panels", (batch, tokens, channels), lanes, cpu, moves)
+    return _conversion("from_panels", (batch, tokens, channels), lanes, cpu, dtype, moves)
 
 
 @dataclass(frozen=True)
@@ -123,6 +139,7 @@ def _conversion(
     sequences: tuple[int, int, int],
     lanes: int,
     cpu: CpuProfile,
+    dtype: DType,
     moves: Callable[[Expr, Expr, _Panel], Moves],
 ) -> tvm.tirx.PrimFunc:
     """Build a function ``(x, y)`` that visits every panel.
@@ -137,6 +154,8 @@ def _conversion(
         Lanes of a panel.
     cpu : CpuProfile
         Gives the vector length.
+    dtype : DType
+        Type of the panels.
     moves : callable
         ``moves(x, y, panel)`` returns the last two arguments of `visit_panel`.
     """
@@ -145,10 +164,14 @@ def _conversion(
     vector = math.gcd(lanes, cpu.vector_lanes())
     order = slice(None) if name == "to_panels" else slice(None, None, -1)
     shapes = [sequences, (rows, channels, lanes)][order]
+    dtypes = [ACTIVATIONS, dtype][order]
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x, y = (argument(name, *shape) for name, shape in zip("xy", shapes, strict=True))
+        x, y = (
+            argument(name, *shape, dtype=dtype)
+            for name, shape, dtype in zip("xy", shapes, dtypes, strict=True)
+        )
         with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock(name):
             row = T.axis.spatial(T.int64(rows), i)
             panel = _Panel(row, row // blocks, row % blocks * lanes, vector)

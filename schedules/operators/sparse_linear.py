@@ -30,6 +30,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
 from tvm_sparse.schedules.emit.buffers import Registers, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -56,22 +57,27 @@ def sparse_linear(
     tiling: SparseTiling,
     epilogue: Epilogue,
     cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a sparse linear layer.
 
     Parameters
     ----------
-    rows, lanes, n, k, tiling, epilogue, cpu
+    rows, lanes, k : int
+        Rows, lanes and channels of the input.
+    n, tiling, epilogue, cpu
         As `SparseLinear`.
+    dtype : DType
+        Type of the panels and of the weight.
 
     Returns
     -------
     PrimFunc
         ``(x [rows, K, lanes], indptr, channels, offsets, values, [bias [N]],
-        [residual [rows, N, lanes]], y [rows, N, lanes])``, activations float32, the weight's
-        arrays as in `PackedSparse`.
+        [residual [rows, N, lanes]], y [rows, N, lanes])``, the weight's arrays as in
+        `PackedSparse`.
     """
-    return kernel(SparseLinear(1, rows, lanes, n, k, tiling, epilogue, cpu))
+    return kernel(SparseLinear(Tensor(1, rows, k, lanes, dtype), n, tiling, epilogue, cpu))
 
 
 class SparseLinear(LayerStage):
@@ -82,10 +88,10 @@ class SparseLinear(LayerStage):
 
     Parameters
     ----------
-    images, rows, lanes : int
-        Images or sequences, rows (panels) of each, and lanes of a row.
-    n, k : int
-        Output and input channels.
+    source : Tensor
+        The input.
+    n : int
+        Output channels.
     tiling : SparseTiling
         The tiling that the weight was packed with.
     epilogue : Epilogue
@@ -100,21 +106,19 @@ class SparseLinear(LayerStage):
 
     def __init__(
         self,
-        images: int,
-        rows: int,
-        lanes: int,
+        source: Tensor,
         n: int,
-        k: int,
         tiling: SparseTiling,
         epilogue: Epilogue,
         cpu: CpuProfile,
         density: float = 1.0,
     ) -> None:
-        source, result = Tensor(images, rows, k, lanes), Tensor(images, rows, n, lanes)
+        images, rows, lanes, dtype = source.images, source.rows, source.lanes, source.dtype
+        result = replace(source, channels=n)
         super().__init__(source, RowMap(), result, epilogue, cpu)
         self.tiling, self.density = tiling, density
-        self.layout = SparseLayout.linear(n, k, lanes, tiling)
-        self.width = cpu.vector_width(lanes, source.dtype)
+        self.layout = SparseLayout.linear(n, source.channels, lanes, tiling)
+        self.width = cpu.vector_width(lanes, dtype)
         self.vectors = lanes // self.width
         # Besides the accumulators, registers hold a weight and, on processors without memory
         # operands, an input.
@@ -135,13 +139,15 @@ class SparseLinear(LayerStage):
 
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.weight = SparseArguments(self.layout, OFFSET_UNIT, self.width, self.epilogue)
+        self.weight = SparseArguments(
+            self.layout, OFFSET_UNIT, self.width, self.epilogue, self.tensor.dtype
+        )
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the accumulators of a tile that has taken in the rest of a run."""
         super().allocate(run_rows)
         count = self.tiling.group * self.tiles.largest * self.most_vectors
-        self.acc = Registers(count, self.width)
+        self.acc = Registers(count, self.width, self.tensor.dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -154,14 +160,15 @@ class SparseLinear(LayerStage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
         tensor, layout = self.tensor, self.layout
-        problem = Linear(tensor.images * tensor.rows, tensor.lanes, layout.n, layout.k)
+        rows = tensor.images * tensor.rows
+        problem = Linear(rows, tensor.lanes, layout.n, layout.k, tensor.dtype)
         layer, one_core = Layer(problem, self.density), replace(self.cpu, cores=1)
         product = SPARSE_LINEAR_FAMILY.cycles(layer, self.tiling, one_core)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed weight."""
-        return self.layout.bytes(self.density)
+        return self.layout.bytes(self.density, self.tensor.dtype)
 
     def key(self) -> str:
         """Return the text that tuning records know the stage by; the tensors are not part of it."""

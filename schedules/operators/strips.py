@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import argument, job_loop, number, vector
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.schedules.emit.buffers import argument, converted, job_loop, number, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 
 def to_strips(
-    images: tuple[int, int, int], strips: Strips, lanes: int, cpu: CpuProfile
+    images: tuple[int, int, int],
+    strips: Strips,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the copy of images into panels of their strips.
 
@@ -34,16 +39,18 @@ def to_strips(
         Lanes of the panels.
     cpu : CpuProfile
         Gives the vector length.
+    dtype : DType
+        Type of the panels; images are float32.
 
     Returns
     -------
     PrimFunc
         ``(x [batch, channels, height, width], y [batch * strips * height, channels, lanes])``,
-        float32. Lanes behind a strip hold other pixels, or 0.
+        x float32 and y of type `dtype`. Lanes behind a strip hold other pixels, or 0.
     """
     batch, channels, height = images
     shape = batch, channels, height, strips.width
-    width = cpu.vector_width(lanes)
+    width = cpu.vector_width(lanes, dtype)
 
     def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
         image, strip, line = place
@@ -51,35 +58,42 @@ def to_strips(
         with T.If(T.And(first >= 0, first + lanes <= strips.width)):
             with T.Then(), T.serial(T.int64(0), T.int64(lanes // width)) as i:
                 values = x[image, channel, line, vector(first + i * width, width)]
-                T.buffer_store(y, values, [row, channel, vector(i * width, width)])
+                T.buffer_store(
+                    y, converted(values, dtype), [row, channel, vector(i * width, width)]
+                )
             with T.Else(), T.serial(T.int64(0), T.int64(lanes)) as lane:
                 pixel = T.bind(first + lane)
-                T.buffer_store(y, number(0), [row, channel, lane])
+                T.buffer_store(y, number(0, dtype), [row, channel, lane])
                 with T.If(T.And(pixel >= 0, pixel < strips.width)), T.Then():
-                    T.buffer_store(y, x[image, channel, line, pixel], [row, channel, lane])
+                    value = converted(x[image, channel, line, pixel], dtype)
+                    T.buffer_store(y, value, [row, channel, lane])
 
-    return _copies("to_strips", shape, strips, lanes, copy)
+    return _copies("to_strips", shape, strips, lanes, dtype, copy)
 
 
 def from_strips(
-    images: tuple[int, int, int], strips: Strips, lanes: int, cpu: CpuProfile
+    images: tuple[int, int, int],
+    strips: Strips,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the copy of panels of strips into images.
 
     Parameters
     ----------
-    images, strips, lanes, cpu
+    images, strips, lanes, cpu, dtype
         As `to_strips` takes them; the height is that of the output.
 
     Returns
     -------
     PrimFunc
         ``(x [batch * strips * height, channels, lanes], y [batch, channels, height, out_width])``,
-        float32.
+        x of type `dtype` and y float32.
     """
     batch, channels, height = images
     shape = batch, channels, height, strips.out_width
-    width = cpu.vector_width(strips.pixels)
+    width = cpu.vector_width(strips.pixels, dtype)
     rest = strips.out_width - (strips.count - 1) * strips.pixels
 
     def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
@@ -87,13 +101,13 @@ def from_strips(
         first = T.bind(strip * strips.pixels)
         with T.If(strip < strips.count - 1):
             with T.Then(), T.serial(T.int64(0), T.int64(strips.pixels // width)) as i:
-                values = x[row, channel, vector(i * width, width)]
+                values = converted(x[row, channel, vector(i * width, width)], ACTIVATIONS)
                 T.buffer_store(y, values, [image, channel, line, vector(first + i * width, width)])
             with T.Else(), T.serial(T.int64(0), T.int64(rest)) as pixel:
-                value = x[row, channel, pixel]
+                value = converted(x[row, channel, pixel], ACTIVATIONS)
                 T.buffer_store(y, value, [image, channel, line, first + pixel])
 
-    return _copies("from_strips", shape, strips, lanes, copy)
+    return _copies("from_strips", shape, strips, lanes, dtype, copy)
 
 
 def _copies(
@@ -101,6 +115,7 @@ def _copies(
     shape: tuple[int, int, int, int],
     strips: Strips,
     lanes: int,
+    dtype: DType,
     copy: Callable[[Expr, Expr, Expr, tuple[Expr, Expr, Expr], Expr], None],
 ) -> tvm.tirx.PrimFunc:
     """Build a function ``(x, y)`` that visits every channel of every row of panels."""
@@ -111,10 +126,11 @@ def _copies(
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x, y = (argument(n, *s) for n, s in zip("xy", [shape, panels][order], strict=True))
+        (read, read_type), (written, written_type) = [(shape, ACTIVATIONS), (panels, dtype)][order]
+        x = argument("x", *read, dtype=read_type)
+        y = argument("y", *written, dtype=written_type)
         with job_loop(rows, rows * channels * lanes) as i, T.sblock(name):
             row = T.axis.spatial(T.int64(rows), i)
-            read, written = [shape, panels][order]
             T.reads(x[tuple(slice(0, extent) for extent in read)])
             T.writes(y[tuple(slice(0, extent) for extent in written)])
             image = T.bind(row // (strips.count * height))

@@ -77,7 +77,7 @@ def test_stages():
         f"conv2d of conv2d batch=1 channels=12 height=9 width=9 out_channels=10 {PADDED} groups=1 "
         "lanes_in=16 lanes_out=8 bias=1 residual=0 activation=relu"
     )
-    linear = DenseLinear(1, 4, 16, 64, 48, Epilogue(residual=True), CPU)
+    linear = DenseLinear(Tensor(1, 4, 48, 16), 64, Epilogue(residual=True), CPU)
     assert linear.key() == "linear channels=48 bias=0 residual=1 activation=none"
 
 

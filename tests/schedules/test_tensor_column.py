@@ -139,8 +139,8 @@ class Network:
         weight = pruned(self.rng, (outputs, channels), 0.4)
         packed = PackedSparse.from_dense(weight, lanes, tiling)
         constants = [packed.indptr, packed.channels, packed.offsets, packed.values]
-        sizes = (self.images, height, lanes, outputs, channels)
-        make = lambda: SparseLinear(*sizes, tiling, Epilogue(activation="relu"), CPU)  # noqa: E731
+        source, relu = Tensor(self.images, height, channels, lanes), Epilogue(activation="relu")
+        make = lambda: SparseLinear(source, outputs, tiling, relu, CPU)  # noqa: E731
         self.append(Layer(make, (x,), constants), (outputs, height, width))
 
     def add(self, x: int, other: int) -> None:
@@ -270,7 +270,7 @@ def test_accumulators_stay_in_registers_behind_a_stage_with_a_window():
         1, 512, 14, 14, 512, (3, 3), padding=(1, 1, 1, 1), groups=512, lanes_in=16, lanes_out=16
     )
     before = DepthwiseConv2d(problem, Epilogue(), cpu)
-    layer = DenseLinear(1, 14, 16, 64, 512, Epilogue(), cpu)
+    layer = DenseLinear(Tensor(1, 14, 512, 16), 64, Epilogue(), cpu)
     region = Region((before, layer), ({"x": -1}, {"x": 0}), (problem.input,), (1,))
     code = assembly(tensor_column(region, ColumnPlan(14, 2)), cpu)
     # Only the dense linear layer's inner loop prefetches weights.
@@ -286,7 +286,8 @@ def test_inner_loops_find_rows_in_scratch_memory_without_arithmetic(overlap, ste
     cpu = profile("skylake-avx512")
     tiling = SparseTiling(8, 256, rows=2)
     before, layer = (
-        SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu, density=0.1) for _ in range(2)
+        SparseLinear(Tensor(1, 14, 512, 16), 512, tiling, Epilogue(), cpu, density=0.1)
+        for _ in range(2)
     )
     region = Region((before, layer), ({"x": -1}, {"x": 0}), (before.tensor,), (1,))
     code = assembly(tensor_column(region, ColumnPlan(7, step, overlap)), cpu)

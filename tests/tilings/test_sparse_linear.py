@@ -10,6 +10,7 @@ from tvm_sparse.formats.sparse import SparseLayout
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.families import sparse_or_dense
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, sparse_share
@@ -52,10 +53,10 @@ def test_cores_take_equal_runs_of_rows_where_tiles_do_not_divide():
     cpu = replace(profile("skylake-avx512"), cores=2)
     tiling = default(512, 512, 14, 16, cpu)  # of a row of one vector
     assert (tiling.rows, tiling.chunks) == (2, 1)
-    assert SparseLinear(1, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 7
-    assert SparseLinear(2, 14, 16, 512, 512, tiling, Epilogue(), cpu).row_block == 14
+    assert SparseLinear(Tensor(1, 14, 512, 16), 512, tiling, Epilogue(), cpu).row_block == 7
+    assert SparseLinear(Tensor(2, 14, 512, 16), 512, tiling, Epilogue(), cpu).row_block == 14
     odd = default(512, 512, 7, 16, cpu)
-    assert SparseLinear(1, 7, 16, 512, 512, odd, Epilogue(), cpu).row_block == odd.rows
+    assert SparseLinear(Tensor(1, 7, 512, 16), 512, odd, Epilogue(), cpu).row_block == odd.rows
     assert odd.chunks == 2
 
 

@@ -47,10 +47,9 @@ def stage_of(layer, tiling, cpu):
     """Return the stage that computes a layer with a tiling and no epilogue."""
     problem, name = layer.problem, family_of(tiling).name
     if isinstance(problem, Linear):
-        sizes = 1, problem.rows, problem.lanes, problem.n, problem.k
         if name == "linear":
-            return DenseLinear(*sizes, PLAIN, cpu, tiling)
-        return SparseLinear(*sizes, tiling, PLAIN, cpu, layer.density)
+            return DenseLinear(problem.input, problem.n, PLAIN, cpu, tiling)
+        return SparseLinear(problem.input, problem.n, tiling, PLAIN, cpu, layer.density)
     if name == "sparse_conv2d":
         return SparseConv2d(problem, tiling, PLAIN, cpu, layer.density)
     return (DenseConv2d if name == "conv2d" else DepthwiseConv2d)(problem, PLAIN, cpu, tiling)

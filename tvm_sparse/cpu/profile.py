@@ -41,9 +41,12 @@ class CpuProfile(Processor):
     ----------
     token_lanes : int
         Lanes of panels of tokens that were measured to be the best; 0 lets `panel_lanes` choose.
+    activations : DType
+        Type of the panels of a network that is compiled for it.
     """
 
     token_lanes: int = 0
+    activations: DType = ACTIVATIONS
 
     @property
     def architecture(self) -> str:

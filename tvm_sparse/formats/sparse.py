@@ -18,13 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 
 OFFSET_UNIT = 2
 """Floats per unit of an offset: x86 scales an index by at most 8 bytes for free."""
 
-SLOT_BYTES = 6
-"""Bytes of a non-zero: its value, float32, and its offset, uint16."""
+_OFFSET_BYTES = 2
+"""Bytes of an offset, uint16."""
+
+
+def slot_bytes(dtype: DType) -> int:
+    """Return the bytes of a non-zero: its value and its offset."""
+    return dtype.bytes + _OFFSET_BYTES
 
 
 @dataclass(frozen=True)
@@ -164,11 +170,10 @@ class SparseLayout:
         """Groups of a chunk; the last one is filled up by repeating its last channel."""
         return -(-self.chunk_channels // self.tiling.group)
 
-    def bytes(self, density: float) -> int:
-        """Return the bytes of a packed weight: offsets, values, a few indices."""
-        return (
-            int(density * self.n * self.k) * SLOT_BYTES + self.groups * (self.tiling.group + 1) * 4
-        )
+    def bytes(self, density: float, dtype: DType = ACTIVATIONS) -> int:
+        """Return the bytes of a packed weight: offsets, values of type `dtype`, a few indices."""
+        slots = int(density * self.n * self.k)
+        return slots * slot_bytes(dtype) + self.groups * (self.tiling.group + 1) * 4
 
     @property
     def groups(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.sparse import SLOT_BYTES, SparseConvTiling, SparseTiling
+from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
@@ -114,7 +114,7 @@ def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile, other: Layer[Any] | None
         return Choice(False, reason, math.inf, dense_cycles)
     sparse_cycles = sparse.cycles(layer, sparse.default(layer, cpu), cpu)
     if dense_layer != layer:  # its cycles include the delivery of the weight
-        size = layer.density * layer.problem.n * layer.problem.k * SLOT_BYTES
+        size = layer.density * layer.problem.n * layer.problem.k * slot_bytes(layer.problem.dtype)
         sparse_cycles = max(sparse_cycles, delivery_cycles(size, cpu))
     return choose(layer.density, sparse_cycles, dense_cycles)
 

@@ -87,7 +87,8 @@ def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     conv = conv_of(call)
     if is_image(call):
         return tensor_type(conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-    return tensor_type(conv.batch * conv.out_height, conv.out_channels, conv.lanes_out)
+    rows = conv.batch * conv.out_height
+    return tensor_type(rows, conv.out_channels, conv.lanes_out, dtype=conv.dtype)
 
 
 def _on_images(call: relax.Call) -> dict[str, bool]:

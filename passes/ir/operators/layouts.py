@@ -19,7 +19,8 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, tensor_type
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.tensor import Tensor
@@ -68,7 +69,7 @@ class Layout:
 def panels_of(value: relax.Expr, images: int) -> Tensor:
     """Return the extents of panels that hold `images` images."""
     rows, channels, lanes = known_shape(value)
-    return Tensor(images, rows // images, channels, lanes)
+    return Tensor(images, rows // images, channels, lanes, dtype_of(value))
 
 
 def lanes_of(panels: relax.Expr) -> int:
@@ -77,24 +78,32 @@ def lanes_of(panels: relax.Expr) -> int:
     return lanes
 
 
-def to_panels(x: relax.Expr, lanes: int) -> relax.Call:
-    """Lay out `x` ``(..., tokens, channels)`` as panels."""
-    return TO_PANELS.call(x, lanes=lanes)
+def to_panels(x: relax.Expr, lanes: int, dtype: DType = ACTIVATIONS) -> relax.Call:
+    """Lay out `x` ``(..., tokens, channels)``, float32, as panels of type `dtype`."""
+    return TO_PANELS.call(x, lanes=lanes, dtype=str(dtype))
 
 
 def from_panels(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
-    """Return the tensor of shape `shape` ``(..., tokens, channels)`` that the panels hold."""
+    """Return the tensor ``(..., tokens, channels)``, float32, that the panels hold."""
     return FROM_PANELS.call(panels, shape=list(shape))
 
 
-def image_to_panels(x: relax.Expr, lanes: int) -> relax.Call:
-    """Lay out `x` ``(batch, channels, height, width)`` as panels with a row of `x` in each row."""
-    return IMAGE_TO_PANELS.call(x, lanes=lanes)
+def image_to_panels(x: relax.Expr, lanes: int, dtype: DType = ACTIVATIONS) -> relax.Call:
+    """Lay out `x` ``(batch, channels, height, width)`` as panels with a row of `x` in each row.
+
+    `x` is float32, and the panels have the type `dtype`.
+    """
+    return IMAGE_TO_PANELS.call(x, lanes=lanes, dtype=str(dtype))
 
 
 def panels_to_image(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
-    """Return the image of shape `shape` ``(batch, channels, height, width)`` in the panels."""
+    """Return the image ``(batch, channels, height, width)``, float32, in the panels."""
     return PANELS_TO_IMAGE.call(panels, shape=list(shape))
+
+
+def dtype_named(call: relax.Call) -> DType:
+    """Return the type of the panels that a change of layout makes."""
+    return DType(call.attrs["dtype"])
 
 
 def batched(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -106,12 +115,13 @@ def batched(shape: Sequence[int]) -> tuple[int, int, int]:
 def _infer_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     shape = known_shape(TO_PANELS.operand(call, "x"))
     layout = Layout.of(shape, int(call.attrs["lanes"]))
-    return tensor_type(layout.rows, layout.channels, layout.lanes)
+    return tensor_type(layout.rows, layout.channels, layout.lanes, dtype=dtype_named(call))
 
 
 def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     batch, channels, height, _ = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
-    return tensor_type(batch * height, channels, int(call.attrs["lanes"]))
+    lanes = int(call.attrs["lanes"])
+    return tensor_type(batch * height, channels, lanes, dtype=dtype_named(call))
 
 
 def _infer_shape(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
@@ -125,23 +135,26 @@ def _batch_of(call: relax.Call) -> int:
 
 def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     shape = known_shape(TO_PANELS.operand(call, "x"))
-    return schedules.to_panels(*batched(shape), int(call.attrs["lanes"]), cpu)
+    return schedules.to_panels(*batched(shape), int(call.attrs["lanes"]), cpu, dtype_named(call))
 
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    lanes = lanes_of(FROM_PANELS.operand(call, "x"))
-    return schedules.from_panels(*batched(known_shape(call)), lanes, cpu)
+    panels = FROM_PANELS.operand(call, "x")
+    sizes = batched(known_shape(call))
+    return schedules.from_panels(*sizes, lanes_of(panels), cpu, dtype_of(panels))
 
 
 def _image_to_panels(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     batch, channels, height, width = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
-    return schedules.ImageToPanels(batch, channels, height, width, int(call.attrs["lanes"]), cpu)
+    form = int(call.attrs["lanes"]), cpu, dtype_named(call)
+    return schedules.ImageToPanels(batch, channels, height, width, *form)
 
 
 def _panels_to_image(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     batch, channels, height, width = known_shape(call)
-    lanes = lanes_of(PANELS_TO_IMAGE.operand(call, "x"))
-    return schedules.PanelsToImage(batch, channels, height, width, lanes, cpu)
+    panels = PANELS_TO_IMAGE.operand(call, "x")
+    form = lanes_of(panels), cpu, dtype_of(panels)
+    return schedules.PanelsToImage(batch, channels, height, width, *form)
 
 
 TO_PANELS = Operator(PREFIX + "to_panels", ("x",), infer=_infer_to_panels, kernel=_to_panels)

@@ -11,7 +11,13 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.epilogue import epilogue_of, tiling_attributes, tiling_for
 from tvm_sparse.passes.ir.operators.layouts import panels_of
-from tvm_sparse.passes.ir.operators.operator import EPILOGUE_OPERANDS, PREFIX, Operator, tensor_type
+from tvm_sparse.passes.ir.operators.operator import (
+    EPILOGUE_OPERANDS,
+    PREFIX,
+    Operator,
+    dtype_of,
+    tensor_type,
+)
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.tilings.linear import LINEAR_FAMILY
@@ -68,7 +74,7 @@ def sparse_density(values: relax.Expr, taps: int) -> float:
 def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     x, *_ = call.args
     rows, _, lanes = known_shape(x)
-    return tensor_type(rows, int(call.attrs["channels"]), lanes)
+    return tensor_type(rows, int(call.attrs["channels"]), lanes, dtype=dtype_of(x))
 
 
 def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
@@ -76,15 +82,13 @@ def _sparse_linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(operands["x"], images), int(call.attrs["channels"])
     tiling = tiling_for(call, SPARSE_LINEAR_FAMILY)
     density = sparse_density(operands["values"], n * x.channels)
-    return schedules.SparseLinear(
-        images, x.rows, x.lanes, n, x.channels, tiling, epilogue_of(call), cpu, density
-    )
+    return schedules.SparseLinear(x, n, tiling, epilogue_of(call), cpu, density)
 
 
 def _linear(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(LINEAR.operand(call, "x"), images), int(call.attrs["channels"])
     epilogue, tiling = epilogue_of(call), tiling_for(call, LINEAR_FAMILY)
-    return schedules.DenseLinear(images, x.rows, x.lanes, n, x.channels, epilogue, cpu, tiling)
+    return schedules.DenseLinear(x, n, epilogue, cpu, tiling)
 
 
 SPARSE_LINEAR = Operator(

@@ -1,7 +1,7 @@
 """The record of an operator: everything that the passes know about it, in one place.
 
-The graph passes rewrite a network into operators on *panels*: float32 tensors
-``[rows, channels, lanes]`` that hold a batch of token sequences or of images.
+The graph passes rewrite a network into operators on *panels*: tensors
+``[rows, channels, lanes]``, float32 or float16, that hold a batch of token sequences or of images.
 
 - Of token sequences, the lanes of a row are the tokens of a block:
   ``rows = batch * ceil(tokens / lanes)``. The channels are the features.
@@ -143,9 +143,14 @@ class Operator:
             tvm.ir.register_op_attr(self.name, "FLegalize", self.legalize)
 
 
-def tensor_type(*shape: Any) -> relax.TensorType:
+def tensor_type(*shape: Any, dtype: DType = ACTIVATIONS) -> relax.TensorType:
     """Return the type of a tensor of activations."""
-    return relax.TensorType(list(shape), ACTIVATIONS)
+    return relax.TensorType(list(shape), dtype)
+
+
+def dtype_of(value: relax.Expr) -> DType:
+    """Return the type of the elements of a tensor of activations."""
+    return DType(str(value.ty.dtype))
 
 
 def infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:

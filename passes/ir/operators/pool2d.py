@@ -14,6 +14,7 @@ from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import (
     PREFIX,
     Operator,
+    dtype_of,
     fields_of,
     tensor_type,
 )
@@ -51,12 +52,14 @@ def pool_of(call: relax.Call) -> Pool2d:
 
 def _infer_windows(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     pool = pool_of(call)
-    return tensor_type(pool.batch * pool.out_height, pool.channels, pool.lanes_out)
+    rows = pool.batch * pool.out_height
+    return tensor_type(rows, pool.channels, pool.lanes_out, dtype=pool.dtype)
 
 
 def _infer_global(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     batch, channels = (int(extent) for extent in call.attrs["shape"][:2])
-    return tensor_type(batch, channels, int(call.attrs["lanes"]))
+    dtype = dtype_of(call.args[0])
+    return tensor_type(batch, channels, int(call.attrs["lanes"]), dtype=dtype)
 
 
 def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operator:

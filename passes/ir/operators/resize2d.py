@@ -10,7 +10,13 @@ from tvm import relax
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.layouts import panels_of
-from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, fields_of, tensor_type
+from tvm_sparse.passes.ir.operators.operator import (
+    PREFIX,
+    Operator,
+    dtype_of,
+    fields_of,
+    tensor_type,
+)
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.resize2d import Resize2d
@@ -37,14 +43,16 @@ def resize_of(call: relax.Call) -> Resize2d:
 
 
 def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    rows, channels, _ = known_shape(UPSAMPLE2D.operand(call, "x"))
-    vertical = int(call.attrs["factors"][0])
-    return tensor_type(rows * vertical, channels, int(call.attrs["lanes"]))
+    x = UPSAMPLE2D.operand(call, "x")
+    rows, channels, _ = known_shape(x)
+    vertical, lanes = int(call.attrs["factors"][0]), int(call.attrs["lanes"])
+    return tensor_type(rows * vertical, channels, lanes, dtype=dtype_of(x))
 
 
 def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     resize = resize_of(call)
-    return tensor_type(resize.batch * resize.out_height, resize.channels, resize.lanes_out)
+    rows = resize.batch * resize.out_height
+    return tensor_type(rows, resize.channels, resize.lanes_out, dtype=resize.dtype)
 
 
 def _upsample2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:

@@ -9,12 +9,16 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, tensor_type
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.passes.ir.operators.layouts import dtype_named
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.sizes.strips import Strips
 
 
-def to_strips(x: relax.Expr, strips: Strips, lanes: int = 0) -> relax.Call:
+def to_strips(
+    x: relax.Expr, strips: Strips, lanes: int = 0, dtype: DType = ACTIVATIONS
+) -> relax.Call:
     """Cut images into strips.
 
     Parameters
@@ -26,8 +30,11 @@ def to_strips(x: relax.Expr, strips: Strips, lanes: int = 0) -> relax.Call:
     lanes : int
         Lanes of the panels of strips that are the result; with 0, they are images ``(batch *
         strips, channels, height, span)``.
+    dtype : DType
+        Type of the panels; images are float32.
     """
-    return TO_STRIPS.call(x, strips=dataclasses.asdict(strips), lanes=lanes)
+    fields = dataclasses.asdict(strips)
+    return TO_STRIPS.call(x, strips=fields, lanes=lanes, dtype=str(dtype))
 
 
 def from_strips(x: relax.Expr, strips: Strips, batch: int, height: int) -> relax.Call:
@@ -55,7 +62,8 @@ def _infer_to_strips(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Ty
     batch, channels, height, _ = known_shape(call.args[0])
     strips, lanes = strips_of(call), int(call.attrs["lanes"])
     if lanes:
-        return tensor_type(batch * strips.count * height, channels, lanes)
+        rows = batch * strips.count * height
+        return tensor_type(rows, channels, lanes, dtype=dtype_named(call))
     return tensor_type(batch * strips.count, channels, height, strips.span)
 
 
@@ -68,13 +76,14 @@ def _infer_from_strips(call: relax.Call, _builder: relax.BlockBuilder) -> relax.
 def _to_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     batch, channels, height, _ = known_shape(call.args[0])
     lanes = int(call.attrs["lanes"])
-    return schedules.to_strips((batch, channels, height), strips_of(call), lanes, cpu)
+    images = batch, channels, height
+    return schedules.to_strips(images, strips_of(call), lanes, cpu, dtype_named(call))
 
 
 def _from_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     _, channels, lanes = known_shape(call.args[0])
     images = int(call.attrs["batch"]), channels, int(call.attrs["height"])
-    return schedules.from_strips(images, strips_of(call), lanes, cpu)
+    return schedules.from_strips(images, strips_of(call), lanes, cpu, dtype_of(call.args[0]))
 
 
 TO_STRIPS = Operator(PREFIX + "to_strips", ("x",), infer=_infer_to_strips, kernel=_to_strips)

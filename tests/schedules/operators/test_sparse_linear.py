@@ -11,6 +11,7 @@ from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
+from tvm_sparse.sizes.tensor import Tensor
 
 PLAIN = Epilogue()
 FULL = Epilogue(bias=True, residual=True, activation="relu")
@@ -159,5 +160,7 @@ def test_inner_loop_stays_in_vector_registers(name, register, vectors):
 
 @pytest.mark.parametrize(("chunks", "row_parts"), [(1, 0), (2, 3)])
 def test_rows_are_cut_before_channels(chunks, row_parts):
-    layer = SparseLinear(1, 6, 64, 64, 64, SparseTiling(4, 64, chunks, rows=2), PLAIN, native())
+    layer = SparseLinear(
+        Tensor(1, 6, 64, 64), 64, SparseTiling(4, 64, chunks, rows=2), PLAIN, native()
+    )
     assert layer.row_parts() == row_parts
