@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.profile import CpuProfile, native
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
@@ -87,13 +88,17 @@ def canonicalize() -> Passes:
     ]
 
 
-def sparsify(cpu: CpuProfile, kernel_for: KernelFor = nothing_measured) -> Passes:
+def sparsify(
+    cpu: CpuProfile,
+    kernel_for: KernelFor = nothing_measured,
+    keep_float32: Collection[str] = (),
+) -> Passes:
     """Choose a kernel for every weight and keep the activations in panels between them."""
     return [
         CutWideRows(cpu),
         MeasureSparsity(),
-        SparsifyWeights(cpu, kernel_for),
-        PackDenseWeights(cpu, kernel_for),
+        SparsifyWeights(cpu, kernel_for, keep_float32),
+        PackDenseWeights(cpu, kernel_for, keep_float32),
         PackRecurrentWeights(cpu),
         MoveToPanels(cpu),
         MoveImagesToPanels(cpu),
@@ -149,7 +154,12 @@ class Front:
 
 
 @one_at_a_time
-def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) -> Front:
+def front(
+    mod: tvm.IRModule,
+    cpu: CpuProfile,
+    lookups: Lookups | None = None,
+    keep_float32: Collection[str] = (),
+) -> Front:
     """Return a model whose operators work on panels: the front half of the pipeline.
 
     Parameters
@@ -157,9 +167,11 @@ def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) ->
     mod : IRModule
         The model as it was imported.
     cpu : CpuProfile
-        The processor to compile for.
+        The processor to compile for, and the type of the panels.
     lookups : Lookups, optional
         Looks up measured choices; the cost models choose where nothing was measured.
+    keep_float32 : collection of str
+        The names of layers whose panels are float32 whatever `cpu.activations` are.
     """
     mod = canonical(mod, cpu)
     known = lookups or Lookups()
@@ -177,7 +189,7 @@ def front(mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None = None) ->
 
     with cpu.to_target():
         on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
-        mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for))(mod)
+        mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep_float32))(mod)
     used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
     return Front(mod, known.plan_for, used)
 
@@ -188,6 +200,8 @@ def pipeline(
     lookups: Lookups | None = None,
     report: Callable[[CompileReport], None] | None = None,
     strict: bool = False,
+    activations: DType = ACTIVATIONS,
+    keep_float32: Collection[str] = (),
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -203,13 +217,18 @@ def pipeline(
     strict : bool
         Whether a pruned layer without a sparse kernel is a `ModelError`, not only a warning. TVM
         passes errors of passes on as a RuntimeError with the same text.
+    activations : DType
+        Type of the panels.
+    keep_float32 : collection of str
+        The names of layers whose panels are float32 whatever `activations` is.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        found = front(mod, cpu, lookups)
+        cpu = dataclasses.replace(cpu, activations=activations)
+        found = front(mod, cpu, lookups, keep_float32)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target or cpu.to_target():
             mod = tvm.transform.Sequential([regions])(found.mod)

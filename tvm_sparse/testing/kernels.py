@@ -44,12 +44,13 @@ def run_kernel(
     inputs: Sequence[NDArray[Any]],
     shape: Sequence[int],
     cpu: CpuProfile | None = None,
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Compile a kernel, for this machine or `cpu`, and return its output, which was NaN before."""
     cpu = cpu or native()
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     kernel = build(module, cpu.to_target())["main"]
-    y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
+    dtype = str(func.buffer_map[func.params[-1]].dtype)
+    y = tvm.runtime.tensor(np.full(shape, np.nan, dtype))
     kernel(*[tvm.runtime.tensor(x) for x in inputs], y)
     return y.numpy()
 
@@ -59,7 +60,7 @@ def run_in_columns(
     arrays: Mapping[str, NDArray[Any]],
     plan: ColumnPlan,
     cpu: CpuProfile | None = None,
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """Compute a stage, compiled for this machine or `cpu`, as part of a region.
 
     Stages that copy rows stand before and behind it, so that it reads from and writes to scratch
