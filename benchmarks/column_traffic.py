@@ -17,6 +17,7 @@ from tvm_ffi import libinfo
 from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.building import build
 from tvm_sparse.costs.regions import predict_alone
+from tvm_sparse.cpu.instruction_sets import instruction_sets
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.cpu.rates import CACHE_LINE_BYTES
 from tvm_sparse.errors import ToolError
@@ -25,7 +26,6 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.region_planner import RegionPlanner
 from tvm_sparse.runtime import library
-from tvm_sparse.runtime.instruction_sets import instruction_sets
 from tvm_sparse.runtime.library import LibraryInfo
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"

@@ -28,7 +28,7 @@ from sized_models import sized
 from tvm_sparse import compiler
 from tvm_sparse.bench.arrays import random_inputs
 from tvm_sparse.bench.peers import OURS, PeerProcess
-from tvm_sparse.cpu.profile import processor
+from tvm_sparse.cpu.precision import processor
 from tvm_sparse.frontends import load
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.region_planner import LEAST_GAIN

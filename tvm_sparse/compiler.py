@@ -13,14 +13,14 @@ import tvm
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
-from tvm_sparse.cpu.profile import CpuProfile, processor
+from tvm_sparse.cpu.precision import needed_sets, processor
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
-from tvm_sparse.runtime.instruction_sets import instruction_sets
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.specs import FallbackOption
 
@@ -160,7 +160,7 @@ def _compile_once(
             constant_outputs=imported.constant_outputs(),
             cpu=cpu.mcpu,
             machine=cpu.architecture,
-            instruction_sets=instruction_sets(tvm_target),
+            instruction_sets=needed_sets(cpu),
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
         )

@@ -57,13 +57,54 @@ def test_boards_with_the_same_core_differ():
 
 
 def test_boards_say_their_instruction_set():
-    from tvm_sparse.runtime.instruction_sets import instruction_sets
+    from tvm_sparse.cpu.instruction_sets import instruction_sets
 
     sets = {name: instruction_sets(cpu.to_target()) for name, cpu in PROFILES.items()}
     boards = [name for name, cpu in PROFILES.items() if cpu.architecture == "aarch64"]
     assert all("neon" in sets[name] for name in boards)
     assert "dotprod" in sets["rpi5"] and "dotprod" not in sets["rpi4"]
     assert sets["riscv64"] == ("v",)
+
+
+def test_half_precision_is_what_the_processor_has():
+    half = {name for name, cpu in PROFILES.items() if cpu.has_half}
+    arm = {"rpi5", "jetson-orin", "graviton2", "graviton3", "altra", "apple-m1"}
+    assert half == {"sapphirerapids", *arm}
+    assert {name for name, cpu in PROFILES.items() if cpu.has_matrix_unit} == {"sapphirerapids"}
+
+
+@pytest.mark.parametrize(
+    ("name", "half", "matrix_unit"),
+    [
+        ("x86-64-v4+fp16", True, False),
+        ("x86-64-v4+fp16+amx", True, True),
+        ("sapphirerapids+fp16+amx", True, True),
+        ("sapphirerapids-amx", True, False),
+        ("sapphirerapids-fp16-amx", False, False),
+        ("rpi4+fp16", True, False),
+        ("jetson-orin-fp16", False, False),
+        ("native-amx-fp16", False, False),
+    ],
+)
+def test_suffixes_add_and_take_away(name, half, matrix_unit):
+    cpu = profile(name)
+    assert (cpu.has_half, cpu.has_matrix_unit) == (half, matrix_unit)
+    assert CpuProfile.from_target(cpu.to_target()) == cpu
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("sapphirerapids+fp8", r"unknown suffix '\+fp8'.* may end in \+fp16"),
+        ("rpi4+amx", "no processor of aarch64 has amx"),
+        ("haswell+fp16", "no processor of x86_64 with vectors of 256 bits has fp16"),
+        ("zenver3+fp16", "unknown target 'zenver3\\+fp16': did you mean 'znver3'"),
+        ("sapphirerapids-fp8", "unknown target 'sapphirerapids-fp8'"),
+    ],
+)
+def test_suffixes_that_make_no_sense_are_refused(name, why):
+    with pytest.raises(TargetError, match=why):
+        profile(name)
 
 
 def test_other_kinds_of_target_are_refused():

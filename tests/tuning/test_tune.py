@@ -12,7 +12,8 @@ from tvm_sparse import compiler
 from tvm_sparse.cli import main
 from tvm_sparse.columns.plans import ColumnPlan, Stops
 from tvm_sparse.columns.shapes import part
-from tvm_sparse.cpu.profile import native, processor, profile
+from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.errors import TuningError
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline

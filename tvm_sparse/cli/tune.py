@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     """Tune a model."""
     from tvm_sparse import files
     from tvm_sparse.cli import console
-    from tvm_sparse.cpu.profile import processor
+    from tvm_sparse.cpu.precision import processor
     from tvm_sparse.records.file import default_path
     from tvm_sparse.report import tuned
     from tvm_sparse.tuning.tune import tune

@@ -6,15 +6,16 @@ A profile is data. `native()` reads this machine's, `profile(name)` looks one up
 
 from __future__ import annotations
 
-import difflib
 import functools
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import tvm
 from tvm.target import codegen
 
-from tvm_sparse.cpu import measurement
+from tvm_sparse.cpu import measurement, target_names
+from tvm_sparse.cpu.instruction_sets import HALF, MATRIX_UNIT, corrections, has_all
 from tvm_sparse.cpu.memory_system import MemorySystem, estimate
 from tvm_sparse.cpu.processors import (
     PROCESSORS,
@@ -52,6 +53,19 @@ class CpuProfile(Processor):
     def architecture(self) -> str:
         """First word of the triple: the name that Linux has for the machine."""
         return self.triple.split("-")[0]
+
+    @property
+    def has_half(self) -> bool:
+        """Whether the processor has arithmetic on vectors of float16."""
+        return self._has(HALF)
+
+    @property
+    def has_matrix_unit(self) -> bool:
+        """Whether the processor multiplies tiles of bfloat16, as Intel's AMX does."""
+        return self._has(MATRIX_UNIT)
+
+    def _has(self, sets: Mapping[str, tuple[str, ...]]) -> bool:
+        return has_all(sets.get(self.architecture, ()), self.triple, self.mcpu, self.mattr)
 
     @property
     def memory_system(self) -> MemorySystem:
@@ -141,9 +155,8 @@ class CpuProfile(Processor):
             # LLVM's SLP vectorizer turns the index loads of the sparse kernels into slow
             # vector inserts and extracts; those kernels are vectorized already.
             "cl-opt": ["-vectorize-slp:bool=false"],
+            "mattr": list(self.mattr),
         }
-        if self.mattr:
-            config["mattr"] = list(self.mattr)
         if self.architecture == "riscv64":
             config["mabi"] = "lp64d"  # as in Linux distributions; LLVM's default has no floats
         return tvm.target.Target(config)
@@ -178,7 +191,7 @@ class CpuProfile(Processor):
         mattr = target.attrs.get("mattr")
         return replace(
             base,
-            mattr=tuple(str(a) for a in mattr) if mattr else base.mattr,
+            mattr=base.mattr if mattr is None else tuple(map(str, mattr)),
             cores=int(target.attrs.get("num-cores", base.cores)),
         )
 
@@ -191,22 +204,24 @@ PROFILES: dict[str, CpuProfile] = {
 def profile(name: str) -> CpuProfile:
     """Return the profile called `name`; ``"native"`` is this machine's.
 
+    Suffixes add or take away features: ``"x86-64-v4+fp16"``, ``"native-amx"``.
+
     Raises
     ------
     TargetError
-        If no profile has that name; the message suggests the nearest.
+        If no profile has that name; the message suggests the nearest. If a suffix is unknown, or
+        impossible on that processor.
     """
-    if name == "native":
-        return native()
-    if name in PROFILES:
-        return PROFILES[name]
+    base, found = target_names.split(name, lambda known: known == "native" or known in PROFILES)
+    if base == "native" or base in PROFILES:
+        cpu = native() if base == "native" else PROFILES[base]
+        more = target_names.attributes(name, found, cpu.architecture, cpu.vector_bits)
+        return replace(cpu, mattr=target_names.joined(cpu.mattr, more))
     words = {"native": "native"}
     for cpu in PROFILES.values():
         words |= {cpu.about.lower(): cpu.name, cpu.mcpu: cpu.name}
     words |= {name: name for name in PROFILES}
-    near = difflib.get_close_matches(name.lower(), words, n=1)
-    hint = f"did you mean {words[near[0]]!r}? " if near else ""
-    raise TargetError(f"unknown target {name!r}: {hint}`tvm-sparse targets` lists all of them")
+    raise target_names.unknown(name, words)
 
 
 @functools.cache
@@ -219,8 +234,9 @@ def native() -> CpuProfile:
         If this machine has vectors of less than 256 bits (no AVX2).
     """
     mcpu = codegen.llvm_get_system_cpu()
-    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu})
-    known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu]
+    corrected = corrections(mcpu)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": mcpu, "mattr": list(corrected)})
+    known = [cpu for cpu in PROFILES.values() if cpu.mcpu == mcpu and "-avx512f" not in corrected]
     base = known[0] if known else _from_features(target)
     cores, caches = usable_cores(), cache_sizes()
     measured = measurement.load(cpu_name(), cores)
@@ -232,6 +248,7 @@ def native() -> CpuProfile:
         base,
         name="native",
         about="this machine, measured" if measured else "this machine",
+        mattr=target_names.joined(base.mattr, corrected),
         cores=cores,
         clock_ghz=UNKNOWN_CLOCK_GHZ,
         memory_peak=UNKNOWN_MEMORY_PEAK,
@@ -268,15 +285,3 @@ _BASELINES = (
 def _architecture(target: tvm.target.Target) -> str:
     machine = str(target.attrs.get("mtriple", platform.machine())).split("-")[0]
     return {"arm64": "aarch64"}.get(machine, machine)
-
-
-def processor(target: str, threads: int | None) -> CpuProfile:
-    """Return the profile that `tvm_sparse.compile` plans for.
-
-    Raises
-    ------
-    TargetError
-        If `target` is unknown.
-    """
-    cpu = profile(target)
-    return CpuProfile.from_target(replace(cpu, cores=threads or cpu.cores).to_target())

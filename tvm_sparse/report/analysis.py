@@ -16,7 +16,8 @@ from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.profile import CpuProfile, processor
+from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.passes import pipeline

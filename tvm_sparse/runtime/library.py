@@ -22,10 +22,10 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
+from tvm_sparse.cpu.instruction_sets import missing
 from tvm_sparse.errors import LibraryError, TargetError, border
 from tvm_sparse.files import open_regular, replacing
 from tvm_sparse.runtime import fallback
-from tvm_sparse.runtime.instruction_sets import missing
 from tvm_sparse.runtime.linking import link_command
 from tvm_sparse.runtime.loaded import LoadedLibrary, load_library
 from tvm_sparse.runtime.objects import write_shared_object

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.profile import processor
+from tvm_sparse.cpu.precision import processor
 from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers

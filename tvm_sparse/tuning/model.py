@@ -14,7 +14,7 @@ from tvm import relax
 
 from tvm_sparse.building import build
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.profile import processor
+from tvm_sparse.cpu.precision import processor
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.sparsify.token_network import model_key

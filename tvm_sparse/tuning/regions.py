@@ -16,7 +16,8 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.profile import CpuProfile, processor
+from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import tvm
 
-from tvm_sparse.cpu.profile import CpuProfile, native, processor
+from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
