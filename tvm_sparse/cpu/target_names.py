@@ -1,7 +1,7 @@
 """The names of targets: their suffixes, and the nearest name to one that is wrong.
 
 ``sapphirerapids-amx`` is that processor without its AMX. For cross-compiling, ``+fp16`` and
-``+amx`` add what a profile's processor may or may not have, and ``-fp16`` and ``-amx`` take it away.
+``+amx`` add what a profile's processor may or may not have; ``-fp16`` and ``-amx`` take it away.
 """
 
 from __future__ import annotations
