@@ -17,8 +17,8 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
 from tvm_sparse.compiling import one_at_a_time
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
-from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
@@ -200,7 +200,7 @@ def pipeline(
     lookups: Lookups | None = None,
     report: Callable[[CompileReport], None] | None = None,
     strict: bool = False,
-    activations: DType = ACTIVATIONS,
+    precision: PrecisionOption = "float32",
     keep_float32: Collection[str] = (),
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
@@ -217,22 +217,22 @@ def pipeline(
     strict : bool
         Whether a pruned layer without a sparse kernel is a `ModelError`, not only a warning. TVM
         passes errors of passes on as a RuntimeError with the same text.
-    activations : DType
-        Type of the panels.
+    precision : str
+        What activations are computed in, as `tvm_sparse.compile` takes it.
     keep_float32 : collection of str
-        The names of layers whose panels are float32 whatever `activations` is.
+        The names of layers whose panels are float32 whatever `precision` is.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
-        cpu = dataclasses.replace(cpu, activations=activations)
+        cpu = resolve(precision, cpu)
         found = front(mod, cpu, lookups, keep_float32)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target or cpu.to_target():
             mod = tvm.transform.Sequential([regions])(found.mod)
-            compiled = _report(mod, cpu, found.used)
+            compiled = _report(mod, cpu, found.used, chosen(precision, cpu))
             (report or CompileReport.log)(compiled)
             if strict and compiled.warnings:
                 raise ModelError(compiled.warnings[0])
@@ -257,11 +257,12 @@ def layers_of(mod: tvm.IRModule, regions: Mapping[str, int]) -> tuple[LayerRepor
     return layer_reports(mod.attrs[WEIGHTS], mod.attrs[LAYERS], file_layers, regions)
 
 
-def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords) -> CompileReport:
+def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: str) -> CompileReport:
     """Return what became of the layers and the regions of a module from `FormRegions`."""
     formed = mod.attrs.get(REGIONS, ())
     regions = {str(name): i for i, region in enumerate(formed) for name in region["layers"]}
     alone = (layer for layer in mod.attrs[LAYERS] if str(layer["layer"]) not in regions)
     seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
     layers = layers_of(mod, regions)
-    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used.with_regions(formed))
+    used = used.with_regions(formed)
+    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision)

@@ -112,6 +112,8 @@ class CompileReport:
         The number of threads that an inference is compiled for.
     records : UsedRecords
         The measured choices that were used.
+    precision : str
+        What activations are computed in; if the compiler chose it, also why.
     """
 
     layers: tuple[LayerReport, ...]
@@ -119,6 +121,7 @@ class CompileReport:
     seconds: float = 0.0
     threads: int = 1
     records: UsedRecords = field(default_factory=UsedRecords)
+    precision: str = "float32"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -127,8 +130,10 @@ class CompileReport:
         return tuple(_warning(reason, layers) for reason, layers in _grouped(lost).items())
 
     def __str__(self) -> str:
-        """Return in one line how many pruned layers are sparse, and the expected time."""
+        """Return in one line how many pruned layers are sparse, precision and expected time."""
         parts = [self._layers()]
+        if self.precision != "float32":
+            parts.append(self.precision)
         if self.seconds:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             parts.append(f"{1e3 * self.seconds:.3g} ms expected on {threads}")

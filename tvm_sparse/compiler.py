@@ -13,7 +13,7 @@ import tvm
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
-from tvm_sparse.cpu.precision import needed_sets, processor
+from tvm_sparse.cpu.precision import PrecisionOption, needed_sets, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
@@ -42,6 +42,7 @@ def compile(
     verify: bool = False,
     fallback: FallbackOption = "onnxruntime",
     distrusted: Mapping[str, str] | None = None,
+    precision: PrecisionOption = "float32",
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -55,7 +56,8 @@ def compile(
     shapes : mapping of str to sequence of int, optional
         Shapes of the ONNX inputs that have dynamic dimensions.
     target : str
-        The name of a CPU profile; ``"native"`` is this machine.
+        The name of a CPU profile; ``"native"`` is this machine. Suffixes add or take away what
+        half precision uses: ``"x86-64-v4+fp16"``, ``"sapphirerapids-amx"``.
     threads : int, optional
         Threads that an inference runs on; by default all cores that this process may use.
     columns : "auto", "off" or int
@@ -81,6 +83,10 @@ def compile(
         an error, and so does a target of another architecture.
     distrusted : mapping of str to str, optional
         Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
+    precision : str
+        What activations are computed in: ``"float32"``, ``"float16"``, or with ``"auto"`` the
+        fastest that the target has. Inputs and outputs stay as the model has them. With float16,
+        a matrix unit may multiply dense layers in bfloat16.
 
     Returns
     -------
@@ -94,10 +100,10 @@ def compile(
         If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
         layer without a sparse kernel.
     InputError
-        If `shapes` does not fit the model, `threads` is below 1, or `columns`, `overlap` or
-        `fallback` has another value.
+        If `shapes` does not fit the model, `threads` is below 1, or `columns`, `overlap`,
+        `fallback` or `precision` has another value.
     TargetError
-        If `target` is unknown.
+        If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
     RecordsError
         If the file `records` cannot be read.
     VerificationError
@@ -116,6 +122,7 @@ def compile(
             overlap=overlap,
             records=records,
             fallback=fallback,
+            precision=precision,
         )
         can_fall_back = fallback == "onnxruntime"
         return _compile_verified(model, shapes, strict, distrusted or {}, can_fall_back, again)
@@ -123,9 +130,11 @@ def compile(
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     refusal = no_fallback(cpu.architecture, fallback)
-    passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+    passes = functools.partial(
+        pipeline.pipeline, columns, overlap, records.lookups_on(cpu), precision=precision
+    )
     once = functools.partial(
         _compile_once, pipeline=passes, cpu=cpu, threads=threads, no_fallback=refusal
     )
@@ -163,6 +172,7 @@ def _compile_once(
             instruction_sets=needed_sets(cpu),
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
+            precision=cpu.activations,
         )
         mod = library.describe(imported.mod, info)
         del imported  # frees each weight as soon as a packed one replaces it
@@ -227,7 +237,7 @@ def verify_engine(
     compile_part : callable, optional
         Compiles an ONNX file with the options of `engine`. If the outputs differ, parts of the
         model are compiled by it to find the node that is wrong. By default, the options are those
-        of `compile`, with the threads of the engine.
+        of `compile`, with the threads and the precision of the engine.
 
     Returns
     -------
@@ -247,7 +257,9 @@ def verify_engine(
     """
     from tvm_sparse.verification import verify
 
-    part = compile_part or (lambda path: compile(path, threads=engine.threads))
+    part = compile_part or functools.partial(
+        compile, threads=engine.threads, precision=engine.info.precision
+    )
     return verify.verify(model, engine, part, inputs)
 
 

@@ -50,7 +50,7 @@ def test_a_library_that_differs(fails, library, tmp_path):
 
 def test_nothing_is_written_if_the_outputs_differ(fails, model, tmp_path, monkeypatch):
     wrong = Difference("y", 0.5, 1e-3)
-    monkeypatch.setattr(verify.Reference, "compare", lambda *_: [wrong])
+    monkeypatch.setattr(verify.Reference, "compare", lambda *_, **__: [wrong])
     old = tmp_path / "a.so"
     old.write_bytes(b"old")
     assert "output 'y' differs" in fails(

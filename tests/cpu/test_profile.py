@@ -88,7 +88,7 @@ def test_half_precision_is_what_the_processor_has():
 )
 def test_suffixes_add_and_take_away(name, half, matrix_unit):
     cpu = profile(name)
-    assert (cpu.has_half, cpu.has_matrix_unit) == (half, matrix_unit)
+    assert (cpu.name, cpu.has_half, cpu.has_matrix_unit) == (name, half, matrix_unit)
     assert CpuProfile.from_target(cpu.to_target()) == cpu
 
 

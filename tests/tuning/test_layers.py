@@ -36,7 +36,7 @@ def test_all_compute_the_same(kind, tmp_path):
     cpu = native()
     layer, shape = LAYERS[kind]
     weight = pruned(np.random.default_rng(0), shape, 0.1 if "sparse" in kind else 1.0)
-    kernel = LayerSubject.write(layer, weight, tmp_path, "native", cpu.cores)
+    kernel = LayerSubject.write(layer, weight, tmp_path, "native", cpu)
     arguments = kernel.arguments()
     x = tvm.runtime.tensor(np.load(arguments.path)["arr_0"])
     (common,) = arguments.common

@@ -220,5 +220,6 @@ def main(kind: str) -> None:
 
 if __name__ == "__main__":
     # Python puts this folder first in the path; its modules would hide those of the same names.
-    del sys.path[0]
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]
     main(sys.argv[1])

@@ -15,6 +15,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )
     arguments.add_model(command)
     arguments.add_threads(command)
+    arguments.add_precision(command)
     arguments.add_columns(command)
     arguments.add_records(command)
     command.add_argument(
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
             options.columns,
             options.overlap,
             arguments.recorded_plans(options.records),
+            options.precision,
         )
         if options.measure:
             measured = measure(found, update)

@@ -58,7 +58,8 @@ def add_model(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--target", default="native", metavar="NAME",
-        help="CPU to compile for; `tvm-sparse targets` lists them (default: this one)",
+        help="CPU to compile for; `tvm-sparse targets` lists them; +fp16, -fp16, +amx and -amx may "
+        "stand behind it (default: this one)",
     )  # fmt: skip
 
 
@@ -67,6 +68,15 @@ def add_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
     )
+
+
+def add_precision(command: argparse.ArgumentParser) -> None:
+    """Declare what activations are computed in."""
+    command.add_argument(
+        "--precision", default="float32", metavar="float32|float16|auto",
+        help="what activations are computed in: auto is the fastest that the target has "
+        "(default: float32)",
+    )  # fmt: skip
 
 
 def add_board(command: argparse.ArgumentParser, which: str) -> None:
@@ -201,6 +211,8 @@ def read_files(options: argparse.Namespace) -> list[Path]:
     return found
 
 
-def column_options(options: argparse.Namespace) -> dict[str, str | int]:
-    """Return the options of tensor columns as arguments of `tvm_sparse.compile`."""
-    return {"columns": options.columns, "overlap": options.overlap}
+def compile_options(options: argparse.Namespace) -> dict[str, str | int]:
+    """Return the options of columns and precision as arguments of `tvm_sparse.compile`."""
+    return {
+        "columns": options.columns, "overlap": options.overlap, "precision": options.precision
+    }  # fmt: skip

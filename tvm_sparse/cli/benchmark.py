@@ -39,6 +39,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )
     arguments.add_board(command, "a board")
     arguments.add_threads(command)
+    arguments.add_precision(command)
     arguments.add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
@@ -75,7 +76,7 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
         inputs = arrays.random_inputs(compiler.load(options.model).inputs)
-    compile_options = {"target": options.target, **arguments.column_options(options)}
+    compile_options = {"target": options.target, **arguments.compile_options(options)}
     if is_library:
         compile_options = {}
     return comparison.compare(
@@ -109,6 +110,6 @@ def _measure_on_board(
         rounds=options.rounds,
         seconds=options.seconds,
         iterations=options.iterations,
-        options=arguments.column_options(options),
+        options=arguments.compile_options(options),
         progress=update,
     )

@@ -29,6 +29,7 @@ def declare(verbs: arguments.Verbs) -> None:
         help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
     )  # fmt: skip
     arguments.add_threads(command)
+    arguments.add_precision(command)
     arguments.add_columns(command)
     arguments.add_records(command)
     command.add_argument(
@@ -55,13 +56,14 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import compiler, files
     from tvm_sparse.cli import console
     from tvm_sparse.columns.options import check_column_options
-    from tvm_sparse.cpu.profile import profile
+    from tvm_sparse.cpu.precision import processor
     from tvm_sparse.runtime import linking
     from tvm_sparse.verification import verify
 
     read = arguments.read_files(options)
     files.check_writable(options.output, LibraryError, read)
-    linking.link_command(profile(options.target).architecture, options.linker)
+    target = processor(options.target, options.threads, options.precision)
+    linking.link_command(target.architecture, options.linker)
     check_column_options(options.columns, options.overlap)
     plans = arguments.recorded_plans(options.records)
     inputs = files.read_npz(options.calibration) if options.calibration else None
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
             strict,
             fallback=options.fallback,
             distrusted=distrusted,
+            precision=options.precision,
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:

@@ -31,6 +31,7 @@ def declare(verbs: arguments.Verbs) -> None:
         "--plot", type=Path, metavar="FILE.png", help="draw time against column size"
     )
     arguments.add_threads(command)
+    arguments.add_precision(command)
     arguments.add_json(command)
 
 
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
                 board=board,
                 records=records,
                 progress=progress,
+                precision=options.precision,
             )
     except (KeyboardInterrupt, ending.Ended):
         print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
@@ -70,6 +72,6 @@ def run(options: argparse.Namespace) -> None:
         console.print_table(tuned.table(parts))
         streams.say(tuned.summary(parts, records))
     if options.plot:
-        cpu = processor(options.target, options.threads)
+        cpu = processor(options.target, options.threads, options.precision)
         with files.replacing(options.plot, read=read) as temporary:
             tuned.plot(parts, temporary, cpu)

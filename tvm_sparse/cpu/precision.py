@@ -14,7 +14,9 @@ from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError, TargetError
 
-PrecisionOption = Literal["float32", "float16", "auto"]
+Precision = Literal["float32", "float16", "auto"]
+
+PrecisionOption = Precision | DType
 """What activations are computed in; ``"auto"`` is the fastest of both that the target has."""
 
 
@@ -26,7 +28,7 @@ def check_precision(precision: str) -> None:
     InputError
         If `precision` is none of `PrecisionOption`.
     """
-    names = get_args(PrecisionOption)
+    names = get_args(Precision)
     if precision not in names:
         known = ", ".join(map(repr, names))
         raise InputError(f"precision must be one of {known}; got {precision!r}")

@@ -180,14 +180,16 @@ class CpuProfile(Processor):
         if target.kind.name != "llvm":
             raise TargetError(f"tvm_sparse compiles for llvm targets, not for {target.kind.name!r}")
         mcpu, model = (str(target.attrs.get(key, "")) for key in ("mcpu", "model"))
+        name, _ = target_names.split(model, _is_known)
         same = [p for p in PROFILES.values() if p.architecture == _architecture(target)]
-        known = [p for p in same if (p.name, p.mcpu) == (model, mcpu)]
-        known += [p for p in same if mcpu in (p.mcpu, p.name) and model != "native"]
+        known = [replace(p, name=model) for p in same if (p.name, p.mcpu) == (name, mcpu)]
+        known += [p for p in same if mcpu in (p.mcpu, p.name) and name != "native"]
         if known:
             base = known[0]
+        elif _architecture(target) == platform.machine() and mcpu in ("", native().mcpu):
+            base = replace(native(), name=model if name == "native" else "native")
         else:
-            here = _architecture(target) == platform.machine() and mcpu in ("", native().mcpu)
-            base = native() if here else _from_features(target)
+            base = _from_features(target)
         mattr = target.attrs.get("mattr")
         return replace(
             base,
@@ -201,6 +203,10 @@ PROFILES: dict[str, CpuProfile] = {
 }
 
 
+def _is_known(name: str) -> bool:
+    return name == "native" or name in PROFILES
+
+
 def profile(name: str) -> CpuProfile:
     """Return the profile called `name`; ``"native"`` is this machine's.
 
@@ -212,11 +218,11 @@ def profile(name: str) -> CpuProfile:
         If no profile has that name; the message suggests the nearest. If a suffix is unknown, or
         impossible on that processor.
     """
-    base, found = target_names.split(name, lambda known: known == "native" or known in PROFILES)
-    if base == "native" or base in PROFILES:
+    base, suffixes = target_names.split(name, _is_known)
+    if _is_known(base):
         cpu = native() if base == "native" else PROFILES[base]
-        more = target_names.attributes(name, found, cpu.architecture, cpu.vector_bits)
-        return replace(cpu, mattr=target_names.joined(cpu.mattr, more))
+        more = target_names.attributes(name, suffixes, cpu.architecture, cpu.vector_bits)
+        return replace(cpu, name=name, mattr=target_names.joined(cpu.mattr, more))
     words = {"native": "native"}
     for cpu in PROFILES.values():
         words |= {cpu.about.lower(): cpu.name, cpu.mcpu: cpu.name}

@@ -160,13 +160,14 @@ class RecordedPlans:
 
     def lanes_on(self, cpu: CpuProfile) -> LanesFor:
         """Return the function that looks up the best lanes for a network on tokens."""
+        vector = cpu.vector_lanes(cpu.activations)
 
         def lanes_for(network: TokenNetwork) -> int | None:
             best = self.records.best(key_on(network_key(network), cpu))
             lanes = best.plan.get("lanes") if best else None
-            if not isinstance(lanes, int) or lanes < 1 or lanes % cpu.vector_lanes():
+            if not isinstance(lanes, int) or lanes < 1 or lanes % vector:
                 return None
-            if lanes >= network.tokens + cpu.vector_lanes():  # a vector of padding and more
+            if lanes >= network.tokens + vector:  # a vector of padding and more
                 return None
             return lanes
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import density_bucket
 from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.records.record import Key, digest
@@ -105,7 +106,8 @@ def model_key(layers: Iterable[Layer[Any]]) -> str:
 
 
 def target_key(cpu: CpuProfile) -> str:
-    """Return what a processor's plans depend on: its instructions and its private caches."""
+    """Return what a processor's plans depend on: instructions, private caches, and precision."""
     features = "".join(f" {feature}" for feature in cpu.mattr)
     caches = f"L1 {cpu.l1_bytes // 1024} KB, L2 {cpu.l2_bytes // 1024} KB"
-    return f"{cpu.mcpu}{features}, {cpu.vector_bits} bits, {caches}"
+    precision = "" if cpu.activations is DType.FLOAT32 else f", {cpu.activations}"
+    return f"{cpu.mcpu}{features}, {cpu.vector_bits} bits, {caches}{precision}"

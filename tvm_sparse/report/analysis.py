@@ -16,7 +16,7 @@ from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module, no_fallback
@@ -109,12 +109,13 @@ def analyze(
     columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
+    precision: PrecisionOption = "float32",
 ) -> Analysis:
     """Report on the layers, the operators and the regions of a model.
 
     Parameters
     ----------
-    model, shapes, target, threads, columns, overlap, records
+    model, shapes, target, threads, columns, overlap, records, precision
         As `tvm_sparse.compile` takes them.
 
     Returns
@@ -130,7 +131,7 @@ def analyze(
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     imported = import_module(model, shapes, no_fallback(cpu.architecture))
     front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu))
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)

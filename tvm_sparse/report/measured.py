@@ -177,7 +177,7 @@ def _measure_region(
     ]
     with scratch_folder() as folder:
         weights = write_region(analysis.together, f"{PREFIX}_{number}", folder)
-        subject = RegionSubject(region.shape, folder, cpu.name, cpu.cores)
+        subject = RegionSubject(region.shape, folder, cpu.name, cpu.cores, cpu.activations)
         arguments = subject.arguments(weights)
         building = [
             builders.submit(subject.build(plan_to_fields(plan)), folder / f"{i}.so")

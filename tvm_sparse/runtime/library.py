@@ -23,6 +23,7 @@ from tvm import relax
 from tvm.target import codegen
 
 from tvm_sparse.cpu.instruction_sets import missing
+from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import LibraryError, TargetError, border
 from tvm_sparse.files import open_regular, replacing
 from tvm_sparse.runtime import fallback
@@ -64,6 +65,8 @@ class LibraryInfo:
     threads : int
         The number of threads that its work is cut for; 0 if an older version built it, which did
         not say so.
+    precision : DType
+        The type that its activations are computed in.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -76,12 +79,13 @@ class LibraryInfo:
     version: str = __version__
     fallbacks: tuple[Fallback, ...] = ()
     threads: int = 0
+    precision: DType = DType.FLOAT32
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
-        fields = {
-            name: field for name, field in asdict(self).items() if field or name != "fallbacks"
-        }
+        fields = asdict(self)
+        usual = {"fallbacks": (), "precision": DType.FLOAT32}
+        fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
@@ -99,6 +103,7 @@ class LibraryInfo:
             Fallback(**found | {"nodes": tuple(found["nodes"])})
             for found in fields.get("fallbacks", ())
         )
+        fields["precision"] = DType(fields.get("precision", DType.FLOAT32))
         return cls(**fields)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import RemoteError, TvmSparseError
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.runtime.isolated import CommandError, IsolatedProcess, ProcessDied
@@ -36,6 +37,10 @@ ROUND_SECONDS = 0.02
 
 HOPELESS = 1.5
 """A candidate that takes this many times as long as the one to beat gets one round."""
+
+
+TOLERANCES = {DType.FLOAT32: 1e-3, DType.FLOAT16: 1e-2}
+"""The largest difference of two candidates' results, as a share of the largest value."""
 
 
 class CandidateFailed(TvmSparseError):
@@ -81,10 +86,13 @@ class Arguments:
     common : tuple of int
         For each result, how many values of the last axis are the same for all candidates; the
         values behind them may be padding.
+    tolerance : float
+        The largest difference between the results of two candidates, as a share of the largest.
     """
 
     path: Path
     common: tuple[int, ...]
+    tolerance: float = TOLERANCES[DType.FLOAT32]
 
 
 class Builders:
@@ -173,7 +181,11 @@ class Device:
         try:
             self._open()
             self._call(
-                "set_arguments", LOAD_SECONDS, path=str(arguments.path), common=arguments.common
+                "set_arguments",
+                LOAD_SECONDS,
+                path=str(arguments.path),
+                common=arguments.common,
+                tolerance=arguments.tolerance,
             )
             yield self
         finally:

@@ -57,11 +57,12 @@ def lanes_candidates(
     hopeless : float
         Lanes that are expected to take so many times as long as the best are left out.
     """
-    if network.tokens <= cpu.vector_lanes():
+    vector = cpu.vector_lanes(cpu.activations)
+    if network.tokens <= vector:
         return []
-    default = cpu.panel_lanes(network.tokens)
-    whole = -(-network.tokens // cpu.vector_lanes())
-    sizes = {cpu.vector_lanes() * count for count in range(1, min(MOST_VECTORS, whole) + 1)}
+    default = cpu.panel_lanes(network.tokens, cpu.activations)
+    whole = -(-network.tokens // vector)
+    sizes = {vector * count for count in range(1, min(MOST_VECTORS, whole) + 1)}
     found = [LanesCandidate(lanes, _seconds(network, lanes, cpu)) for lanes in {default, *sizes}]
     least = min(candidate.seconds for candidate in found)
     found = [c for c in found if c.lanes == default or c.seconds <= hopeless * least]
@@ -72,7 +73,7 @@ def _seconds(network: TokenNetwork, lanes: int, cpu: CpuProfile) -> float:
     cycles = 0.0
     for batch, tokens, depth, channels, density in network.layers:
         rows = batch * -(-tokens // lanes)
-        layer = Layer(Linear(rows, lanes, channels, depth), density)
+        layer = Layer(Linear(rows, lanes, channels, depth, cpu.activations), density)
         family = default_family(layer, cpu)
         cycles += family.cycles(layer, family.default(layer, cpu), cpu)
     return cycles / cpu.memory_system.clock_hz / cpu.cores

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
@@ -26,7 +27,7 @@ from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.record import Plan
 from tvm_sparse.tilings.families import family_of, kernel_from_fields, kernel_to_fields
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tuning.devices import Arguments, Build
+from tvm_sparse.tuning.devices import TOLERANCES, Arguments, Build
 from tvm_sparse.tuning.libraries import build_module
 from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.ranking import kernel_candidates
@@ -47,20 +48,23 @@ class LayerSubject:
         The name of the CPU profile.
     threads : int
         The number of threads that the kernels run on.
+    precision : DType
+        The type of the model's activations.
     """
 
     layer: Layer[Any]
     folder: Path
     target: str
     threads: int
+    precision: DType = DType.FLOAT32
 
     @staticmethod
     def write(
-        layer: Layer[Any], weight: NDArray[np.float32], folder: Path, target: str, threads: int
+        layer: Layer[Any], weight: NDArray[np.float32], folder: Path, target: str, cpu: CpuProfile
     ) -> LayerSubject:
         """Write the weight, `(n, k)` or as a convolution has it, to a folder."""
         np.save(folder / "weight.npy", weight)
-        return LayerSubject(layer, folder, target, threads)
+        return LayerSubject(layer, folder, target, cpu.cores, cpu.activations)
 
     def build(self, plan: Plan) -> Build:
         """Return how the library of a kernel is built."""
@@ -71,6 +75,7 @@ class LayerSubject:
             "plan": dict(plan),
             "target": self.target,
             "threads": self.threads,
+            "precision": self.precision,
         }
         return Build(f"{__name__}:build_layer_library", arguments)
 
@@ -80,7 +85,7 @@ class LayerSubject:
         x = np.random.default_rng(0).standard_normal(panels.shape).astype(panels.dtype)
         path = self.folder / "arguments.npz"
         np.savez(path, x)
-        return Arguments(path, (outputs,))
+        return Arguments(path, (outputs,), TOLERANCES[self.precision])
 
 
 def build_layer_library(
@@ -90,9 +95,10 @@ def build_layer_library(
     plan: Plan,
     target: str,
     threads: int,
+    precision: PrecisionOption,
 ) -> None:
     """Build a layer with bias as the function ``main`` of a library for the virtual machine."""
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     tiling = kernel_from_fields(plan)
     assert tiling is not None
     family = family_of(tiling)
@@ -151,7 +157,7 @@ def layer_parts(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[P
     for key in sorted(layers, key=lambda key: -seconds[key]):
         layer, weight = layers[key].layer, layers[key].weight
         chosen = plans[key][: setting.share(seconds[key], mean) + 1]
-        kernel = LayerSubject.write(layer, weight, setting.own_folder(), setting.target, cpu.cores)
+        kernel = LayerSubject.write(layer, weight, setting.own_folder(), setting.target, cpu)
         task = Task(
             layer.name,
             key_on(key, cpu),

@@ -11,13 +11,14 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.building import build
-from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.profile import SHORT_VECTOR_BITS, CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.files import replacing
 from tvm_sparse.passes import pipeline
 from tvm_sparse.runtime.linking import link_command
 from tvm_sparse.runtime.objects import write_shared_object
-from tvm_sparse.tuning.devices import Arguments
+from tvm_sparse.tuning.devices import TOLERANCES, Arguments
 
 
 def build_module(mod: tvm.IRModule, library: Path, cpu: CpuProfile) -> None:
@@ -40,6 +41,7 @@ def write_arguments(
     main: relax.Function,
     common: Callable[[relax.TensorType], int],
     weights: Sequence[np.ndarray] = (),
+    precision: DType = DType.FLOAT32,
 ) -> Arguments:
     """Write random arguments of ``main`` to a folder; the last ones are given weights.
 
@@ -53,6 +55,8 @@ def write_arguments(
         Returns how many values of a result's last axis are compared, see `Arguments`.
     weights : sequence of numpy.ndarray
         The last arguments of ``main``.
+    precision : DType
+        The type that results are computed in.
     """
     rng = np.random.default_rng(0)
     params = main.params[: len(main.params) - len(weights)]
@@ -60,12 +64,13 @@ def write_arguments(
     np.savez(path, *(random_array(param.ty, rng) for param in params), *weights)
     is_tuple = isinstance(main.ret_ty, relax.TupleType)
     results = list(main.ret_ty.fields) if is_tuple else [main.ret_ty]
-    return Arguments(path, tuple(map(common, results)))
+    return Arguments(path, tuple(map(common, results)), TOLERANCES[precision])
 
 
 def common_lanes(lanes: int, cpu: CpuProfile) -> int:
     """Return how many lanes hold no padding in any plan, whatever its vector width."""
-    return lanes - (cpu.vector_lanes() if lanes > cpu.vector_lanes() else 8) + 1
+    vector, short = cpu.vector_lanes(cpu.activations), SHORT_VECTOR_BITS // cpu.activations.bits
+    return lanes - (vector if lanes > vector else short) + 1
 
 
 def random_array(ty: relax.TensorType, rng: np.random.Generator) -> np.ndarray:

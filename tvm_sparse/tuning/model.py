@@ -14,7 +14,9 @@ from tvm import relax
 
 from tvm_sparse.building import build
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.sparsify.token_network import model_key
@@ -47,6 +49,8 @@ class ModelSubject:
         The number of threads that the model runs on.
     records : Path
         The file of the records, for a plan that uses them.
+    precision : DType
+        The type of the model's activations.
     """
 
     model: str
@@ -54,6 +58,7 @@ class ModelSubject:
     target: str
     threads: int
     records: Path
+    precision: DType = DType.FLOAT32
 
     @staticmethod
     def of(
@@ -61,15 +66,17 @@ class ModelSubject:
         shapes: Mapping[str, Sequence[int]] | None,
         folder: Path,
         target: str,
-        threads: int,
+        cpu: CpuProfile,
         records: Path,
     ) -> ModelSubject:
         """Return a model, which is written to a folder unless it is a file."""
         if isinstance(model, tvm.IRModule):
             path = folder / "network.json"
             path.write_text(tvm.ir.save_json(model))
-            return ModelSubject(str(path), None, target, threads, records)
-        return ModelSubject(str(Path(model).resolve()), shapes, target, threads, records)
+            given, shapes = str(path), None
+        else:
+            given = str(Path(model).resolve())
+        return ModelSubject(given, shapes, target, cpu.cores, records, cpu.activations)
 
     def build(self, plan: Plan) -> Build:
         """Return how the library is built: with given lanes, with records, or without any."""
@@ -81,12 +88,18 @@ class ModelSubject:
             "records": str(self.records),
             "target": self.target,
             "threads": self.threads,
+            "precision": self.precision,
         }
         return Build(f"{__name__}:build_model_library", arguments, BUILD_SECONDS)
 
     def arguments(self, folder: Path, main: relax.Function) -> Arguments:
         """Write the arguments of the libraries: random inputs of ``main``."""
-        return write_arguments(folder, main, lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1)
+        return write_arguments(
+            folder,
+            main,
+            lambda ty: int(ty.shape[-1]) if len(ty.shape) else 1,
+            precision=self.precision,
+        )
 
 
 def build_model_library(
@@ -97,9 +110,10 @@ def build_model_library(
     records: str,
     target: str,
     threads: int,
+    precision: PrecisionOption,
 ) -> None:
     """Build a model under a plan, as a library for the virtual machine."""
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     lookups = Lookups()
     lanes = plan.get("lanes")
     if isinstance(lanes, int):
@@ -107,7 +121,7 @@ def build_model_library(
     elif plan["choices"] != BY_COST_MODEL:
         known = RecordedPlans.read(Path(records)).lookups_on(cpu)
         lookups = replace(known, refuses=lambda key: False)
-    passes = pipeline.pipeline(lookups=lookups, report=lambda _: None)
+    passes = pipeline.pipeline(lookups=lookups, report=lambda _: None, precision=precision)
     export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
 
 

@@ -16,8 +16,9 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.regions.form_regions import PREFIX, FormRegions
 from tvm_sparse.passes.regions.region_graph import Node
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
@@ -45,12 +46,15 @@ class RegionSubject:
         The name of the CPU profile.
     threads : int
         The number of threads that the kernels run on.
+    precision : DType
+        The type of the model's activations.
     """
 
     shape: RegionShape
     folder: Path
     target: str
     threads: int
+    precision: DType = DType.FLOAT32
 
     def build(self, plan: Plan) -> Build:
         """Return how the library of a plan is built."""
@@ -59,15 +63,20 @@ class RegionSubject:
             "plan": dict(plan),
             "target": self.target,
             "threads": self.threads,
+            "precision": self.precision,
         }
         return Build(f"{__name__}:build_region_library", arguments)
 
     def arguments(self, weights: Sequence[np.ndarray]) -> Arguments:
         """Write the arguments of the kernels: random panels, and the region's own weights."""
         main = _read(str(self.folder / "region.json"))["main"]
-        cpu = processor(self.target, self.threads)
+        cpu = processor(self.target, self.threads, self.precision)
         return write_arguments(
-            self.folder, main, lambda ty: common_lanes(int(ty.shape[-1]), cpu), weights
+            self.folder,
+            main,
+            lambda ty: common_lanes(int(ty.shape[-1]), cpu),
+            weights,
+            self.precision,
         )
 
 
@@ -135,12 +144,14 @@ class _Parameters(PyExprMutator):
         return self._params[const]
 
 
-def build_region_library(library: Path, module: str, plan: Plan, target: str, threads: int) -> None:
+def build_region_library(
+    library: Path, module: str, plan: Plan, target: str, threads: int, precision: PrecisionOption
+) -> None:
     """Build a region under a plan, as the function ``main`` of a library for the virtual machine.
 
     The function has the parameters of ``main`` in `module`.
     """
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     chosen = plan_from_fields(plan)
     assert chosen is not None
     regions = FormRegions(cpu, planner=_Given(cpu, chosen))
@@ -199,7 +210,7 @@ def region_parts(
         chosen = tuple(region.plans[: setting.share(region.seconds, mean) + 1])
         folder = setting.own_folder()
         weights = write_region(region.mod, region.name, folder)
-        subject = RegionSubject(region.shape, folder, setting.target, cpu.cores)
+        subject = RegionSubject(region.shape, folder, setting.target, cpu.cores, cpu.activations)
         task = Task(
             name_of(key),
             key,

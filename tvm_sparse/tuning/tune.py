@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import tvm
 
-from tvm_sparse.cpu.precision import processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
@@ -77,6 +77,7 @@ def tune(
     board: Board | None = None,
     records: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress | str], None] = lambda state: None,
+    precision: PrecisionOption = "float32",
 ) -> list[Tuned]:
     """Measure how the parts of a model can be computed and record the times.
 
@@ -100,6 +101,8 @@ def tune(
         The file to which the records are added; by default the one in the user's data folder.
     progress : callable
         Called with a line of text or after each trial.
+    precision : str
+        As `tvm_sparse.compile` takes it; records of one precision do not serve another.
 
     Returns
     -------
@@ -122,7 +125,7 @@ def tune(
         raise InputError(f"trials must be at least 1, got {trials_per_region}")
     most, hopeless = LEVELS[level]
     check_threads(threads)
-    cpu = processor(target, threads)
+    cpu = processor(target, threads, precision)
     here = native()
     if board is None and target != "native" and cpu.mcpu != here.mcpu:
         raise TuningError(
@@ -150,9 +153,7 @@ def tune(
             imported = import_module(model, shapes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
-            subject = ModelSubject.of(
-                model, shapes, setting.own_folder(), target, cpu.cores, store.path
-            )
+            subject = ModelSubject.of(model, shapes, setting.own_folder(), target, cpu, store.path)
             arguments = subject.arguments(setting.own_folder(), imported["main"])
             run("lanes", lanes_parts(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.

@@ -22,9 +22,6 @@ from tvm_sparse.runtime import fallback  # noqa: F401 (libraries may call it)
 from tvm_sparse.runtime.board import Board, use_threads
 from tvm_sparse.runtime.isolated import serve
 
-TOLERANCE = 1e-3
-"""Largest difference between the outputs of two candidates, as a share of the largest value."""
-
 _PILOT_RUNS = 3
 """Runs before the first round, from which the number of runs in a round follows."""
 
@@ -87,11 +84,11 @@ class Worker:
         if self._session is not None:
             self._session.get_function("runtime.NumThreads")()
 
-    def set_arguments(self, path: str, common: Sequence[int]) -> None:
-        """Set the arguments of all later candidates, and how much of their results is compared."""
+    def set_arguments(self, path: str, common: Sequence[int], tolerance: float) -> None:
+        """Set the arguments of all later candidates, and how their results are compared."""
         with np.load(path) as arrays:
             self._arguments = [tvm.runtime.tensor(arrays[n], self._device) for n in arrays.files]
-        self._common = list(common)
+        self._common, self._tolerance = list(common), tolerance
         self._expected, self._machines = [], {}
 
     def load(self, name: str, library: str) -> None:
@@ -111,7 +108,7 @@ class Worker:
         self._expected = self._expected or actual
         for a, e in zip(actual, self._expected, strict=True):
             error = np.abs(a - e).max(initial=0) / (np.abs(e).max(initial=0) or 1)
-            if not error <= TOLERANCE:
+            if not error <= self._tolerance:
                 raise ArithmeticError(f"outputs differ by {error:.1e} from another plan's")
         machine.save_function("main", _TIMED, *self._arguments, include_return=False)
         self._machines[name] = machine
