@@ -1,6 +1,7 @@
 """TensorIR schedules, one operator family a file."""
 
 from tvm_sparse.schedules.default.default import default_schedule
+from tvm_sparse.schedules.operators.amx_linear import AmxLinear, amx_linear
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
@@ -29,6 +30,7 @@ from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 
 __all__ = [
+    "AmxLinear",
     "Attention",
     "AvgPool2d",
     "Bilinear2d",
@@ -47,6 +49,7 @@ __all__ = [
     "SparseLinear",
     "Stage",
     "Upsample2d",
+    "amx_linear",
     "attention",
     "avg_pool2d",
     "bilinear2d",

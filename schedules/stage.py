@@ -57,6 +57,8 @@ class Stage(ABC):
         The operands in `panels` that are stored as images ``[images, channels, rows, lanes]``.
     writes_images : bool
         Whether the result is stored as such images.
+    preparations : collection of callable
+        Emit what must happen once in a call, before the first of its threads starts.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage(ABC):
     chunks_outermost: bool = False
     reads_images: Collection[str] = ()
     writes_images: bool = False
+    preparations: Collection[Callable[[], None]] = ()
 
     @abstractmethod
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -215,6 +218,8 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
         stage.declare(operand)
         y = stage.result()
         y.declare("y")
+        for prepare in stage.preparations:
+            prepare()
         count = tensor.images * blocks * stage.chunks
         loop = T.parallel if stage.work() >= PARALLEL_ELEMENTS else T.serial
         with loop(T.int64(0), T.int64(count)) as job, T.sblock(stage.name):

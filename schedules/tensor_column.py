@@ -139,6 +139,8 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             stage.declare(operands.__getitem__)
         for i, panels in stored.items():
             panels.declare(f"y{i}")
+        for prepare in dict.fromkeys(p for stage in region.stages for p in stage.preparations):
+            prepare()
         with (
             T.parallel(T.int64(0), T.int64(images * columns)) as job,
             T.sblock("tensor_column"),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.amx import pack_amx_linear
 from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.rows import pack_rows
 from tvm_sparse.passes.ir import operators
@@ -28,12 +29,13 @@ from tvm_sparse.passes.sparsify.constant_layers import (
 )
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import (
     DEPTHWISE_CONV2D_FAMILY,
     DepthwiseConv2dTiling,
 )
-from tvm_sparse.tilings.families import KernelFor, Tiling, dense_family, nothing_measured
+from tvm_sparse.tilings.families import KernelFor, Tiling, dense_family, family_of, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 from tvm_sparse.tilings.row_linear import ROW_LINEAR_FAMILY, RowTiling
@@ -82,7 +84,7 @@ def dense_layer(
     cpu: CpuProfile,
 ) -> relax.Call:
     """Return the call that computes a layer densely; the cost model chooses a missing `tiling`."""
-    family = dense_family(layer, cpu)
+    family = dense_family(layer, cpu) if tiling is None else family_of(tiling)
     fields = {} if tiling is None else family.to_fields(tiling)
     packed_for = tiling or family.default(layer, cpu)
     weight = np.ascontiguousarray(weight)
@@ -98,6 +100,17 @@ def _linear(
 ) -> relax.Call:
     packed = relax.const(pack_linear(weight, tiling.channels).astype(problem.dtype))
     return operators.linear(panels, packed, problem.n, fields)
+
+
+def _amx_linear(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Linear,
+    tiling: AmxLinearTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    packed = relax.const(pack_amx_linear(weight, tiling.inputs))
+    return operators.amx_linear(panels, packed, problem.n, fields)
 
 
 def _row_linear(
@@ -137,6 +150,7 @@ def _depthwise_conv2d(
 
 _CALLS: dict[str, Callable[..., relax.Call]] = {
     LINEAR_FAMILY.name: _linear,
+    AMX_LINEAR_FAMILY.name: _amx_linear,
     ROW_LINEAR_FAMILY.name: _row_linear,
     CONV2D_FAMILY.name: _conv2d,
     DEPTHWISE_CONV2D_FAMILY.name: _depthwise_conv2d,

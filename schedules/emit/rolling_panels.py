@@ -44,10 +44,10 @@ class RollingPanels(Panels):
     def allocate(self) -> None:
         """Allocate the memory, for as long as the current loop or block runs."""
         size = self.capacity * self.tensor.channels * self.tensor.lanes
-        self._memory = scratch(size)
+        self._memory = scratch(size, self.tensor.dtype)
         # TVM cuts memory down to the accesses that it sees, so it must see both ends.
         for end in (0, size - 1):
-            T.buffer_store(self._memory, number(0), [T.int64(end)])
+            T.buffer_store(self._memory, number(0, self.tensor.dtype), [T.int64(end)])
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""

@@ -19,6 +19,7 @@ from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.record import Record
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx_linear import AmxLinearTiling
 from tvm_sparse.tilings.conv2d import Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
 from tvm_sparse.tilings.families import (
@@ -49,16 +50,17 @@ TILINGS = [
     SparseRowTiling(16, 2, 4, 1),
     SparseConvTiling(4, 8, rows=2, row_block=4, shifted=True),
     LinearTiling(8, 2),
+    AmxLinearTiling(64),
     RowTiling(16, 4, 4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
 ]
 FITTING = {
     "linear": {0, 3},
-    "rows": {1, 4},
-    "conv2d": {2, 5},
-    "grouped": {5},
-    "depthwise": {6},
+    "rows": {1, 5},
+    "conv2d": {2, 6},
+    "grouped": {6},
+    "depthwise": {7},
 }
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
@@ -82,7 +84,7 @@ def test_names_of_families_in_records_do_not_change():
     names = [family.name for family in FAMILIES]
     assert names == [
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
-        *("linear", "row_linear", "conv2d", "depthwise_conv2d"),
+        *("linear", "amx_linear", "row_linear", "conv2d", "depthwise_conv2d"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -96,6 +98,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         of_rows,
         [*packed, "width", "row_block", "shifted", "vectors"],
         ["kernel", "channels", "vectors"],
+        ["kernel", "inputs"],
         of_rows,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],

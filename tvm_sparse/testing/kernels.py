@@ -49,7 +49,7 @@ def run_kernel(
     cpu = cpu or native()
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     kernel = build(module, cpu.to_target())["main"]
-    dtype = str(func.buffer_map[func.params[-1]].dtype)
+    dtype = str(func.params[-1].ty.dtype)
     y = tvm.runtime.tensor(np.full(shape, np.nan, dtype))
     kernel(*[tvm.runtime.tensor(x) for x in inputs], y)
     return y.numpy()

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
+from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
@@ -32,6 +33,7 @@ Tiling: TypeAlias = (
     | SparseConvTiling
     | SparseRowTiling
     | LinearTiling
+    | AmxLinearTiling
     | RowTiling
     | Conv2dTiling
     | DepthwiseConv2dTiling
@@ -45,6 +47,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     SPARSE_ROW_LINEAR_FAMILY,
     SPARSE_CONV2D_FAMILY,
     LINEAR_FAMILY,
+    AMX_LINEAR_FAMILY,
     ROW_LINEAR_FAMILY,
     CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
@@ -66,8 +69,14 @@ def family_of(tiling: Tiling) -> Family[Any, Any]:
 
 
 def dense_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
-    """Return the family that computes a layer without regard to zeros; every layer has one."""
-    return next(family for family in families_of(layer, cpu) if not family.is_sparse)
+    """Return the fastest family that computes a layer without regard to zeros.
+
+    Every layer has one.
+    """
+    dense = [family for family in families_of(layer, cpu) if not family.is_sparse]
+    if len(dense) == 1:
+        return dense[0]
+    return min(dense, key=lambda f: f.cycles(layer, f.default(layer, cpu), cpu))
 
 
 def sparse_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:

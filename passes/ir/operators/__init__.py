@@ -1,5 +1,6 @@
 """The operators that networks are rewritten into, one family a file; `table` lists all records."""
 
+from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR, amx_linear
 from tvm_sparse.passes.ir.operators.attention import ATTENTION, attention
 from tvm_sparse.passes.ir.operators.conv2d import (
     CONV2D,
@@ -76,6 +77,7 @@ from tvm_sparse.passes.ir.operators.strips import (
 from tvm_sparse.passes.ir.operators.table import OPERATORS, WITH_EPILOGUE, operator_of
 
 __all__ = [
+    "AMX_LINEAR",
     "ATTENTION",
     "AVG_POOL2D",
     "BILINEAR2D",
@@ -106,6 +108,7 @@ __all__ = [
     "Layout",
     "Operator",
     "activation_of",
+    "amx_linear",
     "attention",
     "avg_pool2d",
     "bilinear2d",

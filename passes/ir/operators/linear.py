@@ -71,7 +71,8 @@ def sparse_density(values: relax.Expr, taps: int) -> float:
     return slots / taps
 
 
-def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+def infer_linear(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    """Return the type of a linear layer's result."""
     x, *_ = call.args
     rows, _, lanes = known_shape(x)
     return tensor_type(rows, int(call.attrs["channels"]), lanes, dtype=dtype_of(x))
@@ -95,7 +96,7 @@ SPARSE_LINEAR = Operator(
     PREFIX + "sparse_linear",
     SPARSE_OPERANDS,
     EPILOGUE_OPERANDS,
-    infer=_infer,
+    infer=infer_linear,
     stage=_sparse_linear,
     with_epilogue=True,
 )
@@ -103,7 +104,7 @@ LINEAR = Operator(
     PREFIX + "linear",
     ("x", "weight"),
     EPILOGUE_OPERANDS,
-    infer=_infer,
+    infer=infer_linear,
     stage=_linear,
     with_epilogue=True,
 )

@@ -1,0 +1,284 @@
+"""The product of a packed weight and columns of bfloat16 pairs on the matrix unit AMX.
+
+A column is 16 lanes of a row of panels, with all input channels. The loops::
+
+    for group of output channels:           # its sums stay in L2
+        for part of the input channels:
+            for block of 32 output channels:    # its part of the weight stays in L1
+                for two columns:
+                    2 x 2 tiles = 0 (first part) or the sums so far
+                    for 32 input channels:      # a tile
+                        2 tiles of the weight and 2 of the columns are loaded and multiplied
+                    sums = tiles
+
+The last block may have one tile of output channels, and the last place one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.formats.amx import BLOCK_TILES, TILE_CHANNELS, TILE_INPUTS, tiles_of
+from tvm_sparse.schedules.emit import amx
+from tvm_sparse.schedules.emit.bfloat16_pairs import PAIRS
+from tvm_sparse.schedules.emit.buffers import argument, opaque, prefetch, scratch, vector
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+COLUMN_LANES = 16
+"""Lanes of a column."""
+
+PLACE_COLUMNS = 2
+"""Columns that meet a block of the weight together."""
+
+GROUP_BLOCKS = 24
+"""Blocks of 32 output channels of a group; their sums for 128 lanes take 400 KB."""
+
+_BLOCK_CHANNELS = BLOCK_TILES * TILE_CHANNELS
+_SUMS = _BLOCK_CHANNELS * PLACE_COLUMNS * COLUMN_LANES
+"""Sums of a block at a place."""
+_TILE_PAIRS = TILE_INPUTS // 2
+_LEAST_SCRATCH = 1 << 14
+"""Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the input channels.
+
+    Attributes
+    ----------
+    first : Expr or int
+        Its first tile of input channels.
+    tiles : int
+        Its tiles of input channels.
+    begins, ends : bool
+        Whether it is the first part, and the last one.
+    """
+
+    first: Expr | int
+    tiles: int
+    begins: bool = True
+    ends: bool = True
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The sums of a block of output channels at a place.
+
+    Attributes
+    ----------
+    channel : Expr
+        Its first output channel.
+    channels : Expr
+        Its output channels.
+    columns : tuple of Expr
+        The numbers of its columns.
+    vector : callable
+        Returns the float32 sums of a channel, counted from the first, in a column, counted too.
+    """
+
+    channel: Expr
+    channels: Expr
+    columns: tuple[Expr, ...]
+    vector: Callable[[Expr, int], Expr]
+
+
+class AmxProduct:
+    """The product of a packed weight ``[N, K]`` and columns of pairs.
+
+    Parameters
+    ----------
+    n, k : int
+        Output and input channels.
+    inputs : int
+        Input channels of a part, for which `pack_amx_linear` packed the weight.
+    row_columns : int
+        Columns come in rows of as many.
+    chunks : int
+        Parts of the output channels that different threads compute.
+    """
+
+    def __init__(self, n: int, k: int, inputs: int, row_columns: int, chunks: int) -> None:
+        self.n, self.row_columns = n, row_columns
+        self.channel_tiles, self.input_tiles = tiles_of(n, TILE_CHANNELS), tiles_of(k, TILE_INPUTS)
+        self.part_tiles = min(inputs // TILE_INPUTS, self.input_tiles)
+        self.blocks = -(-self.channel_tiles // BLOCK_TILES)
+        self.share = -(-self.blocks // chunks)
+        # Several groups need the pairs of all parts again and again.
+        self.keeps_all_pairs = self.share > GROUP_BLOCKS
+        kept = self.input_tiles if self.keeps_all_pairs else self.part_tiles
+        self.column_pairs = kept * _TILE_PAIRS
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the packed weight."""
+        return amx.TILE_BYTES * self.channel_tiles * self.input_tiles
+
+    def declare_weight(self) -> None:
+        """Declare the packed weight."""
+        tiles = self.channel_tiles * self.input_tiles
+        self.weight = argument("weight", tiles, TILE_CHANNELS, TILE_INPUTS, dtype="uint16")
+
+    def allocate(self, rows: int) -> None:
+        """Allocate the pairs and the sums of at most `rows` rows of columns."""
+        columns = rows * self.row_columns
+        self.places = -(-columns // PLACE_COLUMNS)
+        pairs = columns * self.column_pairs * PAIRS
+        self._pairs = scratch(max(pairs, _LEAST_SCRATCH), "uint32")
+        blocks = min(self.share, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
+        self._sums = scratch(blocks * self.places * _SUMS, "float32")
+
+    def keep(self, column: Expr, pair: Expr, value: Expr) -> None:
+        """Store a pair of input channels of a column, counted from the first that `fill` gets."""
+        place = (column * self.column_pairs + pair) * PAIRS
+        T.buffer_store(self._pairs, value, [vector(place, PAIRS)])
+
+    def compute(
+        self,
+        rows: Expr,
+        chunk: Expr | None,
+        fill: Callable[[Part], None],
+        store: Callable[[Sums], None],
+    ) -> None:
+        """Compute the product with rows of columns.
+
+        Parameters
+        ----------
+        rows : Expr
+            The number of rows.
+        chunk : Expr, optional
+            The chunk to compute; by default, all chunks.
+        fill : callable
+            Stores the pairs of a part in all columns, by `keep`; zeros fill up its last tile.
+        store : callable
+            Stores sums, after the epilogue, in the result.
+        """
+        if self.keeps_all_pairs:
+            fill(Part(0, self.input_tiles))
+        for begin, blocks in self._each_group(chunk):
+            for part in self._each_part():
+                if not self.keeps_all_pairs:
+                    fill(part)
+                with T.serial(T.int64(0), blocks) as i:
+                    block = T.bind(begin + i)
+                    for tiles in self._each_height(block):
+                        for place, columns in self._each_place(rows):
+                            sums = self._sums_at(i, place, columns)
+                            self._multiply(part, block, tiles, place, columns, sums)
+                            if part.ends:
+                                store(self._result(block, tiles, place, columns, sums))
+
+    def _each_group(self, chunk: Expr | None) -> Iterator[tuple[Expr, Expr]]:
+        """Yield the first block of every group of a chunk, and the number of its blocks."""
+        first, count = T.int64(0), self.blocks
+        if chunk is not None:
+            first, count = T.bind(chunk * self.share), self.share
+        end = T.min(first + count, T.int64(self.blocks))
+        with T.serial(T.int64(0), T.int64(-(-count // GROUP_BLOCKS))) as group:
+            begin = T.bind(first + group * GROUP_BLOCKS)
+            yield begin, opaque(T.min(end - begin, T.int64(GROUP_BLOCKS)))
+
+    def _each_part(self) -> Iterator[Part]:
+        """Yield the parts of the input channels; those between the first and last are a loop."""
+        total, most = self.input_tiles, self.part_tiles
+        count = -(-total // most)
+        yield Part(0, most, ends=count == 1)
+        if count > 2:
+            with T.serial(T.int64(1), T.int64(count - 1)) as i:
+                yield Part(T.bind(i * most), most, begins=False, ends=False)
+        if count > 1:
+            first = (count - 1) * most
+            yield Part(first, total - first, begins=False)
+
+    def _each_height(self, block: Expr) -> Iterator[int]:
+        """Yield the tiles of output channels of a block."""
+        whole, rest = divmod(self.channel_tiles, BLOCK_TILES)
+        if not (whole and rest):
+            yield rest or BLOCK_TILES
+            return
+        with T.If(block < whole):
+            with T.Then():
+                yield BLOCK_TILES
+            with T.Else():
+                yield rest
+
+    def _each_place(self, rows: Expr) -> Iterator[tuple[Expr, int]]:
+        """Yield the number of every place and the number of its columns."""
+        if self.row_columns % PLACE_COLUMNS == 0:
+            with T.serial(T.int64(0), rows * (self.row_columns // PLACE_COLUMNS)) as place:
+                yield place, PLACE_COLUMNS
+            return
+        columns = T.bind(rows * self.row_columns)
+        with T.serial(T.int64(0), columns // PLACE_COLUMNS) as place:
+            yield place, PLACE_COLUMNS
+        with T.If(columns % PLACE_COLUMNS != 0), T.Then():
+            yield T.bind(columns // PLACE_COLUMNS), 1
+
+    def _sums_at(self, i: Expr, place: Expr, columns: int) -> Callable[[Expr, int], Expr]:
+        """Return where the sums of a channel in a column start, of block `i` of a group."""
+        number = i * self.places + place if self.part_tiles < self.input_tiles else 0
+        start = T.bind(T.int64(0) + number * _SUMS)
+        return lambda channel, column: start + (channel * columns + column) * COLUMN_LANES
+
+    def _multiply(
+        self,
+        part: Part,
+        block: Expr,
+        tiles: int,
+        place: Expr,
+        columns: int,
+        sums: Callable[[Expr, int], Expr],
+    ) -> None:
+        """Add the products of a part of the input channels to the sums of a block at a place."""
+        row_bytes = columns * amx.ROW_BYTES
+        results = [(a, b, a * PLACE_COLUMNS + b) for a in range(tiles) for b in range(columns)]
+        for a, b, tile in results:
+            if part.begins:
+                amx.zero(tile)
+            else:
+                amx.load(tile, self._sums[sums(a * TILE_CHANNELS, b)], row_bytes)
+        size = BLOCK_TILES * part.tiles
+        first = T.bind(part.first * self.channel_tiles + block * size)
+        skipped = part.first if self.keeps_all_pairs else 0
+        column = place * PLACE_COLUMNS
+        pairs = T.bind((column * self.column_pairs + skipped * _TILE_PAIRS) * PAIRS)
+        # The places share the hints for the next block, of which a line is a row of a tile.
+        lines = -(-BLOCK_TILES * TILE_CHANNELS // self.places)
+        with T.serial(T.int64(0), T.int64(part.tiles)) as k:
+            for a in range(tiles):
+                amx.load(4 + a, self.weight[first + (k * tiles + a), 0, 0])
+            for b in range(columns):
+                distance = (b * self.column_pairs + k * _TILE_PAIRS) * PAIRS
+                amx.load(6 + b, self._pairs[pairs + distance])
+            for line in range(lines):
+                ahead = (place * part.tiles + k) * lines + line
+                prefetch(self.weight[first + size, ahead, 0])
+            for a, b, tile in results:
+                amx.multiply(tile, 4 + a, 6 + b)
+        for a, b, tile in results:
+            amx.store(tile, self._sums[sums(a * TILE_CHANNELS, b)], row_bytes)
+
+    def _result(
+        self,
+        block: Expr,
+        tiles: int,
+        place: Expr,
+        columns: int,
+        sums: Callable[[Expr, int], Expr],
+    ) -> Sums:
+        first = T.bind(block * _BLOCK_CHANNELS)
+        channels = T.int64(tiles * TILE_CHANNELS)
+        if self.n % TILE_CHANNELS:
+            channels = opaque(T.min(channels, self.n - first))
+        numbers = tuple(T.bind(place * PLACE_COLUMNS + b) for b in range(columns))
+
+        def read(channel: Expr, column: int) -> Expr:
+            return self._sums[vector(sums(channel, column), COLUMN_LANES)]
+
+        return Sums(first, channels, numbers, read)
