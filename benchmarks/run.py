@@ -54,6 +54,10 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--threads", type=int, help="of every engine; default: all usable cores")
     parser.add_argument("--engines", nargs="+", choices=(OURS, *PEERS), default=(OURS, *PEERS))
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "float16", "auto"),
+        help="what we compute in; peers use their own choice and float32",
+    )  # fmt: skip
     parser.add_argument("--starts", type=int, default=1, help="how often engines are started")
     parser.add_argument("--rounds", type=int, default=7, help="after each start")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a burst in each round")
@@ -78,6 +82,7 @@ def _compare(name: str, arguments: argparse.Namespace, console: Console) -> Comp
             compare(
                 path, shapes, engines=arguments.engines, threads=arguments.threads,
                 rounds=arguments.rounds, seconds=arguments.seconds,
+                options={"precision": arguments.precision},
                 progress=lambda step: status.update(f"{name}: {step}"),
             )
             for _ in range(arguments.starts)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import sys
 
@@ -31,8 +32,9 @@ worker = importlib.util.module_from_spec(spec)
 sys.modules["peer_worker"] = worker
 spec.loader.exec_module(worker)
 
-def open_scaled(path, threads):
+def open_scaled(path, threads, float32=False):
     engine = worker.open_onnxruntime(path, threads)
+    engine.precision = "float32" if float32 else "{precision}"
     print("a banner on standard output")
     engine.arrays = lambda outputs: [output * {scale} for output in outputs]
     engine.version = "0.1"
@@ -41,6 +43,10 @@ def open_scaled(path, threads):
 worker.ENGINES["openvino"] = ("onnxruntime", open_scaled)
 worker.main(sys.argv[2])
 """
+
+
+def fake_python(scale, precision="float32"):
+    return FAKE_PYTHON.format(python=sys.executable, scale=scale, precision=precision)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +73,7 @@ def comparison_of(*measurements, work=None):
 
 
 def test_engines_are_checked_and_timed_in_rounds(model, install_peer):
-    install_peer("openvino", FAKE_PYTHON.format(python=sys.executable, scale=1.00001))
+    install_peer("openvino", fake_python(1.00001))
     path, shapes = model
     before = path.read_bytes()
     comparison = compare(path, shapes, engines=("onnxruntime", "openvino"), **QUICK)
@@ -83,8 +89,22 @@ def test_engines_are_checked_and_timed_in_rounds(model, install_peer):
     assert path.read_bytes() == before
 
 
+def test_a_peer_that_chooses_another_precision_is_measured_in_float32_too(model, install_peer):
+    install_peer("openvino", fake_python(1.0001, precision="bfloat16"))
+    comparison = compare(*model, engines=("onnxruntime", "openvino"), **QUICK)
+    found = {m.engine: m.precision for m in comparison.measurements}
+    assert found == {
+        "onnxruntime": "float32", "openvino": "bfloat16", "openvino-float32": "float32"
+    }  # fmt: skip
+    # The error of 1e-4 is more than float32 may have.
+    assert comparison["openvino"].rounds and not comparison["openvino-float32"].rounds
+    assert comparison.share_of_peak("openvino") is None
+    header = readme_table([comparison]).splitlines()[0]
+    assert "| ONNX Runtime fp32 ms | OpenVINO bf16 ms | OpenVINO fp32 ms |" in header
+
+
 def test_wrong_outputs_are_reported_and_not_timed(model, install_peer):
-    install_peer("openvino", FAKE_PYTHON.format(python=sys.executable, scale=1.01))
+    install_peer("openvino", fake_python(1.01))
     comparison = compare(*model, engines=("onnxruntime", "openvino"), **QUICK)
     assert comparison["openvino"].failure.startswith("wrong outputs: relative error 1.0e-02")
     assert comparison["openvino"].rounds == ()
@@ -150,6 +170,9 @@ def test_ratio_to_an_engine_that_was_not_timed_is_none():
 def test_share_of_peak_counts_nonzero_work_of_all_threads():
     fast = EngineResult("tvm-sparse", rounds=((0.5, 1.0),))
     comparison = comparison_of(fast, work=MultiplyAdds(total=10**10, nonzero=10**8))
+    # In float16 the peak is twice as high.
+    half = dataclasses.replace(fast, engine="half", precision="float16")
+    assert comparison_of(half, work=comparison.work).share_of_peak("half") == pytest.approx(0.1)
     # 2e8 operations in half a second, on two threads of 1e9 a second each.
     assert comparison.share_of_peak("tvm-sparse") == pytest.approx(0.2)
 

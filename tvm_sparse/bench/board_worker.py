@@ -33,7 +33,12 @@ class Worker:
         self.engine = RemoteEngine(self.session, Path(library), threads)
         seconds = time.perf_counter() - start
         inputs = [asdict(spec) for spec in self.engine.info.inputs]
-        return {"seconds": seconds, "threads": self.engine.threads, "inputs": inputs}
+        return {
+            "seconds": seconds,
+            "threads": self.engine.threads,
+            "inputs": inputs,
+            "precision": self.engine.info.precision,
+        }
 
     def run(self, inputs: str, outputs: str) -> None:
         """Run once, on arrays in the order of the inputs, and write the outputs."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from tvm_sparse.bench import multiply_adds
 from tvm_sparse.bench.arrays import graph_inputs, output_error, random_inputs, read_arrays
+from tvm_sparse.bench.comparison import TOLERANCES
 from tvm_sparse.bench.peers import OURS, REFERENCE, PeerProcess
 from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
 from tvm_sparse.cpu.threads import check_threads
@@ -112,7 +113,12 @@ def measure_on_board(
             size = library.stat().st_size
             limit = LOAD_SECONDS + size / SLOWEST_NETWORK
             answer = process.call("load", limit, library=str(library), threads=threads)
-            result = replace(result, load_seconds=answer["seconds"], library_bytes=size)
+            result = replace(
+                result,
+                load_seconds=answer["seconds"],
+                library_bytes=size,
+                precision=answer["precision"],
+            )
             if expected is None:
                 specs = (
                     TensorSpec(s["name"], tuple(s["shape"]), s["dtype"]) for s in answer["inputs"]
@@ -124,7 +130,7 @@ def measure_on_board(
             if expected is not None:
                 error = output_error(read_arrays(scratch / "outputs.npz"), expected)
                 result = replace(result, output_error=error)
-                if not error <= tolerance:
+                if not error <= max(tolerance, TOLERANCES.get(result.precision, 0)):
                     result = replace(result, failure=f"wrong outputs: relative error {error:.1e}")
             if not result.failure:
                 runs = -(-iterations // rounds) if iterations is not None else None

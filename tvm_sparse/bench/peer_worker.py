@@ -5,7 +5,8 @@ package, so it imports only NumPy and the engine. ``python peer_worker.py ENGINE
 JSON object a line from standard input and answers each with one line:
 
 ``{"do": "compile", "model": .., "library": .., "options": {..}}``  -> ``{"seconds": ..}``
-``{"do": "load", "path": .., "threads": ..}``  -> ``{"seconds": .., "version": .., "note": ..}``
+``{"do": "load", "path": .., "threads": .., "float32": false}``
+    -> ``{"seconds": .., "version": .., "note": .., "precision": "float32"}``
 ``{"do": "inputs", "path": "x.npz", "names": [..]}``  -> ``{}``
 ``{"do": "outputs", "path": "y.npz"}``         -> ``{}``, arrays in the model's order
 ``{"do": "run", "seconds": ..}``               -> ``{"seconds": [one number an iteration]}``
@@ -42,6 +43,8 @@ class Engine:
     ----------
     version, note : str
         The engine's version, and its remark on its settings.
+    precision : str
+        What it computes in.
     run : callable
         Runs one inference on the result of `prepare`; this call is timed.
     prepare : callable
@@ -55,10 +58,14 @@ class Engine:
     run: Callable[[Any], Any]
     prepare: Callable[[dict[str, np.ndarray]], Any] = dict
     arrays: Callable[[Any], list[np.ndarray]] = list
+    precision: str = "float32"
 
 
 def open_onnxruntime(path: str, threads: int) -> Engine:
-    """Open a model in ONNX Runtime with all its graph optimizations, without them if they fail."""
+    """Open a model in ONNX Runtime with all its graph optimizations, without them if they fail.
+
+    float32 is its best on x86: it has no kernels of float16 or bfloat16 arithmetic there.
+    """
     import onnxruntime  # noqa: TID251
 
     options = onnxruntime.SessionOptions()
@@ -78,7 +85,10 @@ def open_onnxruntime(path: str, threads: int) -> Engine:
 
 
 def open_deepsparse(path: str, threads: int) -> Engine:
-    """Open a model in DeepSparse with its single-stream scheduler and threads bound to cores."""
+    """Open a model in DeepSparse with its single-stream scheduler and threads bound to cores.
+
+    Its interface has no choice of a precision; models of float32 run in float32.
+    """
     import deepsparse
 
     engine = deepsparse.Engine(path, batch_size=None, num_cores=threads)
@@ -91,26 +101,27 @@ def open_deepsparse(path: str, threads: int) -> Engine:
     )
 
 
-def open_openvino(path: str, threads: int) -> Engine:
-    """Open a model in OpenVINO with the latency hint, in float32.
+def open_openvino(path: str, threads: int, float32: bool = False) -> Engine:
+    """Open a model in OpenVINO with the latency hint, in its own choice of precision or float32.
 
-    On processors with AMX, OpenVINO's own default would be bfloat16.
+    On processors with AMX, its own choice is bfloat16.
     """
     import openvino
 
     core = openvino.Core()
-    properties = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
+    properties = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if float32:
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(core.read_model(path), "CPU", properties)
     request = compiled.create_infer_request()
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    names = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
     return Engine(
         importlib.metadata.version("openvino"),
-        "float32",
+        "",
         run=lambda inputs: request.infer(inputs, share_inputs=True, share_outputs=True),
         arrays=lambda results: [results[index] for index in range(len(results))],
+        precision=names.get(hint, hint),
     )
 
 
@@ -120,11 +131,15 @@ def open_tvm_sparse(path: str, threads: int) -> Engine:
 
     engine = tvm_sparse.load(path, threads=threads)
     return Engine(
-        tvm_sparse.__version__, "", run=engine.run, arrays=lambda outputs: list(outputs.values())
+        tvm_sparse.__version__,
+        "",
+        run=engine.run,
+        arrays=lambda outputs: list(outputs.values()),
+        precision=str(engine.info.precision),
     )
 
 
-ENGINES = {
+ENGINES: dict[str, tuple[str, Callable[..., Engine]]] = {
     "onnxruntime": ("onnxruntime", open_onnxruntime),
     "deepsparse": ("deepsparse", open_deepsparse),
     "openvino": ("openvino", open_openvino),
@@ -153,14 +168,15 @@ class Worker:
         compiler.compile(model, **options).save(library)
         return {"seconds": time.perf_counter() - start}
 
-    def load(self, path: str, threads: int) -> dict[str, Any]:
-        """Load a model, or a library if the engine is ours."""
+    def load(self, path: str, threads: int, float32: bool = False) -> dict[str, Any]:
+        """Load a model, or a library if the engine is ours; perhaps told to compute in float32."""
         module, open_model = ENGINES[self.kind]
         importlib.import_module(module)
         start = time.perf_counter()
-        self.engine = open_model(path, threads)
+        self.engine = open_model(path, threads, **({"float32": True} if float32 else {}))
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, "version": self.engine.version, "note": self.engine.note}
+        about = {"version": self.engine.version, "note": self.engine.note}
+        return {"seconds": seconds, "precision": self.engine.precision, **about}
 
     def inputs(self, path: str, names: list[str]) -> dict[str, Any]:
         """Set the inputs: arrays in the order of their names."""

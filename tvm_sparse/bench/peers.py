@@ -24,6 +24,10 @@ REFERENCE = "onnxruntime"
 PEERS = (REFERENCE, "deepsparse", "openvino")
 """The other engines."""
 
+IN_FLOAT32 = "-float32"
+"""What stands behind the name of an engine that is told to compute in float32, though it would
+choose another precision by itself."""
+
 PEERS_VARIABLE = "TVM_SPARSE_PEERS"
 """The environment variable that names the folder of the peers' virtual environments."""
 
@@ -46,6 +50,7 @@ def find_python(engine: str) -> Path:
     PeerError
         If the engine is unknown or its environment does not exist.
     """
+    engine = engine.removesuffix(IN_FLOAT32)
     if engine in (OURS, REFERENCE):
         return Path(sys.executable)
     if engine not in PEERS:
@@ -73,7 +78,7 @@ class PeerProcess:
     Parameters
     ----------
     engine : str
-        ``"tvm-sparse"`` or one of `PEERS`.
+        ``"tvm-sparse"`` or one of `PEERS`, which may be `IN_FLOAT32`.
 
     Raises
     ------
@@ -85,7 +90,7 @@ class PeerProcess:
         self.engine = engine
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = children.start(
-            [find_python(engine), _WORKER, engine],
+            [find_python(engine), _WORKER, engine.removesuffix(IN_FLOAT32)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

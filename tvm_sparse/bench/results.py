@@ -36,7 +36,10 @@ class EngineResult:
     Attributes
     ----------
     engine, version, note : str
-        The engine, its version, and its remark on its settings.
+        The engine, its version, and its remark on its settings. Behind the name of an engine that
+        was told to compute in float32 stands `tvm_sparse.bench.peers.IN_FLOAT32`.
+    precision : str
+        What it computes in, by the name of the type; empty if that is not known.
     rounds : tuple of tuple of float
         Seconds of every run, round by round; empty if the engine was not timed.
     failure : str
@@ -63,6 +66,7 @@ class EngineResult:
     compile_peak_bytes: int = 0
     peak_bytes: int = 0
     library_bytes: int = 0
+    precision: str = ""
 
     @property
     def seconds(self) -> np.ndarray:
@@ -118,8 +122,8 @@ class Comparison:
     work : MultiplyAdds or None
         Multiply-adds of one inference; None if only a library was given.
     fma_peak : float
-        Peak of one core in floating-point operations a second, two for a multiply-add; zero if it
-        is not known.
+        Peak of one core in float32 operations a second, two for a multiply-add; zero if it is not
+        known.
     """
 
     model: str
@@ -143,9 +147,14 @@ class Comparison:
         return Ratio(of_minima, statistics.median(each), min(each), max(each))
 
     def share_of_peak(self, engine: str) -> float | None:
-        """Return useful operations (at non-zero weights) a second over the threads' FMA peak."""
+        """Return useful operations (at non-zero weights) a second over the threads' FMA peak.
+
+        The peak is that of vectors of the engine's precision: of float16 twice that of float32, and
+        unknown for bfloat16, which matrix units multiply.
+        """
         measurement = self[engine]
-        if self.work is None or not measurement.rounds or not self.fma_peak:
+        width = {"": 1, "float32": 1, "float16": 2}.get(measurement.precision, 0)
+        if self.work is None or not measurement.rounds or not self.fma_peak * width:
             return None
         rate = 2 * self.work.nonzero / measurement.minimum
-        return rate / (self.fma_peak * self.threads)
+        return rate / (width * self.fma_peak * self.threads)

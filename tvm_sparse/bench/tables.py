@@ -13,7 +13,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tvm_sparse.bench.peers import OURS
+from tvm_sparse.bench.peers import IN_FLOAT32, OURS
 from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.cpu.this_machine import cpu_name
 
@@ -23,6 +23,16 @@ TITLES = {
     "deepsparse": "DeepSparse",
     "openvino": "OpenVINO",
 }
+
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+"""The names of precisions in tables."""
+
+
+def title(measurement: EngineResult) -> str:
+    """Return the name of an engine with its precision, for people."""
+    name = TITLES[measurement.engine.removesuffix(IN_FLOAT32)]
+    precision = SHORT.get(measurement.precision, measurement.precision)
+    return f"{name} {precision}".rstrip()
 
 
 def latency_table(comparison: Comparison) -> Table:
@@ -51,7 +61,7 @@ def latency_table(comparison: Comparison) -> Table:
 
 
 def _latency_row(comparison: Comparison, measurement: EngineResult) -> list[str]:
-    name = TITLES[measurement.engine]
+    name = title(measurement)
     if measurement.failure:
         return [name, _short(measurement)]
     ratio = comparison.ratio(measurement.engine) if measurement.engine != OURS else None
@@ -70,11 +80,11 @@ def _latency_row(comparison: Comparison, measurement: EngineResult) -> list[str]
 
 def _notes(comparison: Comparison) -> str:
     """Return the remarks that do not fit in a row, a line each."""
-    lines = [f"{TITLES[m.engine]}: {m.failure}" for m in comparison.measurements if m.failure]
+    lines = [f"{title(m)}: {m.failure}" for m in comparison.measurements if m.failure]
     for m in comparison.measurements:
         if m.compile_seconds:
             lines.append(
-                f"{TITLES[m.engine]}: compiled in {m.compile_seconds:.1f} s with "
+                f"{title(m)}: compiled in {m.compile_seconds:.1f} s with "
                 f"{m.compile_peak_bytes / 1e9:.1f} GB, library of {m.library_bytes / 1e6:.0f} MB, "
                 f"loaded in {m.load_seconds:.2f} s"
             )
@@ -90,10 +100,14 @@ def readme_table(comparisons: Sequence[Comparison]) -> str:
 
     Times are those of the fastest run, in milliseconds, with their ratios to ours in brackets.
     """
-    engines = list(dict.fromkeys(m.engine for c in comparisons for m in c.measurements))
+    titles: dict[str, str] = {}  # with the precision, if it is known from any model
+    for measurement in (m for c in comparisons for m in c.measurements):
+        if measurement.precision or measurement.engine not in titles:
+            titles[measurement.engine] = title(measurement)
+    engines = list(titles)
     rows = [
-        ["model", "threads", *(f"{TITLES[e]} ms" for e in engines), "of FMA peak", "compile s",
-         "library MB", "peak MB"]
+        ["model", "threads", *(f"{name} ms" for name in titles.values()), "of FMA peak",
+         "compile s", "library MB", "peak MB"]
     ]  # fmt: skip
     rows.append(["---"] + ["---:"] * (len(rows[0]) - 1))
     for comparison in comparisons:
@@ -111,11 +125,14 @@ def readme_table(comparisons: Sequence[Comparison]) -> str:
             ]
         rows.append([comparison.model, str(comparison.threads), *cells, *details])
     versions = {
-        TITLES[m.engine]: m.version for c in comparisons for m in c.measurements if m.version
+        TITLES[m.engine.removesuffix(IN_FLOAT32)]: m.version
+        for c in comparisons
+        for m in c.measurements
+        if m.version
     }
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    below = f"{cpu_name()}; {named}; float32, fastest run, batch 1 unless named."
+    below = f"{cpu_name()}; {named}; fastest run, batch 1 unless named."
     return "\n".join([*lines, "", below])
 
 
