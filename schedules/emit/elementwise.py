@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.elementwise import parse
-from tvm_sparse.schedules.emit import vector_math
+from tvm_sparse.dtypes import DType
+from tvm_sparse.schedules.emit import half_math, vector_math
 from tvm_sparse.schedules.emit.expressions import (
     bits_of,
     clip,
@@ -22,12 +23,10 @@ from tvm_sparse.schedules.emit.expressions import (
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-NOT_SIGN = 2**31 - 1
-"""The bits of a float32 without its sign."""
-
 
 def _abs(x: Expr) -> Expr:
-    return float_of(bits_of(x) & int_constant(NOT_SIGN, x))
+    not_sign = 2 ** (x.ty.dtype.bits - 1) - 1
+    return float_of(bits_of(x) & int_constant(not_sign, x))
 
 
 def _negative(x: Expr) -> Expr:
@@ -67,9 +66,26 @@ EXPRESSIONS: dict[str, Callable[..., Expr]] = {
 }
 """The functions by name; operands come first, and then parameters."""
 
+HALF_EXPRESSIONS: dict[str, Callable[..., Expr]] = EXPRESSIONS | {
+    "erf": half_math.wide(vector_math.erf),
+    "exp": half_math.exp,
+    "gelu": half_math.gelu,
+    "gelu_tanh": half_math.gelu_tanh,
+    "log": half_math.wide(vector_math.log),
+    "power": half_math.wide(T.pow),
+    "sigmoid": half_math.sigmoid,
+    "silu": half_math.silu,
+    "softplus": half_math.wide(vector_math.softplus),
+    "tanh": half_math.tanh,
+}
+"""The functions of float16 values. Those that are the same as in float32 use the arithmetic of
+their operands' type."""
+
 
 def expression(name: str) -> Callable[..., Expr]:
-    """Return the function of float32 scalars or vectors that `name` names with its parameters.
+    """Return the function that `name` names with its parameters.
+
+    It takes scalars or vectors of float32 or float16.
 
     Raises
     ------
@@ -77,5 +93,9 @@ def expression(name: str) -> Callable[..., Expr]:
         If there is no such function.
     """
     function, parameters = parse(name)
-    of_operands = EXPRESSIONS[function.name]
-    return lambda *operands: of_operands(*operands, *parameters)
+
+    def of_operands(*operands: Expr) -> Expr:
+        is_half = operands[0].ty.dtype.bits == DType.FLOAT16.bits
+        return (HALF_EXPRESSIONS if is_half else EXPRESSIONS)[function.name](*operands, *parameters)
+
+    return of_operands

@@ -22,9 +22,9 @@ class Epilogue:
     Attributes
     ----------
     bias : bool
-        Add a value per output channel, float32 ``[N]``.
+        Add a value per output channel, ``[N]``, of the panels' type.
     residual : bool
-        Add a tensor of the output's shape, float32 ``[rows, N, lanes]``.
+        Add a tensor of the output's shape and type, ``[rows, N, lanes]``.
     activation : str, optional
         A function of `tvm_sparse.costs.elementwise` that may stand in an epilogue.
 
@@ -53,11 +53,11 @@ class Epilogue:
         )
 
     def activate(self, value: Expr) -> Expr:
-        """Apply the activation to a float32 value or vector."""
+        """Apply the activation to a float32 or float16 value or vector."""
         return value if self.activation is None else expression(self.activation)(value)
 
     def cycles(self, tensor: Tensor, cpu: CpuProfile) -> float:
         """Return the cycles for all of a tensor, including its store."""
-        function = operations_of(self.activation) if self.activation else 0.0
+        function = operations_of(self.activation, tensor.dtype) if self.activation else 0.0
         operations = self.bias + self.residual + function
         return vector_cycles(vectors_of(tensor, cpu), self.residual, 1, operations)

@@ -1,6 +1,7 @@
 """The parts of elementary functions: names, constants, polynomials and bits.
 
-All functions take and return float32 or int32 values, or vectors of them.
+All functions take and return float32 or float16 values, integers of as many bits, or vectors of
+them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from tvm import tirx
 from tvm.tirx import Broadcast, FloatImm, Let, Max, Min, Var
 from tvm.tirx.script import builder as T
 
@@ -42,13 +44,13 @@ class Lets:
 
 
 def constant(value: float, like: Expr) -> Expr:
-    """Return a float32 constant with the lanes of another expression."""
-    return _broadcast(T.float32(value), like)
+    """Return a floating-point constant with the bits and lanes of another expression."""
+    return _broadcast(tirx.const(float(value), f"float{like.ty.dtype.bits}"), like)
 
 
 def int_constant(value: int, like: Expr) -> Expr:
-    """Return an int32 constant with the lanes of another expression."""
-    return _broadcast(T.int32(value), like)
+    """Return an integer constant with the bits and lanes of another expression."""
+    return _broadcast(tirx.const(value, f"int{like.ty.dtype.bits}"), like)
 
 
 def _broadcast(scalar: Expr, like: Expr) -> Expr:
@@ -113,20 +115,21 @@ def is_float(value: Expr) -> bool:
 
 
 def bits_of(x: Expr) -> Expr:
-    """Return the bits of a float32 value as int32."""
-    return T.reinterpret(_with_lanes("int32", x), x)
+    """Return the bits of a floating-point value as an integer."""
+    return T.reinterpret(with_lanes(f"int{x.ty.dtype.bits}", x), x)
 
 
 def float_of(bits: Expr) -> Expr:
-    """Return the float32 value with these bits."""
-    return T.reinterpret(_with_lanes("float32", bits), bits)
+    """Return the floating-point value with these bits."""
+    return T.reinterpret(with_lanes(f"float{bits.ty.dtype.bits}", bits), bits)
 
 
 def shift_left(x: Expr, count: int) -> Expr:
-    """Return int32 bits shifted to the left by `count` places."""
+    """Return bits shifted to the left by `count` places."""
     return T.shift_left(x, int_constant(count, x))
 
 
-def _with_lanes(scalar: str, like: Expr) -> str:
+def with_lanes(scalar: str, like: Expr) -> str:
+    """Return the type of a scalar type's vectors with the lanes of another expression."""
     lanes = like.ty.dtype.lanes
     return scalar if lanes == 1 else f"{scalar}x{lanes}"

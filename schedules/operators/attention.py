@@ -10,7 +10,7 @@ keys that lie below each other, and nothing is transposed or reduced across lane
         o[d, :] = sum_j v[d, j] scores[j, :] / sum_j scores[j, :]
 
 The products compute a tile of keys, or of channels d, by all lanes at a time in registers. The
-scores of a job take ``4 * key_tokens * lanes`` bytes. Lanes of k and v behind the last key are not
+scores of a job are ``key_tokens * lanes`` values. Lanes of k and v behind the last key are not
 read.
 
 A thread takes the blocks of a head one after another. Where q, k and v come from beyond L2, each
@@ -29,9 +29,11 @@ from tvm_sparse.costs.elementwise import operations_of
 from tvm_sparse.costs.vectors import vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
+from tvm_sparse.schedules.operators.half_attention_job import HalfAttentionJob
 from tvm_sparse.schedules.operators.panels import panel_rows
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -52,23 +54,25 @@ def attention(
     scale: float,
     bias_shape: tuple[int, ...] | None,
     cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a multi-head attention, parallel over batch, heads and query blocks.
 
     Parameters
     ----------
-    batch, tokens, key_tokens, heads, head_dim, lanes, scale, bias_shape, cpu
+    batch, tokens, key_tokens, heads, head_dim, lanes, scale, bias_shape, cpu, dtype
         As `Attention`.
 
     Returns
     -------
     PrimFunc
         ``(q [rows, channels, lanes], k [key rows, channels, lanes], v [key rows, channels, lanes],
-        [bias], o [rows, channels, lanes])``, float32; for the rows see
+        [bias], o [rows, channels, lanes])``, panels of type `dtype`, and a float32 bias; for the
+        rows see
         `tvm_sparse.schedules.operators.panels.panel_rows`.
     """
     sizes = (batch, tokens, key_tokens, heads, head_dim, lanes)
-    return kernel(Attention(*sizes, scale, bias_shape, cpu))
+    return kernel(Attention(*sizes, scale, bias_shape, cpu, dtype))
 
 
 class Attention(Stage):
@@ -89,6 +93,8 @@ class Attention(Stage):
         scores. A query whose bias is -inf for all keys gives NaN.
     cpu : CpuProfile
         Gives the vector length and the number of registers.
+    dtype : DType
+        Type of the panels.
     """
 
     name = "attention"
@@ -105,12 +111,13 @@ class Attention(Stage):
         scale: float,
         bias_shape: tuple[int, ...] | None,
         cpu: CpuProfile,
+        dtype: DType = ACTIVATIONS,
     ) -> None:
         self.tokens, self.key_tokens, self.head_dim = tokens, key_tokens, head_dim
         self.scale, self.bias_shape, self.cpu = scale, bias_shape, cpu
         channels = heads * head_dim
-        self.tensor = Tensor(batch, panel_rows(1, tokens, lanes), channels, lanes)
-        keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes)
+        self.tensor = Tensor(batch, panel_rows(1, tokens, lanes), channels, lanes, dtype)
+        keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes, dtype)
         self.panels = {"q": (self.tensor, RowMap()), "k": (keys, None), "v": (keys, None)}
         self.chunks = heads
         # Hints gain where the tensors exceed the L2 caches; otherwise they would cost time.
@@ -125,7 +132,8 @@ class Attention(Stage):
         """Allocate the scores and the accumulators."""
         super().allocate(run_rows)
         sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
-        self.job = AttentionJob(*sizes, self.cpu)
+        is_half = self.tensor.dtype == DType.FLOAT16
+        self.job = (HalfAttentionJob if is_half else AttentionJob)(*sizes, self.cpu)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
@@ -175,12 +183,12 @@ class Attention(Stage):
         vectors = tensor.images * tensor.rows * tensor.lanes // width
         scores = vectors * self.chunks * self.key_tokens
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
-        exp = operations_of("exp")
+        exp = operations_of("exp", tensor.dtype)
         return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the bias."""
-        return self.tensor.dtype.bytes * math.prod(self.bias_shape) if self.bias_shape else 0
+        return ACTIVATIONS.bytes * math.prod(self.bias_shape) if self.bias_shape else 0
 
     def key(self) -> str:
         """Return the text that tuning records know the stage by; the tensors are not part of it."""

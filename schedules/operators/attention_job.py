@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.schedules.emit.buffers import Registers, number, scratch
+from tvm_sparse.dtypes import DType
+from tvm_sparse.schedules.emit.buffers import Registers, filled, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.transpose import transpose
@@ -38,40 +39,47 @@ class AttentionJob:
         Gives the vector length and the number of registers.
     """
 
+    dtype = DType.FLOAT32
+
     def __init__(
         self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
     ) -> None:
         self.tokens, self.key_tokens = tokens, key_tokens
         self.head_dim, self.lanes = head_dim, lanes
-        self.width = math.gcd(lanes, cpu.vector_lanes())
+        self.width = math.gcd(lanes, cpu.vector_lanes(self.dtype))
+        self.bias_width = math.gcd(lanes, cpu.vector_lanes(DType.FLOAT32))
         self.vectors = range(lanes // self.width)
         self.tile = tile_height(len(self.vectors), cpu)
-        self.scores = scratch(key_tokens * lanes)
-        self.largest = Registers(len(self.vectors), self.width)
+        self.scores = scratch(key_tokens * lanes, self.dtype)
+        self.largest = Registers(len(self.vectors), self.width, self.dtype)
         self.total = Registers(len(self.vectors), self.width)
-        self.acc = Registers(self.tile * len(self.vectors), self.width)
+        self.acc = Registers(self.tile * len(self.vectors), self.width, self.dtype)
+
+    def as_score(self, bias: Expr) -> Expr:
+        """Return a value or vector of the bias, float32, as one that is added to scores."""
+        return bias
 
     def key_bias(self, bias: Callable[[Expr], Expr]) -> Element:
         """Return a bias that is the same for all queries, as an element of the scores."""
-        return lambda key, _: self.across(bias(key))
+        return lambda key, _: self.across(self.as_score(bias(key)))
 
     def gather_bias(self, bias: Callable[[Expr, Expr], Expr], block: Expr) -> Element:
         """Transpose ``bias(query, key)`` of a block of queries into the scores."""
         first = block * self.lanes
 
         def move_tile(lane: int, valid: int, key: Expr) -> None:
-            rows = [self.across(number(0))] * self.width
+            rows = [filled(0, self.bias_width)] * self.bias_width
             for i in range(valid):
-                rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.width)))
+                rows[i] = T.bind(bias(first + lane + i, vector_at(key, self.bias_width)))
             for j, values in enumerate(transpose(rows) if valid else rows):
-                place = vector_at((key + j) * self.lanes + lane, self.width)
-                T.buffer_store(self.scores, values, [place])
+                place = vector_at((key + j) * self.lanes + lane, self.bias_width)
+                T.buffer_store(self.scores, self.as_score(values), [place])
 
         def move_value(lane: int, valid: bool, key: Expr) -> None:
             value = bias(first + lane, key) if valid else number(0)
-            T.buffer_store(self.scores, value, [key * self.lanes + lane])
+            T.buffer_store(self.scores, self.as_score(value), [key * self.lanes + lane])
 
-        sizes = (self.tokens, self.key_tokens, self.lanes, self.width)
+        sizes = (self.tokens, self.key_tokens, self.lanes, self.bias_width)
         visit_panel(block, *sizes, move_tile, move_value)
         return lambda key, u: self.scores[self.part(key, u)]
 
@@ -85,10 +93,11 @@ class AttentionJob:
     ) -> None:
         """Compute the scores and the largest score of every query; `visited` is told each key."""
         for u in self.vectors:
-            self.largest[u] = self.across(number(-math.inf))
+            self.largest[u] = self.across(number(-math.inf, self.dtype))
+        query, factor = self.prepare(queries, scale)
 
         def visit_keys(block: Expr, keys: int) -> None:
-            panel = key_panel(block)
+            panel = self.factors(key_panel(block))
 
             def visit_tile(start: Expr, count: int) -> None:
                 if visited is not None:
@@ -98,13 +107,15 @@ class AttentionJob:
                 self.multiply(
                     self.head_dim,
                     count,
-                    lambda d, i: panel[d * self.lanes + start + i],
-                    lambda d, u: queries[self.part(d, u)],
+                    lambda d, i: panel(d * self.lanes + start + i),
+                    query,
                 )
                 for i in range(count):
                     key = block * self.lanes + start + i
                     for u in self.vectors:
-                        score = self.acc[i * len(self.vectors) + u] * self.across(number(scale))
+                        score = self.acc[i * len(self.vectors) + u]
+                        if factor is not None:
+                            score = score * factor
                         score = T.bind(score if added is None else score + added(key, u))
                         T.buffer_store(self.scores, score, [self.part(key, u)])
                         self.largest[u] = T.max(self.largest[u], score)
@@ -112,6 +123,14 @@ class AttentionJob:
             each_tile(keys, self.tile, visit_tile)
 
         self.each_key_block(visit_keys)
+
+    def prepare(self, queries: Any, scale: float) -> tuple[Element, Expr | None]:
+        """Return the vectors of queries, and what their products with keys are multiplied by."""
+        return lambda d, u: queries[self.part(d, u)], self.across(number(scale))
+
+    def factors(self, panel: Any) -> Callable[[Expr], Expr]:
+        """Return a function that returns an element of a panel in all lanes of a vector."""
+        return lambda index: self.across(panel[index])
 
     def exponentiate(self) -> None:
         """Replace the scores by their exponentials and add these up."""
@@ -131,11 +150,11 @@ class AttentionJob:
 
         def visit_tile(start: Expr, count: int) -> None:
             def visit_keys(block: Expr, keys: int) -> None:
-                panel = value_panel(block)
+                panel = self.factors(value_panel(block))
                 self.multiply(
                     keys,
                     count,
-                    lambda j, i: panel[(start + i) * self.lanes + j],
+                    lambda j, i: panel((start + i) * self.lanes + j),
                     lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
                 )
 
@@ -151,14 +170,14 @@ class AttentionJob:
     def clear(self, count: int) -> None:
         """Set the accumulators of `count` rows of a tile to 0."""
         for i in range(count * len(self.vectors)):
-            self.acc[i] = self.across(number(0))
+            self.acc[i] = self.across(number(0, self.dtype))
 
     def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
         """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""
         with T.serial(T.int64(0), T.int64(steps)) as step:
             sources = [T.bind(source(step, u)) for u in self.vectors]
             for i in range(count):
-                scalar = T.bind(self.across(factor(step, i)))
+                scalar = T.bind(factor(step, i))
                 for u in self.vectors:
                     a = i * len(self.vectors) + u
                     self.acc[a] = self.acc[a] + scalar * sources[u]

@@ -16,7 +16,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.schedules.emit.buffers import number, scratch, vector
+from tvm_sparse.schedules.emit.buffers import converted, number, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.resize2d import Resize2d
@@ -33,7 +33,7 @@ def bilinear2d(resize: Resize2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     -------
     PrimFunc
         ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
-        float32.
+        of type `resize.dtype`.
     """
     return kernel(Bilinear2d(resize, cpu))
 
@@ -70,7 +70,7 @@ class Bilinear2d(Stage):
         """Allocate the line; the loads of the last channel may reach beyond its end."""
         super().allocate(run_rows)
         size = self.block * self.pitch + self.width_out
-        self.memory = scratch(size)
+        self.memory = scratch(size, self.resize.dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -113,14 +113,14 @@ def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:
     last = T.int64(resize.height - 1)
     upper = T.bind(T.Cast("int64", floor))
     rows = [T.bind(T.max(T.min(r, last), T.int64(0))) for r in (upper, upper + 1)]
-    return rows[0], rows[1], T.bind(source - floor)
+    return rows[0], rows[1], T.bind(converted(source - floor, resize.dtype))
 
 
 def _mix_pixels(resize: Resize2d, memory: Expr, start: Expr, lane: int, width: int) -> Expr:
     """Return a vector of the output; lanes beyond the last pixel repeat it."""
     scale, shift = resize.line(1)
     sources = [scale * min(lane + i, resize.out_width - 1) + shift for i in range(width)]
-    shares = [number(source - math.floor(source)) for source in sources]
+    shares = [number(source - math.floor(source), resize.dtype) for source in sources]
     left, right = (
         _permuted(
             memory,

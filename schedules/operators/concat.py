@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
@@ -28,7 +29,8 @@ def concat(sources: Sequence[Tensor], cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     Returns
     -------
     PrimFunc
-        ``(x0 [rows, channels of 0, lanes], x1, ..., y [rows, sum of channels, lanes])``, float32.
+        ``(x0 [rows, channels of 0, lanes], x1, ..., y [rows, sum of channels, lanes])``, of the
+        sources' type.
     """
     return kernel(Concat(sources, cpu))
 
@@ -39,24 +41,23 @@ class Concat(Stage):
     Parameters
     ----------
     sources : sequence of Tensor
-        The operands, of the same images, rows and lanes.
+        The operands, of the same images, rows, lanes and type.
     cpu : CpuProfile
         Gives the vector length.
 
     Raises
     ------
     ValueError
-        If images, rows or lanes differ.
+        If images, rows, lanes or types differ.
     """
 
     name = "concat"
 
     def __init__(self, sources: Sequence[Tensor], cpu: CpuProfile) -> None:
-        if len({(source.images, source.rows, source.lanes) for source in sources}) != 1:
+        if len({replace(source, channels=1) for source in sources}) != 1:
             raise ValueError(f"the operands differ in more than their channels: {sources}")
         one = sources[0]
-        channels = sum(source.channels for source in sources)
-        self.tensor = Tensor(one.images, one.rows, channels, one.lanes, one.dtype)
+        self.tensor = replace(one, channels=sum(source.channels for source in sources))
         self.cpu, self.width = cpu, cpu.vector_width(one.lanes, one.dtype)
         self.panels = {f"x{i}": (source, RowMap()) for i, source in enumerate(sources)}
 

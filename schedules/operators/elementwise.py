@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
@@ -39,7 +40,7 @@ def elementwise(
     Returns
     -------
     PrimFunc
-        ``(operands..., y [rows, channels, lanes])``, float32.
+        ``(operands..., y [rows, channels, lanes])``, all of them of the tensor's type.
     """
     return kernel(Elementwise(operator, tensor, shapes, cpu))
 
@@ -87,7 +88,7 @@ class Elementwise(Stage):
         rows, channels = tensor.images * tensor.rows, tensor.channels
         of_rows = [(rows, channels, lanes) for lanes in (tensor.lanes, 1)]
         self.panels = {
-            f"x{i}": (Tensor(tensor.images, tensor.rows, channels, shape[2]), RowMap())
+            f"x{i}": (replace(tensor, lanes=shape[2]), RowMap())
             for i, shape in enumerate(self.shapes)
             if shape in of_rows
         }
@@ -98,7 +99,7 @@ class Elementwise(Stage):
     def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare the operands."""
         self.operands: list[Any] = [
-            panels(name) if name in self.panels else argument(name, *shape)
+            panels(name) if name in self.panels else argument(name, *shape, dtype=self.tensor.dtype)
             for name, shape in self._named_shapes()
         ]
 
@@ -134,7 +135,7 @@ class Elementwise(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
-        operations = operations_of(self.operator)
+        operations = operations_of(self.operator, self.tensor.dtype)
         return vector_cycles(vectors_of(self.tensor, self.cpu), len(self.panels), 1, operations)
 
     def key(self) -> str:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     argument,
+    converted,
     filled,
     job_loop,
     masked,
@@ -37,24 +39,29 @@ CHANNELS = 8
 """Channels that are combined side by side, in registers."""
 
 
-def global_avg_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile) -> PrimFunc:
-    """Build the mean over all pixels of images of shape `shape`.
+def global_avg_pool2d(
+    shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+) -> PrimFunc:
+    """Build the mean over all pixels of images of shape `shape`, which is summed up in float32.
 
     Returns
     -------
     PrimFunc
-        ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, float32. All
-        lanes of y hold the mean.
+        ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, of type `dtype`.
+        All lanes of y hold the mean.
     """
     share = number(1 / (shape[2] * shape[3]))
-    name = "global_avg_pool2d"
-    return _pool(name, shape, lanes, lanes_out, cpu, 0.0, lambda a, b: a + b, lambda a: a * share)
+    steps = 0.0, lambda a, b: a + b, lambda a: a * share
+    types = dtype, DType.FLOAT32
+    return _pool("global_avg_pool2d", shape, lanes, lanes_out, cpu, types, *steps)
 
 
-def global_max_pool2d(shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile) -> PrimFunc:
+def global_max_pool2d(
+    shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+) -> PrimFunc:
     """Build the maximum over all pixels; see `global_avg_pool2d`."""
-    name = "global_max_pool2d"
-    return _pool(name, shape, lanes, lanes_out, cpu, -math.inf, T.max, lambda a: a)
+    steps = -math.inf, T.max, lambda a: a
+    return _pool("global_max_pool2d", shape, lanes, lanes_out, cpu, (dtype, dtype), *steps)
 
 
 def _pool(
@@ -63,6 +70,7 @@ def _pool(
     lanes: int,
     lanes_out: int,
     cpu: CpuProfile,
+    types: tuple[DType, DType],
     neutral: float,
     combine: Callable[[Expr, Expr], Expr],
     finish: Callable[[Expr], Expr],
@@ -70,12 +78,13 @@ def _pool(
     batch, channels, height, width = shape
     side = min(CHANNELS, channels)
     chunks = -(-channels // side)
-    values = cpu.vector_width(lanes)
+    dtype, combined = types
+    values = cpu.vector_width(lanes, dtype)
     with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", batch * height, channels, lanes)
-        y = argument("y", batch, channels, lanes_out)
+        x = argument("x", batch * height, channels, lanes, dtype=dtype)
+        y = argument("y", batch, channels, lanes_out, dtype=dtype)
         jobs = job_loop(batch * chunks, batch * height * channels * lanes)
         with jobs as job, T.sblock(name):
             image = T.axis.spatial(T.int64(batch), job // chunks)
@@ -84,8 +93,8 @@ def _pool(
             first = T.bind(T.min(chunk * side, T.int64(channels - side)))
             T.reads(x[image * height : image * height + height, first : first + side, 0:lanes])
             T.writes(y[image, first : first + side, 0:lanes_out])
-            none = filled(neutral, values)
-            acc = Registers(side, values)
+            none = filled(neutral, values, combined)
+            acc = Registers(side, values, combined)
             for c in range(side):
                 acc[c] = none
 
@@ -94,6 +103,7 @@ def _pool(
                 def add(lane: Expr | int, valid: int) -> None:
                     for c in range(side):
                         loaded = x[image * height + row, first + c, vector(lane, values)]
+                        loaded = converted(loaded, combined)
                         acc[c] = combine(acc[c], masked(loaded, valid, none))
 
                 if width >= values:
@@ -102,7 +112,7 @@ def _pool(
                 if width % values:
                     add(T.int64(width // values * values), width % values)
             for c in range(side):
-                result = T.Broadcast(finish(_across(acc[c], combine)), lanes_out)
+                result = T.Broadcast(converted(finish(_across(acc[c], combine)), dtype), lanes_out)
                 T.buffer_store(y, result, [image, first + c, vector(T.int64(0), lanes_out)])
     return builder.get()
 

@@ -6,12 +6,16 @@ of the distance to that mean, and the third the result. The second pass takes ba
 error of the first, so that a mean much larger than the deviation costs no digits (Chan, Golub,
 LeVeque, Algorithms for Computing the Sample Variance, The American Statistician 37, 1983: the
 corrected two-pass algorithm).
+
+Of float16 panels, the statistics are in float32, too. The mean of a few channels takes the place of
+the first pass: the values have so few digits that the distance to a number near the mean is enough.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -19,7 +23,8 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import line_elements
-from tvm_sparse.schedules.emit.buffers import Registers, argument, number
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.schedules.emit.buffers import Registers, argument, converted, number
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -32,9 +37,21 @@ if TYPE_CHECKING:
 CHAINS = 8
 """Independent sums, which hide the latency of an addition: 4 cycles, with two additions a cycle."""
 
+STATISTICS = DType.FLOAT32
+"""Type of the sums, and of all arithmetic."""
+
+SAMPLED_CHANNELS = 8
+"""Channels of float16 panels whose mean the others are measured from. Several, because trained
+networks have channels that are hundreds of deviations away from the others."""
+
 
 def layer_norm(
-    rows: int, channels: int, lanes: int, epsilon: float, cpu: CpuProfile
+    rows: int,
+    channels: int,
+    lanes: int,
+    epsilon: float,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a layer normalization, parallel over rows and strips of lanes.
 
@@ -46,14 +63,16 @@ def layer_norm(
         Added to the variance.
     cpu : CpuProfile
         Gives the vector length.
+    dtype : DType
+        Type of the panels.
 
     Returns
     -------
     PrimFunc
         ``(x [rows, channels, lanes], gamma [channels], beta [channels], y [rows, channels,
-        lanes])``, float32.
+        lanes])``, gamma and beta float32, x and y of type `dtype`.
     """
-    return kernel(LayerNorm(Tensor(1, rows, channels, lanes), epsilon, cpu))
+    return kernel(LayerNorm(Tensor(1, rows, channels, lanes, dtype), epsilon, cpu))
 
 
 class LayerNorm(Stage):
@@ -74,7 +93,7 @@ class LayerNorm(Stage):
     def __init__(self, tensor: Tensor, epsilon: float, cpu: CpuProfile) -> None:
         self.tensor, self.epsilon, self.cpu = tensor, epsilon, cpu
         self.panels = {"x": (tensor, RowMap())}
-        self.width = math.gcd(tensor.lanes, cpu.vector_lanes(tensor.dtype))
+        self.width = math.gcd(tensor.lanes, cpu.vector_lanes(STATISTICS))
         self.strip = math.gcd(tensor.lanes, max(line_elements(tensor.dtype), self.width))
         self.vectors = self.strip // self.width
         self.unroll = min(max(CHAINS // self.vectors, 1), tensor.channels)
@@ -90,7 +109,7 @@ class LayerNorm(Stage):
         """Allocate the chains of two sums."""
         super().allocate(run_rows)
         count, terms = self.vectors * self.unroll, 2
-        self.chains = [Registers(count, self.width) for _ in range(terms)]
+        self.chains = [Registers(count, self.width, STATISTICS) for _ in range(terms)]
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -106,7 +125,7 @@ class LayerNorm(Stage):
             return vector_at(first + v * self.width, self.width)
 
         def value(channel: Expr, v: int) -> Expr:
-            return x[0, channel, lanes(v)]
+            return converted(x[0, channel, lanes(v)], STATISTICS)
 
         def distance(channel: Expr, v: int) -> Expr:
             return value(channel, v) - mean[v]
@@ -115,7 +134,10 @@ class LayerNorm(Stage):
             d = T.bind(distance(channel, v))
             return d * d
 
-        (mean,) = self._averages(value)
+        if self.tensor.dtype == STATISTICS:
+            (mean,) = self._averages(value)
+        else:
+            mean = self._mean_of_some(value)
         shift, square = self._averages(distance, squared)
         scale = []
         for v in range(self.vectors):
@@ -126,7 +148,19 @@ class LayerNorm(Stage):
             for v in range(self.vectors):
                 normal = (distance(channel, v) - shift[v]) * scale[v]
                 gamma, beta = self._across(self.gamma[channel]), self._across(self.beta[channel])
-                y.store(normal * gamma + beta, 0, channel, lanes(v))
+                result = converted(normal * gamma + beta, self.tensor.dtype)
+                y.store(result, 0, channel, lanes(v))
+
+    def _mean_of_some(self, value: Callable[[Expr, int], Expr]) -> list[Expr]:
+        """Average `value` over a few channels, for every vector of the strip."""
+        channels = self.tensor.channels
+        count = min(SAMPLED_CHANNELS, channels)
+        sampled = [T.int64(i * channels // count) for i in range(count)]
+        share = self._across(number(1 / count))
+        return [
+            T.bind(_sum([value(channel, v) for channel in sampled]) * share)
+            for v in range(self.vectors)
+        ]
 
     def _averages(self, *terms: Callable[[Expr, int], Expr]) -> list[list[Expr]]:
         """Average each ``term(channel, v)`` over the channels, for every vector v of the strip."""
@@ -160,12 +194,15 @@ class LayerNorm(Stage):
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, from the nearest cache, summed over cores."""
-        # There are three passes, of which the last one also loads gamma and beta.
-        return vector_cycles(vectors_of(self.tensor, self.cpu), loads=5, stores=1, operations=9)
+        # The last pass loads gamma and beta, too.
+        whole = vectors_of(replace(self.tensor, dtype=STATISTICS), self.cpu)
+        if self.tensor.dtype == STATISTICS:
+            return vector_cycles(whole, loads=5, stores=1, operations=9)
+        return vector_cycles(whole, loads=4, stores=1, operations=10)
 
     def weight_bytes(self) -> int:
         """Return the bytes of gamma and beta."""
-        return 2 * self.tensor.dtype.bytes * self.tensor.channels
+        return 2 * STATISTICS.bytes * self.tensor.channels
 
 
 def _sum(values: list[Expr]) -> Expr:

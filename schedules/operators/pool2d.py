@@ -9,7 +9,8 @@ A window is a rectangle of pixels, so that an output row is made in two passes::
 
 The line stays in L1. The padding lies beside its pixels, also in place of lanes that hold no pixel,
 so that the second pass is free of conditions. It takes one vector load for each pixel of the
-window's width, which is not aligned, and a shuffle where the stride is not 1.
+window's width, which is not aligned, and a shuffle where the stride is not 1. The sums of a mean are
+float32, whatever the type of the panels.
 """
 
 from __future__ import annotations
@@ -23,8 +24,16 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.schedules.emit.buffers import Registers, filled, masked, number, scratch, vector
+from tvm_sparse.dtypes import DType
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    converted,
+    filled,
+    masked,
+    number,
+    scratch,
+    vector,
+)
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.pool_line import PoolLine, round_up
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -49,7 +58,7 @@ def max_pool2d(pool: Pool2d, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     -------
     PrimFunc
         ``(x [batch * height, channels, lanes_in], y [batch * out_height, channels, lanes_out])``,
-        float32.
+        of type `pool.dtype`.
     """
     return kernel(MaxPool2d(pool, cpu))
 
@@ -83,6 +92,7 @@ class _Pooling(Stage):
         self.pool, self.cpu = pool, cpu
         self.line = PoolLine.of(pool, cpu)
         self.tensor = pool.output
+        self.sums = DType.FLOAT32 if self.is_mean else pool.dtype
         self.panels = {"x": (pool.input, pool.rows_seen)}
 
     def key(self) -> str:
@@ -100,7 +110,7 @@ class _Pooling(Stage):
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the line, and the places of a window's rows."""
         super().allocate(run_rows)
-        self.memory = scratch(self.line.size)
+        self.memory = scratch(self.line.size, self.sums)
         self.places = scratch(self.pool.kernel[0], "int64")
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
@@ -139,7 +149,7 @@ class _Pooling(Stage):
         line = self.line
         width = self.cpu.vector_width(self.pool.lanes_in, self.pool.dtype)
         end = line.front + round_up(self.pool.width, width)
-        neutral = filled(self.neutral, width)
+        neutral = filled(self.neutral, width, self.sums)
         beside = [*range(0, line.front, width), *range(end, line.pitch, width)]
         with T.serial(T.int64(0), T.int64(line.channels)) as c:
             for lane in beside:
@@ -149,16 +159,17 @@ class _Pooling(Stage):
         """Combine the rows of a window that lie in the image, for all pixels of a channel."""
         pool = self.pool
         width = self.cpu.vector_width(pool.lanes_in, pool.dtype)
-        neutral = filled(self.neutral, width)
+        neutral = filled(self.neutral, width, self.sums)
         for group, count in _groups(-(-pool.width // width), looped=True):
-            acc = Registers(count, width)
+            acc = Registers(count, width, self.sums)
             for v in range(count):
                 acc[v] = neutral
             with T.serial(*window) as dy:
                 source = T.bind(self.places[dy])
                 for v in range(count):
                     lane = vector((group + v) * width, width)
-                    acc[v] = self.combine(acc[v], self.x[source, channel, lane])
+                    loaded = converted(self.x[source, channel, lane], self.sums)
+                    acc[v] = self.combine(acc[v], loaded)
             for v in range(count):
                 valid = pool.width - (group + v) * width if isinstance(group, int) else width
                 value = masked(acc[v], valid, neutral)
@@ -168,12 +179,12 @@ class _Pooling(Stage):
         """Combine the pixels of a window's width, for all pixels of a channel of the output."""
         pool = self.pool
         width = self.cpu.vector_width(pool.lanes_out, pool.dtype)
-        zeros = filled(0, width)
+        zeros = filled(0, width, pool.dtype)
         vectors = -(-pool.out_width // width)
         for group, count in _groups(vectors, looped=not self.is_mean or self._is_uniform()):
-            acc = Registers(count, width)
+            acc = Registers(count, width, self.sums)
             for v in range(count):
-                acc[v] = filled(self.neutral, width)
+                acc[v] = filled(self.neutral, width, self.sums)
 
             for dx in _width(pool.kernel[1]):
                 start = place + (dx * pool.dilation[1] + group * (width * pool.stride[1]))
@@ -188,7 +199,7 @@ class _Pooling(Stage):
                     value = value * self._share(share, (group + v) * width, width)
                 valid = pool.out_width - (group + v) * width if last else width
                 lane = vector((group + v) * width, width)
-                y.store(masked(value, valid, zeros), 0, channel, lane)
+                y.store(masked(converted(value, pool.dtype), valid, zeros), 0, channel, lane)
         for lane in range(vectors * width, pool.lanes_out, width):
             y.store(zeros, 0, channel, vector(T.int64(lane), width))
 
@@ -208,7 +219,7 @@ class _Pooling(Stage):
         pool = self.pool
         top, _, bottom, _ = pool.padding if pool.count_padding else (0, 0, 0, 0)
         first, end = self._rows_within(row, -top, pool.height + bottom)
-        return T.bind(number(1) / T.Cast(ACTIVATIONS, T.max(end - first, T.int64(1))))
+        return T.bind(number(1) / T.Cast(self.sums, T.max(end - first, T.int64(1))))
 
     def _share(self, row_share: Expr, pixel: Expr | int, width: int) -> Expr:
         """Return one divided by the values that a mean counts, for a vector of pixels."""

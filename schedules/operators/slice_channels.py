@@ -28,7 +28,7 @@ def slice_channels(source: Tensor, begin: int, end: int, cpu: CpuProfile) -> tvm
     Returns
     -------
     PrimFunc
-        ``(x [rows, channels, lanes], y [rows, end - begin, lanes])``, float32.
+        ``(x [rows, channels, lanes], y [rows, end - begin, lanes])``, of the source's type.
     """
     return kernel(SliceChannels(source, begin, end, cpu))
 

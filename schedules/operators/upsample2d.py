@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.emit.buffers import filled, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.stage import Stage, kernel
@@ -28,6 +30,7 @@ def upsample2d(
     lanes_in: int,
     lanes_out: int,
     cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the repetition of every pixel `factors` times, vertically and horizontally.
 
@@ -35,9 +38,9 @@ def upsample2d(
     -------
     PrimFunc
         ``(x [batch * height, channels, lanes_in], y [batch * height * factors[0], channels,
-        lanes_out])``, float32.
+        lanes_out])``, of type `dtype`.
     """
-    source = Tensor(batch, height, channels, lanes_in)
+    source = Tensor(batch, height, channels, lanes_in, dtype)
     return kernel(Upsample2d(source, width, factors, lanes_out, cpu))
 
 
@@ -65,7 +68,7 @@ class Upsample2d(Stage):
     ) -> None:
         self.source, self.pixels, self.factors, self.cpu = source, width, factors, cpu
         rows = source.rows * factors[0]
-        self.tensor = Tensor(source.images, rows, source.channels, lanes_out)
+        self.tensor = replace(source, rows=rows, lanes=lanes_out)
         self.panels = {"x": (source, RowMap(factor=factors[0]))}
         self.row_block = factors[0]
 
@@ -84,7 +87,7 @@ class Upsample2d(Stage):
     def _repeat(self, x: Tile, y: Tile, channel: Expr) -> None:
         """Repeat the pixels of a channel of a row."""
         lanes_in, lanes_out = self.source.lanes, self.tensor.lanes
-        values = self.cpu.vector_width(lanes_out)
+        values = self.cpu.vector_width(lanes_out, self.tensor.dtype)
         for lane in range(0, lanes_out, values):
             pixels = [(lane + j) // self.factors[1] for j in range(values)]
             if pixels[0] < self.pixels:
@@ -97,7 +100,7 @@ class Upsample2d(Stage):
                 sources = [source] * (values // span)
                 repeated = T.bind(T.Shuffle(sources, places))
             else:
-                repeated = filled(0, values)
+                repeated = filled(0, values, self.tensor.dtype)
             y.store(repeated, 0, channel, vector(T.int64(lane), values))
 
     def work(self) -> int:

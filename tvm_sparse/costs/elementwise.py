@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from tvm_sparse.dtypes import ACTIVATIONS, DType
+
 
 @dataclass(frozen=True)
 class Function:
@@ -27,6 +29,8 @@ class Function:
     operations : float
         Vector operations that take as long as the function of a vector. An addition, a
         multiplication or a comparison is one.
+    half_operations : float, optional
+        The operations for vectors of float16, if they are others.
     in_epilogue : bool
         Whether it may follow a linear operator while the result is in registers.
     parameters : tuple of str
@@ -37,6 +41,7 @@ class Function:
     relax: str
     operands: int = 1
     operations: float = 1.0
+    half_operations: float | None = None
     in_epilogue: bool = False
     parameters: tuple[str, ...] = ()
 
@@ -95,9 +100,11 @@ def parse(name: str) -> tuple[Function, tuple[float, ...]]:
     return function, tuple(float(parameter) for parameter in parameters)
 
 
-def operations_of(name: str) -> float:
+def operations_of(name: str, dtype: DType = ACTIVATIONS) -> float:
     """Return the vector operations that take as long as a function of a vector, by its name."""
     function, _ = parse(name)
+    if dtype == DType.FLOAT16 and function.half_operations is not None:
+        return function.half_operations
     return function.operations
 
 

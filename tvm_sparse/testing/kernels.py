@@ -39,6 +39,12 @@ def losing_regions(
     )
 
 
+def relative_rms(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """Return the root mean square of the error as a share of that of the result."""
+    error = got.astype("float64") - want
+    return float(np.sqrt(np.mean(error**2) / np.mean(np.square(want, dtype="float64"))))
+
+
 def run_kernel(
     func: tvm.tirx.PrimFunc,
     inputs: Sequence[NDArray[Any]],

@@ -9,7 +9,7 @@ from tvm import relax
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
-from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, infer_same
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 
@@ -48,6 +48,7 @@ def _attention(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
         scale=float(attrs["scale"]),
         bias_shape=known_shape(operands["bias"]) if "bias" in operands else None,
         cpu=cpu,
+        dtype=dtype_of(operands["q"]),
     )
 
 

@@ -77,7 +77,7 @@ def _global(name: str, build: Callable[..., tvm.tirx.PrimFunc]) -> Operator:
         batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
         (x,) = call.args
         lanes = lanes_of(x), int(call.attrs["lanes"])
-        return build((batch, channels, height, width), *lanes, cpu)
+        return build((batch, channels, height, width), *lanes, cpu, dtype_of(x))
 
     return Operator(PREFIX + name, ("x",), infer=_infer_global, kernel=kernel)
 

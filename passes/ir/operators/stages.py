@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import SHORTEST_VECTOR_BITS, CpuProfile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -20,15 +20,20 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     Stage or None
         Its operands have the names that `operands_of` returns. None if no stage computes the call:
         its operator has none, or its tensors are not static, not activations or no panels. The
-        lanes of panels fill vectors; other tensors with three axes need not.
+        lanes of panels fill vectors; other tensors with three axes need not. float16 tensors are
+        activations where the processor has arithmetic for them.
     """
     operator = operator_of(call)
     if operator is None or operator.stage is None:
         return None
     shape = static_shape(call)
-    if shape is None or len(shape) != 3 + is_image(call) or str(call.ty.dtype) not in set(DType):
+    if shape is None or len(shape) != 3 + is_image(call):
         return None
-    if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // DType(str(call.ty.dtype)).bits):
+    dtype = str(call.ty.dtype)
+    known = set(DType) if cpu.has_half else {ACTIVATIONS}
+    if dtype not in known:
+        return None
+    if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // DType(dtype).bits):
         return None
     if shape[0] % images or operator.images(call) not in (None, images):
         return None

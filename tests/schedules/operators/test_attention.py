@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.operators.attention import Attention, attention
-from tvm_sparse.testing.kernels import run_in_columns
+from tvm_sparse.testing.kernels import relative_rms, run_in_columns, run_kernel
 
 FLOAT_MIN = np.finfo("float32").min
 
@@ -20,7 +21,7 @@ FLOAT_MIN = np.finfo("float32").min
 def as_panels(x: np.ndarray, lanes: int) -> np.ndarray:
     """Lay out ``[batch, tokens, channels]`` as panels, with junk in the padded lanes."""
     batch, tokens, channels = x.shape
-    padded = np.full((batch, -(-tokens // lanes) * lanes, channels), 1e30, "float32")
+    padded = np.full((batch, -(-tokens // lanes) * lanes, channels), 6e4, x.dtype)
     padded[:, :tokens] = x
     return np.ascontiguousarray(padded.reshape(-1, lanes, channels).transpose(0, 2, 1))
 
@@ -30,15 +31,21 @@ def from_panels(x: np.ndarray, batch: int, tokens: int) -> np.ndarray:
 
 
 def run(q, k, v, bias, heads: int, lanes: int, scale: float, cpu=None) -> np.ndarray:
+    """Return the result of the kernel for panels of the operands' type."""
     batch, tokens, channels = q.shape
     sizes = (batch, tokens, k.shape[1], heads, channels // heads, lanes)
-    shape = None if bias is None else bias.shape
-    func = attention(*sizes, scale, shape, cpu or native()).with_attr("global_symbol", "main")
-    library = tvm.compile(tvm.IRModule({"main": func}), target=native().to_target())
+    shape, dtype = None if bias is None else bias.shape, DType(str(q.dtype))
+    cpu = cpu or native()
     arrays = [as_panels(x, lanes) for x in (q, k, v)] + ([] if bias is None else [bias])
-    o = tvm.runtime.tensor(np.zeros(arrays[0].shape, "float32"))
-    library["main"](*(tvm.runtime.tensor(x) for x in arrays), o)
-    return from_panels(o.numpy(), batch, tokens)
+    func = attention(*sizes, scale, shape, cpu, dtype)
+    return from_panels(run_kernel(func, arrays, arrays[0].shape, cpu), batch, tokens)
+
+
+def assert_near(got: np.ndarray, want: np.ndarray) -> None:
+    if got.dtype == "float16":
+        assert relative_rms(got, want) <= 5e-3
+    else:
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
 
 
 def reference(q, k, v, bias, heads: int, scale: float) -> np.ndarray:
@@ -55,10 +62,15 @@ def reference(q, k, v, bias, heads: int, scale: float) -> np.ndarray:
     return (weights @ split(v)).transpose(0, 2, 1, 3).reshape(q.shape)
 
 
-def operands(batch: int, tokens: int, keys: int, channels: int) -> list[np.ndarray]:
+def operands(
+    batch: int, tokens: int, keys: int, channels: int, dtype: str = "float32"
+) -> list[np.ndarray]:
     random = np.random.default_rng(tokens + channels)
     shapes = [(batch, n, channels) for n in (tokens, keys, keys)]
-    return [random.standard_normal(s).astype("float32") for s in shapes]
+    return [random.standard_normal(s).astype(dtype) for s in shapes]
+
+
+both_types = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 
 @settings(max_examples=20, deadline=None)
@@ -70,52 +82,75 @@ def operands(batch: int, tokens: int, keys: int, channels: int) -> list[np.ndarr
     head_dim=st.sampled_from([1, 5, 16, 33, 64]),
     lanes=st.sampled_from([8, 16, 32]),
     bias=st.none() | st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    dtype=st.sampled_from(["float32", "float16"]),
 )
-def test_against_numpy(batch, tokens, keys, heads, head_dim, lanes, bias):
+def test_against_numpy(batch, tokens, keys, heads, head_dim, lanes, bias, dtype):
     keys = keys or tokens
-    q, k, v = operands(batch, tokens, keys, heads * head_dim)
+    q, k, v = operands(batch, tokens, keys, heads * head_dim, dtype)
     if bias is not None:
         shape = [e if own else 1 for e, own in zip((batch, heads, tokens), bias, strict=True)]
         bias = np.random.default_rng(1).standard_normal((*shape, keys)).astype("float32")
-    got = run(q, k, v, bias, heads, lanes, 0.3)
-    np.testing.assert_allclose(got, reference(q, k, v, bias, heads, 0.3), rtol=1e-4, atol=2e-5)
+    scale = 0.3 if dtype == "float32" else head_dim**-0.5
+    got = run(q, k, v, bias, heads, lanes, scale)
+    assert_near(got, reference(q, k, v, bias, heads, scale))
 
 
 @pytest.mark.parametrize(
     ("batch", "tokens", "lanes", "bias_shape"),
     [(1, 70, 16, None), (2, 41, 8, (2, 1, 1, 37)), (2, 41, 8, (1, 3, 41, 37))],
 )
-def test_rows_in_columns(batch, tokens, lanes, bias_shape):
+@both_types
+def test_rows_in_columns(batch, tokens, lanes, bias_shape, dtype):
     keys, heads, head_dim = 37, 3, 5
-    q, k, v = operands(batch, tokens, keys, heads * head_dim)
+    q, k, v = operands(batch, tokens, keys, heads * head_dim, dtype)
     bias = None
     if bias_shape:
         bias = np.random.default_rng(1).standard_normal(bias_shape).astype("float32")
     sizes = (batch, tokens, keys, heads, head_dim, lanes)
-    stage = Attention(*sizes, 0.3, bias_shape, native())
+    cpu = native()
+    stage = Attention(*sizes, 0.3, bias_shape, cpu, DType(dtype))
     arrays = [as_panels(x, lanes) for x in (q, k, v)] + ([] if bias is None else [bias])
     named = dict(zip(("q", "k", "v", "bias"), arrays, strict=False))
-    got = from_panels(run_in_columns(stage, named, ColumnPlan(3, 2)), batch, tokens)
-    np.testing.assert_allclose(got, reference(q, k, v, bias, heads, 0.3), rtol=1e-4, atol=2e-5)
+    got = from_panels(run_in_columns(stage, named, ColumnPlan(3, 2), cpu), batch, tokens)
+    assert_near(got, reference(q, k, v, bias, heads, 0.3))
 
 
 @pytest.mark.parametrize("queries", [1, 37])
-def test_masked_keys_as_exporters_write_them(queries):
-    q, k, v = operands(1, 37, 37, 16)
+@both_types
+def test_masked_keys_as_exporters_write_them(queries, dtype):
+    q, k, v = operands(1, 37, 37, 16, dtype)
     bias = np.zeros((1, 1, queries, 37), "float32")
     bias[..., 20:] = FLOAT_MIN
     bias[:, :, 0] = FLOAT_MIN if queries > 1 else bias[:, :, 0]  # a query that sees no key at all
     got = run(q, k, v, bias, 2, 16, 0.25)
-    np.testing.assert_allclose(got, reference(q, k, v, bias, 2, 0.25), rtol=1e-4, atol=2e-5)
+    assert_near(got, reference(q, k, v, bias, 2, 0.25))
     open_keys = run(q, k[:, :20], v[:, :20], None, 2, 16, 0.25)
-    np.testing.assert_allclose(got[:, 1:], open_keys[:, 1:], rtol=1e-4, atol=2e-5)
+    assert_near(got[:, 1:], open_keys[:, 1:].astype("float64"))
 
 
-def test_causal_mask_of_infinities():
-    q, k, v = operands(1, 19, 19, 8)
+@both_types
+def test_causal_mask_of_infinities(dtype):
+    q, k, v = operands(1, 19, 19, 8, dtype)
     bias = np.triu(np.full((1, 1, 19, 19), -np.inf, "float32"), 1)
     got = run(q, k, v, bias, 1, 8, 1.0)
-    np.testing.assert_allclose(got, reference(q, k, v, bias, 1, 1.0), rtol=1e-4, atol=2e-5)
+    assert_near(got, reference(q, k, v, bias, 1, 1.0))
+
+
+@both_types
+@pytest.mark.parametrize("queries", [1, 19])
+def test_nan_and_queries_that_see_no_key(queries, dtype):
+    q, k, v = operands(1, 19, 19, 8, dtype)
+    clean = run(q, k, v, None, 1, 8, 1.0)
+    q[0, 3, 5] = np.nan
+    bias = np.zeros((1, 1, queries, 19), "float32")
+    bias[:, :, :: 19 - queries + 1] = -np.inf if queries == 1 else 0
+    if queries > 1:
+        bias[0, 0, 7] = -np.inf
+    got = run(q, k, v, bias, 1, 8, 1.0)
+    assert np.isnan(got[0, 3]).all()
+    assert np.isnan(got[0, 7]).all()
+    if queries > 1:
+        np.testing.assert_array_equal(np.delete(got, [3, 7], 1), np.delete(clean, [3, 7], 1))
 
 
 def test_large_scores_do_not_overflow():

@@ -1,0 +1,163 @@
+"""The loops of an attention's job on float16 panels: one head and one block of queries.
+
+All products are float16. Those with the keys add up the channels of a head, and those with the
+values one block of keys, from zero. The exponentials, which are at most 1, and the blocks are added
+up in float32.
+
+On x86 a multiply-add needs its scalar in all lanes, and to spread 16 bits takes an operation of the
+very port that half of the multiply-adds need. Spreading 32 bits takes a load only. So the keys and
+values of a block are written once as pairs of equal numbers::
+
+    k0 k1 k2 k3 ...   ->   k0 k0 k1 k1 k2 k2 k3 k3 ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tvm.tirx import Select
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
+from tvm_sparse.schedules.emit.buffers import converted, filled, number, scratch
+from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.expressions import constant, maximum
+from tvm_sparse.schedules.emit.half_math import exp_of_negative
+from tvm_sparse.schedules.emit.tiles import each_tile
+from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+LOWEST_BIAS = -32768.0
+"""Masks of the most negative float32 become this number. Its sum with a score is finite and, as in
+float32, hardly depends on the score."""
+
+ACCUMULATORS = 16
+"""Accumulators of a register tile. Tiles of a power of two cut blocks of keys without rest; LLVM
+spills accumulators where tiles of different sizes follow each other."""
+
+SUMMED_KEYS = 4
+"""Exponentials that are added up in float16 before they are converted for the sum in float32."""
+
+
+class HalfAttentionJob(AttentionJob):
+    """The loops of one head and one block of queries in float16.
+
+    Parameters
+    ----------
+    tokens, key_tokens, head_dim, lanes, cpu
+        As `AttentionJob`.
+    """
+
+    dtype = DType.FLOAT16
+
+    def __init__(
+        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+    ) -> None:
+        super().__init__(tokens, key_tokens, head_dim, lanes, cpu)
+        self.tile = max(min(self.tile, ACCUMULATORS // len(self.vectors)), 1)
+        self.size = head_dim * lanes
+        self.scaled = scratch(self.size, self.dtype)
+        self.sums = scratch(self.size) if key_tokens > lanes else None
+        reads_pairs = cpu.weights_per_load(self.dtype) == 1
+        self.pairs = scratch(self.size, "uint32") if reads_pairs else None
+
+    def as_score(self, bias: Expr) -> Expr:
+        """Return a bias as float16; finite numbers stay finite."""
+        limited = maximum(constant(LOWEST_BIAS, bias), bias)
+        infinity = constant(-math.inf, bias)
+        return converted(Select(T.EQ(bias, infinity), infinity, limited), self.dtype)
+
+    def prepare(self, queries: Any, scale: float) -> tuple[Element, Expr | None]:
+        """Scale the queries, so that their products with the keys stay small."""
+        with T.serial(T.int64(0), T.int64(self.head_dim)) as d:
+            for u in self.vectors:
+                place = self.part(d, u)
+                scaled = queries[place] * self.across(number(scale, self.dtype))
+                T.buffer_store(self.scaled, scaled, [place])
+        return lambda d, u: self.scaled[self.part(d, u)], None
+
+    def factors(self, panel: Any) -> Callable[[Expr], Expr]:
+        """Return a function that returns an element of a panel in all lanes of a vector."""
+        if self.pairs is None:
+            return super().factors(panel)
+        pairs, width = self.pairs, self.width // 2
+        with T.serial(T.int64(0), T.int64(self.size // self.width)) as i:
+            values = T.bind(panel[vector_at(i * self.width, self.width)])
+            for first in (0, width):
+                twice = T.Shuffle([values], [first + j // 2 for j in range(self.width)])
+                bits = T.reinterpret(f"uint32x{width}", twice)
+                T.buffer_store(pairs, bits, [vector_at(i * self.width + first, width)])
+        whole = f"float16x{self.width}"
+        return lambda index: T.reinterpret(whole, T.Broadcast(pairs[index], width))
+
+    def exponentiate(self) -> None:
+        """Replace the scores by their exponentials and add these up."""
+        for u in self.vectors:
+            self.total[u] = filled(0, self.width)
+
+        def visit(first: Expr, count: int) -> None:
+            for u in self.vectors:
+                sums = []
+                for i in range(count):
+                    place = self.part(first + i, u)
+                    weight = T.bind(exp_of_negative(self.scores[place] - self.largest[u]))
+                    T.buffer_store(self.scores, weight, [place])
+                    sums.append(weight)
+                while len(sums) > 1:
+                    sums = [sum(sums[i : i + 2][1:], sums[i]) for i in range(0, len(sums), 2)]
+                self.total[u] = self.total[u] + converted(sums[0], DType.FLOAT32)
+
+        with T.serial(T.int64(0), T.int64(self.key_tokens // SUMMED_KEYS)) as group:
+            visit(group * SUMMED_KEYS, SUMMED_KEYS)
+        rest = self.key_tokens % SUMMED_KEYS
+        if rest:
+            visit(T.int64(self.key_tokens - rest), rest)
+
+    def average(
+        self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
+    ) -> None:
+        """Compute the averages of the values, weighted by the exponentials."""
+        share = [T.bind(filled(1, self.width) / self.total[u]) for u in self.vectors]
+        each = range(len(self.vectors))
+        sums = self.sums
+        if sums is not None:
+            with T.serial(T.int64(0), T.int64(self.size // self.width)) as i:
+                zeros = filled(0, self.width)
+                T.buffer_store(sums, zeros, [vector_at(i * self.width, self.width)])
+
+        def finish(value: Expr, d: Expr, u: int) -> None:
+            result = converted(value * share[u], self.dtype)
+            store(result, d, vector_at(T.int64(u * self.width), self.width))
+
+        def visit_keys(block: Expr, keys: int) -> None:
+            panel = self.factors(value_panel(block))
+
+            def visit_tile(start: Expr, count: int) -> None:
+                self.clear(count)
+                self.multiply(
+                    keys,
+                    count,
+                    lambda j, i: panel((start + i) * self.lanes + j),
+                    lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
+                )
+                for i in range(count):
+                    for u in each:
+                        value = converted(self.acc[i * len(each) + u], DType.FLOAT32)
+                        place = self.part(start + i, u)
+                        if sums is None:
+                            finish(value, start + i, u)
+                        else:
+                            T.buffer_store(sums, sums[place] + value, [place])
+
+            each_tile(self.head_dim, self.tile, visit_tile)
+
+        self.each_key_block(visit_keys)
+        if sums is not None:
+            with T.serial(T.int64(0), T.int64(self.head_dim)) as d:
+                for u in each:
+                    finish(sums[self.part(d, u)], d, u)
