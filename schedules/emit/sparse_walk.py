@@ -27,8 +27,11 @@ PREFETCH_DISTANCE = 512
 """Slots by which a weight is prefetched ahead of its use; measured on a Xeon. Weights are read once
 for each row of activations, and come from the L2 or L3 cache."""
 
-NEON_LANES = 4
-"""Values of a NEON vector. No other instruction set here has vectors of this length."""
+NEON_BITS = 128
+"""Bits of a NEON vector. Kernels for other processors have longer vectors."""
+
+OFFSETS_OF_LOAD = 4
+"""Offsets that one load brings, in a register of 64 bits."""
 
 
 class SparseArguments:
@@ -145,27 +148,33 @@ class SparseGroup:
     def _load_step(self, step: Expr) -> Iterator[tuple[Expr, Expr]]:
         """Load every channel's next non-zero: its offset in floats, its weight in all lanes.
 
-        NEON's multiply-add takes its weight from an element of a vector, so that one load serves
-        four channels. This pays because the loop waits for loads on cores that start one or two of
-        them in a cycle. Hints would be loads, too, and cores foresee two streams read in order.
+        The loop waits for loads, so that four offsets come with one load: always on ARM, and with
+        float16 on x86, where it gains 6 to 13 %. With float32, where twice as many loads of inputs
+        belong to an offset, it gains nothing. NEON's multiply-add also takes its weight from an
+        element of a vector, so that one load serves four channels. Hints would be loads, too, and
+        ARM's cores foresee two streams read in order.
         """
-        unit, width = self._arguments.unit, self._arguments.width
-        first = step * self._size
-        if width != NEON_LANES:
+        arguments, weights = self._arguments, self._weights
+        unit, width, dtype = arguments.unit, arguments.width, arguments.dtype
+        first, by_element = step * self._size, width * dtype.bits == NEON_BITS
+        if not by_element:
             prefetch(self._positions[first + PREFETCH_DISTANCE])
-            prefetch(self._weights[first + PREFETCH_DISTANCE])
-        for r, count in _pieces(self._size, NEON_LANES if width == NEON_LANES else 1):
+            prefetch(weights[first + PREFETCH_DISTANCE])
+        joins = by_element or dtype == DType.FLOAT16
+        for r, count in _pieces(self._size, OFFSETS_OF_LOAD if joins else 1):
             if count == 1:
                 offset = T.bind(T.Cast("int64", self._positions[first + r]) * unit)
-                yield offset, T.bind(T.Broadcast(self._weights[first + r], width))
+                yield offset, T.bind(T.Broadcast(weights[first + r], width))
                 continue
             together = vector(first + r, count)
             bits = T.bind(T.reinterpret(f"uint{16 * count}", self._positions[together]))
-            weights = T.bind(self._weights[together])
+            loaded = T.bind(weights[together]) if by_element else None
             for i in range(count):
                 offset = T.bind(T.Cast("int64", (bits >> (16 * i)) & 0xFFFF) * unit)
-                # TVM allows no more lanes out of a shuffle than into it.
-                yield offset, T.bind(T.Shuffle([weights] * (width // count), [i] * width))
+                if loaded is None:
+                    yield offset, T.bind(T.Broadcast(weights[first + r + i], width))
+                else:  # TVM allows no more lanes out of a shuffle than into it
+                    yield offset, T.bind(T.Shuffle([loaded] * (width // count), [i] * width))
 
 
 def _pieces(size: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -31,29 +31,43 @@ LONGEST_UNROLLED = 8
 
 
 def image_to_panels(
-    batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the conversion of images to panels; lanes behind the last pixel become 0.
 
     Returns
     -------
     PrimFunc
-        ``(x [batch, channels, height, width], y [batch * height, channels, lanes])``, float32.
+        ``(x [batch, channels, height, width], y [batch * height, channels, lanes])``, x float32
+        and y of type `dtype`.
     """
-    return kernel(ImageToPanels(batch, channels, height, width, lanes, cpu))
+    return kernel(ImageToPanels(batch, channels, height, width, lanes, cpu, dtype))
 
 
 def panels_to_image(
-    batch: int, channels: int, height: int, width: int, lanes: int, cpu: CpuProfile
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    lanes: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
 ) -> tvm.tirx.PrimFunc:
     """Build the conversion of panels to images.
 
     Returns
     -------
     PrimFunc
-        ``(x [batch * height, channels, lanes], y [batch, channels, height, width])``, float32.
+        ``(x [batch * height, channels, lanes], y [batch, channels, height, width])``, x of type
+        `dtype` and y float32.
     """
-    return kernel(PanelsToImage(batch, channels, height, width, lanes, cpu))
+    return kernel(PanelsToImage(batch, channels, height, width, lanes, cpu, dtype))
 
 
 class _LayoutChange(Stage):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile, native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.operators.image_panels import (
     ImageToPanels,
     PanelsToImage,
@@ -26,15 +27,17 @@ NEON = CpuProfile(
     shape=st.tuples(*(st.integers(1, n) for n in (2, 5, 4, 150))),
     spare=st.sampled_from([0, 16]),
     cpu=st.sampled_from([native(), profile("haswell")]),
+    dtype=st.sampled_from(DType),
 )
-def test_both_directions(shape, spare, cpu):
-    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
-    lanes = cpu.image_lanes(shape[3]) + spare
-    want = image_panels(x, lanes)
-    got = run_kernel(image_to_panels(*shape, lanes, cpu), [x], want.shape, cpu)
+def test_both_directions(shape, spare, cpu, dtype):
+    x = np.random.default_rng(0).standard_normal(shape).astype(dtype).astype("float32")
+    lanes = cpu.image_lanes(shape[3], dtype) + spare
+    want = image_panels(x, lanes).astype(dtype)
+    got = run_kernel(image_to_panels(*shape, lanes, cpu, dtype), [x], want.shape, cpu)
     np.testing.assert_array_equal(got, want)
-    junk = image_panels(x, lanes, junk=7)
-    got = run_kernel(panels_to_image(*shape, lanes, cpu), [junk], x.shape, cpu)
+    assert got.dtype == dtype
+    junk = image_panels(x, lanes, junk=7).astype(dtype)
+    got = run_kernel(panels_to_image(*shape, lanes, cpu, dtype), [junk], x.shape, cpu)
     np.testing.assert_array_equal(got, x)
 
 

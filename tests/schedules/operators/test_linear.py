@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.dense import pack_linear
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.linear import linear
@@ -30,32 +31,34 @@ def build(func, cpu):
 @settings(max_examples=15, deadline=None)
 @given(
     n=st.integers(1, 70),
-    k=st.integers(1, 80),
+    k=st.one_of(st.integers(1, 80), st.integers(120, 200)),
     rows=st.integers(1, 4),
     vectors=st.integers(1, 4),
     epilogue=st.sampled_from([Epilogue(), FULL, Epilogue(bias=True), Epilogue(residual=True)]),
+    dtype=st.sampled_from(DType),
 )
-def test_any_size(n, k, rows, vectors, epilogue):
+def test_any_size(n, k, rows, vectors, epilogue, dtype):
     cpu = native()
     lanes = 8 * vectors
     rng = np.random.default_rng(0)
-    weight = rng.standard_normal((n, k)).astype("float32")
-    x = rng.standard_normal((rows, k, lanes)).astype("float32")
+    weight = rng.standard_normal((n, k)).astype(dtype)
+    x = rng.standard_normal((rows, k, lanes)).astype(dtype)
     expected = np.einsum("nk,rkl->rnl", weight.astype("float64"), x)
     inputs = [x, pack_linear(weight, default_tile(n, cpu).channels)]
     if epilogue.bias:
-        inputs.append(rng.standard_normal(n).astype("float32"))
+        inputs.append(rng.standard_normal(n).astype(dtype))
         expected += inputs[-1][:, None]
     if epilogue.residual:
-        inputs.append(rng.standard_normal((rows, n, lanes)).astype("float32"))
+        inputs.append(rng.standard_normal((rows, n, lanes)).astype(dtype))
         expected += inputs[-1]
     if epilogue.activation == "relu":
         expected = np.maximum(expected, 0)
-    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, "float32"))
-    build(linear(rows, lanes, n, k, epilogue, cpu), cpu)["main"](
+    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, dtype))
+    build(linear(rows, lanes, n, k, epilogue, cpu, dtype), cpu)["main"](
         *map(tvm.runtime.tensor, inputs), y
     )
-    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    lost = 1e-5 if dtype == DType.FLOAT32 else 6e-3
+    np.testing.assert_allclose(y.numpy(), expected, atol=lost * max(1, np.abs(expected).max()))
 
 
 def test_lanes_must_be_whole_vectors():

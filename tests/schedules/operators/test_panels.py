@@ -9,14 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.operators.panels import from_panels, panel_rows, to_panels
-
-
-def run(func: tvm.tirx.PrimFunc, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
-    y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
-    tvm.compile(module, target=native().to_target())["main"](tvm.runtime.tensor(x), y)
-    return y.numpy()
+from tvm_sparse.testing.kernels import run_kernel
 
 
 def as_panels(x: np.ndarray, lanes: int) -> np.ndarray:
@@ -32,15 +27,20 @@ def as_panels(x: np.ndarray, lanes: int) -> np.ndarray:
     tokens=st.integers(1, 70),
     channels=st.integers(1, 50),
     lanes=st.sampled_from([4, 8, 16, 32]),
+    dtype=st.sampled_from(DType),
 )
-def test_both_directions(batch, tokens, channels, lanes):
+def test_both_directions(batch, tokens, channels, lanes, dtype):
     x = np.random.default_rng(0).standard_normal((batch, tokens, channels)).astype("float32")
+    x = x.astype(dtype).astype("float32")
     sizes = (batch, tokens, channels, lanes)
-    want = as_panels(x, lanes)
-    got = run(to_panels(*sizes, native()), x, (panel_rows(batch, tokens, lanes), channels, lanes))
+    want = as_panels(x, lanes).astype(dtype)
+    shape = (panel_rows(batch, tokens, lanes), channels, lanes)
+    got = run_kernel(to_panels(*sizes, native(), dtype), [x], shape)
     np.testing.assert_array_equal(got, want)
-    junk = np.where(as_panels(np.ones_like(x), lanes) == 1, want, 7).astype("float32")
-    np.testing.assert_array_equal(run(from_panels(*sizes, native()), junk, x.shape), x)
+    assert got.dtype == dtype
+    junk = np.where(as_panels(np.ones_like(x), lanes) == 1, want, 7).astype(dtype)
+    got = run_kernel(from_panels(*sizes, native(), dtype), [junk], x.shape)
+    np.testing.assert_array_equal(got, x)
 
 
 @pytest.mark.parametrize(("cpu", "register"), [("haswell", "ymm"), ("skylake-avx512", "zmm")])

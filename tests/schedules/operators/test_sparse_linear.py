@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
@@ -23,27 +24,38 @@ def build(func, cpu):
     )
 
 
-def check(weight, rows, lanes, tiling, epilogue, seed=0, cpu=None):
+def check(weight, rows, lanes, tiling, epilogue, seed=0, cpu=None, dtype=DType.FLOAT32):
     """Compare the kernel with NumPy in double precision."""
     n, k = weight.shape
     cpu = cpu or native()
     rng = np.random.default_rng(seed)
     packed = PackedSparse.from_dense(weight, lanes, tiling)
-    kernel = build(sparse_linear(rows, lanes, n, k, tiling, epilogue, cpu), cpu)
-    x = rng.standard_normal((rows, k, lanes)).astype("float32")
-    expected = np.einsum("nk,rkl->rnl", weight.astype("float64"), x)
-    inputs = [x, packed.indptr, packed.channels, packed.offsets, packed.values]
+    kernel = build(sparse_linear(rows, lanes, n, k, tiling, epilogue, cpu, dtype), cpu)
+    x = rng.standard_normal((rows, k, lanes)).astype(dtype)
+    values = packed.values.astype(dtype)
+    expected = np.einsum("nk,rkl->rnl", weight.astype(dtype).astype("float64"), x)
+    inputs = [x, packed.indptr, packed.channels, packed.offsets, values]
     if epilogue.bias:
-        inputs.append(rng.standard_normal(n).astype("float32"))
+        inputs.append(rng.standard_normal(n).astype(dtype))
         expected += inputs[-1][:, None]
     if epilogue.residual:
-        inputs.append(rng.standard_normal((rows, n, lanes)).astype("float32"))
+        inputs.append(rng.standard_normal((rows, n, lanes)).astype(dtype))
         expected += inputs[-1]
     if epilogue.activation == "relu":
         expected = np.maximum(expected, 0)
-    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, "float32"))
+    y = tvm.runtime.tensor(np.full((rows, n, lanes), np.nan, dtype))
     kernel["main"](*map(tvm.runtime.tensor, inputs), y)
-    np.testing.assert_allclose(y.numpy(), expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    assert_near(y.numpy(), expected, dtype)
+
+
+def assert_near(got, expected, dtype):
+    """Compare with a result in double precision by what sums in a type may lose."""
+    largest = max(1, np.abs(expected).max())
+    if dtype == DType.FLOAT32:
+        np.testing.assert_allclose(got, expected, atol=1e-5 * largest)
+    else:
+        np.testing.assert_allclose(got, expected, atol=6e-3 * largest)
+        assert np.sqrt(np.mean((got - expected) ** 2)) <= 2.5e-3 * max(1, np.std(expected))
 
 
 def random_weight(n, k, density, seed=0):
@@ -63,18 +75,43 @@ def random_weight(n, k, density, seed=0):
     split=st.booleans(),
     tile=st.integers(1, 3),
     epilogue=st.sampled_from([PLAIN, FULL, Epilogue(bias=True), Epilogue(residual=True)]),
+    dtype=st.sampled_from(DType),
 )
-def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epilogue):
+def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epilogue, dtype):
     n = 2 * n if split else n
     tiling = SparseTiling(group, k_block, chunks=1 + split, window=24, rows=tile)
     lanes = 8 * vectors
-    check(random_weight(n, k, density), rows, lanes, tiling, epilogue)
+    check(random_weight(n, k, density), rows, lanes, tiling, epilogue, dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", DType)
 @pytest.mark.parametrize("k_block", [200, 100, 70])
-def test_epilogue_comes_once_however_many_k_blocks(k_block):
-    tiling = SparseTiling(4, k_block, chunks=2)
-    check(random_weight(24, 200, 0.3), 2, 2 * native().vector_lanes(), tiling, FULL)
+def test_epilogue_comes_once_however_many_k_blocks(k_block, dtype):
+    tiling, lanes = SparseTiling(4, k_block, chunks=2), 2 * native().vector_lanes(dtype)
+    check(random_weight(24, 200, 0.3), 2, lanes, tiling, FULL, dtype=dtype)
+
+
+def test_blocks_of_half_precision_are_summed_up_from_zero():
+    rng = np.random.default_rng(0)
+    weight, lanes = np.abs(rng.standard_normal((8, 4096))).astype("float32") * 0.01, 64
+    with_blocks, at_once = (
+        half_error(weight, lanes, SparseTiling(4, k_block)) for k_block in (256, 1024)
+    )
+    assert with_blocks < 0.6 * at_once
+
+
+def half_error(weight, lanes, tiling):
+    """Return the relative error of a product of numbers of one sign."""
+    n, k = weight.shape
+    packed = PackedSparse.from_dense(weight, lanes, tiling)
+    x = np.random.default_rng(1).random((1, k, lanes)).astype("float16")
+    values = packed.values.astype("float16")
+    y = tvm.runtime.tensor(np.zeros((1, n, lanes), "float16"))
+    func = sparse_linear(1, lanes, n, k, tiling, PLAIN, native(), DType.FLOAT16)
+    inputs = (x, packed.indptr, packed.channels, packed.offsets, values)
+    build(func, native())["main"](*map(tvm.runtime.tensor, inputs), y)
+    expected = np.einsum("nk,rkl->rnl", weight.astype("float16").astype("float64"), x)
+    return np.sqrt(np.mean((y.numpy() - expected) ** 2)) / np.sqrt(np.mean(expected**2))
 
 
 @pytest.mark.parametrize("k_block", [200, 70])
@@ -155,6 +192,18 @@ def test_inner_loop_stays_in_vector_registers(name, register, vectors):
     assert loops
     for loop in loops:
         assert len(re.findall(rf"vfmadd\w+ps\s+-?\d*\(.*%{register}", loop)) == 4 * vectors
+        assert "rsp" not in loop, "accumulators or pointers are spilled"
+
+
+def test_inner_loop_of_half_precision_loads_four_offsets_at_once():
+    cpu = profile("sapphirerapids")
+    func = sparse_linear(4, 64, 64, 768, SparseTiling(8, 256), PLAIN, cpu, DType.FLOAT16)
+    blocks = re.split(r"^\.LBB\w+:", build(func, cpu).mod.inspect_source("s"), flags=re.MULTILINE)
+    loops = [block for block in blocks if re.search(r"vfmadd\w+ph\s+-?\d*\(", block)]
+    assert loops
+    for loop in loops:
+        assert len(re.findall(r"vfmadd\w+ph\s+-?\d*\(.*%zmm", loop)) == 16
+        assert len(re.findall(r"movq\s+-?\d*\(", loop)) == 2
         assert "rsp" not in loop, "accumulators or pointers are spilled"
 
 
