@@ -36,13 +36,15 @@ def longest_sum(dtype: DType) -> int:
 
 
 def holds(array: np.ndarray, dtype: DType) -> bool:
-    """Return whether a type represents all numbers of an array to about its precision.
+    """Return whether a type represents the numbers of an array about as well as it can.
 
-    float16 ends at 65,504, and below 6.1e-5 its numbers have fewer digits.
+    float16 ends at 65,504, and has fewer digits below 6.1e-5: a larger number turns infinite, and
+    the epsilon of a division turns zero. Small numbers beside large ones may lose digits.
     """
-    limits = np.finfo(dtype)
-    sizes = np.abs(array[np.isfinite(array)])
-    return bool(np.all((sizes == 0) | ((sizes >= limits.tiny) & (sizes <= limits.max))))
+    finite = array[np.isfinite(array)].astype(np.float64)
+    with np.errstate(over="ignore"):
+        lost = np.abs(finite.astype(dtype).astype(np.float64) - finite)
+    return bool(np.all(lost <= np.finfo(dtype).eps * np.max(np.abs(finite), initial=0)))
 
 
 ACTIVATIONS = DType.FLOAT32
