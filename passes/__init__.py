@@ -16,6 +16,7 @@ from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
+from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
@@ -68,4 +69,5 @@ __all__ = [
     "SplitLinear",
     "SplitReductions",
     "VectorizeMath",
+    "WidenHalf",
 ]

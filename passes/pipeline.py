@@ -35,6 +35,7 @@ from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
+from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
@@ -67,6 +68,7 @@ def canonicalize() -> Passes:
     """Make whole operators of the parts into which exporters decompose them."""
     return [
         CheckIndices(),
+        WidenHalf(),
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),

@@ -68,7 +68,6 @@ def symbolic_rows():
 
 
 DENSE = {
-    "float16": (lambda: product("float16"), "it computes in float16"),
     "float64": (lambda: product("float64"), "it computes in float64"),
     "parameter": (lambda: product_of_parameter(view=False), "is a parameter"),
     "view of a parameter": (lambda: product_of_parameter(view=True), "is a parameter"),
@@ -122,8 +121,8 @@ class TestTvmBuilds:
         "make",
         [
             product,
-            lambda: product("float16", weight=weights(256, 512, density=1.0)),
-            lambda: product("float16", (4, 8), weights(8, 8)),
+            lambda: product("float64", weight=weights(256, 512, density=1.0)),
+            lambda: product("float64", (4, 8), weights(8, 8)),
         ],
         ids=["sparse", "not pruned", "tiny"],
     )
@@ -134,8 +133,8 @@ class TestTvmBuilds:
 
     def test_strict(self):
         pipeline = relax.get_pipeline("tvm_sparse", strict=True)
-        with pytest.raises(RuntimeError, match="it computes in float16"):
-            tvm.compile(product("float16"), HASWELL, relax_pipeline=pipeline)
+        with pytest.raises(RuntimeError, match="it computes in float64"):
+            tvm.compile(product("float64"), HASWELL, relax_pipeline=pipeline)
         tvm.compile(product(), HASWELL, relax_pipeline=pipeline)
 
 
@@ -160,8 +159,8 @@ class TestEngineReport:
         assert tvm_sparse.load(tmp_path / "mlp.so").report is None
 
     def test_strict(self):
-        with pytest.raises(ModelError, match=r"not sparse: .*: it computes in float16"):
-            tvm_sparse.compile(product("float16"), strict=True)
+        with pytest.raises(ModelError, match=r"not sparse: .*: it computes in float64"):
+            tvm_sparse.compile(product("float64"), strict=True)
         assert tvm_sparse.compile(product(), strict=True).report.warnings == ()
 
 
