@@ -9,8 +9,8 @@ A window is a rectangle of pixels, so that an output row is made in two passes::
 
 The line stays in L1. The padding lies beside its pixels, also in place of lanes that hold no pixel,
 so that the second pass is free of conditions. It takes one vector load for each pixel of the
-window's width, which is not aligned, and a shuffle where the stride is not 1. The sums of a mean are
-float32, whatever the type of the panels.
+window's width, which is not aligned, and a shuffle where the stride is not 1. The sums of a mean
+are float32, whatever the type of the panels.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ def conv2d(dtype, groups=1):
 LAYERS = {
     "sparse_linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
     "linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
+    "amx_linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
     "sparse_row_linear": lambda dtype: Linear(4, 1, 768, 768, dtype),
     "row_linear": lambda dtype: Linear(4, 1, 768, 768, dtype),
     "sparse_conv2d": conv2d,
@@ -74,14 +75,23 @@ def test_other_rates():
     assert CPU.vector_lanes(HALF) == 2 * CPU.vector_lanes(DType.FLOAT32)
 
 
+def refusing(dtype, cpu):
+    """Return the families that have no kernel for a type on a processor."""
+    return [f.name for f in FAMILIES if f.refusal(Layer(LAYERS[f.name](dtype), 0.1), cpu)]
+
+
 def test_permutations_of_half_the_elements_have_no_kernel():
-    refusing = [f.name for f in FAMILIES if f.refusal(Layer(LAYERS[f.name](HALF), 0.1), CPU)]
-    assert refusing == ["sparse_row_linear"]
+    assert refusing(HALF, profile("sapphirerapids")) == ["sparse_row_linear"]
+
+
+def test_the_matrix_unit_takes_half_precision_where_it_is():
+    assert refusing(DType.FLOAT32, profile("sapphirerapids")) == ["amx_linear"]
+    assert "amx_linear" in refusing(HALF, CPU)
 
 
 @pytest.mark.parametrize(
     "family",
-    [family for family in FAMILIES if family.name != "sparse_row_linear"],
+    [family for family in FAMILIES if family.name not in ("sparse_row_linear", "amx_linear")],
     ids=lambda family: family.name,
 )
 def test_layers_take_fewer_cycles(family):
