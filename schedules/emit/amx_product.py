@@ -80,13 +80,14 @@ class Sums:
     columns : tuple of Expr
         The numbers of its columns.
     vector : callable
-        Returns the float32 sums of a channel, counted from the first, in a column, counted too.
+        Returns the float32 sums of a channel, counted from the first, in one or more columns that
+        follow one another, of which the first is counted, too.
     """
 
     channel: Expr
     channels: Expr
     columns: tuple[Expr, ...]
-    vector: Callable[[Expr, int], Expr]
+    vector: Callable[[Expr, int, int], Expr]
 
 
 class AmxProduct:
@@ -278,7 +279,7 @@ class AmxProduct:
             channels = opaque(T.min(channels, self.n - first))
         numbers = tuple(T.bind(place * PLACE_COLUMNS + b) for b in range(columns))
 
-        def read(channel: Expr, column: int) -> Expr:
-            return self._sums[vector(sums(channel, column), COLUMN_LANES)]
+        def read(channel: Expr, column: int, count: int) -> Expr:
+            return self._sums[vector(sums(channel, column), count * COLUMN_LANES)]
 
         return Sums(first, channels, numbers, read)

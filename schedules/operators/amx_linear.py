@@ -207,21 +207,23 @@ class AmxLinear(LayerStage):
             self.product.keep(column + (lane // COLUMN_LANES + i), pair, value)
 
     def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr) -> None:
-        """Store sums as they are after the epilogue."""
-        places = []
-        for column in sums.columns:
-            at = T.bind(row + column // self.row_columns)
-            lane = T.bind(column % self.row_columns * COLUMN_LANES)
+        """Store sums as they are after the epilogue, whose activation is computed in float16."""
+        count = len(sums.columns) if self.row_columns % len(sums.columns) == 0 else 1
+        lanes = count * COLUMN_LANES
+        pieces = []
+        for i in range(0, len(sums.columns), count):
+            at = T.bind(row + sums.columns[i] // self.row_columns)
+            lane = T.bind(sums.columns[i] % self.row_columns * COLUMN_LANES)
             residual = self.residual_tile(image, at, 1)
-            places.append((y.tile(image, at), vector(lane, COLUMN_LANES), residual))
-        with T.serial(T.int64(0), sums.channels) as i:
-            channel = sums.channel + i
-            for column, (out, lanes, residual) in enumerate(places):
-                value = sums.vector(i, column)
+            pieces.append((i, y.tile(image, at), vector(lane, lanes), residual))
+        with T.serial(T.int64(0), sums.channels) as c:
+            channel = sums.channel + c
+            for i, out, place, residual in pieces:
+                value = sums.vector(c, i, count)
                 if self.bias is not None:
                     bias = converted(self.bias[channel], DType.FLOAT32)
-                    value = value + T.Broadcast(bias, COLUMN_LANES)
+                    value = value + T.Broadcast(bias, lanes)
                 if residual is not None:
-                    value = value + converted(residual[0, channel, lanes], DType.FLOAT32)
-                value = self.epilogue.activate(T.bind(value))
-                out.store(converted(value, self.tensor.dtype), 0, channel, lanes)
+                    value = value + converted(residual[0, channel, place], DType.FLOAT32)
+                value = self.epilogue.activate(T.bind(converted(value, self.tensor.dtype)))
+                out.store(value, 0, channel, place)

@@ -82,7 +82,9 @@ def test_processes_and_their_children_get_the_unit(files, work):
 
 
 def test_a_refusal_is_an_error(files):
-    work = "refuse()\ntry:\n    run()\nexcept tvm_sparse.errors.RunError as error:\n    print(error)"
+    work = (
+        "refuse()\ntry:\n    run()\nexcept tvm_sparse.errors.RunError as error:\n    print(error)"
+    )
     said = outcome(files, work)
     if said == "no filters":
         pytest.skip("the system lets no process filter its calls")
