@@ -47,9 +47,9 @@ def refuse():
     steps = [(load, 0, 0, 0), (if_equal, 0, 3, 158), (load, 0, 0, 16), (if_equal, 0, 1, 0x1023)]
     steps += [(end, 0, 0, 0x00050001), (end, 0, 0, 0x7FFF0000)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    filter = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code)))
+    program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))
     libc = ctypes.CDLL(None)
-    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, filter, 0, 0):
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program, 0, 0):
         print("no filters")
         sys.exit()
 """
