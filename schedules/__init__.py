@@ -15,6 +15,7 @@ from tvm_sparse.schedules.operators.image_panels import (
     image_to_panels,
     panels_to_image,
 )
+from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
@@ -40,6 +41,7 @@ __all__ = [
     "DepthwiseConv2d",
     "Elementwise",
     "ImageToPanels",
+    "JoinedConv2d",
     "LayerNorm",
     "MaxPool2d",
     "PanelsToImage",
@@ -61,6 +63,7 @@ __all__ = [
     "global_avg_pool2d",
     "global_max_pool2d",
     "image_to_panels",
+    "joined_conv2d",
     "kernel",
     "layer_norm",
     "linear",

@@ -22,6 +22,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling, joined_layout
 from tvm_sparse.formats.rows import tile_channels
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
 from tvm_sparse.formats.windows import WindowSparse
@@ -43,6 +44,11 @@ from tvm_sparse.tilings.families import (
     nothing_measured,
     sparse_family,
     sparse_or_dense,
+)
+from tvm_sparse.tilings.joined_conv2d import (
+    JOINED_CONV2D_FAMILY,
+    JOINED_LINEAR_FAMILY,
+    as_conv2d,
 )
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import SPARSE_ROW_LINEAR_FAMILY, SparseRowTiling
@@ -144,10 +150,27 @@ def _sparse_conv2d(
     return operators.sparse_conv2d(panels, constants, problem, fields)
 
 
+def _joined_conv2d(
+    panels: relax.Expr, weight: NDArray[np.float32], problem: Conv2d, tiling: JoinedTiling
+) -> relax.Call:
+    layout = joined_layout(problem, tiling)
+    packed = PackedSparse.pack(weight.reshape(layout.n, layout.k), layout)
+    constants = _constants(packed, problem.dtype)
+    return operators.joined_conv2d(panels, constants, problem, dataclasses.asdict(tiling))
+
+
+def _joined_linear(
+    panels: relax.Expr, weight: NDArray[np.float32], problem: Linear, tiling: JoinedLinearTiling
+) -> relax.Call:
+    return _joined_conv2d(panels, weight, as_conv2d(problem), tiling)
+
+
 _CALLS: dict[str, Callable[..., relax.Call]] = {
     SPARSE_LINEAR_FAMILY.name: _sparse_linear,
     SPARSE_ROW_LINEAR_FAMILY.name: _sparse_row_linear,
     SPARSE_CONV2D_FAMILY.name: _sparse_conv2d,
+    JOINED_CONV2D_FAMILY.name: _joined_conv2d,
+    JOINED_LINEAR_FAMILY.name: _joined_linear,
 }
 
 

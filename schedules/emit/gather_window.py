@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.emit.buffers import filled, opaque, vector
 from tvm_sparse.sizes.conv2d import Window
+from tvm_sparse.sizes.joined_window import JoinedWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ def gather_window(
     x : Panels
         The images.
     memory : Buffer
-        Flat memory of at least `Window.size` floats for the rows.
+        Flat memory of at least `Window.size` elements for the rows.
     window : Window
         The layout of the stored rows.
     image : Expr
@@ -56,12 +57,7 @@ def gather_window(
     """
     problem = window.problem
     width = math.gcd(problem.lanes_in, window.width)
-    zero = filled(0, width)
-
-    def fill_with_zeros(start: Expr, size: int) -> None:
-        with T.serial(T.int64(0), T.int64(size // width)) as i:
-            T.buffer_store(memory, zero, [vector(start + i * width, width)])
-
+    fill_with_zeros = _filling(memory, window, width)
     if window.front:
         fill_with_zeros(T.int64(0), window.front)
     rows = opaque(rows)
@@ -75,24 +71,93 @@ def gather_window(
             fill_with_zeros(start + (window.row_pitch - window.front), window.front)
         with T.If(T.And(source_row >= 0, source_row < problem.height)):
             with T.Then():
-                at = x.at(image, source_row)
-                size = (count - 1) * x.channel_pitch + problem.lanes_in
-                source = x.flat(at, channel, T.int64(0), size)
+                source = _source(x, image, source_row, channel, count, window)
                 with T.serial(T.int64(0), T.int64(count)) as c:
-                    first = c * x.channel_pitch
-
-                    def load(i: Expr | int, first: Expr = first, source: Any = source) -> Expr:
-                        return source[vector(first + i * width, width)]
-
+                    load = _loading(x, source, c, width)
                     for plane, origin in enumerate(window.origins):
                         begin = start + c * window.channel_pitch + plane * window.pitch
-
-                        def store(i: Expr | int, value: Expr, begin: Expr = begin) -> None:
-                            T.buffer_store(memory, value, [vector(begin + i * width, width)])
-
-                        _gather_plane(window, origin, width, load, store)
+                        _gather_plane(window, origin, width, load, _storing(memory, begin, width))
             with T.Else():
                 fill_with_zeros(start, count * window.channel_pitch)
+
+
+def gather_joined(
+    x: Panels,
+    memory: Expr,
+    window: JoinedWindow,
+    image: Expr,
+    first_row: Expr,
+    rows: Expr | int,
+    channel: Expr,
+    count: int,
+) -> None:
+    """Copy `count` channels of some image rows into a window in which vectors span rows.
+
+    Rows of the window behind the last one of `rows` become zeros.
+
+    Parameters
+    ----------
+    x, memory, window, image, first_row, rows, channel, count
+        As `gather_window` takes them; the memory holds `JoinedWindow.held` elements.
+    """
+    problem, stride = window.problem, window.problem.stride[0]
+    width = math.gcd(problem.lanes_in, window.pitch)
+    fill_with_zeros = _filling(memory, window, width)
+    if window.front:
+        fill_with_zeros(T.int64(0), window.front)
+    fill_with_zeros(T.int64(window.front + count * window.channel_pitch), 2 * window.width)
+    end = opaque(T.min(first_row + rows, T.int64(problem.height)))
+    for number, phase in enumerate(window.phases):
+        with T.serial(T.int64(0), T.int64(window.phase_rows)) as row:
+            source_row = opaque(first_row + (row * stride + phase))
+            planes = len(window.origins)
+            place = number * planes * window.plane_pitch + window.front
+            start = T.bind(row * window.pitch + place)
+            with T.If(T.And(source_row >= 0, source_row < end)):
+                with T.Then():
+                    source = _source(x, image, source_row, channel, count, window)
+                    with T.serial(T.int64(0), T.int64(count)) as c:
+                        load = _loading(x, source, c, width)
+                        for plane, origin in enumerate(window.origins):
+                            begin = start + c * window.channel_pitch + plane * window.plane_pitch
+                            store = _storing(memory, begin, width)
+                            _gather_plane(window, origin, width, load, store)
+                with T.Else(), T.serial(T.int64(0), T.int64(count)) as c:
+                    for plane in range(planes):
+                        begin = start + c * window.channel_pitch + plane * window.plane_pitch
+                        fill_with_zeros(begin, window.pitch)
+
+
+def _filling(memory: Expr, window: Window, width: int) -> Callable[[Expr, int], None]:
+    """Return the function that stores `size` zeros from a place on."""
+    zero = filled(0, width, window.problem.dtype)
+
+    def fill_with_zeros(start: Expr, size: int) -> None:
+        with T.serial(T.int64(0), T.int64(size // width)) as i:
+            T.buffer_store(memory, zero, [vector(start + i * width, width)])
+
+    return fill_with_zeros
+
+
+def _source(x: Panels, image: Expr, row: Expr, channel: Expr, count: int, window: Window) -> Expr:
+    """Return a view of `count` channels of a row of the images."""
+    size = (count - 1) * x.channel_pitch + window.problem.lanes_in
+    return x.flat(x.at(image, row), channel, T.int64(0), size)
+
+
+def _loading(x: Panels, source: Any, channel: Expr, width: int) -> Callable[[Expr | int], Expr]:
+    """Return the function that loads a vector of a channel of a row."""
+    first = channel * x.channel_pitch
+    return lambda i: source[vector(first + i * width, width)]
+
+
+def _storing(memory: Expr, begin: Expr, width: int) -> Callable[[Expr | int, Expr], None]:
+    """Return the function that stores a vector of a plane of the window."""
+
+    def store(i: Expr | int, value: Expr) -> None:
+        T.buffer_store(memory, value, [vector(begin + i * width, width)])
+
+    return store
 
 
 def _gather_plane(
@@ -105,6 +170,7 @@ def _gather_plane(
     """Store every vector of a plane: pixels ``origin + lane * stride``, zeros beside the image."""
     stride, image_width = window.problem.stride[1], window.problem.width
     vectors = window.pitch // width
+    zero = filled(0, width, window.problem.dtype)
     pixels = [
         [origin + (i * width + lane) * stride for lane in range(width)] for i in range(vectors)
     ]
@@ -113,18 +179,22 @@ def _gather_plane(
     if looped:
         with T.serial(T.int64(inside[0]), T.int64(inside[-1] + 1)) as i:
             ahead = (i - inside[0]) * stride
-            store(i, _select(pixels[inside[0]], image_width, width, lambda j: load(ahead + j)))
+            store(i, _select(pixels[inside[0]], image_width, zero, lambda j: load(ahead + j)))
     for i in range(vectors):
         if i not in looped:
-            store(i, _select(pixels[i], image_width, width, load))
+            store(i, _select(pixels[i], image_width, zero, load))
 
 
 def _select(
-    pixels: list[int], image_width: int, width: int, load: Callable[[Expr | int], Expr]
+    pixels: list[int],
+    image_width: int,
+    zero: Expr,
+    load: Callable[[Expr | int], Expr],
 ) -> Expr:
     """Return the vector of the given pixels of a row; pixels outside of the image are 0."""
+    width = len(pixels)
     valid = [0 <= pixel < image_width for pixel in pixels]
-    value = None if all(valid) else filled(0, width)
+    value = None if all(valid) else zero
     for source in sorted({pixel // width for pixel, v in zip(pixels, valid, strict=True) if v}):
         lanes = [
             pixel - source * width if v and pixel // width == source else None

@@ -11,6 +11,8 @@ The loops::
                     for input channel, kernel row, kernel position in the row:
                         rows x V loads from the window, NB weights, all multiply-adds
                     y = accumulators, after bias, residual and activation
+
+In float16, the accumulators hold the sums of some input channels, which are added up in memory.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import longest_sum
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     argument,
@@ -63,8 +66,8 @@ def conv2d(
     -------
     PrimFunc
         ``(x [N * H, C, lanes_in], weight [blocks, C / groups, kh, kw, NB], [bias [Co]],
-        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all float32, the weight
-        from `tvm_sparse.formats.dense.pack_conv2d`.
+        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, all of the problem's
+        type, the weight from `tvm_sparse.formats.dense.pack_conv2d`.
     """
     return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 
@@ -107,21 +110,26 @@ class DenseConv2d(ConvStage):
         self.blocks = self.group_blocks * problem.groups
         self.tiles = Tiles(tiling.rows)
         self.row_block, self.chunks = tiling.row_block, tiling.chunks
+        taps, longest = math.prod(problem.kernel), longest_sum(problem.dtype)
+        parts = min(-(-self.group_inputs * taps // longest), self.group_inputs)
+        self.depth = -(-self.group_inputs // parts)
 
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
         taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
-        self.weight = argument("weight", self.blocks, *taps)
-        has_bias = self.epilogue.bias
-        self.bias = argument("bias", self.tensor.channels) if has_bias else None
+        has_bias, dtype = self.epilogue.bias, self.problem.dtype
+        self.weight = argument("weight", self.blocks, *taps, dtype=dtype)
+        self.bias = argument("bias", self.tensor.channels, dtype=dtype) if has_bias else None
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
         super().allocate(run_rows)
-        tiling = self.tiling
-        size = self.window.size(self.most_rows)
-        self.memory = scratch(size)
-        self.acc = Registers(tiling.channels * tiling.rows * tiling.vectors, tiling.width)
+        tiling, dtype = self.tiling, self.problem.dtype
+        self.memory = scratch(self.window.size(self.most_rows), dtype)
+        count = tiling.channels * tiling.rows * tiling.vectors
+        self.acc = Registers(count, tiling.width, dtype)
+        if self.depth < self.group_inputs:
+            self.sums = scratch(count * tiling.width, dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -167,7 +175,7 @@ class DenseConv2d(ConvStage):
         for piece in range(pieces):
             first, end = (vectors * p // pieces for p in (piece, piece + 1))
             tile = [(i, v * tiling.width) for i in range(rows) for v in range(first, end)]
-            self._multiply(base, block, tile)
+            self._sum(base, block, tile)
             for k in range(tiling.channels):
                 if k < self.group_outputs - (self.group_blocks - 1) * tiling.channels:
                     self._store(k, block, tile, y, residual)
@@ -175,19 +183,39 @@ class DenseConv2d(ConvStage):
                     with T.If(block % self.group_blocks < self.group_blocks - 1), T.Then():
                         self._store(k, block, tile, y, residual)
 
-    def _multiply(self, base: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
-        """Multiply and add for all (row, lane) vectors of a tile."""
+    def _sum(self, base: Expr, block: Expr, tile: list[tuple[int, int]]) -> None:
+        """Leave the products of all (row, lane) vectors of a tile in the accumulators."""
+        inputs, depth, width = self.group_inputs, self.depth, self.tiling.width
+        if depth == inputs:
+            self._multiply(base, block, tile, T.int64(0), T.int64(inputs))
+            return
+        places = [
+            vector(T.int64(i * width), width) for i in range(self.tiling.channels * len(tile))
+        ]
+        for place in places:
+            T.buffer_store(self.sums, filled(0, width, self.problem.dtype), [place])
+        with T.serial(T.int64(0), T.int64(-(-inputs // depth))) as part:
+            low = T.bind(part * depth)
+            self._multiply(base, block, tile, low, T.bind(T.min(low + depth, T.int64(inputs))))
+            for i, place in enumerate(places):
+                T.buffer_store(self.sums, self.sums[place] + self.acc[i], [place])
+        for i, place in enumerate(places):
+            self.acc[i] = self.sums[place]
+
+    def _multiply(
+        self, base: Expr, block: Expr, tile: list[tuple[int, int]], low: Expr, high: Expr
+    ) -> None:
+        """Multiply and add input channels ``[low, high)`` for all (row, lane) vectors of a tile."""
         problem, window, tiling = self.problem, self.window, self.tiling
         kh, kw = problem.kernel
         size = self.group_inputs * kh * kw * tiling.channels
-        weights = flat(self.weight[block, 0, 0, 0, 0], size)
+        weights = flat(self.weight[block, 0, 0, 0, 0], size, problem.dtype)
         first_channel = block // self.group_blocks * self.group_inputs
         # Offsets count from `lead` floats before the rows, see `Window.offset`.
         base = T.bind(base + first_channel * window.channel_pitch + (window.front - window.lead))
         for i in range(tiling.channels * len(tile)):
-            self.acc[i] = filled(0, tiling.width)
-        inputs = T.serial(T.int64(0), T.int64(self.group_inputs))
-        with inputs as c, T.serial(T.int64(0), T.int64(kh)) as dy:
+            self.acc[i] = filled(0, tiling.width, problem.dtype)
+        with T.serial(low, high) as c, T.serial(T.int64(0), T.int64(kh)) as dy:
             start = base + c * window.channel_pitch
             start = T.bind(start + dy * (problem.dilation[0] * window.row_pitch))
             for dx in range(kw):
@@ -221,5 +249,5 @@ class DenseConv2d(ConvStage):
             # Nobody reads these lanes, but they must be finite.
             for lane in range(vectors * width, self.tensor.lanes, width):
                 for i in sorted({i for i, _ in tile}):
-                    zeros = filled(0, width)
+                    zeros = filled(0, width, self.problem.dtype)
                     y.store(zeros, i, channel, vector(T.int64(lane), width))

@@ -60,7 +60,8 @@ def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tv
     -------
     PrimFunc
         ``(x [N * H, C, lanes_in], weight [C, 1, kh, kw], [bias [C]],
-        [residual [N * Ho, C, lanes_out]], y [N * Ho, C, lanes_out])``, all float32.
+        [residual [N * Ho, C, lanes_out]], y [N * Ho, C, lanes_out])``, all of the problem's
+        type.
     """
     return kernel(DepthwiseConv2d(problem, epilogue, cpu))
 
@@ -104,17 +105,17 @@ class DepthwiseConv2d(ConvStage):
 
     def declare_weight(self) -> None:
         """Declare the weight and the bias."""
-        channels, has_bias = self.problem.channels, self.epilogue.bias
-        self.weight = argument("weight", channels, 1, *self.problem.kernel)
-        self.bias = argument("bias", channels) if has_bias else None
+        problem, has_bias = self.problem, self.epilogue.bias
+        channels, dtype = problem.channels, problem.dtype
+        self.weight = argument("weight", channels, 1, *problem.kernel, dtype=dtype)
+        self.bias = argument("bias", channels, dtype=dtype) if has_bias else None
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
         super().allocate(run_rows)
-        tiling = self.tiling
-        size = self.window.size(self.most_rows)
-        self.memory = scratch(size)
-        self.acc = Registers(tiling.rows * tiling.vectors, tiling.width)
+        tiling, dtype = self.tiling, self.problem.dtype
+        self.memory = scratch(self.window.size(self.most_rows), dtype)
+        self.acc = Registers(tiling.rows * tiling.vectors, tiling.width, dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -181,16 +182,16 @@ class DepthwiseConv2d(ConvStage):
         # Nobody reads these lanes, but they must be finite.
         for lane in range(vectors * tiling.width, self.tensor.lanes, tiling.width):
             for i in range(rows):
-                zeros = filled(0, tiling.width)
+                zeros = filled(0, tiling.width, self.problem.dtype)
                 y.store(zeros, i, channel, vector(T.int64(lane), tiling.width))
 
     def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: int) -> None:
         """Multiply and add for the `vectors` vectors after `base` of the rows of a tile."""
         problem, window, width = self.problem, self.window, self.tiling.width
         (kh, kw), stride, dilation = problem.kernel, problem.stride[0], problem.dilation[0]
-        weights = flat(self.weight[channel, 0, 0, 0], kh * kw)
+        weights = flat(self.weight[channel, 0, 0, 0], kh * kw, problem.dtype)
         for i in range(rows * vectors):
-            start = number(0) if self.bias is None else self.bias[channel]
+            start = number(0, problem.dtype) if self.bias is None else self.bias[channel]
             self.acc[i] = T.Broadcast(start, width)
         for seen in range(window.rows(rows)):
             users = [

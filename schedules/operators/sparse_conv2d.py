@@ -59,7 +59,7 @@ def sparse_conv2d(
     -------
     PrimFunc
         ``(x [N * H, C, lanes_in], indptr, channels, offsets, values, [bias [Co]],
-        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, activations float32, the
+        [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, of the problem's type, the
         weight's arrays as `PackedSparse.from_conv2d` makes them.
     """
     return kernel(SparseConv2d(problem, tiling, epilogue, cpu))
@@ -110,15 +110,16 @@ class SparseConv2d(ConvStage):
 
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
-        self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue)
+        dtype = self.problem.dtype
+        self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue, dtype)
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
         super().allocate(run_rows)
-        size = self.window.size(self.most_rows)
-        self.memory = scratch(size)
+        dtype = self.problem.dtype
+        self.memory = scratch(self.window.size(self.most_rows), dtype)
         count = self.tiling.group * self.tiling.rows * self.vectors
-        self.acc = Registers(count, self.tiling.width)
+        self.acc = Registers(count, self.tiling.width, dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -153,7 +154,7 @@ class SparseConv2d(ConvStage):
 
     def weight_bytes(self) -> int:
         """Return the bytes of the packed weight."""
-        return self.layout.bytes(self.density)
+        return self.layout.bytes(self.density, self.problem.dtype)
 
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
@@ -199,7 +200,7 @@ class SparseConv2d(ConvStage):
         """Fill the lanes that no vector covers: nobody reads them, but they must be finite."""
         width, channels = self.tiling.width, self.layout.chunk_channels
         for lane in range(self.window.vectors * width, self.tensor.lanes, width):
-            zeros = filled(0, width)
+            zeros = filled(0, width, self.problem.dtype)
             with T.serial(T.int64(0), T.int64(channels)) as c:
                 for i in range(count):
                     y.store(zeros, i, chunk * channels + c, vector(T.int64(lane), width))

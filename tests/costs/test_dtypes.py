@@ -17,6 +17,7 @@ from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.families import FAMILIES
+from tvm_sparse.tilings.joined_conv2d import as_conv2d
 from tvm_sparse.tilings.layer import Layer
 
 HALF = DType.FLOAT16
@@ -29,7 +30,14 @@ def conv2d(dtype, groups=1):
     return Conv2d(1, 64, 64, 64, 64, **sizes, lanes_in=64, lanes_out=64, dtype=dtype)
 
 
+def narrow(dtype):
+    """Rows that fill a part of a vector."""
+    return Linear(7, 8, 768, 768, dtype)
+
+
 LAYERS = {
+    "joined_linear": narrow,
+    "joined_conv2d": lambda dtype: as_conv2d(narrow(dtype)),
     "sparse_linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
     "linear": lambda dtype: Linear(16, 64, 768, 768, dtype),
     "amx_linear": lambda dtype: Linear(16, 64, 768, 768, dtype),

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import profile
+from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling
 from tvm_sparse.records import file
 from tvm_sparse.records.best import RecordedPlans
@@ -44,6 +46,8 @@ LAYERS = {
     "conv2d": Layer(CONV, 0.1),
     "grouped": Layer(replace(CONV, groups=4), 0.1),
     "depthwise": Layer(replace(CONV, groups=16), 1.0),
+    "narrow linear": Layer(Linear(4, 8, 64, 48), 0.1),
+    "narrow conv2d": Layer(replace(CONV, dtype=DType.FLOAT16), 0.1),
 }
 TILINGS = [
     SparseTiling(4, 16, rows=2),
@@ -54,6 +58,8 @@ TILINGS = [
     RowTiling(16, 4, 4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
+    JoinedLinearTiling(4, 16, rows=4, width=16),
+    JoinedTiling(4, 8, rows=8, width=32),
 ]
 FITTING = {
     "linear": {0, 3},
@@ -61,6 +67,8 @@ FITTING = {
     "conv2d": {2, 6},
     "grouped": {6},
     "depthwise": {7},
+    "narrow linear": {0, 3, 8},
+    "narrow conv2d": {2, 6, 9},
 }
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
@@ -85,6 +93,7 @@ def test_names_of_families_in_records_do_not_change():
     assert names == [
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
         *("linear", "amx_linear", "row_linear", "conv2d", "depthwise_conv2d"),
+        *("joined_linear", "joined_conv2d"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -93,6 +102,7 @@ def test_names_of_families_in_records_do_not_change():
 def test_fields_of_kernels_in_records_do_not_change():
     of_rows = ["kernel", "width", "vectors", "rows", "jobs"]
     packed = ["kernel", "group", "k_block", "chunks", "window", "rows"]
+    joined = [*packed, "width", "vectors", "shifted"]
     assert [list(kernel_to_fields(tiling)) for tiling in TILINGS] == [
         packed,
         of_rows,
@@ -102,6 +112,8 @@ def test_fields_of_kernels_in_records_do_not_change():
         of_rows,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
+        joined,
+        joined,
     ]
 
 

@@ -30,6 +30,9 @@ from tvm_sparse.errors import TargetError
 SHORT_VECTOR_BITS = 256
 """Bits of the vectors that hold image rows of less than one vector register."""
 
+LEAST_IMAGE_LANES = 8
+"""Fewest lanes of a row of an image."""
+
 SHORTEST_VECTOR_BITS = 128
 """Bits of the shortest vectors that kernels use."""
 
@@ -123,11 +126,13 @@ class CpuProfile(Processor):
     def image_lanes(self, width: int, dtype: DType = ACTIVATIONS) -> int:
         """Return how many lanes hold a row of an image of `width` pixels.
 
-        The lanes are whole vectors or, where one vector is enough, whole vectors of 256 bits.
+        The lanes are whole vectors or, where one vector is enough, the least power of two from
+        `LEAST_IMAGE_LANES` on.
         """
         vector = self.vector_lanes(dtype)
-        whole = vector if width > vector else SHORT_VECTOR_BITS // dtype.bits
-        return -(-width // whole) * whole
+        if width > vector:
+            return -(-width // vector) * vector
+        return max(LEAST_IMAGE_LANES, 1 << (width - 1).bit_length())
 
     def vector_width(self, lanes: int, dtype: DType = ACTIVATIONS) -> int:
         """Return the values of the longest vector that divides panels of `lanes` lanes.

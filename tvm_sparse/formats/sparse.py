@@ -137,10 +137,20 @@ class SparseLayout:
 
         Offsets are in floats, because inputs of neighbouring taps lie one float apart.
         """
+        return SparseLayout.in_window(problem, sparse_window(problem, tiling), tiling)
+
+    @staticmethod
+    def in_window(problem: Conv2d, window: Window, tiling: SparseTiling) -> SparseLayout:
+        """Return the layout of a weight ``[Co, C, kh, kw]`` that meets its inputs in `window`.
+
+        Raises
+        ------
+        ValueError
+            If there are several groups, or inputs that the offsets cannot reach.
+        """
         if problem.groups != 1:
             raise ValueError(f"a sparse convolution has one group, not {problem.groups}")
         kh, kw = problem.kernel
-        window = sparse_window(problem, tiling)
         offsets = [
             window.offset(channel, dy, dx)
             for channel in range(window.channels)

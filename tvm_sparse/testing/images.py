@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.conv2d import Conv2d
 
 if TYPE_CHECKING:
@@ -70,7 +71,20 @@ def square_conv2d(
     )
 
 
-def conv2d_problems(cpu: CpuProfile, depthwise: bool = False) -> SearchStrategy[Conv2d]:
+def rounded(x: NDArray[Any], dtype: DType) -> NDArray[np.float64]:
+    """Return the numbers of `x` as a type holds them, in double precision."""
+    return x.astype(dtype).astype("float64")
+
+
+def assert_near(result: NDArray[Any], expected: NDArray[np.float64], dtype: DType) -> None:
+    """Assert that a kernel's `result` is `expected` but for the rounding of its type."""
+    digits = 4e-3 if dtype == DType.FLOAT16 else 1e-5
+    np.testing.assert_allclose(result, expected, atol=digits * max(1, np.abs(expected).max()))
+
+
+def conv2d_problems(
+    cpu: CpuProfile, depthwise: bool = False, dtype: DType = ACTIVATIONS
+) -> SearchStrategy[Conv2d]:
     """Return a hypothesis strategy of small convolutions of any kind, of one group or depthwise."""
     from hypothesis import strategies as st
 
@@ -98,8 +112,9 @@ def conv2d_problems(cpu: CpuProfile, depthwise: bool = False) -> SearchStrategy[
             padding=padding,
             dilation=dilation,
             groups=channels if depthwise else 1,
-            lanes_in=cpu.image_lanes(width),
-            lanes_out=cpu.image_lanes(out_width),
+            lanes_in=cpu.image_lanes(width, dtype),
+            lanes_out=cpu.image_lanes(out_width, dtype),
+            dtype=dtype,
         )
 
     return problems()

@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.joined_conv2d import JOINED_FAMILIES
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 from tvm_sparse.tilings.row_linear import (
@@ -31,6 +33,8 @@ from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 Tiling: TypeAlias = (
     SparseTiling
     | SparseConvTiling
+    | JoinedTiling
+    | JoinedLinearTiling
     | SparseRowTiling
     | LinearTiling
     | AmxLinearTiling
@@ -51,6 +55,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     ROW_LINEAR_FAMILY,
     CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
+    *JOINED_FAMILIES,
 )
 
 
@@ -80,10 +85,15 @@ def dense_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
 
 
 def sparse_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
-    """Return the sparse family for layers of such sizes; all of them may refuse this one."""
+    """Return the sparse family of the fewest cycles; all of them may refuse the layer."""
     sizes = type(layer.problem)
     sparse = [family for family in FAMILIES if family.is_sparse and family.sizes is sizes]
-    return next((family for family in sparse if not family.refusal(layer, cpu)), sparse[-1])
+    able = [family for family in sparse if not family.refusal(layer, cpu)]
+    if not able:  # a special case's refusal would tell less
+        return [family for family in sparse if family not in JOINED_FAMILIES][-1]
+    if len(able) == 1:
+        return able[0]
+    return min(able, key=lambda family: family.cycles(layer, family.default(layer, cpu), cpu))
 
 
 def fits(layer: Layer[Any], tiling: Tiling, cpu: CpuProfile) -> bool:

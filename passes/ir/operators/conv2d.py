@@ -36,6 +36,7 @@ from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.joined_conv2d import JOINED_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 
@@ -44,6 +45,13 @@ def sparse_conv2d(
 ) -> relax.Call:
     """Convolve panels of images with a packed sparse weight; arguments as of `sparse_linear`."""
     return SPARSE_CONV2D.call(x, *weights, conv=dataclasses.asdict(conv), tiling=dict(tiling))
+
+
+def joined_conv2d(
+    x: relax.Expr, weights: Sequence[relax.Expr], conv: Conv2d, tiling: Mapping[str, Any]
+) -> relax.Call:
+    """Convolve narrow images, or panels of few lanes by a 1x1 kernel; as `sparse_conv2d`."""
+    return JOINED_CONV2D.call(x, *weights, conv=dataclasses.asdict(conv), tiling=dict(tiling))
 
 
 def conv2d(
@@ -104,6 +112,15 @@ def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, density, **_on_images(call))
 
 
+def _joined_conv2d(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, JOINED_CONV2D_FAMILY)
+    if conv.is_linear:  # all rows were one image
+        conv = dataclasses.replace(conv, batch=images, height=conv.batch * conv.height // images)
+    taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
+    density = sparse_density(JOINED_CONV2D.operand(call, "values"), taps)
+    return schedules.JoinedConv2d(conv, tiling, epilogue_of(call), cpu, density)
+
+
 def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, CONV2D_FAMILY)
     return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
@@ -114,6 +131,12 @@ def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.DepthwiseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
 
 
+def _images(call: relax.Call) -> int | None:
+    """Return how many images a call works on; a kernel of 1x1 works on any number."""
+    conv = conv_of(call)
+    return None if is_call_to(call, JOINED_CONV2D.name) and conv.is_linear else conv.batch
+
+
 def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Operator:
     return Operator(
         PREFIX + name,
@@ -121,14 +144,15 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
         EPILOGUE_OPERANDS,
         infer=_infer,
         stage=stage,
-        images=lambda call: conv_of(call).batch,
+        images=_images,
         with_epilogue=True,
     )
 
 
 SPARSE_CONV2D = _convolution("sparse_conv2d", SPARSE_OPERANDS, _sparse_conv2d)
+JOINED_CONV2D = _convolution("joined_conv2d", SPARSE_OPERANDS, _joined_conv2d)
 CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
 DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
 
 CONVOLUTIONS = (SPARSE_CONV2D.name, CONV2D.name, DEPTHWISE_CONV2D.name)
-"""The names of the convolutions in Relax."""
+"""The names in Relax of the convolutions that can read and write images."""

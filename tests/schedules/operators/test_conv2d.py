@@ -8,11 +8,19 @@ from hypothesis import strategies as st
 from llvm_mca import inner_loop
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.dense import pack_conv2d
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.conv2d import conv2d
+from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing.images import conv2d_problems, conv2d_reference, image_panels, panel_image
+from tvm_sparse.testing.images import (
+    assert_near,
+    conv2d_problems,
+    conv2d_reference,
+    image_panels,
+    panel_image,
+    rounded,
+)
 from tvm_sparse.testing.kernels import assembly, run_kernel
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
@@ -24,27 +32,30 @@ def check(problem, epilogue, cpu):
     """Compare the kernel with NumPy in double precision; no lane may hold a NaN afterwards."""
     rng = np.random.default_rng(0)
     n, rows = problem.out_channels, problem.batch * problem.out_height
+    dtype = problem.dtype
     x = rng.standard_normal((problem.batch, problem.channels, problem.height, problem.width))
+    x = rounded(x, dtype)
     shape = (n, problem.channels // problem.groups, *problem.kernel)
-    weight = rng.standard_normal(shape).astype("float32")
+    weight = rounded(rng.standard_normal(shape), dtype).astype("float32")
     expected = conv2d_reference(x, weight, problem)
     packed = pack_conv2d(
         weight, problem.groups, CONV2D_FAMILY.default(Layer(problem), cpu).channels
     )
     inputs = [image_panels(x, problem.lanes_in, junk=7), packed]
     if epilogue.bias:
-        inputs.append(rng.standard_normal(n).astype("float32"))
+        inputs.append(rounded(rng.standard_normal(n), dtype))
         expected += inputs[-1][:, None, None]
     if epilogue.residual:
-        residual = rng.standard_normal(expected.shape)
+        residual = rounded(rng.standard_normal(expected.shape), dtype)
         inputs.append(image_panels(residual, problem.lanes_out, junk=7))
         expected += residual
     if epilogue.activation == "relu":
         expected = np.maximum(expected, 0)
+    inputs = [array.astype(dtype) for array in inputs]
     y = run_kernel(conv2d(problem, epilogue, cpu), inputs, (rows, n, problem.lanes_out), cpu)
     assert np.isfinite(y).all()
     result = panel_image(y, expected.shape)
-    np.testing.assert_allclose(result, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    assert_near(result, expected, dtype)
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,6 +69,27 @@ def test_any_convolution(problem, groups, epilogue, name):
     channels, outputs = problem.channels * groups, problem.out_channels * groups
     problem = replace(problem, channels=channels, out_channels=outputs, groups=groups)
     check(problem, epilogue, profile(name))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    problem=conv2d_problems(native(), dtype=DType.FLOAT16),
+    groups=st.sampled_from([1, 1, 2, 3]),
+    epilogue=st.sampled_from([Epilogue(), Epilogue(bias=True, residual=True)]),
+)
+def test_any_convolution_in_half_precision(problem, groups, epilogue):
+    channels, outputs = problem.channels * groups, problem.out_channels * groups
+    problem = replace(problem, channels=channels, out_channels=outputs, groups=groups)
+    check(problem, epilogue, native())
+
+
+def test_sums_in_half_precision_are_short():
+    cpu, half = native(), DType.FLOAT16
+    sizes = {"lanes_in": cpu.image_lanes(14, half), "lanes_out": cpu.image_lanes(14, half)}
+    problem = Conv2d(1, 300, 4, 14, 5, (3, 3), padding=(1, 1, 1, 1), **sizes, dtype=half)
+    stage = DenseConv2d(problem, Epilogue(), cpu)
+    assert stage.depth * 9 <= 256 + 9
+    check(problem, Epilogue(bias=True, residual=True), cpu)
 
 
 def test_wide_images_are_cut_into_blocks_of_rows():

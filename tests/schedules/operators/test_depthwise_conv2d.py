@@ -8,10 +8,18 @@ from hypothesis import strategies as st
 from llvm_mca import inner_loop
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing.images import conv2d_problems, conv2d_reference, image_panels, panel_image
+from tvm_sparse.testing.images import (
+    assert_near,
+    conv2d_problems,
+    conv2d_reference,
+    image_panels,
+    panel_image,
+    rounded,
+)
 from tvm_sparse.testing.kernels import assembly, run_kernel
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
@@ -31,25 +39,28 @@ def check(problem, epilogue, cpu):
     """Compare the kernel with NumPy in double precision; no lane may hold a NaN afterwards."""
     rng = np.random.default_rng(0)
     n, rows = problem.out_channels, problem.batch * problem.out_height
+    dtype = problem.dtype
     x = rng.standard_normal((problem.batch, problem.channels, problem.height, problem.width))
+    x = rounded(x, dtype)
     shape = (n, problem.channels // problem.groups, *problem.kernel)
-    weight = rng.standard_normal(shape).astype("float32")
+    weight = rounded(rng.standard_normal(shape), dtype).astype("float32")
     expected = conv2d_reference(x, weight, problem)
     inputs = [image_panels(x, problem.lanes_in, junk=7), weight]
     if epilogue.bias:
-        inputs.append(rng.standard_normal(n).astype("float32"))
+        inputs.append(rounded(rng.standard_normal(n), dtype))
         expected += inputs[-1][:, None, None]
     if epilogue.residual:
-        residual = rng.standard_normal(expected.shape)
+        residual = rounded(rng.standard_normal(expected.shape), dtype)
         inputs.append(image_panels(residual, problem.lanes_out, junk=7))
         expected += residual
     expected = ACTIVATIONS[epilogue.activation](expected)
+    inputs = [array.astype(dtype) for array in inputs]
     y = run_kernel(
         depthwise_conv2d(problem, epilogue, cpu), inputs, (rows, n, problem.lanes_out), cpu
     )
     assert np.isfinite(y).all()
     result = panel_image(y, expected.shape)
-    np.testing.assert_allclose(result, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    assert_near(result, expected, dtype)
 
 
 @settings(max_examples=25, deadline=None)
@@ -60,6 +71,15 @@ def check(problem, epilogue, cpu):
 )
 def test_any_convolution(problem, epilogue, name):
     check(problem, epilogue, profile(name))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    problem=conv2d_problems(native(), depthwise=True, dtype=DType.FLOAT16),
+    epilogue=st.sampled_from([Epilogue(), Epilogue(bias=True, residual=True)]),
+)
+def test_any_convolution_in_half_precision(problem, epilogue):
+    check(problem, epilogue, native())
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -7,11 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.testing.images import conv2d_problems, conv2d_reference, image_panels, panel_image
+from tvm_sparse.testing.images import (
+    assert_near,
+    conv2d_problems,
+    conv2d_reference,
+    image_panels,
+    panel_image,
+    rounded,
+)
 from tvm_sparse.testing.kernels import assembly, run_kernel
 from tvm_sparse.testing.models import pruned
 
@@ -22,8 +30,11 @@ def check(problem, tiling, density, epilogue, cpu):
     """Compare the kernel with NumPy in double precision; no lane may hold a NaN afterwards."""
     rng = np.random.default_rng(0)
     n, rows = problem.out_channels, problem.batch * problem.out_height
+    dtype = problem.dtype
     x = rng.standard_normal((problem.batch, problem.channels, problem.height, problem.width))
+    x = rounded(x, dtype)
     weight = pruned(rng, (n, problem.channels, *problem.kernel), density)
+    weight = rounded(weight, dtype).astype("float32")
     packed = PackedSparse.from_conv2d(weight, problem, tiling)
     expected = conv2d_reference(x, weight, problem)
     inputs = [
@@ -31,19 +42,20 @@ def check(problem, tiling, density, epilogue, cpu):
         *(packed.indptr, packed.channels, packed.offsets, packed.values),
     ]
     if epilogue.bias:
-        inputs.append(rng.standard_normal(n).astype("float32"))
+        inputs.append(rounded(rng.standard_normal(n), dtype))
         expected += inputs[-1][:, None, None]
     if epilogue.residual:
-        residual = rng.standard_normal(expected.shape)
+        residual = rounded(rng.standard_normal(expected.shape), dtype)
         inputs.append(image_panels(residual, problem.lanes_out, junk=7))
         expected += residual
     if epilogue.activation == "relu":
         expected = np.maximum(expected, 0)
     kernel = sparse_conv2d(problem, tiling, epilogue, cpu)
+    inputs = [a.astype(dtype) if a.dtype.kind == "f" else a for a in inputs]
     y = run_kernel(kernel, inputs, (rows, n, problem.lanes_out), cpu)
     assert np.isfinite(y).all()
     result = panel_image(y, expected.shape)
-    np.testing.assert_allclose(result, expected, atol=1e-5 * max(1, np.abs(expected).max()))
+    assert_near(result, expected, dtype)
 
 
 @settings(max_examples=25, deadline=None)
@@ -72,6 +84,25 @@ def test_any_convolution(
         shifted=shifted, vectors=vectors,
     )  # fmt: skip
     check(problem, tiling, density, epilogue, cpu)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    problem=conv2d_problems(native(), dtype=DType.FLOAT16),
+    density=st.sampled_from([0.0, 0.3, 1.0]),
+    group=st.sampled_from([1, 4, 7]),
+    k_block=st.sampled_from([2, 5, 100]),
+    rows=st.integers(1, 3),
+    shifted=st.booleans(),
+    epilogue=st.sampled_from([Epilogue(), Epilogue(bias=True, residual=True)]),
+)
+def test_any_convolution_in_half_precision(
+    problem, density, group, k_block, rows, shifted, epilogue
+):
+    cpu = native()
+    width = cpu.vector_width(problem.lanes_out, problem.dtype)
+    sizes = {"rows": rows, "width": width, "row_block": rows, "shifted": shifted}
+    check(problem, SparseConvTiling(group, k_block, **sizes), density, epilogue, cpu)
 
 
 @pytest.mark.parametrize("shifted", [False, True])
