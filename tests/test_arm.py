@@ -132,22 +132,22 @@ class Case:
         for name, array in self.inputs.items():
             array.tofile(folder / f"{name}.bin")
 
-    def compile(self, target):
-        path = self.folder / f"{target}.so"
-        columns = self.columns or "auto"
-        tvm_sparse.compile(self.model, self.shapes, target=target, columns=columns).save(path)
+    def compile(self, target, precision="float32"):
+        path = self.folder / f"{target}-{precision}.so"
+        options = {"columns": self.columns or "auto", "precision": precision}
+        tvm_sparse.compile(self.model, self.shapes, target=target, **options).save(path)
         if self.columns:
             assert b"tensor_column_" in path.read_bytes(), "no region has been formed"
         return path
 
-    def check(self, outputs):
+    def check(self, outputs, share=1e-4):
         for spec in self.specs:
             want = self.outputs[spec.name]
             assert np.isfinite(want).all() and np.ptp(want) > 0
-            atol = 1e-4 * np.abs(want).max()
+            atol = share * np.abs(want).max()
             np.testing.assert_allclose(outputs[spec.name], want, rtol=0, atol=atol)
 
-    def run(self, command, library, *options):
+    def run(self, command, library, *options, share=1e-4):
         """Run the C++ program; returns what it prints."""
         arguments = [*command, library, *options, "--runs", "2"]
         for name in self.inputs:
@@ -161,7 +161,8 @@ class Case:
             {
                 spec.name: np.fromfile(files[spec.name], spec.dtype).reshape(spec.shape)
                 for spec in self.specs
-            }
+            },
+            share,
         )
         for path in files.values():
             path.unlink()
@@ -267,11 +268,18 @@ def test_the_program_computes_what_this_machine_does(program, cases, name):
     assert re.match(r"2 runs: fastest \d+\.\d+ ms, median \d+\.\d+ ms\n", said)
 
 
+@pytest.mark.parametrize("name", ["transformer"])
+def test_the_program_computes_in_float16_what_this_machine_does(program, cases, name):
+    case = cases(name)
+    library = case.compile("rpi5", "float16")
+    case.run([QEMU, "-cpu", "cortex-a76", "-L", SYSROOT, program], library, share=1e-2)
+
+
 def test_python_computes_what_this_machine_does(python, cases):
     script = (
         "import sys, numpy as np, tvm_sparse\n"
         "for folder in sys.argv[1:]:\n"
-        "    engine = tvm_sparse.load(f'{folder}/rpi5.so', threads=2)\n"
+        "    engine = tvm_sparse.load(f'{folder}/rpi5-float32.so', threads=2)\n"
         "    inputs = [np.fromfile(f'{folder}/{s.name}.bin', s.dtype).reshape(s.shape)\n"
         "              for s in engine.inputs]\n"
         "    np.savez(f'{folder}/out.npz', **engine.run(inputs))\n"

@@ -1,8 +1,8 @@
 """The loops of an attention's job on float16 panels: one head and one block of queries.
 
 All products are float16. Those with the keys add up the channels of a head, and those with the
-values one block of keys, from zero. The exponentials, which are at most 1, and the blocks are added
-up in float32.
+values one block of keys, from zero. The exponentials are added up in float32, and divided by their
+sum before they meet the values, so that no sum exceeds the values.
 
 On x86 a multiply-add needs its scalar in all lanes, and to spread 16 bits takes an operation of the
 very port that half of the multiply-adds need. Spreading 32 bits takes a load only. So the keys and
@@ -14,7 +14,7 @@ values of a block are written once as pairs of equal numbers::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx import Select
@@ -26,6 +26,7 @@ from tvm_sparse.schedules.emit.buffers import converted, filled, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.expressions import constant, maximum
 from tvm_sparse.schedules.emit.half_math import exp_of_negative
+from tvm_sparse.schedules.emit.panel_memory import Distances
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
 
@@ -62,7 +63,8 @@ class HalfAttentionJob(AttentionJob):
         self.tile = max(min(self.tile, ACCUMULATORS // len(self.vectors)), 1)
         self.size = head_dim * lanes
         self.scaled = scratch(self.size, self.dtype)
-        self.sums = scratch(self.size) if key_tokens > lanes else None
+        self.has_blocks = key_tokens > lanes
+        self.sums = scratch(self.tile * lanes, self.dtype)
         reads_pairs = cpu.weights_per_load(self.dtype) == 1
         self.pairs = scratch(self.size, "uint32") if reads_pairs else None
 
@@ -81,12 +83,16 @@ class HalfAttentionJob(AttentionJob):
                 T.buffer_store(self.scaled, scaled, [place])
         return lambda d, u: self.scaled[self.part(d, u)], None
 
-    def factors(self, panel: Any) -> Callable[[Expr], Expr]:
-        """Return a function that returns an element of a panel in all lanes of a vector."""
+    def factors(self, panel: Any, rows: int | None = None) -> Callable[[Expr], Expr]:
+        """Return a function that returns an element of a panel in all lanes of a vector.
+
+        Elements of the first `rows` rows only are asked for, by default of all.
+        """
         if self.pairs is None:
             return super().factors(panel)
         pairs, width = self.pairs, self.width // 2
-        with T.serial(T.int64(0), T.int64(self.size // self.width)) as i:
+        count = self.size if rows is None else rows * self.lanes
+        with T.serial(T.int64(0), T.int64(count // self.width)) as i:
             values = T.bind(panel[vector_at(i * self.width, self.width)])
             for first in (0, width):
                 twice = T.Shuffle([values], [first + j // 2 for j in range(self.width)])
@@ -96,7 +102,7 @@ class HalfAttentionJob(AttentionJob):
         return lambda index: T.reinterpret(whole, T.Broadcast(pairs[index], width))
 
     def exponentiate(self) -> None:
-        """Replace the scores by their exponentials and add these up."""
+        """Replace the scores by their exponentials, divided by the sum of these."""
         for u in self.vectors:
             self.total[u] = filled(0, self.width)
 
@@ -109,7 +115,7 @@ class HalfAttentionJob(AttentionJob):
                     T.buffer_store(self.scores, weight, [place])
                     sums.append(weight)
                 while len(sums) > 1:
-                    sums = [sum(sums[i : i + 2][1:], sums[i]) for i in range(0, len(sums), 2)]
+                    sums = [sum(sums[i + 1 : i + 2], sums[i]) for i in range(0, len(sums), 2)]
                 self.total[u] = self.total[u] + converted(sums[0], DType.FLOAT32)
 
         with T.serial(T.int64(0), T.int64(self.key_tokens // SUMMED_KEYS)) as group:
@@ -117,47 +123,49 @@ class HalfAttentionJob(AttentionJob):
         rest = self.key_tokens % SUMMED_KEYS
         if rest:
             visit(T.int64(self.key_tokens - rest), rest)
+        shares = [filled(1, self.width) / self.total[u] for u in self.vectors]
+        shares = [T.bind(converted(share, self.dtype)) for share in shares]
+        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
+            for u in self.vectors:
+                place = self.part(key, u)
+                T.buffer_store(self.scores, self.scores[place] * shares[u], [place])
 
     def average(
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
     ) -> None:
         """Compute the averages of the values, weighted by the exponentials."""
-        share = [T.bind(filled(1, self.width) / self.total[u]) for u in self.vectors]
-        each = range(len(self.vectors))
-        sums = self.sums
-        if sums is not None:
-            with T.serial(T.int64(0), T.int64(self.size // self.width)) as i:
-                zeros = filled(0, self.width)
-                T.buffer_store(sums, zeros, [vector_at(i * self.width, self.width)])
+        vectors = len(self.vectors)
 
-        def finish(value: Expr, d: Expr, u: int) -> None:
-            result = converted(value * share[u], self.dtype)
-            store(result, d, vector_at(T.int64(u * self.width), self.width))
+        def visit_tile(start: Expr, count: int) -> None:
+            def places() -> Iterator[tuple[int, Expr, Expr]]:
+                for i in range(count):
+                    for u in self.vectors:
+                        lanes = vector_at(T.int64(u * self.width), self.width)
+                        yield i * vectors + u, start + i, lanes
 
-        def visit_keys(block: Expr, keys: int) -> None:
-            panel = self.factors(value_panel(block))
-
-            def visit_tile(start: Expr, count: int) -> None:
+            def visit_keys(block: Expr, keys: int) -> None:
                 self.clear(count)
+                panel = value_panel(block)
+                rows = Distances(lambda index: panel[index], start * self.lanes)
+                factor = self.factors(rows, count)
                 self.multiply(
                     keys,
                     count,
-                    lambda j, i: panel((start + i) * self.lanes + j),
+                    lambda j, i: factor(i * self.lanes + j),
                     lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
                 )
-                for i in range(count):
-                    for u in each:
-                        value = converted(self.acc[i * len(each) + u], DType.FLOAT32)
-                        place = self.part(start + i, u)
-                        if sums is None:
-                            finish(value, start + i, u)
-                        else:
-                            T.buffer_store(sums, sums[place] + value, [place])
+                for a, _, _ in places():
+                    if self.has_blocks:
+                        place = self.part(T.int64(0), a)
+                        T.buffer_store(self.sums, self.sums[place] + self.acc[a], [place])
 
-            each_tile(self.head_dim, self.tile, visit_tile)
+            if self.has_blocks:
+                for a in range(count * vectors):
+                    zeros = self.across(number(0, self.dtype))
+                    T.buffer_store(self.sums, zeros, [self.part(T.int64(0), a)])
+            self.each_key_block(visit_keys)
+            for a, d, lanes in places():
+                sum_of = self.sums[self.part(T.int64(0), a)] if self.has_blocks else self.acc[a]
+                store(sum_of, d, lanes)
 
-        self.each_key_block(visit_keys)
-        if sums is not None:
-            with T.serial(T.int64(0), T.int64(self.head_dim)) as d:
-                for u in each:
-                    finish(sums[self.part(d, u)], d, u)
+        each_tile(self.head_dim, self.tile, visit_tile)

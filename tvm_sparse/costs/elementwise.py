@@ -49,33 +49,42 @@ class Function:
 # Operations were measured on a Xeon with AVX-512, in vectors of 16 float32. Those of `erf`, `log`
 # and `power` were measured on an EPYC with AVX-512 as multiples of `exp`, and those of `sqrt` and
 # `rsqrt` there as multiples of `divide`. `power` is a call of libm for each element.
+# Those of float16, in vectors of 32, were measured on a Xeon with AVX512-FP16.
 _UNARY = (
     Function("abs", "relax.abs"),
     Function("clip", "relax.clip", operations=2.0, parameters=("low", "high")),
-    Function("erf", "relax.erf", operations=24.0),
-    Function("exp", "relax.exp", operations=14.0),
-    Function("gelu", "relax.nn.gelu", operations=28.0, in_epilogue=True),
-    Function("gelu_tanh", "relax.nn.gelu_tanh", operations=28.0, in_epilogue=True),
+    Function("erf", "relax.erf", operations=24.0, half_operations=62.0),
+    Function("exp", "relax.exp", operations=14.0, half_operations=17.0),
+    Function("gelu", "relax.nn.gelu", operations=28.0, half_operations=14.0, in_epilogue=True),
+    Function(
+        "gelu_tanh", "relax.nn.gelu_tanh", operations=28.0, half_operations=14.0, in_epilogue=True
+    ),
     Function("hardswish", "relax.tvm_sparse.hardswish", operations=5.0, in_epilogue=True),
     Function("leaky_relu", "relax.nn.leakyrelu", in_epilogue=True, parameters=("slope",)),
-    Function("log", "relax.log", operations=27.0),
+    Function("log", "relax.log", operations=27.0, half_operations=73.0),
     Function("negative", "relax.negative"),
     Function("relu", "relax.nn.relu", in_epilogue=True),
     Function("relu6", "relax.clip", operations=2.0, in_epilogue=True),
-    Function("rsqrt", "relax.rsqrt", operations=48.0),
-    Function("sigmoid", "relax.sigmoid", operations=25.0, in_epilogue=True),
-    Function("silu", "relax.nn.silu", operations=26.0, in_epilogue=True),
-    Function("softplus", "relax.tvm_sparse.softplus", operations=42.0, in_epilogue=True),
-    Function("sqrt", "relax.sqrt", operations=30.0),
-    Function("tanh", "relax.tanh", operations=34.0, in_epilogue=True),
+    Function("rsqrt", "relax.rsqrt", operations=48.0, half_operations=84.0),
+    Function("sigmoid", "relax.sigmoid", operations=25.0, half_operations=23.0, in_epilogue=True),
+    Function("silu", "relax.nn.silu", operations=26.0, half_operations=18.0, in_epilogue=True),
+    Function(
+        "softplus",
+        "relax.tvm_sparse.softplus",
+        operations=42.0,
+        half_operations=91.0,
+        in_epilogue=True,
+    ),
+    Function("sqrt", "relax.sqrt", operations=30.0, half_operations=46.0),
+    Function("tanh", "relax.tanh", operations=34.0, half_operations=34.0, in_epilogue=True),
 )
 _BINARY = (
     Function("add", "relax.add", 2),
-    Function("divide", "relax.divide", 2, operations=19.0),
+    Function("divide", "relax.divide", 2, operations=19.0, half_operations=38.0),
     Function("maximum", "relax.maximum", 2),
     Function("minimum", "relax.minimum", 2),
     Function("multiply", "relax.multiply", 2),
-    Function("power", "relax.power", 2, operations=510.0),
+    Function("power", "relax.power", 2, operations=510.0, half_operations=1020.0),
     Function("subtract", "relax.subtract", 2),
 )
 
