@@ -15,11 +15,12 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
-from tvm_sparse.compile_report import FILE_LAYERS, CompileReport, LayerReport, layer_reports
+from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.precision import PrecisionOption, chosen, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
+from tvm_sparse.layer_report import FILE_LAYERS, LayerReport, layer_reports
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows

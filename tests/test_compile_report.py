@@ -14,10 +14,11 @@ from onnx import helper, numpy_helper
 from tvm import relax
 
 import tvm_sparse
-from tvm_sparse.compile_report import CompileReport, LayerReport
+from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
+from tvm_sparse.layer_report import LayerReport
 from tvm_sparse.report.analysis import analyze
 from tvm_sparse.testing.models import pruned, write_mlp, write_onnx
 

@@ -16,6 +16,7 @@ from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.precision import PrecisionOption, needed_sets, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads, note_other_threads
+from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
@@ -43,6 +44,7 @@ def compile(
     fallback: FallbackOption = "onnxruntime",
     distrusted: Mapping[str, str] | None = None,
     precision: PrecisionOption = "float32",
+    calibration: Mapping[str, Any] | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -86,7 +88,11 @@ def compile(
     precision : str
         What activations are computed in: ``"float32"``, ``"float16"``, or with ``"auto"`` the
         fastest that the target has. Inputs and outputs stay as the model has them. With float16,
-        a matrix unit may multiply dense layers in bfloat16.
+        a matrix unit may multiply dense layers in bfloat16, and layers whose values leave the
+        range of float16 stay in float32.
+    calibration : mapping of str to array, optional
+        Every input of an ONNX file by name, on which values are measured for float16 and outputs
+        are verified. By default, random inputs that fit the graph.
 
     Returns
     -------
@@ -123,9 +129,17 @@ def compile(
             records=records,
             fallback=fallback,
             precision=precision,
+            calibration=calibration,
         )
-        can_fall_back = fallback == "onnxruntime"
-        return _compile_verified(model, shapes, strict, distrusted or {}, can_fall_back, again)
+        from tvm_sparse.verification import verify as verification
+
+        def attempt(found: Mapping[str, str]) -> Engine:
+            known = {**(distrusted or {}), **found}
+            engine = again(model, shapes, strict=strict, distrusted=known)
+            verify_engine(model, engine, calibration, functools.partial(again, distrusted=known))
+            return engine
+
+        return verification.until_right(attempt, fallback == "onnxruntime")
     check_threads(threads)
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
@@ -138,6 +152,12 @@ def compile(
     once = functools.partial(
         _compile_once, pipeline=passes, cpu=cpu, threads=threads, no_fallback=refusal
     )
+    if cpu.activations is DType.FLOAT16:
+        from tvm_sparse.verification.calibration import calibration_for
+
+        calibrated = calibration_for(cpu, model, shapes, calibration)
+        passes = functools.partial(passes, keep_float32=calibrated.keep_float32)
+        once = functools.partial(once, pipeline=passes, explain=calibrated.explain)
     if isinstance(model, tvm.IRModule):
         return once(model, shapes, {}, strict=strict)
     from tvm_sparse.frontends.failures import until_compiled  # needs onnx, as loading does not
@@ -156,8 +176,9 @@ def _compile_once(
     threads: int | None,
     no_fallback: str,
     strict: bool = False,
+    explain: Callable[[CompileReport], CompileReport] = lambda report: report,
 ) -> Engine:
-    """Compile a model as it is."""
+    """Compile a model as it is; `explain` completes the report."""
     from tvm_sparse.building import build
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
@@ -185,7 +206,7 @@ def _compile_once(
             if strict and reports and reports[0].warnings:
                 raise ModelError("; ".join(reports[0].warnings)) from error
             raise
-        (report,) = reports
+        report = explain(*reports)
         report.log()
     engine = Engine(executable.mod, info, threads, report=report)
     if not isinstance(model, tvm.IRModule):
@@ -193,29 +214,6 @@ def _compile_once(
 
         engine.sources = ModelFiles(Path(model))
     return engine
-
-
-def _compile_verified(
-    model: str | os.PathLike[str],
-    shapes: Mapping[str, Sequence[int]] | None,
-    strict: bool,
-    first: Mapping[str, str],
-    can_fall_back: bool,
-    again: Callable[..., Engine],
-) -> Engine:
-    """Compile a model by `again`; nodes that differ from ONNX Runtime are run by it instead."""
-    from tvm_sparse.verification import verify
-
-    def attempt(distrusted: Mapping[str, str]) -> Engine:
-        def build_part(path: Path) -> Engine:
-            return again(path, distrusted=found)
-
-        found = {**first, **distrusted}
-        engine = again(model, shapes, strict=strict, distrusted=found)
-        verify_engine(model, engine, compile_part=build_part)
-        return engine
-
-    return verify.until_right(attempt, can_fall_back)
 
 
 def verify_engine(

@@ -35,6 +35,7 @@ from tvm_sparse.passes.sparsify.constant_layers import (
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY
 from tvm_sparse.tilings.choice import Choice
 from tvm_sparse.tilings.families import (
     KernelFor,
@@ -183,9 +184,10 @@ def _constants(packed: PackedSparse, dtype: DType) -> list[relax.Expr]:
 def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) -> dict[str, Any]:
     layer = found.layer
     if choice.sparse:
-        family = sparse_family(layer, cpu)
+        family, problem = sparse_family(layer, cpu), layer.problem
     else:
-        family = dense_family((found.dense or found).layer, cpu)
+        dense = (found.dense or found).layer
+        family, problem = dense_family(dense, cpu), dense.problem
     cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
     return {
         "layer": name,
@@ -194,5 +196,6 @@ def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) 
         "kernel": family.name,
         "reason": choice.reason,
         "is_refused": choice.sparse_cycles == math.inf,
+        "precision": "bfloat16" if family.name == AMX_LINEAR_FAMILY.name else problem.dtype,
         "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
     }

@@ -68,6 +68,12 @@ class TestMistakes:
         assert "unknown target 'skylack': did you mean 'skylake'?" in message
         assert "tvm-sparse targets" in message
 
+    def test_precision(self, fails, model):
+        compile_it = "compile", model, *SHAPE, "-o", "a.so", "--precision"
+        assert "precision must be one of" in fails(*compile_it, "bfloat16")
+        assert "has no float16 arithmetic" in fails(*compile_it, "float16", "--target", "haswell")
+        assert "unknown suffix '+fp8'" in fails(*compile_it, "auto", "--target", "haswell+fp8")
+
     def test_threads(self, fails, model):
         message = fails("compile", model, *SHAPE, "--threads", 0, "-o", "a.so")
         assert "threads must be at least 1" in message

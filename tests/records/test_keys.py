@@ -5,9 +5,12 @@ A failure here means that the records of all users become worthless: raise `reco
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.records import keys
 from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -83,3 +86,5 @@ def test_stages():
 
 def test_target():
     assert keys.target_key(CPU) == "haswell, 256 bits, L1 32 KB, L2 256 KB"
+    half = replace(CPU, activations=DType.FLOAT16)
+    assert keys.target_key(half) == "haswell, 256 bits, L1 32 KB, L2 256 KB, float16"

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from tvm_sparse.dtypes import DType
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.testing.models import write_onnx
-from tvm_sparse.verification.comparison import Difference, Reference, Refused, difference
+from tvm_sparse.verification.comparison import (
+    HALF_TOLERANCE,
+    RMS_TOLERANCE,
+    Difference,
+    Reference,
+    Refused,
+    difference,
+    relative_rms,
+)
 
 
 def array(*values, dtype="float32"):
@@ -129,3 +138,30 @@ def test_a_model_that_onnxruntime_cannot_run(tmp_path):
     path = write_onnx(tmp_path / "m.onnx", [node], {"x": [4, 8]}, ["y"], {}, domains=["nowhere"])
     with pytest.raises(Refused, match="Nothing"):
         Reference(*read_model(path)).run({"x": np.zeros((4, 8), "float32")})
+
+
+def test_float16_may_differ_by_a_share_of_the_largest_value_and_in_rms(tmp_path):
+    one = reference(tmp_path, helper.make_node("Identity", ["x"], ["y"]))
+    x = np.random.default_rng(0).standard_normal((4, 8)).astype("float32")
+    largest = np.abs(x).max()
+    x[0, 0] = largest
+
+    def found(change):
+        (difference,) = one.compare({"x": x}, {"y": x + change}, precision=DType.FLOAT16)
+        return difference
+
+    spike = np.zeros_like(x)
+    spike[0, 0] = 0.9 * HALF_TOLERANCE * largest
+    assert not found(spike).is_error and found(spike).share == pytest.approx(0.9e-2, rel=1e-3)
+    assert found(2 * spike).is_error
+    everywhere = np.full_like(x, 0.9 * HALF_TOLERANCE * largest)
+    assert found(everywhere).rms > RMS_TOLERANCE and found(everywhere).is_error
+    (strict,) = one.compare({"x": x}, {"y": x + spike})
+    assert strict.is_error, "float32 may not"
+
+
+def test_relative_rms():
+    assert relative_rms(array(3, 4), array(3, 4)) == 0
+    assert relative_rms(array(3, 4), array(3, 4.5)) == pytest.approx(0.1)
+    assert relative_rms(array(3, np.inf), array(3, np.inf)) == 0
+    assert relative_rms(np.array(["a"]), np.array(["b"])) == 0

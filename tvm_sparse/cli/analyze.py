@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tvm_sparse.cli import arguments, limits
+from tvm_sparse.cli import arguments, limits, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -18,6 +18,7 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_precision(command)
     arguments.add_columns(command)
     arguments.add_records(command)
+    arguments.add_calibration(command)
     command.add_argument(
         "--html", type=Path, metavar="FILE", help="also draw the network and its regions as a page"
     )
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
             options.overlap,
             arguments.recorded_plans(options.records),
             options.precision,
+            files.read_npz(options.calibration) if options.calibration else None,
         )
         if options.measure:
             measured = measure(found, update)
@@ -66,4 +68,6 @@ def run(options: argparse.Namespace) -> None:
         console.print_json(found.to_json() | measurement)
     else:
         console.print_layers(found.layers)
+        if options.precision != "float32":
+            streams.say(f"precision: {found.precision}")
         console.print_regions(found, measured)

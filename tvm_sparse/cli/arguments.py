@@ -115,10 +115,11 @@ def add_records(command: argparse.ArgumentParser) -> None:
 
 
 def add_calibration(command: argparse.ArgumentParser) -> None:
-    """Declare the file of inputs on which a compiled model is compared with ONNX Runtime."""
+    """Declare the file of inputs on which models are compared and ranges are measured."""
     command.add_argument(
         "--calibration", type=Path, metavar="FILE.npz",
-        help="every input by name, to verify on (default: random inputs that fit the graph)",
+        help="every input by name, to verify on and to find the layers that float16 cannot hold "
+        "(default: random inputs that fit the graph)",
     )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
             fallback=options.fallback,
             distrusted=distrusted,
             precision=options.precision,
+            calibration=inputs,
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:

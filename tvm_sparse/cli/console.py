@@ -18,9 +18,9 @@ from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.errors import printable
 
 if TYPE_CHECKING:
-    from tvm_sparse.compile_report import LayerReport
     from tvm_sparse.cpu.measurement import CpuMeasurement
     from tvm_sparse.cpu.profile import CpuProfile
+    from tvm_sparse.layer_report import LayerReport
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.report.analysis import Analysis
     from tvm_sparse.report.measured import Measurement
@@ -104,14 +104,18 @@ def _table(*headers: str, numbers: Sequence[str] = ()) -> Table:
 
 def print_layers(layers: Sequence[LayerReport]) -> None:
     """Print the compiler's decision on every layer."""
-    headers = ("layer", "operator", "weight", "sparsity", "kernel", "region", "why")
+    # What all layers have in common needs no column.
+    is_mixed = any(layer.precision != "float32" for layer in layers)
+    shown = ("kernel", *(["precision"] if is_mixed else []), "region", "why")
+    headers = ("layer", "operator", "weight", "sparsity", *shown)
     table = _table(*headers, numbers=["sparsity", "region"])
     for layer in layers:
         shape = "x".join(map(str, layer.shape))
         sparsity = "" if layer.density is None else f"{1 - layer.density:.1%}"
         region = "" if layer.region is None else str(layer.region)
-        row = (layer.name, layer.operator, shape, sparsity, layer.kernel, region, layer.reason)
-        table.add_row(*row)
+        precision = [layer.precision] if is_mixed else []
+        row = (layer.name, layer.operator, shape, sparsity, layer.kernel, *precision)
+        table.add_row(*row, region, layer.reason)
     print_table(table)
     size = sum(layer.size for layer in layers)
     nonzero = sum(

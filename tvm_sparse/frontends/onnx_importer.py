@@ -16,7 +16,6 @@ from pathlib import Path
 import onnx
 import tvm
 
-from tvm_sparse.compile_report import FILE_LAYERS
 from tvm_sparse.errors import ModelError, border
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
@@ -37,6 +36,7 @@ from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.frontends.untouched_weights import untouched_weights
 from tvm_sparse.frontends.value_types import ValueType, value_types
+from tvm_sparse.layer_report import FILE_LAYERS
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.specs import Fallback
 

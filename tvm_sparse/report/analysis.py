@@ -13,18 +13,19 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.shapes import RegionShape, part
-from tvm_sparse.compile_report import LayerReport
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.precision import PrecisionOption, processor
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.load import import_module, no_fallback
+from tvm_sparse.layer_report import LayerReport, explained
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.verification.calibration import calibration_for
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Analysis:
         The regions in the order of execution; their numbers count from 0.
     alone, together : IRModule
         The model without regions, and with each region as a function.
+    precision : str
+        What activations are computed in; if the compiler chose it, also why.
     """
 
     model: str
@@ -77,6 +80,7 @@ class Analysis:
     regions: tuple[PlannedRegion, ...]
     alone: tvm.IRModule = field(repr=False)
     together: tvm.IRModule = field(repr=False)
+    precision: str = "float32"
 
     @property
     def seconds(self) -> float:
@@ -95,6 +99,7 @@ class Analysis:
             "target": self.cpu.name,
             "threads": self.cpu.cores,
             "l2_bytes": self.cpu.l2_bytes,
+            "precision": self.cpu.activations,
             "layers": [asdict(layer) for layer in self.layers],
             "regions": [_region_json(region) for region in self.regions],
         }
@@ -110,12 +115,13 @@ def analyze(
     overlap: OverlapOption = "auto",
     records: str | os.PathLike[str] | RecordedPlans | None = None,
     precision: PrecisionOption = "float32",
+    calibration: Mapping[str, Any] | None = None,
 ) -> Analysis:
     """Report on the layers, the operators and the regions of a model.
 
     Parameters
     ----------
-    model, shapes, target, threads, columns, overlap, records, precision
+    model, shapes, target, threads, columns, overlap, records, precision, calibration
         As `tvm_sparse.compile` takes them.
 
     Returns
@@ -133,7 +139,8 @@ def analyze(
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
     imported = import_module(model, shapes, no_fallback(cpu.architecture))
-    front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu))
+    calibrated = calibration_for(cpu, model, shapes, calibration)
+    front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu), calibrated.keep_float32)
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
     regions = tuple(planner.planned)
@@ -141,9 +148,12 @@ def analyze(
     numbers = {
         operator.name: operator.region for operator in operators if operator.region is not None
     }
-    layers = pipeline.layers_of(front.mod, numbers)
+    layers = explained(pipeline.layers_of(front.mod, numbers), calibrated.layers)
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
-    return Analysis(name, cpu, layers, operators, regions, front.mod, together)
+    why = f", not calibrated ({calibrated.refusal})" if calibrated.refusal else ""
+    return Analysis(
+        name, cpu, layers, operators, regions, front.mod, together, chosen(precision, cpu) + why
+    )
 
 
 def alone_predictions(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:
