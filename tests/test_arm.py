@@ -268,7 +268,7 @@ def test_the_program_computes_what_this_machine_does(program, cases, name):
     assert re.match(r"2 runs: fastest \d+\.\d+ ms, median \d+\.\d+ ms\n", said)
 
 
-@pytest.mark.parametrize("name", ["transformer"])
+@pytest.mark.parametrize("name", ["transformer", "convolutional"])
 def test_the_program_computes_in_float16_what_this_machine_does(program, cases, name):
     case = cases(name)
     library = case.compile("rpi5", "float16")
