@@ -1,6 +1,6 @@
 """transpose(panels_to_image(p)) => transposes, reshapes and slices of p
 
-A transpose of an image can read the panels themselves. Both layout changes are written as ordinary
+A transpose of an image can read the panels themselves, of whatever type. Both layout changes are written as ordinary
 operators, so that they fuse into one loop nest with the operators that follow.
 
 Runs after `MoveImagesToPanels`.
@@ -44,6 +44,8 @@ def _read_in_place(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
     value = emit(relax.op.reshape(panels, (batch, height, channels, lanes[2])))
     if lanes[2] > width:
         value = emit(relax.op.strided_slice(value, [3], [0], [width]))
+    if value.ty.dtype != call.ty.dtype:
+        value = emit(relax.op.astype(value, call.ty.dtype))
     value = relax.op.permute_dims(value, [0, 2, 1, 3])
     for view in reversed(views):
         value = relax.Call(view.op, [emit(value), *view.args[1:]], view.attrs)

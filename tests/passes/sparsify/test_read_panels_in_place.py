@@ -13,10 +13,10 @@ from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 OPS = relax.op
 
 
-def head(*, transposed: bool) -> tvm.IRModule:
+def head(*, transposed: bool, dtype: str = "float32") -> tvm.IRModule:
     """Build sigmoid(transpose(reshape(panels_to_image(p)))), or without the transpose."""
     builder = relax.BlockBuilder()
-    panels = relax.Var("p", relax.TensorType((20, 63, 32), "float32"))
+    panels = relax.Var("p", relax.TensorType((20, 63, 32), dtype))
     with builder.function("main", [panels]):
         with builder.dataflow():
             x = builder.emit(operators.panels_to_image(panels, (1, 63, 20, 20)))
@@ -40,8 +40,9 @@ def test_an_activation_moves_above_layout_changes(transposed):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_only_a_transposed_image_is_read_from_its_panels(transposed):
-    after = ReadPanelsInPlace()(head(transposed=transposed))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_only_a_transposed_image_is_read_from_its_panels(transposed, dtype):
+    after = ReadPanelsInPlace()(head(transposed=transposed, dtype=dtype))
     images = [call for call in calls(after) if is_call_to(call, operators.PANELS_TO_IMAGE.name)]
     assert bool(images) != transposed
     assert after["main"].ret_ty == head(transposed=transposed)["main"].ret_ty
