@@ -1,6 +1,7 @@
 """TensorIR schedules, one operator family a file."""
 
 from tvm_sparse.schedules.default.default import default_schedule
+from tvm_sparse.schedules.operators.amx_conv2d import AmxConv2d, amx_conv2d
 from tvm_sparse.schedules.operators.amx_linear import AmxLinear, amx_linear
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
@@ -31,6 +32,7 @@ from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 
 __all__ = [
+    "AmxConv2d",
     "AmxLinear",
     "Attention",
     "AvgPool2d",
@@ -51,6 +53,7 @@ __all__ = [
     "SparseLinear",
     "Stage",
     "Upsample2d",
+    "amx_conv2d",
     "amx_linear",
     "attention",
     "avg_pool2d",

@@ -19,6 +19,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx import pack_amx_linear
+from tvm_sparse.formats.amx_conv2d import AmxWindow
 from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.rows import pack_rows
 from tvm_sparse.passes.ir import operators
@@ -29,6 +30,7 @@ from tvm_sparse.passes.sparsify.constant_layers import (
 )
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import (
@@ -136,6 +138,18 @@ def _conv2d(
     return operators.conv2d(panels, packed, problem, fields)
 
 
+def _amx_conv2d(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    tiling: AmxConv2dTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    window = AmxWindow(problem)
+    packed = relax.const(pack_amx_linear(window.matrix(weight), tiling.inputs))
+    return operators.amx_conv2d(panels, packed, relax.const(window.offsets()), problem, fields)
+
+
 def _depthwise_conv2d(
     panels: relax.Expr,
     weight: NDArray[np.float32],
@@ -153,5 +167,6 @@ _CALLS: dict[str, Callable[..., relax.Call]] = {
     AMX_LINEAR_FAMILY.name: _amx_linear,
     ROW_LINEAR_FAMILY.name: _row_linear,
     CONV2D_FAMILY.name: _conv2d,
+    AMX_CONV2D_FAMILY.name: _amx_conv2d,
     DEPTHWISE_CONV2D_FAMILY.name: _depthwise_conv2d,
 }

@@ -42,7 +42,6 @@ GROUP_BLOCKS = 24
 _BLOCK_CHANNELS = BLOCK_TILES * TILE_CHANNELS
 _SUMS = _BLOCK_CHANNELS * PLACE_COLUMNS * COLUMN_LANES
 """Sums of a block at a place."""
-_TILE_PAIRS = TILE_INPUTS // 2
 _LEAST_SCRATCH = 1 << 14
 """Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
 
@@ -114,7 +113,10 @@ class AmxProduct:
         # Several groups need the pairs of all parts again and again.
         self.keeps_all_pairs = self.share > GROUP_BLOCKS
         kept = self.input_tiles if self.keeps_all_pairs else self.part_tiles
-        self.column_pairs = kept * _TILE_PAIRS
+        self.column_pairs = kept * self.tile_pairs
+
+    tile_pairs = TILE_INPUTS // 2
+    """Pairs of input channels of a tile."""
 
     @property
     def weight_bytes(self) -> int:
@@ -248,14 +250,14 @@ class AmxProduct:
         first = T.bind(part.first * self.channel_tiles + block * size)
         skipped = part.first if self.keeps_all_pairs else 0
         column = place * PLACE_COLUMNS
-        pairs = T.bind((column * self.column_pairs + skipped * _TILE_PAIRS) * PAIRS)
+        pairs = T.bind((column * self.column_pairs + skipped * self.tile_pairs) * PAIRS)
         # The places share the hints for the next block, of which a line is a row of a tile.
         lines = -(-BLOCK_TILES * TILE_CHANNELS // self.places)
         with T.serial(T.int64(0), T.int64(part.tiles)) as k:
             for a in range(tiles):
                 amx.load(4 + a, self.weight[first + (k * tiles + a), 0, 0])
             for b in range(columns):
-                distance = (b * self.column_pairs + k * _TILE_PAIRS) * PAIRS
+                distance = (b * self.column_pairs + k * self.tile_pairs) * PAIRS
                 amx.load(6 + b, self._pairs[pairs + distance])
             for line in range(lines):
                 ahead = (place * part.tiles + k) * lines + line

@@ -31,6 +31,16 @@ def pairs_of(even: Expr, odd: Expr) -> list[Expr]:
     return [_rounded(_interleaved(even, odd, start)) for start in range(0, lanes, PAIRS)]
 
 
+def bfloat16_of(halves: Expr) -> Expr:
+    """Return a float16 vector of 16 or 32 lanes as bits of bfloat16, rounded likewise."""
+    lanes = halves.ty.dtype.lanes
+    if lanes == 2 * PAIRS:
+        return T.reinterpret(f"uint16x{lanes}", _rounded(halves))
+    halves = T.bind(halves)
+    doubled = _rounded(T.Shuffle([halves, halves], list(range(2 * PAIRS))))
+    return T.Shuffle([T.reinterpret(f"uint16x{2 * PAIRS}", doubled)], list(range(PAIRS)))
+
+
 def _interleaved(even: Expr, odd: Expr, start: int) -> Expr:
     """Return `PAIRS` values of `even` from `start` on, each followed by that of `odd`."""
     lanes = even.ty.dtype.lanes
@@ -41,8 +51,8 @@ def _interleaved(even: Expr, odd: Expr, start: int) -> Expr:
 def _rounded(halves: Expr) -> Expr:
     """Return float16 values as bfloat16, two in a uint32.
 
-    The types are those of LLVM's intrinsic; no value of type bfloat16 gets a name, because TVM
-    takes such values apart.
+    The types are those of LLVM's intrinsic. TVM 0.27 crashes if the result, or a part of it, is
+    bound to a name.
     """
     wide = T.Cast(f"float32x{2 * PAIRS}", halves)
     low, high = (T.Shuffle([wide], list(range(i, i + PAIRS))) for i in (0, PAIRS))

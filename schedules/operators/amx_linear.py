@@ -1,36 +1,23 @@
 """Dense linear layer on the matrix unit AMX: ``y[r, n, :] = act(sum_k w[n, k] x[r, k, :] + ...)``.
 
-The loops::
-
-    for pass over the rows of a thread:     # as many rows as hold about 128 lanes
-        for group of output channels, part of the input channels:
-            pairs = the rows in bfloat16, two channels side by side
-            sums += weight * pairs
-            y = sums, in the last part after bias, residual and activation
-
-`tvm_sparse.schedules.emit.amx_product` has the inner loops. Panels are float16; products of
-bfloat16 values are summed in float32.
+Its columns are 16 lanes of a row; `tvm_sparse.schedules.operators.amx_layer` has the loops.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.amx import TILE_INPUTS
-from tvm_sparse.schedules.emit import amx
-from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct, Part, Sums
-from tvm_sparse.schedules.emit.bfloat16_pairs import PAIRS, pairs_of
-from tvm_sparse.schedules.emit.buffers import argument, converted, opaque, vector
+from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, Part
+from tvm_sparse.schedules.emit.bfloat16_pairs import pairs_of
+from tvm_sparse.schedules.emit.buffers import filled, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.emit.panel_memory import Panels
-from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.schedules.operators.amx_layer import AmxLayer
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -44,12 +31,6 @@ if TYPE_CHECKING:
 PASS_LANES = 128
 """Lanes that meet a part of the weight while it is in L1; measured on a Xeon of the Sapphire Rapids
 class: 1.5 TF/s a core with 128, 1.2 with 64, 1.6 with 256."""
-
-PASSES_PER_CORE = 4
-"""Passes of a core from which on threads share rows even if some get one pass less."""
-
-CHUNK_CHANNELS = 32
-"""Fewest output channels of a chunk."""
 
 CONVERTED_LANES = 32
 """Lanes of a row that are converted together: a vector of float16 values."""
@@ -84,7 +65,7 @@ def amx_linear(
     return kernel(AmxLinear(source, n, epilogue, cpu, tiling))
 
 
-class AmxLinear(LayerStage):
+class AmxLinear(AmxLayer):
     """A dense linear layer on AMX.
 
     Parameters
@@ -107,7 +88,6 @@ class AmxLinear(LayerStage):
     """
 
     name = "amx_linear"
-    preparations = (amx.ask_permission,)
 
     def __init__(
         self,
@@ -123,62 +103,24 @@ class AmxLinear(LayerStage):
         if reason := AMX_LINEAR_FAMILY.refusal(self.layer, cpu):
             raise ValueError(reason)
         self.tiling = tiling or AMX_LINEAR_FAMILY.default(self.layer, cpu)
-        self.row_columns = lanes // COLUMN_LANES
-        self.pass_rows = max(1, min(rows, PASS_LANES // lanes))
-        self.tiles = Tiles(self.pass_rows, self.pass_rows)
-        self.row_block = rows
-        passes = -(-rows // self.pass_rows)
-        if images * passes % cpu.cores == 0 or images * passes > PASSES_PER_CORE * cpu.cores:
-            self.row_block = -(-passes // cpu.cores) * self.pass_rows
-        else:
-            self.chunks = min(cpu.cores, -(-n // CHUNK_CHANNELS))
-        self.product = AmxProduct(n, k, self.tiling.inputs, self.row_columns, self.chunks)
-
-    def declare_weight(self) -> None:
-        """Declare the packed weight and the bias."""
-        self.product.declare_weight()
-        has_bias, n = self.epilogue.bias, self.tensor.channels
-        self.bias = argument("bias", n, dtype=self.tensor.dtype) if has_bias else None
-
-    def allocate(self, run_rows: Collection[int]) -> None:
-        """Allocate the pairs of the rows of a pass, and their sums."""
-        super().allocate(run_rows)
-        self.product.allocate(min(self.pass_rows, self.most_rows))
-
-    def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
-        """Compute rows ``[first, end)`` of an image."""
-        amx.configure()
-        passes = -(-self.most_rows // self.pass_rows)
-        with T.serial(T.int64(0), T.int64(passes)) as i:
-            row = T.bind(first + i * self.pass_rows)
-            rows = opaque(T.min(end - row, T.int64(self.pass_rows)))
-            with T.If(rows > 0), T.Then():
-                self.product.compute(
-                    rows,
-                    chunk if self.chunks > 1 else None,
-                    fill=lambda part: self._convert(part, image, row, rows),
-                    store=lambda sums: self._store(sums, y, image, row),
-                )
-        amx.release()
+        pairs = -(-k // 2)
+        self.cut(pairs, self.tiling.inputs, lanes // COLUMN_LANES, PASS_LANES // lanes)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
         product = AMX_LINEAR_FAMILY.cycles(self.layer, self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
-    def weight_bytes(self) -> int:
-        """Return the bytes of the weight."""
-        return self.product.weight_bytes
-
     def key(self) -> str:
         """Return the text that tuning records know the stage by; the tensors are not part of it."""
         return f"{self.name} channels={self.source.channels} {self.epilogue.key}"
 
-    def _convert(self, part: Part, image: Expr, row: Expr, rows: Expr) -> None:
-        """Store the pairs of some input channels of rows, and zeros behind the last channel."""
-        most = part.tiles * TILE_INPUTS
+    def fill(self, part: Part, image: Expr, row: Expr, rows: Expr) -> None:
+        """Store the pairs of a part of the input channels of rows."""
         first = T.bind(T.int64(0) + part.first * TILE_INPUTS)
-        inputs = self.source.channels - (part.first * TILE_INPUTS) if part.ends else most
+        inputs = part.tiles * TILE_INPUTS
+        if part.ends:
+            inputs = self.source.channels - part.first * TILE_INPUTS
         with T.serial(T.int64(0), rows) as i:
             source = self.x.tile(image, row + i)
             column = T.bind(i * self.row_columns)
@@ -190,11 +132,9 @@ class AmxLinear(LayerStage):
             if inputs % 2:
                 for lane, lanes in self._pieces():
                     last = source[0, first + (inputs - 1), vector(T.int64(lane), lanes)]
-                    zeros = T.Broadcast(T.float16(0), lanes)
+                    zeros = filled(0, lanes, self.source.dtype)
                     self._keep(column, lane, T.int64(inputs // 2), pairs_of(last, zeros))
-            with T.serial(T.int64(-(-inputs // 2)), T.int64(most // 2)) as pair:
-                for lane in range(0, self.source.lanes, PAIRS):
-                    self._keep(column, lane, pair, [T.Broadcast(T.uint32(0), PAIRS)])
+            self.fill_up(part, column, self.row_columns, -(-inputs // 2))
 
     def _pieces(self) -> list[tuple[int, int]]:
         """Return the first lane and the lanes of every piece of a row that is converted."""
@@ -205,25 +145,3 @@ class AmxLinear(LayerStage):
     def _keep(self, column: Expr, lane: int, pair: Expr, vectors: list[Expr]) -> None:
         for i, value in enumerate(vectors):
             self.product.keep(column + (lane // COLUMN_LANES + i), pair, value)
-
-    def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr) -> None:
-        """Store sums as they are after the epilogue, whose activation is computed in float16."""
-        count = len(sums.columns) if self.row_columns % len(sums.columns) == 0 else 1
-        lanes = count * COLUMN_LANES
-        pieces = []
-        for i in range(0, len(sums.columns), count):
-            at = T.bind(row + sums.columns[i] // self.row_columns)
-            lane = T.bind(sums.columns[i] % self.row_columns * COLUMN_LANES)
-            residual = self.residual_tile(image, at, 1)
-            pieces.append((i, y.tile(image, at), vector(lane, lanes), residual))
-        with T.serial(T.int64(0), sums.channels) as c:
-            channel = sums.channel + c
-            for i, out, place, residual in pieces:
-                value = sums.vector(c, i, count)
-                if self.bias is not None:
-                    bias = converted(self.bias[channel], DType.FLOAT32)
-                    value = value + T.Broadcast(bias, lanes)
-                if residual is not None:
-                    value = value + converted(residual[0, channel, place], DType.FLOAT32)
-                value = self.epilogue.activate(T.bind(converted(value, self.tensor.dtype)))
-                out.store(value, 0, channel, place)

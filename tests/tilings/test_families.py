@@ -21,6 +21,7 @@ from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.record import Record
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx_conv2d import AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AmxLinearTiling
 from tvm_sparse.tilings.conv2d import Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
@@ -60,6 +61,7 @@ TILINGS = [
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
     JoinedLinearTiling(4, 16, rows=4, width=16),
     JoinedTiling(4, 8, rows=8, width=32),
+    AmxConv2dTiling(64),
 ]
 FITTING = {
     "linear": {0, 3},
@@ -93,7 +95,7 @@ def test_names_of_families_in_records_do_not_change():
     assert names == [
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
         *("linear", "amx_linear", "row_linear", "conv2d", "depthwise_conv2d"),
-        *("joined_linear", "joined_conv2d"),
+        *("joined_linear", "joined_conv2d", "amx_conv2d"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -114,6 +116,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
         joined,
         joined,
+        ["kernel", "inputs"],
     ]
 
 

@@ -6,26 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.amx import TILE_CHANNELS, TILE_INPUTS, tiles_of
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.amx import (
+    CONVERSION_CYCLES,
+    RESULT_CYCLES,
+    TILE_CYCLES,
+    TILE_LANES,
+    equal_blocks,
+    refusal_of_panels,
+)
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.layer import Layer
-
-TILE_LANES = 16
-"""Lanes of a tile of a panel."""
-
-DEFAULT_INPUTS = 256
-"""Input channels of a block: 16 KB of weights, which stay in L1 while all lanes meet them. Measured
-on a Xeon of the Sapphire Rapids class: 1.5 TF/s a core with 256, 1.4 with 192, 1.3 with 384, 1.2
-with 768."""
-
-TILE_CYCLES = 38.0
-"""Cycles in which a core loads and multiplies a tile of a weight and a tile of a panel, of which 16
-are the unit's own."""
-
-CONVERSION_CYCLES = 6.0
-"""Cycles in which a core makes a vector of 16 pairs of bfloat16 values from float16 panels."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +41,7 @@ class AmxLinearFamily(Family[Linear, AmxLinearTiling]):
 
     def refusal_of_sizes(self, problem: Linear, cpu: CpuProfile) -> str:
         """Return why the unit cannot compute a layer; an empty string if it can."""
-        if not cpu.has_matrix_unit:
-            return "the target has no AMX bf16 unit"
-        if problem.dtype != DType.FLOAT16:
-            return f"the matrix unit takes float16 panels, not {problem.dtype}"
-        if problem.lanes % TILE_LANES:
-            return f"{problem.lanes} lanes are not a multiple of {TILE_LANES}"
-        return ""
+        return refusal_of_panels(cpu, problem.dtype, problem.lanes)
 
     def cuts_evenly(self, problem: Linear, tiling: AmxLinearTiling) -> bool:
         """Return whether the blocks consist of whole tiles."""
@@ -65,9 +51,7 @@ class AmxLinearFamily(Family[Linear, AmxLinearTiling]):
     def default(self, layer: Layer[Linear], cpu: CpuProfile) -> AmxLinearTiling:
         """Return blocks of about `DEFAULT_INPUTS` input channels, as equal as can be."""
         del cpu
-        tiles = tiles_of(layer.problem.k, TILE_INPUTS)
-        blocks = max(1, round(tiles * TILE_INPUTS / DEFAULT_INPUTS))
-        return AmxLinearTiling(-(-tiles // blocks) * TILE_INPUTS)
+        return AmxLinearTiling(equal_blocks(layer.problem.k))
 
     def tilings(self, layer: Layer[Linear], cpu: CpuProfile) -> Iterator[AmxLinearTiling]:
         """Yield the default and blocks from 128 to 512 input channels."""
@@ -78,13 +62,15 @@ class AmxLinearFamily(Family[Linear, AmxLinearTiling]):
 
     def cycles(self, layer: Layer[Linear], tiling: AmxLinearTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores."""
-        del tiling, cpu
+        del cpu
         problem = layer.problem
         columns = problem.rows * problem.lanes / TILE_LANES
         inputs = tiles_of(problem.k, TILE_INPUTS)
-        products = columns * inputs * tiles_of(problem.n, TILE_CHANNELS)
+        results = columns * tiles_of(problem.n, TILE_CHANNELS)
+        parts = -(-inputs * TILE_INPUTS // tiling.inputs)
         vectors = columns * inputs * TILE_INPUTS / 2
-        return products * TILE_CYCLES + vectors * CONVERSION_CYCLES
+        cycles = results * (inputs * TILE_CYCLES + parts * RESULT_CYCLES)
+        return cycles + vectors * CONVERSION_CYCLES
 
     def register_tile(self, tiling: AmxLinearTiling) -> tuple[object, ...]:
         """Return the input channels of a block."""

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
+from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
@@ -40,6 +41,7 @@ Tiling: TypeAlias = (
     | AmxLinearTiling
     | RowTiling
     | Conv2dTiling
+    | AmxConv2dTiling
     | DepthwiseConv2dTiling
 )
 
@@ -56,6 +58,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
     *JOINED_FAMILIES,
+    AMX_CONV2D_FAMILY,
 )
 
 

@@ -3,11 +3,13 @@
 from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR, amx_linear
 from tvm_sparse.passes.ir.operators.attention import ATTENTION, attention
 from tvm_sparse.passes.ir.operators.conv2d import (
+    AMX_CONV2D,
     CONV2D,
     CONVOLUTIONS,
     DEPTHWISE_CONV2D,
     JOINED_CONV2D,
     SPARSE_CONV2D,
+    amx_conv2d,
     conv2d,
     conv_of,
     depthwise_conv2d,
@@ -79,6 +81,7 @@ from tvm_sparse.passes.ir.operators.strips import (
 from tvm_sparse.passes.ir.operators.table import OPERATORS, WITH_EPILOGUE, operator_of
 
 __all__ = [
+    "AMX_CONV2D",
     "AMX_LINEAR",
     "ATTENTION",
     "AVG_POOL2D",
@@ -111,6 +114,7 @@ __all__ = [
     "Layout",
     "Operator",
     "activation_of",
+    "amx_conv2d",
     "amx_linear",
     "attention",
     "avg_pool2d",

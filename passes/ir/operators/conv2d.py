@@ -34,6 +34,7 @@ from tvm_sparse.passes.ir.operators.operator import (
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
 from tvm_sparse.tilings.joined_conv2d import JOINED_CONV2D_FAMILY
@@ -59,6 +60,30 @@ def conv2d(
 ) -> relax.Call:
     """Convolve panels of images with a packed dense weight; `tiling` as of `linear`."""
     return CONV2D.call(x, weight, conv=dataclasses.asdict(conv), **tiling_attributes(tiling or {}))
+
+
+def amx_conv2d(
+    x: relax.Expr,
+    weight: relax.Expr,
+    offsets: relax.Expr,
+    conv: Conv2d,
+    tiling: Mapping[str, Any] | None = None,
+) -> relax.Call:
+    """Convolve float16 panels of images on the matrix unit AMX.
+
+    Parameters
+    ----------
+    x : relax.Expr
+        Panels, ``[rows, in_channels, lanes]``, float16.
+    weight, offsets : relax.Expr
+        The results of `pack_amx_linear` for the `matrix` of an `AmxWindow`, and of its `offsets`.
+    conv : Conv2d
+        The convolution.
+    tiling : mapping, optional
+        The fields of an `AmxConv2dTiling`; the cost model chooses one if there are none.
+    """
+    fields = tiling_attributes(tiling or {})
+    return AMX_CONV2D.call(x, weight, offsets, conv=dataclasses.asdict(conv), **fields)
 
 
 def depthwise_conv2d(
@@ -126,6 +151,11 @@ def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
 
 
+def _amx_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, AMX_CONV2D_FAMILY)
+    return schedules.AmxConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+
+
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, DEPTHWISE_CONV2D_FAMILY)
     return schedules.DepthwiseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
@@ -152,7 +182,8 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
 SPARSE_CONV2D = _convolution("sparse_conv2d", SPARSE_OPERANDS, _sparse_conv2d)
 JOINED_CONV2D = _convolution("joined_conv2d", SPARSE_OPERANDS, _joined_conv2d)
 CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
+AMX_CONV2D = _convolution("amx_conv2d", ("x", "weight", "offsets"), _amx_conv2d)
 DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
 
-CONVOLUTIONS = (SPARSE_CONV2D.name, CONV2D.name, DEPTHWISE_CONV2D.name)
+CONVOLUTIONS = (SPARSE_CONV2D.name, CONV2D.name, AMX_CONV2D.name, DEPTHWISE_CONV2D.name)
 """The names in Relax of the convolutions that can read and write images."""

@@ -7,6 +7,7 @@ from tvm import relax
 from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR
 from tvm_sparse.passes.ir.operators.attention import ATTENTION
 from tvm_sparse.passes.ir.operators.conv2d import (
+    AMX_CONV2D,
     CONV2D,
     DEPTHWISE_CONV2D,
     JOINED_CONV2D,
@@ -36,7 +37,7 @@ from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, TO_STRIPS
 RECORDS = (
     *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE, TO_STRIPS, FROM_STRIPS),
     *(SPARSE_LINEAR, LINEAR, AMX_LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
-    *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, DEPTHWISE_CONV2D),
+    *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
     *(LAYER_NORM, ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D),
