@@ -26,9 +26,7 @@ from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import accumulates, sparse_accumulators
-
-GROUP_STEP = 4
-"""Channels of a group whose offsets come with one load, in float16."""
+from tvm_sparse.tilings.sparse_groups import OFFSETS_PER_LOAD, offsets_per_load
 
 LOADS_PER_CYCLE = 1.65
 """Cache lines a cycle that the inner loop loads."""
@@ -110,14 +108,13 @@ class JoinedConv2dFamily(Family[Conv2d, JoinedTiling]):
         problem, window = layer.problem, joined_window(layer.problem, tiling)
         k_blocks = -(-problem.channels // window.channels)
         outputs, taps = problem.out_channels, problem.channels * math.prod(problem.kernel)
-        is_together = problem.dtype == DType.FLOAT16 and tiling.group % GROUP_STEP == 0
-        offset_loads = 1 / GROUP_STEP if is_together else 1
+        of_weights = 1 + 1 / offsets_per_load(tiling.group, problem.dtype)
         line_share = _lines_per_load(window)
         whole, rest = divmod(problem.out_height, tiling.rows)
         loops, others = 0.0, 0.0
         for rows, tiles in ((tiling.rows, whole), (rest, 1)):
             vectors = window.vectors_of(rows)
-            lines = -(-vectors // tiling.vectors) * (1 + offset_loads) + vectors * line_share
+            lines = -(-vectors // tiling.vectors) * of_weights + vectors * line_share
             loops += tiles * lines / LOADS_PER_CYCLE
             sums = (k_blocks - 1) * vectors * PARTIAL_SUM_CYCLES
             others += tiles * outputs * (sums + rows * ROW_CYCLES)
@@ -239,7 +236,7 @@ def _cuts(problem: Conv2d, one: JoinedWindow, cpu: CpuProfile) -> Iterator[Joine
             depths.add(-(-problem.channels // -(-problem.channels // reach)))
     for pieces in {-(-one.vectors // most) for most in range(1, one.vectors + 1)}:
         vectors = -(-one.vectors // pieces)
-        group = max(sparse_accumulators(cpu) // vectors // GROUP_STEP, 1) * GROUP_STEP
+        group = max(sparse_accumulators(cpu) // vectors // OFFSETS_PER_LOAD, 1) * OFFSETS_PER_LOAD
         if not accumulates(group * vectors, cpu):
             continue
         for depth in depths:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import L1_SETS, line_elements
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import SparseConvTiling
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.family import Family
@@ -21,7 +22,7 @@ from tvm_sparse.tilings.gathering import GATHER_CYCLES, lines_per_load
 from tvm_sparse.tilings.jobs import waiting
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.registers import MOST_ROWS, accumulates, sparse_accumulators
-from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, nonzero_cycles
+from tvm_sparse.tilings.sparse_groups import GROUP_CYCLES, OFFSETS_PER_LOAD, nonzero_cycles
 
 PARTIAL_SUM_CYCLES = 2.0
 """Cycles to load and store a vector of partial sums that lies in the L2 cache."""
@@ -101,7 +102,7 @@ class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
         vectors = tiling.rows * window.vectors
         pieces = -(-window.vectors // tiling.vectors)
         lines = lines_per_load(window)
-        per_nonzero = nonzero_cycles(vectors, pieces, lines, cpu, problem.dtype)
+        per_nonzero = nonzero_cycles(vectors, pieces, lines, cpu, problem.dtype, tiling.group)
         groups = -(-problem.out_channels // tiling.group) * k_blocks * pieces
 
         gathered = window.rows(tiling.row_block) * window.row_pitch * k_blocks // tiling.width
@@ -150,6 +151,7 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
                 continue
             group = accumulators // (rows * vectors)
             group = max(group, 2) if vectors * rows * 2 <= cpu.vector_registers - 2 else group
+            group = _of_whole_loads(group, rows * vectors, cpu, problem.dtype)
             seen = min(one.pitch, (vectors + (not shifted)) * width)
             in_reach = _sets_in_reach(seen, one.pitch, line_elements(problem.dtype))
             held = int(elements * in_reach)
@@ -175,6 +177,13 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
                     )  # fmt: skip
                 if row_block <= rows:
                     break
+
+
+def _of_whole_loads(group: int, vectors: int, cpu: CpuProfile, dtype: DType) -> int:
+    """Return the group whose offsets come with whole loads, if the registers hold its sums."""
+    whole = max(group // OFFSETS_PER_LOAD, 1) * OFFSETS_PER_LOAD
+    held = dtype == DType.FLOAT16 and whole * vectors <= cpu.vector_registers - 4
+    return whole if held else group
 
 
 def _job_bytes(window: Window, row_block: int) -> int:

@@ -11,8 +11,23 @@ GROUP_CYCLES = 30
 the exit of the loop. Measured on a Xeon with AVX-512."""
 
 
+OFFSETS_PER_LOAD = 4
+"""Channels of a group whose offsets come with one load in float16, if they divide the group."""
+
+
+def offsets_per_load(group: int, dtype: DType) -> int:
+    """Return the channels of a group whose offsets come with one load."""
+    joins = dtype == DType.FLOAT16 and group % OFFSETS_PER_LOAD == 0
+    return OFFSETS_PER_LOAD if joins else 1
+
+
 def nonzero_cycles(
-    vectors: int, pieces: int, lines_per_load: float, cpu: CpuProfile, dtype: DType
+    vectors: int,
+    pieces: int,
+    lines_per_load: float,
+    cpu: CpuProfile,
+    dtype: DType,
+    group: int = 1,
 ) -> float:
     """Return the cycles of a non-zero: its loads or its multiply-adds, whichever take longer.
 
@@ -29,6 +44,9 @@ def nonzero_cycles(
         The processor.
     dtype : DType
         Type of inputs and weights.
+    group : int
+        Channels of a group.
     """
-    loads = pieces * (2 / cpu.weights_per_load(dtype)) + vectors * lines_per_load
+    of_weights = (1 + 1 / offsets_per_load(group, dtype)) / cpu.weights_per_load(dtype)
+    loads = pieces * of_weights + vectors * lines_per_load
     return max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
