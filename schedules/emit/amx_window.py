@@ -38,11 +38,11 @@ class WindowMemory:
         least = HEAP_LEAST_BYTES // self.window.element_bytes
         self._memory = scratch(max(size, least), self._dtype)
 
-    def pairs(self, start: Expr, column: int) -> Expr:
-        """Return the 16 pairs of a column, `start` being the place of those of column 0."""
+    def pairs(self, start: Expr, column: int, count: int) -> Expr:
+        """Return the first pairs of a column, `start` being the place of those of column 0."""
         step = self.window.step
-        held = self._memory[vector(start + column * step, step)]
-        return T.reinterpret(f"uint32x{PAIRS}", held) if self.window.pairs_pixels else held
+        held = self._memory[vector(start + column * step, count * step // PAIRS)]
+        return T.reinterpret(f"uint32x{count}", held) if self.window.pairs_pixels else held
 
     def gather(self, x: Panels, image: Expr, first: Expr, rows: Expr) -> None:
         """Store `rows` input rows from `first` on; those outside of the image are zeros."""

@@ -19,26 +19,37 @@ def pairs_of(even: Expr, odd: Expr) -> list[Expr]:
     Parameters
     ----------
     even, odd : Expr
-        float16 vectors of `PAIRS` lanes or a multiple of that.
+        float16 vectors of 8, 16 or 32 lanes.
 
     Returns
     -------
     list of Expr
-        uint32 vectors of `PAIRS` pairs; the value of `even` is in the lower half of each.
+        uint32 vectors of `PAIRS` pairs or, of 8 lanes, of 8; the value of `even` is in the lower
+        half of each.
     """
     lanes = even.ty.dtype.lanes
-    even, odd = T.bind(even), T.bind(odd)
-    return [_rounded(_interleaved(even, odd, start)) for start in range(0, lanes, PAIRS)]
+    even, odd = (T.bind(_whole(x, PAIRS)) for x in (even, odd))
+    starts = range(0, max(lanes, PAIRS), PAIRS)
+    vectors = [_rounded(_interleaved(even, odd, start)) for start in starts]
+    return [_cut(v, lanes) for v in vectors]
 
 
 def bfloat16_of(halves: Expr) -> Expr:
-    """Return a float16 vector of 16 or 32 lanes as bits of bfloat16, rounded likewise."""
+    """Return a float16 vector of 8, 16 or 32 lanes as bits of bfloat16, rounded likewise."""
     lanes = halves.ty.dtype.lanes
-    if lanes == 2 * PAIRS:
-        return T.reinterpret(f"uint16x{lanes}", _rounded(halves))
-    halves = T.bind(halves)
-    doubled = _rounded(T.Shuffle([halves, halves], list(range(2 * PAIRS))))
-    return T.Shuffle([T.reinterpret(f"uint16x{2 * PAIRS}", doubled)], list(range(PAIRS)))
+    rounded = _rounded(T.bind(_whole(halves, 2 * PAIRS)))
+    return _cut(T.reinterpret(f"uint16x{2 * PAIRS}", rounded), lanes)
+
+
+def _whole(x: Expr, lanes: int) -> Expr:
+    """Return a vector repeated until it has `lanes` lanes, or more if it has more."""
+    held = x.ty.dtype.lanes
+    return x if held >= lanes else T.Shuffle([x] * (lanes // held), list(range(lanes)))
+
+
+def _cut(x: Expr, lanes: int) -> Expr:
+    """Return the first lanes of a vector, or all if it has no more."""
+    return x if x.ty.dtype.lanes <= lanes else T.Shuffle([x], list(range(lanes)))
 
 
 def _interleaved(even: Expr, odd: Expr, start: int) -> Expr:

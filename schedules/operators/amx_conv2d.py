@@ -14,11 +14,11 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx_conv2d import AmxWindow
-from tvm_sparse.schedules.emit.amx_product import Part
+from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, Part
 from tvm_sparse.schedules.emit.amx_window import WindowMemory
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.amx_layer import AmxLayer
+from tvm_sparse.schedules.operators.amx_layer import AmxLayer, side_by_side
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
@@ -124,12 +124,15 @@ class AmxConv2d(AmxLayer):
         if part.ends:
             pairs = self.window.pairs - part.first * self.product.tile_pairs
         out_row_pitch = self.problem.stride[0] * self.window.row_pitch
-        with T.serial(T.int64(0), rows) as i:
-            column, base = T.bind(i * self.row_columns), T.bind(i * out_row_pitch)
+        lanes = COLUMN_LANES // self.joined
+        with T.serial(T.int64(0), self.column_rows(rows)) as i:
+            column = T.bind(i * self.row_columns)
+            bases = [T.bind(at * out_row_pitch) for at in self.rows_of(i, rows)]
             with T.serial(T.int64(0), T.int64(pairs)) as pair:
-                start = T.bind(base + T.Cast("int64", self.offsets[first + pair]))
+                offset = T.bind(T.Cast("int64", self.offsets[first + pair]))
                 for c in range(self.row_columns):
-                    self.product.keep(column + c, pair, self.memory.pairs(start, c))
+                    rows_held = [self.memory.pairs(base + offset, c, lanes) for base in bases]
+                    self.product.keep(column + c, pair, side_by_side(rows_held))
             self.fill_up(part, column, self.row_columns, pairs)
 
     def cycles(self) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
@@ -25,7 +25,7 @@ from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct, Part, Sums
 from tvm_sparse.schedules.emit.buffers import argument, converted, filled, opaque, vector
-from tvm_sparse.schedules.emit.panel_memory import Panels
+from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.layer import LayerStage
 
 if TYPE_CHECKING:
@@ -56,12 +56,13 @@ class AmxLayer(LayerStage):
         inputs : int
             Input channels of a part, for which the weight is packed.
         row_columns : int
-            Columns of 16 lanes of an output row.
+            Columns of 16 lanes of an output row; several rows of fewer lanes share one.
         pass_rows : int
             The most rows of a pass.
         """
         images, rows, n = self.tensor.images, self.tensor.rows, self.tensor.channels
         self.row_columns = row_columns
+        self.joined = max(1, COLUMN_LANES // self.tensor.lanes)
         self.pass_rows = max(1, min(rows, pass_rows))
         self.tiles = Tiles(self.pass_rows, self.pass_rows)
         self.row_block = rows
@@ -85,7 +86,7 @@ class AmxLayer(LayerStage):
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the pairs of the rows of a pass, and their sums."""
         super().allocate(run_rows)
-        self.product.allocate(min(self.pass_rows, self.most_rows))
+        self.product.allocate(self.column_rows(min(self.pass_rows, self.most_rows)))
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
@@ -97,10 +98,10 @@ class AmxLayer(LayerStage):
             with T.If(rows > 0), T.Then():
                 self.gather(image, row, rows)
                 self.product.compute(
-                    rows,
+                    self.column_rows(rows),
                     chunk if self.chunks > 1 else None,
                     fill=lambda part: self.fill(part, image, row, rows),
-                    store=lambda sums: self._store(sums, y, image, row),
+                    store=lambda sums: self._store(sums, y, image, row, rows),
                 )
         amx.release()
 
@@ -125,32 +126,70 @@ class AmxLayer(LayerStage):
         """Return the bytes of the weight."""
         return self.product.weight_bytes
 
-    def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr) -> None:
+    def column_rows(self, rows: Any) -> Any:
+        """Return the rows of columns that hold some rows of panels."""
+        return rows if self.joined == 1 else (rows + (self.joined - 1)) // self.joined
+
+    def rows_of(self, columns: Expr, rows: Expr) -> list[Expr]:
+        """Return which of the `rows` rows of a pass share the lanes of a row of columns.
+
+        A row that is missing behind the last one is replaced by the last one.
+        """
+        if self.joined == 1:
+            return [columns]
+        first = columns * self.joined
+        return [first, *(T.min(first + i, rows - 1) for i in range(1, self.joined))]
+
+    def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr, rows: Expr) -> None:
         """Store sums as they are after the epilogue, whose activation is computed in float16."""
         count = len(sums.columns) if self.row_columns % len(sums.columns) == 0 else 1
-        lanes = count * COLUMN_LANES
         pieces = []
         for i in range(0, len(sums.columns), count):
-            at = T.bind(row + sums.columns[i] // self.row_columns)
+            found = sums.columns[i] // self.row_columns
             column = T.bind(sums.columns[i] % self.row_columns)
+            lanes = count * COLUMN_LANES // self.joined
             place = vector(T.bind(column * COLUMN_LANES), lanes)
-            residual = self.residual_tile(image, at, 1)
-            pieces.append((i, column, y.tile(image, at), place, residual))
+            ats = [T.bind(row + at) for at in self.rows_of(found, rows)]
+            outs = [(y.tile(image, at), self.residual_tile(image, at, 1)) for at in ats]
+            pieces.append((i, column, place, outs))
         with T.serial(T.int64(0), sums.channels) as c:
             channel = sums.channel + c
-            for i, column, out, place, residual in pieces:
+            for i, column, place, outs in pieces:
                 value = sums.vector(c, i, count)
                 if self.bias is not None:
                     bias = converted(self.bias[channel], DType.FLOAT32)
-                    value = value + T.Broadcast(bias, lanes)
-                if residual is not None:
-                    value = value + converted(residual[0, channel, place], DType.FLOAT32)
+                    value = value + T.Broadcast(bias, count * COLUMN_LANES)
+                if self.residual is not None:
+                    held = side_by_side([r[0, channel, place] for _, r in outs if r is not None])
+                    value = value + converted(held, DType.FLOAT32)
                 value = self.epilogue.activate(T.bind(converted(value, self.tensor.dtype)))
-                out.store(value, 0, channel, place)
-                unused = range(self.row_columns * COLUMN_LANES, self.tensor.lanes, COLUMN_LANES)
-                if unused:  # nobody reads these lanes, but they must be finite
-                    is_last = T.EQ(column, T.int64(self.row_columns - count))
-                    with T.If(is_last), T.Then():
-                        for lane in unused:
-                            zeros = filled(0, COLUMN_LANES, self.tensor.dtype)
-                            out.store(zeros, 0, channel, vector(T.int64(lane), COLUMN_LANES))
+                self._store_rows(value, channel, place, [out for out, _ in outs])
+                self._store_unused(channel, column, count, outs[0][0])
+
+    def _store_rows(self, value: Expr, channel: Expr, place: Expr, outs: list[Tile]) -> None:
+        """Store a vector that holds the lanes of one row, or of several narrow ones."""
+        if len(outs) == 1:
+            outs[0].store(value, 0, channel, place)
+            return
+        value, lanes = T.bind(value), COLUMN_LANES // len(outs)
+        # Rows behind the last one have its place and the values of its lanes.
+        for i, out in enumerate(outs):
+            part = T.Shuffle([value], list(range(i * lanes, (i + 1) * lanes)))
+            out.store(part, 0, channel, place)
+
+    def _store_unused(self, channel: Expr, column: Expr, count: int, out: Tile) -> None:
+        """Store zeros in the lanes behind the columns: nobody reads them, but they are finite."""
+        unused = range(self.row_columns * COLUMN_LANES, self.tensor.lanes, COLUMN_LANES)
+        if unused:
+            with T.If(T.EQ(column, T.int64(self.row_columns - count))), T.Then():
+                for lane in unused:
+                    zeros = filled(0, COLUMN_LANES, self.tensor.dtype)
+                    out.store(zeros, 0, channel, vector(T.int64(lane), COLUMN_LANES))
+
+
+def side_by_side(vectors: list[Expr]) -> Expr:
+    """Return the lanes of vectors of equal length as one vector."""
+    if len(vectors) == 1:
+        return vectors[0]
+    lanes = len(vectors) * vectors[0].ty.dtype.lanes
+    return T.Shuffle(vectors, list(range(lanes)))

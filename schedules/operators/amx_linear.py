@@ -17,7 +17,8 @@ from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, Part
 from tvm_sparse.schedules.emit.bfloat16_pairs import pairs_of
 from tvm_sparse.schedules.emit.buffers import filled, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.amx_layer import AmxLayer
+from tvm_sparse.schedules.emit.panel_memory import Tile
+from tvm_sparse.schedules.operators.amx_layer import AmxLayer, side_by_side
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -27,10 +28,6 @@ from tvm_sparse.tilings.layer import Layer
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-PASS_LANES = 128
-"""Lanes that meet a part of the weight while it is in L1; measured on a Xeon of the Sapphire Rapids
-class: 1.5 TF/s a core with 128, 1.2 with 64, 1.6 with 256."""
 
 CONVERTED_LANES = 32
 """Lanes of a row that are converted together: a vector of float16 values."""
@@ -104,7 +101,8 @@ class AmxLinear(AmxLayer):
             raise ValueError(reason)
         self.tiling = tiling or AMX_LINEAR_FAMILY.default(self.layer, cpu)
         pairs = -(-k // 2)
-        self.cut(pairs, self.tiling.inputs, lanes // COLUMN_LANES, PASS_LANES // lanes)
+        pass_rows = AMX_LINEAR_FAMILY.pass_rows(self.layer.problem)
+        self.cut(pairs, self.tiling.inputs, -(-lanes // COLUMN_LANES), pass_rows)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -121,24 +119,28 @@ class AmxLinear(AmxLayer):
         inputs = part.tiles * TILE_INPUTS
         if part.ends:
             inputs = self.source.channels - part.first * TILE_INPUTS
-        with T.serial(T.int64(0), rows) as i:
-            source = self.x.tile(image, row + i)
+        with T.serial(T.int64(0), self.column_rows(rows)) as i:
+            sources = [self.x.tile(image, row + at) for at in self.rows_of(i, rows)]
             column = T.bind(i * self.row_columns)
+
+            def read(channel: Expr, lane: int, lanes: int, of: list[Tile] = sources) -> Expr:
+                at = vector(T.int64(lane), lanes // len(of))
+                return side_by_side([source[0, channel, at] for source in of])
+
             with T.serial(T.int64(0), T.int64(inputs // 2)) as pair:
                 for lane, lanes in self._pieces():
-                    at = vector(T.int64(lane), lanes)
-                    even, odd = (source[0, first + (pair * 2 + e), at] for e in (0, 1))
+                    even, odd = (read(first + (pair * 2 + e), lane, lanes) for e in (0, 1))
                     self._keep(column, lane, pair, pairs_of(even, odd))
             if inputs % 2:
                 for lane, lanes in self._pieces():
-                    last = source[0, first + (inputs - 1), vector(T.int64(lane), lanes)]
+                    last = read(first + (inputs - 1), lane, lanes)
                     zeros = filled(0, lanes, self.source.dtype)
                     self._keep(column, lane, T.int64(inputs // 2), pairs_of(last, zeros))
             self.fill_up(part, column, self.row_columns, -(-inputs // 2))
 
     def _pieces(self) -> list[tuple[int, int]]:
         """Return the first lane and the lanes of every piece of a row that is converted."""
-        lanes = self.source.lanes
+        lanes = self.source.lanes * self.joined
         starts = range(0, lanes, CONVERTED_LANES)
         return [(lane, min(CONVERTED_LANES, lanes - lane)) for lane in starts]
 

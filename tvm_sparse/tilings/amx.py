@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
-from tvm_sparse.formats.amx import TILE_INPUTS, tiles_of
+from tvm_sparse.formats.amx import TILE_CHANNELS, TILE_INPUTS, tiles_of
 
 TILE_LANES = 16
 """Lanes of a tile of a panel."""
+
+NARROW_LANES = 8
+"""Lanes of which two rows make a tile."""
 
 DEFAULT_INPUTS = 256
 """Input channels of a block: 16 KB of weights, which stay in L1 while all lanes meet them. Measured
 on a Xeon of the Sapphire Rapids class: 1.5 TF/s a core with 256, 1.4 with 192, 1.3 with 384, 1.2
 with 768."""
 
-TILE_CYCLES = 36.0
-"""Cycles in which a core loads and multiplies a tile of a weight and a tile of a panel, of which 16
-are the unit's own. Measured on a Xeon of the Sapphire Rapids class, with the next constants: within
-15 % of ten layers of BERT and ResNet-50, whose weights come from L3."""
+TILE_CYCLES = 30.0
+"""Cycles in which a core multiplies a tile of a weight by a tile of a panel, of which 16 are the
+unit's own; the rest are loads. Measured, as all constants here, on a Xeon of the Sapphire Rapids
+class, with weights that come from L3."""
+
+WEIGHT_CYCLES = 60.0
+"""Further cycles for each tile of a weight and each pass over it, to bring it from L3. With 2, 4, 8
+and 16 tiles of panels, a tile of a weight took 119, 177, 293 and 533 cycles."""
 
 RESULT_CYCLES = 20.0
 """Cycles in which a core stores a tile of sums, and loads it for the next block of inputs."""
@@ -32,8 +39,13 @@ def refusal_of_panels(cpu: CpuProfile, dtype: DType, *lanes: int) -> str:
         return "the target has no AMX bf16 unit"
     if dtype != DType.FLOAT16:
         return f"the matrix unit takes float16 panels, not {dtype}"
-    odd = [count for count in lanes if count % TILE_LANES]
+    odd = [count for count in lanes if count % TILE_LANES and count != NARROW_LANES]
     return f"{odd[0]} lanes are not a multiple of {TILE_LANES}" if odd else ""
+
+
+def joined_rows(lanes: int) -> int:
+    """Return how many rows of some lanes share a tile."""
+    return max(1, TILE_LANES // lanes)
 
 
 def equal_blocks(inputs: int) -> int:
@@ -41,3 +53,23 @@ def equal_blocks(inputs: int) -> int:
     tiles = tiles_of(inputs, TILE_INPUTS)
     blocks = max(1, round(tiles * TILE_INPUTS / DEFAULT_INPUTS))
     return -(-tiles // blocks) * TILE_INPUTS
+
+
+def product_cycles(n: int, k: int, inputs: int, columns: float, passes: float) -> float:
+    """Return the cycles of the product of a weight ``[N, K]`` and columns of pairs.
+
+    Parameters
+    ----------
+    n, k : int
+        Output and input channels.
+    inputs : int
+        Input channels of a block.
+    columns : float
+        Tiles of panels, of 16 lanes, that meet every tile of the weight.
+    passes : float
+        Passes over the weight.
+    """
+    down, across = tiles_of(n, TILE_CHANNELS), tiles_of(k, TILE_INPUTS)
+    parts = -(-across * TILE_INPUTS // inputs)
+    tiles = down * across * (columns * TILE_CYCLES + passes * WEIGHT_CYCLES)
+    return tiles + down * columns * parts * RESULT_CYCLES

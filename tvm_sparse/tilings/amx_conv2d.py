@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.amx import TILE_CHANNELS, TILE_INPUTS, tiles_of
+from tvm_sparse.formats.amx import TILE_INPUTS, tiles_of
 from tvm_sparse.formats.amx_conv2d import AmxWindow
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.amx import (
     CONVERSION_CYCLES,
-    RESULT_CYCLES,
-    TILE_CYCLES,
     equal_blocks,
+    joined_rows,
+    product_cycles,
     refusal_of_panels,
 )
 from tvm_sparse.tilings.family import Family
@@ -55,7 +55,7 @@ class AmxConv2dFamily(Family[Conv2d, AmxConv2dTiling]):
             return reason
         if problem.groups > 1:
             return "the matrix unit computes no convolutions of several groups"
-        if problem.stride[1] not in (1, 2, 4, 8):
+        if problem.stride[1] not in (1, 2, 4, 8, 16):
             return f"the matrix unit's window takes no steps of {problem.stride[1]} pixels"
         return ""
 
@@ -80,22 +80,21 @@ class AmxConv2dFamily(Family[Conv2d, AmxConv2dTiling]):
         """Return the output rows that are computed together."""
         pairs = min(window.pairs, tiling.inputs // 2)
         columns = min(max(PASS_PAIRS // pairs, FEWEST_COLUMNS), MOST_COLUMNS)
-        return max(1, columns // window.columns)
+        return max(1, columns * joined_rows(window.problem.lanes_out) // window.columns)
 
     def cycles(self, layer: Layer[Conv2d], tiling: AmxConv2dTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores."""
         del cpu
         problem, window = layer.problem, AmxWindow(layer.problem)
-        columns = problem.batch * problem.out_height * window.columns
-        inputs = tiles_of(2 * window.pairs, TILE_INPUTS)
-        parts = -(-inputs * TILE_INPUTS // tiling.inputs)
-        results = tiles_of(problem.out_channels, TILE_CHANNELS)
-        products = results * (inputs * TILE_CYCLES + parts * RESULT_CYCLES)
-        copies = inputs * TILE_INPUTS / 2 * COPY_CYCLES
+        rows = problem.batch * problem.out_height
+        columns = rows * window.columns / joined_rows(problem.lanes_out)
         pass_rows = min(self.pass_rows(window, tiling), problem.out_height)
-        passes = problem.batch * problem.out_height / pass_rows
+        passes = rows / pass_rows
+        sizes = problem.out_channels, 2 * window.pairs
+        copies = tiles_of(sizes[1], TILE_INPUTS) * TILE_INPUTS / 2 * COPY_CYCLES
         vectors = window.rows(pass_rows) * window.row_pitch / window.step
-        return columns * (products + copies) + passes * vectors * CONVERSION_CYCLES
+        gathered = columns * copies + passes * vectors * CONVERSION_CYCLES
+        return gathered + product_cycles(*sizes, tiling.inputs, columns, passes)
 
     def register_tile(self, tiling: AmxConv2dTiling) -> tuple[object, ...]:
         """Return the weights of a block."""

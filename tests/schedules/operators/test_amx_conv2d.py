@@ -38,11 +38,9 @@ def rounded(array):
 
 
 def on_half_panels(problem):
-    lanes = {
-        "lanes_in": -(-problem.width // 16) * 16,
-        "lanes_out": -(-problem.out_width // 16) * 16,
-    }
-    return replace(problem, dtype=DType.FLOAT16, **lanes)
+    widths = problem.width, problem.out_width
+    lanes_in, lanes_out = (amx_cpu(1).image_lanes(width, DType.FLOAT16) for width in widths)
+    return replace(problem, dtype=DType.FLOAT16, lanes_in=lanes_in, lanes_out=lanes_out)
 
 
 def operands(problem, epilogue, tiling):
@@ -112,9 +110,13 @@ SIZES = {
     "6x6 / 2": square(3, 70, 32, 6, 2, 2),
     "3x3 / 2 of 3": square(3, 65, 40, 3, 2, 1),
     "3x3": square(64, 14, 48, 3, 1, 1),
+    "3x3 narrow": square(20, 7, 40, 3, 1, 1),
+    "3x3 / 2 narrow": square(20, 14, 40, 3, 2, 1),
+    "5x5 / 2 of 3 narrow": square(3, 14, 40, 5, 2, 2),
     "3x3 / 2": square(33, 28, 33, 3, 2, 1),
     "1x1 / 2": square(40, 28, 80, 1, 2, 0),
     "8x8 / 8": square(3, 64, 32, 8, 8, 0),
+    "16x16 / 16": square(3, 64, 48, 16, 16, 0),
     "4x4 / 4 of 1": square(1, 48, 20, 4, 4, 0),
 }
 
