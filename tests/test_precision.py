@@ -15,6 +15,7 @@ from tvm_sparse.layer_report import LayersOf
 from tvm_sparse.report.analysis import analyze
 from tvm_sparse.runtime.library import LibraryInfo, read_info
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
+from tvm_sparse.tuning.tune import tune
 
 here = pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")
 
@@ -110,3 +111,13 @@ def test_layers_of_a_module_are_known_by_their_nodes():
     assert "encoder_layer_0_MatMul" in layers and "encoder_layer_0_MatMul1" in layers
     assert "encoder_layer_1_MatMul" not in layers and "conv_bias" not in layers
     assert len(layers) == 2
+
+
+@here
+def test_the_tuner_keeps_precisions_apart(layers, tmp_path):
+    records = tmp_path / "records.jsonl"
+    tuned = tune(layers, threads=1, trials_per_region=2, records=records, precision="float16")
+    assert tuned and all(part.outcome.failures == () for part in tuned)
+    assert all(part.outcome.task.key.target.endswith(", float16") for part in tuned)
+    whole = tvm_sparse.compile(layers, threads=1, records=records)
+    assert not whole.report.records.layers

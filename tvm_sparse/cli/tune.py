@@ -30,6 +30,7 @@ def declare(verbs: arguments.Verbs) -> None:
     command.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw time against column size"
     )
+    arguments.add_calibration(command)
     arguments.add_threads(command)
     arguments.add_precision(command)
     arguments.add_json(command)
@@ -49,6 +50,7 @@ def run(options: argparse.Namespace) -> None:
     if options.plot:
         tuned.check_plot(options.plot, read)
     records = options.records or default_path()
+    inputs = files.read_npz(options.calibration) if options.calibration else None
     try:
         with console.trials(f"tuning {options.model}") as progress:
             parts = tune(
@@ -62,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
                 records=records,
                 progress=progress,
                 precision=options.precision,
+                calibration=inputs,
             )
     except (KeyboardInterrupt, ending.Ended):
         print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.frontends.load import import_module
+from tvm_sparse.layer_report import LayersOf
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.sparsify.token_network import model_key
 from tvm_sparse.records.best import BY_COST_MODEL, RecordedPlans
@@ -51,6 +52,8 @@ class ModelSubject:
         The file of the records, for a plan that uses them.
     precision : DType
         The type of the model's activations.
+    keep_float32 : tuple of str
+        The names of layers that stay in float32.
     """
 
     model: str
@@ -59,6 +62,7 @@ class ModelSubject:
     threads: int
     records: Path
     precision: DType = DType.FLOAT32
+    keep_float32: tuple[str, ...] = ()
 
     @staticmethod
     def of(
@@ -68,6 +72,7 @@ class ModelSubject:
         target: str,
         cpu: CpuProfile,
         records: Path,
+        keep_float32: Iterable[str] = (),
     ) -> ModelSubject:
         """Return a model, which is written to a folder unless it is a file."""
         if isinstance(model, tvm.IRModule):
@@ -76,7 +81,8 @@ class ModelSubject:
             given, shapes = str(path), None
         else:
             given = str(Path(model).resolve())
-        return ModelSubject(given, shapes, target, cpu.cores, records, cpu.activations)
+        keep = tuple(keep_float32)
+        return ModelSubject(given, shapes, target, cpu.cores, records, cpu.activations, keep)
 
     def build(self, plan: Plan) -> Build:
         """Return how the library is built: with given lanes, with records, or without any."""
@@ -89,6 +95,7 @@ class ModelSubject:
             "target": self.target,
             "threads": self.threads,
             "precision": self.precision,
+            "keep_float32": list(self.keep_float32),
         }
         return Build(f"{__name__}:build_model_library", arguments, BUILD_SECONDS)
 
@@ -111,6 +118,7 @@ def build_model_library(
     target: str,
     threads: int,
     precision: PrecisionOption,
+    keep_float32: Sequence[str],
 ) -> None:
     """Build a model under a plan, as a library for the virtual machine."""
     cpu = processor(target, threads, precision)
@@ -121,7 +129,12 @@ def build_model_library(
     elif plan["choices"] != BY_COST_MODEL:
         known = RecordedPlans.read(Path(records)).lookups_on(cpu)
         lookups = replace(known, refuses=lambda key: False)
-    passes = pipeline.pipeline(lookups=lookups, report=lambda _: None, precision=precision)
+    passes = pipeline.pipeline(
+        lookups=lookups,
+        report=lambda _: None,
+        precision=precision,
+        keep_float32=LayersOf(keep_float32),
+    )
     export(build(_read(model, shapes), cpu.to_target(), passes), library, cpu)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tvm
@@ -35,6 +35,7 @@ from tvm_sparse.tuning.model import ModelSubject, model_part
 from tvm_sparse.tuning.part import Part, Setting
 from tvm_sparse.tuning.regions import form_regions, region_parts
 from tvm_sparse.tuning.task import Outcome, Progress, Store
+from tvm_sparse.verification.calibration import calibration_for
 
 Level = Literal["quick", "normal", "thorough"]
 
@@ -78,6 +79,7 @@ def tune(
     records: str | os.PathLike[str] | None = None,
     progress: Callable[[Progress | str], None] = lambda state: None,
     precision: PrecisionOption = "float32",
+    calibration: Mapping[str, Any] | None = None,
 ) -> list[Tuned]:
     """Measure how the parts of a model can be computed and record the times.
 
@@ -103,6 +105,8 @@ def tune(
         Called with a line of text or after each trial.
     precision : str
         As `tvm_sparse.compile` takes it; records of one precision do not serve another.
+    calibration : mapping of str to array, optional
+        As `tvm_sparse.compile` takes it, for layers that stay in float32.
 
     Returns
     -------
@@ -153,13 +157,15 @@ def tune(
             imported = import_module(model, shapes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
-            subject = ModelSubject.of(model, shapes, setting.own_folder(), target, cpu, store.path)
+            keep = calibration_for(cpu, model, shapes, calibration).keep_float32
+            own = setting.own_folder()
+            subject = ModelSubject.of(model, shapes, own, target, cpu, store.path, keep)
             arguments = subject.arguments(setting.own_folder(), imported["main"])
             run("lanes", lanes_parts(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.
             lookups = replace(measured.lookups_on(cpu), refuses=lambda key: False)
             run("kernels", layer_parts(mod, lookups, setting))
-            panels = pipeline.front(imported, cpu, lookups).mod
+            panels = pipeline.front(imported, cpu, lookups, keep).mod
             formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
             run("regions", region_parts(formed, setting))
             for _ in range(MORE_ROUNDS):
