@@ -85,15 +85,25 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
 
 
-def constant_layers(mod: tvm.IRModule, cpu: CpuProfile) -> Iterator[ConstantLayer]:
-    """Yield every layer with a constant weight of a module, in the order of execution."""
+def constant_layers(
+    mod: tvm.IRModule, cpu: CpuProfile, keep_float32: Collection[str] = ()
+) -> Iterator[ConstantLayer]:
+    """Yield every layer with a constant weight of a module, in the order of execution.
+
+    Those with names in `keep_float32` are on panels of float32 whatever `cpu.activations` are.
+    """
     for func in mod.functions.values():
         if not isinstance(func, relax.Function):
             continue
         for binding in (b for block in func.body.blocks for b in block.bindings):
-            found = match_layer(binding.value, cpu)
+            found = match_layer(binding.value, _on(cpu, binding.var.name, keep_float32))
             if found is not None:
                 yield found
+
+
+def _on(cpu: CpuProfile, layer: str, keep_float32: Collection[str]) -> CpuProfile:
+    """Return a processor with the type of the panels of a layer."""
+    return dataclasses.replace(cpu, activations=ACTIVATIONS) if layer in keep_float32 else cpu
 
 
 def rewrite_constant_layers(
@@ -121,8 +131,7 @@ def rewrite_constant_layers(
     """
 
     def rewrite(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
-        on = dataclasses.replace(cpu, activations=ACTIVATIONS) if name in keep_float32 else cpu
-        found = match_layer(call, on)
+        found = match_layer(call, _on(cpu, name, keep_float32))
         if is_dense and found is not None:
             found = found.dense or found
         compute = None if found is None else choose(found, name)

@@ -84,7 +84,15 @@ def test_stages():
     assert linear.key() == "linear channels=48 bias=0 residual=1 activation=none"
 
 
+def test_other_types_than_float32_are_named():
+    half = Layer(replace(LINEAR.problem, dtype=DType.FLOAT16), 0.1)
+    text = "linear rows=4 lanes=16 channels=48 out_channels=64 float16 density 0.10"
+    assert keys.layer_text(half) == text
+    tensor = Tensor(1, 4, 48, 16, DType.FLOAT16)
+    assert keys._tensor(tensor) == "1x4x48x16 float16"
+
+
 def test_target():
     assert keys.target_key(CPU) == "haswell, 256 bits, L1 32 KB, L2 256 KB"
     half = replace(CPU, activations=DType.FLOAT16)
-    assert keys.target_key(half) == "haswell, 256 bits, L1 32 KB, L2 256 KB, float16"
+    assert keys.target_key(half) == "haswell, 256 bits, L1 32 KB, L2 256 KB float16"

@@ -72,7 +72,12 @@ def _edge(edge: Edge) -> str:
 
 
 def _tensor(tensor: Tensor) -> str:
-    return f"{tensor.images}x{tensor.rows}x{tensor.channels}x{tensor.lanes}"
+    sizes = f"{tensor.images}x{tensor.rows}x{tensor.channels}x{tensor.lanes}"
+    return sizes + _other_than_float32(tensor.dtype)
+
+
+def _other_than_float32(dtype: DType) -> str:
+    return "" if dtype is DType.FLOAT32 else f" {dtype}"
 
 
 def layer_key(layer: Layer[Any]) -> str:
@@ -82,7 +87,8 @@ def layer_key(layer: Layer[Any]) -> str:
 
 def layer_text(layer: Layer[Any]) -> str:
     """Return the structure of a layer: its sizes, and a bucket of the density of its weight."""
-    return f"{layer.problem.key} {density_bucket(layer.density)}"
+    problem = layer.problem
+    return f"{problem.key}{_other_than_float32(problem.dtype)} {density_bucket(layer.density)}"
 
 
 def network_key(network: TokenNetwork) -> str:
@@ -109,5 +115,5 @@ def target_key(cpu: CpuProfile) -> str:
     """Return what a processor's plans depend on: instructions, private caches, and precision."""
     features = "".join(f" {feature}" for feature in cpu.mattr)
     caches = f"L1 {cpu.l1_bytes // 1024} KB, L2 {cpu.l2_bytes // 1024} KB"
-    precision = "" if cpu.activations is DType.FLOAT32 else f", {cpu.activations}"
-    return f"{cpu.mcpu}{features}, {cpu.vector_bits} bits, {caches}{precision}"
+    sizes = f"{cpu.vector_bits} bits, {caches}"
+    return f"{cpu.mcpu}{features}, {sizes}{_other_than_float32(cpu.activations)}"

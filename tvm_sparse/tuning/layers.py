@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ def _read(path: str) -> NDArray[np.float32]:
 
 
 @one_at_a_time
-def layer_parts(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[Part]:
+def layer_parts(
+    mod: tvm.IRModule, lookups: Lookups, setting: Setting, keep_float32: Collection[str] = ()
+) -> list[Part]:
     """Return a part for each structure of the layers, the most time-consuming first.
 
     Parameters
@@ -139,13 +142,15 @@ def layer_parts(mod: tvm.IRModule, lookups: Lookups, setting: Setting) -> list[P
         Gives the lanes that were measured.
     setting : Setting
         The setting of the run.
+    keep_float32 : collection of str
+        The names of layers that stay in float32.
     """
     cpu = setting.cpu
     lanes = lookups.lanes_for(token_network(mod, cpu))
     own_cpu = replace(cpu, token_lanes=lanes or 0)
     counts: collections.Counter[str] = collections.Counter()
     layers: dict[str, ConstantLayer] = {}
-    for own in constant_layers(mod, own_cpu):
+    for own in constant_layers(mod, own_cpu, keep_float32):
         counts[layer_key(own.layer)] += 1
         layers.setdefault(layer_key(own.layer), own)
     plans = {

@@ -164,7 +164,7 @@ def tune(
             run("lanes", lanes_parts(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.
             lookups = replace(measured.lookups_on(cpu), refuses=lambda key: False)
-            run("kernels", layer_parts(mod, lookups, setting))
+            run("kernels", layer_parts(mod, lookups, setting, keep))
             panels = pipeline.front(imported, cpu, lookups, keep).mod
             formed = [form_regions(panels, cpu, least_gain) for least_gain in LEAST_GAINS]
             run("regions", region_parts(formed, setting))
