@@ -30,6 +30,10 @@ from tvm_sparse.errors import TargetError
 SHORT_VECTOR_BITS = 256
 """Bits of the vectors that hold image rows of less than one vector register."""
 
+LOADED_WEIGHTS = 4
+"""Weights that kernels load together where multiply-adds take one from any element of a vector: as
+many as there are offsets in a general register."""
+
 LEAST_IMAGE_LANES = 8
 """Fewest lanes of a row of an image."""
 
@@ -97,10 +101,11 @@ class CpuProfile(Processor):
         """Return the weights that one load brings.
 
         NEON's multiply-adds take their weight from any element of a register, so that one load
-        brings as many weights as a vector has lanes. Those of x86 need each weight in all lanes,
-        which takes a load of its own.
+        brings several weights, of any type. Those of x86 need each weight in all lanes, which takes
+        a load of its own.
         """
-        return self.vector_lanes(dtype) if self.architecture == "aarch64" else 1
+        del dtype
+        return LOADED_WEIGHTS if self.architecture == "aarch64" else 1
 
     def panel_lanes(self, tokens: int, dtype: DType = ACTIVATIONS) -> int:
         """Return how many of `tokens` tokens form one block of the row panel layout.

@@ -40,6 +40,9 @@ L1_SHARE = 0.8
 JOB_L2_SHARE = 0.8
 """Share of the L2 cache for all that a job touches, besides weights."""
 
+MOST_NEON_SUMS = 20
+"""Most sums of several rows in float16 that leave NEON's registers room for inputs and weights."""
+
 STEP_COST = 0.015
 """Share of time that every further row of a tile is taken to cost in tensor columns, where stages
 advance, and keep rows for one another, by whole tiles."""
@@ -152,6 +155,8 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
             group = accumulators // (rows * vectors)
             group = max(group, 2) if vectors * rows * 2 <= cpu.vector_registers - 2 else group
             group = _of_whole_loads(group, rows * vectors, cpu, problem.dtype)
+            if rows > 1 and _spills(group * rows * vectors, cpu, problem.dtype):
+                continue
             seen = min(one.pitch, (vectors + (not shifted)) * width)
             in_reach = _sets_in_reach(seen, one.pitch, line_elements(problem.dtype))
             held = int(elements * in_reach)
@@ -179,10 +184,17 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
                     break
 
 
+def _spills(sums: int, cpu: CpuProfile, dtype: DType) -> bool:
+    """Return whether compilers spill so many sums of several rows, as LLVM does for NEON."""
+    return dtype == DType.FLOAT16 and cpu.weights_per_load(dtype) > 1 and sums > MOST_NEON_SUMS
+
+
 def _of_whole_loads(group: int, vectors: int, cpu: CpuProfile, dtype: DType) -> int:
     """Return the group whose offsets come with whole loads, if the registers hold its sums."""
     whole = max(group // OFFSETS_PER_LOAD, 1) * OFFSETS_PER_LOAD
-    held = dtype == DType.FLOAT16 and whole * vectors <= cpu.vector_registers - 4
+    # On ARM the inputs need registers, too.
+    most = cpu.vector_registers - 4 if cpu.weights_per_load(dtype) == 1 else sparse_accumulators(cpu)
+    held = dtype == DType.FLOAT16 and whole * vectors <= most
     return whole if held else group
 
 

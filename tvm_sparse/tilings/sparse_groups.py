@@ -47,6 +47,8 @@ def nonzero_cycles(
     group : int
         Channels of a group.
     """
-    of_weights = (1 + 1 / offsets_per_load(group, dtype)) / cpu.weights_per_load(dtype)
+    together = cpu.weights_per_load(dtype)
+    offsets = together if together > 1 else offsets_per_load(group, dtype)
+    of_weights = 1 / together + 1 / offsets
     loads = pieces * of_weights + vectors * lines_per_load
     return max(loads / loads_per_cycle(cpu), vectors / FMA_PER_CYCLE)
