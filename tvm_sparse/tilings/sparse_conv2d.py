@@ -193,7 +193,9 @@ def _of_whole_loads(group: int, vectors: int, cpu: CpuProfile, dtype: DType) -> 
     """Return the group whose offsets come with whole loads, if the registers hold its sums."""
     whole = max(group // OFFSETS_PER_LOAD, 1) * OFFSETS_PER_LOAD
     # On ARM the inputs need registers, too.
-    most = cpu.vector_registers - 4 if cpu.weights_per_load(dtype) == 1 else sparse_accumulators(cpu)
+    most = (
+        cpu.vector_registers - 4 if cpu.weights_per_load(dtype) == 1 else sparse_accumulators(cpu)
+    )
     held = dtype == DType.FLOAT16 and whole * vectors <= most
     return whole if held else group
 

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvm_mca import estimate, inner_loop
 
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.errors import ToolError
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
@@ -21,7 +23,9 @@ from tvm_sparse.testing.images import (
     rounded,
 )
 from tvm_sparse.testing.kernels import assembly, run_kernel
-from tvm_sparse.testing.models import pruned
+from tvm_sparse.testing.models import needs_tool, pruned
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
 
@@ -180,3 +184,25 @@ def test_builds_for_128_bit_vectors():
     problem = Conv2d(1, 8, 14, 14, 8, (3, 3), (2, 2), (1, 1, 1, 1), lanes_in=16, lanes_out=8)
     tiling = SparseConvTiling(4, 8, rows=1, width=cpu.vector_width(8), row_block=2)
     assert "fmla" in assembly(sparse_conv2d(problem, tiling, FULL, cpu), cpu)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 56), (128, 28), (256, 14), (512, 7)])
+def test_neon_multiplies_half_precision_at_nearly_twice_the_rate(channels, size):
+    cpu = replace(profile("rpi5"), cores=1)
+    rates = []
+    for dtype in (DType.FLOAT32, DType.FLOAT16):
+        lanes = cpu.image_lanes(size, dtype)
+        problem = Conv2d(
+            *(1, channels, size, size, channels, (3, 3)),
+            padding=(1, 1, 1, 1),
+            lanes_in=lanes,
+            lanes_out=lanes,
+            dtype=dtype,
+        )
+        tiling = SPARSE_CONV2D_FAMILY.default(Layer(problem, 0.05), cpu)
+        loop = inner_loop(assembly(sparse_conv2d(problem, tiling, Epilogue(bias=True), cpu), cpu))
+        assert not any("[sp" in line for line in loop), "sums are spilled"
+        with needs_tool(ToolError):
+            found = estimate(loop, cpu.mcpu)
+        rates.append(found.multiply_adds * cpu.vector_lanes(dtype) / found.cycles)
+    assert rates[1] > 1.6 * rates[0]
