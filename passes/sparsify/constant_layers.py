@@ -36,6 +36,8 @@ LAYOUTS = {
 }
 """The layouts of data, kernel and result that our kernels compute, by the operator."""
 
+_LAYERS = ("relax.matmul", "relax.nn.conv2d")
+
 WIDEST_KERNEL = 64
 """Taps of the widest row of a kernel. The kernels write out the taps of a row one by one: 256 of
 them, as in constant-Q transforms of sound, are code that LLVM takes minutes to compile."""
@@ -80,7 +82,13 @@ class ConstantLayer:
 
 
 def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
-    """Return the layer with a constant weight that `call` is, or None."""
+    """Return the layer with a constant weight that `call` is, or None.
+
+    Its panels have the type `cpu.activations`, unless that does not hold its weight. Products of a
+    few rows, which wait for their weight, are float32 and only store it in that type.
+    """
+    if _exceeds(call, cpu.activations):
+        cpu = dataclasses.replace(cpu, activations=ACTIVATIONS)
     conv = match_conv2d(call, cpu)
     return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
 
@@ -184,6 +192,14 @@ def _refused_conv(call: relax.Call) -> str:
     return ""
 
 
+def _exceeds(call: relax.Expr, dtype: DType) -> bool:
+    """Return whether a layer has a constant weight with larger numbers than a type has."""
+    if dtype == ACTIVATIONS or not any(_is_computed(call, name) for name in _LAYERS):
+        return False
+    weight, largest = call.args[1].value.numpy(), np.finfo(dtype).max
+    return bool(weight.size) and not (-largest <= weight.min() and weight.max() <= largest)
+
+
 def _is_computed(call: relax.Expr, operator: str) -> bool:
     """Return whether a call of an operator has a constant weight and a kernel of ours."""
     return (
@@ -206,7 +222,8 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     def on_lanes(
         lanes: int, dense: ConstantLayer | None = None, dtype: DType = ACTIVATIONS
     ) -> ConstantLayer:
-        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, n, k, dtype)
+        stored = cpu.activations if lanes == 1 and dtype != cpu.activations else None
+        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, n, k, dtype, stored)
         panels = operators.to_panels(x, lanes, dtype)
         return ConstantLayer(Layer(problem, density), weight, weight.shape, panels, shape, dense)
 

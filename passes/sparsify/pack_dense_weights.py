@@ -122,7 +122,7 @@ def _row_linear(
     tiling: RowTiling,
     _fields: dict[str, int],
 ) -> relax.Call:
-    packed = relax.const(pack_rows(weight, tiling.units))
+    packed = relax.const(pack_rows(weight, tiling.units).astype(problem.weight_dtype))
     return operators.row_linear(panels, packed, problem.n, dataclasses.asdict(tiling))
 
 

@@ -1,7 +1,7 @@
 """transpose(panels_to_image(p)) => transposes, reshapes and slices of p
 
-A transpose of an image can read the panels themselves, of whatever type. Both layout changes are written as ordinary
-operators, so that they fuse into one loop nest with the operators that follow.
+A transpose of an image can read the panels themselves, of whatever type. Both layout changes are
+written as ordinary operators, so that they fuse into one loop nest with the operators that follow.
 
 Runs after `MoveImagesToPanels`.
 """

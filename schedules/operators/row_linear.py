@@ -23,7 +23,14 @@ import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import Registers, across, argument, filled, vector
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    across,
+    argument,
+    converted,
+    filled,
+    vector,
+)
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS, multiply_windows
@@ -51,7 +58,7 @@ def row_linear(problem: Linear, tiling: RowTiling, epilogue: Epilogue) -> tvm.ti
     -------
     PrimFunc
         ``(x [rows, K], weight [tiles, K, vectors * width], [bias [N]], [residual [rows, N]],
-        y [rows, N])``, float32.
+        y [rows, N])``, float32 but the weight, which is of the type `problem.weight_dtype`.
     """
     return _kernel("row_linear", _Dense(problem, tiling), epilogue)
 
@@ -91,7 +98,7 @@ class _Product(ABC):
 class _Dense(_Product):
     def declare(self) -> list[tuple[Expr, Sequence[int | Expr]]]:
         shape = self.tiling.tiles(self.problem.n), self.problem.k, self.tiling.units
-        self.weight = argument("weight", *shape)
+        self.weight = argument("weight", *shape, dtype=self.problem.weight_dtype)
         return [(self.weight, shape)]
 
     def multiply(self, x: Expr, rows: Sequence[Expr], tile: Expr, sums: Registers) -> None:
@@ -99,7 +106,8 @@ class _Dense(_Product):
         with T.serial(T.int64(0), T.int64(self.problem.k)) as k:
             factors = [T.bind(across(x[row, k], width)) for row in rows]
             for v in range(vectors):
-                weight = T.bind(self.weight[tile, k, vector(T.int64(v * width), width)])
+                stored = self.weight[tile, k, vector(T.int64(v * width), width)]
+                weight = T.bind(converted(stored, self.problem.dtype))
                 for r, factor in enumerate(factors):
                     i = r * vectors + v
                     sums[i] = sums[i] + factor * weight

@@ -19,7 +19,9 @@ class Linear:
     n, k : int
         Output and input channels.
     dtype : DType
-        Type of the panels and of the weight.
+        Type of the panels, and of the products.
+    stored : DType, optional
+        Type that the weight is stored in, if it is another one.
     """
 
     rows: int
@@ -27,6 +29,12 @@ class Linear:
     n: int
     k: int
     dtype: DType = ACTIVATIONS
+    stored: DType | None = None
+
+    @property
+    def weight_dtype(self) -> DType:
+        """The type that the weight is stored in."""
+        return self.stored or self.dtype
 
     @property
     def name(self) -> str:
@@ -36,7 +44,9 @@ class Linear:
     @property
     def key(self) -> str:
         """Text that names the sizes in the tuning records."""
-        return f"linear rows={self.rows} lanes={self.lanes} channels={self.k} out_channels={self.n}"
+        stored = f" stored={self.stored}" if self.stored else ""
+        sizes = f"rows={self.rows} lanes={self.lanes} channels={self.k} out_channels={self.n}"
+        return f"linear {sizes}{stored}"
 
     @property
     def input(self) -> Tensor:

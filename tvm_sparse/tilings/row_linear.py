@@ -116,7 +116,7 @@ class RowLinearFamily(Family[Linear, RowTiling]):
         loads = steps * (tiling.vectors * -(-rows // tiling.rows) + rows)
         multiply_adds = steps * tiling.vectors * rows
         work = max(loads / loads_per_cycle(cpu), multiply_adds / FMA_PER_CYCLE)
-        delivery = delivery_cycles(problem.n * problem.k * problem.dtype.bytes, cpu)
+        delivery = delivery_cycles(problem.n * problem.k * problem.weight_dtype.bytes, cpu)
         return max(work, delivery) * waiting(tiling.jobs, cpu)
 
     def register_tile(self, tiling: RowTiling) -> tuple[object, ...]:

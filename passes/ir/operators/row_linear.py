@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,13 @@ from tvm import relax
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.epilogue import epilogue_of, tiling_attributes, tiling_for
-from tvm_sparse.passes.ir.operators.operator import EPILOGUE_OPERANDS, PREFIX, Operator, tensor_type
+from tvm_sparse.passes.ir.operators.operator import (
+    EPILOGUE_OPERANDS,
+    PREFIX,
+    Operator,
+    dtype_of,
+    tensor_type,
+)
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.linear import Linear
@@ -67,8 +74,12 @@ def _problem(call: relax.Call) -> Linear:
 
 
 def _row_linear(call: relax.Call, _cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    tiling = tiling_for(call, ROW_LINEAR_FAMILY)
-    return schedules.row_linear(_problem(call), tiling, epilogue_of(call))
+    tiling, stored = (
+        tiling_for(call, ROW_LINEAR_FAMILY),
+        dtype_of(ROW_LINEAR.operand(call, "weight")),
+    )
+    problem = dataclasses.replace(_problem(call), stored=stored)
+    return schedules.row_linear(problem, tiling, epilogue_of(call))
 
 
 def _sparse_row_linear(call: relax.Call, _cpu: CpuProfile) -> tvm.tirx.PrimFunc:

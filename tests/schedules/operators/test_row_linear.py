@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.rows import pack_rows, tile_channels
 from tvm_sparse.formats.windows import WINDOWS, WindowSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -62,13 +63,14 @@ def check(weight, rows, kernel, arrays, epilogue, cpu=None):
     tile=st.integers(1, 4),
     jobs=st.integers(1, 3),
     epilogue=st.sampled_from(EPILOGUES),
+    stored=st.sampled_from(DType),
 )
-def test_dense_of_any_size(n, k, rows, width, vectors, tile, jobs, epilogue):
+def test_dense_of_any_size(n, k, rows, width, vectors, tile, jobs, epilogue, stored):
     width = width if width <= n else 1
     tiling = RowTiling(width, min(vectors, n // width), tile, jobs)
-    weight = pruned(np.random.default_rng(n), (n, k), 1.0)
-    kernel = row_linear(Linear(rows, 1, n, k), tiling, epilogue)
-    check(weight, rows, kernel, [pack_rows(weight, tiling.units)], epilogue)
+    weight = pruned(np.random.default_rng(n), (n, k), 1.0).astype(stored).astype("float32")
+    kernel = row_linear(Linear(rows, 1, n, k, stored=stored), tiling, epilogue)
+    check(weight, rows, kernel, [pack_rows(weight, tiling.units).astype(stored)], epilogue)
 
 
 @pytest.mark.parametrize("target", TARGETS)
