@@ -58,8 +58,8 @@ _EXP = (1.0, 1.0, 0.50390625, 0.16650390625)
 _LOG2_HIGH, _LOG2_LOW = 0.693359375, -0.00021219253540039062
 # Added to a float16, rounds it to an integer and leaves that integer in the low bits.
 _ROUND = 1.5 * 2**MANTISSA_BITS
-# Powers below 1 are computed times 2**11, so that those down to 2**-25 are normal numbers.
-_RAISED = 11
+RAISED = 11
+"""Powers below 1 are computed times 2**11, so that those down to 2**-25 are normal numbers."""
 
 # 1 / x on 1 <= x <= 2; relative error 1 / 99, which is T(2 * x - 3) / 99 with Chebyshev's
 # polynomial of degree 3.
@@ -111,9 +111,9 @@ def exp(x: Expr) -> Expr:
     x = let(x)
     is_negative = x < constant(0, x)
     limited = let(clip(x, EXP_LOWEST, EXP_HIGHEST))
-    raised = Select(is_negative, int_constant(_RAISED << MANTISSA_BITS, x), int_constant(0, x))
+    raised = Select(is_negative, int_constant(RAISED << MANTISSA_BITS, x), int_constant(0, x))
     power = float_of(_power_bits(let, limited, _ROUND) + raised)
-    scale = Select(is_negative, constant(2.0**-_RAISED, x), constant(1, x))
+    scale = Select(is_negative, constant(2.0**-RAISED, x), constant(1, x))
     finite = let(power * scale)
     return let.around(Select(x > constant(EXP_HIGHEST, x), constant(math.inf, x), finite))
 
@@ -121,9 +121,14 @@ def exp(x: Expr) -> Expr:
 def exp_of_negative(x: Expr) -> Expr:
     """Return e to the power of `x`, which is not above 0."""
     let = Lets()
+    return let.around(let(raised_exp_of_negative(x)) * constant(2.0**-RAISED, x))
+
+
+def raised_exp_of_negative(x: Expr) -> Expr:
+    """Return 2**`RAISED` times e to the power of `x`, which is not above 0; at least 2**-15."""
+    let = Lets()
     limited = let(maximum(constant(EXP_LOWEST, x), x))
-    power = float_of(_power_bits(let, limited, _ROUND + _RAISED))
-    return let.around(power * constant(2.0**-_RAISED, x))
+    return let.around(float_of(_power_bits(let, limited, _ROUND + RAISED)))
 
 
 def _power_bits(let: Lets, x: Expr, magic: float) -> Expr:

@@ -55,6 +55,12 @@ class AttentionJob:
         self.total = Registers(len(self.vectors), self.width)
         self.acc = Registers(self.tile * len(self.vectors), self.width, self.dtype)
 
+    def begin(self, key_panel: Callable[[Expr], Any], value_panel: Callable[[Expr], Any]) -> None:
+        """Prepare a head, of which several blocks of queries may follow."""
+
+    def end(self) -> None:
+        """Leave a head."""
+
     def as_score(self, bias: Expr) -> Expr:
         """Return a value or vector of the bias, float32, as one that is added to scores."""
         return bias

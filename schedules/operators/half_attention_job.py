@@ -124,7 +124,10 @@ class HalfAttentionJob(AttentionJob):
         if rest:
             visit(T.int64(self.key_tokens - rest), rest)
         shares = [filled(1, self.width) / self.total[u] for u in self.vectors]
-        shares = [T.bind(converted(share, self.dtype)) for share in shares]
+        self.share([T.bind(converted(share, self.dtype)) for share in shares])
+
+    def share(self, shares: list[Expr]) -> None:
+        """Multiply the exponentials by a vector for each vector of the lanes."""
         with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
             for u in self.vectors:
                 place = self.part(key, u)

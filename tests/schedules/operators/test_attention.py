@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.cpu.profile import CpuProfile, native, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.testing.kernels import relative_rms, run_in_columns, run_kernel
@@ -70,6 +70,13 @@ def operands(
     return [random.standard_normal(s).astype(dtype) for s in shapes]
 
 
+def without_tiles() -> CpuProfile:
+    """This machine without its matrix unit."""
+    mattr = tuple(feature for feature in native().mattr if "amx" not in feature)
+    return dataclasses.replace(native(), mattr=mattr)
+
+
+HALF = DType.FLOAT16
 both_types = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 
@@ -83,16 +90,59 @@ both_types = pytest.mark.parametrize("dtype", ["float32", "float16"])
     lanes=st.sampled_from([8, 16, 32]),
     bias=st.none() | st.tuples(st.booleans(), st.booleans(), st.booleans()),
     dtype=st.sampled_from(["float32", "float16"]),
+    cpu=st.sampled_from([native(), without_tiles()]),
 )
-def test_against_numpy(batch, tokens, keys, heads, head_dim, lanes, bias, dtype):
+def test_against_numpy(batch, tokens, keys, heads, head_dim, lanes, bias, dtype, cpu):
     keys = keys or tokens
     q, k, v = operands(batch, tokens, keys, heads * head_dim, dtype)
     if bias is not None:
         shape = [e if own else 1 for e, own in zip((batch, heads, tokens), bias, strict=True)]
         bias = np.random.default_rng(1).standard_normal((*shape, keys)).astype("float32")
     scale = 0.3 if dtype == "float32" else head_dim**-0.5
-    got = run(q, k, v, bias, heads, lanes, scale)
+    got = run(q, k, v, bias, heads, lanes, scale, cpu)
     assert_near(got, reference(q, k, v, bias, heads, scale))
+
+
+@pytest.mark.skipif(not native().has_matrix_unit, reason="this processor has no AMX")
+@settings(max_examples=15, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    tokens=st.integers(1, 150),
+    keys=st.none() | st.integers(1, 150),
+    heads=st.integers(1, 3),
+    head_dim=st.sampled_from([32, 64, 96]),
+    lanes=st.sampled_from([32, 64, 96]),
+    bias=st.none() | st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_matrix_unit(batch, tokens, keys, heads, head_dim, lanes, bias):
+    keys = keys or tokens
+    q, k, v = operands(batch, tokens, keys, heads * head_dim, "float16")
+    if bias is not None:
+        shape = [e if own else 1 for e, own in zip((batch, heads, tokens), bias, strict=True)]
+        bias = np.random.default_rng(1).standard_normal((*shape, keys)).astype("float32")
+    scale = head_dim**-0.5
+    with_tiles = attention(batch, tokens, keys, heads, head_dim, lanes, scale, None, native(), HALF)
+    assert "tdpbf16ps" in with_tiles.script()
+    assert_near(run(q, k, v, bias, heads, lanes, scale), reference(q, k, v, bias, heads, scale))
+
+
+@pytest.mark.parametrize("head_dim", [32, 64, 128])
+def test_tiles_mask_keys_and_keep_nan(head_dim):
+    """On the matrix unit where there is one, and without it in any case."""
+    q, k, v = operands(1, 90, 75, head_dim, "float16")
+    bias = np.zeros((1, 1, 90, 75), "float32")
+    bias[..., 50:] = FLOAT_MIN
+    bias[:, :, 3] = FLOAT_MIN
+    bias[:, :, 4] = -np.inf
+    v[0, 60:] = 1000  # only query 3 may see them
+    want = reference(q, k, v, np.where(np.isinf(bias), 0, bias), 1, head_dim**-0.5)
+    q[0, 7, 1] = np.nan
+    for cpu in (native(), without_tiles()):
+        got = run(q, k, v, bias, 1, 32, head_dim**-0.5, cpu)
+        assert np.isnan(got[0, [4, 7]]).all()
+        seen = np.delete(np.arange(90), [3, 4, 7])  # query 3 sees the mean of all keys
+        assert relative_rms(got[:, seen], want[:, seen]) <= 5e-3
+        assert relative_rms(got[:, 3], want[:, 3]) <= 5e-3
 
 
 @pytest.mark.parametrize(
