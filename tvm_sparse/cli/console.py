@@ -181,11 +181,13 @@ def print_pruned(weights: Sequence[PrunedWeight]) -> None:
 def print_targets(profiles: Sequence[CpuProfile]) -> None:
     """Print CPU profiles."""
     numbers = ("vector bits", "cores", "L1 KB", "L2 KB", "L3 KB")
-    table = _table("target", "LLVM cpu", "machine", *numbers, "", numbers=numbers)
+    table = _table("target", "LLVM cpu", "machine", *numbers, "half", "", numbers=numbers)
     for cpu in profiles:
         sizes = (cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes)
         values = (cpu.vector_bits, cpu.cores, *(size // 1024 for size in sizes))
-        table.add_row(cpu.name, cpu.mcpu, cpu.architecture, *map(str, values), cpu.about)
+        units = (("fp16", cpu.has_half), ("AMX", cpu.has_matrix_unit))
+        half = ", ".join(name for name, has in units if has)
+        table.add_row(cpu.name, cpu.mcpu, cpu.architecture, *map(str, values), half, cpu.about)
     print_table(table)
 
 
