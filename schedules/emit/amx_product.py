@@ -111,7 +111,8 @@ class AmxProduct:
         self.blocks = -(-self.channel_tiles // BLOCK_TILES)
         self.share = -(-self.blocks // chunks)
         # Several groups need the pairs of all parts again and again.
-        self.keeps_all_pairs = self.share > GROUP_BLOCKS
+        # In a region, one thread computes all chunks.
+        self.keeps_all_pairs = self.blocks > GROUP_BLOCKS
         kept = self.input_tiles if self.keeps_all_pairs else self.part_tiles
         self.column_pairs = kept * self.tile_pairs
 
@@ -134,7 +135,7 @@ class AmxProduct:
         self.places = -(-columns // PLACE_COLUMNS)
         pairs = columns * self.column_pairs * PAIRS
         self._pairs = scratch(max(pairs, _LEAST_SCRATCH), "uint32")
-        blocks = min(self.share, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
+        blocks = min(self.blocks, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
         self._sums = scratch(blocks * self.places * _SUMS, "float32")
 
     def keep(self, column: Expr, pair: Expr, value: Expr) -> None:

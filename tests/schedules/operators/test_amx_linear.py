@@ -17,7 +17,7 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.amx_linear import AmxLinear, amx_linear
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.testing.kernels import assembly, run_kernel
+from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
 from tvm_sparse.tilings.amx_linear import AmxLinearTiling
 
 needs_amx = pytest.mark.skipif(
@@ -86,6 +86,17 @@ def test_several_groups_of_channels(n, k, cores):
     arrays, expected = operands(3, 48, n, k, FULL, 64)
     func = amx_linear(3, 48, n, k, FULL, cpu, AmxLinearTiling(64))
     assert_near(run_kernel(func, arrays, expected.shape, cpu), expected)
+
+
+@needs_amx
+@pytest.mark.parametrize("n", [640, 1700])
+def test_one_thread_of_a_region_computes_all_chunks(n):
+    cpu = amx_cpu(2)
+    stage = AmxLinear(Tensor(1, 3, 200, 64, DType.FLOAT16), n, PLAIN, cpu, AmxLinearTiling(64))
+    assert stage.chunks == 2
+    (x, weight), expected = operands(3, 64, n, 200, PLAIN, 64)
+    arrays = {"x": x, "weight": weight}
+    assert_near(run_in_columns(stage, arrays, ColumnPlan(2, 2), cpu), expected)
 
 
 @needs_amx
