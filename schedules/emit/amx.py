@@ -27,7 +27,10 @@ ROW_BYTES = 64
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18
 """Linux on x86-64: the call, its request, and the processor's state that is asked for."""
 
-NOT_PERMITTED = "the operating system does not let this process use the matrix unit (AMX)"
+NOT_PERMITTED = (
+    "the operating system does not let this process use the matrix unit (AMX); compile the model "
+    "for a target without it, such as native-amx"
+)
 """The error of a library on a system that refuses the matrix unit."""
 
 
