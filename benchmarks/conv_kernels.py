@@ -33,7 +33,7 @@ from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.conv2d import conv2d
-from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
+from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d
 from tvm_sparse.schedules.operators.linear import linear
 from tvm_sparse.schedules.operators.sparse_conv2d import sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import sparse_linear

@@ -7,7 +7,8 @@ from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
-from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d, depthwise_conv2d
+from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.schedules.operators.elementwise import Elementwise
 from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.schedules.operators.image_panels import (
@@ -61,6 +62,7 @@ __all__ = [
     "conv2d",
     "default_schedule",
     "depthwise_conv2d",
+    "depthwise_stage",
     "from_panels",
     "from_strips",
     "global_avg_pool2d",

@@ -179,13 +179,13 @@ def _gather_plane(
     if looped:
         with T.serial(T.int64(inside[0]), T.int64(inside[-1] + 1)) as i:
             ahead = (i - inside[0]) * stride
-            store(i, _select(pixels[inside[0]], image_width, zero, lambda j: load(ahead + j)))
+            store(i, select_pixels(pixels[inside[0]], image_width, zero, lambda j: load(ahead + j)))
     for i in range(vectors):
         if i not in looped:
-            store(i, _select(pixels[i], image_width, zero, load))
+            store(i, select_pixels(pixels[i], image_width, zero, load))
 
 
-def _select(
+def select_pixels(
     pixels: list[int],
     image_width: int,
     zero: Expr,

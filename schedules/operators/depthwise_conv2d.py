@@ -1,5 +1,7 @@
 """Depthwise convolution on image panels: every channel has one kernel of its own.
 
+`direct_depthwise` has the kernel for images whose rows need no window.
+
 The loops::
 
     for image, block of output rows, block of channels in parallel:
@@ -38,32 +40,12 @@ from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import visit_blocks
 from tvm_sparse.schedules.operators.layer import ConvStage
-from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
-    import tvm
     from tvm.ir import Expr
-
-
-def depthwise_conv2d(problem: Conv2d, epilogue: Epilogue, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    """Build the kernel of a depthwise convolution.
-
-    Parameters
-    ----------
-    problem, epilogue, cpu
-        As `DepthwiseConv2d`.
-
-    Returns
-    -------
-    PrimFunc
-        ``(x [N * H, C, lanes_in], weight [C, 1, kh, kw], [bias [C]],
-        [residual [N * Ho, C, lanes_out]], y [N * Ho, C, lanes_out])``, all of the problem's
-        type.
-    """
-    return kernel(DepthwiseConv2d(problem, epilogue, cpu))
 
 
 class DepthwiseConv2d(ConvStage):

@@ -120,6 +120,25 @@ def _default(problem: Conv2d, cpu: CpuProfile) -> DepthwiseConv2dTiling:
     return DepthwiseConv2dTiling(rows, vectors, width, row_block, -(-problem.channels // blocks))
 
 
+def reads_in_place(problem: Conv2d, cpu: CpuProfile) -> bool:
+    """Return whether the kernel reads the rows of images in place, and shifts them in registers.
+
+    Measured on a Xeon with vectors of 512 bits: 1.0 to 1.9 times as fast as with a window, in
+    float32 and in float16, but slower for wide kernels on rows of several vectors. Each output row
+    must see a row of the image.
+    """
+    top, _, bottom, _ = problem.padding
+    reach = (problem.kernel[0] - 1) * problem.dilation[0] + 1
+    is_cheap = problem.kernel[1] <= 3 or problem.lanes_in <= cpu.vector_lanes(problem.dtype)
+    return (
+        cpu.architecture == "x86_64"
+        and cpu.vector_bits == 512
+        and is_cheap
+        and problem.stride[1] <= 2
+        and max(top, bottom) < reach
+    )
+
+
 def _latency(tiling: DepthwiseConv2dTiling) -> float:
     """Return the time of multiply-adds, as a multiple of the time without any wait for results."""
     return max(1.0, FMA_LATENCY * FMA_PER_CYCLE / (tiling.rows * tiling.vectors))

@@ -158,7 +158,7 @@ def _amx_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
 
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, DEPTHWISE_CONV2D_FAMILY)
-    return schedules.DepthwiseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+    return schedules.depthwise_stage(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
 
 
 def _images(call: relax.Call) -> int | None:

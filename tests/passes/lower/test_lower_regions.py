@@ -18,7 +18,7 @@ from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.regions.form_regions import REGIONS
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.operators.direct_depthwise import depthwise_stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing.kernels import losing_regions
@@ -53,8 +53,8 @@ def test_a_region_becomes_one_function():
     after = LowerRegions(CPU)(formed)
 
     stages = (
-        DepthwiseConv2d(CONV, Epilogue(), CPU),
-        DepthwiseConv2d(CONV, Epilogue(residual=True), CPU),
+        depthwise_stage(CONV, Epilogue(), CPU),
+        depthwise_stage(CONV, Epilogue(residual=True), CPU),
     )
     region = Region(stages, ({"x": -1}, {"x": 0, "residual": -1}), (CONV.input,), (1,))
     builder = relax.BlockBuilder()

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvm_mca import inner_loop
 
+from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.depthwise_conv2d import depthwise_conv2d
+from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing.images import (
     assert_near,
@@ -20,8 +21,8 @@ from tvm_sparse.testing.images import (
     panel_image,
     rounded,
 )
-from tvm_sparse.testing.kernels import assembly, run_kernel
-from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
+from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, reads_in_place
 from tvm_sparse.tilings.layer import Layer
 
 FULL = Epilogue(bias=True, residual=True, activation="relu")
@@ -80,6 +81,31 @@ def test_any_convolution(problem, epilogue, name):
 )
 def test_any_convolution_in_half_precision(problem, epilogue):
     check(problem, epilogue, native())
+
+
+@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("name", ["skylake-avx512", "haswell"])
+@pytest.mark.parametrize(("column", "step", "overlap"), [(9, 2, "carry"), (5, 3, "recompute")])
+def test_in_columns(column, step, overlap, name, dtype):
+    cpu, lanes = profile(name), 16
+    sizes = (1, 5, 18, 14, 5, (3, 3), (2, 1), (1, 1, 1, 1), (1, 1), 5)
+    problem = Conv2d(*sizes, lanes_in=lanes, lanes_out=lanes, dtype=dtype)
+    rng = np.random.default_rng(0)
+    x = rounded(rng.standard_normal((1, 5, 18, 14)), dtype)
+    weight = rounded(rng.standard_normal((5, 1, 3, 3)), dtype)
+    arrays = {"x": image_panels(x, lanes, junk=7).astype(dtype), "weight": weight.astype(dtype)}
+    stage = depthwise_stage(problem, Epilogue(), cpu)
+    assert reads_in_place(problem, cpu) == (name == "skylake-avx512")
+    y = run_in_columns(stage, arrays, ColumnPlan(column, step, overlap), cpu)
+    expected = conv2d_reference(x, weight, problem)
+    assert_near(panel_image(y, expected.shape), expected, dtype)
+
+
+def test_rows_that_see_no_pixel_need_a_window():
+    sizes = (1, 3, 6, 14, 3, (3, 3), (1, 1), (3, 1, 1, 1), (1, 1), 3)
+    problem = Conv2d(*sizes, lanes_in=16, lanes_out=16)
+    assert not reads_in_place(problem, profile("skylake-avx512"))
+    check(problem, FULL, native())
 
 
 @pytest.mark.parametrize("stride", [1, 2])
