@@ -105,6 +105,10 @@ class Stage(ABC):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, with data in the nearest cache, over all cores."""
 
+    def run_cycles(self) -> float:
+        """Return the compute cycles of a run of any number of rows besides those of its rows."""
+        return 0.0
+
     @property
     def most_rows(self) -> int:
         """Rows of the longest run."""
@@ -161,6 +165,7 @@ class Stage(ABC):
             edges=(),
             tiles=self.tiles,
             cycles=self.cycles(),
+            run_cycles=self.run_cycles(),
             weight_bytes=self.weight_bytes(),
             key=self.key(),
             window_bytes=self.window_bytes(),

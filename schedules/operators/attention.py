@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 
-AMX_CYCLES = 20.0, 0.11, 1.0
-"""Cycles of attention on AMX: of 32 scores, of 32 scores and a channel of the head, and of a key
-and a channel that become part of tiles. Measured on a Xeon of the Sapphire Rapids class, with heads
-of 32 to 128 channels and 64 to 384 tokens, within 5 %."""
+AMX_SCORE, AMX_PRODUCT, AMX_OPERAND = 20.0, 0.11, 0.5
+"""Cycles of attention on AMX: of 32 scores, of 32 scores and a channel of the head, and of a key or
+a query and a channel that become part of tiles. Measured on a Xeon of the Sapphire Rapids class,
+with heads of 32 to 128 channels and 64 to 384 tokens, within 5 %."""
 
 JOBS_PER_CORE = 4
 """Heads of a core from which on a core computes whole heads, even if some get one head less."""
@@ -206,13 +206,16 @@ class Attention(Stage):
         vectors = tensor.images * tensor.rows * tensor.lanes // width
         scores = vectors * self.chunks * self.key_tokens
         if self.kind is AmxAttentionJob:
-            of_scores, of_products, of_tiles = AMX_CYCLES
-            blocks = tensor.images * -(-tensor.rows // self.row_block) * self.chunks
-            operands = blocks * self.key_tokens * self.head_dim
-            return scores * (of_scores + of_products * self.head_dim) + operands * of_tiles
+            products = scores * (AMX_SCORE + AMX_PRODUCT * self.head_dim)
+            return products + AMX_OPERAND * tensor.elements
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
         exp = operations_of("exp", tensor.dtype)
         return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
+
+    def run_cycles(self) -> float:
+        """Return the cycles in which keys and values become tiles of the matrix unit."""
+        is_on_tiles = self.kind is AmxAttentionJob
+        return AMX_OPERAND * self.key_tokens * self.tensor.channels if is_on_tiles else 0.0
 
     def weight_bytes(self) -> int:
         """Return the bytes of the bias."""

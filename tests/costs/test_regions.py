@@ -215,3 +215,21 @@ def test_keys_and_values_are_read_whole_in_every_step():
     often, once = (predict(region, ColumnPlan(16, rows), CPU) for rows in (1, 16))
     more = sum(often.bytes_moved) - sum(once.bytes_moved)
     assert more == pytest.approx((32 - 2) * keys.bytes)
+
+
+def test_what_every_run_prepares_costs_once_alone_and_once_a_step():
+    tokens = Tensor(1, 32, 64, 16)
+
+    def compute(run_cycles, plan=None):
+        edges = (Edge(-1, RowMap()),)
+        stage = StageShape("attention", tokens, edges, ONE_ROW, 1e5, run_cycles=run_cycles)
+        region = RegionShape((stage,), (tokens,), (0,))
+        found = predict(region, plan, CPU) if plan else predict_alone(region, CPU)
+        return found.compute_seconds * CPU.memory_system.clock_hz
+
+    assert compute(1e4) - compute(0) == pytest.approx(1e4 / CPU.cores)
+    columns = 32 // 16 / CPU.cores  # of each core
+    for rows, steps in ((1, 16), (8, 2)):
+        plan = ColumnPlan(16, rows)
+        more = compute(1e4, plan) - compute(0, plan)
+        assert more == pytest.approx(1e4 * steps * max(columns, 1))

@@ -51,6 +51,8 @@ class StageShape:
     row_parts : int
         Parts into which a kernel of this stage alone cuts the rows before it cuts channels; 0 if it
         cuts no channels.
+    run_cycles : float
+        Compute cycles of a run of any number of rows, besides the cycles of its rows.
     """
 
     name: str
@@ -62,6 +64,7 @@ class StageShape:
     key: str = ""
     window_bytes: int = 0
     row_parts: int = 0
+    run_cycles: float = 0.0
 
 
 @dataclass(frozen=True)

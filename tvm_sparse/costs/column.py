@@ -134,7 +134,8 @@ class ColumnCosts:
             stage = self._region.stages[i]
             work = self.rows[i] * self._row_costs[i]
             every_row = stage.tensor.images * stage.tensor.rows
-            compute = (stage.cycles * work / every_row + RUN_CYCLES) / clock_hz
+            cycles = stage.cycles * work / every_row + stage.run_cycles + RUN_CYCLES
+            compute = cycles / clock_hz
             # Weights are read one after another, mostly long before they are needed. The core waits
             # for rows: measured times are nearer to the sum than to the larger of the two.
             exposed = EXPOSED_SHARE * np.minimum(compute, of_weights.seconds)
