@@ -114,7 +114,8 @@ class AmxProduct:
         # In a region, one thread computes all chunks.
         self.keeps_all_pairs = self.blocks > GROUP_BLOCKS
         kept = self.input_tiles if self.keeps_all_pairs else self.part_tiles
-        self.column_pairs = kept * self.tile_pairs
+        # Columns that start an odd number of cache lines apart do not share the sets of L1.
+        self.column_pitch = kept * self.tile_pairs + 1
 
     tile_pairs = TILE_INPUTS // 2
     """Pairs of input channels of a tile."""
@@ -133,14 +134,14 @@ class AmxProduct:
         """Allocate the pairs and the sums of at most `rows` rows of columns."""
         columns = rows * self.row_columns
         self.places = -(-columns // PLACE_COLUMNS)
-        pairs = columns * self.column_pairs * PAIRS
+        pairs = columns * self.column_pitch * PAIRS
         self._pairs = scratch(max(pairs, _LEAST_SCRATCH), "uint32")
         blocks = min(self.blocks, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
         self._sums = scratch(blocks * self.places * _SUMS, "float32")
 
     def keep(self, column: Expr, pair: Expr, value: Expr) -> None:
         """Store a pair of input channels of a column, counted from the first that `fill` gets."""
-        place = (column * self.column_pairs + pair) * PAIRS
+        place = (column * self.column_pitch + pair) * PAIRS
         T.buffer_store(self._pairs, value, [vector(place, PAIRS)])
 
     def compute(
@@ -251,14 +252,14 @@ class AmxProduct:
         first = T.bind(part.first * self.channel_tiles + block * size)
         skipped = part.first if self.keeps_all_pairs else 0
         column = place * PLACE_COLUMNS
-        pairs = T.bind((column * self.column_pairs + skipped * self.tile_pairs) * PAIRS)
+        pairs = T.bind((column * self.column_pitch + skipped * self.tile_pairs) * PAIRS)
         # The places share the hints for the next block, of which a line is a row of a tile.
         lines = -(-BLOCK_TILES * TILE_CHANNELS // self.places)
         with T.serial(T.int64(0), T.int64(part.tiles)) as k:
             for a in range(tiles):
                 amx.load(4 + a, self.weight[first + (k * tiles + a), 0, 0])
             for b in range(columns):
-                distance = (b * self.column_pairs + k * self.tile_pairs) * PAIRS
+                distance = (b * self.column_pitch + k * self.tile_pairs) * PAIRS
                 amx.load(6 + b, self._pairs[pairs + distance])
             for line in range(lines):
                 ahead = (place * part.tiles + k) * lines + line
