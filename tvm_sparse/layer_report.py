@@ -15,6 +15,8 @@ PRUNED = 0.5
 """The share of zeros from which on a weight counts as pruned."""
 SMALLEST = 1000
 """A weight of fewer values than this never counts as pruned: its zeros save no time."""
+SPARSE = ("sparse", "joined")
+"""How the names of the kernels begin that skip zeros."""
 LOOKED_UP = "its rows are looked up, and nothing is multiplied by its zeros"
 """The reason for which the zeros of an embedding gain nothing."""
 
@@ -66,7 +68,7 @@ class LayerReport:
     @property
     def is_sparse(self) -> bool:
         """Whether its kernel skips the zeros."""
-        return self.kernel.startswith("sparse")
+        return self.kernel.startswith(SPARSE)
 
     @property
     def can_be_pruned(self) -> bool:

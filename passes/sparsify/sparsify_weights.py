@@ -35,7 +35,6 @@ from tvm_sparse.passes.sparsify.constant_layers import (
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
-from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY
 from tvm_sparse.tilings.choice import Choice
 from tvm_sparse.tilings.families import (
     KernelFor,
@@ -196,6 +195,6 @@ def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) 
         "kernel": family.name,
         "reason": choice.reason,
         "is_refused": choice.sparse_cycles == math.inf,
-        "precision": "bfloat16" if family.name == AMX_LINEAR_FAMILY.name else problem.dtype,
+        "precision": "bfloat16" if family.name.startswith("amx") else problem.dtype,
         "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
     }

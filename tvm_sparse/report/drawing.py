@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from html import escape
 
+from tvm_sparse.layer_report import SPARSE
 from tvm_sparse.report.analysis import Analysis, OperatorReport
 
 ROW, GAP, TITLE = 24, 10, 18
@@ -54,7 +55,7 @@ def _frame(analysis: Analysis, number: int, y: float, count: int) -> str:
 
 
 def _node(operator: OperatorReport, y: float) -> str:
-    kind = "sparse" if operator.operator.startswith("sparse") else "dense"
+    kind = "sparse" if operator.operator.startswith(SPARSE) else "dense"
     kind = kind if operator.region is not None else "other"
     shape = " x ".join(map(str, operator.shape))
     label = operator.operator if len(operator.operator) < 20 else operator.operator[:19] + "…"

@@ -8,6 +8,7 @@ from html import escape
 from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.cpu.memory_system import LEVELS
+from tvm_sparse.layer_report import SPARSE
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.report.analysis import Analysis, alone_bytes_moved
 from tvm_sparse.report.drawing import draw
@@ -257,7 +258,7 @@ def _tile(value: str, label: str, about: str) -> str:
 
 
 def _chip(operator: str, layer: str) -> str:
-    kind = " sparse" if operator.startswith("sparse") else ""
+    kind = " sparse" if operator.startswith(SPARSE) else ""
     return f'<span class="chip{kind}" title="{escape(layer)}">{escape(operator)}</span>'
 
 
