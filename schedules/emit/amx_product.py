@@ -263,7 +263,7 @@ class AmxProduct:
                 amx.load(6 + b, self._pairs[pairs + distance])
             for line in range(lines):
                 ahead = (place * part.tiles + k) * lines + line
-                prefetch(self.weight[first + size, ahead, 0])
+                prefetch(self.weight[first + size, ahead, 0], to_l1=False)
             for a, b, tile in results:
                 amx.multiply(tile, 4 + a, 6 + b)
         for a, b, tile in results:

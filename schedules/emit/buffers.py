@@ -107,10 +107,13 @@ def masked(value: Expr, valid: int, other: Expr) -> Expr:
     return T.Shuffle([value, other], [i if i < valid else width + i for i in range(width)])
 
 
-def prefetch(element: Expr) -> None:
-    """Ask for the cache line of an element, which may lie beyond the buffer's end."""
-    for_reading, to_l1, data = T.int32(0), T.int32(3), T.int32(1)
-    arguments = (T.address_of(element), for_reading, to_l1, data)
+def prefetch(element: Expr, *, to_l1: bool = True) -> None:
+    """Ask for the cache line of an element, which may lie beyond the buffer's end.
+
+    It comes to L1, or to the nearest cache behind L1.
+    """
+    for_reading, locality, data = T.int32(0), T.int32(3 if to_l1 else 1), T.int32(1)
+    arguments = (T.address_of(element), for_reading, locality, data)
     T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch.p0", *arguments))
 
 
