@@ -1,8 +1,8 @@
 """The loops of an attention's job on float16 panels: one head and one block of queries.
 
 All products are float16. Those with the keys add up the channels of a head, and those with the
-values one block of keys, from zero. The exponentials are added up in float32, and divided by their
-sum before they meet the values, so that no sum exceeds the values.
+values 64 keys or a block of them, from zero. The exponentials are added up in float32, and divided
+by their sum before they meet the values, so that no sum exceeds the values.
 
 On x86 a multiply-add needs its scalar in all lanes, and to spread 16 bits takes an operation of the
 very port that half of the multiply-adds need. Spreading 32 bits takes a load only. So the keys and
@@ -41,6 +41,9 @@ ACCUMULATORS = 16
 """Accumulators of a register tile. Tiles of a power of two cut blocks of keys without rest; LLVM
 spills accumulators where tiles of different sizes follow each other."""
 
+SUMMED_PRODUCTS = 64
+"""Products with values that are added up from zero."""
+
 SUMMED_KEYS = 4
 """Exponentials that are added up in float16 before they are converted for the sum in float32."""
 
@@ -63,7 +66,8 @@ class HalfAttentionJob(AttentionJob):
         self.tile = max(min(self.tile, ACCUMULATORS // len(self.vectors)), 1)
         self.size = head_dim * lanes
         self.scaled = scratch(self.size, self.dtype)
-        self.has_blocks = key_tokens > lanes
+        self.group = max(SUMMED_PRODUCTS // lanes, 1)
+        self.has_groups = key_tokens > self.group * lanes
         self.sums = scratch(self.tile * lanes, self.dtype)
         reads_pairs = cpu.weights_per_load(self.dtype) == 1
         self.pairs = scratch(self.size, "uint32") if reads_pairs else None
@@ -146,8 +150,7 @@ class HalfAttentionJob(AttentionJob):
                         lanes = vector_at(T.int64(u * self.width), self.width)
                         yield i * vectors + u, start + i, lanes
 
-            def visit_keys(block: Expr, keys: int) -> None:
-                self.clear(count)
+            def add(block: Expr, keys: int) -> None:
                 panel = value_panel(block)
                 rows = Distances(lambda index: panel[index], start * self.lanes)
                 factor = self.factors(rows, count)
@@ -157,18 +160,35 @@ class HalfAttentionJob(AttentionJob):
                     lambda j, i: factor(i * self.lanes + j),
                     lambda j, u: self.scores[self.part(block * self.lanes + j, u)],
                 )
+
+            def keep_sums() -> None:
                 for a, _, _ in places():
-                    if self.has_blocks:
+                    if self.has_groups:
                         place = self.part(T.int64(0), a)
                         T.buffer_store(self.sums, self.sums[place] + self.acc[a], [place])
 
-            if self.has_blocks:
+            if self.has_groups:
                 for a in range(count * vectors):
                     zeros = self.across(number(0, self.dtype))
                     T.buffer_store(self.sums, zeros, [self.part(T.int64(0), a)])
-            self.each_key_block(visit_keys)
+            whole, rest = divmod(self.key_tokens, self.lanes)
+            groups, left = divmod(whole, self.group)
+            if groups:
+                with T.serial(T.int64(0), T.int64(groups)) as group:
+                    self.clear(count)
+                    with T.serial(T.int64(0), T.int64(self.group)) as j:
+                        add(group * self.group + j, self.lanes)
+                    keep_sums()
+            if left or rest:
+                self.clear(count)
+                if left:
+                    with T.serial(T.int64(0), T.int64(left)) as j:
+                        add(j + groups * self.group, self.lanes)
+                if rest:
+                    add(T.int64(whole), rest)
+                keep_sums()
             for a, d, lanes in places():
-                sum_of = self.sums[self.part(T.int64(0), a)] if self.has_blocks else self.acc[a]
+                sum_of = self.sums[self.part(T.int64(0), a)] if self.has_groups else self.acc[a]
                 store(sum_of, d, lanes)
 
         each_tile(self.head_dim, self.tile, visit_tile)
