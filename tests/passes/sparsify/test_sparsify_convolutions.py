@@ -8,11 +8,14 @@ import tvm
 from tvm import relax
 from tvm.relax.op.nn import conv2d
 
-from tvm_sparse.cpu.profile import profile
+import tvm_sparse
+from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.passes.ir import operators as panel
 from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.testing.images import assert_near, conv2d_reference
 from tvm_sparse.testing.models import dataflow, operators_of, pruned
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
@@ -53,6 +56,39 @@ def test_a_pruned_pointwise_convolution_is_a_sparse_linear_layer():
     mod = SparsifyWeights(CPU)(dataflow(before, SHAPE))
     names = ["image_to_panels", "sparse_linear", "panels_to_image"]
     assert operators_of(mod) == [f"tvm_sparse.{name}" for name in names]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(
+    ("dtype", "size", "kernels"), [(DType.FLOAT16, 14, 2), (DType.FLOAT32, 7, 1)]
+)
+def test_layers_on_narrow_images_join_rows(dtype, size, kernels, batch):
+    cpu = dataclasses.replace(profile("skylake-avx512"), activations=dtype, cores=2)
+    rng, shape = np.random.default_rng(0), (batch, 256, size, size)
+    weights = [pruned(rng, (256, 256, k, k), 0.1) for k in (3, 1)]
+
+    def body(emit, x):
+        y = emit(conv2d(x, relax.const(weights[0]), padding=(1, 1, 1, 1)))
+        return emit(conv2d(emit(relax.op.nn.relu(y)), relax.const(weights[1])))
+
+    joined = SparsifyWeights(cpu)(dataflow(body, shape))
+    assert operators_of(joined).count("tvm_sparse.joined_conv2d") == kernels
+    if dtype == DType.FLOAT16 and not native().has_half:
+        pytest.skip("this CPU has no float16 arithmetic")
+    x = rng.standard_normal(shape).astype("float32")
+    sizes = [
+        Conv2d(
+            *(batch, 256, size, size, 256, (k, k)),
+            padding=(k // 2,) * 4,
+            lanes_in=16,
+            lanes_out=16,
+        )
+        for k in (3, 1)
+    ]
+    middle = np.maximum(conv2d_reference(x, weights[0], sizes[0]), 0)
+    engine = tvm_sparse.compile(dataflow(body, shape), precision=str(dtype))
+    (result,) = engine.run({"x0": x}).values()
+    assert_near(result, conv2d_reference(middle, weights[1], sizes[1]), dtype)
 
 
 @pytest.mark.parametrize(("density", "options"), [(1.0, {}), (0.05, {"groups": 2})])
