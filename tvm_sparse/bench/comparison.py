@@ -37,9 +37,11 @@ from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, write_model
 Inputs = Mapping[str, np.ndarray]
 
 TOLERANCES = {"float16": 0.25, "bfloat16": 0.5}
-"""The largest error of engines that compute in 16 bits, as a share of the largest output. The tables
-show it. Networks of random weights may enlarge the rounding of a layer thirty times (see
-`tvm_sparse.verification.comparison.NOISE`); what is wrong has an error of about 1."""
+"""The largest error of engines that compute in 16 bits, as a share of the largest output.
+
+The tables show it. Networks of random weights may enlarge the rounding of a layer fifty times, as
+`tvm_sparse.verification.comparison.NOISE` says; what is wrong has an error of about 1.
+"""
 
 
 @dataclass
