@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -87,18 +88,18 @@ def gather_joined(
     window: JoinedWindow,
     image: Expr,
     first_row: Expr,
-    rows: Expr | int,
+    out_rows: int,
     channel: Expr,
     count: int,
 ) -> None:
-    """Copy `count` channels of some image rows into a window in which vectors span rows.
-
-    Rows of the window behind the last one of `rows` become zeros.
+    """Copy `count` channels of the image rows that a tile sees into a window that joins rows.
 
     Parameters
     ----------
-    x, memory, window, image, first_row, rows, channel, count
+    x, memory, window, image, first_row, channel, count
         As `gather_window` takes them; the memory holds `JoinedWindow.held` elements.
+    out_rows : int
+        Output rows of the tile. Rows that no output row sees become zeros.
     """
     problem, stride = window.problem, window.problem.stride[0]
     width = math.gcd(problem.lanes_in, window.pitch)
@@ -106,13 +107,14 @@ def gather_joined(
     if window.front:
         fill_with_zeros(T.int64(0), window.front)
     fill_with_zeros(T.int64(window.front + count * window.channel_pitch), 2 * window.width)
-    end = opaque(T.min(first_row + rows, T.int64(problem.height)))
-    for number, phase in enumerate(window.phases):
+    end = opaque(T.min(first_row + window.rows(out_rows), T.int64(problem.height)))
+    part_rows, planes = window.vectors_of(out_rows), len(window.origins)
+    for (number, phase), part in itertools.product(enumerate(window.phases), range(window.joined)):
+        # Also rows that a small tile does not see: the next plane reaches back to the last one.
         with T.serial(T.int64(0), T.int64(window.phase_rows)) as row:
-            source_row = opaque(first_row + (row * stride + phase))
-            planes = len(window.origins)
-            place = number * planes * window.plane_pitch + window.front
-            start = T.bind(row * window.pitch + place)
+            source_row = opaque(first_row + ((row + part * part_rows) * stride + phase))
+            place = number * planes * window.plane_pitch + part * window.pitch + window.front
+            start = T.bind(row * window.width + place)
             with T.If(T.And(source_row >= 0, source_row < end)):
                 with T.Then():
                     source = _source(x, image, source_row, channel, count, window)

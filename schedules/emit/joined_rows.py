@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class JoinedRows(Tile):
     """The rows of a tile of panels as vectors that span rows, addressed as ``[v, channel, lane]``.
 
-    A load joins parts of a vector, a store cuts it into parts.
+    Vectors and rows are as in `JoinedWindow`. A load joins rows, a store cuts a vector into rows.
 
     Parameters
     ----------
@@ -45,7 +45,8 @@ class JoinedRows(Tile):
         v, channel, _ = place
         zeros = filled(0, self._lanes, self._dtype)
         parts: list[Expr] = []
-        for i in range(v * self._joined, (v + 1) * self._joined):
+        for j in range(self._joined):
+            i = j * self._part + v
             row = self._tile[i, channel, self._row] if i < self._count else zeros
             parts += [row, *[zeros] * (self._pitch // self._lanes - 1)]
         return T.Shuffle(parts, list(range(self._width))) if len(parts) > 1 else parts[0]
@@ -53,14 +54,20 @@ class JoinedRows(Tile):
     def store(self, value: Expr, i: int, channel: Expr, lane: Expr) -> None:
         """Store vector `i` of a channel."""
         value = T.bind(value)
-        for j in range(min(self._joined, self._count - i * self._joined)):
-            first = j * self._pitch
-            part = T.Shuffle([value], list(range(first, first + self._lanes)))
-            self._tile.store(part, i * self._joined + j, channel, self._row)
+        for j in range(self._joined):
+            row, first = j * self._part + i, j * self._pitch
+            if row < self._count:
+                part = T.Shuffle([value], list(range(first, first + self._lanes)))
+                self._tile.store(part, row, channel, self._row)
 
     @property
     def _joined(self) -> int:
         return self._width // self._pitch
+
+    @property
+    def _part(self) -> int:
+        """Rows of a part of the tile."""
+        return -(-self._count // self._joined)
 
     @property
     def _row(self) -> Expr:

@@ -4,7 +4,7 @@ The loops::
 
     for image, tile of output rows, chunk of output channels in parallel:
         for k_block:                     # input channels
-            gather the input rows of a channel one behind another, into a window that stays in L1
+            gather the input rows of a channel side by side, into a window that stays in L1
             for piece of the tile:       # V vectors, each of several rows
                 for group:               # R output channels
                     R x V accumulators = bias (first K block) or partial sums
@@ -129,7 +129,7 @@ class JoinedConv2d(ConvStage):
                 with T.serial(T.int64(low), T.int64(high)) as k_block:
                     channel = k_block * window.channels
                     channels = min(window.channels, problem.channels - low * window.channels)
-                    places = (image, source, window.rows(count), channel, channels)
+                    places = (image, source, count, channel, channels)
                     gather_joined(self.x, self.memory, window, *places)
                     ends = (low == 0, high == self.layout.k_blocks)
                     with self.each_chunk(chunk) as own_chunk:

@@ -66,7 +66,7 @@ TILINGS = [
 FITTING = {
     "linear": {0, 3},
     "rows": {1, 5},
-    "conv2d": {2, 6},
+    "conv2d": {2, 6, 9},
     "grouped": {6},
     "depthwise": {7},
     "narrow linear": {0, 3, 8},

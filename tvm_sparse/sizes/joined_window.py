@@ -1,7 +1,8 @@
 """A window in which a vector spans several rows of an image.
 
-A row of 14 pixels fills half of a vector of 32 values, and a row of 7 pixels a quarter. Where the
-rows of a channel lie one after another, a vector holds as many rows as fit.
+A row of 14 pixels fills half of a vector of 32 values, and a row of 7 pixels a quarter. A vector
+then holds rows of several parts of a tile: of 14 rows, a vector of two holds the first and the
+eighth, the next one the second and the ninth. So the next row of each of them is the next vector.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ LEAST_LANES = 8
 
 @dataclass(frozen=True)
 class JoinedWindow(Window):
-    """The input rows of a tile of output rows, stored ``[channels, phases, planes, rows, lanes]``.
+    """The input rows of a tile, stored ``[channels, phases, planes, rows, parts, lanes]``.
 
-    Phases are to rows what planes are to pixels: a phase holds every ``stride``-th row of the
-    window, so that the inputs of neighbouring output rows are neighbours. A vector of outputs
-    covers `joined` output rows; through each weight it meets one vector of inputs, at one distance.
-    The zeros behind a row are those in front of the next row.
+    The output rows of a tile are cut into `joined` equal parts, and a vector of outputs has a row
+    of each part; through each weight it meets one vector of inputs, at one distance. Phases are to
+    rows what planes are to pixels: a phase holds every ``stride``-th row, so that the inputs of
+    neighbouring output rows are neighbours. The zeros behind a row are those in front of the next.
 
     Attributes
     ----------
@@ -44,7 +45,7 @@ class JoinedWindow(Window):
 
     @property
     def joined(self) -> int:
-        """Output rows of a vector; 0 if a row takes more than a vector."""
+        """Parts of a tile: output rows of a vector; 0 if a row takes more than a vector."""
         return self.width // self.pitch
 
     @functools.cached_property
@@ -54,16 +55,13 @@ class JoinedWindow(Window):
 
     @functools.cached_property
     def phase_rows(self) -> int:
-        """Rows of a phase."""
-        rows = self.tile_rows + max(self._rows) // self.problem.stride[0]
-        if self.problem.kernel == (1, 1):  # vectors are then aligned
-            rows = -(-rows // self.joined) * self.joined
-        return rows
+        """Input rows of a phase that the largest part sees."""
+        return self.vectors + max(self._rows) // self.problem.stride[0]
 
     @functools.cached_property
     def plane_pitch(self) -> int:
         """Elements from one plane of a phase to the next."""
-        return self.phase_rows * self.pitch
+        return self.phase_rows * self.width
 
     @functools.cached_property
     def channel_pitch(self) -> int:
@@ -76,7 +74,7 @@ class JoinedWindow(Window):
         return self.vectors_of(self.tile_rows)
 
     def vectors_of(self, out_rows: int) -> int:
-        """Return the vectors that hold `out_rows` output rows."""
+        """Return the vectors that hold `out_rows` output rows: the rows of the largest part."""
         return -(-out_rows // self.joined)
 
     @functools.cached_property
@@ -89,7 +87,7 @@ class JoinedWindow(Window):
         plane, shift = self._reads[dx]
         row, stride = self._rows[dy], self.problem.stride[0]
         plane += self.phases.index(row % stride) * len(self.origins)
-        place = plane * self.plane_pitch + row // stride * self.pitch
+        place = plane * self.plane_pitch + row // stride * self.width
         return channel * self.channel_pitch + place + shift + self.lead
 
     @functools.cached_property

@@ -13,10 +13,10 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import CACHE_LINE_BYTES
-from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling, joined_window
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.extent import Extent
@@ -49,6 +49,10 @@ L1_EXCESS = 1.2
 L1_SHARES = (0.4, 0.8, 1.2)
 """Windows of K blocks that are tried, as shares of the L1 cache."""
 
+MOST_DENSITY = 0.5
+"""Highest density of a weight. The models of dense kernels, which do not join rows, overstate their
+cycles on narrow images by a third."""
+
 MOST_VECTORS = 8
 """Most vectors of a tile: the code has a copy for each number of rows that a tile can have."""
 
@@ -64,15 +68,16 @@ class JoinedConv2dFamily(Family[Conv2d, JoinedTiling]):
     is_sparse = True
     sizes, tiling = Conv2d, JoinedTiling
 
+    def refusal(self, layer: Layer[Any], cpu: CpuProfile) -> str:
+        """Return a reason if the weight has few zeros, or one of `refusal_of_sizes`."""
+        return super().refusal(layer, cpu) or _of_density(layer)
+
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
         """Return a reason if there are several groups, or rows that fill half of a vector."""
         if problem.groups > 1:
             return "the sparse kernel has one group"
         if not joins_rows(problem, cpu.vector_lanes(problem.dtype)):
             return "a vector holds one row"
-        if problem.dtype == DType.FLOAT32 and problem.kernel != (1, 1):
-            # Loads of whole vectors cross cache lines; measured on a Xeon at 7x7 pixels.
-            return "vectors of one row are as fast in float32"
         if next(_possible(problem, cpu), None) is None:
             return f"no sparse kernel reaches the inputs of {problem}"
         return ""
@@ -137,6 +142,10 @@ class JoinedLinearFamily(Family[Linear, JoinedLinearTiling]):
     is_sparse = True
     sizes, tiling = Linear, JoinedLinearTiling
 
+    def refusal(self, layer: Layer[Any], cpu: CpuProfile) -> str:
+        """Return a reason if the weight has few zeros, or one of `refusal_of_sizes`."""
+        return super().refusal(layer, cpu) or _of_density(layer)
+
     def refusal_of_sizes(self, problem: Linear, cpu: CpuProfile) -> str:
         """Return a reason if the panels fill half of a vector, or have a single lane."""
         if problem.lanes == 1:
@@ -184,6 +193,10 @@ def as_conv2d(problem: Linear) -> Conv2d:
         lanes_out=problem.lanes,
         dtype=problem.dtype,
     )
+
+
+def _of_density(layer: Layer[Any]) -> str:
+    return "few zeros" if layer.density > MOST_DENSITY else ""
 
 
 def _as_convolution(layer: Layer[Linear]) -> Layer[Conv2d]:

@@ -60,7 +60,7 @@ def test_a_pruned_pointwise_convolution_is_a_sparse_linear_layer():
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(
-    ("dtype", "size", "kernels"), [(DType.FLOAT16, 14, 2), (DType.FLOAT32, 7, 1)]
+    ("dtype", "size", "kernels"), [(DType.FLOAT16, 14, 2), (DType.FLOAT32, 7, 2)]
 )
 def test_layers_on_narrow_images_join_rows(dtype, size, kernels, batch):
     cpu = dataclasses.replace(profile("skylake-avx512"), activations=dtype, cores=2)
