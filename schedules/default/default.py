@@ -155,8 +155,11 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
         outer = _tile(schedule, loops, across)
     elif spatial == len(loops):
         joined = _contiguous_axes(schedule.get(block))
+        rows_are_vectors = _extent(schedule, loops[-1]) % cpu.vector_lanes() == 0
         outer, inner = loops[:-joined], schedule.fuse(*loops[-joined:])
-        if _extent(schedule, inner) % cpu.vector_lanes() == 0:
+        # The indices of a vector that goes on in the next row would not be contiguous to TVM. LLVM
+        # makes the vectors of such loops.
+        if rows_are_vectors:
             inner, lanes = schedule.split(inner, factors=[None, cpu.vector_lanes()])
             schedule.vectorize(lanes)
     if enough and inner is not None:

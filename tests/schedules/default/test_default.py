@@ -195,6 +195,21 @@ def test_product_keeps_accumulators_in_registers(cpu, register):
     assert len(products) >= cpu.vector_registers // 2
 
 
+@pytest.mark.parametrize("pixels", [64, 56, 49])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_elements_are_loaded_by_vectors_however_long_rows_are(dtype, pixels):
+    other = "int32" if dtype == "float32" else "float32"
+    shapes = [((1, 64, pixels, pixels), dtype)]
+    mod = ApplyDefaultSchedule(profile("sapphirerapids"))(
+        module(lambda _, x: OPS.astype(x, other), shapes)
+    )
+    func = mod["cast"].with_attr("global_symbol", "main")
+    target = profile("sapphirerapids").to_target()
+    source = tvm.compile(tvm.IRModule({"main": func}), target=target).mod.inspect_source("s")
+    assert re.search(r"vcvt\w+\s.*zmm", source)
+    assert not re.search(r"vpextr|vpinsr|gather|vmovsh", source)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_concat_is_a_copy_per_input(axis):
     shapes = [[4, 5, 40], [4, 5, 40], [4, 5, 40]]
