@@ -31,9 +31,9 @@ WEIGHT_CYCLES = 66.0
 and 16 tiles of panels, a tile of a weight took 119, 177, 293 and 533 cycles."""
 
 MEMORY_CYCLES = 130.0
-"""Further cycles for each tile of a weight, to bring it from memory in the first pass. In BERT-base,
-whose weights take 170 MB, a layer of 768 x 768 at 128 tokens takes 87 us on two cores, and the
-sparse layer of 80 % zeros takes 66 us."""
+"""Further cycles for each tile of a weight, to bring it from memory in the first pass. In
+BERT-base, whose weights take 170 MB, a layer of 768 x 768 at 128 tokens takes 87 us on two cores,
+and the sparse layer of 80 % zeros takes 66 us."""
 
 RESULT_CYCLES = 20.0
 """Cycles in which a core stores a tile of sums, and loads it for the next block of inputs."""
