@@ -14,7 +14,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import Expr
 
-from tvm_sparse.schedules.emit import vector_math
+from tvm_sparse.schedules.emit import half_math, vector_math
 from tvm_sparse.schedules.emit.expressions import Lets
 
 FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
@@ -23,10 +23,16 @@ FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
 }
 """Expressions of the functions that LLVM has no vector code for, by their names in TensorIR."""
 
+HALF_FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
+    **{name: half_math.wide(function) for name, function in FUNCTIONS.items()},
+    **{f"tirx.{name}": getattr(half_math, name) for name in ("exp", "tanh", "sigmoid")},
+}
+"""The same functions of float16 values."""
+
 
 @tvm.transform.module_pass(opt_level=0, name="VectorizeMath")
 class VectorizeMath:
-    """Replace float32 calls of elementary functions, and hyperbolic ones of all types."""
+    """Replace float32 and float16 calls of elementary functions, and all hyperbolic ones."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with the calls in all its PrimFuncs replaced."""
@@ -37,17 +43,23 @@ class VectorizeMath:
         return tvm.IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
 
 
+_EXPRESSIONS = {"float32": FUNCTIONS, "float16": HALF_FUNCTIONS}
+
+
 def vectorize_math(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """Return `func` with its calls of elementary functions replaced."""
 
     def replace(call: tvm.ir.Call) -> Expr:
-        name = getattr(call.op, "name", None)
+        name: str = getattr(call.op, "name", "")
         if name in HYPERBOLIC:
             return HYPERBOLIC[name](call.args[0])
-        if name in FUNCTIONS and str(call.ty.dtype).startswith("float32"):
-            argument = tvm_ffi.structural_map(call.args[0], (tirx.Cast, _selected))
-            return FUNCTIONS[name](argument)
-        return call
+        expressions = (
+            _EXPRESSIONS.get(str(call.ty.dtype).split("x")[0]) if name in FUNCTIONS else None
+        )
+        if expressions is None:
+            return call
+        argument = tvm_ffi.structural_map(call.args[0], (tirx.Cast, _selected))
+        return expressions[name](argument)
 
     return func.with_body(tvm_ffi.structural_map(func.body, (tvm.ir.Call, replace)))
 

@@ -43,6 +43,18 @@ class Lets:
         return body
 
 
+def bound(value: Expr) -> Var:
+    """Bind a value to a name in the function that is being built, and names inside of it before.
+
+    TVM replaces names by their values. A value with a `Let` in several places would bind the name
+    of that `Let` several times, which TVM's analysis refuses.
+    """
+    while isinstance(value, Let):
+        T.bind(value.value, var=value.var)
+        value = value.body
+    return T.bind(value)
+
+
 def constant(value: float, like: Expr) -> Expr:
     """Return a floating-point constant with the bits and lanes of another expression."""
     return _broadcast(tirx.const(float(value), f"float{like.ty.dtype.bits}"), like)

@@ -8,6 +8,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import filled, vector
+from tvm_sparse.schedules.emit.expressions import bound
 from tvm_sparse.schedules.emit.panel_memory import Tile
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class JoinedRows(Tile):
 
     def store(self, value: Expr, i: int, channel: Expr, lane: Expr) -> None:
         """Store vector `i` of a channel."""
-        value = T.bind(value)
+        value = bound(value)
         for j in range(self._joined):
             row, first = j * self._part + i, j * self._pitch
             if row < self._count:

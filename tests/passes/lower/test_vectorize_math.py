@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import native
+from tvm_sparse.passes.ir.operators import softplus
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 
 REFERENCES = {
@@ -19,6 +20,7 @@ REFERENCES = {
     relax.op.sigmoid: scipy.special.expit,
     relax.op.nn.softmax: lambda x: scipy.special.softmax(x, -1),
     relax.op.nn.log_softmax: lambda x: scipy.special.log_softmax(x, -1),
+    softplus: lambda x: np.logaddexp(x, 0),
     relax.op.nn.gelu: lambda x: x * scipy.special.ndtr(x),
 }
 
@@ -39,8 +41,19 @@ def test_against_numpy(op):
     np.testing.assert_allclose(got, REFERENCES[op](x.astype("float64")), rtol=2e-6, atol=1e-6)
 
 
-def test_no_calls_are_left():
-    after = VectorizeMath()(module(relax.op.nn.gelu))
+@pytest.mark.parametrize(
+    "op", [relax.op.exp, relax.op.erf, relax.op.tanh, relax.op.sigmoid, softplus]
+)
+def test_float16(op):
+    library = tvm.compile(VectorizeMath()(module(op, "float16")), target=native().to_target())
+    x = np.random.default_rng(0).uniform(-5, 5, (5, 33)).astype("float16")
+    got = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
+    np.testing.assert_allclose(got, REFERENCES[op](x.astype("float64")), rtol=4e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_calls_are_left(dtype):
+    after = VectorizeMath()(module(relax.op.nn.gelu, dtype))
     assert not re.search(r"T\.(exp|erf|tanh)", after.script())
 
 

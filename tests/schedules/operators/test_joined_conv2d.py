@@ -14,9 +14,11 @@ from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.joined import JoinedTiling, joined_layout, joined_window
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.elementwise import elementwise
 from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.joined_window import joins_rows
+from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.testing.images import (
     assert_near,
     conv2d_problems,
@@ -128,6 +130,24 @@ def test_in_columns(column, step, overlap, dtype):
     stage = JoinedConv2d(problem, tiling, FULL, CPU)
     y = run_in_columns(stage, arrays, ColumnPlan(column, step, overlap), CPU)
     assert_near(panel_image(y, expected.shape), expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("name", ["hardswish", "gelu", "leaky_relu(0.1)", "silu"])
+def test_activations_of_joined_rows(name, dtype):
+    problem = square(7, dtype=dtype)
+    tiling = JoinedTiling(4, 4, rows=4, width=CPU.vector_lanes(dtype), vectors=2)
+    arrays, _ = operands(problem, tiling, 0.4, FULL)
+    results = []
+    for epilogue in (FULL, replace(FULL, activation=name)):
+        func = joined_conv2d(problem, tiling, epilogue, CPU)
+        results.append(run_kernel(func, [*arrays.values()], (7, 12, problem.lanes_out), CPU))
+    shape = results[0].shape
+    tensor = Tensor(1, *shape, dtype)
+    want = run_kernel(elementwise(name, tensor, [shape], CPU), results[:1], shape, CPU)
+    lanes = slice(problem.out_width)
+    tolerance = 1e-6 if dtype == DType.FLOAT32 else 2e-3
+    np.testing.assert_allclose(results[1][..., lanes], want[..., lanes], tolerance, tolerance)
 
 
 def test_vectors_span_rows():
