@@ -25,6 +25,7 @@ from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct, Part, Sums
 from tvm_sparse.schedules.emit.buffers import argument, converted, filled, opaque, vector
+from tvm_sparse.schedules.emit.expressions import bound
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.layer import LayerStage
 
@@ -171,7 +172,7 @@ class AmxLayer(LayerStage):
         if len(outs) == 1:
             outs[0].store(value, 0, channel, place)
             return
-        value, lanes = T.bind(value), COLUMN_LANES // len(outs)
+        value, lanes = bound(value), COLUMN_LANES // len(outs)
         # Rows behind the last one have its place and the values of its lanes.
         for i, out in enumerate(outs):
             part = T.Shuffle([value], list(range(i * lanes, (i + 1) * lanes)))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,6 +104,26 @@ def square(channels, size, out_channels, kernel, stride, padding):
     kernels, strides, paddings = (kernel,) * 2, (stride,) * 2, (padding,) * 4
     sized = Conv2d(1, channels, size, size, out_channels, kernels, strides, paddings, **sizes)
     return on_half_panels(sized)
+
+
+@needs_amx
+@pytest.mark.parametrize("name", ["hardswish", "gelu", "leaky_relu(0.1)"])
+@pytest.mark.parametrize("size", [5, 7, 20])
+def test_activations_with_names_inside(name, size):
+    problem, cpu = square(12, size, 24, 3, 1, 1), amx_cpu(2)
+    tiling = AMX_CONV2D_FAMILY.default(Layer(problem), cpu)
+    arrays, _ = operands(problem, FULL, tiling)
+    shape, results = problem.output.shape, []
+    for activation in (None, name):
+        func = amx_conv2d(problem, replace(FULL, activation=activation), cpu, tiling)
+        results.append(run_kernel(func, list(arrays.values()), shape, cpu)[..., :size])
+    x = results[0].astype("float64")
+    want = {
+        "hardswish": x * np.clip(x / 6 + 0.5, 0, 1),
+        "gelu": x * scipy.special.ndtr(x),
+        "leaky_relu(0.1)": np.where(x < 0, 0.1 * x, x),
+    }[name]
+    np.testing.assert_allclose(results[1], want, rtol=2e-3, atol=4e-3)
 
 
 SIZES = {
