@@ -19,7 +19,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.formats.sparse import density_of
+from tvm_sparse.formats.density import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout

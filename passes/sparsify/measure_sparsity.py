@@ -15,7 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from tvm_sparse.formats.sparse import density_of
+from tvm_sparse.formats.density import density_of
 from tvm_sparse.layer_report import LOOKED_UP
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to

@@ -9,7 +9,7 @@ layout only at its borders.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from tvm_sparse.passes.sparsify.constant_layers import (
     ConstantLayer,
     rewrite_constant_layers,
 )
+from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
@@ -37,34 +38,18 @@ from tvm_sparse.tilings.depthwise_conv2d import (
     DEPTHWISE_CONV2D_FAMILY,
     DepthwiseConv2dTiling,
 )
-from tvm_sparse.tilings.families import KernelFor, Tiling, dense_family, family_of, nothing_measured
+from tvm_sparse.tilings.families import Tiling, dense_family, family_of
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 from tvm_sparse.tilings.row_linear import ROW_LINEAR_FAMILY, RowTiling
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackDenseWeights")
-class PackDenseWeights:
+class PackDenseWeights(WeightsPass):
     """Rewrite every remaining linear layer and convolution with a constant weight.
 
-    Parameters
-    ----------
-    target : tvm.target.Target or CpuProfile
-        The processor that the module is compiled for.
-    kernel_for : callable
-        Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
-    keep_float32 : collection of str
-        The names of layers whose panels are float32 whatever the activations of `target` are.
+    Parameters are those of `WeightsPass`.
     """
-
-    def __init__(
-        self,
-        target: tvm.target.Target | CpuProfile,
-        kernel_for: KernelFor = nothing_measured,
-        keep_float32: Collection[str] = (),
-    ) -> None:
-        self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
-        self.keep_float32 = keep_float32
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""

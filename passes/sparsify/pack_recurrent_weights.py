@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.density import density_of
 from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows
-from tvm_sparse.formats.sparse import density_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers

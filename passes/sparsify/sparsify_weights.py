@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,15 @@ from tvm_sparse.passes.sparsify.constant_layers import (
     ConstantLayer,
     rewrite_constant_layers,
 )
+from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.choice import Choice
 from tvm_sparse.tilings.families import (
-    KernelFor,
     Tiling,
     dense_family,
     family_of,
-    nothing_measured,
     sparse_family,
     sparse_or_dense,
 )
@@ -60,27 +59,11 @@ LAYERS = "tvm_sparse.layers"
 
 
 @tvm.transform.module_pass(opt_level=0, name="SparsifyWeights")
-class SparsifyWeights:
+class SparsifyWeights(WeightsPass):
     """Rewrite the pruned linear layers and convolutions that are faster with a sparse kernel.
 
-    Parameters
-    ----------
-    target : tvm.target.Target or CpuProfile
-        The processor that the module is compiled for.
-    kernel_for : callable
-        Returns the measured kernel of a layer, which replaces the cost model's choice, or None.
-    keep_float32 : collection of str
-        The names of layers whose panels are float32 whatever the activations of `target` are.
+    Parameters are those of `WeightsPass`.
     """
-
-    def __init__(
-        self,
-        target: tvm.target.Target | CpuProfile,
-        kernel_for: KernelFor = nothing_measured,
-        keep_float32: Collection[str] = (),
-    ) -> None:
-        self.cpu, self.kernel_for = CpuProfile.of(target), kernel_for
-        self.keep_float32 = keep_float32
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its pruned layers rewritten."""

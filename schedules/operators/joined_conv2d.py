@@ -27,8 +27,8 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.density import density_bucket
 from tvm_sparse.formats.joined import JoinedTiling, joined_layout, joined_window
-from tvm_sparse.formats.sparse import density_bucket
 from tvm_sparse.schedules.emit.buffers import Registers, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_joined

@@ -31,7 +31,8 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling, density_bucket
+from tvm_sparse.formats.density import density_bucket
+from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
 from tvm_sparse.schedules.emit.buffers import Registers, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile

@@ -24,13 +24,10 @@ from tvm_sparse.sizes.conv2d import Conv2d, Window
 OFFSET_UNIT = 2
 """Floats per unit of an offset: x86 scales an index by at most 8 bytes for free."""
 
-_OFFSET_BYTES = 2
-"""Bytes of an offset, uint16."""
-
 
 def slot_bytes(dtype: DType) -> int:
-    """Return the bytes of a non-zero: its value and its offset."""
-    return dtype.bytes + _OFFSET_BYTES
+    """Return the bytes of a non-zero: its value and its offset, uint16."""
+    return dtype.bytes + np.dtype("uint16").itemsize
 
 
 @dataclass(frozen=True)
@@ -191,16 +188,6 @@ class SparseLayout:
         return self.tiling.chunks * self.k_blocks * self.chunk_groups
 
 
-def density_of(weight: np.ndarray) -> float:
-    """Return the non-zero fraction of a weight; 0 if the weight has no elements."""
-    return np.count_nonzero(weight) / max(weight.size, 1)
-
-
-def density_bucket(density: float) -> str:
-    """Return the density in steps of a twentieth, within which times hardly differ."""
-    return f"density {round(density * 20) / 20:.2f}" if density > 0.025 else "density 0.02"
-
-
 def sparse_window(problem: Conv2d, tiling: SparseConvTiling) -> Window:
     """Return the memory that the offsets of a packed convolution weight point into."""
     channels = min(tiling.k_block, problem.channels)
@@ -261,13 +248,9 @@ class PackedSparse:
         steps, channels, offsets, values = (np.concatenate(p) for p in zip(*blocks, strict=True))
         # One unused step for a weight of zeros, because TVM has no constants of size zero.
         unused = 0 if len(values) else tiling.group
-        return PackedSparse(
-            layout=layout,
-            indptr=np.concatenate([[0], np.cumsum(steps)]).astype("int32"),
-            channels=channels.astype("int32"),
-            offsets=np.pad(offsets, (0, unused)),
-            values=np.pad(values, (0, unused)),
-        )
+        offsets, values = (np.pad(array, (0, unused)) for array in (offsets, values))
+        indptr = np.concatenate([[0], np.cumsum(steps)]).astype("int32")
+        return PackedSparse(layout, indptr, channels.astype("int32"), offsets, values)
 
     def to_dense(self) -> NDArray[np.float32]:
         """Return the weight of shape ``[N, K]``; the inverse of `pack`."""

@@ -15,7 +15,7 @@ from typing import Any
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
-from tvm_sparse.formats.sparse import density_bucket
+from tvm_sparse.formats.density import density_bucket
 from tvm_sparse.records.lookups import TokenNetwork
 from tvm_sparse.records.record import Key, digest
 from tvm_sparse.sizes.tensor import Tensor

@@ -284,8 +284,7 @@ def check_machine(info: LibraryInfo) -> None:
             f"compiled for {info.machine} ({info.cpu}), and this machine is {platform.machine()}; "
             "save the library and run it there, or compile for the target native"
         )
-    lacking = ", ".join(missing(info.instruction_sets))
-    if lacking:
+    if lacking := ", ".join(missing(info.instruction_sets)):
         raise TargetError(
             f"compiled for {info.cpu}, and this processor lacks {lacking}; compile for another "
             "target, such as x86-64-v3"
@@ -293,8 +292,7 @@ def check_machine(info: LibraryInfo) -> None:
 
 
 def _check_processor(path: Path, info: LibraryInfo) -> None:
-    lacking = ", ".join(missing(info.instruction_sets))
-    if lacking:
+    if lacking := ", ".join(missing(info.instruction_sets)):
         raise LibraryError(
             f"{path}: built for {info.cpu}, and this processor "
             f"({codegen.llvm_get_system_cpu()}) lacks {lacking}; compile the model again "
