@@ -34,6 +34,13 @@ PARTIAL_SUM_L2_SHARE = 0.3
 """Share of the L2 cache that partial sums and window of a job may fill before sums are lost to the
 L3 cache; the more they exceed it, the more sums are lost."""
 
+HALF_GATHER_CYCLES = 0.5
+"""Cycles to gather a vector of float16, fitted to 107 tilings on a Xeon with AVX512-FP16."""
+
+HALF_L2_CYCLES = 0.7
+"""Cycles to bring a vector of a float16 window from L2, where the window of a job is kept; fitted
+to the same tilings."""
+
 L1_SHARE = 0.8
 """Share of the L1 cache for the window of a tile; the weights stream through the rest."""
 
@@ -116,7 +123,13 @@ class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
         missing = min(max(held - PARTIAL_SUM_L2_SHARE, 0), 1)
         per_sum = PARTIAL_SUM_CYCLES + missing * PARTIAL_SUM_MISS_CYCLES
         compute = tiles * (nonzeros * per_nonzero + groups * GROUP_CYCLES + partial_sums * per_sum)
-        return waiting(jobs, cpu) * (compute + jobs * gathered * GATHER_CYCLES)
+        gather = jobs * gathered * GATHER_CYCLES
+        if problem.dtype == DType.FLOAT16:
+            gather = jobs * gathered * HALF_GATHER_CYCLES
+            if tiling.row_block > tiling.rows:  # the rows of a tile come from L2
+                seen = window.rows(tiling.rows) * window.row_pitch * k_blocks // tiling.width
+                gather += tiles * seen * HALF_L2_CYCLES
+        return waiting(jobs, cpu) * (compute + gather)
 
     def register_tile(self, tiling: SparseConvTiling) -> tuple[object, ...]:
         """Return channels of a group, rows, vectors, and whether the window is shifted."""
