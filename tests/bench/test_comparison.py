@@ -173,6 +173,8 @@ def test_share_of_peak_counts_nonzero_work_of_all_threads():
     # In float16 the peak is twice as high.
     half = dataclasses.replace(fast, engine="half", precision="float16")
     assert comparison_of(half, work=comparison.work).share_of_peak("half") == pytest.approx(0.1)
+    quicker = dataclasses.replace(half, rounds=((0.01,),))
+    assert comparison_of(quicker, work=comparison.work).share_of_peak("half") is None
     # 2e8 operations in half a second, on two threads of 1e9 a second each.
     assert comparison.share_of_peak("tvm-sparse") == pytest.approx(0.2)
 

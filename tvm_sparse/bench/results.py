@@ -149,12 +149,13 @@ class Comparison:
     def share_of_peak(self, engine: str) -> float | None:
         """Return useful operations (at non-zero weights) a second over the threads' FMA peak.
 
-        The peak is that of vectors of the engine's precision: of float16 twice that of float32, and
-        unknown for bfloat16, which matrix units multiply.
+        The peak is that of vectors of the engine's precision: of float16 twice that of float32.
+        Matrix units are faster: bfloat16 has no share, nor has a rate above the peak.
         """
         measurement = self[engine]
         width = {"": 1, "float32": 1, "float16": 2}.get(measurement.precision, 0)
         if self.work is None or not measurement.rounds or not self.fma_peak * width:
             return None
         rate = 2 * self.work.nonzero / measurement.minimum
-        return rate / (width * self.fma_peak * self.threads)
+        share = rate / (width * self.fma_peak * self.threads)
+        return share if share <= 1 else None
