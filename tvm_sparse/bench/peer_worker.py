@@ -6,7 +6,7 @@ JSON object a line from standard input and answers each with one line:
 
 ``{"do": "compile", "model": .., "library": .., "options": {..}}``  -> ``{"seconds": ..}``
 ``{"do": "load", "path": .., "threads": .., "float32": false}``
-    -> ``{"seconds": .., "version": .., "note": .., "precision": "float32"}``
+-> ``{"seconds": .., "version": .., "note": .., "precision": "float32"}``
 ``{"do": "inputs", "path": "x.npz", "names": [..]}``  -> ``{}``
 ``{"do": "outputs", "path": "y.npz"}``         -> ``{}``, arrays in the model's order
 ``{"do": "run", "seconds": ..}``               -> ``{"seconds": [one number an iteration]}``
