@@ -60,12 +60,13 @@ class State:
     def now(cls) -> State:
         """Return the state after everything that nobody refers to was freed."""
         gc.collect()
-        threads = _count("task")
-        # The threads of an engine that was forgotten take a moment to end.
+        threads, still = _count("task"), 0
+        # The threads of an engine that was forgotten take a moment to end, on a busy machine longer.
         for _ in range(100):
             time.sleep(0.05)
             before, threads = threads, _count("task")
-            if before == threads:
+            still = still + 1 if before == threads else 0
+            if still == 8:
                 break
         ctypes.CDLL(None).malloc_trim(0)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
