@@ -61,7 +61,7 @@ class State:
         """Return the state after everything that nobody refers to was freed."""
         gc.collect()
         threads, still = _count("task"), 0
-        # The threads of an engine that was forgotten take a moment to end, on a busy machine longer.
+        # The threads of an engine that was forgotten take a moment to end, or some.
         for _ in range(100):
             time.sleep(0.05)
             before, threads = threads, _count("task")

@@ -213,17 +213,16 @@ def farm(tmp_path, monkeypatch):
     script = tmp_path / "server.py"
     script.write_text(textwrap.dedent(SERVER))
     tracker = TrackerProcess("127.0.0.1", port=9000, port_end=9090, silent=True)
-    servers = [
-        subprocess.Popen(
+    servers = []
+    for _ in range(2):  # one after the other: both would try the same port
+        server = subprocess.Popen(
             [sys.executable, script, str(tracker.port)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
         )
-        for _ in range(2)
-    ]
-    for server in servers:
+        servers.append(server)
         assert server.stdout.readline().strip().isdigit()
     here = Board("127.0.0.1", tracker.port, "tiny")
     end = time.monotonic() + 20
