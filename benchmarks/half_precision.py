@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], default=list(TASKS))
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--sparsity", type=int, nargs="+", default=[0, 50, 80, 90],
                         metavar="PERCENT")  # fmt: skip
     parser.add_argument("--tokens", type=int, default=128)
@@ -135,8 +135,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2, help="of a turn in a round")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     options = parser.parse_args()
+    unknown = set(options.tasks) - set(TASKS)
+    if unknown:
+        parser.error(f"unknown task {min(unknown)!r}: the tasks are {', '.join(TASKS)}")
     options.cache.mkdir(parents=True, exist_ok=True)
-    for task in options.tasks:
+    for task in options.tasks or TASKS:
         TASKS[task](options)
 
 
