@@ -20,14 +20,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.density import density_bucket
 from tvm_sparse.formats.joined import JoinedTiling, joined_layout, joined_window
 from tvm_sparse.schedules.emit.buffers import Registers, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -35,12 +33,11 @@ from tvm_sparse.schedules.emit.gather_window import gather_joined
 from tvm_sparse.schedules.emit.joined_rows import JoinedRows, PartialSums
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
-from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.operators.layer import ConvStage
+from tvm_sparse.schedules.emit.sparse_walk import SparseGroup
+from tvm_sparse.schedules.operators.sparse_conv_layer import SparseConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.joined_conv2d import JOINED_CONV2D_FAMILY
-from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
     import tvm
@@ -67,7 +64,7 @@ def joined_conv2d(
     return kernel(JoinedConv2d(problem, tiling, epilogue, cpu))
 
 
-class JoinedConv2d(ConvStage):
+class JoinedConv2d(SparseConvStage):
     """A sparse convolution whose vectors span several rows.
 
     Parameters
@@ -85,6 +82,7 @@ class JoinedConv2d(ConvStage):
     """
 
     name = "joined_conv2d"
+    family = JOINED_CONV2D_FAMILY
 
     def __init__(
         self,
@@ -100,11 +98,6 @@ class JoinedConv2d(ConvStage):
         self.window = self.joined = joined_window(problem, tiling)
         self.tiles = Tiles(tiling.rows)
         self.row_block, self.chunks = tiling.rows, tiling.chunks
-
-    def declare_weight(self) -> None:
-        """Declare the packed weight and the bias."""
-        dtype = self.problem.dtype
-        self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue, dtype)
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window, the partial sums and the accumulators."""
@@ -135,24 +128,9 @@ class JoinedConv2d(ConvStage):
                     with self.each_chunk(chunk) as own_chunk:
                         self._visit_tile(own_chunk, k_block, count, tile, residual, ends)
 
-    def cycles(self) -> float:
-        """Return the compute cycles of all rows, summed over cores."""
-        layer, one_core = Layer(self.problem, self.density), replace(self.cpu, cores=1)
-        product = JOINED_CONV2D_FAMILY.cycles(layer, self.tiling, one_core)
-        return product + self.epilogue.cycles(self.tensor, self.cpu)
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of the packed weight."""
-        return self.layout.bytes(self.density, self.problem.dtype)
-
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
         return self.problem.dtype.bytes * self.joined.held // self.tiling.rows
-
-    def key(self) -> str:
-        """Return the text that tuning records know the stage by; the tensors are not part of it."""
-        window, density = self.problem.window_key, density_bucket(self.density)
-        return f"{self.name} {window} {density} {self.epilogue.key}"
 
     def _joined_rows(self, tile: Tile, count: int) -> JoinedRows:
         pitch, width = self.joined.pitch, self.tiling.width

@@ -20,25 +20,22 @@ non-zero is one offset. Gathering costs one pass over the input for all output c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.density import density_bucket
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseLayout, sparse_window
 from tvm_sparse.schedules.emit.buffers import Registers, filled, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import peel_ends
-from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
-from tvm_sparse.schedules.operators.layer import ConvStage
+from tvm_sparse.schedules.emit.sparse_walk import SparseGroup
+from tvm_sparse.schedules.operators.sparse_conv_layer import SparseConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
 if TYPE_CHECKING:
@@ -66,7 +63,7 @@ def sparse_conv2d(
     return kernel(SparseConv2d(problem, tiling, epilogue, cpu))
 
 
-class SparseConv2d(ConvStage):
+class SparseConv2d(SparseConvStage):
     """A sparse convolution.
 
     It does not depend on where the non-zeros are, nor on how many there are, so layers of one
@@ -89,6 +86,7 @@ class SparseConv2d(ConvStage):
     """
 
     name = "sparse_conv2d"
+    family = SPARSE_CONV2D_FAMILY
 
     def __init__(
         self,
@@ -108,11 +106,6 @@ class SparseConv2d(ConvStage):
         self.vectors = min(tiling.vectors, self.window.vectors)
         self.tiles = Tiles(tiling.rows)
         self.row_block, self.chunks = tiling.row_block, tiling.chunks
-
-    def declare_weight(self) -> None:
-        """Declare the packed weight and the bias."""
-        dtype = self.problem.dtype
-        self.weight = SparseArguments(self.layout, 1, self.tiling.width, self.epilogue, dtype)
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
@@ -147,24 +140,9 @@ class SparseConv2d(ConvStage):
                         if ends[1]:
                             self._store_zeros(tile, own_chunk, tile_rows)
 
-    def cycles(self) -> float:
-        """Return the compute cycles of all rows, summed over cores."""
-        layer, one_core = Layer(self.problem, self.density), replace(self.cpu, cores=1)
-        product = SPARSE_CONV2D_FAMILY.cycles(layer, self.tiling, one_core)
-        return product + self.epilogue.cycles(self.tensor, self.cpu)
-
-    def weight_bytes(self) -> int:
-        """Return the bytes of the packed weight."""
-        return self.layout.bytes(self.density, self.problem.dtype)
-
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
         return self.problem.dtype.bytes * self.window.out_row_pitch
-
-    def key(self) -> str:
-        """Return the text that tuning records know the stage by; the tensors are not part of it."""
-        window, density = self.problem.window_key, density_bucket(self.density)
-        return f"{self.name} {window} {density} {self.epilogue.key}"
 
     def _pieces(self) -> Iterator[tuple[Expr, int]]:
         """Yield the first lane of every piece of a row, and how many vectors it has."""
