@@ -14,8 +14,8 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.precision import PrecisionOption, needed_sets, processor
-from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.cpu.threads import check_threads, note_other_threads
+from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.frontends.load import import_module, no_fallback
@@ -23,10 +23,13 @@ from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.loading import load
 from tvm_sparse.specs import FallbackOption
 
 if TYPE_CHECKING:
     from tvm_sparse.verification.verify import Verification
+
+__all__ = ["compile", "load", "verify_engine"]
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
 
@@ -45,6 +48,7 @@ def compile(
     distrusted: Mapping[str, str] | None = None,
     precision: PrecisionOption = "float32",
     calibration: Mapping[str, Any] | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -93,6 +97,9 @@ def compile(
     calibration : mapping of str to array, optional
         Every input of an ONNX file by name, on which values are measured for float16 and outputs
         are verified. By default, random inputs that fit the graph.
+    streams : int
+        Inferences that may run at once. By default, an inference gets its share of the cores as
+        threads.
 
     Returns
     -------
@@ -106,8 +113,8 @@ def compile(
         If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
         layer without a sparse kernel.
     InputError
-        If `shapes` does not fit the model, `threads` is below 1, or `columns`, `overlap`,
-        `fallback` or `precision` has another value.
+        If `shapes` does not fit the model, `threads` or `streams` is below 1, or `columns`,
+        `overlap`, `fallback` or `precision` has another value.
     TargetError
         If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
     RecordsError
@@ -130,6 +137,7 @@ def compile(
             fallback=fallback,
             precision=precision,
             calibration=calibration,
+            streams=streams,
         )
         from tvm_sparse.verification import verify as verification
 
@@ -141,6 +149,9 @@ def compile(
 
         return verification.until_right(attempt, fallback == "onnxruntime")
     check_threads(threads)
+    check_streams(streams)
+    if threads is None and streams > 1:
+        threads = share_of_cores(profile(target).cores, streams)
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
@@ -150,7 +161,12 @@ def compile(
         pipeline.pipeline, columns, overlap, records.lookups_on(cpu), precision=precision
     )
     once = functools.partial(
-        _compile_once, pipeline=passes, cpu=cpu, threads=threads, no_fallback=refusal
+        _compile_once,
+        pipeline=passes,
+        cpu=cpu,
+        threads=threads,
+        streams=streams,
+        no_fallback=refusal,
     )
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for
@@ -174,6 +190,7 @@ def _compile_once(
     pipeline: Callable[..., tvm.transform.Pass],
     cpu: CpuProfile,
     threads: int | None,
+    streams: int,
     no_fallback: str,
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
@@ -208,7 +225,7 @@ def _compile_once(
             raise
         report = explain(*reports)
         report.log()
-    engine = Engine(executable.mod, info, threads, report=report)
+    engine = Engine(executable.mod, info, threads, report, streams)
     if not isinstance(model, tvm.IRModule):
         from tvm_sparse.frontends.model_files import ModelFiles
 
@@ -259,32 +276,3 @@ def verify_engine(
         compile, threads=engine.threads, precision=engine.info.precision
     )
     return verify.verify(model, engine, part, inputs)
-
-
-def load(path: str | os.PathLike[str], threads: int | None = None) -> Engine:
-    """Load a library that `Engine.save` or ``tvm-sparse compile`` wrote.
-
-    Parameters
-    ----------
-    path : str or PathLike
-        The library.
-    threads : int, optional
-        Threads that an inference runs on; by default all cores that this process may use. The
-        logger ``tvm_sparse`` gets one warning if the library was compiled for another number.
-
-    Returns
-    -------
-    Engine
-        Engines of the same file share its weights; the last one that is closed or forgotten frees
-        them. A file that was replaced is another file.
-
-    Raises
-    ------
-    LibraryError
-        If the file is missing, truncated, damaged, not ours, of another version, or for another
-        processor.
-    """
-    loaded, info = library.read_library(Path(path))
-    engine = Engine(loaded, info, threads)
-    note_other_threads(os.fspath(path), info.threads, engine.threads)
-    return engine

@@ -95,6 +95,26 @@ def model(tmp_path_factory):
     ],
 )
 def test_engines_work_after_a_fork(model, script):
-    command = [sys.executable, "-c", PROGRAM + script, model.with_suffix(".so"), model]
+    check_in_a_process(PROGRAM + script, model)
+
+
+def test_engines_with_streams_work_after_a_fork(model):
+    script = (
+        "expected, is_over = check(), threading.Event()\n"
+        "def serve():\n"
+        "    while not is_over.is_set(): check()\n"
+        "threads = [threading.Thread(target=serve) for _ in range(4)]\n"
+        "[thread.start() for thread in threads]\n"
+        "for _ in range(4): in_child(check)\n"
+        "is_over.set(); [thread.join() for thread in threads]\n"
+        "in_child(engine.close)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    pool.map(check, range(4))"
+    )
+    check_in_a_process(PROGRAM.replace("threads=2", "threads=2, streams=3") + script, model)
+
+
+def check_in_a_process(program, model):
+    command = [sys.executable, "-c", program, model.with_suffix(".so"), model]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

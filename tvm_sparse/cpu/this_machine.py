@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 from pathlib import Path
 
 from tvm_sparse.cpu.processors import KB, MB
+from tvm_sparse.cpu.quota import cpu_quota
 
 
 def cpu_name() -> str:
@@ -33,8 +35,14 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Return the number of cores that this process may use, by its affinity and its quota.
+
+    Part of a core counts as one: threads that wait for the next period of a quota lose less than
+    a core that is never used.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota = cpu_quota()
+    return cores if quota is None else min(cores, math.ceil(quota))
 
 
 def cache_sizes() -> dict[int, int]:

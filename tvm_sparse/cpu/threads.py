@@ -34,12 +34,31 @@ def check_threads(threads: int | None) -> None:
     InputError
         If `threads` is no whole number, or below 1.
     """
-    if threads is None:
-        return
-    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
-        raise InputError(f"threads must be a whole number, got {threads!r}")
-    if threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
+    if threads is not None:
+        _check_count("threads", threads)
+
+
+def check_streams(streams: int) -> None:
+    """Refuse what is no number of inferences that may run at once.
+
+    Raises
+    ------
+    InputError
+        If `streams` is no whole number, or below 1.
+    """
+    _check_count("streams", streams)
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{name} must be a whole number, got {value!r}")
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, got {value}")
+
+
+def share_of_cores(cores: int, streams: int) -> int:
+    """Return the threads of an inference if `streams` of them share `cores` cores."""
+    return max(1, cores // streams)
 
 
 def start_pool(threads: int) -> None:

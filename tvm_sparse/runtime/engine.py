@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
-import tvm_ffi
 
+from tvm_sparse.cpu import threads as counts
 from tvm_sparse.cpu.this_machine import usable_cores
-from tvm_sparse.cpu.threads import check_startable, check_threads
 from tvm_sparse.errors import ClosedError, InputError, RunError, TargetError, border, reason
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
+from tvm_sparse.runtime.arrays import to_arrays, to_tensor
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loaded import LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine, MachineClosed
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 class Engine:
     """A compiled model.
 
-    `tvm_sparse.compile` and `tvm_sparse.load` make engines. Several threads may call one; their
-    calls queue up. It works after a fork, in the parent and in the child; a fork waits for the
-    calls that run. In a ``with`` block an engine is closed at the end.
+    `tvm_sparse.compile` and `tvm_sparse.load` make engines. Several threads may call one; at most
+    `streams` calls run at once, and others queue up. It works after a fork, in the parent and in
+    the child; a fork waits for the calls that run. In a ``with`` block an engine is closed at the
+    end.
 
     An engine can be pickled: the pickle holds the whole library with its weights, as `save` writes
     it, so that it can be loaded where the file does not exist. For many processes on one machine,
@@ -45,6 +48,8 @@ class Engine:
         What the library says about itself.
     threads : int
         Number of threads that an inference runs on.
+    streams : int
+        Number of inferences that may run at once.
     report : CompileReport or None
         What became of the layers when the model was compiled; None for a library that was loaded.
     sources : iterable of Path
@@ -59,10 +64,13 @@ class Engine:
         info: LibraryInfo,
         threads: int | None = None,
         report: CompileReport | None = None,
+        streams: int = 1,
     ) -> None:
-        check_threads(threads)
+        counts.check_threads(threads)
+        counts.check_streams(streams)
         self.info = info
-        self.threads = threads or usable_cores()
+        self.threads = threads or counts.share_of_cores(usable_cores(), streams)
+        self.streams = streams
         self.report = report
         self._code: tvm.runtime.Module | LoadedLibrary | None = code
         self._machine: Machine | None = None
@@ -71,7 +79,8 @@ class Engine:
         inputs, outputs = (
             ", ".join(map(str, specs)) for specs in (self.info.inputs, self.info.outputs)
         )
-        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {self.threads} threads)"
+        streams = "" if self.streams == 1 else f"{self.streams} streams of "
+        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {streams}{self.threads} threads)"
 
     def __enter__(self) -> Engine:
         return self
@@ -87,7 +96,7 @@ class Engine:
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:  # type: ignore[override]
         content = self._content()
         whole = pickle.PickleBuffer(content) if protocol >= 5 else content
-        return _from_content, (whole, self.threads)
+        return _from_content, (whole, self.threads, self.streams)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -134,24 +143,48 @@ class Engine:
         ClosedError
             If the engine is closed.
         """
-        arrays = [
+        arrays = self._checked(inputs)
+        with _running():
+            result = self._usable_machine().run([to_tensor(array) for array in arrays])
+        return to_arrays(result, self.info, arrays)
+
+    def submit(self, inputs: Mapping[str, Any] | Sequence[Any]) -> Future[dict[str, np.ndarray]]:
+        """Start an inference in the background.
+
+        At most `streams` inferences run at once; others wait. The arrays must not change meanwhile.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array, or sequence of array
+            As for `run`.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its result is that of `run`, or the error that `run` would raise for values.
+
+        Raises
+        ------
+        InputError, TargetError, ClosedError
+            As `run` raises them, for what is known before the inference.
+        """
+        arrays = self._checked(inputs)
+        with _running():
+            machine = self._usable_machine()
+            tensors = [to_tensor(array) for array in arrays]
+
+            def infer() -> dict[str, np.ndarray]:
+                with _running():
+                    result = machine.call(tensors)
+                return to_arrays(result, self.info, arrays)
+
+            return machine.submit(infer)
+
+    def _checked(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[np.ndarray]:
+        return [
             spec.check(value)
             for spec, value in zip(self.inputs, self._in_order(inputs), strict=True)
         ]
-        result = self._call([_to_tensor(array) for array in arrays])
-        tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
-        taken = list(arrays)
-        outputs: dict[str, np.ndarray] = {}
-        for spec, tensor in zip(self.outputs, tensors, strict=True):
-            array = _to_array(tensor)
-            # An output may be a view of an input, of another output or of a weight.
-            if spec.name in self.info.constant_outputs or any(
-                np.may_share_memory(array, other) for other in taken
-            ):
-                array = array.copy()
-            taken.append(array)
-            outputs[spec.name] = array
-        return outputs
 
     def save(self, path: str | os.PathLike[str], linker: str = "auto") -> None:
         """Write the library, with weights; loading it needs no original model.
@@ -208,17 +241,11 @@ class Engine:
                 raise InputError(f"missing input {spec.name!r}: expected {spec}")
         return [inputs[name] for name in names]
 
-    def _call(self, tensors: list[tvm.runtime.Tensor]) -> Any:
-        with border(RunError, "the model cannot be run to its end"):
-            machine = self._machine
-            if machine is None or not machine.is_of_this_process:
-                machine = self._start()
-            try:
-                return machine.run(tensors)
-            except MachineClosed:
-                raise ClosedError(_CLOSED) from None
-            except ValueError as error:  # Compiled code checks values, too.
-                raise InputError(f"with these inputs {reason(error)}") from error
+    def _usable_machine(self) -> Machine:
+        machine = self._machine
+        if machine is None or not machine.is_of_this_process:
+            machine = self._start()
+        return machine
 
     def _start(self) -> Machine:
         """Return the machine of this process, which the first caller makes."""
@@ -226,9 +253,9 @@ class Engine:
             if self._machine is None or not self._machine.is_of_this_process:
                 code = self._open_code()
                 library.check_machine(self.info)
-                check_startable(self.threads)
+                counts.check_startable(self.threads * self.streams)
                 module = code.module if isinstance(code, LoadedLibrary) else code
-                self._machine = Machine(module, self.threads)
+                self._machine = Machine(module, self.threads, self.streams)
             return self._machine
 
     def _open_code(self) -> tvm.runtime.Module | LoadedLibrary:
@@ -248,29 +275,22 @@ class Engine:
             return path.read_bytes()
 
 
-def _from_content(content: bytes, threads: int) -> Engine:
+def _from_content(content: bytes, threads: int, streams: int = 1) -> Engine:
     """Return an engine of a library in memory."""
     code, info = library.read_library_in_memory(content)
-    return Engine(code, info, threads)
+    return Engine(code, info, threads, streams=streams)
+
+
+@contextlib.contextmanager
+def _running() -> Iterator[None]:
+    """Turn what comes out of compiled code into errors of a user."""
+    with border(RunError, "the model cannot be run to its end"):
+        try:
+            yield
+        except MachineClosed:
+            raise ClosedError(_CLOSED) from None
+        except ValueError as error:  # Compiled code checks values, too.
+            raise InputError(f"with these inputs {reason(error)}") from error
 
 
 _CLOSED = "the engine is closed; load the library again to run it"
-
-
-def _to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
-    """Return `array` as TVM takes it: in its own memory if DLPack allows that, else as a copy."""
-    flags = array.flags
-    if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
-        return tvm_ffi.from_dlpack(array)
-    return tvm.runtime.tensor(array)
-
-
-def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
-    """Return `tensor` for NumPy: in its own memory, or as a copy if NumPy lacks its dtype."""
-    if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
-        return tensor.numpy()
-    return np.from_dlpack(tensor)
-
-
-# The kind of dtypes that NumPy has from ml_dtypes, such as bfloat16; DLPack refuses them.
-_FOREIGN = "V"

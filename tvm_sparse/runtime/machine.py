@@ -1,10 +1,11 @@
-"""A virtual machine of TVM, and the thread that owns it.
+"""Virtual machines of TVM, and the threads that own them.
 
 A virtual machine must not be used by two threads at once, and TVM gives every thread that runs one
-a pool of its own. So each machine has one thread: calls from several Python threads queue up there,
-and no more than its number of threads ever compute.
+a pool of its own. So each virtual machine has one thread: calls from several Python threads queue
+up there, and no more than its number of threads ever compute. A `Machine` has as many of them as
+calls may run at once. Compiled code runs without Python's global lock.
 
-A fork copies only the thread that calls it: the child has neither our thread nor its pool. So a
+A fork copies only the thread that calls it: the child has neither our threads nor their pools. So a
 fork waits until every machine is between two calls, and the child's engines make new machines.
 """
 
@@ -14,8 +15,8 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import tvm
 from tvm import relax
@@ -26,28 +27,48 @@ from tvm_sparse.runtime import fallback
 STARTING = threading.RLock()
 """The lock to hold while machines are made; a fork waits for it."""
 
+_T = TypeVar("_T")
+
 
 class MachineClosed(Exception):
     """A machine was closed before a call."""
 
 
 class Machine:
-    """A virtual machine in a thread of its own.
+    """A compiled model in threads of its own; a call takes the first one that is free.
 
     Parameters
     ----------
     module : tvm.runtime.Module
         A compiled model.
     threads : int
-        The number of threads that it runs on.
+        The number of threads that a call runs on.
+    streams : int
+        The number of calls that may run at once.
     """
 
-    def __init__(self, module: tvm.runtime.Module, threads: int) -> None:
+    def __init__(self, module: tvm.runtime.Module, threads: int, streams: int = 1) -> None:
         self._forks = _forks
-        self._executor = ThreadPoolExecutor(1, "tvm_sparse")
-        self._main, self._thread = self._executor.submit(_start, module, threads).result()
+        self._executor = ThreadPoolExecutor(streams, "tvm_sparse")
+        self._local = threading.local()
+        together = threading.Barrier(streams)
+
+        def start() -> int:
+            together.wait()  # so that every thread of the executor takes one of these tasks
+            start_pool(threads)
+            self._local.main = relax.VirtualMachine(module, tvm.cpu())["main"]
+            return threading.get_ident()
+
+        try:
+            started = [self._executor.submit(start) for _ in range(streams)]
+            self._threads = frozenset(each.result() for each in started)
+        except BaseException:
+            together.abort()
+            self._executor.shutdown()
+            raise
         _machines.add(self)
-        weakref.finalize(self, fallback.forget, self._thread).atexit = False
+        for thread in self._threads:
+            weakref.finalize(self, fallback.forget, thread).atexit = False
 
     @property
     def is_of_this_process(self) -> bool:
@@ -55,7 +76,17 @@ class Machine:
         return self._forks == _forks
 
     def run(self, tensors: Sequence[tvm.runtime.Tensor]) -> Any:
-        """Call the function ``main``.
+        """Call the function ``main``, and wait for it.
+
+        Raises
+        ------
+        MachineClosed
+            If `close` was called before.
+        """
+        return self.submit(lambda: self.call(tensors)).result()
+
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+        """Let a thread that has a virtual machine do some work; `call` is for that thread.
 
         Raises
         ------
@@ -63,41 +94,40 @@ class Machine:
             If `close` was called before.
         """
         try:
-            future = self._executor.submit(self._main, *tensors)
+            return self._executor.submit(work)
         except RuntimeError:
             raise MachineClosed from None
-        return future.result()
+
+    def call(self, tensors: Sequence[tvm.runtime.Tensor]) -> Any:
+        """Call the function ``main`` of the calling thread's virtual machine."""
+        return self._local.main(*tensors)
 
     def close(self) -> None:
-        """Wait for the calls that were made before, and end the thread."""
+        """Wait for the calls that were made before, and end the threads."""
         if self.is_of_this_process:
             self._executor.shutdown()
 
-    def park(self, until: threading.Event) -> threading.Event | None:
-        """Let the thread wait for `until` after the calls that were made before.
+    def park(self, until: threading.Event) -> Callable[[], object]:
+        """Let all threads wait for `until`, each after the calls that were made before.
 
-        The result is set when the thread waits; it is None if the thread has ended or is the
+        The result returns when they wait. Threads that have ended do not count, nor does the
         calling one.
         """
-        parked = threading.Event()
+        parked = threading.Semaphore(0)
 
         def wait() -> None:
-            parked.set()
+            parked.release()
             until.wait()
 
-        if not self.is_of_this_process or self._thread == threading.get_ident():
-            return None
-        try:
-            self._executor.submit(wait)
-        except RuntimeError:
-            return None
-        return parked
-
-
-def _start(module: tvm.runtime.Module, threads: int) -> tuple[Callable[..., Any], int]:
-    """Return the function ``main`` of a machine for the calling thread, and the thread's number."""
-    start_pool(threads)
-    return relax.VirtualMachine(module, tvm.cpu())["main"], threading.get_ident()
+        awaited = 0
+        if self.is_of_this_process:
+            for _ in self._threads - {threading.get_ident()}:
+                try:
+                    self._executor.submit(wait)
+                except RuntimeError:
+                    break
+                awaited += 1
+        return lambda: [parked.acquire() for _ in range(awaited)]
 
 
 _machines: weakref.WeakSet[Machine] = weakref.WeakSet()
@@ -110,8 +140,7 @@ def _before_fork() -> None:
     STARTING.acquire()
     _fork_is_over = threading.Event()
     for parked in [machine.park(_fork_is_over) for machine in list(_machines)]:
-        if parked is not None:
-            parked.wait()
+        parked()
 
 
 def _after_in_parent() -> None:

@@ -1,0 +1,50 @@
+"""NumPy arrays that compiled code reads and returns; they are copied only where that is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+
+from tvm_sparse.runtime.library import LibraryInfo
+
+
+def to_arrays(
+    result: Any, info: LibraryInfo, inputs: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Return the outputs that compiled code computed from `inputs`; they are the caller's own."""
+    tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    taken = list(inputs)
+    outputs: dict[str, np.ndarray] = {}
+    for spec, tensor in zip(info.outputs, tensors, strict=True):
+        array = _to_array(tensor)
+        # An output may be a view of an input, of another output or of a weight.
+        if spec.name in info.constant_outputs or any(
+            np.may_share_memory(array, other) for other in taken
+        ):
+            array = array.copy()
+        taken.append(array)
+        outputs[spec.name] = array
+    return outputs
+
+
+def to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
+    """Return `array` as TVM takes it: in its own memory if DLPack allows that, else as a copy."""
+    flags = array.flags
+    if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
+        return tvm_ffi.from_dlpack(array)
+    return tvm.runtime.tensor(array)
+
+
+def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
+    """Return `tensor` for NumPy: in its own memory, or as a copy if NumPy lacks its dtype."""
+    if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
+        return tensor.numpy()
+    return np.from_dlpack(tensor)
+
+
+# The kind of dtypes that NumPy has from ml_dtypes, such as bfloat16; DLPack refuses them.
+_FOREIGN = "V"
