@@ -31,6 +31,7 @@ from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
+from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
@@ -73,6 +74,7 @@ def canonicalize() -> Passes:
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
+        RecomposeQuantized(),
         KeepZeros(),
         ComputeConstants(),
         relax.transform.FoldConstant(),

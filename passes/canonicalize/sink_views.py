@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import tvm
 from tvm import relax
 
+from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -37,6 +38,8 @@ def sink_views(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     """Return `call` with its layout change moved below it or shortened, or None."""
     if is_call_to(call, *RESHAPING, "relax.permute_dims"):
         return _shorten(call, lookup)
+    if is_call_to(call, operators.FAKE_QUANTIZE.name):
+        return _sink_rounding(call, lookup, emit)
     operand = _row_operand(call)
     return None if operand is None else _sink(call, operand, lookup, emit)
 
@@ -67,6 +70,8 @@ def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
 def _row_operand(call: relax.Call) -> int | None:
     """Return the number of the argument whose rows `call` turns into the rows of its result."""
     shape = static_shape(call) or ()
+    if is_call_to(call, operators.QUANTIZED_MATMUL.name):
+        return 0
     if is_call_to(call, "relax.matmul"):
         return 0 if constant_rank(call.args[1]) == 2 else None
     if is_call_to(call, "relax.add"):
@@ -87,7 +92,7 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
         return None
     channels = view.shape[-1]
     leading = _leading_axes(static_shape(view.base) or (), channels)
-    if leading == () and is_call_to(call, "relax.matmul"):
+    if leading == () and is_call_to(call, "relax.matmul", operators.QUANTIZED_MATMUL.name):
         leading = (1,)  # the kernels know products of rows, not those of vectors
     if leading is None or view.axes[-1] != _run(channels):
         return None
@@ -102,6 +107,17 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
     width = (static_shape(result) or (0,))[-1]
     rescaled = [tuple((n, s // channels * width) for n, s in axis) for axis in view.axes[:-1]]
     return View(result, (*rescaled, _run(width))).materialize()
+
+
+def _sink_rounding(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """fake_quantize(view(x)) => view(fake_quantize(x)), for every view of all elements"""
+    view = follow(call.args[0], lookup)
+    if view is None or view.base.same_as(call.args[0]):
+        return None
+    if math.prod(view.shape) != math.prod(static_shape(view.base) or ()):
+        return None
+    rounded = emit(relax.Call(call.op, [view.base], call.attrs))
+    return View(rounded, view.axes).materialize()
 
 
 def _on_last_axis(call: relax.Call, args: Sequence[relax.Expr]) -> relax.Call:

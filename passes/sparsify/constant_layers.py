@@ -20,6 +20,7 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.density import density_of
+from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
@@ -65,6 +66,9 @@ class ConstantLayer:
         Shape of the layer's output.
     dense : ConstantLayer, optional
         The layer as dense kernels compute it, if its panels have other lanes.
+    steps : Quantization, optional
+        The numbers that the layer rounds its input to, if it is quantized. `panels` are not rounded
+        yet.
     """
 
     layer: Layer[Any]
@@ -73,6 +77,7 @@ class ConstantLayer:
     panels: relax.Call
     out_shape: tuple[int, ...]
     dense: ConstantLayer | None = None
+    steps: Quantization | None = None
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -87,10 +92,21 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     Its panels have the type `cpu.activations`, unless that does not hold its weight. Products of a
     few rows, which wait for their weight, are float32 and only store it in that type.
     """
+    if is_call_to(call, *operators.QUANTIZED):
+        return _match_quantized(call, cpu)
     if _exceeds(call, cpu.activations):
         cpu = dataclasses.replace(cpu, activations=ACTIVATIONS)
     conv = match_conv2d(call, cpu)
     return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
+
+
+def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
+    """Return a quantized layer as one of floats whose panels are rounded, or None."""
+    found, steps = match_layer(operators.in_floats(call), cpu), operators.steps_of(call)
+    if found is None:
+        return None
+    dense = None if found.dense is None else dataclasses.replace(found.dense, steps=steps)
+    return dataclasses.replace(found, dense=dense, steps=steps)
 
 
 def constant_layers(
@@ -145,7 +161,10 @@ def rewrite_constant_layers(
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
-        product = compute(emit(found.panels))
+        panels = emit(found.panels)
+        if found.steps is not None:
+            panels = emit(operators.fake_quantize(panels, found.steps))
+        product = compute(panels)
         return found.read(emit(operators.of_layer(product, name)))
 
     return rewrite_layers(mod, rewrite)
@@ -159,6 +178,8 @@ def refusal(call: relax.Call) -> str:
     call : relax.Call
         A call of an operator with weights, whose second operand is a constant.
     """
+    if is_call_to(call, *operators.QUANTIZED):
+        return ""
     name = call.op.name.removeprefix("relax.")
     if name not in ("matmul", "nn.conv1d", "nn.conv2d"):
         return f"no sparse kernel computes {name}"

@@ -30,6 +30,7 @@ _WEIGHTED = {
     "relax.matmul": (1, 0),
     "relax.einsum": (0, 1, 2, 3),
     _TABLE: (0,),
+    **dict.fromkeys(operators.QUANTIZED, (1,)),
     **dict.fromkeys((f"relax.nn.conv{rank}d" for rank in (1, 2, 3)), (1,)),
     **dict.fromkeys((f"relax.nn.conv{rank}d_transpose" for rank in (1, 2, 3)), (1,)),
 }

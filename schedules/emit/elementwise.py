@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.costs.elementwise import parse
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.schedules.emit import half_math, vector_math
 from tvm_sparse.schedules.emit.expressions import (
     bits_of,
@@ -37,11 +38,25 @@ def _rsqrt(x: Expr) -> Expr:
     return constant(1, x) / T.sqrt(x)
 
 
+_ROUNDING = 1.5 * 2**23
+"""Added to a float32 below 2**22, it leaves an integer, the even one of two equally near ones."""
+
+
+def fake_quantize(x: Expr, scale: float, zero_point: float, low: float, high: float) -> Expr:
+    """Return the nearest float32 that an integer of some bits stands for; NaN stays NaN."""
+    inverse = float(Quantization(scale, int(zero_point), int(low), int(high)).inverse)
+    # TVM's simplifier would cancel an addition with a subtraction, but not with a call.
+    operands = x, constant(inverse, x), constant(_ROUNDING, x)
+    steps = T.call_llvm_pure_intrin(x.ty.dtype, "llvm.fmuladd", *operands) - operands[2]
+    return clip(steps, low - zero_point, high - zero_point) * constant(scale, x)
+
+
 EXPRESSIONS: dict[str, Callable[..., Expr]] = {
     "abs": _abs,
     "clip": clip,
     "erf": vector_math.erf,
     "exp": vector_math.exp,
+    "fake_quantize": fake_quantize,
     "gelu": vector_math.gelu,
     "gelu_tanh": vector_math.gelu_tanh,
     "hardswish": vector_math.hardswish,
@@ -69,6 +84,7 @@ EXPRESSIONS: dict[str, Callable[..., Expr]] = {
 HALF_EXPRESSIONS: dict[str, Callable[..., Expr]] = EXPRESSIONS | {
     "erf": half_math.wide(vector_math.erf),
     "exp": half_math.exp,
+    "fake_quantize": half_math.wide(fake_quantize),
     "gelu": half_math.gelu,
     "gelu_tanh": half_math.gelu_tanh,
     "log": half_math.wide(vector_math.log),

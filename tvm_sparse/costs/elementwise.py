@@ -55,6 +55,14 @@ _UNARY = (
     Function("clip", "relax.clip", operations=2.0, parameters=("low", "high")),
     Function("erf", "relax.erf", operations=24.0, half_operations=62.0),
     Function("exp", "relax.exp", operations=14.0, half_operations=17.0),
+    Function(
+        "fake_quantize",
+        "relax.tvm_sparse.fake_quantize",
+        operations=4.0,
+        half_operations=10.0,
+        in_epilogue=True,
+        parameters=("scale", "zero_point", "low", "high"),
+    ),
     Function("gelu", "relax.nn.gelu", operations=28.0, half_operations=14.0, in_epilogue=True),
     Function(
         "gelu_tanh", "relax.nn.gelu_tanh", operations=28.0, half_operations=14.0, in_epilogue=True

@@ -1,12 +1,13 @@
 """Operators that compute each row by itself: functions of each element, and copies of channels.
 
-These are TVM's operators, except `hardswish` and `softplus`, which Relax does not have or computes
-less exactly. All of them work on
+These are TVM's operators, except `hardswish`, `softplus` and `fake_quantize`, which Relax does not
+have or computes less exactly. All of them work on
 tensors in any layout; the records here say which calls are stages on panels.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from tvm import relax, te, tirx
@@ -14,6 +15,7 @@ from tvm import relax, te, tirx
 from tvm_sparse import schedules
 from tvm_sparse.costs.elementwise import FUNCTIONS, parse
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.passes.ir.expressions import integers, is_call_to
 from tvm_sparse.passes.ir.operators.layouts import panels_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
@@ -39,6 +41,9 @@ def function_of(call: relax.Call) -> str | None:
     """Return the function of `tvm_sparse.costs.elementwise` that a call is, with its parameters."""
     if is_call_to(call, "relax.nn.leakyrelu"):
         return f"leaky_relu({call.attrs['alpha']})"
+    if is_call_to(call, FAKE_QUANTIZE.name):
+        numbers = (call.attrs[field.name] for field in dataclasses.fields(Quantization))
+        return f"fake_quantize({', '.join(str(float(number)) for number in numbers)})"
     if is_call_to(call, "relax.clip"):
         _, *bounds = call.args
         low, high = (float(bound.value) for bound in bounds)
@@ -106,11 +111,34 @@ def _legalize_softplus(builder: relax.BlockBuilder, call: relax.Call) -> relax.E
     return builder.call_te(body, x, primfunc_name_hint="softplus")
 
 
+def _legalize_fake_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    scale, zero_point, low, high = (
+        float(call.attrs[field.name]) for field in dataclasses.fields(Quantization)
+    )
+
+    def body(x: te.Tensor) -> te.Tensor:
+        def value(*i: Any) -> Any:
+            steps = tirx.nearbyint(x(*i) / tirx.const(scale, x.dtype))
+            least, most = (tirx.const(n - zero_point, x.dtype) for n in (low, high))
+            return tirx.max(tirx.min(steps, most), least) * tirx.const(scale, x.dtype)
+
+        return te.compute(x.shape, value, name="fake_quantize")
+
+    (x,) = call.args
+    return builder.call_te(body, x, primfunc_name_hint="fake_quantize")
+
+
 HARDSWISH = Operator(
     PREFIX + "hardswish", infer=infer_same, stage=_elementwise, legalize=_legalize_hardswish
 )
 SOFTPLUS = Operator(
     PREFIX + "softplus", infer=infer_same, stage=_elementwise, legalize=_legalize_softplus
+)
+FAKE_QUANTIZE = Operator(
+    PREFIX + "fake_quantize",
+    infer=infer_same,
+    stage=_elementwise,
+    legalize=_legalize_fake_quantize,
 )
 CONCAT = Operator("relax.concat", stage=_concat)
 SLICE = Operator("relax.strided_slice", ("x",), stage=_slice)
@@ -124,10 +152,11 @@ UNARY, BINARY = (
 ELEMENTWISE = {
     HARDSWISH.name: HARDSWISH,
     SOFTPLUS.name: SOFTPLUS,
+    FAKE_QUANTIZE.name: FAKE_QUANTIZE,
     **{
         name: Operator(name, stage=_elementwise)
         for name in (*UNARY, *BINARY)
-        if name not in (HARDSWISH.name, SOFTPLUS.name)
+        if name not in (HARDSWISH.name, SOFTPLUS.name, FAKE_QUANTIZE.name)
     },
 }
 """The records of the elementwise functions, by their names in Relax."""

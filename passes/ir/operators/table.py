@@ -29,6 +29,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
     GLOBAL_MAX_POOL2D,
     MAX_POOL2D,
 )
+from tvm_sparse.passes.ir.operators.quantized import QUANTIZED_CONV2D, QUANTIZED_MATMUL
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
 from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
@@ -42,6 +43,7 @@ RECORDS = (
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D),
     RECURRENT,
+    *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in RECORDS}

@@ -53,6 +53,7 @@ REFERENCES = {
     "clip(-0.5, 0.75)": lambda x: np.clip(x, -0.5, 0.75),
     "erf": scipy.special.erf,
     "exp": np.exp,
+    "fake_quantize(0.25, 3, 0, 255)": lambda x: np.clip(np.rint(x * 4), -3, 252) / 4,
     "gelu": lambda x: x * scipy.special.ndtr(x),
     "gelu_tanh": lambda x: x * scipy.special.expit(2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)),
     "hardswish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
@@ -71,6 +72,7 @@ REFERENCES = {
 ULPS = {
     **{"abs": 0, "clip(-0.5, 0.75)": 0, "negative": 0, "relu": 0, "relu6": 0},
     **{"erf": 0.51, "log": 0.51, "softplus": 0.51, "sqrt": 0.51, "leaky_relu(0.1)": 0.81},
+    **{"fake_quantize(0.25, 3, 0, 255)": 0},
     **{"exp": 1, "sigmoid": 2.5, "tanh": 2, "rsqrt": 1.4},
 }
 BOUNDS = {"gelu": 9e-4, "gelu_tanh": 9e-4, "silu": 9.2e-4, "hardswish": 8e-4}

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.costs.elementwise import FUNCTIONS
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.cpu.this_machine import cpu_flags
+from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.schedules.operators.elementwise import Elementwise, elementwise
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
@@ -107,3 +110,22 @@ def test_whole_vectors():
     func = elementwise("maximum", Tensor(1, 3, 8, 32), [(3, 8, 32), (8, 1)], cpu)
     assert "vmaxps" in assembly(func, cpu)
     assert "%zmm" in assembly(func, cpu)
+
+
+@pytest.mark.parametrize("numbers", [(0.25, 3, 0, 255), (0.1, 0, -128, 127), (1e-5, 200, 0, 255)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rounding_to_the_integers_of_some_bits(numbers, dtype):
+    """Ties go to the even distance from zero, and what is beyond the integers ends there."""
+    steps, tensor = Quantization(*numbers), Tensor(1, 3, 5, 16, DType(dtype))
+    cpu = native() if dtype == "float32" else profile("sapphirerapids")
+    if dtype == "float16" and "avx512_fp16" not in cpu_flags():
+        pytest.skip("this processor has no float16 arithmetic")
+    x = np.random.default_rng(0).standard_normal(tensor.shape) * 100 * steps.scale
+    x[0, 0, :4] = np.array([0.5, 1.5, -0.5, 2.5]) * steps.scale
+    x[0, 1, :3] = [np.inf, -np.inf, np.nan]
+    x = x.astype(dtype)
+    name = f"fake_quantize({', '.join(str(float(n)) for n in numbers)})"
+    got = run_kernel(elementwise(name, tensor, [tensor.shape], cpu), [x], tensor.shape, cpu)
+    want = steps.rounded(np.nan_to_num(x.astype("float32"), posinf=1e30, neginf=-1e30))
+    want[np.isnan(x)] = np.nan
+    np.testing.assert_array_equal(got, want.astype(dtype))

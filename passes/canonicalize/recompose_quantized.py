@@ -1,0 +1,215 @@
+"""dequantize(quantize(x)) => fake_quantize(x); matmul(fake_quantize(x), dequantize(w)) => one call
+
+The call is a `quantized_matmul`, or a `quantized_conv2d` for a convolution. Both keep the integers
+of the weight. All other constants become the floats that they stand for. The scales and zero points
+are constants, and those of activations are single numbers.
+
+Rounding moves down the graph: it commutes with whatever keeps the order of numbers and moves them
+as they are, such as poolings, transposes and ReLU, and doing it twice changes nothing. So it meets
+the layers, which round their own input, and mostly vanishes.
+
+Runs before constants are folded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.formats.quantization import Quantization, along, dequantized
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.view_chains import RESHAPING
+
+QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
+COMMUTING = (
+    *RESHAPING,
+    TRANSPOSE,
+    "relax.nn.relu",
+    *(f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3)),
+)
+"""Operators of one tensor whose result, for rounded numbers, is the rounded result."""
+
+_LAYERS = ("relax.matmul", "relax.nn.conv2d")
+_LAYOUTS = ("NCHW", "OIHW", "NCHW")
+
+
+@tvm.transform.module_pass(opt_level=0, name="RecomposeQuantized")
+class RecomposeQuantized:
+    """Recompose quantized layers and the rounding of tensors."""
+
+    def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` without `quantize` and `dequantize` of known scales."""
+        return rewrite_calls(_share(rewrite_calls(mod, _recompose)), _fold)
+
+
+def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    if is_call_to(call, DEQUANTIZE):
+        return _round(call, lookup, emit)
+    if is_call_to(call, *_LAYERS):
+        return _layer(call, lookup, emit)
+    return None
+
+
+def _round(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """dequantize(quantize(x, s, z), s, z) => fake_quantize(x)"""
+    inner = lookup(call.args[0])
+    if not is_call_to(inner, QUANTIZE) or call.ty.dtype != ACTIVATIONS:
+        return None
+    steps = _steps(inner, lookup)
+    if steps is None or steps != _steps(call, lookup) or inner.args[0].ty.dtype != ACTIVATIONS:
+        return None
+    x = _unrounded(inner.args[0], steps, lookup, emit)
+    relu = lookup(x)
+    if is_call_to(relu, "relax.nn.relu") and steps.low == steps.zero_point:
+        x = relu.args[0]
+    return operators.fake_quantize(x, steps)
+
+
+def _steps(call: relax.Call, lookup: Lookup) -> Quantization | None:
+    """Return the numbers that a call rounds to, if they are single constants."""
+    _, *numbers = (lookup(arg) for arg in call.args)
+    if not all(isinstance(n, tvm.ir.GenericConst) and n.value.numpy().size == 1 for n in numbers):
+        return None
+    scale, zero_point = (n.value.numpy().reshape(-1)[0] for n in numbers)
+    integers = str(call.ty.dtype if is_call_to(call, QUANTIZE) else call.args[0].ty.dtype)
+    if integers not in ("int8", "uint8", "int16", "uint16"):
+        return None
+    if not (np.isfinite(scale) and scale > 0 and np.isfinite(np.float32(1) / np.float32(scale))):
+        return None
+    bounds = np.iinfo(integers)
+    return Quantization(float(scale), int(zero_point), int(bounds.min), int(bounds.max))
+
+
+def _unrounded(x: relax.Expr, steps: Quantization, lookup: Lookup, emit: Emit) -> relax.Expr:
+    """Return a tensor that is about to be rounded without the same rounding further up."""
+    path, value = [], x
+    while is_call_to(lookup(value), *COMMUTING):
+        path.append(lookup(value))
+        value = path[-1].args[0]
+    rounding = lookup(value)
+    if not is_call_to(rounding, operators.FAKE_QUANTIZE.name):
+        return x
+    if operators.steps_of(rounding) != steps:
+        return x
+    value = rounding.args[0]
+    for step in reversed(path):
+        value = emit(relax.Call(step.op, [value, *step.args[1:]], step.attrs))
+    return value
+
+
+def _rounding_of(x: relax.Expr, lookup: Lookup) -> Quantization | None:
+    """Return the numbers that a tensor consists of, if it was rounded."""
+    while is_call_to(lookup(x), *COMMUTING):
+        x = lookup(x).args[0]
+    call = lookup(x)
+    is_rounded = is_call_to(call, operators.FAKE_QUANTIZE.name)
+    return operators.steps_of(call) if is_rounded else None
+
+
+def _layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """matmul(fake_quantize(x), dequantize(w)) => quantized_matmul(x, w)"""
+    steps, weight = _rounding_of(call.args[0], lookup), _weight(call.args[1], lookup)
+    if steps is None or not steps.has_byte or weight is None or not _has_kernel(call):
+        return None
+    is_matmul = is_call_to(call, "relax.matmul")
+    values, scale = weight
+    axis, rank = (1, 2) if is_matmul else (0, 4)
+    channels = values.shape[axis] if values.ndim == rank else 0
+    per_channel = [1] * rank
+    per_channel[axis] = channels
+    if values.ndim != rank or scale.shape not in ((), tuple(per_channel)):
+        return None
+    x = _unrounded(call.args[0], steps, lookup, emit)
+    x = lookup(x).args[0] if is_call_to(lookup(x), operators.FAKE_QUANTIZE.name) else x
+    scales = np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), channels))
+    constants = relax.const(np.ascontiguousarray(values)), relax.const(scales)
+    if is_matmul:
+        return operators.quantized_matmul(x, *constants, steps)
+    attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
+    return operators.quantized_conv2d(x, *constants, steps, attributes)
+
+
+def _has_kernel(call: relax.Call) -> bool:
+    """Whether the kernels of constant weights compute a layer of such sizes."""
+    shape = static_shape(call.args[0])
+    if shape is None or 0 in shape or call.ty.dtype != ACTIVATIONS or not static_shape(call):
+        return False
+    if is_call_to(call, "relax.matmul"):
+        return True
+    attrs = call.attrs
+    layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
+    return layouts == _LAYOUTS and int(attrs["groups"]) == 1
+
+
+def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the values of a weight, int8 of the zero point 0, and its scale; None if it has none.
+
+    The scale has as many axes as the weight, or none.
+    """
+    call = lookup(value)
+    if is_call_to(call, TRANSPOSE):
+        found, axes = _weight(call.args[0], lookup), call.attrs.axes
+        if found is None:
+            return None
+        order = None if axes is None else [int(axis) for axis in axes]
+        values, scale = found
+        return values.transpose(order), scale.transpose(order) if scale.ndim else scale
+    if not is_call_to(call, DEQUANTIZE) or call.ty.dtype != ACTIVATIONS:
+        return None
+    arrays = _arrays(call, lookup)
+    if arrays is None or arrays[0].dtype not in (np.int8, np.uint8):
+        return None
+    values, scale, zero_point = arrays
+    axis, rank = int(call.attrs.axis), values.ndim
+    steps = values.astype(np.int32) - along(zero_point, axis, rank).astype(np.int32)
+    if rank < 2 or steps.size == 0 or steps.min() < -128 or steps.max() > 127:
+        return None
+    if not np.isfinite(scale).all():
+        return None
+    return steps.astype(np.int8), along(scale, axis, rank)
+
+
+def _arrays(call: relax.Call, lookup: Lookup) -> list[np.ndarray] | None:
+    constants = [lookup(arg) for arg in call.args]
+    if not all(isinstance(constant, tvm.ir.GenericConst) for constant in constants):
+        return None
+    return [constant.value.numpy() for constant in constants]
+
+
+def _share(mod: tvm.IRModule) -> tvm.IRModule:
+    """fake_quantize(x) for several readers, also for layers, which round it a second time.
+
+    A rounded tensor that something else reads, too, is then the only reader of x, so that it can
+    join the epilogue of the layer that computes x.
+    """
+    seen: set[tuple[relax.Expr, Quantization]] = set()
+
+    def share(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
+        if is_call_to(call, operators.FAKE_QUANTIZE.name):
+            seen.add((call.args[0], operators.steps_of(call)))
+            return emit(call)
+        if not is_call_to(call, *operators.QUANTIZED):
+            return None
+        x, steps = call.args[0], operators.steps_of(call)
+        if (x, steps) not in seen:
+            return None
+        rounded = emit(operators.fake_quantize(x, steps))
+        return relax.Call(call.op, [rounded, *call.args[1:]], call.attrs)
+
+    return rewrite_calls(mod, share)
+
+
+def _fold(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+    """dequantize(c) => the constant that c stands for"""
+    if not is_call_to(call, DEQUANTIZE) or call.ty.dtype != ACTIVATIONS:
+        return None
+    arrays = _arrays(call, lookup)
+    if arrays is None or arrays[0].dtype.kind not in "iu":
+        return None
+    values, scale, zero_point = arrays
+    return relax.const(dequantized(values, scale, zero_point, int(call.attrs.axis)))

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+import tvm
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
+from tvm_sparse.passes.ir import operators
+
+BYTES = Quantization(0.5, 3, 0, 255)
+SCALE, ZERO = relax.const(0.5, "float32"), relax.const(3, "uint8")
+
+
+def module(shape, body, *, dtype="float32"):
+    """Return a module whose function returns ``body(x)``, a chain of calls."""
+    x = relax.Var("x", relax.TensorType(shape, dtype))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            y = builder.emit_output(body(builder, x))
+        builder.emit_func_output(y)
+    return builder.get()
+
+
+def rounded(builder, x, scale=SCALE, zero=ZERO, *, axis=-1):
+    integers = builder.emit(relax.op.quantize(x, scale, zero, axis, "uint8"))
+    return builder.emit(relax.op.dequantize(integers, scale, zero, axis))
+
+
+def weight(builder, values, scale, zero=0, axis=0):
+    array = relax.const(values)
+    point = relax.const(np.asarray(zero, values.dtype))
+    return builder.emit(relax.op.dequantize(array, relax.const(scale), point, axis))
+
+
+def called(mod):
+    """Return the calls of a module, in order."""
+    values = [binding.value for binding in mod["main"].body.blocks[0].bindings]
+    return [value for value in values if isinstance(value, relax.Call)]
+
+
+def names(mod):
+    return [call.op.name.removeprefix("relax.").removeprefix("tvm_sparse.") for call in called(mod)]
+
+
+def test_a_quantized_layer_keeps_the_integers_of_its_weight():
+    values = np.arange(-6, 6, dtype="int8").reshape(4, 3)
+    scale = np.array([1, 2, 3], "float32")
+
+    def body(builder, x):
+        return relax.op.matmul(rounded(builder, x), weight(builder, values, scale, axis=1))
+
+    def expected(_builder, x):
+        return operators.quantized_matmul(x, relax.const(values), relax.const(scale), BYTES)
+
+    after = RecomposeQuantized()(module((2, 4), body))
+    tvm.ir.assert_structural_equal(after, module((2, 4), expected), map_free_vars=True)
+
+
+def test_a_convolution_with_a_weight_of_bytes_around_its_zero_point():
+    values = np.arange(54, dtype="uint8").reshape(2, 3, 3, 3) + 100
+
+    def body(builder, x):
+        w = weight(builder, values, np.float32(0.25), 128)
+        return relax.op.nn.conv2d(rounded(builder, x), w, (2, 2), (1, 1, 1, 1))
+
+    (call,) = called(RecomposeQuantized()(module((1, 3, 8, 8), body)))
+    assert call.op.name == operators.QUANTIZED_CONV2D.name
+    np.testing.assert_array_equal(call.args[1].value.numpy(), values.astype("int32") - 128)
+    np.testing.assert_array_equal(call.args[2].value.numpy(), np.full(2, 0.25, "float32"))
+    assert [int(s) for s in call.attrs["strides"]] == [2, 2]
+
+
+def test_a_transposed_weight():
+    values = np.arange(-6, 6, dtype="int8").reshape(3, 4)
+    scale = np.array([1, 2, 3], "float32")
+
+    def body(builder, x):
+        transposed = builder.emit(relax.op.permute_dims(weight(builder, values, scale)))
+        return relax.op.matmul(rounded(builder, x), transposed)
+
+    (call,) = called(RecomposeQuantized()(module((2, 4), body)))
+    np.testing.assert_array_equal(call.args[1].value.numpy(), values.T)
+    np.testing.assert_array_equal(call.args[2].value.numpy(), scale)
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "axis"),
+    [
+        (np.full((4, 3), 200, "uint8"), np.float32(1), 0),  # beyond the integers of a byte
+        (np.ones((4, 3), "int8"), np.ones(4, "float32"), 0),  # a scale for each input
+        (np.ones((4, 3), "int32"), np.float32(1), 0),
+    ],
+)
+def test_other_weights_become_floats(values, scale, axis):
+    def body(builder, x):
+        return relax.op.matmul(rounded(builder, x), weight(builder, values, scale, axis=axis))
+
+    rounding, product = called(RecomposeQuantized()(module((2, 4), body)))
+    assert rounding.op.name == operators.FAKE_QUANTIZE.name
+    assert product.op.name == "relax.matmul"
+    np.testing.assert_array_equal(product.args[1].value.numpy(), values.astype("float32"))
+
+
+def test_rounding_moves_below_what_it_commutes_with():
+    def body(builder, x):
+        pooled = builder.emit(relax.op.nn.max_pool2d(rounded(builder, x), (2, 2)))
+        moved = builder.emit(relax.op.permute_dims(pooled, [0, 2, 3, 1]))
+        again = rounded(builder, moved)
+        return relax.op.matmul(again, weight(builder, np.ones((3, 5), "int8"), np.float32(1)))
+
+    after = RecomposeQuantized()(module((1, 3, 8, 8), body))
+    assert names(after) == ["nn.max_pool2d", "permute_dims", "quantized_matmul"]
+
+
+def test_other_numbers_are_rounded_twice():
+    def body(builder, x):
+        return rounded(builder, rounded(builder, x), relax.const(0.25, "float32"))
+
+    assert names(RecomposeQuantized()(module((4,), body))) == ["fake_quantize", "fake_quantize"]
+
+
+@pytest.mark.parametrize(
+    ("zero", "expected"), [(0, ["fake_quantize"]), (3, ["nn.relu", "fake_quantize"])]
+)
+def test_integers_that_end_at_zero_are_a_relu(zero, expected):
+    def body(builder, x):
+        return rounded(
+            builder, builder.emit(relax.op.nn.relu(x)), SCALE, relax.const(zero, "uint8")
+        )
+
+    assert names(RecomposeQuantized()(module((4,), body))) == expected
+
+
+def test_a_layer_reads_the_rounded_tensor_that_something_else_reads():
+    def body(builder, x):
+        seen = rounded(builder, x)
+        y = relax.op.matmul(seen, weight(builder, np.ones((4, 4), "int8"), np.float32(1)))
+        return relax.op.add(builder.emit(y), seen)
+
+    after = RecomposeQuantized()(module((2, 4), body))
+    assert names(after) == ["fake_quantize", "quantized_matmul", "add"]
+    rounding, layer, _ = after["main"].body.blocks[0].bindings
+    assert layer.value.args[0].same_as(rounding.var)
+
+
+def test_scales_that_are_not_known_stay():
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32"), scale: R.Tensor((), "float32")):
+            with R.dataflow():
+                q = R.quantize(x, scale, R.const(3, "uint8"), axis=0, out_dtype="uint8")
+                y = R.dequantize(q, scale, R.const(3, "uint8"), axis=0, out_dtype="float32")
+                R.output(y)
+            return y
+
+    tvm.ir.assert_structural_equal(RecomposeQuantized()(Before), Before)
+
+
+def test_scales_of_channels_stay():
+    scale, zero = relax.const(np.ones(4, "float32")), relax.const(np.zeros(4, "uint8"))
+    before = module((2, 4), lambda builder, x: rounded(builder, x, scale, zero))
+    tvm.ir.assert_structural_equal(RecomposeQuantized()(before), before)

@@ -1,0 +1,103 @@
+"""Quantized networks against ONNX Runtime, as its quantizer writes them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx.helper import make_node
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+import tvm_sparse
+from tvm_sparse.testing.models import onnxruntime_outputs, write_onnx
+
+TYPES = {"u8s8": (QuantType.QUInt8, QuantType.QInt8), "s8s8": (QuantType.QInt8, QuantType.QInt8)}
+TYPES["u8u8"] = QuantType.QUInt8, QuantType.QUInt8
+
+
+class Samples(CalibrationDataReader):
+    def __init__(self, shape):
+        random = np.random.default_rng(0)
+        self.left = [random.standard_normal(shape).astype("float32") for _ in range(2)]
+
+    def get_next(self):
+        return {"x": self.left.pop()} if self.left else None
+
+
+def weight(shape, density):
+    random = np.random.default_rng(sum(shape))
+    values = random.standard_normal(shape) * (random.random(shape) < density)
+    fan_in = shape[0] if len(shape) == 2 else np.prod(shape[1:])
+    return (values / np.sqrt(fan_in * density)).astype("float32")
+
+
+def tokens(density):
+    """Return nodes, input shape and weights of two linear layers with a residual."""
+    nodes = [
+        make_node("MatMul", ["x", "w1"], ["a"]),
+        make_node("Add", ["a", "b1"], ["b"]),
+        make_node("Relu", ["b"], ["c"]),
+        make_node("MatMul", ["c", "w2"], ["d"]),
+        make_node("Add", ["d", "x"], ["y"]),
+    ]
+    weights = {"w1": weight((70, 130), density), "w2": weight((130, 70), density)}
+    return nodes, (1, 37, 70), weights | {"b1": np.linspace(-1, 1, 130, dtype="float32")}
+
+
+def images(density):
+    """Return those of convolutions with strides, padding, a pooling and a residual."""
+    nodes = [
+        make_node("Conv", ["x", "w0", "b0"], ["a"], pads=[1] * 4, strides=[2, 2]),
+        make_node("Relu", ["a"], ["r"]),
+        make_node("MaxPool", ["r"], ["p"], kernel_shape=[3, 3], pads=[1] * 4, strides=[2, 2]),
+        make_node("Conv", ["p", "w1"], ["b"], pads=[1] * 4),
+        make_node("Relu", ["b"], ["c"]),
+        make_node("Conv", ["c", "w2"], ["d"]),
+        make_node("Add", ["d", "p"], ["y"]),
+    ]
+    weights = {
+        "w0": weight((32, 3, 3, 3), 1.0),
+        "w1": weight((32, 32, 3, 3), density),
+        "w2": weight((32, 32, 1, 1), density),
+        "b0": np.linspace(-1, 1, 32, dtype="float32"),
+    }
+    return nodes, (1, 3, 38, 46), weights
+
+
+def quantized(folder, network, types, density):
+    """Return the path of a quantized network, its input, and ONNX Runtime's answer."""
+    nodes, shape, weights = network(density)
+    plain, path = folder / "plain.onnx", folder / "model.onnx"
+    write_onnx(plain, nodes, {"x": list(shape)}, ["y"], weights)
+    activation, integers = TYPES[types]
+    quantize_static(
+        plain,
+        path,
+        Samples(shape),
+        quant_format=QuantFormat.QDQ,
+        per_channel=types != "u8u8",
+        activation_type=activation,
+        weight_type=integers,
+    )
+    onnx.checker.check_model(onnx.load(path))
+    x = np.random.default_rng(5).standard_normal(shape).astype("float32")
+    return path, x, onnxruntime_outputs(path, {"x": x})["y"]
+
+
+@pytest.mark.parametrize("network", [tokens, images])
+@pytest.mark.parametrize("types", sorted(TYPES))
+@pytest.mark.parametrize("density", [1.0, 0.1])
+def test_answers_are_those_of_onnx_runtime(tmp_path, network, types, density):
+    path, x, want = quantized(tmp_path, network, types, density)
+    model = tvm_sparse.compile(path)
+    got = model.run([x])["y"]
+    # A sum that lies between two integers may go to either of them.
+    assert np.mean(np.abs(got - want) > 1e-4 * np.abs(want).max()) < 0.01
+    assert np.abs(got - want).max() <= np.abs(want).max() / 100
+    if density < 1:
+        assert "pruned layers sparse" in str(model.report)

@@ -1,0 +1,80 @@
+"""Numbers of 8 bits for floats: ``(q - zero_point) * scale``, as ONNX defines them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The numbers that a tensor of activations is rounded to.
+
+    Attributes
+    ----------
+    scale : float
+        Distance of two neighbouring numbers, a positive float32.
+    zero_point : int
+        The integer that stands for zero.
+    low, high : int
+        The least and the largest integer.
+    """
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+    @property
+    def has_byte(self) -> bool:
+        """Whether its integers fit in a byte."""
+        return self.high - self.low <= 255
+
+    def integers(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Return the integers of floats; ties go to the even neighbour of zero's distance."""
+        steps = np.rint(x.astype(np.float64) * np.float64(self.inverse))
+        lowest, highest = self.low - self.zero_point, self.high - self.zero_point
+        return np.clip(steps, lowest, highest).astype(np.int32) + np.int32(self.zero_point)
+
+    def rounded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the floats that the integers of `x` stand for."""
+        steps = (self.integers(x) - self.zero_point).astype(np.float32)
+        return steps * np.float32(self.scale)
+
+    @property
+    def inverse(self) -> np.float32:
+        """Steps of a distance of 1."""
+        return np.float32(1) / np.float32(self.scale)
+
+
+def dequantized(
+    values: NDArray[Any],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[Any],
+    axis: int,
+) -> NDArray[np.float32]:
+    """Return the floats that integers stand for.
+
+    Parameters
+    ----------
+    values : ndarray
+        Integers of any type.
+    scale, zero_point : ndarray
+        One number, or one for each place of an axis.
+    axis : int
+        The axis of `values`.
+    """
+    steps = values.astype(np.int64) - along(zero_point, axis, values.ndim).astype(np.int64)
+    return (steps * along(scale, axis, values.ndim)).astype(np.float32)
+
+
+def along(numbers: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
+    """Return a number, or numbers of an axis, in a shape that broadcasts to tensors of a rank."""
+    if numbers.size == 1:
+        return numbers.reshape(())
+    shape = [1] * rank
+    shape[axis] = -1
+    return numbers.reshape(shape)
