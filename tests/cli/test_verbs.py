@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -150,3 +151,57 @@ def test_help_waits_for_nothing():
     for verb in ("compile", "run", "benchmark", "demo", "analyze", "prune", "targets"):
         assert f"    {verb}" in result.stdout
     assert result.stdout.endswith("[]\n")
+
+
+class TestThroughput:
+    """``benchmark`` with DeepSparse's flags."""
+
+    def test_result_lines_and_json(self, call, model):
+        arguments = ["-b", 2, "-i", "[1,20,32]", "-ncores", 2, "-s", "async", "-t", 0.05, "-w", 0]
+        arguments += ["-nstreams", 2, "-x", "x.json"]
+        status, out, err = call("benchmark", model, *arguments)
+        assert status == 0
+        assert [line.split(":")[0] for line in out.splitlines()] == [
+            "Original Model Path", "Batch Size", "Scenario", "Throughput (items/sec)",
+            "Latency Mean (ms/batch)", "Latency Median (ms/batch)", "Latency Std (ms/batch)",
+            "Iterations",
+        ]  # fmt: skip
+        assert f"onnx_file_path: {model}" in err
+        assert "Starting 'multistream' performance measurements for 0.05 seconds" in err
+        found = json.loads(Path("x.json").read_text())
+        assert (found["batch_size"], found["num_streams"], found["scenario"]) == (2, 2, "async")
+        assert f"Iterations: {found['benchmark_result']['iterations']}" in out
+
+    def test_another_engine_and_quiet(self, call, model):
+        arguments = ["-seq_len", 20, "-t", 0.01, "-w", 0, "-q", "-e", "onnxruntime"]
+        status, out, err = call("benchmark", model, "-i", "[1,20,32]", *arguments[2:])
+        assert (status, err) == (0, "")
+        assert "Scenario: sync" in out
+
+    def test_options_of_the_other_measurement_are_refused(self, fails, model):
+        error = fails("benchmark", model, "-b", 1, "--compare", "onnxruntime", "--rounds", 3)
+        assert (
+            "-b measures one engine by itself, for which --compare, --rounds says nothing" in error
+        )
+
+    def test_a_shape_that_is_missing(self, fails, model):
+        assert "give input_shapes, such as [[1, 128, 32]]" in fails("benchmark", model, "-t", 1)
+
+    def test_analyze_imposes_sparsity(self, call, model, fails):
+        status, out, err = call("analyze", model, *SHAPE, "--impose-sparsity", "0.8,0.95")
+        assert (status, err) == (0, "")
+        assert [row for row in ("as it is", "80%", "95%") if row in out] == [
+            "as it is", "80%", "95%"
+        ]  # fmt: skip
+        _, out, _ = call("analyze", model, *SHAPE, "--impose-sparsity", "0.95", "--json")
+        base, pruned = json.loads(out)["imposed"]
+        assert (base["sparsity"], pruned["sparsity"]) == (None, 0.95)
+        assert pruned["zeros"] > base["zeros"]
+        assert "sparsity must be above 0" in fails("analyze", model, "--impose-sparsity", "1.5")
+
+    def test_imposed_sparsity_is_measured_and_drawn(self, call, model):
+        arguments = ["--impose-sparsity", "0.95", "--measure", "--html", "a.html"]
+        status, out, _ = call("analyze", model, *SHAPE, *arguments, "--threads", 1)
+        assert status == 0
+        assert "measured ms" in out
+        assert "Worth pruning?" in Path("a.html").read_text()

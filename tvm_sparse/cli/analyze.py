@@ -26,8 +26,20 @@ def declare(verbs: arguments.Verbs) -> None:
         "--measure", action="store_true",
         help="also measure regions against their operators one by one, and the whole model",
     )  # fmt: skip
+    command.add_argument(
+        "--impose-sparsity", type=_shares, default=(), metavar="0.8,0.9",
+        help="show what the model would gain with such shares of zeros in its weights, instead of "
+        "its layers",
+    )  # fmt: skip
     arguments.add_json(command)
     limits.declare(command)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(share) for share in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 0.8,0.9") from None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.cli import console
     from tvm_sparse.cpu.profile import profile
-    from tvm_sparse.report import page
-    from tvm_sparse.report.analysis import analyze
+    from tvm_sparse.report import imposed, page
+    from tvm_sparse.report.analysis import Analysis, analyze
     from tvm_sparse.report.measured import check_target, measure
 
     read = arguments.read_files(options)
@@ -44,30 +56,47 @@ def run(options: argparse.Namespace) -> None:
         files.check_writable(options.html, read=read)
     if options.measure:
         check_target(profile(options.target))
-    measured = None
-    with console.progress(f"analyzing {options.model}") as update:
-        found = analyze(
-            options.model,
+    imposed.check_sparsities(options.impose_sparsity)
+    records = arguments.recorded_plans(options.records)
+    calibration = files.read_npz(options.calibration) if options.calibration else None
+
+    def analyzed(model: Path) -> Analysis:
+        return analyze(
+            model,
             dict(options.shape),
             options.target,
             options.threads,
             options.columns,
             options.overlap,
-            arguments.recorded_plans(options.records),
+            records,
             options.precision,
-            files.read_npz(options.calibration) if options.calibration else None,
+            calibration,
         )
-        if options.measure:
+
+    measured = None
+    gains: tuple[imposed.Imposed, ...] = ()
+    with console.progress(f"analyzing {options.model}") as update:
+        found = analyzed(options.model)
+        if options.impose_sparsity:
+            gains = imposed.impose(
+                options.model, found, options.impose_sparsity, analyzed, options.measure, update
+            )
+        if options.measure and (options.html or not gains):
             measured = measure(found, update)
         if options.html:
             update("drawing")
             with files.replacing(options.html, read=read) as temporary:
-                temporary.write_text(page.render(found, measured), encoding="utf-8")
+                temporary.write_text(page.render(found, measured, gains), encoding="utf-8")
     if options.json:
-        measurement = {"measured": measured.to_json()} if measured else {}
-        console.print_json(found.to_json() | measurement)
-    else:
-        console.print_layers(found.layers)
-        if options.precision != "float32":
-            streams.say(f"precision: {found.precision}")
-        console.print_regions(found, measured)
+        more = {"measured": measured.to_json()} if measured else {}
+        if gains:
+            more["imposed"] = [gain.to_json() for gain in gains]
+        console.print_json(found.to_json() | more)
+        return
+    if gains:
+        console.print_gains(gains, found)
+        return
+    console.print_layers(found.layers)
+    if options.precision != "float32":
+        streams.say(f"precision: {found.precision}")
+    console.print_regions(found, measured)

@@ -1,4 +1,4 @@
-"""``tvm-sparse benchmark``: measures the latency of a model, here or on a board."""
+"""``tvm-sparse benchmark``: measures the latency of a model, here or on a board, or throughput."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_sparse.cli import arguments
+from tvm_sparse.cli import arguments, throughput
 from tvm_sparse.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -42,10 +42,14 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_precision(command)
     arguments.add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
+    throughput.declare(command)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure a model or a library, alone or in turns with other engines."""
+    if throughput.is_asked_for(options):
+        throughput.run(options)
+        return
     from tvm_sparse import files
     from tvm_sparse.bench import tables
     from tvm_sparse.cli import console

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tvm_sparse.layer_report import LayerReport
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.report.analysis import Analysis
+    from tvm_sparse.report.imposed import Imposed
     from tvm_sparse.report.measured import Measurement
     from tvm_sparse.specs import TensorSpec
     from tvm_sparse.tuning.task import Progress
@@ -167,6 +168,27 @@ def print_regions(analysis: Analysis, measurement: Measurement | None = None) ->
             for run in (measurement.together, measurement.alone)
         )
         say(f"the whole model, measured: {together}; one by one {apart}")
+
+
+def print_gains(gains: Sequence[Imposed], analysis: Analysis) -> None:
+    """Print what a model would gain with more zeros in its weights."""
+    is_measured = gains[0].measured_seconds is not None
+    numbers = ("zeros", "expected ms", *(["measured ms"] if is_measured else []), "gain")
+    table = _table("imposed sparsity", "sparse layers", *numbers, numbers=numbers)
+    for gain in gains:
+        times = [gain.seconds, *([gain.measured_seconds] if is_measured else [])]
+        table.add_row(
+            "as it is" if gain.sparsity is None else f"{gain.sparsity:.0%}",
+            f"{gain.sparse} of {gain.layers}",
+            f"{gain.zeros:.1%}",
+            *(f"{1e3 * (seconds or 0):.3f}" for seconds in times),
+            f"{gains[0].best_known_seconds / (gain.best_known_seconds or math.inf):.2f}x",
+        )
+    print_table(table)
+    say(
+        f"on {analysis.cpu.name} with {analysis.cpu.cores} threads; the smallest weights are set "
+        "to zero in one shot, so this shows time, and says nothing about accuracy"
+    )
 
 
 def print_pruned(weights: Sequence[PrunedWeight]) -> None:

@@ -12,6 +12,7 @@ from tvm_sparse.layer_report import SPARSE
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.report.analysis import Analysis, alone_bytes_moved
 from tvm_sparse.report.drawing import draw
+from tvm_sparse.report.imposed import Imposed
 from tvm_sparse.report.measured import MeasuredRegion, Measurement
 
 STYLE = """
@@ -55,7 +56,11 @@ svg .dense rect{fill:var(--dense)}svg .other rect{fill:var(--other)}
 """
 
 
-def render(analysis: Analysis, measurement: Measurement | None = None) -> str:
+def render(
+    analysis: Analysis,
+    measurement: Measurement | None = None,
+    gains: Sequence[Imposed] = (),
+) -> str:
     """Return the page.
 
     Parameters
@@ -64,18 +69,21 @@ def render(analysis: Analysis, measurement: Measurement | None = None) -> str:
         The compiler's decisions and expectations.
     measurement : Measurement, optional
         The measured times and memory.
+    gains : sequence of Imposed
+        The model as it is, and with zeros imposed.
     """
     measured = measurement.regions if measurement else {}
     cards = (
         _card(analysis, number, measured.get(number)) for number in range(len(analysis.regions))
     )
+    worth = f"<section><h2>Worth pruning?</h2>{_gains(gains)}</section>" if gains else ""
     title = f"Tensor columns of {escape(analysis.model)}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}</style></head><body>"
         f"<header><h1>{title}</h1>{_summary(analysis, measurement)}</header>"
-        f"<main><aside>{draw(analysis)}</aside><div>{''.join(cards)}</div></main>"
+        f"<main><aside>{draw(analysis)}</aside><div>{worth}{''.join(cards)}</div></main>"
         "</body></html>\n"
     )
 
@@ -189,6 +197,23 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
         f'</div><p class="stop">Cache stop: {escape(region.stop)}.</p></section>',
     ]
     return "".join(parts)
+
+
+def _gains(gains: Sequence[Imposed]) -> str:
+    rows = [
+        (
+            gain.sparsity is None,
+            (
+                "as it is" if gain.sparsity is None else f"{gain.sparsity:.0%}",
+                f"{gain.sparse} of {gain.layers}",
+                _us(gain.seconds),
+                "" if gain.measured_seconds is None else _us(gain.measured_seconds),
+                f"{gains[0].best_known_seconds / (gain.best_known_seconds or 1):.2f}x",
+            ),
+        )
+        for gain in gains
+    ]
+    return _table(("imposed zeros", "sparse layers", "expected", "measured", "gain"), rows)
 
 
 def _overlaps(analysis: Analysis, region: PlannedRegion) -> str:

@@ -1,0 +1,1 @@
+"""The interfaces of other engines, in front of ours."""
