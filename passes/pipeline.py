@@ -32,11 +32,15 @@ from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
+from tvm_sparse.passes.canonicalize.recompose_quantized_products import (
+    RecomposeQuantizedProducts,
+)
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
+from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedWeights
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
@@ -74,6 +78,8 @@ def canonicalize() -> Passes:
         relax.transform.DecomposeOpsForInference(),
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
+        RecomposeQuantizedProducts(),
+        ViewQuantizedWeights(),
         RecomposeQuantized(),
         KeepZeros(),
         ComputeConstants(),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import tvm
 from tvm import relax
@@ -31,12 +31,18 @@ from tvm_sparse.passes.ir.dataflow import count_uses
 Lookup: TypeAlias = Callable[[relax.Expr], relax.Expr]
 """Returns the expression that a variable is bound to, and every other expression itself."""
 
-Emit: TypeAlias = Callable[[relax.Expr], relax.Expr]
-"""Binds a call to a variable above the call that a rule looks at, and returns the variable.
 
-A variable that has the same value already is used again. Expressions that are no calls are returned
-as they are.
-"""
+class Emit(Protocol):
+    """Binds a call to a variable above the call that a rule looks at, and returns the variable.
+
+    A variable that has the same value already is used again. Expressions that are no calls are
+    returned as they are. A layer gets the name that the file gives it.
+    """
+
+    def __call__(self, call: relax.Expr, name: str = "", /) -> relax.Expr:
+        """Return a variable that holds `call`, named `name` if that is not empty."""
+        ...
+
 
 Rule: TypeAlias = Callable[[relax.Call, Lookup, Emit], "relax.Expr | None"]
 
@@ -72,7 +78,7 @@ class _Rewriter(PyExprMutator):
         self.emitted = outside
         return visited
 
-    def emit(self, call: relax.Expr) -> relax.Expr:
+    def emit(self, call: relax.Expr, name: str = "", /) -> relax.Expr:
         if not isinstance(call, relax.Call):
             return call
         call = self.builder_.normalize(call)
@@ -80,7 +86,7 @@ class _Rewriter(PyExprMutator):
         for var in known:
             if structural_equal(self.lookup(var), call):
                 return var
-        known.append(self.builder_.emit(call))
+        known.append(self.builder_.emit(call, name))
         return known[-1]
 
     def lookup(self, value: relax.Expr) -> relax.Expr:

@@ -17,7 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends import node_values
-from tvm_sparse.frontends.converters.table import convert_node
+from tvm_sparse.frontends.converters.table import OURS, convert_node, operator_name
 from tvm_sparse.frontends.element_types import ELEMENT_TYPES, element_type
 from tvm_sparse.frontends.fallback import DOMAIN
 from tvm_sparse.frontends.onnx_file import tensor_array
@@ -131,7 +131,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             reason = no_converter(node) or node_values.foreign_operand(self._foreign, node)
             try:
                 if not reason:
-                    super()._construct_nodes(onnx.GraphProto(node=[node]))
+                    super()._construct_nodes(onnx.GraphProto(node=[_qualified(node)]))
                     reason = node_values.foreign_result(self._nodes, node)
                     reason = reason or self._open_shape(node) or self._other_type(node)
                     node_values.empty_results(self._nodes, node)
@@ -256,8 +256,8 @@ def _without_prints() -> Iterator[None]:
 
 def no_converter(node: onnx.NodeProto) -> str:
     """Return why no converter exists for the operator of a node; empty if there is one."""
-    known = {"If", "Constant", *RECURRENT, *onnx_frontend._get_convert_map()}
-    if node.op_type in known and node.domain in ("", "ai.onnx"):
+    known = {"If", "Constant", *OURS, *RECURRENT, *onnx_frontend._get_convert_map()}
+    if operator_name(node) in known:
         return ""
     if node.op_type in ("Loop", "Scan") and node.domain in ("", "ai.onnx"):
         return (
@@ -265,6 +265,17 @@ def no_converter(node: onnx.NodeProto) -> str:
             "written out, or they have nodes that cannot be compiled"
         )
     return "it has no converter in TVM"
+
+
+def _qualified(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Return a node whose operator has the name that tables of converters give it."""
+    name = operator_name(node)
+    if name == node.op_type:
+        return node
+    named = onnx.NodeProto()
+    named.CopyFrom(node)
+    named.op_type = name
+    return named
 
 
 def _variable(node: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +74,7 @@ class Node:
     builder : relax.BlockBuilder
         The builder that gets the operators.
     op_type : str
-        The operator, of the domain of ONNX itself.
+        The operator; its domain precedes it if that is not the domain of ONNX itself.
     opset : int
         The version of the operators.
     inputs : Inputs
@@ -84,6 +85,8 @@ class Node:
         How many results the graph names.
     tvm : callable
         TVM's converter, as a function of inputs and attributes.
+    standard : callable
+        The converter of an operator of ONNX, as a function of its name, inputs and attributes.
     """
 
     builder: relax.BlockBuilder
@@ -93,14 +96,23 @@ class Node:
     attributes: Attributes
     outputs: int
     tvm: Callable[[list[Any], dict[str, Any]], Any] = field(repr=False)
+    standard: Callable[[str, list[Any], Attributes], Any] = field(repr=False)
 
     def by_tvm(self) -> Any:
         """Return what TVM's converter makes of the node as it is now."""
         return self.tvm(self.inputs, self.attributes)
 
+    def convert(self, op_type: str, inputs: Sequence[Any], attributes: Attributes) -> Any:
+        """Return the result of another operator of ONNX, of which this one is made.
+
+        What it asks of `attributes` counts as asked for by this node.
+        """
+        return self.standard(op_type, list(inputs), attributes)
+
     def emit(self, expr: relax.Expr) -> relax.Var:
-        """Return a variable that holds `expr`."""
-        return self.builder.emit(expr)
+        """Return a variable that holds `expr`, called as the node."""
+        name = re.sub(r"\W+", "_", str(self.attributes["tvm_custom"]["name"])).strip("_")
+        return self.builder.emit(expr, name)
 
     def text(self, name: str, default: str) -> str:
         """Return an attribute that is text."""

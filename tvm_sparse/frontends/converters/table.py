@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from tvm_sparse.frontends.converters import (
     elementwise,
     normalization,
+    quantized,
     reductions,
     resize,
     shapes,
@@ -50,12 +51,16 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "BatchNormalization": normalization.batch_normalization,
     "BitShift": elementwise.bit_shift,
     "Conv": windows.convolution,
+    "ConvInteger": quantized.conv_integer,
     "ConvTranspose": windows.transposed_convolution,
+    "DequantizeLinear": quantized.dequantize_linear,
     "Dropout": normalization.dropout,
+    "DynamicQuantizeLinear": quantized.dynamic_quantize_linear,
     "Expand": shapes.expand,
     "IsInf": elementwise.is_infinite,
     "LayerNormalization": normalization.layer_normalization,
     "LpPool": windows.pooling,
+    "MatMulInteger": quantized.matmul_integer,
     "MaxPool": windows.pooling,
     "MaxRoiPool": shapes.max_roi_pool,
     "MaxUnpool": shapes.max_unpool,
@@ -64,6 +69,9 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "NonMaxSuppression": shapes.non_max_suppression,
     "Pad": shapes.pad,
     "Pow": elementwise.power,
+    "QLinearConv": quantized.qlinear_conv,
+    "QLinearMatMul": quantized.qlinear_matmul,
+    "QuantizeLinear": quantized.quantize_linear,
     "RMSNormalization": normalization.rms_normalization,
     "Range": shapes.numbers,
     "ReduceLogSumExp": reductions.log_sum_exp,
@@ -85,6 +93,11 @@ _NOT_A_TENSOR |= {"SequenceErase", "SequenceInsert", "SplitToSequence"}
 """The operators with one result, which TVM holds as a tuple."""
 
 
+def operator_name(node: onnx.NodeProto) -> str:
+    """Return the operator of a node; its domain precedes it if that is not the one of ONNX."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
 def convert_node(
     builder: relax.BlockBuilder,
     op_type: str,
@@ -101,7 +114,7 @@ def convert_node(
     builder : relax.BlockBuilder
         The builder that gets the operators.
     op_type : str
-        The operator, of the domain of ONNX itself.
+        The operator, as `operator_name` gives it.
     inputs : sequence of relax.Expr or None
         What the node reads.
     attributes : mapping of str to object
@@ -126,20 +139,19 @@ def convert_node(
         Whatever a converter of TVM raises.
     """
 
-    def by_tvm(inputs: list[Any], attributes: dict[str, Any]) -> Any:
-        converter = onnx_frontend._get_convert_map()[op_type].get_converter(opset)
-        return converter(builder, inputs, attributes, scope)
+    def made(op_type: str, inputs: Inputs, attributes: Attributes) -> Node:
+        def by_tvm(inputs: list[Any], attributes: dict[str, Any]) -> Any:
+            converter = onnx_frontend._get_convert_map()[op_type].get_converter(opset)
+            return converter(builder, inputs, attributes, scope)
+
+        outputs = attributes["tvm_custom"]["num_outputs"]
+        return Node(builder, op_type, opset, inputs, attributes, outputs, by_tvm, standard)
+
+    def standard(op_type: str, inputs: list[Any], attributes: Attributes) -> Any:
+        return OURS.get(op_type, Node.by_tvm)(made(op_type, Inputs(inputs), attributes))
 
     given = {name: value for name, value in attributes.items() if name != "tvm_custom"}
-    node = Node(
-        builder,
-        op_type,
-        opset,
-        Inputs(inputs),
-        Attributes(attributes),
-        attributes["tvm_custom"]["num_outputs"],
-        by_tvm,
-    )
+    node = made(op_type, Inputs(inputs), Attributes(attributes))
     result = OURS.get(op_type, Node.by_tvm)(node)
     _refuse_ignored_attributes(node, given)
     ignored = [
