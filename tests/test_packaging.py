@@ -125,7 +125,7 @@ def test_the_wheel_is_complete(distributions):
     assert "tvm_sparse/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert b"tvm_sparse = tvm_sparse.autoload:register" in points
-    assert b"tvm-sparse = tvm_sparse.cli.main:main" in points
+    assert b"tvm-sparse = tvm_sparse.cli.entry:main" in points
 
 
 def test_the_sdist_is_complete(distributions):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
+from tvm_sparse.compile_apart import compile_apart
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.precision import PrecisionOption, needed_sets, processor
@@ -49,6 +50,8 @@ def compile(
     precision: PrecisionOption = "float32",
     calibration: Mapping[str, Any] | None = None,
     streams: int = 1,
+    limit_time: float | None = None,
+    limit_memory: float | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -100,6 +103,9 @@ def compile(
     streams : int
         Inferences that may run at once. By default, an inference gets its share of the cores as
         threads.
+    limit_time, limit_memory : float, optional
+        The seconds that compiling an ONNX file may take, and the GB (1e9 bytes) that it may have
+        for data. With either, another process compiles, which also bears a crash of the compiler.
 
     Returns
     -------
@@ -121,24 +127,22 @@ def compile(
         If the file `records` cannot be read.
     VerificationError
         If `verify` is set, and an output differs from ONNX Runtime's.
+    LimitError
+        If a limit is exceeded, or the process that has limits crashes.
     """
-    from tvm_sparse.passes import pipeline
-
+    options: dict[str, Any] = {
+        "target": target, "threads": threads, "columns": columns, "overlap": overlap,
+        "records": records, "fallback": fallback, "precision": precision,
+        "calibration": calibration, "streams": streams,
+    }  # fmt: skip
+    if limit_time is not None or limit_memory is not None:
+        whole = {"model": model, "shapes": shapes, "strict": strict, "verify": verify}
+        whole["distrusted"] = distrusted
+        return compile_apart({**whole, **options}, limit_time, limit_memory)
     if verify:
         if isinstance(model, tvm.IRModule):
             raise InputError("verify= is for ONNX files: ONNX Runtime cannot run a Relax module")
-        again = functools.partial(
-            compile,
-            target=target,
-            threads=threads,
-            columns=columns,
-            overlap=overlap,
-            records=records,
-            fallback=fallback,
-            precision=precision,
-            calibration=calibration,
-            streams=streams,
-        )
+        again: Callable[..., Engine] = functools.partial(compile, **options)
         from tvm_sparse.verification import verify as verification
 
         def attempt(found: Mapping[str, str]) -> Engine:
@@ -148,6 +152,8 @@ def compile(
             return engine
 
         return verification.until_right(attempt, fallback == "onnxruntime")
+    from tvm_sparse.passes import pipeline
+
     check_threads(threads)
     check_streams(streams)
     if threads is None and streams > 1:

@@ -31,6 +31,10 @@ class CompilationError(ModelError):
     """A pass, TVM or LLVM failed at a model that was imported: an error of this package."""
 
 
+class LimitError(TvmSparseError):
+    """Compiling took more time or memory than the caller allowed, or crashed the compiler."""
+
+
 class InputError(TvmSparseError):
     """An input is missing, or has a wrong name, shape or dtype; or an option has a wrong value."""
 

@@ -178,3 +178,26 @@ def test_the_tuner_and_its_processes_end(model, tmp_path, number):
     while any(map(is_alive, workers)):
         assert time.monotonic() < end, "a process of the tuner lives on"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_program_is_imported(number):
+    program = """
+import sys, time
+from tvm_sparse.cli.entry import main
+
+class Slow:
+    def find_spec(self, name, path, target=None):
+        if name == "tvm_sparse.cli.main":
+            print("started", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+sys.exit(main())
+"""
+    command = [sys.executable, "-c", program, "targets"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "")

@@ -42,6 +42,24 @@ def check(path, shape):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("node", "opset"),
+    [
+        (helper.make_node("Clip", ["x", "", "w"], ["y"], "n"), 6),
+        (helper.make_node("Relu", ["x"], ["y"], "n"), 1),
+        (helper.make_node("Softmax", ["x"], ["y"], "n", no_such=1), 9),
+    ],
+    ids=lambda value: str(getattr(value, "op_type", value)),
+)
+def test_nodes_that_their_old_opset_does_not_know_so(tmp_path, node, opset):
+    """An operand of a later opset; an attribute that was needed; one that never existed."""
+    if opset == 1:
+        node.attribute.append(helper.make_attribute("beta", 1.0))
+    path = write(tmp_path / "m.onnx", [node], (2, 3), {"w": np.float32(6)}, opset)
+    with pytest.raises(ModelError, match=rf"not a valid model: node 'n' .*of opset {opset}"):
+        tvm_sparse.compile(path)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("scale", [2.0, 1.5])
 @pytest.mark.parametrize("operator, opset", [("Upsample", 7), ("Upsample", 9), ("Resize", 10)])

@@ -62,7 +62,7 @@ INVALID = {
         node("CumSum", "a"), {"x": [2, 3]}, {"a": np.array(2)}, "its axis 2"
     ),
     "parts that do not add up": (
-        node("Split", "s"), {"x": [8, 3]}, {"s": integers(3, 3)}, "split"
+        node("Split", "s", outputs=("y", "z")), {"x": [8, 3]}, {"s": integers(3, 3)}, "split"
     ),
     "an index": (node("Gather", "i"), {"x": [6, 8]}, {"i": integers(0, 6)}, "-6 to 5"),
     "a negative index": (
@@ -124,6 +124,27 @@ def test_more_outputs_than_a_node_has(tmp_path):
     split = node("Split", outputs=["y", "z"], num_outputs=2**40)
     with pytest.raises(ModelError, match="num_outputs"):
         check_nodes(model([split], {"x": [8, 3]}, opset=18), tmp_path)
+
+
+def test_sizes_of_parts_of_what_is_not_known(tmp_path):
+    """ONNX's inference says nothing where the input has no shape."""
+    split = make_node("Split", ["r", "s"], ["y", "z"], "n", axis=1)
+    reshape = make_node("Reshape", ["x", "i"], ["r"])
+    split_model = model([reshape, split], {"x": [8, 3], "i": [2]}, {"s": integers(1, 1, 1)})
+    with pytest.raises(ModelError, match="3 sizes of parts, and 2 outputs"):
+        check_nodes(split_model, tmp_path)
+
+
+def test_an_output_that_is_left_out_is_no_operand_of_others(tmp_path):
+    w, r = weight(1, 16, 3), weight(1, 16, 4)
+    nodes = [
+        make_node("LSTM", ["x", "w", "r"], ["h", "", "c"], hidden_size=4),
+        make_node("Squeeze", ["h", "a"], ["s"]),
+        make_node("GRU", ["s", "g", "g"], ["y"], hidden_size=4, direction="bidirectional"),
+    ]
+    constants = {"w": w, "r": r, "g": weight(2, 12, 4), "a": integers(1)}
+    types = check_nodes(model(nodes, {"x": [5, 2, 3]}, constants), tmp_path)
+    assert [d.dim_value for d in types["y"].tensor_type.shape.dim] == [5, 2, 2, 4]
 
 
 def test_the_branches_of_an_if_are_checked(tmp_path):

@@ -1,6 +1,7 @@
 """Libraries survive a round trip, and a wrong file is refused with its reason."""
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -152,6 +153,37 @@ class TestLibrary:
         resealed(saved, tmp_path / "a.so", text)
         with pytest.raises(LibraryError, match="of another version; compile the model again"):
             tvm_sparse.load(tmp_path / "a.so")
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"instruction_sets": ["avx", []]},
+            {"instruction_sets": [float("inf")]},
+            {"inputs": [{"name": "x", "shape": [1, 2.5], "dtype": "float32"}]},
+            {"inputs": [{"name": ["x"], "shape": [1, 2], "dtype": "float32"}]},
+            {"outputs": "yz"},
+            {"constant_outputs": [{}]},
+            {"cpu": None},
+            {"version": 3},
+            {"threads": True},
+            {"threads": "2"},
+            {"precision": "float31"},
+            {"fallbacks": [{"nodes": [1], "operator": "a", "reason": "b"}]},
+            {"no_such_field": 1},
+        ],
+        ids=str,
+    )
+    def test_a_field_of_another_type(self, fields, compiled, saved, tmp_path):
+        description = json.loads(compiled.info.to_json()) | fields
+        resealed(saved, tmp_path / "a.so", json.dumps(description))
+        with pytest.raises(LibraryError, match="of another version; compile the model again"):
+            tvm_sparse.load(tmp_path / "a.so")
+
+    def test_a_description_of_other_outputs(self, compiled, saved, x, tmp_path):
+        info = replace(compiled.info, outputs=())
+        resealed(saved, tmp_path / "a.so", info.to_json())
+        with pytest.raises(LibraryError, match="names 0 outputs, and its code computes 1"):
+            tvm_sparse.load(tmp_path / "a.so", threads=2).run([x])
 
     def test_devices_and_pipes(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvm_sparse.cli import arguments, throughput
+from tvm_sparse.cli import arguments, limits, throughput
 from tvm_sparse.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
     throughput.declare(command)
+    limits.declare(command, seconds=None)
 
 
 def run(options: argparse.Namespace) -> None:

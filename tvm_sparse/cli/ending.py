@@ -43,6 +43,11 @@ class Ended(BaseException):
         self.status = 128 + number
 
 
+def at_once() -> None:
+    """Let signals end the program at once, before anything has begun."""
+    _ask_on_signals()
+
+
 def by_signals() -> None:
     """Let signals end the program from now on; before `unwinding`, at once.
 
@@ -52,6 +57,10 @@ def by_signals() -> None:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write)
     threading.Thread(target=_watch, args=(read,), daemon=True).start()
+    _ask_on_signals()
+
+
+def _ask_on_signals() -> None:
     for number in _SIGNALS:
         # A program in the background ignores some signals.
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import signal
 import sys
 import time
 
 from tvm_sparse.runtime import children
 
-GB = 10**9
-
 SECONDS = 3600.0
-"""How long a verb may take by default. The largest models that were tried take some minutes."""
+"""How long a model may be compiled by default. The largest that were tried take some minutes."""
+
+_NO_LIMIT = 1e6
+"""Seconds that no verb takes."""
 
 GRACE_SECONDS = 3.0
 """Seconds that the child has to remove its temporary files."""
@@ -30,14 +30,15 @@ _FROM_TERMINAL = 128
 """The origin of a signal that the kernel sent (``SI_KERNEL``), to the child as well."""
 
 
-def declare(command: argparse.ArgumentParser) -> None:
-    """Declare the options of the limits."""
+def declare(command: argparse.ArgumentParser, seconds: float | None = SECONDS) -> None:
+    """Declare the options of the limits; `seconds` is the default, None if there is no limit."""
+    default = "no limit" if seconds is None else f"{seconds:.0f}"
     command.add_argument(
-        "--limit-time", type=_positive, default=SECONDS, metavar="SECONDS",
-        help=f"end with an error after this time (default: {SECONDS:.0f})",
+        "--limit-time", type=_positive, default=seconds, metavar="SECONDS",
+        help=f"end with an error after this time (default: {default})",
     )  # fmt: skip
     command.add_argument(
-        "--limit-memory", type=_positive, default=_memory_bytes() / GB, metavar="GB",
+        "--limit-memory", type=_positive, default=_memory_bytes() / children.GB, metavar="GB",
         help="end with an error if more memory is needed (default: that of this machine)",
     )  # fmt: skip
 
@@ -56,13 +57,13 @@ def _memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def in_child(seconds: float, gigabytes: float) -> int | None:
+def in_child(seconds: float | None, gigabytes: float) -> int | None:
     """Go on in a child of this process.
 
     Parameters
     ----------
-    seconds : float
-        The time that the child may take.
+    seconds : float or None
+        The time that the child may take; None is no limit.
     gigabytes : float
         The memory that it may take for data.
 
@@ -76,13 +77,10 @@ def in_child(seconds: float, gigabytes: float) -> int | None:
     child = os.fork()
     if child == 0:
         children.end_with_parent()
-        limit = int(gigabytes * GB)
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        if most == resource.RLIM_INFINITY or limit < most:
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        children.limit_memory(gigabytes)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
-    end, is_late = time.monotonic() + seconds, False
+    end, is_late = time.monotonic() + (seconds or _NO_LIMIT), False
     while True:
         found = signal.sigtimedwait(signals, max(end - time.monotonic(), 0))
         if found is None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tvm_sparse.cli import arguments, ending, streams
+from tvm_sparse.cli import arguments, ending, limits, streams
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -34,6 +34,7 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_threads(command)
     arguments.add_precision(command)
     arguments.add_json(command)
+    limits.declare(command, seconds=None)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import tvm
 import tvm_ffi
 
+from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime.library import LibraryInfo
 
 
@@ -17,6 +18,11 @@ def to_arrays(
 ) -> dict[str, np.ndarray]:
     """Return the outputs that compiled code computed from `inputs`; they are the caller's own."""
     tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    if len(tensors) != len(info.outputs):
+        raise LibraryError(
+            f"the library's description names {len(info.outputs)} outputs, and its code computes "
+            f"{len(tensors)}; compile the model again"
+        )
     taken = list(inputs)
     outputs: dict[str, np.ndarray] = {}
     for spec, tensor in zip(info.outputs, tensors, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 
 PYTHON = (sys.executable, "-P")
 """The command of this Python, without the current folder among the places of modules."""
+
+GB = 10**9
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,6 +36,14 @@ def start(command: Sequence[str | os.PathLike[str]], **options: Any) -> subproce
 def end_with_parent() -> None:
     """Let Linux kill this process when its parent ends, even if it is stopped or busy then."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def limit_memory(gigabytes: float) -> None:
+    """Let this process, and those that it starts, have no more memory for data than this."""
+    limit = int(gigabytes * GB)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    if most == resource.RLIM_INFINITY or limit < most:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.arrays import to_arrays, to_tensor
 from tvm_sparse.runtime.library import LibraryInfo
-from tvm_sparse.runtime.loaded import LoadedLibrary
+from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine, MachineClosed
 from tvm_sparse.specs import TensorSpec, unknown_input
 
@@ -60,7 +60,7 @@ class Engine:
 
     def __init__(
         self,
-        code: tvm.runtime.Module | LoadedLibrary,
+        code: tvm.runtime.Module | LibraryFile,
         info: LibraryInfo,
         threads: int | None = None,
         report: CompileReport | None = None,
@@ -72,7 +72,7 @@ class Engine:
         self.threads = threads or counts.share_of_cores(usable_cores(), streams)
         self.streams = streams
         self.report = report
-        self._code: tvm.runtime.Module | LoadedLibrary | None = code
+        self._code: tvm.runtime.Module | LibraryFile | None = code
         self._machine: Machine | None = None
 
     def __repr__(self) -> str:
@@ -204,7 +204,7 @@ class Engine:
             If the file cannot be written, or no linker for the target is installed.
         """
         code = self._open_code()
-        if isinstance(code, LoadedLibrary):
+        if isinstance(code, LibraryFile):
             library.copy_library(code, Path(path))
         else:
             library.write_library(code, Path(path), self.info, linker, self.sources)
@@ -258,7 +258,7 @@ class Engine:
                 self._machine = Machine(module, self.threads, self.streams)
             return self._machine
 
-    def _open_code(self) -> tvm.runtime.Module | LoadedLibrary:
+    def _open_code(self) -> tvm.runtime.Module | LibraryFile:
         code = self._code
         if code is None:
             raise ClosedError(_CLOSED)
@@ -267,7 +267,7 @@ class Engine:
     def _content(self) -> bytes:
         """Return the library as it would be saved."""
         code = self._open_code()
-        if isinstance(code, LoadedLibrary):
+        if isinstance(code, LibraryFile):
             return code.file().read_bytes()
         with scratch_folder() as folder:
             path = folder / "engine.so"

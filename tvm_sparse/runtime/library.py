@@ -27,10 +27,12 @@ from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import LibraryError, TargetError, border
 from tvm_sparse.files import open_regular, replacing
 from tvm_sparse.runtime import fallback
+from tvm_sparse.runtime.field_types import check_fields
 from tvm_sparse.runtime.linking import link_command
-from tvm_sparse.runtime.loaded import LoadedLibrary, load_library
+from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary, load_library
 from tvm_sparse.runtime.objects import write_shared_object
 from tvm_sparse.runtime.seal import add_seal, read_seal
+from tvm_sparse.runtime.versions import check_versions
 from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
 
@@ -90,7 +92,7 @@ class LibraryInfo:
 
     @classmethod
     def from_json(cls, text: str) -> LibraryInfo:
-        """Return the description written by `to_json`."""
+        """Return the description written by `to_json`; any error means that it was not."""
         fields = json.loads(text)
         for name in ("inputs", "outputs"):
             fields[name] = tuple(
@@ -104,7 +106,9 @@ class LibraryInfo:
             for found in fields.get("fallbacks", ())
         )
         fields["precision"] = DType(fields.get("precision", DType.FLOAT32))
-        return cls(**fields)
+        info = cls(**fields)
+        check_fields(info)
+        return info
 
 
 def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
@@ -149,8 +153,8 @@ def write_library(
         library.replace(temporary)
 
 
-def copy_library(loaded: LoadedLibrary, path: Path) -> None:
-    """Copy the file of a library that is loaded, whole or not at all.
+def copy_library(loaded: LibraryFile, path: Path) -> None:
+    """Copy the file of a library, whole or not at all.
 
     Raises
     ------
@@ -216,7 +220,7 @@ def _read_info(file: BinaryIO, path: Path) -> LibraryInfo:
         raise LibraryError(f"{path}: of another version; compile the model again") from None
     except OSError as error:
         raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _check_versions(path, info)
+    check_versions(path, info.tvm_version, info.version)
     return info
 
 
@@ -253,22 +257,6 @@ def _elf_machine(file: BinaryIO, path: Path) -> str:
         raise LibraryError(f"{path}: truncated; copy or compile it again")
     (machine,) = struct.unpack_from("<H", header, 18)
     return _MACHINES.get(machine, "another machine")
-
-
-def _check_versions(path: Path, info: LibraryInfo) -> None:
-    """Refuse libraries that call functions as another version has them."""
-    ours = (("TVM", info.tvm_version, tvm.__version__), ("tvm-sparse", info.version, __version__))
-    for name, built, here in ours:
-        if _release(built) != _release(here):
-            raise LibraryError(
-                f"{path}: built with {name} {built}, and this is {name} {here}; compile the model "
-                "again"
-            )
-
-
-def _release(version: str) -> list[str]:
-    """Return the three numbers of a version; what follows them are builds of the same code."""
-    return version.split("+")[0].split(".")[:3]
 
 
 def check_machine(info: LibraryInfo) -> None:

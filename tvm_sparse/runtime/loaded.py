@@ -20,25 +20,22 @@ from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime.quiet import quiet_runtime
 
 
-class LoadedLibrary:
-    """A library that is loaded.
+class LibraryFile:
+    """A library that was opened, and can be copied whatever becomes of its path.
 
     Attributes
     ----------
-    module : tvm.runtime.Module
-        The module; the code and the weights are freed when nothing refers to it any more.
     path : Path
-        The path from which the library was loaded first. Another file may be there now.
+        The path from which the library was opened first. Another file may be there now.
     """
 
-    def __init__(self, module: tvm.runtime.Module, path: Path, file: BinaryIO) -> None:
-        self.module = module
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self._file = file
         self._identity = _identify(file)
 
     def file(self) -> Path:
-        """Return a path of the file that was loaded, even if it has none in its folder any more.
+        """Return a path of the file that was opened, even if it has none in its folder any more.
 
         Raises
         ------
@@ -48,6 +45,20 @@ class LoadedLibrary:
         if _identify(self._file) != self._identity:
             raise LibraryError(f"{self.path}: was overwritten after it was loaded; load it again")
         return Path(f"/proc/self/fd/{self._file.fileno()}")
+
+
+class LoadedLibrary(LibraryFile):
+    """A library that is loaded.
+
+    Attributes
+    ----------
+    module : tvm.runtime.Module
+        The module; the code and the weights are freed when nothing refers to it any more.
+    """
+
+    def __init__(self, module: tvm.runtime.Module, path: Path, file: BinaryIO) -> None:
+        super().__init__(path, file)
+        self.module = module
 
 
 _Identity = tuple[int, int, int, int]

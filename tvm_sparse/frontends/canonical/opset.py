@@ -31,6 +31,7 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     old = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), OLDEST)
     if old >= OLDEST:
         return model
+    _check_operands(model.graph, old)
     try:
         raised = with_light_weights(model, lambda m: version_converter.convert_version(m, OLDEST))
     # The converter raises errors of several kinds, without a common base.
@@ -44,3 +45,27 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
             node.attribute.extend(onnx.helper.make_attribute(*item) for item in _CORNERS.items())
     return raised
+
+
+def _check_operands(graph: onnx.GraphProto, opset: int) -> None:
+    """Refuse nodes with operands or attributes that their opset does not know.
+
+    The version converter takes them for those of a later opset.
+    """
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = onnx.IR_VERSION
+    context.opset_imports = {"": opset}
+    for node in graph.node:
+        inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+        for inside in inner:
+            _check_operands(inside, opset)
+        is_known = node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, opset, "")
+        if inner or not is_known:
+            continue
+        try:
+            onnx.checker.check_node(node, context)
+        except onnx.checker.ValidationError as error:
+            said = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"not a valid model: node {node.name!r} ({node.op_type}) of opset {opset}: {said}"
+            ) from error

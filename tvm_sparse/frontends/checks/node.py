@@ -50,7 +50,10 @@ class CheckedNode:
     def shape(self, position: int) -> list[int] | None:
         """Return the shape of an input; None if it has none, or not all of it is known."""
         name = self._name(position)
-        if name not in self._types or not self._types[name].tensor_type.HasField("shape"):
+        # An output that is left out has a type, too, and the empty name.
+        if not name or name not in self._types:
+            return None
+        if not self._types[name].tensor_type.HasField("shape"):
             return None
         dims = self._types[name].tensor_type.shape.dim
         return [d.dim_value for d in dims] if all(d.HasField("dim_value") for d in dims) else None

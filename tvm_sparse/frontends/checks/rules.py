@@ -57,6 +57,10 @@ def _split(node: CheckedNode) -> None:
     parts = node.attributes.get("num_outputs")
     if parts is not None and parts != len(node.outputs):
         raise ValueError(f"its attribute 'num_outputs' is {parts}, and it has {len(node.outputs)}")
+    constant = node.constant(1)
+    sizes = node.attributes.get("split") if constant is None else constant.tolist()
+    if isinstance(sizes, list) and len(sizes) != len(node.outputs):
+        raise ValueError(f"it has {len(sizes)} sizes of parts, and {len(node.outputs)} outputs")
 
 
 def _elements(node: CheckedNode) -> None:
