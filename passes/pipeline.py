@@ -40,6 +40,7 @@ from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
+from tvm_sparse.passes.canonicalize.split_transposed_conv import SplitTransposedConv
 from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedWeights
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
@@ -95,6 +96,7 @@ def canonicalize() -> Passes:
         RecomposeSquare(),
         SplitLinear(),
         SplitReductions(),
+        SplitTransposedConv(),
         relax.transform.DeadCodeElimination(),
     ]
 

@@ -7,6 +7,7 @@ from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
+from tvm_sparse.schedules.operators.depth_to_space import DepthToSpace, depth_to_space
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.schedules.operators.elementwise import Elementwise
@@ -41,6 +42,7 @@ __all__ = [
     "Concat",
     "DenseConv2d",
     "DenseLinear",
+    "DepthToSpace",
     "DepthwiseConv2d",
     "Elementwise",
     "ImageToPanels",
@@ -61,6 +63,7 @@ __all__ = [
     "bilinear2d",
     "conv2d",
     "default_schedule",
+    "depth_to_space",
     "depthwise_conv2d",
     "depthwise_stage",
     "from_panels",

@@ -90,7 +90,9 @@ DENSE = {
         "nn.conv3d",
     ),
     "conv2d_transpose": (
-        lambda: convolution(relax.op.nn.conv2d_transpose, (1, 32, 8, 8), weights(32, 32, 2, 2)),
+        lambda: convolution(
+            relax.op.nn.conv2d_transpose, (1, 32, 8, 8), weights(32, 32, 2, 2), strides=9
+        ),
         "nn.conv2d_transpose",
     ),
     "groups": (

@@ -131,7 +131,8 @@ def _with_names_of_file(
 ) -> tuple[LayerReport, ...]:
     """Give layers their names in the file, and append the layers that only the file has.
 
-    A layer is found by its name and its zeros, or by the one where import changed the other.
+    A layer is found by its name and its zeros, or by the one where import changed the other. The
+    parts of a layer that was split are found by the values that they have together.
     """
     found: dict[int, Mapping[str, Any]] = {}
     left = [index for index, layer in enumerate(file_layers) if "fallback" not in layer]
@@ -148,12 +149,27 @@ def _with_names_of_file(
                     if index in left:
                         left.remove(index)
                     break
+    for numbers in _parts(layers, found):
+        nonzeros = sum(round((layers[n].density or 0) * layers[n].size) for n in numbers)
+        index = next((i for i in left if int(file_layers[i]["nonzeros"]) == nonzeros), None)
+        if index is not None:
+            found.update(dict.fromkeys(numbers, file_layers[index]))
+            left.remove(index)
     named = [
         dataclasses.replace(layer, name=str(found[number]["layer"])) if number in found else layer
         for number, layer in enumerate(layers)
     ]
     left += sorted(set(range(len(file_layers))) - set(compiled))
     return (*named, *(_only_in_file(file_layers[index]) for index in left))
+
+
+def _parts(layers: Sequence[LayerReport], found: Collection[int]) -> Iterable[list[int]]:
+    """Return the layers that were not found and whose names only differ in their last digits."""
+    groups: dict[str, list[int]] = {}
+    for number, layer in enumerate(layers):
+        if number not in found:
+            groups.setdefault(layer.binding.rstrip("0123456789"), []).append(number)
+    return groups.values()
 
 
 def _is_named(binding: str, node: str) -> bool:

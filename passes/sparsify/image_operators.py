@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.rewriting import Lookup
 from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.view_chains import CHANGES, follow
+from tvm_sparse.passes.ir.views import View
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 
@@ -83,6 +88,50 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
     if not repeats.get(str(attrs["coordinate_transformation_mode"]), False):
         return None
     return out[2] // shape[2], out[3] // shape[3]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of pixels out of groups of channels.
+
+    Attributes
+    ----------
+    image : relax.Expr
+        ``(batch, channels, height, width)``.
+    block : tuple of int
+        Height and width of a block.
+    mode : str
+        The order of the channels, as ONNX's DepthToSpace names it.
+    """
+
+    image: relax.Expr
+    block: tuple[int, int]
+    mode: str
+
+
+def match_depth_to_space(call: relax.Call, lookup: Lookup) -> Blocks | None:
+    """Return what `call` arranges as blocks of pixels, or None if it does something else."""
+    out = static_shape(call) if is_call_to(call, *CHANGES) else None
+    view = follow(call, lookup) if out is not None and len(out) == 4 else None
+    shape = None if view is None else static_shape(view.base)
+    if view is None or out is None or shape is None or len(shape) != 4:
+        return None
+    batch, channels, height, width = shape
+    if view.offset or out[0] != batch or not height * width or out[2] % height or out[3] % width:
+        return None
+    high, wide = block = out[2] // height, out[3] // width
+    whole, planes = View.whole(view.base), out[1]
+    if whole is None or block == (1, 1) or channels != planes * high * wide:
+        return None
+    for mode, parts, order in (
+        ("DCR", (high, wide, planes), (0, 3, 4, 1, 5, 2)),
+        ("CRD", (planes, high, wide), (0, 1, 4, 2, 5, 3)),
+    ):
+        parted = whole.reshape((batch, *parts, height, width))
+        blocks = None if parted is None else parted.permute(order).reshape(out)
+        if blocks is not None and blocks.axes == view.axes:
+            return Blocks(view.base, block, mode)
+    return None
 
 
 def match_bilinear(

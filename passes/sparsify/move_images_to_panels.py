@@ -29,6 +29,7 @@ from tvm_sparse.passes.sparsify.cut_wide_rows import WIDEST
 from tvm_sparse.passes.sparsify.image_operators import (
     is_global_pool,
     match_bilinear,
+    match_depth_to_space,
     match_pool2d,
     upsampling_factors,
 )
@@ -86,7 +87,9 @@ class _Mover(Mover):
             return self._pool(shape)
         if is_call_to(call, "relax.image.resize2d"):
             return self._resize(shape)
-        return self._elementwise(shape) if is_call_to(call, *UNARY, *BINARY) else None
+        if is_call_to(call, *UNARY, *BINARY):
+            return self._elementwise(shape)
+        return self._depth_to_space(shape)
 
     def _panels_of(self, value: relax.Expr) -> relax.Expr | None:
         """Return the panels that the image `value` was read from."""
@@ -252,6 +255,17 @@ class _Mover(Mover):
         if resize is None:
             return None
         moved = operators.bilinear2d(self._as_panels(image, form), resize)
+        return operators.panels_to_image(self.emit(moved), shape)
+
+    def _depth_to_space(self, shape: tuple[int, ...]) -> relax.Expr | None:
+        """view(panels_to_image(p)) => panels_to_image(depth_to_space(p))"""
+        blocks = match_depth_to_space(self.call, self.lookup)
+        panels = None if blocks is None else self._panels_of(blocks.image)
+        if blocks is None or panels is None:
+            return None
+        image = static_shape(blocks.image) or ()
+        lanes = self.cpu.image_lanes(shape[3], dtype_of(panels))
+        moved = operators.depth_to_space(panels, image, blocks.block, blocks.mode, lanes)
         return operators.panels_to_image(self.emit(moved), shape)
 
     def _form_of(self, image: relax.Expr) -> _Form | None:

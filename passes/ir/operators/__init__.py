@@ -72,8 +72,10 @@ from tvm_sparse.passes.ir.operators.recurrent import (
 )
 from tvm_sparse.passes.ir.operators.resize2d import (
     BILINEAR2D,
+    DEPTH_TO_SPACE,
     UPSAMPLE2D,
     bilinear2d,
+    depth_to_space,
     resize_of,
     upsample2d,
 )
@@ -102,6 +104,7 @@ __all__ = [
     "CONVOLUTIONS",
     "CONV_ATTRIBUTES",
     "DEPTHWISE_CONV2D",
+    "DEPTH_TO_SPACE",
     "FAKE_QUANTIZE",
     "FROM_PANELS",
     "FROM_STRIPS",
@@ -138,6 +141,7 @@ __all__ = [
     "bilinear2d",
     "conv2d",
     "conv_of",
+    "depth_to_space",
     "depthwise_conv2d",
     "fake_quantize",
     "from_image",

@@ -1,4 +1,4 @@
-"""Enlargement of images in panels: by repetition of pixels, and by linear interpolation."""
+"""Enlargement of images in panels: repeated, interpolated, or out of groups of channels."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def bilinear2d(x: relax.Expr, resize: Resize2d) -> relax.Call:
     return BILINEAR2D.call(x, resize=dataclasses.asdict(resize))
 
 
+def depth_to_space(
+    x: relax.Expr, shape: Sequence[int], block: tuple[int, int], mode: str, lanes: int
+) -> relax.Call:
+    """Arrange groups of channels of an image of shape `shape` as blocks of pixels.
+
+    Parameters
+    ----------
+    x : relax.Expr
+        The image, in panels.
+    shape : sequence of int
+        Its batch, channels, height and width.
+    block : tuple of int
+        Height and width of a block.
+    mode : str
+        The order of the channels, "DCR" or "CRD", as ONNX's DepthToSpace defines it.
+    lanes : int
+        Lanes of the panels of the result.
+    """
+    attrs = {"shape": list(shape), "block": list(block), "mode": mode, "lanes": lanes}
+    return DEPTH_TO_SPACE.call(x, **attrs)
+
+
 def resize_of(call: relax.Call) -> Resize2d:
     """Return the enlargement that a call to `bilinear2d` computes."""
     return Resize2d(**fields_of(call.attrs["resize"]))
@@ -47,6 +69,14 @@ def _infer_upsample2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.T
     rows, channels, _ = known_shape(x)
     vertical, lanes = int(call.attrs["factors"][0]), int(call.attrs["lanes"])
     return tensor_type(rows * vertical, channels, lanes, dtype=dtype_of(x))
+
+
+def _infer_depth_to_space(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    x = DEPTH_TO_SPACE.operand(call, "x")
+    rows, channels, _ = known_shape(x)
+    high, wide = (int(extent) for extent in call.attrs["block"])
+    lanes = int(call.attrs["lanes"])
+    return tensor_type(rows * high, channels // (high * wide), lanes, dtype=dtype_of(x))
 
 
 def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
@@ -60,6 +90,14 @@ def _upsample2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     vertical, horizontal = (int(factor) for factor in call.attrs["factors"])
     source, lanes = panels_of(UPSAMPLE2D.operand(call, "x"), batch), int(call.attrs["lanes"])
     return schedules.Upsample2d(source, width, (vertical, horizontal), lanes, cpu)
+
+
+def _depth_to_space(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    batch, _, _, width = (int(extent) for extent in call.attrs["shape"])
+    high, wide = (int(extent) for extent in call.attrs["block"])
+    source, lanes = panels_of(DEPTH_TO_SPACE.operand(call, "x"), batch), int(call.attrs["lanes"])
+    mode = str(call.attrs["mode"])
+    return schedules.DepthToSpace(source, width, (high, wide), mode, lanes, cpu)
 
 
 def _bilinear2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
@@ -79,4 +117,11 @@ BILINEAR2D = Operator(
     infer=_infer_bilinear2d,
     stage=_bilinear2d,
     images=lambda call: resize_of(call).batch,
+)
+DEPTH_TO_SPACE = Operator(
+    PREFIX + "depth_to_space",
+    ("x",),
+    infer=_infer_depth_to_space,
+    stage=_depth_to_space,
+    images=lambda call: int(call.attrs["shape"][0]),
 )

@@ -31,7 +31,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
 )
 from tvm_sparse.passes.ir.operators.quantized import QUANTIZED_CONV2D, QUANTIZED_MATMUL
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
-from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, UPSAMPLE2D
+from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, DEPTH_TO_SPACE, UPSAMPLE2D
 from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
 from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, TO_STRIPS
 
@@ -41,7 +41,7 @@ RECORDS = (
     *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
     *(LAYER_NORM, ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
-    *(UPSAMPLE2D, BILINEAR2D),
+    *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),
     RECURRENT,
     *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),

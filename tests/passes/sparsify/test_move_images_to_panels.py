@@ -155,6 +155,35 @@ def test_upsampling(mode, rounding):
     assert_moves(before, after, PANELS)
 
 
+@pytest.mark.parametrize(
+    ("mode", "parts", "order"),
+    [("DCR", (2, 3, 2), [0, 3, 4, 1, 5, 2]), ("CRD", (2, 2, 3), [0, 1, 4, 2, 5, 3])],
+)
+def test_depth_to_space(mode, parts, order):
+    shape, out = (2, 12, 5, 7), (2, 2, 10, 21)
+
+    def before(emit, p):
+        x = emit(panel.panels_to_image(p, shape))
+        x = emit(relax.op.permute_dims(emit(relax.op.reshape(x, (2, *parts, 5, 7))), order))
+        return emit(relu(emit(relax.op.reshape(x, out))))
+
+    def after(emit, p):
+        moved = panel.depth_to_space(p, shape, (2, 3), mode, CPU.image_lanes(21))
+        return emit(panel.panels_to_image(emit(relu(emit(moved))), out))
+
+    assert_moves(before, after, (10, 12, 8))
+
+
+def test_another_order_of_pixels_stays():
+    def body(emit, p):
+        x = emit(panel.panels_to_image(p, (2, 12, 5, 7)))
+        parted = emit(relax.op.reshape(x, (2, 2, 3, 2, 5, 7)))
+        turned = emit(relax.op.permute_dims(parted, [0, 3, 1, 4, 5, 2]))
+        return emit(relax.op.reshape(turned, (2, 2, 10, 21)))
+
+    assert_moves(body, body, (10, 12, 8))
+
+
 @pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel", "align_corners"])
 def test_bilinear_enlargement(mode):
     coordinates = "align_corners" if mode == "align_corners" else "half_pixel"
