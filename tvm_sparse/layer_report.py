@@ -151,10 +151,10 @@ def _with_names_of_file(
                     break
     for numbers in _parts(layers, found):
         nonzeros = sum(round((layers[n].density or 0) * layers[n].size) for n in numbers)
-        index = next((i for i in left if int(file_layers[i]["nonzeros"]) == nonzeros), None)
-        if index is not None:
-            found.update(dict.fromkeys(numbers, file_layers[index]))
-            left.remove(index)
+        whole = next((i for i in left if int(file_layers[i]["nonzeros"]) == nonzeros), None)
+        if whole is not None:
+            found.update(dict.fromkeys(numbers, file_layers[whole]))
+            left.remove(whole)
     named = [
         dataclasses.replace(layer, name=str(found[number]["layer"])) if number in found else layer
         for number, layer in enumerate(layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tvm_sparse.cli import arguments, limits, streams
 
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
             with files.replacing(options.html, read=read) as temporary:
                 temporary.write_text(page.render(found, measured, gains), encoding="utf-8")
     if options.json:
-        more = {"measured": measured.to_json()} if measured else {}
+        more: dict[str, Any] = {"measured": measured.to_json()} if measured else {}
         if gains:
             more["imposed"] = [gain.to_json() for gain in gains]
         console.print_json(found.to_json() | more)
