@@ -26,6 +26,11 @@ class DType(StrEnum):
         return self.bits // 8
 
 
+def bytes_of(dtype: str) -> int:
+    """Return the bytes of an element of any type that NumPy knows by this name."""
+    return np.dtype(str(dtype)).itemsize
+
+
 def longest_sum(dtype: DType) -> int:
     """Return the most products that a kernel sums up in one accumulator of a type.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ import tvm
 from tvm import tirx
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
-from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.expressions import maximum, minimum
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ COMBINES: dict[type, Combine] = {
     tirx.Max: maximum,
     tirx.Min: minimum,
 }
+
+NUMBERS = re.compile(r"float(32|64)|u?int(8|16|32|64)")
+"""The types whose values are reduced in registers; sums of shorter floats need a longer type."""
 
 BLIND_TO_NAN = ("T_softmax_maxelem", "pool_max")
 """Blocks of maxima that may lose NaN: softmax reads the values again, which brings NaN back, and
@@ -42,7 +45,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A block that reduces float32 values.
+    """A block that reduces numbers of one type.
 
     Attributes
     ----------
@@ -72,7 +75,7 @@ class Reduction:
         update, init = block.body, block.init
         if not isinstance(update, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
             return None
-        if str(update.buffer.dtype) != DType.FLOAT32 or type(update.value) not in COMBINES:
+        if type(update.value) not in COMBINES or not NUMBERS.fullmatch(str(update.buffer.dtype)):
             return None
         axes = {}
         for axis in block.iter_vars:
@@ -107,6 +110,11 @@ class Reduction:
             tuple(spatial),
             tuple(reduced),
         )
+
+    @property
+    def dtype(self) -> str:
+        """The type of the accumulators and of the output."""
+        return str(self.store.buffer.dtype)
 
     @property
     def iterations(self) -> int:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import bytes_of
 from tvm_sparse.schedules.default.nests import clipped, each_job
 from tvm_sparse.schedules.default.reduction import (
     Axis,
@@ -83,7 +83,7 @@ class _Tiling:
         rows = [a for a in others if self.scalar is not None and a.var not in uses]
         n_axes = [last]
         only_vector = () if self.scalar is None else variables(self.scalar)
-        width = cpu.vector_lanes()
+        width = cpu.vector_lanes(reduction.dtype)
         packs = size(rows) >= WORTH_PACKING
         # A short last axis is joined with axes before it, to fill the vectors.
         while packs and others and last.extent < width:
@@ -107,7 +107,7 @@ class _Tiling:
         parts = min(max(2 * cpu.cores // jobs, 1), -(-m // self.tile_m))
         self.part_m = -(-m // parts)
         self.parts = -(-m // self.part_m)
-        packed_bytes = DType.FLOAT32.bytes * size(reduction.reduced) * self.tile_n
+        packed_bytes = bytes_of(reduction.dtype) * size(reduction.reduced) * self.tile_n
         self.packs = packs and packed_bytes <= cpu.l2_bytes
 
     def emit(self) -> Stmt:
@@ -118,12 +118,15 @@ class _Tiling:
             part, tile = job % self.parts, job // self.parts % self.tiles
             self.fixed = places(self.outer, job // (self.parts * self.tiles))
             self.first_n = T.bind(clipped(tile * self.tile_n, n - self.tile_n))
-            self.temporary = [T.sblock_alloc_buffer((self.lanes,)) for _ in self.offsets]
-            self.acc = Registers(self.tile_m * len(self.offsets), self.lanes)
+            self.temporary = [
+                T.sblock_alloc_buffer((self.lanes,), reduction.dtype) for _ in self.offsets
+            ]
+            self.acc = Registers(self.tile_m * len(self.offsets), self.lanes, reduction.dtype)
             first = T.bind(clipped(part * self.part_m, m - self.part_m))
             if self.packs:
                 depth = size(reduction.reduced)
-                self.packed = T.sblock_alloc_buffer((T.int64(depth * self.tile_n),))
+                shape = (T.int64(depth * self.tile_n),)
+                self.packed = T.sblock_alloc_buffer(shape, reduction.dtype)
                 self._pack()
             each_tile(self.part_m, self.tile_m, lambda i, c: self._tile(first + i, c))
         return builder.get()
@@ -189,13 +192,13 @@ class _Tiling:
 def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
     """Accumulators along the last reduced axis; every job computes one element of the output."""
     *others, last = reduction.reduced
-    lanes = min(cpu.vector_lanes(), last.extent)
+    lanes = min(cpu.vector_lanes(reduction.dtype), last.extent)
     chains = min(4, last.extent // lanes)
     with IRBuilder() as builder, _jobs(size(reduction.spatial), reduction) as job:
         fixed = places(reduction.spatial, job)
-        temporary = T.sblock_alloc_buffer((lanes,))
-        total = T.sblock_alloc_buffer((1,))
-        acc = Registers(chains, lanes)
+        temporary = T.sblock_alloc_buffer((lanes,), reduction.dtype)
+        total = T.sblock_alloc_buffer((1,), reduction.dtype)
+        acc = Registers(chains, lanes, reduction.dtype)
         for i in range(chains):
             acc[i] = T.Broadcast(reduction.init, lanes)
         T.buffer_store(total, reduction.init, [0])

@@ -8,7 +8,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
-from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.dtypes import ACTIVATIONS, DType, bytes_of
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -124,9 +124,9 @@ class Registers:
     must be Python integers.
     """
 
-    def __init__(self, count: int, lanes: int, dtype: DType = ACTIVATIONS) -> None:
+    def __init__(self, count: int, lanes: int, dtype: str = ACTIVATIONS) -> None:
         self.lanes = lanes
-        self._per_buffer = (STACK_LIMIT_BYTES - 1) // (dtype.bytes * lanes)
+        self._per_buffer = (STACK_LIMIT_BYTES - 1) // (bytes_of(dtype) * lanes)
         self._buffers = [
             _allocate(min(self._per_buffer, count - first) * lanes, dtype)
             for first in range(0, count, self._per_buffer)

@@ -24,7 +24,7 @@ from tvm_sparse.cpu.processors import (
     Processor,
 )
 from tvm_sparse.cpu.this_machine import cache_sizes, cpu_name, usable_cores
-from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.dtypes import ACTIVATIONS, DType, bytes_of
 from tvm_sparse.errors import TargetError
 
 SHORT_VECTOR_BITS = 256
@@ -88,9 +88,9 @@ class CpuProfile(Processor):
             self.loads,
         )
 
-    def vector_lanes(self, dtype: DType = ACTIVATIONS) -> int:
+    def vector_lanes(self, dtype: str = ACTIVATIONS) -> int:
         """Return the values of one vector register."""
-        return self.vector_bits // dtype.bits
+        return self.vector_bits // (8 * bytes_of(dtype))
 
     @property
     def loads_per_multiply_add(self) -> float:

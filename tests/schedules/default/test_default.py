@@ -80,6 +80,27 @@ def test_matmul(a, b):
     check(lambda _, x, y: OPS.matmul(x, y), [a, b])
 
 
+NUMBERS = ["float64", "int32", "int64", "uint8", "int8", "uint32"]
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_products_of_other_types(dtype):
+    shapes = [((37, 41), dtype), ((41, 67), dtype)]
+    mod = check(lambda _, x, y: OPS.matmul(x, y), shapes, rtol=1e-12, atol=0, most=100)
+    assert "Ramp" in mod.script() or "_tiled" in mod.script()
+
+
+@pytest.mark.parametrize("rows", [1, 35])
+def test_integer_products_are_summed_in_a_longer_type(rows):
+    def build(bb, x, w):
+        wide = [bb.emit(OPS.astype(value, "int32")) for value in (x, w)]
+        return OPS.matmul(bb.emit(OPS.subtract(wide[0], relax.const(np.int32(7)))), wide[1])
+
+    shapes = [((rows, 300), "uint8"), ((300, 50), "int8")]
+    mod = check(build, shapes, rtol=0, atol=0, most=127)
+    assert "_tiled" in mod.script()
+
+
 @pytest.mark.parametrize("m", [1, 3, 40])
 def test_matmul_by_transposed(m):
     def build(bb, x, w):
@@ -114,6 +135,13 @@ def test_conv2d_with_epilogue():
 @pytest.mark.parametrize("op", [OPS.sum, OPS.mean, OPS.max, OPS.min])
 def test_reductions(op, axis):
     check(lambda _, x: op(x, axis), [(5, 37, 70)])
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("op", [OPS.sum, OPS.max, OPS.min, OPS.prod])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_reductions_of_other_types(op, axis, dtype):
+    check(lambda _, x: op(x, axis), [((5, 37, 70), dtype)], rtol=1e-12, atol=0, most=100)
 
 
 @pytest.mark.parametrize(
