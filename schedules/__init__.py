@@ -18,6 +18,8 @@ from tvm_sparse.schedules.operators.image_panels import (
     image_to_panels,
     panels_to_image,
 )
+from tvm_sparse.schedules.operators.int8_conv2d import Int8Conv2d
+from tvm_sparse.schedules.operators.int8_linear import Int8Linear
 from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
@@ -46,6 +48,8 @@ __all__ = [
     "DepthwiseConv2d",
     "Elementwise",
     "ImageToPanels",
+    "Int8Conv2d",
+    "Int8Linear",
     "JoinedConv2d",
     "LayerNorm",
     "MaxPool2d",

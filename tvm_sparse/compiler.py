@@ -203,6 +203,7 @@ def _compile_once(
 ) -> Engine:
     """Compile a model as it is; `explain` completes the report."""
     from tvm_sparse.building import build
+    from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
@@ -213,7 +214,7 @@ def _compile_once(
             constant_outputs=imported.constant_outputs(),
             cpu=cpu.mcpu,
             machine=cpu.architecture,
-            instruction_sets=needed_sets(cpu),
+            instruction_sets=needed_sets(cpu, is_quantized=is_quantized(imported.mod)),
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
             precision=cpu.activations,

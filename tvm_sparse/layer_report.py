@@ -45,8 +45,9 @@ class LayerReport:
     is_refused : bool
         Whether the zeros of the layer cannot be used, since no sparse kernel computes it.
     precision : str
-        What it is computed in: ``"float32"``, ``"float16"``, or ``"bfloat16"`` for products on a
-        matrix unit, whose sums are of float32 and whose results of float16.
+        What it is computed in: ``"float32"``, ``"float16"``; ``"int8"`` for exact products of
+        integers, whose results are floats; or ``"bfloat16"`` for products on a matrix unit, whose
+        sums are of float32 and whose results of float16.
     """
 
     name: str

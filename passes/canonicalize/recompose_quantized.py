@@ -24,6 +24,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
+from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE
 
 QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
 COMMUTING = (
@@ -45,6 +46,19 @@ class RecomposeQuantized:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without `quantize` and `dequantize` of known scales."""
         return rewrite_calls(_share(rewrite_calls(mod, _recompose)), _fold)
+
+
+def is_quantized(mod: tvm.IRModule) -> bool:
+    """Return whether a module, as it was imported, has quantized tensors."""
+    found: list[bool] = []
+
+    def visit(expr: relax.Expr) -> None:
+        found.append(is_call_to(expr, QUANTIZE))
+
+    for func in mod.functions.values():
+        if isinstance(func, relax.Function):
+            relax.analysis.post_order_visit(func, visit)
+    return any(found)
 
 
 def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
@@ -143,7 +157,9 @@ def _has_kernel(call: relax.Call) -> bool:
         return True
     attrs = call.attrs
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
-    return layouts == _LAYOUTS and int(attrs["groups"]) == 1
+    # Longer rows are cut into strips, and meet kernels of floats.
+    widest = WIDEST_SINGLE if shape[2] == 1 else WIDEST
+    return layouts == _LAYOUTS and int(attrs["groups"]) == 1 and shape[3] <= widest
 
 
 def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:

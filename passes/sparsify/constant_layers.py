@@ -48,6 +48,25 @@ Compute: TypeAlias = Callable[[relax.Expr], relax.Call]
 
 
 @dataclass(frozen=True)
+class QuantizedWeight:
+    """The integers of a quantized layer.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero.
+    scale : numpy.ndarray
+        float32, ``(out_channels,)``: the distance of two neighbouring weights.
+    steps : Quantization
+        The numbers that the layer rounds its input to.
+    """
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    steps: Quantization
+
+
+@dataclass(frozen=True)
 class ConstantLayer:
     """A linear layer or a convolution of the graph.
 
@@ -66,9 +85,8 @@ class ConstantLayer:
         Shape of the layer's output.
     dense : ConstantLayer, optional
         The layer as dense kernels compute it, if its panels have other lanes.
-    steps : Quantization, optional
-        The numbers that the layer rounds its input to, if it is quantized. `panels` are not rounded
-        yet.
+    quantized : QuantizedWeight, optional
+        The integers of a quantized layer, whose `panels` are not rounded yet.
     """
 
     layer: Layer[Any]
@@ -77,7 +95,13 @@ class ConstantLayer:
     panels: relax.Call
     out_shape: tuple[int, ...]
     dense: ConstantLayer | None = None
-    steps: Quantization | None = None
+    quantized: QuantizedWeight | None = None
+
+    def rounded(self, panels: relax.Expr) -> relax.Expr:
+        """Return panels as a kernel of floats takes them."""
+        if self.quantized is None:
+            return panels
+        return operators.fake_quantize(panels, self.quantized.steps)
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -102,11 +126,19 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
 
 def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     """Return a quantized layer as one of floats whose panels are rounded, or None."""
-    found, steps = match_layer(operators.in_floats(call), cpu), operators.steps_of(call)
+    found, (_, values, scale) = match_layer(operators.in_floats(call), cpu), call.args
     if found is None:
         return None
-    dense = None if found.dense is None else dataclasses.replace(found.dense, steps=steps)
-    return dataclasses.replace(found, dense=dense, steps=steps)
+    array = values.value.numpy()
+    array = array.T if is_call_to(call, operators.QUANTIZED_MATMUL.name) else array
+    quantized = QuantizedWeight(array, scale.value.numpy(), operators.steps_of(call))
+
+    def with_integers(layer: ConstantLayer) -> ConstantLayer:
+        known = dataclasses.replace(layer.layer, is_quantized=True)
+        return dataclasses.replace(layer, layer=known, quantized=quantized)
+
+    dense = None if found.dense is None else with_integers(found.dense)
+    return dataclasses.replace(with_integers(found), dense=dense)
 
 
 def constant_layers(
@@ -161,10 +193,7 @@ def rewrite_constant_layers(
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
-        panels = emit(found.panels)
-        if found.steps is not None:
-            panels = emit(operators.fake_quantize(panels, found.steps))
-        product = compute(panels)
+        product = compute(emit(found.panels))
         return found.read(emit(operators.of_layer(product, name)))
 
     return rewrite_layers(mod, rewrite)

@@ -27,13 +27,7 @@ from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import known_shape, static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.constant_layers import refusal
-from tvm_sparse.sizes.strips import Strips
-
-WIDEST = 2048
-"""Pixels of the widest row of an image of several rows that stays whole."""
-
-WIDEST_SINGLE = 192
-"""Pixels of the widest single row that stays whole: one thread computes a row."""
+from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 
 STRIPS_OF_CORE = 4
 """Strips for each core that a row should be cut into, so that cores wait little for one another."""

@@ -25,7 +25,6 @@ from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
 from tvm_sparse.passes.ir.operators.operator import dtype_of
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
-from tvm_sparse.passes.sparsify.cut_wide_rows import WIDEST
 from tvm_sparse.passes.sparsify.image_operators import (
     is_global_pool,
     match_bilinear,
@@ -34,6 +33,7 @@ from tvm_sparse.passes.sparsify.image_operators import (
     upsampling_factors,
 )
 from tvm_sparse.passes.sparsify.mover import Mover, move_all
+from tvm_sparse.sizes.strips import WIDEST
 
 CHANNEL_AXIS = 1
 """The axis of the channels of panels, and of images."""

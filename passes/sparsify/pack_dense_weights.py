@@ -19,15 +19,16 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx import pack_amx_linear
-from tvm_sparse.formats.amx_conv2d import AmxWindow
 from tvm_sparse.formats.dense import pack_conv2d, pack_linear
 from tvm_sparse.formats.rows import pack_rows
+from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import (
     Compute,
     ConstantLayer,
     rewrite_constant_layers,
 )
+from tvm_sparse.passes.sparsify.quantized_layer import is_of_integers, quantized_layer
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
@@ -55,8 +56,14 @@ class PackDenseWeights(WeightsPass):
         """Return `mod` with its dense layers rewritten."""
 
         def pack(found: ConstantLayer, _name: str) -> Compute:
-            tiling = self.kernel_for(found.layer)
-            return lambda panels: dense_layer(panels, found.weight, found.layer, tiling, self.cpu)
+            layer, cpu = found.layer, self.cpu
+            tiling = self.kernel_for(layer)
+            chosen = tiling or dense_family(layer, cpu).default(layer, cpu)
+            if is_of_integers(chosen):
+                return lambda panels: quantized_layer(panels, found, chosen, cpu)
+            return lambda panels: dense_layer(
+                found.rounded(panels), found.weight, layer, tiling, cpu
+            )
 
         return rewrite_constant_layers(
             mod, self.cpu, pack, keep_float32=self.keep_float32, is_dense=True
@@ -130,7 +137,7 @@ def _amx_conv2d(
     tiling: AmxConv2dTiling,
     fields: dict[str, int],
 ) -> relax.Call:
-    window = AmxWindow(problem)
+    window = WordWindow(problem)
     packed = relax.const(pack_amx_linear(window.matrix(weight), tiling.inputs))
     return operators.amx_conv2d(panels, packed, relax.const(window.offsets()), problem, fields)
 

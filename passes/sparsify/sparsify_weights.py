@@ -44,6 +44,8 @@ from tvm_sparse.tilings.families import (
     sparse_family,
     sparse_or_dense,
 )
+from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.integers import IntegerFamily
 from tvm_sparse.tilings.joined_conv2d import (
     JOINED_CONV2D_FAMILY,
     JOINED_LINEAR_FAMILY,
@@ -74,7 +76,9 @@ class SparsifyWeights(WeightsPass):
             decisions.append(_decision(name, found, choice, self.cpu))
             if tiling is None:
                 return None
-            return lambda panels: sparse_layer(panels, found.weight, found.layer, tiling)
+            return lambda panels: sparse_layer(
+                found.rounded(panels), found.weight, found.layer, tiling
+            )
 
         rewritten = rewrite_constant_layers(mod, self.cpu, sparsify, keep_float32=self.keep_float32)
         return rewritten.with_attr(LAYERS, decisions)
@@ -163,6 +167,13 @@ def _constants(packed: PackedSparse, dtype: DType) -> list[relax.Expr]:
     return [relax.const(array) for array in arrays]
 
 
+def _precision(family: Family[Any, Any], dtype: DType) -> str:
+    """Return the type of the numbers that a kernel multiplies."""
+    if isinstance(family, IntegerFamily):
+        return "int8"
+    return "bfloat16" if family.name.startswith("amx") else dtype
+
+
 def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) -> dict[str, Any]:
     layer = found.layer
     if choice.sparse:
@@ -178,6 +189,6 @@ def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) 
         "kernel": family.name,
         "reason": choice.reason,
         "is_refused": choice.sparse_cycles == math.inf,
-        "precision": "bfloat16" if family.name.startswith("amx") else problem.dtype,
+        "precision": _precision(family, problem.dtype),
         "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
     }

@@ -3,11 +3,13 @@
 A core has eight tile registers of 16 rows of 64 bytes. `multiply` takes a tile A of 16 rows of 32
 bfloat16 values and a tile B of 16 rows of 16 pairs of them, and adds ``sum(A[i, 2 * p + e] *
 B[p, 2 * j + e] for all p, e)`` to ``C[i, j]``, which is float32. So A is a piece of a weight, with
-the output channels in its rows, and B a piece of a panel whose channels lie in pairs.
+the output channels in its rows, and B a piece of a panel whose channels lie in pairs. Of bytes, A
+has 64 and B has quads, and C is int32.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
@@ -79,9 +81,36 @@ def store(tile: int, start: Expr, row_bytes: int = ROW_BYTES) -> None:
     _call("tilestored64", T.int8(tile), T.address_of(start), T.int64(row_bytes))
 
 
-def multiply(sums: int, a: int, b: int) -> None:
-    """Emit that the product of bfloat16 tiles `a` and `b` is added to the tile `sums`."""
-    _call("tdpbf16ps", T.int8(sums), T.int8(a), T.int8(b))
+@dataclass(frozen=True)
+class Numbers:
+    """What the unit multiplies.
+
+    Attributes
+    ----------
+    weight : str
+        The type of the values of a weight in memory.
+    per_word : int
+        Values of a word of 32 bits.
+    sums : str
+        The type of the sums.
+    instruction : str
+        The product of two tiles.
+    """
+
+    weight: str
+    per_word: int
+    sums: str
+    instruction: str
+
+
+BFLOAT16 = Numbers("uint16", 2, "float32", "tdpbf16ps")
+BYTES = Numbers("int8", 4, "int32", "tdpbsud")
+"""Signed bytes of a weight by unsigned ones of a panel."""
+
+
+def multiply(numbers: Numbers, sums: int, a: int, b: int) -> None:
+    """Emit that the product of tiles `a` and `b` is added to the tile `sums`."""
+    _call(numbers.instruction, T.int8(sums), T.int8(a), T.int8(b))
 
 
 def _call(name: str, *arguments: Any) -> None:

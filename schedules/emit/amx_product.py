@@ -1,13 +1,14 @@
-"""The product of a packed weight and columns of bfloat16 pairs on the matrix unit AMX.
+"""The product of a packed weight and columns of words on the matrix unit AMX.
 
-A column is 16 lanes of a row of panels, with all input channels. The loops::
+A column is 16 lanes of a row of panels, with all input channels, of which a word holds two as
+bfloat16 values or four as bytes. The loops::
 
     for group of output channels:           # its sums stay in L2
         for part of the input channels:
             for block of 32 output channels:    # its part of the weight stays in L1
                 for two columns:
                     2 x 2 tiles = 0 (first part) or the sums so far
-                    for 32 input channels:      # a tile
+                    for 16 words:               # a tile
                         2 tiles of the weight and 2 of the columns are loaded and multiplied
                     sums = tiles
 
@@ -17,15 +18,14 @@ The last block may have one tile of output channels, and the last place one colu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.formats.amx import BLOCK_TILES, TILE_CHANNELS, TILE_INPUTS, tiles_of
+from tvm_sparse.formats.amx import BLOCK_TILES, TILE_CHANNELS, TILE_WORDS, tiles_of
 from tvm_sparse.schedules.emit import amx
-from tvm_sparse.schedules.emit.bfloat16_pairs import PAIRS
 from tvm_sparse.schedules.emit.buffers import argument, opaque, prefetch, scratch, vector
+from tvm_sparse.schedules.emit.product import Part, Product, Sums
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -46,79 +46,48 @@ _LEAST_SCRATCH = 1 << 14
 """Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the input channels.
-
-    Attributes
-    ----------
-    first : Expr or int
-        Its first tile of input channels.
-    tiles : int
-        Its tiles of input channels.
-    begins, ends : bool
-        Whether it is the first part, and the last one.
-    """
-
-    first: Expr | int
-    tiles: int
-    begins: bool = True
-    ends: bool = True
-
-
-@dataclass(frozen=True)
-class Sums:
-    """The sums of a block of output channels at a place.
-
-    Attributes
-    ----------
-    channel : Expr
-        Its first output channel.
-    channels : Expr
-        Its output channels.
-    columns : tuple of Expr
-        The numbers of its columns.
-    vector : callable
-        Returns the float32 sums of a channel, counted from the first, in one or more columns that
-        follow one another, of which the first is counted, too.
-    """
-
-    channel: Expr
-    channels: Expr
-    columns: tuple[Expr, ...]
-    vector: Callable[[Expr, int, int], Expr]
-
-
-class AmxProduct:
-    """The product of a packed weight ``[N, K]`` and columns of pairs.
+class AmxProduct(Product):
+    """The product on the matrix unit.
 
     Parameters
     ----------
-    n, k : int
-        Output and input channels.
-    inputs : int
-        Input channels of a part, for which `pack_amx_linear` packed the weight.
+    n : int
+        Output channels.
+    words : int
+        Words of an output channel.
+    part_words : int
+        Words of a part, for which `pack_tiles` packed the weight.
     row_columns : int
         Columns come in rows of as many.
     chunks : int
         Parts of the output channels that different threads compute.
+    numbers : Numbers
+        What is multiplied.
     """
 
-    def __init__(self, n: int, k: int, inputs: int, row_columns: int, chunks: int) -> None:
-        self.n, self.row_columns = n, row_columns
-        self.channel_tiles, self.input_tiles = tiles_of(n, TILE_CHANNELS), tiles_of(k, TILE_INPUTS)
-        self.part_tiles = min(inputs // TILE_INPUTS, self.input_tiles)
+    column_lanes = COLUMN_LANES
+    tile_words = TILE_WORDS
+
+    def __init__(
+        self,
+        n: int,
+        words: int,
+        part_words: int,
+        row_columns: int,
+        chunks: int,
+        numbers: amx.Numbers,
+    ) -> None:
+        self.n, self.row_columns, self.numbers = n, row_columns, numbers
+        self.channel_tiles, self.input_tiles = tiles_of(n, TILE_CHANNELS), tiles_of(words, 16)
+        self.part_tiles = min(part_words // TILE_WORDS, self.input_tiles)
         self.blocks = -(-self.channel_tiles // BLOCK_TILES)
         self.share = -(-self.blocks // chunks)
-        # Several groups need the pairs of all parts again and again.
+        # Several groups need the words of all parts again and again.
         # In a region, one thread computes all chunks.
-        self.keeps_all_pairs = self.blocks > GROUP_BLOCKS
-        kept = self.input_tiles if self.keeps_all_pairs else self.part_tiles
+        self.keeps_all_words = self.blocks > GROUP_BLOCKS
+        kept = self.input_tiles if self.keeps_all_words else self.part_tiles
         # Columns that start an odd number of cache lines apart do not share the sets of L1.
-        self.column_pitch = kept * self.tile_pairs + 1
-
-    tile_pairs = TILE_INPUTS // 2
-    """Pairs of input channels of a tile."""
+        self.column_pitch = kept * TILE_WORDS + 1
 
     @property
     def weight_bytes(self) -> int:
@@ -128,21 +97,30 @@ class AmxProduct:
     def declare_weight(self) -> None:
         """Declare the packed weight."""
         tiles = self.channel_tiles * self.input_tiles
-        self.weight = argument("weight", tiles, TILE_CHANNELS, TILE_INPUTS, dtype="uint16")
+        inputs, dtype = TILE_WORDS * self.numbers.per_word, self.numbers.weight
+        self.weight = argument("weight", tiles, TILE_CHANNELS, inputs, dtype=dtype)
 
     def allocate(self, rows: int) -> None:
-        """Allocate the pairs and the sums of at most `rows` rows of columns."""
+        """Allocate the words and the sums of at most `rows` rows of columns."""
         columns = rows * self.row_columns
         self.places = -(-columns // PLACE_COLUMNS)
-        pairs = columns * self.column_pitch * PAIRS
-        self._pairs = scratch(max(pairs, _LEAST_SCRATCH), "uint32")
+        words = columns * self.column_pitch * COLUMN_LANES
+        self._words = scratch(max(words, _LEAST_SCRATCH), "uint32")
         blocks = min(self.blocks, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
-        self._sums = scratch(blocks * self.places * _SUMS, "float32")
+        self._sums = scratch(max(blocks * self.places * _SUMS, _LEAST_SCRATCH), self.numbers.sums)
 
-    def keep(self, column: Expr, pair: Expr, value: Expr) -> None:
-        """Store a pair of input channels of a column, counted from the first that `fill` gets."""
-        place = (column * self.column_pitch + pair) * PAIRS
-        T.buffer_store(self._pairs, value, [vector(place, PAIRS)])
+    def keep(self, column: Expr, word: Expr, value: Expr) -> None:
+        """Store a word of a column, counted from the first that `fill` gets."""
+        place = (column * self.column_pitch + word) * COLUMN_LANES
+        T.buffer_store(self._words, value, [vector(place, COLUMN_LANES)])
+
+    def begin(self) -> None:
+        """Configure the registers of a thread."""
+        amx.configure()
+
+    def end(self) -> None:
+        """Give the registers of a thread back."""
+        amx.release()
 
     def compute(
         self,
@@ -151,24 +129,12 @@ class AmxProduct:
         fill: Callable[[Part], None],
         store: Callable[[Sums], None],
     ) -> None:
-        """Compute the product with rows of columns.
-
-        Parameters
-        ----------
-        rows : Expr
-            The number of rows.
-        chunk : Expr, optional
-            The chunk to compute; by default, all chunks.
-        fill : callable
-            Stores the pairs of a part in all columns, by `keep`; zeros fill up its last tile.
-        store : callable
-            Stores sums, after the epilogue, in the result.
-        """
-        if self.keeps_all_pairs:
+        """Compute the product with rows of columns, as `Product.compute`."""
+        if self.keeps_all_words:
             fill(Part(0, self.input_tiles))
         for begin, blocks in self._each_group(chunk):
             for part in self._each_part():
-                if not self.keeps_all_pairs:
+                if not self.keeps_all_words:
                     fill(part)
                 with T.serial(T.int64(0), blocks) as i:
                     block = T.bind(begin + i)
@@ -190,7 +156,7 @@ class AmxProduct:
             yield begin, opaque(T.min(end - begin, T.int64(GROUP_BLOCKS)))
 
     def _each_part(self) -> Iterator[Part]:
-        """Yield the parts of the input channels; those between the first and last are a loop."""
+        """Yield the parts of the words; those between the first and last are a loop."""
         total, most = self.input_tiles, self.part_tiles
         count = -(-total // most)
         yield Part(0, most, ends=count == 1)
@@ -250,22 +216,22 @@ class AmxProduct:
                 amx.load(tile, self._sums[sums(a * TILE_CHANNELS, b)], row_bytes)
         size = BLOCK_TILES * part.tiles
         first = T.bind(part.first * self.channel_tiles + block * size)
-        skipped = part.first if self.keeps_all_pairs else 0
+        skipped = part.first if self.keeps_all_words else 0
         column = place * PLACE_COLUMNS
-        pairs = T.bind((column * self.column_pitch + skipped * self.tile_pairs) * PAIRS)
+        words = T.bind((column * self.column_pitch + skipped * TILE_WORDS) * COLUMN_LANES)
         # The places share the hints for the next block, of which a line is a row of a tile.
         lines = -(-BLOCK_TILES * TILE_CHANNELS // self.places)
         with T.serial(T.int64(0), T.int64(part.tiles)) as k:
             for a in range(tiles):
                 amx.load(4 + a, self.weight[first + (k * tiles + a), 0, 0])
             for b in range(columns):
-                distance = (b * self.column_pitch + k * self.tile_pairs) * PAIRS
-                amx.load(6 + b, self._pairs[pairs + distance])
+                distance = (b * self.column_pitch + k * TILE_WORDS) * COLUMN_LANES
+                amx.load(6 + b, self._words[words + distance])
             for line in range(lines):
                 ahead = (place * part.tiles + k) * lines + line
                 prefetch(self.weight[first + size, ahead, 0], to_l1=False)
             for a, b, tile in results:
-                amx.multiply(tile, 4 + a, 6 + b)
+                amx.multiply(self.numbers, tile, 4 + a, 6 + b)
         for a, b, tile in results:
             amx.store(tile, self._sums[sums(a * TILE_CHANNELS, b)], row_bytes)
 

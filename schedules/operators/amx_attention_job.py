@@ -135,7 +135,7 @@ class AmxAttentionJob(HalfAttentionJob):
                 for step in range(self.steps):
                     amx.load(2 + step, self.tiles.keys(tile, step))
                     for b in range(2):
-                        amx.multiply(b, 2 + step, 4 + 2 * step + b)
+                        amx.multiply(amx.BFLOAT16, b, 2 + step, 4 + 2 * step + b)
                 for b in range(2):
                     amx.store(b, self.tile_sums[b * PAIRS], row_bytes=4 * SIDE)
             else:
@@ -229,7 +229,7 @@ class AmxAttentionJob(HalfAttentionJob):
             for b in range(2):
                 amx.load(6 + b, b_tile(b, step))
             for a, b in results:
-                amx.multiply(2 * a + b, 4 + a, 6 + b)
+                amx.multiply(amx.BFLOAT16, 2 * a + b, 4 + a, 6 + b)
         for a, b in results:
             start = self.tile_sums[a * PAIRS * SIDE + b * PAIRS]
             amx.store(2 * a + b, start, row_bytes=4 * SIDE)

@@ -34,6 +34,8 @@ from tvm_sparse.tilings.families import (
     kernel_from_fields,
     kernel_to_fields,
 )
+from tvm_sparse.tilings.int8_conv2d import AmxInt8Conv2dTiling, Int8Conv2dTiling
+from tvm_sparse.tilings.int8_linear import AmxInt8LinearTiling, Int8LinearTiling
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LinearTiling
 from tvm_sparse.tilings.row_linear import RowTiling, SparseRowTiling
@@ -49,6 +51,8 @@ LAYERS = {
     "depthwise": Layer(replace(CONV, groups=16), 1.0),
     "narrow linear": Layer(Linear(4, 8, 64, 48), 0.1),
     "narrow conv2d": Layer(replace(CONV, dtype=DType.FLOAT16), 0.1),
+    "quantized linear": replace(LINEAR, is_quantized=True),
+    "quantized conv2d": Layer(CONV, 0.1, is_quantized=True),
 }
 TILINGS = [
     SparseTiling(4, 16, rows=2),
@@ -62,6 +66,10 @@ TILINGS = [
     JoinedLinearTiling(4, 16, rows=4, width=16),
     JoinedTiling(4, 8, rows=8, width=32),
     AmxConv2dTiling(64),
+    Int8LinearTiling(12),
+    AmxInt8LinearTiling(128),
+    Int8Conv2dTiling(12),
+    AmxInt8Conv2dTiling(128),
 ]
 FITTING = {
     "linear": {0, 3},
@@ -71,6 +79,8 @@ FITTING = {
     "depthwise": {7},
     "narrow linear": {0, 3, 8},
     "narrow conv2d": {2, 6, 9},
+    "quantized linear": {0, 3, 11},
+    "quantized conv2d": {2, 6, 9, 13},
 }
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
@@ -96,6 +106,7 @@ def test_names_of_families_in_records_do_not_change():
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
         *("linear", "amx_linear", "row_linear", "conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
+        *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -117,6 +128,8 @@ def test_fields_of_kernels_in_records_do_not_change():
         joined,
         joined,
         ["kernel", "inputs"],
+        *(["kernel", "channels"], ["kernel", "inputs"]),
+        *(["kernel", "channels"], ["kernel", "inputs"]),
     ]
 
 

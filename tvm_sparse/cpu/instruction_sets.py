@@ -43,7 +43,21 @@ HALF: dict[str, tuple[str, ...]] = {"x86_64": ("avx512fp16",), "aarch64": ("full
 MATRIX_UNIT: dict[str, tuple[str, ...]] = {"x86_64": ("amx-tile", "amx-bf16", "avx512bf16")}
 """The instruction sets that multiply tiles of bfloat16, and that convert to it, by architecture."""
 
-_FOR_HALF = tuple(name for sets in (HALF, MATRIX_UNIT) for names in sets.values() for name in names)
+BYTE_MATRIX_UNIT: dict[str, tuple[str, ...]] = {"x86_64": ("amx-tile", "amx-int8")}
+"""The instruction sets that multiply tiles of bytes, by architecture."""
+
+VNNI: dict[str, tuple[str, ...]] = {"x86_64": ("avx512vnni",)}
+DOT_PRODUCTS: dict[str, tuple[str, ...]] = {"aarch64": ("dotprod",)}
+"""The instruction sets with dot products of bytes, by architecture."""
+
+_FOR_HALF = tuple(
+    name
+    for sets in (HALF, MATRIX_UNIT)
+    for names in sets.values()
+    for name in names
+    if name != "amx-tile"
+)
+_ADDED = (*_FOR_HALF, *(name for names in BYTE_MATRIX_UNIT.values() for name in names))
 
 
 def has_all(names: Iterable[str], triple: str, mcpu: str, mattr: tuple[str, ...]) -> bool:
@@ -64,8 +78,8 @@ def corrections(mcpu: str) -> tuple[str, ...]:
     """Return the LLVM attributes by which the named processor becomes this machine's.
 
     Those that it has by name and that the system does not show are taken away, and those that half
-    precision needs are added where the system shows them. There are none if the system shows
-    nothing.
+    precision and the matrix unit need are added where the system shows them. There are none if the
+    system shows nothing.
     """
     here = _shown()
     if here is None:
@@ -73,7 +87,7 @@ def corrections(mcpu: str) -> tuple[str, ...]:
     named = instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
     known = {"x86_64": _X86, "aarch64": _ARM}[platform.machine()]
     lost = tuple(f"-{name}" for name in known if name in named and name not in here)
-    more = tuple(f"+{name}" for name in _FOR_HALF if name in here and name not in named)
+    more = tuple(f"+{name}" for name in _ADDED if name in here and name not in named)
     return lost + more
 
 

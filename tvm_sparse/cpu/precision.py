@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from tvm_sparse.cpu.instruction_sets import instruction_sets, without_half
+from tvm_sparse.cpu.integers import has_byte_matrix_unit
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError, TargetError
@@ -83,12 +84,14 @@ def processor(
     return resolve(precision, planned)
 
 
-def needed_sets(cpu: CpuProfile) -> tuple[str, ...]:
+def needed_sets(cpu: CpuProfile, *, is_quantized: bool = False) -> tuple[str, ...]:
     """Return the optional instruction sets that code for a processor may use, by LLVM's names.
 
-    LLVM uses any of them by itself, except for the matrix unit, which float32 leaves alone.
+    LLVM uses any of them by itself, except for the matrix unit, which float32 leaves alone unless
+    the model is quantized.
     """
     sets = instruction_sets(cpu.to_target())
     if cpu.activations is DType.FLOAT16:
         return sets
-    return tuple(name for name in sets if not name.startswith("amx"))
+    used = ("amx-tile", "amx-int8") if is_quantized and has_byte_matrix_unit(cpu) else ()
+    return tuple(name for name in sets if not name.startswith("amx") or name in used)

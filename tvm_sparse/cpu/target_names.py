@@ -1,7 +1,7 @@
 """The names of targets: their suffixes, and the nearest name to one that is wrong.
 
-``sapphirerapids-amx`` is that processor without its AMX. For cross-compiling, ``+fp16`` and
-``+amx`` add what a profile's processor may or may not have; ``-fp16`` and ``-amx`` take it away.
+``sapphirerapids-amx`` is that processor without its AMX. For cross-compiling, ``+fp16``, ``+amx``,
+``+vnni`` and ``+dotprod`` add what a profile's processor may or may not have; ``-`` takes it away.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 
-from tvm_sparse.cpu.instruction_sets import HALF, MATRIX_UNIT
+from tvm_sparse.cpu.instruction_sets import DOT_PRODUCTS, HALF, MATRIX_UNIT, VNNI
 from tvm_sparse.errors import TargetError
 
-SUFFIXES: dict[str, Mapping[str, tuple[str, ...]]] = {"fp16": HALF, "amx": MATRIX_UNIT}
+SUFFIXES: dict[str, Mapping[str, tuple[str, ...]]] = {
+    "fp16": HALF,
+    "amx": {"x86_64": (*MATRIX_UNIT["x86_64"], "amx-int8")},
+    "vnni": VNNI,
+    "dotprod": DOT_PRODUCTS,
+}
 """The instruction sets of each suffix, by architecture."""
 
-_ABOUT = "a target's name may end in +fp16, -fp16, +amx and -amx"
+_ABOUT = "a target's name may end in " + ", ".join(f"+{name}, -{name}" for name in SUFFIXES)
 
 
 def split(name: str, is_known: Callable[[str], bool]) -> tuple[str, tuple[str, ...]]:
@@ -55,7 +60,10 @@ def attributes(
     found: list[str] = []
     for suffix in suffixes:
         names = SUFFIXES[suffix[1:]].get(architecture, ())
-        if suffix[0] == "+" and (not names or (architecture == "x86_64" and vector_bits < 512)):
+        is_short = architecture == "x86_64" and vector_bits < 512
+        if is_short and suffix[1:] == "vnni":
+            names, is_short = ("avxvnni",), False
+        if suffix[0] == "+" and (not names or is_short):
             kind = f"{architecture} with vectors of {vector_bits} bits" if names else architecture
             raise TargetError(f"{target!r}: no processor of {kind} has {suffix[1:]}")
         # What AMX uses beside itself stays when AMX goes.

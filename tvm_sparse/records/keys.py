@@ -88,7 +88,8 @@ def layer_key(layer: Layer[Any]) -> str:
 def layer_text(layer: Layer[Any]) -> str:
     """Return the structure of a layer: its sizes, and a bucket of the density of its weight."""
     problem = layer.problem
-    return f"{problem.key}{_other_than_float32(problem.dtype)} {density_bucket(layer.density)}"
+    kind = _other_than_float32(problem.dtype) + (" quantized" if layer.is_quantized else "")
+    return f"{problem.key}{kind} {density_bucket(layer.density)}"
 
 
 def network_key(network: TokenNetwork) -> str:

@@ -14,6 +14,13 @@ MULTIPLE = 16
 """Strips begin at multiples of as many output pixels, which every vector divides."""
 
 
+WIDEST = 2048
+"""Pixels of the widest row of an image of several rows that stays whole."""
+
+WIDEST_SINGLE = 192
+"""Pixels of the widest single row that stays whole: one thread computes a row."""
+
+
 @dataclass(frozen=True)
 class Strips:
     """How a convolution's rows are cut along their width.

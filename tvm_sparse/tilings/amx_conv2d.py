@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx import TILE_INPUTS, tiles_of
-from tvm_sparse.formats.amx_conv2d import AmxWindow
+from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.amx import (
     CONVERSION_CYCLES,
@@ -67,30 +67,30 @@ class AmxConv2dFamily(Family[Conv2d, AmxConv2dTiling]):
     def default(self, layer: Layer[Conv2d], cpu: CpuProfile) -> AmxConv2dTiling:
         """Return equal blocks of about 256 weights."""
         del cpu
-        return AmxConv2dTiling(equal_blocks(2 * AmxWindow(layer.problem).pairs))
+        return AmxConv2dTiling(equal_blocks(WordWindow(layer.problem).values))
 
     def tilings(self, layer: Layer[Conv2d], cpu: CpuProfile) -> Iterator[AmxConv2dTiling]:
         """Yield the default and blocks from 128 to 512 weights."""
         yield self.default(layer, cpu)
-        most = tiles_of(2 * AmxWindow(layer.problem).pairs, TILE_INPUTS) * TILE_INPUTS
+        most = tiles_of(WordWindow(layer.problem).values, TILE_INPUTS) * TILE_INPUTS
         for inputs in (128, 192, 256, 320, 384, 512):
             yield AmxConv2dTiling(min(inputs, most))
 
-    def pass_rows(self, window: AmxWindow, tiling: AmxConv2dTiling) -> int:
+    def pass_rows(self, window: WordWindow, tiling: AmxConv2dTiling) -> int:
         """Return the output rows that are computed together."""
-        pairs = min(window.pairs, tiling.inputs // 2)
+        pairs = min(window.words, tiling.inputs // 2)
         columns = min(max(PASS_PAIRS // pairs, FEWEST_COLUMNS), MOST_COLUMNS)
         return max(1, columns * joined_rows(window.problem.lanes_out) // window.columns)
 
     def cycles(self, layer: Layer[Conv2d], tiling: AmxConv2dTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores."""
         del cpu
-        problem, window = layer.problem, AmxWindow(layer.problem)
+        problem, window = layer.problem, WordWindow(layer.problem)
         rows = problem.batch * problem.out_height
         columns = rows * window.columns / joined_rows(problem.lanes_out)
         pass_rows = min(self.pass_rows(window, tiling), problem.out_height)
         passes = rows / pass_rows
-        sizes = problem.out_channels, 2 * window.pairs
+        sizes = problem.out_channels, window.values
         copies = tiles_of(sizes[1], TILE_INPUTS) * TILE_INPUTS / 2 * COPY_CYCLES
         vectors = window.rows(pass_rows) * window.row_pitch / window.step
         gathered = columns * copies + passes * vectors * CONVERSION_CYCLES

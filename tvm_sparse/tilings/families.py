@@ -18,6 +18,18 @@ from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.int8_conv2d import (
+    AMX_INT8_CONV2D_FAMILY,
+    INT8_CONV2D_FAMILY,
+    AmxInt8Conv2dTiling,
+    Int8Conv2dTiling,
+)
+from tvm_sparse.tilings.int8_linear import (
+    AMX_INT8_LINEAR_FAMILY,
+    INT8_LINEAR_FAMILY,
+    AmxInt8LinearTiling,
+    Int8LinearTiling,
+)
 from tvm_sparse.tilings.joined_conv2d import JOINED_FAMILIES
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
@@ -43,6 +55,10 @@ Tiling: TypeAlias = (
     | Conv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
+    | Int8LinearTiling
+    | AmxInt8LinearTiling
+    | Int8Conv2dTiling
+    | AmxInt8Conv2dTiling
 )
 
 KernelFor: TypeAlias = Callable[[Layer[Any]], Tiling | None]
@@ -59,6 +75,10 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     DEPTHWISE_CONV2D_FAMILY,
     *JOINED_FAMILIES,
     AMX_CONV2D_FAMILY,
+    INT8_LINEAR_FAMILY,
+    AMX_INT8_LINEAR_FAMILY,
+    INT8_CONV2D_FAMILY,
+    AMX_INT8_CONV2D_FAMILY,
 )
 
 

@@ -21,10 +21,13 @@ class Layer(Generic[SizesT_co]):
         The sizes of the layer.
     density : float
         Non-zero fraction of its weight.
+    is_quantized : bool
+        Whether its weight consists of integers, and its input is rounded to integers.
     """
 
     problem: SizesT_co
     density: float = 1.0
+    is_quantized: bool = False
 
     @property
     def name(self) -> str:

@@ -151,6 +151,8 @@ def layer_parts(
     counts: collections.Counter[str] = collections.Counter()
     layers: dict[str, ConstantLayer] = {}
     for own in constant_layers(mod, own_cpu, keep_float32):
+        if own.quantized is not None:
+            continue  # the cost model chooses its kernel; the others' subjects hold floats
         counts[layer_key(own.layer)] += 1
         layers.setdefault(layer_key(own.layer), own)
     plans = {

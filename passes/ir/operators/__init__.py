@@ -28,6 +28,7 @@ from tvm_sparse.passes.ir.operators.elementwise import (
     softplus,
 )
 from tvm_sparse.passes.ir.operators.epilogue import layer_of, of_layer, with_epilogue
+from tvm_sparse.passes.ir.operators.int8 import int8_conv2d, int8_linear
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM, layer_norm
 from tvm_sparse.passes.ir.operators.layouts import (
     FROM_PANELS,
@@ -152,6 +153,8 @@ __all__ = [
     "hardswish",
     "image_to_panels",
     "in_floats",
+    "int8_conv2d",
+    "int8_linear",
     "is_image",
     "joined_conv2d",
     "layer_norm",

@@ -37,6 +37,7 @@ from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.int8_conv2d import AMX_INT8_CONV2D_FAMILY, INT8_CONV2D_FAMILY
 from tvm_sparse.tilings.joined_conv2d import JOINED_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 
@@ -76,7 +77,7 @@ def amx_conv2d(
     x : relax.Expr
         Panels, ``[rows, in_channels, lanes]``, float16.
     weight, offsets : relax.Expr
-        The results of `pack_amx_linear` for the `matrix` of an `AmxWindow`, and of its `offsets`.
+        The results of `pack_amx_linear` for the `matrix` of a `WordWindow`, and of its `offsets`.
     conv : Conv2d
         The convolution.
     tiling : mapping, optional
@@ -116,7 +117,8 @@ def is_image(call: relax.Call) -> bool:
     return is_convolution or is_call_to(call, PANELS_TO_IMAGE.name)
 
 
-def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+def infer_conv2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    """Return the type of a convolution's result."""
     conv = conv_of(call)
     if is_image(call):
         return tensor_type(conv.batch, conv.out_channels, conv.out_height, conv.out_width)
@@ -124,7 +126,7 @@ def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     return tensor_type(rows, conv.out_channels, conv.lanes_out, dtype=conv.dtype)
 
 
-def _on_images(call: relax.Call) -> dict[str, bool]:
+def on_images(call: relax.Call) -> dict[str, bool]:
     """Return which of input and output of a convolution are images instead of panels."""
     x, *_ = call.args
     return {"reads_image": len(known_shape(x)) == 4, "writes_image": is_image(call)}
@@ -134,7 +136,7 @@ def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, SPARSE_CONV2D_FAMILY)
     taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
     density = sparse_density(SPARSE_CONV2D.operand(call, "values"), taps)
-    return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, density, **_on_images(call))
+    return schedules.SparseConv2d(conv, tiling, epilogue_of(call), cpu, density, **on_images(call))
 
 
 def _joined_conv2d(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
@@ -148,17 +150,17 @@ def _joined_conv2d(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
 
 def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, CONV2D_FAMILY)
-    return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+    return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **on_images(call))
 
 
 def _amx_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, AMX_CONV2D_FAMILY)
-    return schedules.AmxConv2d(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+    return schedules.AmxConv2d(conv, epilogue_of(call), cpu, tiling, **on_images(call))
 
 
 def _depthwise_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, DEPTHWISE_CONV2D_FAMILY)
-    return schedules.depthwise_stage(conv, epilogue_of(call), cpu, tiling, **_on_images(call))
+    return schedules.depthwise_stage(conv, epilogue_of(call), cpu, tiling, **on_images(call))
 
 
 def _images(call: relax.Call) -> int | None:
@@ -172,7 +174,7 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
         PREFIX + name,
         operands,
         EPILOGUE_OPERANDS,
-        infer=_infer,
+        infer=infer_conv2d,
         stage=stage,
         images=_images,
         with_epilogue=True,
@@ -185,5 +187,8 @@ CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
 AMX_CONV2D = _convolution("amx_conv2d", ("x", "weight", "offsets"), _amx_conv2d)
 DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
 
-CONVOLUTIONS = (SPARSE_CONV2D.name, CONV2D.name, AMX_CONV2D.name, DEPTHWISE_CONV2D.name)
+CONVOLUTIONS = (
+    *(SPARSE_CONV2D.name, CONV2D.name, AMX_CONV2D.name, DEPTHWISE_CONV2D.name),
+    *(PREFIX + family.name for family in (INT8_CONV2D_FAMILY, AMX_INT8_CONV2D_FAMILY)),
+)
 """The names in Relax of the convolutions that can read and write images."""

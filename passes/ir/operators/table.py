@@ -14,6 +14,7 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     SPARSE_CONV2D,
 )
 from tvm_sparse.passes.ir.operators.elementwise import CONCAT, ELEMENTWISE, SLICE
+from tvm_sparse.passes.ir.operators.int8 import INT8_OPERATORS
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM
 from tvm_sparse.passes.ir.operators.layouts import (
     FROM_PANELS,
@@ -39,6 +40,7 @@ RECORDS = (
     *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE, TO_STRIPS, FROM_STRIPS),
     *(SPARSE_LINEAR, LINEAR, AMX_LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
+    *INT8_OPERATORS,
     *(LAYER_NORM, ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),

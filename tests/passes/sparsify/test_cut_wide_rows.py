@@ -12,8 +12,8 @@ from tvm import relax
 import tvm_sparse
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.sparsify.cut_wide_rows import WIDEST, WIDEST_SINGLE, CutWideRows
-from tvm_sparse.sizes.strips import Strips
+from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
+from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 from tvm_sparse.testing.models import dataflow, operators_of, pruned
 
 CPU = profile("haswell")

@@ -12,7 +12,7 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.amx import from_bfloat16, pack_amx_linear, to_bfloat16
-from tvm_sparse.formats.amx_conv2d import AmxWindow
+from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.amx_conv2d import AmxConv2d, amx_conv2d
 from tvm_sparse.schedules.stage import kernel
@@ -52,7 +52,7 @@ def operands(problem, epilogue, tiling):
     shape = (problem.out_channels, problem.channels, *problem.kernel)
     weight = rng.standard_normal(shape).astype("float32")
     expected = conv2d_reference(rounded(x), rounded(weight), problem)
-    window = AmxWindow(problem)
+    window = WordWindow(problem)
     arrays = {
         "x": image_panels(x, problem.lanes_in, junk=7).astype("float16"),
         "weight": pack_amx_linear(window.matrix(weight), tiling.inputs),
@@ -149,9 +149,9 @@ def test_convolutions_of_networks(name):
 
 
 def test_pairs_of_few_channels_are_pixels():
-    assert AmxWindow(SIZES["7x7 / 2"]).pairs_pixels
-    assert AmxWindow(SIZES["6x6 / 2"]).pairs == 3 * 6 * 3
-    assert not AmxWindow(SIZES["3x3"]).pairs_pixels
+    assert WordWindow(SIZES["7x7 / 2"]).pairs_pixels
+    assert WordWindow(SIZES["6x6 / 2"]).words == 3 * 6 * 3
+    assert not WordWindow(SIZES["3x3"]).pairs_pixels
 
 
 @needs_amx

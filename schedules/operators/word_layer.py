@@ -1,15 +1,15 @@
-"""The base of the layers on the matrix unit AMX.
+"""The base of the layers whose inputs become words of several values.
 
 The loops::
 
-    for pass over the rows of a thread:     # as many rows as some columns of 16 lanes make
+    for pass over the rows of a thread:     # as many rows as some columns of lanes make
         for group of output channels, part of the input channels:
-            pairs = inputs of the rows in bfloat16, two side by side
-            sums += weight * pairs
-            y = sums, in the last part after bias, residual and activation
+            words = inputs of the rows, some channels side by side
+            sums += weight * words
+            y = sums, in the last part after scale, bias, residual and activation
 
-`tvm_sparse.schedules.emit.amx_product` has the inner loops. Panels are float16; products of
-bfloat16 values are summed in float32.
+`tvm_sparse.schedules.emit.amx_product` and `tvm_sparse.schedules.emit.dot_product` have the inner
+loops. Products of bfloat16 values are summed in float32, and those of integers exactly.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.dtypes import DType
-from tvm_sparse.schedules.emit import amx
-from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct, Part, Sums
 from tvm_sparse.schedules.emit.buffers import argument, converted, filled, opaque, vector
 from tvm_sparse.schedules.emit.expressions import bound
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.product import Part, Product, Sums
+from tvm_sparse.schedules.emit.words import Words
 from tvm_sparse.schedules.operators.layer import LayerStage
 
 if TYPE_CHECKING:
@@ -39,31 +39,37 @@ CHUNK_CHANNELS = 32
 """Fewest output channels of a chunk."""
 
 
-class AmxLayer(LayerStage):
-    """A layer on the matrix unit, float16, whose output is a product of its weight and pairs.
+class WordLayer(LayerStage):
+    """A layer whose output is a product of its weight and words of its input.
 
-    Subclasses call `cut` in their constructors.
+    Subclasses call `cut` in their constructors, and then set `product`.
+
+    Attributes
+    ----------
+    words : Words
+        How the values of the input become words.
+    product : Product
+        Multiplies them by the weight.
     """
 
-    preparations = (amx.ask_permission,)
+    words: Words
+    product: Product
 
-    def cut(self, pairs: int, inputs: int, row_columns: int, pass_rows: int) -> None:
+    def cut(self, column_lanes: int, row_columns: int, pass_rows: int) -> None:
         """Choose how passes and threads share rows and output channels.
 
         Parameters
         ----------
-        pairs : int
-            Pairs of weights of an output channel.
-        inputs : int
-            Input channels of a part, for which the weight is packed.
+        column_lanes : int
+            Lanes of a column.
         row_columns : int
-            Columns of 16 lanes of an output row; several rows of fewer lanes share one.
+            Columns of an output row; several rows of fewer lanes share one.
         pass_rows : int
             The most rows of a pass.
         """
         images, rows, n = self.tensor.images, self.tensor.rows, self.tensor.channels
-        self.row_columns = row_columns
-        self.joined = max(1, COLUMN_LANES // self.tensor.lanes)
+        self.column_lanes, self.row_columns = column_lanes, row_columns
+        self.joined = max(1, column_lanes // self.tensor.lanes)
         self.pass_rows = max(1, min(rows, pass_rows))
         self.tiles = Tiles(self.pass_rows, self.pass_rows)
         self.row_block = rows
@@ -72,7 +78,6 @@ class AmxLayer(LayerStage):
             self.row_block = -(-passes // cores) * self.pass_rows
         else:
             self.chunks = min(cores, -(-n // CHUNK_CHANNELS))
-        self.product = AmxProduct(n, 2 * pairs, inputs, row_columns, self.chunks)
 
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
@@ -85,13 +90,13 @@ class AmxLayer(LayerStage):
         """Declare the operands between the weight and the bias."""
 
     def allocate(self, run_rows: Collection[int]) -> None:
-        """Allocate the pairs of the rows of a pass, and their sums."""
+        """Allocate the words of the rows of a pass, and their sums."""
         super().allocate(run_rows)
         self.product.allocate(self.column_rows(min(self.pass_rows, self.most_rows)))
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        amx.configure()
+        self.product.begin()
         passes = -(-self.most_rows // self.pass_rows)
         with T.serial(T.int64(0), T.int64(passes)) as i:
             row = T.bind(first + i * self.pass_rows)
@@ -104,7 +109,7 @@ class AmxLayer(LayerStage):
                     fill=lambda part: self.fill(part, image, row, rows),
                     store=lambda sums: self._store(sums, y, image, row, rows),
                 )
-        amx.release()
+        self.product.end()
 
     def gather(self, image: Expr, row: Expr, rows: Expr) -> None:
         """Gather the inputs of `rows` output rows from `row` on, before the first `fill`."""
@@ -112,16 +117,16 @@ class AmxLayer(LayerStage):
 
     @abstractmethod
     def fill(self, part: Part, image: Expr, row: Expr, rows: Expr) -> None:
-        """Store the pairs of a part of the inputs of `rows` output rows from `row` on."""
+        """Store the words of a part of the inputs of `rows` output rows from `row` on."""
 
-    def fill_up(self, part: Part, column: Expr, columns: int, pairs: Expr | int) -> None:
-        """Store zeros behind the `pairs` pairs of a part, in some columns."""
-        end = part.tiles * self.product.tile_pairs
-        if isinstance(pairs, int) and pairs == end:
+    def fill_up(self, part: Part, column: Expr, columns: int, words: int) -> None:
+        """Store zeros behind the `words` words of a part, in some columns."""
+        end = part.tiles * self.product.tile_words
+        if words == end:
             return
-        with T.serial(T.int64(0) + pairs, T.int64(end)) as pair:
+        with T.serial(T.int64(words), T.int64(end)) as word:
             for i in range(columns):
-                self.product.keep(column + i, pair, T.Broadcast(T.uint32(0), COLUMN_LANES))
+                self.product.keep(column + i, word, T.Broadcast(T.uint32(0), self.column_lanes))
 
     def weight_bytes(self) -> int:
         """Return the bytes of the weight."""
@@ -141,25 +146,30 @@ class AmxLayer(LayerStage):
         first = columns * self.joined
         return [first, *(T.min(first + i, rows - 1) for i in range(1, self.joined))]
 
+    def in_floats(self, sums: Expr, channel: Expr) -> Expr:
+        """Return a vector of sums of an output channel as float32 values."""
+        del channel
+        return sums
+
     def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr, rows: Expr) -> None:
-        """Store sums as they are after the epilogue, whose activation is computed in float16."""
+        """Store sums after the epilogue, whose activation has the panels' type."""
         count = len(sums.columns) if self.row_columns % len(sums.columns) == 0 else 1
         pieces = []
         for i in range(0, len(sums.columns), count):
             found = sums.columns[i] // self.row_columns
             column = T.bind(sums.columns[i] % self.row_columns)
-            lanes = count * COLUMN_LANES // self.joined
-            place = vector(T.bind(column * COLUMN_LANES), lanes)
+            lanes = count * self.column_lanes // self.joined
+            place = vector(T.bind(column * self.column_lanes), lanes)
             ats = [T.bind(row + at) for at in self.rows_of(found, rows)]
             outs = [(y.tile(image, at), self.residual_tile(image, at, 1)) for at in ats]
             pieces.append((i, column, place, outs))
         with T.serial(T.int64(0), sums.channels) as c:
             channel = sums.channel + c
             for i, column, place, outs in pieces:
-                value = sums.vector(c, i, count)
+                value = self.in_floats(sums.vector(c, i, count), channel)
                 if self.bias is not None:
                     bias = converted(self.bias[channel], DType.FLOAT32)
-                    value = value + T.Broadcast(bias, count * COLUMN_LANES)
+                    value = value + T.Broadcast(bias, count * self.column_lanes)
                 if self.residual is not None:
                     held = side_by_side([r[0, channel, place] for _, r in outs if r is not None])
                     value = value + converted(held, DType.FLOAT32)
@@ -172,7 +182,7 @@ class AmxLayer(LayerStage):
         if len(outs) == 1:
             outs[0].store(value, 0, channel, place)
             return
-        value, lanes = bound(value), COLUMN_LANES // len(outs)
+        value, lanes = bound(value), self.column_lanes // len(outs)
         # Rows behind the last one have its place and the values of its lanes.
         for i, out in enumerate(outs):
             part = T.Shuffle([value], list(range(i * lanes, (i + 1) * lanes)))
@@ -180,12 +190,13 @@ class AmxLayer(LayerStage):
 
     def _store_unused(self, channel: Expr, column: Expr, count: int, out: Tile) -> None:
         """Store zeros in the lanes behind the columns: nobody reads them, but they are finite."""
-        unused = range(self.row_columns * COLUMN_LANES, self.tensor.lanes, COLUMN_LANES)
+        lanes = self.column_lanes
+        unused = range(self.row_columns * lanes, self.tensor.lanes, lanes)
         if unused:
             with T.If(T.EQ(column, T.int64(self.row_columns - count))), T.Then():
                 for lane in unused:
-                    zeros = filled(0, COLUMN_LANES, self.tensor.dtype)
-                    out.store(zeros, 0, channel, vector(T.int64(lane), COLUMN_LANES))
+                    zeros = filled(0, lanes, self.tensor.dtype)
+                    out.store(zeros, 0, channel, vector(T.int64(lane), lanes))
 
 
 def side_by_side(vectors: list[Expr]) -> Expr:

@@ -1,4 +1,4 @@
-"""The memory of a window of bfloat16 values, see `AmxWindow`: how it is filled and read."""
+"""The memory of a window of words, see `WordWindow`: how it is filled and read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.formats.amx_conv2d import AmxWindow
-from tvm_sparse.schedules.emit.bfloat16_pairs import PAIRS, bfloat16_of, pairs_of
+from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.schedules.emit.buffers import HEAP_LEAST_BYTES, masked, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.words import Words
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
-
-_PIECE = 32
-"""Pixels that are converted together."""
 
 
 class WindowMemory:
@@ -23,12 +20,14 @@ class WindowMemory:
 
     Parameters
     ----------
-    window : AmxWindow
+    window : WordWindow
         Its extents.
+    words : Words
+        How the values of panels become words.
     """
 
-    def __init__(self, window: AmxWindow) -> None:
-        self.window = window
+    def __init__(self, window: WordWindow, words: Words) -> None:
+        self.window, self.words = window, words
         self._dtype = "uint16" if window.pairs_pixels else "uint32"
 
     def allocate(self, out_rows: int) -> None:
@@ -38,10 +37,10 @@ class WindowMemory:
         least = HEAP_LEAST_BYTES // self.window.element_bytes
         self._memory = scratch(max(size, least), self._dtype)
 
-    def pairs(self, start: Expr, column: int, count: int) -> Expr:
-        """Return the first pairs of a column, `start` being the place of those of column 0."""
-        step = self.window.step
-        held = self._memory[vector(start + column * step, count * step // PAIRS)]
+    def read(self, start: Expr, column: int, count: int) -> Expr:
+        """Return the first words of a column, `start` being the place of those of column 0."""
+        step, lanes = self.window.step, self.window.lanes
+        held = self._memory[vector(start + column * step, count * step // lanes)]
         return T.reinterpret(f"uint32x{count}", held) if self.window.pairs_pixels else held
 
     def gather(self, x: Panels, image: Expr, first: Expr, rows: Expr) -> None:
@@ -61,33 +60,38 @@ class WindowMemory:
                         self._zero(start + v * window.step)
 
     def _store_channel(self, x: Tile, channel: Expr, start: Expr) -> None:
-        """Store a row of a channel, or of a pair of channels, and the zeros around it."""
+        """Store a row of a channel, or of a word of channels, and the zeros around it."""
         window, problem = self.window, self.window.problem
         start = T.bind(start)
         for plane in range(window.planes):
             for at in self._margins(plane):
                 self._zero(start + (plane * window.pitch + at))
-        for pixel in range(0, problem.width, _PIECE):
-            count = min(_PIECE, problem.lanes_in - pixel)
+        for pixel, count in self._pieces():
+            lanes = vector(T.int64(pixel), count)
             if window.pairs_pixels:
-                values = bfloat16_of(x[0, channel, vector(T.int64(pixel), count)])
+                values = self.words.halves(x[0, channel, lanes])
                 self._put(self._inside(values, pixel), start + (problem.padding[1] + pixel))
                 continue
-            lanes = vector(T.int64(pixel), count)
-            # Behind an odd number of channels, the last one meets weights that are zero.
-            other = T.min(channel * 2 + 1, T.int64(problem.channels - 1))
-            pairs = pairs_of(x[0, channel * 2, lanes], x[0, other, lanes])
-            inside = [self._inside(v, pixel + i * PAIRS) for i, v in enumerate(pairs)]
+            per_word, last = self.words.per_word, T.int64(problem.channels - 1)
+            # Channels that are missing behind the last one meet weights that are zero.
+            channels = [T.min(channel * per_word + i, last) for i in range(per_word)]
+            words = self.words.of([x[0, of, lanes] for of in channels])
+            held = words[0].ty.dtype.lanes
+            inside = [self._inside(v, pixel + i * held) for i, v in enumerate(words)]
             self._split(inside, start, pixel, count)
+
+    def _pieces(self) -> list[tuple[int, int]]:
+        """Return the first pixel and the pixels of all pieces that hold pixels of the image."""
+        problem = self.window.problem
+        return [piece for piece in self.words.pieces(problem.lanes_in) if piece[0] < problem.width]
 
     def _inside(self, values: Expr, pixel: int) -> Expr:
         """Return the values of pixels from `pixel` on; those behind the image are zeros."""
-        dtype = values.ty.dtype
-        zeros = T.Broadcast(getattr(T, self._dtype)(0), dtype.lanes)
+        zeros = self._zeros(values.ty.dtype.lanes)
         return masked(values, max(self.window.problem.width - pixel, 0), zeros)
 
     def _split(self, vectors: list[Expr], start: Expr, pixel: int, count: int) -> None:
-        """Store vectors of pairs of `count` pixels from `pixel` on in their planes."""
+        """Store vectors of words of `count` pixels from `pixel` on in their planes."""
         window = self.window
         planes, lead = window.planes, window.problem.padding[1]
         for first in range(planes):
@@ -95,24 +99,27 @@ class WindowMemory:
             at = start + (plane * window.pitch + place)
             if planes == 1:
                 for i, v in enumerate(vectors):
-                    self._put(v, at + i * PAIRS)
+                    self._put(v, at + i * v.ty.dtype.lanes)
                 continue
             self._put(T.Shuffle(vectors, list(range(first, count, planes))), at)
 
     def _margins(self, plane: int) -> list[int]:
         """Return the places of vectors of a plane that the pixels of a row do not fill."""
         window, problem = self.window, self.window.problem
-        lead = problem.padding[1]
-        pixels = -(-problem.width // _PIECE) * _PIECE
-        filled_to = min(pixels, problem.lanes_in) + lead
+        lead, (pixel, count) = problem.padding[1], self._pieces()[-1]
+        filled_to = pixel + count + lead
         first = -(-(lead - plane) // window.planes)
         end = -(-(filled_to - plane) // window.planes)
         starts = range(0, window.pitch, window.step)
         return [at for at in starts if at < first or at + window.step > end]
 
+    def _zeros(self, lanes: int) -> Expr:
+        zero = T.uint16(0) if self.window.pairs_pixels else T.uint32(self.words.zero)
+        return T.Broadcast(zero, lanes)
+
     def _zero(self, at: Expr) -> None:
-        zero = T.Broadcast(getattr(T, self._dtype)(0), self.window.step)
-        T.buffer_store(self._memory, zero, [vector(at, self.window.step)])
+        step = self.window.step
+        T.buffer_store(self._memory, self._zeros(step), [vector(at, step)])
 
     def _put(self, values: Expr, at: Expr) -> None:
         T.buffer_store(self._memory, values, [vector(at, values.ty.dtype.lanes)])

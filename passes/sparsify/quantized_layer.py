@@ -1,0 +1,43 @@
+"""The call that computes a quantized layer by a kernel of integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer
+from tvm_sparse.schedules.operators.int8_layer import packed_int8
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.families import family_of
+from tvm_sparse.tilings.int8_conv2d import IntegerWindows
+from tvm_sparse.tilings.integers import IntegerFamily
+
+
+def is_of_integers(tiling: Any) -> bool:
+    """Return whether a kernel multiplies integers."""
+    return isinstance(family_of(tiling), IntegerFamily)
+
+
+def quantized_layer(
+    panels: relax.Expr, found: ConstantLayer, tiling: Any, cpu: CpuProfile
+) -> relax.Call:
+    """Return the call that computes a quantized layer on panels that are not rounded yet."""
+    family, problem, quantized = family_of(tiling), found.layer.problem, found.quantized
+    assert quantized is not None
+    values, steps = quantized.values, quantized.steps
+    scales = relax.const(quantized.scale * np.float32(steps.scale))
+    if isinstance(problem, Linear):
+        packed, corrections = packed_int8(values.reshape(problem.n, problem.k), steps, tiling, cpu)
+        weights = [relax.const(packed), scales, relax.const(corrections)]
+        fields = problem.n, steps, family.to_fields(tiling)
+        return operators.int8_linear(family, panels, weights, *fields)
+    assert isinstance(family, IntegerWindows)
+    window = family.window(problem, cpu)
+    packed, corrections = packed_int8(window.matrix(values), steps, tiling, cpu)
+    offsets = relax.const(window.offsets())
+    weights = [relax.const(packed), offsets, scales, relax.const(corrections)]
+    return operators.int8_conv2d(family, panels, weights, problem, steps, family.to_fields(tiling))

@@ -1,0 +1,106 @@
+"""Quantized convolution; `int8_layer` and `word_conv2d` have its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.int8_layer import Int8Layer, integers_for
+from tvm_sparse.schedules.operators.word_conv2d import WordConv2d
+from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.tilings.int8_conv2d import (
+    AMX_INT8_CONV2D_FAMILY,
+    INT8_CONV2D_FAMILY,
+    AmxInt8Conv2dTiling,
+    Int8Conv2dTiling,
+    IntegerWindows,
+)
+from tvm_sparse.tilings.layer import Layer
+
+if TYPE_CHECKING:
+    import tvm
+
+
+def int8_conv2d(
+    problem: Conv2d,
+    steps: Quantization,
+    epilogue: Epilogue,
+    cpu: CpuProfile,
+    tiling: Int8Conv2dTiling | AmxInt8Conv2dTiling,
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a quantized convolution.
+
+    Parameters
+    ----------
+    problem, steps, epilogue, cpu, tiling
+        As `Int8Conv2d`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [N * H, C, lanes_in], weight, offsets [words], scales [Co], corrections [Co], [bias
+        [Co]], [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``; weight and
+        corrections, int32, from `packed_int8` of the window's `matrix`, its `offsets`, int32,
+        scales float32, and the others of the problem's type.
+    """
+    return kernel(Int8Conv2d(problem, steps, epilogue, cpu, tiling))
+
+
+class Int8Conv2d(Int8Layer, WordConv2d):
+    """A quantized convolution, whose image is padded with the zero point.
+
+    Parameters
+    ----------
+    problem : Conv2d
+        The convolution, of one group.
+    steps : Quantization
+        The numbers that the input is rounded to.
+    epilogue : Epilogue
+        The bias, residual and activation that follow the product.
+    cpu : CpuProfile
+        Gives the instructions and the number of cores.
+    tiling : Int8Conv2dTiling or AmxInt8Conv2dTiling
+        The tiling that the weight was packed with.
+    reads_image, writes_image : bool
+        Whether input and output are images instead of panels.
+
+    Raises
+    ------
+    ValueError
+        If the family of the tiling refuses the layer.
+    """
+
+    def __init__(
+        self,
+        problem: Conv2d,
+        steps: Quantization,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: Int8Conv2dTiling | AmxInt8Conv2dTiling,
+        *,
+        reads_image: bool = False,
+        writes_image: bool = False,
+    ) -> None:
+        on_matrix_unit = isinstance(tiling, AmxInt8Conv2dTiling)
+        self.family: IntegerWindows[Any] = (
+            AMX_INT8_CONV2D_FAMILY if on_matrix_unit else INT8_CONV2D_FAMILY
+        )
+        self.layer, self.tiling = Layer(problem, is_quantized=True), tiling
+        self.name = self.family.name
+        if reason := self.family.refusal(self.layer, cpu):
+            raise ValueError(reason)
+        window = self.family.window(problem, cpu)
+        images = {"reads_image": reads_image, "writes_image": writes_image}
+        super().__init__(window, epilogue, cpu, **images)
+        self.words = integers_for(steps, tiling, cpu)
+        column_lanes = self.column_lanes_of(tiling, cpu)
+        self.cut(column_lanes, window.columns, self.family.pass_rows(window))
+        self.of_integers(steps, tiling, window.words)
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        product = self.family.cycles(self.layer, self.tiling, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)

@@ -1,0 +1,109 @@
+"""Quantized linear layer; `int8_layer` and `word_linear` have its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.int8_layer import Int8Layer, integers_for
+from tvm_sparse.schedules.operators.word_linear import WordLinear
+from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.sizes.tensor import Tensor
+from tvm_sparse.tilings.int8_linear import (
+    AMX_INT8_LINEAR_FAMILY,
+    INT8_LINEAR_FAMILY,
+    AmxInt8LinearTiling,
+    Int8LinearTiling,
+)
+from tvm_sparse.tilings.integers import IntegerFamily
+from tvm_sparse.tilings.layer import Layer
+
+if TYPE_CHECKING:
+    import tvm
+
+
+def int8_linear(
+    source: Tensor,
+    n: int,
+    steps: Quantization,
+    epilogue: Epilogue,
+    cpu: CpuProfile,
+    tiling: Int8LinearTiling | AmxInt8LinearTiling,
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a quantized linear layer.
+
+    Parameters
+    ----------
+    source, n, steps, epilogue, cpu, tiling
+        As `Int8Linear`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, K, lanes], weight, scales [N], corrections [N], [bias [N]], [residual [rows, N,
+        lanes]], y [rows, N, lanes])``; weight and corrections, int32, from `packed_int8`, scales
+        float32, and the others of the source's type.
+    """
+    return kernel(Int8Linear(source, n, steps, epilogue, cpu, tiling))
+
+
+class Int8Linear(Int8Layer, WordLinear):
+    """A quantized linear layer.
+
+    Parameters
+    ----------
+    source : Tensor
+        The input, float32 or float16.
+    n : int
+        Output channels.
+    steps : Quantization
+        The numbers that the input is rounded to.
+    epilogue : Epilogue
+        The bias, residual and activation that follow the product.
+    cpu : CpuProfile
+        Gives the instructions and the number of cores.
+    tiling : Int8LinearTiling or AmxInt8LinearTiling
+        The tiling that the weight was packed with.
+
+    Raises
+    ------
+    ValueError
+        If the family of the tiling refuses the layer.
+    """
+
+    def __init__(
+        self,
+        source: Tensor,
+        n: int,
+        steps: Quantization,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        tiling: Int8LinearTiling | AmxInt8LinearTiling,
+    ) -> None:
+        images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
+        super().__init__(source, n, epilogue, cpu)
+        problem = Linear(images * rows, lanes, n, k, source.dtype)
+        self.layer, self.tiling = Layer(problem, is_quantized=True), tiling
+        on_matrix_unit = isinstance(tiling, AmxInt8LinearTiling)
+        self.family: IntegerFamily[Linear, Any] = (
+            AMX_INT8_LINEAR_FAMILY if on_matrix_unit else INT8_LINEAR_FAMILY
+        )
+        self.name = self.family.name
+        if reason := self.family.refusal(self.layer, cpu):
+            raise ValueError(reason)
+        if on_matrix_unit:
+            pass_rows = AMX_INT8_LINEAR_FAMILY.pass_rows(problem)
+        else:
+            pass_rows = INT8_LINEAR_FAMILY.pass_rows(problem, cpu)
+        self.words = integers_for(steps, tiling, cpu)
+        column_lanes = self.column_lanes_of(tiling, cpu)
+        self.cut(column_lanes, -(-lanes // column_lanes), pass_rows)
+        self.of_integers(steps, tiling, -(-k // self.words.per_word))
+
+    def cycles(self) -> float:
+        """Return the compute cycles of all rows, summed over cores."""
+        product = self.family.cycles(self.layer, self.tiling, self.cpu)
+        return product + self.epilogue.cycles(self.tensor, self.cpu)
