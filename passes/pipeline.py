@@ -134,6 +134,8 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.DeadCodeElimination(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
+        # It knows a reshape by its loops: a scheduled one would be copied.
+        relax.transform.RewriteDataflowReshape(),
         ApplyDefaultSchedule(cpu),
         VectorizeMath(),
         AcceptUnaligned(),
