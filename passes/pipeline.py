@@ -136,6 +136,7 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.FuseTIR(),
         # It knows a reshape by its loops: a scheduled one would be copied.
         relax.transform.RewriteDataflowReshape(),
+        relax.transform.DeadCodeElimination(),
         ApplyDefaultSchedule(cpu),
         VectorizeMath(),
         AcceptUnaligned(),
