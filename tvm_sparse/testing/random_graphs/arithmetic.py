@@ -15,7 +15,7 @@ MARGIN = 1e-3
 _PLAIN = (
     *("Relu", "Relu", "Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "Abs", "Neg", "HardSwish"),
     *("HardSigmoid", "Elu", "Selu", "LeakyRelu", "Sin", "Cos", "Atan", "Exp", "Identity", "Celu"),
-    *("Mish", "Gelu", "Asinh"),
+    *("Mish", "Gelu", "Asinh", "Sinh", "Cosh"),
 )
 _SINCE = {"HardSwish": 14, "Mish": 18, "Gelu": 20}
 
