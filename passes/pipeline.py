@@ -17,7 +17,7 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.precision import PrecisionOption, chosen, resolve
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, in_float32, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.layer_report import FILE_LAYERS, LayerReport, layer_reports
@@ -44,6 +44,7 @@ from tvm_sparse.passes.canonicalize.split_transposed_conv import SplitTransposed
 from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedWeights
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
+from tvm_sparse.passes.ir.shapes import planned_for, sizes_of
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
@@ -54,6 +55,7 @@ from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
+from tvm_sparse.passes.sparsify.keeps_default import kept_by_tvm
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
@@ -146,7 +148,7 @@ def lower(cpu: CpuProfile) -> Passes:
 @one_at_a_time
 def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
     """Return a model as it was imported, with whole operators."""
-    with cpu.to_target():
+    with cpu.to_target(), planned_for(sizes_of(mod)):
         return tvm.transform.Sequential(canonicalize())(mod)
 
 
@@ -189,7 +191,13 @@ def front(
     keep_float32 : collection of str
         The names of layers whose panels are float32 whatever `cpu.activations` are.
     """
-    mod = canonical(mod, cpu)
+    with planned_for(sizes_of(mod)):
+        return _front(canonical(mod, cpu), cpu, lookups, keep_float32)
+
+
+def _front(
+    mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None, keep_float32: Collection[str]
+) -> Front:
     known = lookups or Lookups()
     is_refused = known.refuses(model_key(mod, cpu))
     if is_refused:
@@ -218,6 +226,7 @@ def pipeline(
     strict: bool = False,
     precision: PrecisionOption = "float32",
     keep_float32: Collection[str] = (),
+    hints: Mapping[str, int] | None = None,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -237,6 +246,8 @@ def pipeline(
         What activations are computed in, as `tvm_sparse.compile` takes it.
     keep_float32 : collection of str
         The names of layers whose panels are float32 whatever `precision` is.
+    hints : mapping of str to int, optional
+        Values of named sizes to plan for. The code computes all values.
     """
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
@@ -244,14 +255,27 @@ def pipeline(
         target = tvm.target.Target.current(allow_none=True)
         cpu = CpuProfile.from_target(target) if target is not None else native()
         cpu = resolve(precision, cpu)
+        sizes = sizes_of(mod)
+        with planned_for(sizes | dict(hints or {})):
+            return compile_for(mod, cpu, target or cpu.to_target(), bool(sizes))
+
+    def compile_for(
+        mod: tvm.IRModule, cpu: CpuProfile, target: tvm.target.Target, has_sizes: bool
+    ) -> tvm.IRModule:
+        computed = chosen(precision, cpu)
+        if has_sizes:
+            cpu = in_float32(cpu, precision)
+            computed = str(cpu.activations)
         found = front(mod, cpu, lookups, keep_float32)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
-        with target or cpu.to_target():
+        with target:
             mod = tvm.transform.Sequential([regions])(found.mod)
-            compiled = _report(mod, cpu, found.used, chosen(precision, cpu))
-            (report or CompileReport.log)(compiled)
-            if strict and compiled.warnings:
-                raise ModelError(compiled.warnings[0])
+            made = _report(mod, cpu, found.used, computed)
+            if has_sizes:
+                made = dataclasses.replace(made, kept_by_tvm=kept_by_tvm(mod))
+            (report or CompileReport.log)(made)
+            if strict and made.warnings:
+                raise ModelError(made.warnings[0])
             mod = tvm.transform.Sequential(lower(cpu))(mod)
             with without_passes(*[MEMORY_PLANNING] if has_branches(mod) else []):
                 return relax.get_pipeline("default_build")(mod)

@@ -19,10 +19,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.columns.shapes import Edge, StageShape
-from tvm_sparse.columns.tiles import ONE_ROW, Tiles
+from tvm_sparse.columns.tiles import ONE_ROW, AnyRuns, Tiles
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
 from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, Panels, TensorPanels
+from tvm_sparse.schedules.emit.sizes import declare, factor, named, parameters_of, size
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Stage(ABC):
     tiles : Tiles
         How runs of rows are cut into tiles, whose rows are computed together.
     row_block : int
-        Rows of a run in a kernel of this stage alone.
+        Rows of a run in a kernel of this stage alone; it may be an `Extent`.
     chunks : int
         Parts of the channels that different threads can compute.
     run_rows : collection of int
@@ -59,6 +61,8 @@ class Stage(ABC):
         Whether the result is stored as such images.
     preparations : collection of callable
         Emit what must happen once in a call, before the first of its threads starts.
+    other_sizes : collection of int
+        The sizes besides those of rows that its code depends on.
     """
 
     name: str
@@ -72,6 +76,7 @@ class Stage(ABC):
     reads_images: Collection[str] = ()
     writes_images: bool = False
     preparations: Collection[Callable[[], None]] = ()
+    other_sizes: Collection[int] = ()
 
     @abstractmethod
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -108,6 +113,13 @@ class Stage(ABC):
     def run_cycles(self) -> float:
         """Return the compute cycles of a run of any number of rows besides those of its rows."""
         return 0.0
+
+    @property
+    def sizes(self) -> tuple[Extent, ...]:
+        """The sizes that a function of this stage takes as parameters, behind the operands."""
+        tensors = [self.tensor, *(tensor for tensor, _ in self.panels.values())]
+        extents = [extent for tensor in tensors for extent in (tensor.images, tensor.rows)]
+        return parameters_of([*extents, self.row_block, *self.other_sizes])
 
     @property
     def most_rows(self) -> int:
@@ -181,7 +193,10 @@ class Stage(ABC):
         sizes = tiles.possible(self.run_rows)
         joined = [size for size in sizes if size > tiles.rows]
         # The bounds of the loop are constants, see `opaque`.
-        with T.serial(T.int64(0), T.int64(-(-self.most_rows // tiles.rows))) as i:
+        count: Expr = T.int64(-(-self.most_rows // tiles.rows))
+        if isinstance(self.run_rows, AnyRuns):
+            count = opaque((end - first + (tiles.rows - 1)) // tiles.rows)
+        with T.serial(T.int64(0), count) as i:
             row = T.bind(first + i * tiles.rows)
             left = opaque(end - row)
             for size in sizes:
@@ -205,10 +220,17 @@ class Stage(ABC):
 
 
 def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
-    """Return a PrimFunc of a stage; its parameters are the operands of the call and the result."""
+    """Return a PrimFunc of a stage.
+
+    Its parameters are the operands of the call, the sizes that the stage takes, and the result.
+    """
     tensor = stage.tensor
-    blocks = -(-tensor.rows // stage.row_block)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    is_sized = bool(stage.sizes)
+    with (
+        named(stage.sizes) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
         T.func_name(stage.name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         operands: list[TensorPanels] = []
@@ -221,27 +243,48 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             return operands[-1]
 
         stage.declare(operand)
+        declare(variables)
         y = stage.result()
         y.declare("y")
         for prepare in stage.preparations:
             prepare()
-        count = tensor.images * blocks * stage.chunks
-        loop = T.parallel if stage.work() >= PARALLEL_ELEMENTS else T.serial
-        with loop(T.int64(0), T.int64(count)) as job, T.sblock(stage.name):
-            image = T.axis.spatial(T.int64(tensor.images), job // (blocks * stage.chunks))
+        rows, images, row_block = (
+            factor(extent) for extent in (tensor.rows, tensor.images, stage.row_block)
+        )
+        if isinstance(stage.row_block, Extent):
+            row_block = T.max(row_block, T.int64(1))  # there may be no rows
+        blocks = -(-rows // row_block)
+        count = images * blocks * stage.chunks
+        is_parallel = is_sized or stage.work() >= PARALLEL_ELEMENTS
+        loop = T.parallel if is_parallel else T.serial
+        with loop(T.int64(0), _int64(count)) as job, T.sblock(stage.name):
+            image = T.axis.spatial(_int64(images), job // (blocks * stage.chunks))
             if stage.chunks_outermost:
                 chunk = T.axis.spatial(T.int64(stage.chunks), job // blocks % stage.chunks)
-                block = T.axis.spatial(T.int64(blocks), job % blocks)
+                block = T.axis.spatial(_int64(blocks), job % blocks)
             else:
-                block = T.axis.spatial(T.int64(blocks), job // stage.chunks % blocks)
+                block = T.axis.spatial(_int64(blocks), job // stage.chunks % blocks)
                 chunk = T.axis.spatial(T.int64(stage.chunks), job % stage.chunks)
             T.reads(*(panels.whole() for panels in operands))
             T.writes(y.whole())
-            first = opaque(block * stage.row_block)
-            end = first + stage.row_block
-            if tensor.rows % stage.row_block:
-                end = opaque(T.min(end, T.int64(tensor.rows)))
-            longest = min(tensor.rows, stage.row_block)
-            stage.allocate({longest, tensor.rows % stage.row_block} - {0})
+            first = opaque(block * row_block)
+            end = first + row_block
+            if stage.row_block != 1 and tensor.rows % stage.row_block != 0:
+                end = opaque(T.min(end, size(tensor.rows)))
+            stage.allocate(_run_rows(stage))
             stage.compute(y, image, first, end, chunk)
     return builder.get()
+
+
+def _run_rows(stage: Stage) -> Collection[int]:
+    """Return the numbers of rows of the runs of a kernel."""
+    rows, row_block = stage.tensor.rows, stage.row_block
+    if row_block == 1:
+        return {1}
+    if isinstance(rows, Extent) or isinstance(row_block, Extent):
+        return stage.tiles.any_runs()
+    return {min(rows, row_block), rows % row_block} - {0}
+
+
+def _int64(value: Expr | int) -> Expr:
+    return T.int64(value) if isinstance(value, int) else value

@@ -14,7 +14,6 @@ computes in a step.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,8 +36,9 @@ from tvm_sparse.schedules.emit.buffers import opaque, vector
 from tvm_sparse.schedules.emit.buffers import scratch as allocate
 from tvm_sparse.schedules.emit.panel_memory import Panels, TensorPanels
 from tvm_sparse.schedules.emit.rolling_panels import RollingPanels
+from tvm_sparse.schedules.emit.sizes import declare, factor, named, parameters_of
 from tvm_sparse.schedules.stage import Stage
-from tvm_sparse.sizes.extent import value_of
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ if TYPE_CHECKING:
 EXPRESSIONS = RowArithmetic(
     min=lambda a, b: T.min(_row(a), _row(b)),
     max=lambda a, b: T.max(_row(a), _row(b)),
-    size=functools.partial(value_of, sizes={}),
+    size=factor,
 )
-"""The arithmetic of rows that are expressions. A function has no parameters for sizes yet, so an
-`Extent` in a plan raises `KeyError`."""
+"""The arithmetic of rows that are expressions; an `Extent` is the parameter that holds it."""
 
 COPIED_LANES = 4
 """Values of a copied vector; the lanes of all panels are a multiple of it."""
@@ -79,6 +78,15 @@ class Region:
     outputs: tuple[int, ...]
 
     @property
+    def sizes(self) -> tuple[Extent, ...]:
+        """The sizes that its function takes as parameters, behind the operands."""
+        return parameters_of(
+            size
+            for stage in self.stages
+            for size in (*_sizes_of(stage.tensor), *_input_sizes(stage), *stage.other_sizes)
+        )
+
+    @property
     def shape(self) -> RegionShape:
         """The facts of the region that plans and costs depend on."""
         pairs = zip(self.stages, self.operands, strict=True)
@@ -96,6 +104,14 @@ class Region:
         return [stage.parameter(name) for stage, name in found]
 
 
+def _sizes_of(tensor: Tensor) -> tuple[int, int]:
+    return tensor.images, tensor.rows
+
+
+def _input_sizes(stage: Stage) -> list[int]:
+    return [size for tensor, _ in stage.panels.values() for size in _sizes_of(tensor)]
+
+
 def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     """Build the function of a region.
 
@@ -109,12 +125,11 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
     Returns
     -------
     PrimFunc
-        ``(inputs, the other arguments of each stage in turn, outputs)``.
+        ``(inputs, the other arguments of each stage in turn, sizes, outputs)``.
     """
     shape = region.shape
     plan = plan.fitted(shape)
     memory = stage_memory(shape, plan)
-    columns, images = plan.columns(shape), EXPRESSIONS.size(shape.images)
     inputs = region.parameters()
     stored = {i: region.stages[i].result() for i in region.outputs}
     scratch = {
@@ -126,7 +141,11 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
         scratch[i] if i in scratch else stored[i] for i in range(len(region.stages))
     ]
 
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    with (
+        named(region.sizes) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
         T.func_name("tensor_column")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         for i, panels in enumerate(inputs):
@@ -137,16 +156,19 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                 for name, source in sources.items()
             }
             stage.declare(operands.__getitem__)
+        declare(variables)
         for i, panels in stored.items():
             panels.declare(f"y{i}")
         for prepare in dict.fromkeys(p for stage in region.stages for p in stage.preparations):
             prepare()
+        images = _row(factor(shape.images))
+        columns = _row(-(-factor(shape.height) // plan.column_rows))
         with (
-            T.parallel(T.int64(0), T.int64(images * columns)) as job,
+            T.parallel(T.int64(0), images * columns) as job,
             T.sblock("tensor_column"),
         ):
-            image = T.axis.spatial(T.int64(images), job // columns)
-            column = T.axis.spatial(T.int64(columns), job % columns)
+            image = T.axis.spatial(images, job // columns)
+            column = T.axis.spatial(columns, job % columns)
             T.reads(*(panels.whole() for panels in inputs))
             T.writes(*(panels.whole() for panels in stored.values()))
             for i in scratch:

@@ -41,6 +41,9 @@ class CompileReport:
         The measured choices that were used.
     precision : str
         What activations are computed in; if the compiler chose it, also why.
+    kept_by_tvm : str
+        One sentence on the operators that TVM lowers because their sizes are known at run time
+        only; empty if there are none.
     """
 
     layers: tuple[LayerReport, ...]
@@ -49,6 +52,7 @@ class CompileReport:
     threads: int = 1
     records: UsedRecords = field(default_factory=UsedRecords)
     precision: str = "float32"
+    kept_by_tvm: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -105,6 +109,8 @@ class CompileReport:
         """Log the warnings and the summary by the logger ``tvm_sparse``."""
         for warning in self.warnings:
             _log.warning("%s", warning)
+        if self.kept_by_tvm:
+            _log.warning("%s", self.kept_by_tvm)
         _log.info("%s", self)
 
 

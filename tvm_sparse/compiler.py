@@ -14,18 +14,18 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.compile_apart import compile_apart
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
-from tvm_sparse.cpu.precision import PrecisionOption, needed_sets, processor
+from tvm_sparse.cpu.precision import PrecisionOption, in_float32, needed_sets, processor
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
-from tvm_sparse.frontends.load import import_module, no_fallback
+from tvm_sparse.frontends.load import has_sizes, import_module, no_fallback
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import FallbackOption
+from tvm_sparse.specs import FallbackOption, check_sizes
 
 if TYPE_CHECKING:
     from tvm_sparse.verification.verify import Verification
@@ -52,6 +52,8 @@ def compile(
     streams: int = 1,
     limit_time: float | None = None,
     limit_memory: float | None = None,
+    hints: Mapping[str, int] | None = None,
+    bounds: Mapping[str, int] | None = None,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -60,8 +62,8 @@ def compile(
     Parameters
     ----------
     model : str, PathLike or tvm.IRModule
-        An ONNX file, or a Relax module whose function ``main`` has static shapes and its weights
-        as constants.
+        An ONNX file, or a Relax module whose function ``main`` has its weights as constants. Sizes
+        of its inputs may be variables.
     shapes : mapping of str to sequence of int, optional
         Shapes of the ONNX inputs that have dynamic dimensions.
     target : str
@@ -106,6 +108,12 @@ def compile(
     limit_time, limit_memory : float, optional
         The seconds that compiling an ONNX file may take, and the GB (1e9 bytes) that it may have
         for data. With either, another process compiles, which also bears a crash of the compiler.
+    hints : mapping of str to int, optional
+        Sizes to plan for, by the names of dimensions that an inference chooses. The library
+        computes all sizes; it is the fastest near these. By default, batches are planned for 1, and
+        other dimensions for 64.
+    bounds : mapping of str to int, optional
+        The largest sizes that the engine accepts, by the names of such dimensions.
 
     Returns
     -------
@@ -119,7 +127,7 @@ def compile(
         If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
         layer without a sparse kernel.
     InputError
-        If `shapes` does not fit the model, `threads` or `streams` is below 1, or `columns`,
+        If `shapes`, `hints` or `bounds` do not fit the model, `threads` or `streams` is below 1, or `columns`,
         `overlap`, `fallback` or `precision` has another value.
     TargetError
         If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
@@ -133,7 +141,7 @@ def compile(
     options: dict[str, Any] = {
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,
-        "calibration": calibration, "streams": streams,
+        "calibration": calibration, "streams": streams, "hints": hints, "bounds": bounds,
     }  # fmt: skip
     if limit_time is not None or limit_memory is not None:
         whole = {"model": model, "shapes": shapes, "strict": strict, "verify": verify}
@@ -162,9 +170,16 @@ def compile(
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
+    if isinstance(model, tvm.IRModule) and has_sizes(model):
+        cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
     passes = functools.partial(
-        pipeline.pipeline, columns, overlap, records.lookups_on(cpu), precision=precision
+        pipeline.pipeline,
+        columns,
+        overlap,
+        records.lookups_on(cpu),
+        precision=precision,
+        hints=hints,
     )
     once = functools.partial(
         _compile_once,
@@ -173,6 +188,7 @@ def compile(
         threads=threads,
         streams=streams,
         no_fallback=refusal,
+        planned={"hints=": hints or {}, "bounds=": bounds or {}},
     )
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for
@@ -198,6 +214,7 @@ def _compile_once(
     threads: int | None,
     streams: int,
     no_fallback: str,
+    planned: Mapping[str, Mapping[str, int]],
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
 ) -> Engine:
@@ -208,6 +225,8 @@ def _compile_once(
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
         imported = import_module(model, shapes, no_fallback, distrusted)
+        for option, sizes in planned.items():
+            check_sizes(option, sizes, imported.inputs)
         info = LibraryInfo(
             inputs=imported.inputs,
             outputs=imported.outputs,
@@ -218,6 +237,7 @@ def _compile_once(
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
             precision=cpu.activations,
+            bounds=dict(planned["bounds="]),
         )
         mod = library.describe(imported.mod, info)
         del imported  # frees each weight as soon as a packed one replaces it

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -30,21 +30,58 @@ class TensorSpec:
     ----------
     name : str
         The name in the model.
-    shape : tuple of int
-        The dimensions. A dimension of an output is -1 if it is known only at run time.
+    shape : tuple of int or str
+        The dimensions. One that inputs may choose is a name, such as ``"batch"``; a dimension that
+        is known only at run time, and has no name, is -1.
     dtype : str
         The name of the element type in NumPy.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype}{list(self.shape)}"
+        return f"{self.name} {self.dtype}[{self._dimensions}]"
 
-    def check(self, value: object) -> np.ndarray:
-        """Return `value` as an array of exactly this shape and dtype.
+    @property
+    def _dimensions(self) -> str:
+        return ", ".join("?" if size == -1 else str(size) for size in self.shape)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all dimensions are numbers that are known."""
+        return all(isinstance(size, int) and size >= 0 for size in self.shape)
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The dimensions, all of which are known.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        if not self.is_static:
+            raise ValueError(f"{self} has dimensions that are known at run time only")
+        return tuple(size for size in self.shape if isinstance(size, int))
+
+    def at(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """Return the spec with sizes in place of names."""
+        shape = tuple(
+            sizes.get(size, size) if isinstance(size, str) else size for size in self.shape
+        )
+        return replace(self, shape=shape)
+
+    def check(self, value: object, sizes: Sizes | None = None) -> np.ndarray:
+        """Return `value` as an array of exactly this dtype, and of a shape that fits.
+
+        Parameters
+        ----------
+        value : array_like
+            What a caller gives.
+        sizes : Sizes, optional
+            Holds the sizes of the named dimensions, and gets those of `value`.
 
         Raises
         ------
@@ -64,12 +101,88 @@ class TensorSpec:
                 f"input {self.name!r}: expected dtype {self.dtype}, got {array.dtype}; "
                 f"convert it with .astype({self.dtype!r})"
             )
-        if array.shape != self.shape:
+        if array.shape == self.shape:
+            return array
+        fits = len(array.shape) == len(self.shape) and all(
+            not isinstance(size, int) or size in (-1, given)
+            for size, given in zip(self.shape, array.shape, strict=False)
+        )
+        if not fits or self.is_static:
+            expected = self.shape if self.is_static else f"({self._dimensions})"
+            fixed = "the shapes are fixed when the model is compiled (shapes=, --shape)"
             raise InputError(
-                f"input {self.name!r}: expected shape {self.shape}, got {array.shape}; "
-                "the shapes are fixed when the model is compiled (shapes=, --shape)"
+                f"input {self.name!r}: expected shape {expected}, got {array.shape}; "
+                + (fixed if self.is_static else "its numbers are fixed, and names stand for any")
             )
+        for size, given in zip(self.shape, array.shape, strict=True):
+            if isinstance(size, str):
+                (Sizes() if sizes is None else sizes).bind(size, given, self.name)
         return array
+
+
+def check_sizes(option: str, sizes: Mapping[str, int], inputs: Iterable[TensorSpec]) -> None:
+    """Refuse what gives sizes to names that no dimension of the inputs has.
+
+    Parameters
+    ----------
+    option : str
+        What the sizes were given by, for the message.
+    sizes : mapping of str to int
+        Sizes by name.
+    inputs : iterable of TensorSpec
+        The inputs of a model.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown, or a size is no number from 1 on.
+    """
+    known = dict.fromkeys(size for spec in inputs for size in spec.shape if isinstance(size, str))
+    for name, size in sizes.items():
+        if name not in known:
+            has = f"they are {', '.join(known)}" if known else "all of them are fixed"
+            raise InputError(
+                f"{option} names {name!r}, which is no dimension of the model's inputs: {has}"
+            )
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise InputError(f"{option} gives {name!r} the size {size!r}; it must be a number >= 1")
+
+
+class Sizes:
+    """The sizes of named dimensions in one call of a model.
+
+    Parameters
+    ----------
+    bounds : mapping of str to int, optional
+        The largest sizes that are allowed.
+    """
+
+    def __init__(self, bounds: Mapping[str, int] | None = None) -> None:
+        self._bounds = bounds or {}
+        self._found: dict[str, tuple[int, str]] = {}
+
+    def bind(self, name: str, size: int, where: str) -> None:
+        """Take the size of a dimension of the input `where`.
+
+        Raises
+        ------
+        InputError
+            If another input has another size by this name, or the size is out of bounds.
+        """
+        known, other = self._found.setdefault(name, (size, where))
+        if known != size:
+            raise InputError(
+                f"input {where!r}: {name!r} is {size}, and {known} in input {other!r}; the sizes "
+                "of one name must be equal"
+            )
+        if size < 1:
+            raise InputError(f"input {where!r}: {name!r} is {size}; it must be at least 1")
+        most = self._bounds.get(name, size)
+        if size > most:
+            raise InputError(
+                f"input {where!r}: {name!r} is {size}, and the library was compiled for up to "
+                f"{most} (bounds=, --bound)"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING, scaling
 
 # In float32, a score below 1e22 plus this number is this number, so adding it selects it.
@@ -32,7 +32,7 @@ def unreshaped(value: relax.Expr, lookup: Lookup) -> relax.Expr:
     """Return the tensor above all reshapes of `value` that leave its last two axes alone."""
     call = lookup(value)
     if is_call_to(call, *RESHAPING):
-        before, after = static_shape(call.args[0]), static_shape(value)
+        before, after = extents_of(call.args[0]), extents_of(value)
         if before is not None and after is not None and before[-2:] == after[-2:]:
             return unreshaped(call.args[0], lookup)
     return value
@@ -52,7 +52,7 @@ def unguarded(weights: relax.Expr, lookup: Lookup) -> tuple[relax.Expr, bool]:
 def read_scores(value: relax.Expr, lookup: Lookup, emit: Emit) -> Scores | None:
     """Return `value` as a product of queries and keys that is scaled and masked, or None."""
     value = unreshaped(value, lookup)
-    call, shape = lookup(value), static_shape(value)
+    call, shape = lookup(value), extents_of(value)
     if not isinstance(call, relax.Call) or shape is None:
         return None
     if is_call_to(call, "relax.matmul"):
@@ -63,7 +63,7 @@ def read_scores(value: relax.Expr, lookup: Lookup, emit: Emit) -> Scores | None:
         return None
     for source in call.args:
         # An operand of another shape would repeat the scores.
-        if static_shape(source) == shape and uniform_value(source) is None:
+        if extents_of(source) == shape and uniform_value(source) is None:
             below = read_scores(source, lookup, emit)
             if below is not None:
                 return _changed(below, call, source, emit)
@@ -103,12 +103,12 @@ def _sum(a: relax.Expr | None, b: relax.Expr, emit: Emit) -> relax.Expr:
 
 
 def _of_rank(value: relax.Expr, rank: int, emit: Emit) -> relax.Expr:
-    shape = static_shape(value) or ()
+    shape = extents_of(value) or ()
     missing = rank - len(shape)
-    return emit(relax.op.reshape(value, (1,) * missing + shape)) if missing else value
+    return emit(reshaped(value, (1,) * missing + shape)) if missing else value
 
 
 def leading_shape(value: relax.Expr) -> tuple[int, ...] | None:
     """Return the shape of a batch of matrices without the matrices."""
-    shape = static_shape(value)
+    shape = extents_of(value)
     return None if shape is None else shape[:-2]

@@ -15,7 +15,7 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 DIVISIONS = ("relax.divide", "relax.floor_divide", "relax.mod", "relax.floor_mod")
 
@@ -30,7 +30,7 @@ class KeepZeros:
 
 
 def _keep(call: relax.Call, _lookup: Lookup, _emit: Emit) -> relax.Expr | None:
-    if not is_call_to(call, "relax.multiply", *DIVISIONS) or not static_shape(call):
+    if not is_call_to(call, "relax.multiply", *DIVISIONS) or not extents_of(call):
         return None
     args = [_with_axis(arg) for arg in call.args]
     if all(new is old for new, old in zip(args, call.args, strict=True)):

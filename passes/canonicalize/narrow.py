@@ -14,7 +14,7 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import broadcast, extents_of, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 
 ELEMENTWISE = (
@@ -31,7 +31,7 @@ def narrow(value: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
     The shape of `value` must be static. Constants are cut, and elementwise operators are applied to
     narrower arguments.
     """
-    rank = len(static_shape(value) or ())
+    rank = len(extents_of(value) or ())
     axes = {axis for axis in range(-rank, -1) if _repeats(value, axis, lookup)}
     return _narrowed(value, axes, lookup, emit)
 
@@ -50,7 +50,7 @@ def lower_bound(value: relax.Expr, lookup: Lookup) -> float:
 
 def _repeats(value: relax.Expr, axis: int, lookup: Lookup) -> bool:
     """Whether all elements of `value` along an axis, counted from the end, are provably equal."""
-    shape = static_shape(value)
+    shape = extents_of(value)
     if shape is None:
         return False
     if axis < -len(shape) or shape[axis] == 1:
@@ -65,8 +65,8 @@ def _repeats(value: relax.Expr, axis: int, lookup: Lookup) -> bool:
 
 
 def _narrowed(value: relax.Expr, axes: set[int], lookup: Lookup, emit: Emit) -> relax.Expr:
-    shape = static_shape(value) or ()
-    wide = [axis for axis in axes if axis >= -len(shape) and shape[axis] > 1]
+    shape = extents_of(value) or ()
+    wide = [axis for axis in axes if axis >= -len(shape) and shape[axis] != 1]
     if not wide:
         return value
     if isinstance(value, tvm.ir.GenericConst):
@@ -78,16 +78,16 @@ def _narrowed(value: relax.Expr, axes: set[int], lookup: Lookup, emit: Emit) -> 
     if is_call_to(call, "relax.broadcast_to"):
         source = _narrowed(call.args[0], axes, lookup, emit)
         target = tuple(1 if i - len(shape) in wide else n for i, n in enumerate(shape))
-        if static_shape(source) == target:
+        if extents_of(source) == target:
             return source
-        if math.prod(static_shape(source) or ()) == math.prod(target):
-            return emit(relax.op.reshape(source, target))
-        return emit(relax.op.broadcast_to(source, target))
+        if math.prod(extents_of(source) or ()) == math.prod(target):
+            return emit(reshaped(source, target))
+        return emit(broadcast(source, target))
     args = [_narrowed(arg, axes, lookup, emit) for arg in call.args]
     result = emit(relax.Call(call.op, args, call.attrs))
     if is_call_to(call, "relax.logical_and"):
         for kept, other in (args, args[::-1]):
-            if _is_true(other) and static_shape(kept) == static_shape(result):
+            if _is_true(other) and extents_of(kept) == extents_of(result):
                 return kept
     return result
 

@@ -37,7 +37,7 @@ from tvm_sparse.passes.canonicalize.sink_views import sink_views
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import broadcast, extents_of, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
 
 
@@ -62,7 +62,7 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     if not is_call_to(call, "relax.matmul") or call.ty.dtype != ACTIVATIONS:
         return None
     weights, guarded = unguarded(unreshaped(call.args[0], lookup), lookup)
-    softmax, shape = lookup(weights), static_shape(weights) or ()
+    softmax, shape = lookup(weights), extents_of(weights) or ()
     if not is_call_to(softmax, "relax.nn.softmax") or len(shape) not in (3, 4):
         return None
     if int(softmax.attrs.axis) % len(shape) != len(shape) - 1:
@@ -70,7 +70,7 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     scores = read_scores(softmax.args[0], lookup, emit)
     if scores is None or leading_shape(call.args[1]) != leading_shape(call):
         return None
-    groups = _batch_and_heads(static_shape(call) or (), shape, scores, lookup)
+    groups = _batch_and_heads(extents_of(call) or (), shape, scores, lookup)
     q = _per_token(scores.query, groups, (0, 2, 1, 3), lookup, through_scaling=True)
     k = _per_token(scores.key, groups, (0, 3, 1, 2), lookup, through_scaling=True)
     v = _per_token(call.args[1], groups, (0, 2, 1, 3), lookup, through_scaling=False)
@@ -90,12 +90,12 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 
 
 def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:
-    shape = static_shape(out) or ()
+    shape = extents_of(out) or ()
     # The guard stands on the tokens, so that only views lie between attention and linear layers.
-    tokens = emit(relax.op.reshape(out, (*shape[:2], -1)))
+    tokens = emit(reshaped(out, (*shape[:2], -1)))
     blind = emit(relax.op.isnan(tokens))
     tokens = emit(relax.op.where(blind, relax.const(0, out.ty.dtype), tokens))
-    return emit(relax.op.reshape(tokens, shape))
+    return emit(reshaped(tokens, shape))
 
 
 def _with_shared_weights(mod: tvm.IRModule) -> list[relax.Call]:
@@ -157,7 +157,7 @@ def _per_token(
     through_scaling: bool,
 ) -> _Operand | None:
     """Return `operand` as ``(batch, tokens, heads, head_dim)`` without its scale, and the scale."""
-    split = (*groups, *(static_shape(operand) or ())[-2:])
+    split = (*groups, *(extents_of(operand) or ())[-2:])
     view = follow(operand, lookup, through_scaling=through_scaling)
     per_head = view.reshape(split) if view is not None else None
     if view is None or per_head is None:
@@ -165,14 +165,14 @@ def _per_token(
     traced = per_head.permute(order).materialize()
     if traced is not None:
         return _Operand(traced, view.factor)
-    return _Operand(relax.op.permute_dims(relax.op.reshape(operand, split), order), 1.0)
+    return _Operand(relax.op.permute_dims(reshaped(operand, split), order), 1.0)
 
 
 def _of_rank_4(bias: relax.Expr, groups: tuple[int, int], keys: int) -> relax.Expr:
     """Return a bias of four axes, whose batch and heads may be merged in one axis."""
-    shape = static_shape(bias) or ()
+    shape = extents_of(bias) or ()
     if len(shape) == 3:
         shape = (*((1, 1) if shape[0] == 1 else groups), *shape[1:])
-        bias = relax.op.reshape(bias, shape)
+        bias = reshaped(bias, shape)
     # The operator broadcasts all axes but the last.
-    return bias if shape[-1] == keys else relax.op.broadcast_to(bias, (*shape[:-1], keys))
+    return bias if shape[-1] == keys else broadcast(bias, (*shape[:-1], keys))

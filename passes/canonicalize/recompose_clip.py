@@ -16,7 +16,7 @@ from tvm_ffi import structural_equal, structural_walk
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 _LOWER, _UPPER = "relax.maximum", "relax.minimum"
 _LOWERED = {_LOWER: topi.maximum, _UPPER: topi.minimum}
@@ -48,13 +48,13 @@ def _read_limit(call: relax.Call, mod: tvm.IRModule) -> tuple[str, relax.Expr, f
     if is_call_to(call, _LOWER, _UPPER):
         x, bound = call.args
         value = uniform_value(bound)
-        if value is None or static_shape(call) is None or static_shape(call) != static_shape(x):
+        if value is None or extents_of(call) is None or extents_of(call) != extents_of(x):
             return None
         return call.op.name, x, value
     if not is_call_to(call, "relax.call_tir"):
         return None
     func, (x, *bounds) = mod[call.args[0]], call.args[1].fields or [None]
-    if x is None or len(bounds) > 1 or static_shape(x) is None or call.ty.dtype != ACTIVATIONS:
+    if x is None or len(bounds) > 1 or extents_of(x) is None or call.ty.dtype != ACTIVATIONS:
         return None
     values = [uniform_value(bound) for bound in bounds]
     if not bounds:
@@ -82,7 +82,7 @@ def _limit(side: str, x: relax.Expr, bound: float, lookup: Lookup) -> relax.Expr
     low = 0.0 if is_call_to(inner, "relax.nn.relu") else None
     if is_call_to(inner, _LOWER):
         low = uniform_value(inner.args[1])
-    if low is not None and low <= bound and static_shape(inner.args[0]) == static_shape(x):
+    if low is not None and low <= bound and extents_of(inner.args[0]) == extents_of(x):
         return relax.op.clip(inner.args[0], low, bound)
     return relax.op.minimum(x, _number(bound))
 

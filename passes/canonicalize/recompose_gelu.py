@@ -22,7 +22,7 @@ from tvm import relax
 from tvm_sparse.passes.canonicalize.polynomial import Polynomial, equal, operands, polynomial
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 _SLOPE = math.sqrt(2 / math.pi)
 
@@ -62,7 +62,7 @@ def _recompose(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | No
                 and whole is not None
                 and equal(reads_x, _ARGUMENT[name])
                 and equal(whole, _GELU)
-                and static_shape(call) == static_shape(x) is not None
+                and extents_of(call) == extents_of(x) is not None
             ):
                 return _RECOMPOSED[name](x)
     return None

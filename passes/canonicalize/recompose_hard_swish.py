@@ -27,7 +27,7 @@ from tvm_sparse.passes.canonicalize.polynomial import (
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 _FACTOR: Polynomial = {(1,): 1 / 6, (0,): 0.5}
 
@@ -60,6 +60,6 @@ def _recompose(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | No
             scale = whole[1, 1]
             factor = {power: scale * coefficient for power, coefficient in line.items()}
             limits_fit = low == 0 and math.isclose(scale * high, 1, rel_tol=TOLERANCE)
-            if limits_fit and equal(factor, _FACTOR) and static_shape(call) == static_shape(x):
+            if limits_fit and equal(factor, _FACTOR) and extents_of(call) == extents_of(x):
                 return operators.hardswish(x)
     return None

@@ -20,7 +20,7 @@ from tvm import relax
 from tvm.relax.dpl import DFPattern, is_const, is_op, rewrite_call, wildcard
 
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeLayerNorm")
@@ -78,10 +78,10 @@ class _LayerNormPattern:
             return call
         if self.power in found and uniform_value(found[self.exponent]) != 2.0:
             return call
-        shape = (static_shape(x) or ())[-len(axes) :]
+        shape = (extents_of(x) or ())[-len(axes) :]
         zero = relax.const(np.zeros(shape), x.ty.dtype)
         beta = found.get(self.beta, zero)
-        if not static_shape(gamma) == static_shape(beta) == shape:
+        if not extents_of(gamma) == extents_of(beta) == shape:
             return call
         return relax.op.nn.layer_norm(x, gamma, beta, axes, epsilon)
 
@@ -92,7 +92,7 @@ def _commuted(op: str, a: DFPattern, b: DFPattern) -> DFPattern:
 
 def _trailing_axes(x: relax.Expr, mean: relax.Call) -> list[int] | None:
     """Return the axes, counted from the end, if the mean is over the last axes and keeps them."""
-    shape = static_shape(x)
+    shape = extents_of(x)
     if shape is None or not mean.attrs.keepdims or mean.attrs.axis is None:
         return None
     axes = sorted(int(axis) % len(shape) - len(shape) for axis in mean.attrs.axis)

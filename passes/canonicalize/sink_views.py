@@ -18,7 +18,7 @@ from tvm import relax
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
 from tvm_sparse.passes.ir.views import Atom, View
 
@@ -47,7 +47,7 @@ def sink_views(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 def _shorten(call: relax.Call, lookup: Lookup) -> relax.Expr | None:
     view = follow(call, lookup)
     # A slice is no shorter: each of its readers would repeat it.
-    if view is None or math.prod(view.shape) != math.prod(static_shape(view.base) or ()):
+    if view is None or math.prod(view.shape) != math.prod(extents_of(view.base) or ()):
         return None
     shortest = view.materialize()
     if shortest is None or _cost(shortest, view.base, lookup) >= _cost(call, view.base, lookup):
@@ -69,16 +69,16 @@ def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
 
 def _row_operand(call: relax.Call) -> int | None:
     """Return the number of the argument whose rows `call` turns into the rows of its result."""
-    shape = static_shape(call) or ()
+    shape = extents_of(call) or ()
     if is_call_to(call, operators.QUANTIZED_MATMUL.name):
         return 0
     if is_call_to(call, "relax.matmul"):
         return 0 if constant_rank(call.args[1]) == 2 else None
     if is_call_to(call, "relax.add"):
         a, b = call.args
-        if constant_rank(b) == 1 and static_shape(a) == shape:
+        if constant_rank(b) == 1 and extents_of(a) == shape:
             return 0
-        return 1 if constant_rank(a) == 1 and static_shape(b) == shape else None
+        return 1 if constant_rank(a) == 1 and extents_of(b) == shape else None
     if is_call_to(call, "relax.nn.softmax"):
         return 0 if int(call.attrs.axis) in (-1, len(shape) - 1) else None
     if is_call_to(call, "relax.nn.layer_norm"):
@@ -91,7 +91,7 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
     if view is None or not view.axes:
         return None
     channels = view.shape[-1]
-    leading = _leading_axes(static_shape(view.base) or (), channels)
+    leading = _leading_axes(extents_of(view.base) or (), channels)
     if leading == () and is_call_to(call, "relax.matmul", operators.QUANTIZED_MATMUL.name):
         leading = (1,)  # the kernels know products of rows, not those of vectors
     if leading is None or view.axes[-1] != _run(channels):
@@ -100,11 +100,11 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
     if math.prod(view.shape) != whole or (not moved and tuple(view.atoms) == _run(whole)):
         return None
     rows = view.base
-    if static_shape(rows) != (*leading, channels):
-        rows = emit(relax.op.reshape(rows, (*leading, channels)))
+    if extents_of(rows) != (*leading, channels):
+        rows = emit(reshaped(rows, (*leading, channels)))
     args = [*call.args[:operand], rows, *call.args[operand + 1 :]]
     result = emit(_on_last_axis(call, args))
-    width = (static_shape(result) or (0,))[-1]
+    width = (extents_of(result) or (0,))[-1]
     rescaled = [tuple((n, s // channels * width) for n, s in axis) for axis in view.axes[:-1]]
     return View(result, (*rescaled, _run(width))).materialize()
 
@@ -114,7 +114,7 @@ def _sink_rounding(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
     view = follow(call.args[0], lookup)
     if view is None or view.base.same_as(call.args[0]):
         return None
-    if math.prod(view.shape) != math.prod(static_shape(view.base) or ()):
+    if math.prod(view.shape) != math.prod(extents_of(view.base) or ()):
         return None
     rounded = emit(relax.Call(call.op, [view.base], call.attrs))
     return View(rounded, view.axes).materialize()
@@ -132,7 +132,7 @@ def _on_last_axis(call: relax.Call, args: Sequence[relax.Expr]) -> relax.Call:
 
 def _run(extent: int) -> tuple[Atom, ...]:
     """Return the atoms of an axis that lies in one piece."""
-    return ((extent, 1),) if extent > 1 else ()
+    return ((extent, 1),) if extent != 1 else ()
 
 
 def _leading_axes(shape: Sequence[int], channels: int) -> tuple[int, ...] | None:

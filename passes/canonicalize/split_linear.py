@@ -16,7 +16,7 @@ from tvm import relax
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 from tvm_sparse.passes.ir.view_chains import follow
 
 
@@ -61,7 +61,7 @@ class _Linear:
         if not is_call_to(call, "relax.matmul") or constant_rank(call.args[1]) != 2:
             return None
         x, weight = call.args
-        wide = bias is None or static_shape(bias) == (static_shape(weight) or ())[1:]
+        wide = bias is None or extents_of(bias) == (extents_of(weight) or ())[1:]
         return _Linear(x, weight, bias, product) if wide else None
 
 
@@ -70,7 +70,7 @@ def _channels(call: relax.Call) -> slice | None:
     if not is_call_to(call, "relax.strided_slice"):
         return None
     view = follow(call, lambda value: value)
-    whole, width = static_shape(call.args[0]) or (), (static_shape(call) or (0,))[-1]
+    whole, width = extents_of(call.args[0]) or (), (extents_of(call) or (0,))[-1]
     if view is None or view.shape != (*whole[:-1], width) or not view.base.same_as(call.args[0]):
         return None
     return slice(view.offset, view.offset + width)

@@ -13,7 +13,7 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import integers, is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Lookup
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.passes.ir.views import View
 
 RESHAPING = ("relax.reshape", "relax.squeeze", "relax.expand_dims", "relax.flatten")
@@ -51,7 +51,7 @@ def follow(value: relax.Expr, lookup: Lookup, *, through_scaling: bool = False) 
         elif above is not None:
             found = _changed(above, call, value, item)
     # A product with a constant of a larger shape is no view. The shape shows it.
-    return found if found is not None and found.shape == static_shape(value) else View.whole(value)
+    return found if found is not None and found.shape == extents_of(value) else View.whole(value)
 
 
 def scaling(call: relax.Expr) -> float | None:
@@ -66,7 +66,7 @@ def _changed(
     view: View, call: relax.Call, value: relax.Expr, item: relax.TupleGetItem | None
 ) -> View | None:
     """Return `value`, the result of `call`, as a view, where `view` is the view of its argument."""
-    shape = static_shape(value)
+    shape = extents_of(value)
     if shape is None:
         return None
     if is_call_to(call, *RESHAPING):
@@ -81,8 +81,10 @@ def _changed(
         return _sliced(view, call)
     if is_call_to(call, "relax.split") and item is not None:
         axis = int(call.attrs.axis) % len(shape)
-        sizes = [int(field.shape.values[axis]) for field in call.ty.fields]
-        begin = sum(sizes[: item.index])
+        sizes = [field.shape.values[axis] for field in call.ty.fields]
+        if not all(isinstance(size, tvm.tirx.IntImm) for size in sizes):
+            return None
+        begin = sum(map(int, sizes[: item.index]))
         return view.slice(axis, begin, begin + shape[axis])
     return None
 
@@ -94,6 +96,8 @@ def _taken(view: View, call: relax.Call, shape: Sequence[int]) -> View | None:
     if indices.value.numpy().size != 1:
         return None
     axis = int(call.attrs.axis) % len(view.axes)
+    if is_symbolic(view.shape[axis : axis + 1]):
+        return None
     position = int(indices.value.numpy().item()) % view.shape[axis]
     taken = view.slice(axis, position, position + 1)
     return taken.reshape(shape) if taken is not None else None
@@ -104,6 +108,8 @@ def _sliced(view: View, call: relax.Call) -> View | None:
     if axes is None or begins is None or ends is None or any(set(s or [0]) != {1} for s in strides):
         return None
     found: View | None = view
+    if is_symbolic([view.shape[axis] for axis in axes]):
+        return None
     for axis, begin, end in zip(axes, begins, ends, strict=True):
         positions = range(view.shape[axis])[begin:end]
         if found is None or not positions:

@@ -14,10 +14,11 @@ from typing import TypeAlias
 
 from tvm import relax
 
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, reshaped
+from tvm_sparse.sizes.extent import in_general
 
 Atom: TypeAlias = tuple[int, int]
-"""(extent, stride in elements of the base); the extent is at least 2."""
+"""(extent, stride in elements of the base); the extent is not known to be 1."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class View:
     @staticmethod
     def whole(base: relax.Expr) -> View | None:
         """Return `base` as a view of itself, or None if its shape is not known or it is empty."""
-        shape = static_shape(base)
+        shape = extents_of(base)
         if shape is None or 0 in shape:
             return None
-        return View(base, tuple((atom,) if atom[0] > 1 else () for atom in _row_major(shape)))
+        return View(base, tuple((atom,) if atom[0] != 1 else () for atom in _row_major(shape)))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,16 +67,18 @@ class View:
 
     def reshape(self, shape: Sequence[int]) -> View | None:
         """Return the view in another shape, or None if an axis would have no fixed strides."""
+        if 0 in shape:
+            return None
         rest, axes = self.atoms, []
         for extent in shape:
             axis: list[Atom] = []
-            while extent > 1:
+            while extent != 1:
                 size, stride = rest.pop(0) if rest else (0, 0)
-                if size > extent and size % extent == 0:
+                if size != 0 and size != extent and size % extent == 0:
                     inner = size // extent
                     rest.insert(0, (inner, stride))
                     size, stride = extent, stride * inner
-                elif size == 0 or extent % size:
+                elif size == 0 or extent % size != 0:
                     return None
                 axis.append((size, stride))
                 extent //= size
@@ -102,7 +105,7 @@ class View:
                 return None
             offset += begin // inner * stride
             count = (end - begin) // inner
-            atoms = [(count, stride), *rest] if count > 1 else rest
+            atoms = [(count, stride), *rest] if count != 1 else rest
         axes = (*self.axes[:axis], tuple(atoms), *self.axes[axis + 1 :])
         return replace(self, axes=axes, offset=offset)
 
@@ -118,13 +121,13 @@ class View:
         if compact is None:
             return None
         value, shape, atoms = compact
-        ordered = sorted(atoms, key=lambda atom: -atom[1])
+        ordered = sorted(atoms, key=lambda atom: -in_general(atom[1]))
         if atoms != ordered:
             sizes = tuple(extent for extent, _ in ordered)
-            value = value if shape == sizes else relax.op.reshape(value, sizes)
+            value = value if shape == sizes else reshaped(value, sizes)
             value = relax.op.permute_dims(value, [ordered.index(atom) for atom in atoms])
             shape = tuple(extent for extent, _ in atoms)
-        return value if shape == self.shape else relax.op.reshape(value, self.shape)
+        return value if shape == self.shape else reshaped(value, self.shape)
 
 
 def _row_major(shape: Sequence[int]) -> list[Atom]:
@@ -136,11 +139,11 @@ def _compact(view: View) -> tuple[relax.Expr, tuple[int, ...], list[Atom]] | Non
 
     The part is the base or a range of its last axis, and has each of its elements in the view once.
     """
-    shape, atoms = static_shape(view.base), view.atoms
+    shape, atoms = extents_of(view.base), view.atoms
     if not shape:
         return None
     channels, width = shape[-1], 1
-    for extent, stride in sorted(atoms, key=lambda atom: atom[1]):
+    for extent, stride in sorted(atoms, key=lambda atom: in_general(atom[1])):
         width *= extent if stride == width else 1
     part = view.base
     if width != math.prod(shape):
@@ -153,7 +156,7 @@ def _compact(view: View) -> tuple[relax.Expr, tuple[int, ...], list[Atom]] | Non
         shape = (*shape[:-1], width)
         atoms = [(e, s if s < channels else s // channels * width) for e, s in atoms]
     covered = 1
-    for extent, stride in sorted(atoms, key=lambda atom: atom[1]):
+    for extent, stride in sorted(atoms, key=lambda atom: in_general(atom[1])):
         if stride != covered:
             return None
         covered *= extent

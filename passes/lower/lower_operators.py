@@ -6,7 +6,8 @@ own schedules. Layers of one shape share one PrimFunc.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import tvm
 from tvm import relax
@@ -21,9 +22,10 @@ from tvm_sparse.passes.ir.operators import (
     TO_PANELS,
 )
 from tvm_sparse.passes.ir.operators.layouts import batched, lanes_of
-from tvm_sparse.passes.ir.operators.operator import PREFIX, KernelFor, dtype_of, tensor_type
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
 from tvm_sparse.passes.ir.operators.stages import images_of, stage_of
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents, known_shape, lowered, reshaped
+from tvm_sparse.schedules.emit.sizes import parameters_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerOperators")
@@ -40,29 +42,33 @@ class LowerOperators:
         return relax.transform.LegalizeOps(rules, skip_ops=others)(mod)
 
     def _legalize(
-        self, kernel: KernelFor
+        self, kernel: Callable[[relax.Call, CpuProfile], Kernel]
     ) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
         def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             if _is_view(call):
-                return relax.op.reshape(call.args[0], known_shape(call))
-            gvar = builder.add_func(kernel(call, self.cpu), call.op.name.removeprefix(PREFIX))
-            return _call_batched(builder, gvar, call)
+                return reshaped(call.args[0], known_extents(call))
+            func, sizes = kernel(call, self.cpu)
+            gvar = builder.add_func(func, call.op.name.removeprefix(PREFIX))
+            return _call_batched(builder, gvar, call, [lowered(size) for size in sizes])
 
         return legalize
 
 
 def _call_batched(
-    builder: relax.BlockBuilder, gvar: tvm.ir.GlobalVar, call: relax.Call
+    builder: relax.BlockBuilder,
+    gvar: tvm.ir.GlobalVar,
+    call: relax.Call,
+    sizes: list[relax.Expr],
 ) -> relax.Expr:
     """Call a kernel.
 
     Those of layout changes work on ``(batch, tokens, channels)`` only, and those of layers on
-    panels of one lane on matrices ``(rows, channels)``.
+    panels of one lane on matrices ``(rows, channels)``. Kernels take `sizes` behind the operands.
     """
     args = list(call.args)
     if isinstance(call.ty, relax.TupleType):
         return relax.call_tir(gvar, args, list(call.ty.fields))
-    shape = known_shape(call)
+    shape = known_extents(call)
     if call.op.name in _OF_ONE_LANE:
         operands = OPERATORS[call.op.name].operands_of(call)
         for name in operands.keys() & {"x", "residual"}:
@@ -74,11 +80,11 @@ def _call_batched(
         return relax.op.reshape(builder.emit(result), shape)
     if call.op.name == TO_PANELS.name:
         (x,) = args
-        args = [builder.emit(relax.op.reshape(x, batched(known_shape(x))))]
+        args = [builder.emit(reshaped(x, batched(known_extents(x))))]
     if call.op.name == FROM_PANELS.name:
-        result = relax.call_tir(gvar, args, tensor_type(*batched(shape)))
-        return relax.op.reshape(builder.emit(result), shape)
-    return relax.call_tir(gvar, args, tensor_type(*shape, dtype=dtype_of(call)))
+        result = relax.call_tir(gvar, [*args, *sizes], tensor_type(*batched(shape)))
+        return reshaped(builder.emit(result), shape)
+    return relax.call_tir(gvar, [*args, *sizes], tensor_type(*shape, dtype=dtype_of(call)))
 
 
 _OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name)
@@ -91,16 +97,28 @@ def _is_view(call: relax.Call) -> bool:
     return call.op.name == FROM_PANELS.name and lanes_of(call.args[0]) == 1
 
 
-def _alone(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+Kernel: TypeAlias = "tuple[tvm.tirx.PrimFunc, Sequence[int]]"
+"""The function of a call, and the sizes that it takes."""
+
+
+def _alone(call: relax.Call, cpu: CpuProfile) -> Kernel:
     """Return the kernel of an operator that can be a stage."""
     stage = stage_of(call, images_of(call) or 1, cpu)
     if stage is None:
         raise ValueError(f"no stage computes {call}")
-    return schedules.kernel(stage)
+    return schedules.kernel(stage), stage.sizes
 
 
-KERNELS: dict[str, KernelFor] = {
-    name: operator.kernel or _alone
+def _own(operator: Operator) -> Callable[[relax.Call, CpuProfile], Kernel]:
+    """Return what makes the kernels of an operator."""
+    make = operator.kernel
+    if make is None:
+        return _alone
+    return lambda call, cpu: (make(call, cpu), parameters_of(operator.sizes(call)))
+
+
+KERNELS: dict[str, Callable[[relax.Call, CpuProfile], Kernel]] = {
+    name: _own(operator)
     for name, operator in OPERATORS.items()
     if operator.is_own and operator.legalize is None
 }

@@ -13,6 +13,7 @@ from tvm_ffi import structural_equal, structural_hash
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.shapes import known_size, lowered
 from tvm_sparse.passes.regions.form_regions import REGION
 from tvm_sparse.passes.regions.region_graph import build_region, inputs_of
 from tvm_sparse.schedules.tensor_column import tensor_column
@@ -64,7 +65,7 @@ class _Lowered(PyExprMutator):
         made = [binding.var for binding in bindings]
         outputs = tuple(made.index(var) for var in results)
         attrs = func.attrs[REGION]
-        region = build_region(bindings, outputs, int(attrs["images"]), self.cpu)
+        region = build_region(bindings, outputs, known_size(attrs["images"]), self.cpu)
         if region is None:
             raise ValueError(f"not a region: {func}")
         rows, step_rows = int(attrs["column_rows"]), int(attrs["step_rows"])
@@ -74,6 +75,7 @@ class _Lowered(PyExprMutator):
         panels, others = inputs_of(bindings, region)
         given = [named.get(value, value) for value in (*panels, *others)]
         types = [var.ty for var in results]
+        given += [lowered(size) for size in region.sizes]
         return relax.call_tir(gvar, given, types if len(types) > 1 else types[0])
 
     def _share(self, gvar: tvm.ir.GlobalVar, func: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:

@@ -21,6 +21,7 @@ from tvm import relax
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir.shapes import lowered
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.passes.regions.region_graph import order_of, runs_of
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
@@ -120,7 +121,7 @@ def _outline(planned: PlannedRegion, name: str, functions: Functions) -> list[re
                 arguments.append(var)
     renamed = {var: relax.Var(var.name, var.ty) for var in arguments}
     report = {key: value for key, value in planned.report().items() if key != "layers"}
-    attrs = {REGION: report | {"images": planned.shape.images}}
+    attrs = {REGION: report | {"images": lowered(planned.shape.images)}}
     inner = relax.BlockBuilder()
     with inner.function(name, list(renamed.values()), attrs=attrs, private=True):
         with inner.dataflow():

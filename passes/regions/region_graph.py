@@ -12,10 +12,11 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import layer_of
 from tvm_sparse.passes.ir.operators.stages import images_of, operands_of, stage_of
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region
-from tvm_sparse.sizes.tensor import Tensor
+from tvm_sparse.sizes.extent import Extent
+from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,11 +190,13 @@ def _connect(
         for name, (tensor, rows) in stage.panels.items():
             value = read[name]
             if value in made:
-                is_image = len(known_shape(value)) == 4  # Scratch memory holds panels only.
+                is_image = len(known_extents(value)) == 4  # Scratch memory holds panels only.
                 if rows is None or is_image:
                     return None
                 sources[name] = made[value]
                 continue
+            if isinstance(stage.tensor.rows, Extent) and rows not in (None, RowMap()):
+                return None
             if value not in inputs:
                 inputs[value] = len(inputs)
                 tensors.append(tensor)

@@ -162,7 +162,7 @@ class RegionPlanner:
             plan, prediction = self._best_plan(shape)
             one_by_one = sum(one.alone_seconds for one in alone[start:end])
             planned = PlannedRegion(nodes[start:end], shape, plan, prediction, one_by_one)
-            measured = self._plan_for(shape) if self._plan_for else None
+            measured = self._plan_for(shape.planned) if self._plan_for else None
             seconds = prediction.seconds * (1 + self._least_gain)
             if measured is not None:
                 # Measured and predicted seconds do not compare, so only the share was measured.
@@ -209,7 +209,7 @@ class RegionPlanner:
         plan, source = region.plan, region.source
         if plan is None:
             return [region]
-        measured = self._plan_for(region.shape) if self._plan_for else None
+        measured = self._plan_for(region.shape.planned) if self._plan_for else None
         best = measured.plan if measured else None
         if isinstance(self.column_rows, int):
             rows = self.column_rows

@@ -25,7 +25,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
@@ -216,11 +216,13 @@ def refusal(call: relax.Call) -> str:
     other = next((t.ty.dtype for t in (x, weight) if t.ty.dtype != ACTIVATIONS), None)
     if other is not None:
         return f"it computes in {other}, and the kernels in {ACTIVATIONS}"
-    shape, weight_shape = static_shape(x), static_shape(weight)
-    if shape is None or weight_shape is None or static_shape(call) is None:
-        return "its rows are symbolic, and the kernels need static shapes"
+    shape, weight_shape = extents_of(x), extents_of(weight)
+    if shape is None or weight_shape is None or extents_of(call) is None:
+        return "its sizes are not known"
     if 0 in shape:
         return "it has no rows"
+    if name != "matmul" and is_symbolic(shape):
+        return "its sizes are symbolic, and the kernels of convolutions need static ones"
     return _refused_matmul(shape, weight_shape) if name == "matmul" else _refused_conv(call)
 
 
@@ -236,7 +238,7 @@ def _refused_conv(call: relax.Call) -> str:
     known = LAYOUTS[call.op.name]
     if layouts != known:
         return f"its layouts are {', '.join(layouts)}, and the kernels take {', '.join(known)}"
-    width = (static_shape(call.args[1]) or (0,))[-1]
+    width = (extents_of(call.args[1]) or (0,))[-1]
     if width > WIDEST_KERNEL:
         return f"its kernel is {width} taps wide, and ours take up to {WIDEST_KERNEL}"
     return ""
@@ -262,8 +264,8 @@ def _is_computed(call: relax.Expr, operator: str) -> bool:
 def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     if not _is_computed(call, "relax.matmul"):
         return None
-    x, weight, shape = call.args[0], call.args[1].value.numpy(), static_shape(call)
-    x_shape = static_shape(x)
+    x, weight, shape = call.args[0], call.args[1].value.numpy(), extents_of(call)
+    x_shape = extents_of(x)
     assert shape is not None and x_shape is not None
     density, rows = density_of(weight), math.prod(x_shape[:-1])
     k, n = weight.shape
@@ -273,12 +275,13 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
         lanes: int, dense: ConstantLayer | None = None, dtype: DType = ACTIVATIONS
     ) -> ConstantLayer:
         stored = cpu.activations if lanes == 1 and dtype != cpu.activations else None
-        problem = Linear(Layout.of(x_shape, lanes).rows, lanes, n, k, dtype, stored)
+        rows = int(Layout.of(x_shape, lanes).rows)
+        problem = Linear(rows, lanes, n, k, dtype, stored)
         panels = operators.to_panels(x, lanes, dtype)
         return ConstantLayer(Layer(problem, density), weight, weight.shape, panels, shape, dense)
 
     tokens = x_shape[-2] if len(x_shape) > 1 else 1
-    if rows > most_rows(cpu):
+    if rows > most_rows(cpu) or is_symbolic(x_shape):
         return on_lanes(cpu.panel_lanes(tokens, cpu.activations), dtype=cpu.activations)
     one = on_lanes(1)
     return one if permutes_windows(cpu) else on_lanes(cpu.panel_lanes(tokens), one)
@@ -302,7 +305,7 @@ def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:
     if not _is_computed(call, "relax.nn.conv2d"):
         return None
     attrs = call.attrs
-    shape, weight_shape, out_shape = map(static_shape, (*call.args, call))
+    shape, weight_shape, out_shape = map(extents_of, (*call.args, call))
     assert shape is not None and weight_shape is not None and out_shape is not None
     batch, channels, height, width = shape
     top, left, bottom, right = (int(p) for p in attrs["padding"])

@@ -18,7 +18,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import activation_of
 from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseEpilogue")
@@ -53,8 +53,8 @@ def _can_grow(source: relax.Expr | None) -> bool:
 
 def _add(linear: relax.Call, result: relax.Expr, other: relax.Expr) -> relax.Call | None:
     """Return `linear` with `other` added as its bias or its residual, or None."""
-    rows, channels, lanes = static_shape(result) or (0, 0, 0)
-    shape = static_shape(other)
+    rows, channels, lanes = extents_of(result) or (0, 0, 0)
+    shape = extents_of(other)
     is_bias = shape == (channels, 1) and isinstance(other, tvm.ir.GenericConst)
     if is_bias and not linear.attrs["bias"]:
         bias = relax.const(other.value.numpy().reshape(channels))

@@ -24,7 +24,13 @@ from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
 from tvm_sparse.passes.ir.operators.operator import dtype_of
-from tvm_sparse.passes.ir.shapes import known_shape, static_shape
+from tvm_sparse.passes.ir.shapes import (
+    extents_of,
+    is_symbolic,
+    known_extents,
+    lowered,
+    reshaped,
+)
 from tvm_sparse.passes.sparsify.mover import Mover, move_all
 
 
@@ -69,7 +75,7 @@ class _Mover(Mover):
             call = self.lookup(call.args[0])
         if not is_call_to(call, operators.FROM_PANELS.name):
             return None
-        return operators.FROM_PANELS.operand(call, "x"), known_shape(call)
+        return operators.FROM_PANELS.operand(call, "x"), known_extents(call)
 
     @staticmethod
     def _holds(found: tuple[relax.Expr, tuple[int, ...]], layout: Layout, dtype: DType) -> bool:
@@ -84,8 +90,8 @@ class _Mover(Mover):
         if found and self._holds(found, layout, dtype):
             return found[0]
         shape = (layout.batch, layout.tokens, layout.channels)
-        if Layout.of(static_shape(value) or (), layout.lanes) != layout:
-            value = self.emit(relax.op.reshape(value, shape))
+        if Layout.of(extents_of(value) or (), layout.lanes) != layout:
+            value = self.emit(reshaped(value, shape))
         return self.emit(operators.to_panels(value, layout.lanes, dtype))
 
     def _cancel(self, call: relax.Call) -> relax.Expr | None:
@@ -94,24 +100,24 @@ class _Mover(Mover):
         found = self._panels_of(x)
         if found is None:
             return None
-        layout = Layout.of(known_shape(x), int(call.attrs["lanes"]))
+        layout = Layout.of(known_extents(x), int(call.attrs["lanes"]))
         return found[0] if self._holds(found, layout, dtype_named(call)) else None
 
     def _reshape(self, call: relax.Call) -> relax.Expr | None:
         """reshape(reshape(x)) => reshape(x), or x itself"""
-        source, shape = call.args[0], static_shape(call)
+        source, shape = call.args[0], extents_of(call)
         inner = self.lookup(source)
         if shape is None:
             return None
         if is_call_to(inner, "relax.reshape"):
             source = inner.args[0]
-        if static_shape(source) == shape:
+        if extents_of(source) == shape:
             return source
-        return relax.op.reshape(source, shape)
+        return reshaped(source, shape)
 
     def _elementwise(self, call: relax.Call) -> relax.Expr | None:
         """f(from_panels(p), q) => from_panels(f(p, to_panels(q)))"""
-        shape = static_shape(call)
+        shape = extents_of(call)
         found = next((f for f in map(self._panels_of, call.args) if f is not None), None)
         if found is None or shape is None or call.ty.dtype != ACTIVATIONS:
             return None
@@ -128,7 +134,7 @@ class _Mover(Mover):
     def _guard(self, call: relax.Call) -> relax.Expr | None:
         """where(isnan(x), 0, x) of x = from_panels(p) => from_panels(where(isnan(p), 0, p))"""
         x, guarded = unguarded(call, self.lookup)
-        found, shape = self._panels_of(x) if guarded else None, static_shape(call)
+        found, shape = self._panels_of(x) if guarded else None, extents_of(call)
         if found is None or shape is None:
             return None
         panels, panel_shape = found
@@ -143,13 +149,13 @@ class _Mover(Mover):
         tensor = operators.from_panels(self.emit(panels), panel_shape)
         if shape == panel_shape:
             return tensor
-        return relax.op.reshape(self.emit(tensor), shape)
+        return reshaped(self.emit(tensor), shape)
 
     def _operand(
         self, value: relax.Expr, shape: tuple[int, ...], layout: Layout, dtype: DType
     ) -> relax.Expr | None:
         """Return `value` as an operand beside panels of a tensor of shape `shape`, or None."""
-        if static_shape(value) == shape:
+        if extents_of(value) == shape:
             return self._as_panels(value, layout, dtype)
         if not isinstance(value, tvm.ir.GenericConst):
             # The scalar arguments of clip and leakyrelu are not tensors.
@@ -161,13 +167,15 @@ class _Mover(Mover):
             return relax.const(array.astype(dtype).reshape(()))
         if array.ndim and array.size == array.shape[-1] == layout.channels:
             return relax.const(array.astype(dtype).reshape(layout.channels, 1))
+        if is_symbolic(shape):
+            return None  # nobody knows how often the array repeats
         whole = relax.const(np.broadcast_to(array, shape).copy())
         return self._as_panels(whole, layout, dtype)
 
     def _layer_norm(self, call: relax.Call) -> relax.Expr | None:
         """layer_norm(x) over the channels => from_panels(layer_norm(to_panels(x)))"""
         x, gamma, beta = call.args
-        shape, axes = static_shape(x), [int(a) for a in call.attrs["axes"]]
+        shape, axes = extents_of(x), [int(a) for a in call.attrs["axes"]]
         if shape is None or len(shape) < 2 or axes not in ([-1], [len(shape) - 1]):
             return None
         if call.ty.dtype != ACTIVATIONS or not (call.attrs["center"] and call.attrs["scale"]):
@@ -184,17 +192,22 @@ class _Mover(Mover):
     def _attention(self, call: relax.Call) -> relax.Expr | None:
         """attention(q, k, v) => reshape(from_panels(attention(to_panels(...))))"""
         query, key, value, *bias = call.args
-        q_shape, k_shape, v_shape = map(static_shape, (query, key, value))
+        q_shape, k_shape, v_shape = map(extents_of, (query, key, value))
         if q_shape is None or k_shape is None or v_shape != k_shape or call.ty.dtype != ACTIVATIONS:
             return None
         if call.attrs["causal_mask"] is not None or call.attrs["window_size"] is not None:
             return None
         batch, tokens, heads, head_dim = q_shape
         key_tokens = k_shape[1]
-        bias_shape = static_shape(bias[0]) if bias else ()
+        bias_shape = extents_of(bias[0]) if bias else ()
         if bias_shape is None or k_shape[2:] != q_shape[2:]:
             return None
         if bias and (len(bias_shape) != 4 or bias_shape[3] != key_tokens):
+            return None
+        whole = (batch, heads, tokens)
+        if any(n != 1 and n != m for n, m in zip(bias_shape, whole, strict=False)):
+            return None
+        if is_symbolic(q_shape[2:]):
             return None
         scale = call.attrs["scale"]
         channels = heads * head_dim
@@ -207,9 +220,9 @@ class _Mover(Mover):
             for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
         )
         attrs = {
-            "batch": batch,
-            "tokens": tokens,
-            "key_tokens": key_tokens,
+            "batch": lowered(batch),
+            "tokens": lowered(tokens),
+            "key_tokens": lowered(key_tokens),
             "heads": heads,
             "head_dim": head_dim,
             "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
@@ -222,13 +235,13 @@ class _Mover(Mover):
     def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
         """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""
         inner = self.lookup(x)
-        if is_call_to(inner, "relax.reshape") and static_shape(inner.args[0]) == shape:
+        if is_call_to(inner, "relax.reshape") and extents_of(inner.args[0]) == shape:
             return inner.args[0]
-        return self.emit(relax.op.reshape(x, shape))
+        return self.emit(reshaped(x, shape))
 
 
 def _same_channels(a: relax.Expr, b: relax.Expr) -> bool:
-    a_shape, b_shape = static_shape(a), static_shape(b)
+    a_shape, b_shape = extents_of(a), extents_of(b)
     if not a_shape or not b_shape:
         return False
     return len(a_shape) > 1 and len(b_shape) > 1 and a_shape[-1] == b_shape[-1]

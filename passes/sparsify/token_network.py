@@ -9,7 +9,7 @@ import tvm
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.passes.sparsify.constant_layers import constant_layers
 from tvm_sparse.records import keys
 from tvm_sparse.records.lookups import TokenNetwork
@@ -25,7 +25,7 @@ def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:
     layers = []
     for found in constant_layers(mod, cpu):
         if is_call_to(found.panels, operators.TO_PANELS.name):
-            *batch, tokens, depth = known_shape(operators.TO_PANELS.operand(found.panels, "x"))
-            sizes = math.prod(batch), tokens, depth, found.weight.shape[0]
+            *batch, tokens, depth = known_extents(operators.TO_PANELS.operand(found.panels, "x"))
+            sizes = int(math.prod(batch)), int(tokens), depth, found.weight.shape[0]
             layers.append((*sizes, found.layer.density))
     return TokenNetwork(tuple(layers))

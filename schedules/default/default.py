@@ -7,6 +7,8 @@ remaining blocks become vectorized, and parallel if they have enough work: reduc
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -56,8 +58,10 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
     for block in _blocks(schedule):
         reduction = Reduction.of(schedule.get(block))
         if reduction is not None:
-            nests[reduction.name] = tile_reduction(reduction, cpu)
-            continue
+            nest = tile_reduction(reduction, cpu)
+            if nest is not None:
+                nests[reduction.name] = nest
+                continue
         name = schedule.get(block).name_hint
         if not name.startswith(BLIND_TO_NAN):
             plain.append(name)
@@ -70,10 +74,17 @@ def default_schedule(func: tirx.PrimFunc, cpu: CpuProfile) -> tirx.PrimFunc:
                 )
             )
         else:
+            kept = schedule.copy() if _iterations(schedule, block) is None else schedule
             try:
                 _schedule_loops(schedule, block, cpu)
             except s_tir.ScheduleError:
                 continue  # Every primitive leaves the function correct.
+            except tvm.error.InternalError:
+                if kept is schedule:
+                    raise
+                schedule = kept  # TVM cannot simplify some indices with unknown extents.
+                if _is_injective(schedule, block):
+                    schedule.parallel(schedule.get_loops(block)[0])
     return keep_nan_in_reductions(_with_nests(schedule.mod["main"], nests), plain)
 
 
@@ -150,25 +161,31 @@ def _schedule_loops(schedule: s_tir.Schedule, block: SBlockRV, cpu: CpuProfile) 
     outer, inner = loops[:spatial], None
     if not spatial:
         return
+    is_known = functools.partial(_is_known, schedule)
     across = _axis_read_contiguously(schedule.get(block))
     if across is not None and spatial == len(loops):
         outer = _tile(schedule, loops, across)
     elif spatial == len(loops):
         joined = _contiguous_axes(schedule.get(block))
+        known = 1 + sum(1 for _ in itertools.takewhile(is_known, reversed(loops[:-1])))
+        joined = min(joined, known if is_known(loops[-1]) else 1)
         rows_are_vectors = _extent(schedule, loops[-1]) % cpu.vector_lanes() == 0
-        outer, inner = loops[:-joined], schedule.fuse(*loops[-joined:])
+        outer, inner = loops[:-joined], _fused(schedule, loops[-joined:], iterations is None)
         # The indices of a vector that goes on in the next row would not be contiguous to TVM. LLVM
         # makes the vectors of such loops.
         if rows_are_vectors:
             inner, lanes = schedule.split(inner, factors=[None, cpu.vector_lanes()])
             schedule.vectorize(lanes)
-    if enough and inner is not None:
+    if enough and inner is not None and not outer and not is_known(inner):
+        # Whatever the number is, each core gets some equal parts.
+        outer.append(schedule.split(inner, factors=[CHUNKS_PER_CORE * cpu.cores, None])[0])
+    elif enough and inner is not None:
         jobs = math.prod(_extent(schedule, loop) for loop in outer)
         parts = _divisor(_extent(schedule, inner), -(-CHUNKS_PER_CORE * cpu.cores // jobs))
         if parts > 1:
             outer.append(schedule.split(inner, factors=[parts, None])[0])
     if enough and outer:
-        schedule.parallel(schedule.fuse(*outer))
+        schedule.parallel(_fused(schedule, outer, iterations is None))
 
 
 def _tile(schedule: s_tir.Schedule, loops: list[LoopRV], across: int) -> list[LoopRV]:
@@ -188,6 +205,17 @@ def _extent(schedule: s_tir.Schedule, loop: LoopRV) -> int:
     """Return the extent of a loop, or 1 if it is not constant, so that the loop is not split."""
     extent = schedule.get(loop).extent
     return int(extent) if isinstance(extent, tirx.IntImm) else 1
+
+
+def _fused(schedule: s_tir.Schedule, loops: list[LoopRV], is_sized: bool) -> LoopRV:
+    """Return one loop in place of several, where `is_sized` says whether extents are unknown."""
+    if len(loops) == 1 and is_sized:
+        return loops[0]  # TVM would simplify indices again, and fails at some divisions
+    return schedule.fuse(*loops)
+
+
+def _is_known(schedule: s_tir.Schedule, loop: LoopRV) -> bool:
+    return isinstance(schedule.get(loop).extent, tirx.IntImm)
 
 
 def _divisor(n: int, least: int) -> int:

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def each_job(count: int, iterations: int, name: str, value: Expr, out: Expr) -> Iterator[Expr]:
+def each_job(
+    count: int | Expr, iterations: int | Expr, name: str, value: Expr, out: Expr
+) -> Iterator[Expr]:
     """Open the outermost loop, parallel if that pays, and a block that accesses whole buffers.
 
     Parameters
     ----------
-    count : int
+    count : int or Expr
         Number of jobs.
-    iterations : int
-        Number of times that all jobs together compute `value`.
+    iterations : int or Expr
+        Number of times that all jobs together compute `value`. A number that is not known counts as
+        one that pays.
     name : str
         Name of the block.
     value : Expr
@@ -32,9 +35,12 @@ def each_job(count: int, iterations: int, name: str, value: Expr, out: Expr) -> 
     out : Buffer
         The buffer that the block writes.
     """
-    kind = T.parallel if iterations >= PARALLEL_ITERATIONS and count > 1 else T.serial
-    with kind(T.int64(0), T.int64(count)) as i, T.sblock(name):
-        job = T.axis.spatial(T.int64(count), i)
+    pays = not isinstance(iterations, int) or iterations >= PARALLEL_ITERATIONS
+    is_single = isinstance(count, int) and count <= 1
+    kind = T.parallel if pays and not is_single else T.serial
+    jobs = T.int64(count) if isinstance(count, int) else count
+    with kind(T.int64(0), jobs) as i, T.sblock(name):
+        job = T.axis.spatial(jobs, i)
         T.reads(*(_whole(source) for source in dict.fromkeys(load.source for load in loads(value))))
         T.writes(_whole(out))
         yield job

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm import tirx
@@ -37,10 +37,15 @@ ONNX Runtime's poolings lose it, too."""
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of a block."""
+    """An axis of a block; its extent is an expression where it is known at run time only."""
 
     var: Var
-    extent: int
+    extent: Any
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the extent is a number."""
+        return isinstance(self.extent, int)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class Reduction:
 
     @staticmethod
     def of(block: SBlock) -> Reduction | None:
-        """Return a block's reduction, or None if it has another form or extents that vary."""
+        """Return a block's reduction, or None if it has another form."""
         update, init = block.body, block.init
         if not isinstance(update, tirx.BufferStore) or not isinstance(init, tirx.BufferStore):
             return None
@@ -79,9 +84,9 @@ class Reduction:
             return None
         axes = {}
         for axis in block.iter_vars:
-            if not isinstance(axis.dom.extent, tirx.IntImm):
-                return None
-            axes[axis.var] = (int(axis.iter_type), Axis(axis.var, int(axis.dom.extent)))
+            extent = axis.dom.extent
+            known = int(extent) if isinstance(extent, tirx.IntImm) else extent
+            axes[axis.var] = (int(axis.iter_type), Axis(axis.var, known))
         spatial = [axes.pop(index)[1] for index in update.indices if index in axes]
         reduced = [axis for kind, axis in axes.values() if kind == tirx.IterVar.CommReduce]
         constant = [i for i in update.indices if isinstance(i, tirx.IntImm)]
@@ -117,7 +122,7 @@ class Reduction:
         return str(self.store.buffer.dtype)
 
     @property
-    def iterations(self) -> int:
+    def iterations(self) -> Any:
         """Number of times that the term is computed."""
         return size(self.spatial) * size(self.reduced)
 
@@ -134,9 +139,9 @@ class Reduction:
         return None, self.term
 
 
-def size(axes: Iterable[Axis]) -> int:
+def size(axes: Iterable[Axis]) -> Any:
     """Return the product of the extents."""
-    total = 1
+    total: Any = 1
     for axis in axes:
         total *= axis.extent
     return total

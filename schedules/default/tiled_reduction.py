@@ -50,10 +50,18 @@ WIDE, NARROW = 8, 2
 """Most vectors of a tile of few rows, and of a tile whose rows are enough to fill the registers."""
 
 
-def tile_reduction(reduction: Reduction, cpu: CpuProfile) -> Stmt:
-    """Return a loop nest that computes a reduction."""
+def tile_reduction(reduction: Reduction, cpu: CpuProfile) -> Stmt | None:
+    """Return a loop nest that computes a reduction.
+
+    Returns
+    -------
+    Stmt or None
+        None if vectors would run along an axis of the output whose extent is not known.
+    """
     if not reduction.spatial or _runs_along_reduced(reduction):
         return _reduce_along_row(reduction, cpu)
+    if not reduction.spatial[-1].is_known:
+        return None
     return _Tiling(reduction, cpu).emit()
 
 
@@ -61,7 +69,7 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
     """Whether vectors along the last reduced axis fit the term better than along the output."""
     scalar, vector = reduction.factors()
     rows = [a for a in reduction.spatial if scalar is not None and a.var not in variables(vector)]
-    if scalar is not None and size(rows) >= WORTH_PACKING:
+    if scalar is not None and _is_worth_packing(rows):
         return False
     spatial, reduced = reduction.spatial[-1].var, reduction.reduced[-1].var
     indexed = [load for load in loads(vector) if load.indices]  # a scalar has no axes
@@ -70,6 +78,11 @@ def _runs_along_reduced(reduction: Reduction) -> bool:
     deciding = [last for used, last in inputs if {spatial, reduced} <= used.keys()]
     last = deciding or [last for _, last in inputs]
     return any(reduced in used for used in last) and not any(spatial in used for used in last)
+
+
+def _is_worth_packing(rows: list[Axis]) -> bool:
+    count = size(rows)
+    return not isinstance(count, int) or count >= WORTH_PACKING
 
 
 class _Tiling:
@@ -81,6 +94,8 @@ class _Tiling:
         uses = variables(self.vector)
         *others, last = reduction.spatial
         rows = [a for a in others if self.scalar is not None and a.var not in uses]
+        if not all(a.is_known for a in (*rows, *reduction.reduced)):
+            rows = []  # then each of them is a job: a tile of rows needs their number
         n_axes = [last]
         only_vector = () if self.scalar is None else variables(self.scalar)
         width = cpu.vector_lanes(reduction.dtype)
@@ -96,7 +111,8 @@ class _Tiling:
         n, m = size(n_axes), size(rows)
         self.lanes = min(width, n)
         vectors = -(-n // self.lanes)
-        wide = min(WIDE, max(size(self.outer) * vectors // (2 * cpu.cores), 1))
+        jobs = size(self.outer)
+        wide = min(WIDE, max(jobs * vectors // (2 * cpu.cores), 1)) if _known(jobs) else WIDE
         vectors = min(NARROW if packs else wide, vectors)
         self.tile_n = min(n, vectors * self.lanes)
         # The last vector of a tile, like the last tile, overlaps the one before it.
@@ -104,7 +120,8 @@ class _Tiling:
         self.tiles = -(-n // self.tile_n)
         self.tile_m = tile_height(len(self.offsets), cpu)
         jobs = size(self.outer) * self.tiles
-        parts = min(max(2 * cpu.cores // jobs, 1), -(-m // self.tile_m))
+        needed = max(2 * cpu.cores // jobs, 1) if _known(jobs) else 1
+        parts = min(needed, -(-m // self.tile_m))
         self.part_m = -(-m // parts)
         self.parts = -(-m // self.part_m)
         packed_bytes = bytes_of(reduction.dtype) * size(reduction.reduced) * self.tile_n
@@ -192,8 +209,9 @@ class _Tiling:
 def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
     """Accumulators along the last reduced axis; every job computes one element of the output."""
     *others, last = reduction.reduced
-    lanes = min(cpu.vector_lanes(reduction.dtype), last.extent)
-    chains = min(4, last.extent // lanes)
+    width = cpu.vector_lanes(reduction.dtype)
+    lanes = min(width, last.extent) if last.is_known else width
+    chains = min(4, last.extent // lanes) if last.is_known else 4
     with IRBuilder() as builder, _jobs(size(reduction.spatial), reduction) as job:
         fixed = places(reduction.spatial, job)
         temporary = T.sblock_alloc_buffer((lanes,), reduction.dtype)
@@ -215,10 +233,14 @@ def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
         whole = last.extent // step * step
         rest = (last.extent - whole) // lanes
         with _loops(others) as (place, _):
-            with T.serial(T.int64(0), T.int64(whole // step)) as group:
+            with T.serial(T.int64(0), _int64(whole // step)) as group:
                 add_vectors(group * step, chains, place)
-            add_vectors(T.int64(whole), rest, place)
-            with T.serial(T.int64(whole + rest * lanes), T.int64(last.extent)) as i:
+            if last.is_known:
+                add_vectors(T.int64(whole), rest, place)
+            else:
+                with T.serial(T.int64(0), rest) as i:
+                    add_vectors(whole + i * lanes, 1, place)
+            with T.serial(_int64(whole + rest * lanes), _int64(last.extent)) as i:
                 term = substitute(reduction.term, place | {last.var: i} | fixed)
                 T.buffer_store(total, reduction.combine(total[0], term), [0])
         combined = acc[0]
@@ -232,7 +254,15 @@ def _reduce_along_row(reduction: Reduction, cpu: CpuProfile) -> Stmt:
     return builder.get()
 
 
-def _jobs(count: int, reduction: Reduction) -> contextlib.AbstractContextManager[Expr]:
+def _known(count: int | Expr) -> bool:
+    return isinstance(count, int)
+
+
+def _int64(count: int | Expr) -> Expr:
+    return T.int64(count) if isinstance(count, int) else count
+
+
+def _jobs(count: int | Expr, reduction: Reduction) -> contextlib.AbstractContextManager[Expr]:
     name, out = reduction.name + "_tiled", reduction.store.buffer
     return each_job(count, reduction.iterations, name, reduction.term, out)
 
@@ -244,7 +274,7 @@ def _loops(axes: list[Axis] | tuple[Axis, ...]) -> Iterator[tuple[dict[Var, Expr
         place: dict[Var, Expr] = {}
         step: Expr = T.int64(0)
         for axis in axes:
-            i = stack.enter_context(T.serial(T.int64(0), T.int64(axis.extent)))
+            i = stack.enter_context(T.serial(T.int64(0), _int64(axis.extent)))
             place[axis.var] = i
             step = step * axis.extent + i
         yield place, step

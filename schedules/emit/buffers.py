@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
 from tvm_sparse.dtypes import ACTIVATIONS, DType, bytes_of
+from tvm_sparse.schedules.emit.sizes import size
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -26,7 +27,7 @@ every multiply-add."""
 
 def argument(name: str, *extents: int | Expr, dtype: str = ACTIVATIONS) -> Expr:
     """Add a buffer parameter; its extents are int64, as in the operators that Relax lowers."""
-    shape = tuple(T.int64(e) if isinstance(e, int) else e for e in extents)
+    shape = tuple(size(e) if isinstance(e, int) else e for e in extents)
     return T.arg(name, T.buffer(shape, dtype))
 
 

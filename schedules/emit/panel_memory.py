@@ -17,6 +17,7 @@ from tvm_sparse.schedules.emit.buffers import (
     flat,
     prefetch,
 )
+from tvm_sparse.schedules.emit.sizes import factor, size
 from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class TensorPanels(Panels):
     def declare(self, name: str) -> None:
         """Add the parameter to the function."""
         tensor = self.tensor
-        rows = tensor.images * tensor.rows
+        rows = size(tensor.images) * size(tensor.rows)
         self.buffer = argument(name, rows, tensor.channels, tensor.lanes, dtype=tensor.dtype)
 
     def whole(self) -> Expr:
@@ -144,7 +145,7 @@ class TensorPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's number among those of all images."""
-        return row if self.tensor.images == 1 else image * self.tensor.rows + row
+        return row if self.tensor.images == 1 else image * factor(self.tensor.rows) + row
 
     def indices(self, at: Expr, channel: Expr | int, lane: Expr | int) -> tuple[Expr | int, ...]:
         """Return the indices of an element in the parameter."""

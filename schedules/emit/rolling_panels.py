@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.columns.memory import is_less
 from tvm_sparse.schedules.emit.buffers import number, scratch
 from tvm_sparse.schedules.emit.panel_memory import Distances, Panels, Tile, ahead
 from tvm_sparse.sizes.tensor import Tensor
@@ -56,7 +57,7 @@ class RollingPanels(Panels):
         # The place is never below 0; without the maximum, LLVM would spread the difference over the
         # addresses of inner loops.
         place = T.max(row - self.origin, T.int64(0))
-        wraps = self.is_carried and self.capacity < self.tensor.rows
+        wraps = self.is_carried and is_less(self.capacity, self.tensor.rows)
         return place % self.capacity if wraps else place
 
     def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:

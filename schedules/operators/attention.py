@@ -37,7 +37,9 @@ from tvm_sparse.schedules.operators.amx_attention_job import AmxAttentionJob
 from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
 from tvm_sparse.schedules.operators.half_attention_job import HalfAttentionJob
 from tvm_sparse.schedules.operators.panels import panel_rows
+from tvm_sparse.schedules.operators.sized_attention_job import SizedAttentionJob
 from tvm_sparse.schedules.stage import Stage, kernel
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.linear import DENSE_SHARE
 
@@ -132,12 +134,18 @@ class Attention(Stage):
         self.panels = {"q": (self.tensor, RowMap()), "k": (keys, None), "v": (keys, None)}
         self.chunks = heads
         self.kind = AttentionJob if dtype == DType.FLOAT32 else HalfAttentionJob
+        if isinstance(key_tokens, Extent) or isinstance(tokens, Extent):
+            self.kind = SizedAttentionJob
         if dtype == DType.FLOAT16 and not AmxAttentionJob.refusal(head_dim, lanes, cpu):
             self.kind, self.preparations = AmxAttentionJob, (amx.ask_permission,)
             if batch * heads % cpu.cores == 0 or batch * heads >= JOBS_PER_CORE * cpu.cores:
                 self.row_block = self.tensor.rows
+        self.other_sizes = tokens, key_tokens
+        is_sized = bool(self.sizes)
         # Hints gain where the tensors exceed the L2 caches; otherwise they would cost time.
-        self.asks_ahead = self.tensor.bytes + 2 * keys.bytes > cpu.cores * cpu.l2_bytes
+        self.asks_ahead = (
+            not is_sized and self.tensor.bytes + 2 * keys.bytes > cpu.cores * cpu.l2_bytes
+        )
 
     def declare(self, panels: Callable[[str], Panels]) -> None:
         """Declare queries, keys, values and the bias."""
@@ -192,10 +200,10 @@ class Attention(Stage):
         if not self.bias_shape:
             return None
         outer = [
-            index if extent > 1 else T.int64(0)
+            index if extent != 1 else T.int64(0)
             for index, extent in zip((image, head), self.bias_shape, strict=False)
         ]
-        if self.bias_shape[2] > 1:
+        if self.bias_shape[2] != 1:
             return self.job.gather_bias(lambda i, j: self.bias[*outer, i, j], row)
         return self.job.key_bias(lambda j: self.bias[*outer, 0, j])
 

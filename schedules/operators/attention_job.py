@@ -12,6 +12,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import Registers, filled, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.transpose import transpose
 from tvm_sparse.schedules.emit.vector_math import exp
@@ -50,10 +51,14 @@ class AttentionJob:
         self.bias_width = math.gcd(lanes, cpu.vector_lanes(DType.FLOAT32))
         self.vectors = range(lanes // self.width)
         self.tile = tile_height(len(self.vectors), cpu)
-        self.scores = scratch(key_tokens * lanes, self.dtype)
+        self.scores = self.score_memory()
         self.largest = Registers(len(self.vectors), self.width, self.dtype)
         self.total = Registers(len(self.vectors), self.width)
         self.acc = Registers(self.tile * len(self.vectors), self.width, self.dtype)
+
+    def score_memory(self) -> Expr:
+        """Allocate the scores."""
+        return scratch(self.key_tokens * self.lanes, self.dtype)
 
     def begin(self, key_panel: Callable[[Expr], Any], value_panel: Callable[[Expr], Any]) -> None:
         """Prepare a head, of which several blocks of queries may follow."""
@@ -102,31 +107,43 @@ class AttentionJob:
             self.largest[u] = self.across(number(-math.inf, self.dtype))
         query, factor = self.prepare(queries, scale)
 
+        def visit_keys(block: Expr, panel: Callable[[Expr], Expr], start: Expr, count: int) -> None:
+            keys = [block * self.lanes + start + i for i in range(count)]
+            if visited is not None:
+                for key in keys:
+                    visited(key)
+            self.clear(count)
+            self.multiply(
+                self.head_dim,
+                count,
+                lambda d, i: panel(d * self.lanes + start + i),
+                query,
+            )
+            for i, key in enumerate(keys):
+                for u in self.vectors:
+                    score = self.acc[i * len(self.vectors) + u]
+                    if factor is not None:
+                        score = score * factor
+                    score = T.bind(score if added is None else score + added(key, u))
+                    T.buffer_store(self.scores, score, [self.part(key, u)])
+                    self.largest[u] = T.max(self.largest[u], self.counted(score, key))
+
+        self.each_key_tile(key_panel, visit_keys)
+
+    def counted(self, score: Expr, _key: Expr) -> Expr:
+        """Return a score as one of those whose largest is looked for."""
+        return score
+
+    def each_key_tile(
+        self,
+        key_panel: Callable[[Expr], Any],
+        visit: Callable[[Expr, Callable[[Expr], Expr], Expr, int], None],
+    ) -> None:
+        """Call ``visit(block, panel, start, count)`` for tiles of keys that cover all of them."""
+
         def visit_keys(block: Expr, keys: int) -> None:
             panel = self.factors(key_panel(block))
-
-            def visit_tile(start: Expr, count: int) -> None:
-                if visited is not None:
-                    for i in range(count):
-                        visited(block * self.lanes + start + i)
-                self.clear(count)
-                self.multiply(
-                    self.head_dim,
-                    count,
-                    lambda d, i: panel(d * self.lanes + start + i),
-                    query,
-                )
-                for i in range(count):
-                    key = block * self.lanes + start + i
-                    for u in self.vectors:
-                        score = self.acc[i * len(self.vectors) + u]
-                        if factor is not None:
-                            score = score * factor
-                        score = T.bind(score if added is None else score + added(key, u))
-                        T.buffer_store(self.scores, score, [self.part(key, u)])
-                        self.largest[u] = T.max(self.largest[u], score)
-
-            each_tile(keys, self.tile, visit_tile)
+            each_tile(keys, self.tile, lambda start, count: visit(block, panel, start, count))
 
         self.each_key_block(visit_keys)
 
@@ -142,7 +159,7 @@ class AttentionJob:
         """Replace the scores by their exponentials and add these up."""
         for u in self.vectors:
             self.total[u] = self.across(number(0))
-        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
+        with T.serial(T.int64(0), size(self.key_tokens)) as key:
             for u in self.vectors:
                 weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
                 T.buffer_store(self.scores, weight, [self.part(key, u)])
@@ -155,7 +172,7 @@ class AttentionJob:
         share = [T.bind(self.across(number(1)) / self.total[u]) for u in self.vectors]
 
         def visit_tile(start: Expr, count: int) -> None:
-            def visit_keys(block: Expr, keys: int) -> None:
+            def visit_keys(block: Expr, keys: int | Expr) -> None:
                 panel = self.factors(value_panel(block))
                 self.multiply(
                     keys,
@@ -178,9 +195,10 @@ class AttentionJob:
         for i in range(count * len(self.vectors)):
             self.acc[i] = self.across(number(0, self.dtype))
 
-    def multiply(self, steps: int, count: int, factor: Element, source: Element) -> None:
+    def multiply(self, steps: int | Expr, count: int, factor: Element, source: Element) -> None:
         """Add up ``factor(step, i) * source(step, u)`` over the steps, for `count` factors i."""
-        with T.serial(T.int64(0), T.int64(steps)) as step:
+        end = T.int64(steps) if isinstance(steps, int) else steps
+        with T.serial(T.int64(0), end) as step:
             sources = [T.bind(source(step, u)) for u in self.vectors]
             for i in range(count):
                 scalar = T.bind(factor(step, i))
@@ -188,7 +206,7 @@ class AttentionJob:
                     a = i * len(self.vectors) + u
                     self.acc[a] = self.acc[a] + scalar * sources[u]
 
-    def each_key_block(self, visit: Callable[[Expr, int], None]) -> None:
+    def each_key_block(self, visit: Callable[[Expr, Any], None]) -> None:
         """Call ``visit(block, keys)`` for the whole blocks of keys, then for the rest."""
         whole, rest = divmod(self.key_tokens, self.lanes)
         if whole:

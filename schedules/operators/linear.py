@@ -39,6 +39,7 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.layer import Layer
@@ -116,11 +117,15 @@ class DenseLinear(LayerStage):
         self.layer = Layer(Linear(images * rows, lanes, n, k, source.dtype))
         self.tiling = tiling or LINEAR_FAMILY.default(self.layer, cpu)
         self.vectors = lanes // self.width
-        tile = 1 if self.vectors > 1 else min(self.tiling.vectors, rows)
+        is_sized = isinstance(rows, Extent)
+        most = self.tiling.vectors if is_sized else min(self.tiling.vectors, rows)
+        tile = 1 if self.vectors > 1 else most
         self.tiles = Tiles(tile)
         self.blocks = -(-n // self.tiling.channels)
         tiles = images * -(-rows // tile)
-        if tiles % cpu.cores == 0:  # a thread visits all of its rows with a block of weights
+        if tiles % cpu.cores == 0 or (
+            is_sized and tiles >= cpu.cores
+        ):  # a thread visits all of its rows with a block of weights
             self.row_block, self.chunks = -(-rows // tile // cpu.cores) * tile, 1
         else:
             self.row_block, self.chunks = rows, self.blocks

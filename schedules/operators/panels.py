@@ -7,17 +7,21 @@ registers. The last tile of channels overlaps the one before it, so that every t
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.schedules.emit.buffers import argument, converted, filled, number
+from tvm_sparse.schedules.emit.buffers import argument, converted, filled, number, opaque
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.sizes import declare, factor, named, size
 from tvm_sparse.schedules.emit.transpose import transpose
+from tvm_sparse.sizes.extent import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +36,8 @@ Moves: TypeAlias = "tuple[Callable[[int, int, Expr], None], Callable[[int, bool,
 """The arguments `move_tile` and `move_value` of `visit_panel`."""
 
 
-def panel_rows(batch: int, tokens: int, lanes: int) -> int:
-    """Return the number of panels that hold a batch of sequences."""
+def panel_rows(batch: Any, tokens: Any, lanes: int) -> Any:
+    """Return the number of panels that hold a batch of sequences, of numbers or expressions."""
     return batch * -(-tokens // lanes)
 
 
@@ -60,14 +64,16 @@ def to_panels(
         def move_tile(lane: int, valid: int, channel: Expr) -> None:
             rows_of_tile = [filled(0, vector)] * vector
             for t in range(valid):
-                rows_of_tile[t] = T.bind(x[sequence, token + lane + t, vector_at(channel, vector)])
+                source = panel.inside(token + lane + t)
+                rows_of_tile[t] = T.bind(x[sequence, source, vector_at(channel, vector)])
             for c, values in enumerate(transpose(rows_of_tile) if valid else rows_of_tile):
                 T.buffer_store(
                     y, converted(values, dtype), [row, channel + c, vector_at(lane, vector)]
                 )
 
         def move_value(lane: int, valid: bool, channel: Expr) -> None:
-            value = x[sequence, token + lane, channel] if valid else number(0)
+            source = panel.inside(token + lane)
+            value = x[sequence, source, channel] if valid else number(0)
             T.buffer_store(y, converted(value, dtype), [row, channel, lane])
 
         return move_tile, move_value
@@ -104,12 +110,14 @@ def from_panels(
             ]
             for t, values in enumerate(transpose(rows_of_tile)[:valid]):
                 place = [sequence, token + lane + t, vector_at(channel, vector)]
-                T.buffer_store(y, values, place)
+                with panel.if_inside(token + lane + t):
+                    T.buffer_store(y, values, place)
 
         def move_value(lane: int, valid: bool, channel: Expr) -> None:
             if valid:
                 value = converted(x[row, channel, lane], ACTIVATIONS)
-                T.buffer_store(y, value, [sequence, token + lane, channel])
+                with panel.if_inside(token + lane):
+                    T.buffer_store(y, value, [sequence, token + lane, channel])
 
         return move_tile, move_value
 
@@ -126,12 +134,31 @@ class _Panel:
         Number of the panel, its sequence, and the first of its tokens.
     vector : int
         Lanes and channels of a tile.
+    tokens : int
+        Tokens of a sequence. If they are an `Extent`, any lane of a panel may lie behind the last
+        token.
     """
 
     row: Expr
     sequence: Expr
     token: Expr
     vector: int
+    tokens: int
+
+    def inside(self, token: Expr) -> Expr:
+        """Return a token to read: the last one for those behind it, whose lanes nobody reads."""
+        if not isinstance(self.tokens, Extent):
+            return token
+        return opaque(T.min(token, size(self.tokens) - 1))
+
+    @contextlib.contextmanager
+    def if_inside(self, token: Expr) -> Iterator[None]:
+        """Open the condition that a token is none behind the last one, if that is possible."""
+        if not isinstance(self.tokens, Extent):
+            yield
+            return
+        with T.If(token < size(self.tokens)), T.Then():
+            yield
 
 
 def _conversion(
@@ -160,25 +187,35 @@ def _conversion(
         ``moves(x, y, panel)`` returns the last two arguments of `visit_panel`.
     """
     batch, tokens, channels = sequences
-    rows, blocks = panel_rows(batch, tokens, lanes), panel_rows(1, tokens, lanes)
+    is_sized = isinstance(tokens, Extent)
     vector = math.gcd(lanes, cpu.vector_lanes())
     order = slice(None) if name == "to_panels" else slice(None, None, -1)
-    shapes = [sequences, (rows, channels, lanes)][order]
     dtypes = [ACTIVATIONS, dtype][order]
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    with (
+        named(sequences) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x, y = (
-            argument(name, *shape, dtype=dtype)
-            for name, shape, dtype in zip("xy", shapes, dtypes, strict=True)
-        )
-        with T.parallel(T.int64(0), T.int64(rows)) as i, T.sblock(name):
-            row = T.axis.spatial(T.int64(rows), i)
-            panel = _Panel(row, row // blocks, row % blocks * lanes, vector)
-            first, second = [panel.sequence, row][order]
+        blocks = panel_rows(1, factor(tokens), lanes)
+        rows = factor(batch) * blocks
+        shapes = [[factor(batch), factor(tokens), channels], [rows, channels, lanes]][order]
+        x = argument("x", *shapes[0], dtype=dtypes[0])
+        declare(variables)
+        y = argument("y", *shapes[1], dtype=dtypes[1])
+        count = T.int64(rows) if isinstance(rows, int) else rows
+        with T.parallel(T.int64(0), count) as i, T.sblock(name):
+            row = T.axis.spatial(count, i)
+            sequence, token = row // blocks, row % blocks * lanes
+            first, second = [sequence, row][order]
             T.reads(x[first, 0 : shapes[0][1], 0 : shapes[0][2]])
             T.writes(y[second, 0 : shapes[1][1], 0 : shapes[1][2]])
-            visit_panel(row % blocks, tokens, channels, lanes, vector, *moves(x, y, panel))
+            if is_sized:
+                sequence, token = opaque(sequence), opaque(token)
+            panel = _Panel(row, sequence, token, vector, tokens)
+            held = lanes if is_sized else tokens  # of a panel that may be the last one
+            visit_panel(row % blocks, held, channels, lanes, vector, *moves(x, y, panel))
     return builder.get()
 
 

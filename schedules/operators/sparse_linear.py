@@ -40,6 +40,7 @@ from tvm_sparse.schedules.emit.row_blocks import peel_ends
 from tvm_sparse.schedules.emit.sparse_walk import SparseArguments, SparseGroup
 from tvm_sparse.schedules.operators.layer import LayerStage
 from tvm_sparse.schedules.stage import kernel
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.layer import Layer
@@ -133,8 +134,11 @@ class SparseLinear(LayerStage):
         self.chunks = tiling.chunks
         self.row_block = tiling.rows
         shares = cpu.cores // math.gcd(cpu.cores, images)  # threads that share the rows of an image
-        if tiling.rows > 1 and self.chunks == 1 and rows % shares == 0:
-            self.row_block = rows // shares
+        if tiling.rows > 1 and self.chunks == 1:
+            if isinstance(rows, Extent):
+                self.row_block = -(-rows // shares)
+            elif rows % shares == 0:
+                self.row_block = rows // shares
         most = (cpu.vector_registers - 2) // tiling.group if self.vectors == 1 else 1
         self.tiles = Tiles(tiling.rows, most)
 
@@ -161,7 +165,7 @@ class SparseLinear(LayerStage):
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
         tensor, layout = self.tensor, self.layout
-        rows = tensor.images * tensor.rows
+        rows = int(tensor.images * tensor.rows)
         problem = Linear(rows, tensor.lanes, layout.n, layout.k, tensor.dtype)
         layer, one_core = Layer(problem, self.density), replace(self.cpu, cores=1)
         product = SPARSE_LINEAR_FAMILY.cycles(layer, self.tiling, one_core)

@@ -41,8 +41,30 @@ def region(height, images=2) -> RegionShape:
 def test_costs_and_memory_are_those_of_the_hints(plan):
     extended, static = region(HEIGHT, IMAGES), region(HINT, 4)
     assert predict(extended, plan, CPU) == predict(static, plan, CPU)
-    assert stage_memory(extended, plan) == stage_memory(static, plan)
+    assert stage_memory(region(HINT, IMAGES), plan) == stage_memory(static, plan)
     assert halo_steps(extended, plan) == halo_steps(static, plan)
+
+
+def tokens(rows) -> RegionShape:
+    """Three operators of which each output row sees the input row of its number."""
+    tensor, tiles = Tensor(2, rows, 32, 16), (Tiles(3, 4), Tiles(), Tiles(2))
+    stages = [StageShape("f", tensor, (Edge(i - 1, RowMap()),), tiles[i]) for i in range(3)]
+    return RegionShape(tuple(stages), (tensor,), (1, 2))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_memory_is_enough_for_every_number_of_rows(plan):
+    memory = stage_memory(tokens(Extent.symbol("rows", 5)), plan)
+    assert memory == stage_memory(tokens(Extent.symbol("rows", 500)), plan)
+    for rows in range(1, 60):
+        for any_rows, of_rows in zip(memory, stage_memory(tokens(rows), plan), strict=True):
+            assert of_rows.run_rows <= any_rows.run_rows
+            assert of_rows.capacity <= any_rows.capacity
+
+
+def test_memory_of_windows_needs_their_number_of_rows():
+    with pytest.raises(ValueError, match="window"):
+        stage_memory(region(HEIGHT), PLANS[0])
 
 
 def test_plans_are_those_of_the_hints():
@@ -71,5 +93,5 @@ def test_a_static_region_plans_with_itself():
 
 
 def test_a_size_that_no_parameter_gives_is_an_error_in_loops():
-    with pytest.raises(KeyError, match="height"):
+    with pytest.raises(ValueError, match="height"):
         column_bounds(region(HEIGHT), PLANS[0], 0, EXPRESSIONS)

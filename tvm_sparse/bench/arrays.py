@@ -30,11 +30,11 @@ def random_inputs(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, np.nd
     value: np.ndarray
     for spec in specs:
         if np.dtype(spec.dtype).kind == "f":
-            value = rng.standard_normal(spec.shape)
+            value = rng.standard_normal(spec.static_shape)
         elif "mask" in spec.name or spec.dtype == "bool":
-            value = np.ones(spec.shape)
+            value = np.ones(spec.static_shape)
         else:
-            value = rng.integers(0, 2 if "type" in spec.name else 1000, spec.shape)
+            value = rng.integers(0, 2 if "type" in spec.name else 1000, spec.static_shape)
         inputs[spec.name] = value.astype(spec.dtype)
     return inputs
 

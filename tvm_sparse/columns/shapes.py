@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, replace
 
 from tvm_sparse.columns.tiles import ONE_ROW, Tiles
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
@@ -102,6 +103,19 @@ class RegionShape:
         stages = tuple(replace(stage, tensor=stage.tensor.planned) for stage in self.stages)
         inputs = tuple(tensor.planned for tensor in self.inputs)
         return replace(self, stages=stages, inputs=inputs)
+
+    def of_height(self, rows: int) -> RegionShape:
+        """Return the planned region with a number of rows in place of an extent of rows."""
+        known = self.planned
+        return replace(
+            known,
+            stages=tuple(
+                replace(stage, tensor=replace(stage.tensor, rows=rows))
+                if isinstance(own.tensor.rows, Extent)
+                else stage
+                for own, stage in zip(self.stages, known.stages, strict=True)
+            ),
+        )
 
     @property
     def height(self) -> int:

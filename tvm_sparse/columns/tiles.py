@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +63,37 @@ class Tiles:
         found = {size for run in runs for size in self.sizes(run)}
         return sorted(found, key=lambda size: (size % self.rows, -size))
 
+    def any_runs(self) -> AnyRuns:
+        """Return runs of any number of rows."""
+        return AnyRuns(self.rows)
+
     def up(self, rows: Row) -> Row:
         """Return the rows of the fewest whole tiles that hold `rows` rows."""
         return rows if self.rows == 1 else (rows + (self.rows - 1)) // self.rows * self.rows
+
+
+@dataclass(frozen=True)
+class AnyRuns(Collection[int]):
+    """Runs of any number of rows, by the numbers up to two tiles.
+
+    A longer run has tiles of no other sizes.
+
+    Attributes
+    ----------
+    rows : int
+        Rows of a whole tile.
+    """
+
+    rows: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(1, 2 * self.rows + 1))
+
+    def __len__(self) -> int:
+        return 2 * self.rows
+
+    def __contains__(self, run: object) -> bool:
+        return isinstance(run, int) and run > 0
 
 
 ONE_ROW = Tiles()

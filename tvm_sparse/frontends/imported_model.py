@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -63,5 +64,11 @@ def tensor_spec(name: str, ty: relax.Type) -> TensorSpec:
         )
         raise ModelError(f"{name!r} is {what}; inputs and outputs must be arrays")
     sizes = [None] * ty.ndim if ty.shape is None else ty.shape
-    shape = (int(size) if isinstance(size, tvm.tirx.IntImm) else -1 for size in sizes)
-    return TensorSpec(name, tuple(shape), str(ty.dtype))
+    return TensorSpec(name, tuple(map(_dimension, sizes)), str(ty.dtype))
+
+
+def _dimension(size: Any) -> int | str:
+    """Return a number or the name of a size; -1 for everything else."""
+    if isinstance(size, tvm.tirx.IntImm):
+        return int(size)
+    return str(size.name) if isinstance(size, tvm.tirx.Var) else -1

@@ -55,6 +55,12 @@ def import_module(
     return ImportedModel(model, inputs, outputs)
 
 
+def has_sizes(module: tvm.IRModule) -> bool:
+    """Return whether inputs of a Relax module have sizes that are known at run time only."""
+    params = _main(module).params
+    return not all(tensor_spec(param.name, param.ty).is_static for param in params)
+
+
 def _main(module: tvm.IRModule) -> relax.Function:
     """Return the function ``main`` of a Relax module.
 

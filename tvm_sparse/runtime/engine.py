@@ -23,7 +23,7 @@ from tvm_sparse.runtime.arrays import to_arrays, to_tensor
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine, MachineClosed
-from tvm_sparse.specs import TensorSpec, unknown_input
+from tvm_sparse.specs import Sizes, TensorSpec, unknown_input
 
 if TYPE_CHECKING:
     from tvm_sparse.compile_report import CompileReport
@@ -133,7 +133,8 @@ class Engine:
         Raises
         ------
         InputError
-            If an input is missing, unknown, or of another shape or dtype, or if its values are none
+            If an input is missing, unknown, or of another shape or dtype, if a named dimension is
+            out of bounds or has two sizes, or if its values are none
             that the model can take, such as an index out of range or an integer divisor of zero.
             Or the system does not give the engine its threads.
         RunError
@@ -181,8 +182,9 @@ class Engine:
             return machine.submit(infer)
 
     def _checked(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[np.ndarray]:
+        sizes = Sizes(self.info.bounds)
         return [
-            spec.check(value)
+            spec.check(value, sizes)
             for spec, value in zip(self.inputs, self._in_order(inputs), strict=True)
         ]
 
@@ -255,7 +257,7 @@ class Engine:
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
                 module = code.module if isinstance(code, LoadedLibrary) else code
-                self._machine = Machine(module, self.threads, self.streams)
+                self._machine = Machine(module, self.threads, self.streams, self.info.has_sizes)
             return self._machine
 
     def _open_code(self) -> tvm.runtime.Module | LibraryFile:

@@ -13,8 +13,8 @@ import platform
 import shutil
 import stat
 import struct
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +69,8 @@ class LibraryInfo:
         not say so.
     precision : DType
         The type that its activations are computed in.
+    bounds : mapping of str to int
+        The largest sizes of named dimensions that it was compiled for; others have no bound.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -82,11 +84,17 @@ class LibraryInfo:
     fallbacks: tuple[Fallback, ...] = ()
     threads: int = 0
     precision: DType = DType.FLOAT32
+    bounds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether inputs may have shapes of several sizes."""
+        return not all(spec.is_static for spec in self.inputs)
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
         fields = asdict(self)
-        usual = {"fallbacks": (), "precision": DType.FLOAT32}
+        usual = {"fallbacks": (), "precision": DType.FLOAT32, "bounds": {}}
         fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         return json.dumps(fields, sort_keys=True)
 

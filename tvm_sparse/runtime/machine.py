@@ -45,18 +45,24 @@ class Machine:
         The number of threads that a call runs on.
     streams : int
         The number of calls that may run at once.
+    has_sizes : bool
+        Whether calls may have tensors of other sizes than those before.
     """
 
-    def __init__(self, module: tvm.runtime.Module, threads: int, streams: int = 1) -> None:
+    def __init__(
+        self, module: tvm.runtime.Module, threads: int, streams: int = 1, has_sizes: bool = False
+    ) -> None:
         self._forks = _forks
         self._executor = ThreadPoolExecutor(streams, "tvm_sparse")
         self._local = threading.local()
         together = threading.Barrier(streams)
+        # TVM's pool keeps a block for every size that it has seen, and never frees one.
+        memory = "naive" if has_sizes else "pooled"
 
         def start() -> int:
             together.wait()  # so that every thread of the executor takes one of these tasks
             start_pool(threads)
-            self._local.main = relax.VirtualMachine(module, tvm.cpu())["main"]
+            self._local.main = relax.VirtualMachine(module, tvm.cpu(), memory)["main"]
             return threading.get_ident()
 
         try:

@@ -61,6 +61,9 @@ class Quotient:
         return value_of(self.dividend, sizes) // value_of(self.divisor, sizes)
 
 
+LARGE = 10_007
+"""A named size in `in_general`: a prime, and larger than most constants beside it."""
+
 Factor: TypeAlias = Symbol | Quotient
 Term: TypeAlias = tuple[Factor, ...]
 """A product; the empty one is 1."""
@@ -80,7 +83,12 @@ class Extent(int):
     @staticmethod
     def symbol(name: str, hint: int) -> Extent:
         """Return the size called `name`, which is planned for as `hint`."""
-        return _extent({(Symbol(name, hint),): 1})
+        return Extent.of(Symbol(name, hint))
+
+    @staticmethod
+    def of(symbol: Symbol) -> Extent:
+        """Return a named size as an extent."""
+        return _extent({(symbol,): 1})
 
     def __add__(self, other: int) -> Extent:
         if not isinstance(other, int):  # with a float, for example, only the hint goes on
@@ -149,6 +157,20 @@ class Extent(int):
             for term, coefficient in self.terms.items()
         )
         return f"{' + '.join(products)} ({int(self)})"
+
+
+def in_general(size: int) -> int:
+    """Return the value for large sizes, by which extents are put in an order without hints."""
+    total = 0
+    for term, coefficient in _terms(size).items():
+        product = coefficient
+        for factor in term:
+            if isinstance(factor, Quotient):
+                product *= in_general(factor.dividend) // max(in_general(factor.divisor), 1)
+            else:
+                product *= LARGE
+        total += product
+    return total
 
 
 def value_of(size: int, sizes: Mapping[str, int]) -> int:

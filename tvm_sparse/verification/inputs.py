@@ -81,18 +81,18 @@ def _example(
 ) -> np.ndarray:
     limits, lengths, is_mask = _limits(spec.name, readers, shapes)
     if not spec.dtype.startswith(("int", "uint", "bool")):
-        return np.asarray(rng.standard_normal(spec.shape).astype(_numpy_dtype(spec.dtype)))
+        return np.asarray(rng.standard_normal(spec.static_shape).astype(_numpy_dtype(spec.dtype)))
     dtype = np.dtype(spec.dtype)
     if limits:
-        return np.asarray(rng.integers(0, max(min(limits), 1), spec.shape).astype(dtype))
+        return np.asarray(rng.integers(0, max(min(limits), 1), spec.static_shape).astype(dtype))
     if lengths:
-        return np.asarray(rng.integers(1, max(min(lengths), 1) + 1, spec.shape).astype(dtype))
+        return np.asarray(rng.integers(1, max(min(lengths), 1) + 1, spec.static_shape).astype(dtype))
     if dtype.kind in "iu" and dtype.itemsize == 1 and len(spec.shape) > 2:
         info = np.iinfo(dtype)
-        return np.asarray(rng.integers(info.min, info.max + 1, spec.shape).astype(dtype))
+        return np.asarray(rng.integers(info.min, info.max + 1, spec.static_shape).astype(dtype))
     if not is_mask and dtype.kind != "b":
-        return np.ones(spec.shape, dtype)
-    mask = np.asarray(rng.integers(0, 2, spec.shape))
+        return np.ones(spec.static_shape, dtype)
+    mask = np.asarray(rng.integers(0, 2, spec.static_shape))
     if mask.ndim:
         mask[..., 0] = 1  # a row that is masked as a whole has no softmax
     return mask.astype(dtype)

@@ -111,7 +111,7 @@ def verify(
         If the engine was compiled for another machine.
     """
     proto, folder = read_model(model)
-    bind_shapes(proto, {spec.name: spec.shape for spec in engine.inputs})
+    bind_shapes(proto, {spec.name: spec.static_shape for spec in engine.inputs})
     _check_names(proto, engine)
     try:
         inputs = example_inputs(proto, engine.inputs) if inputs is None else inputs

@@ -10,7 +10,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, infer_same
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents, known_size
 from tvm_sparse.schedules.stage import Stage
 
 
@@ -39,14 +39,14 @@ def attention(
 def _attention(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     attrs, operands = call.attrs, ATTENTION.operands_of(call)
     return schedules.Attention(
-        batch=int(attrs["batch"]),
-        tokens=int(attrs["tokens"]),
-        key_tokens=int(attrs["key_tokens"]),
+        batch=known_size(attrs["batch"]),
+        tokens=known_size(attrs["tokens"]),
+        key_tokens=known_size(attrs["key_tokens"]),
         heads=int(attrs["heads"]),
         head_dim=int(attrs["head_dim"]),
         lanes=lanes_of(operands["q"]),
         scale=float(attrs["scale"]),
-        bias_shape=known_shape(operands["bias"]) if "bias" in operands else None,
+        bias_shape=known_extents(operands["bias"]) if "bias" in operands else None,
         cpu=cpu,
         dtype=dtype_of(operands["q"]),
     )
@@ -58,5 +58,6 @@ ATTENTION = Operator(
     ("bias",),
     infer=infer_same,
     stage=_attention,
-    images=lambda call: int(call.attrs["batch"]),
+    images=lambda call: known_size(call.attrs["batch"]),
+    takes_sizes=True,
 )

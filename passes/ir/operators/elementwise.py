@@ -19,7 +19,7 @@ from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.passes.ir.expressions import integers, is_call_to
 from tvm_sparse.passes.ir.operators.layouts import panels_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.operators.elementwise import broadcasts
 from tvm_sparse.schedules.stage import Stage
 
@@ -61,7 +61,7 @@ def _elementwise(call: relax.Call, images: int, cpu: CpuProfile) -> Stage | None
     function = function_of(call)
     result = panels_of(call, images)
     operands = ELEMENTWISE[call.op.name].operands_of(call).values()
-    shapes = [known_shape(operand) for operand in operands]
+    shapes = [known_extents(operand) for operand in operands]
     if function is None or not all(broadcasts(shape, result) for shape in shapes):
         return None  # the stage knows no other way to broadcast
     return schedules.Elementwise(function, result, shapes, cpu)
@@ -129,10 +129,18 @@ def _legalize_fake_quantize(builder: relax.BlockBuilder, call: relax.Call) -> re
 
 
 HARDSWISH = Operator(
-    PREFIX + "hardswish", infer=infer_same, stage=_elementwise, legalize=_legalize_hardswish
+    PREFIX + "hardswish",
+    infer=infer_same,
+    stage=_elementwise,
+    legalize=_legalize_hardswish,
+    takes_sizes=True,
 )
 SOFTPLUS = Operator(
-    PREFIX + "softplus", infer=infer_same, stage=_elementwise, legalize=_legalize_softplus
+    PREFIX + "softplus",
+    infer=infer_same,
+    stage=_elementwise,
+    legalize=_legalize_softplus,
+    takes_sizes=True,
 )
 FAKE_QUANTIZE = Operator(
     PREFIX + "fake_quantize",
@@ -154,7 +162,7 @@ ELEMENTWISE = {
     SOFTPLUS.name: SOFTPLUS,
     FAKE_QUANTIZE.name: FAKE_QUANTIZE,
     **{
-        name: Operator(name, stage=_elementwise)
+        name: Operator(name, stage=_elementwise, takes_sizes=True)
         for name in (*UNARY, *BINARY)
         if name not in (HARDSWISH.name, SOFTPLUS.name, FAKE_QUANTIZE.name)
     },

@@ -22,5 +22,9 @@ def _layer_norm(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
 
 
 LAYER_NORM = Operator(
-    PREFIX + "layer_norm", ("x", "gamma", "beta"), infer=infer_same, stage=_layer_norm
+    PREFIX + "layer_norm",
+    ("x", "gamma", "beta"),
+    infer=infer_same,
+    stage=_layer_norm,
+    takes_sizes=True,
 )

@@ -21,7 +21,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents, known_shape, lifted, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.tensor import Tensor
 
@@ -68,13 +68,13 @@ class Layout:
 
 def panels_of(value: relax.Expr, images: int) -> Tensor:
     """Return the extents of panels that hold `images` images."""
-    rows, channels, lanes = known_shape(value)
+    rows, channels, lanes = known_extents(value)
     return Tensor(images, rows // images, channels, lanes, dtype_of(value))
 
 
 def lanes_of(panels: relax.Expr) -> int:
     """Return the lanes of panels."""
-    _, _, lanes = known_shape(panels)
+    _, _, lanes = known_extents(panels)
     return lanes
 
 
@@ -85,7 +85,7 @@ def to_panels(x: relax.Expr, lanes: int, dtype: DType = ACTIVATIONS) -> relax.Ca
 
 def from_panels(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
     """Return the tensor ``(..., tokens, channels)``, float32, that the panels hold."""
-    return FROM_PANELS.call(panels, shape=list(shape))
+    return FROM_PANELS.call(panels, shape=[lowered(extent) for extent in shape])
 
 
 def image_to_panels(x: relax.Expr, lanes: int, dtype: DType = ACTIVATIONS) -> relax.Call:
@@ -113,7 +113,7 @@ def batched(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _infer_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    shape = known_shape(TO_PANELS.operand(call, "x"))
+    shape = known_extents(TO_PANELS.operand(call, "x"))
     layout = Layout.of(shape, int(call.attrs["lanes"]))
     return tensor_type(layout.rows, layout.channels, layout.lanes, dtype=dtype_named(call))
 
@@ -125,7 +125,7 @@ def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> re
 
 
 def _infer_shape(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    return tensor_type(*(int(extent) for extent in call.attrs["shape"]))
+    return tensor_type(*(lifted(extent) for extent in call.attrs["shape"]))
 
 
 def _batch_of(call: relax.Call) -> int:
@@ -134,13 +134,13 @@ def _batch_of(call: relax.Call) -> int:
 
 
 def _to_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    shape = known_shape(TO_PANELS.operand(call, "x"))
+    shape = known_extents(TO_PANELS.operand(call, "x"))
     return schedules.to_panels(*batched(shape), int(call.attrs["lanes"]), cpu, dtype_named(call))
 
 
 def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     panels = FROM_PANELS.operand(call, "x")
-    sizes = batched(known_shape(call))
+    sizes = batched(known_extents(call))
     return schedules.from_panels(*sizes, lanes_of(panels), cpu, dtype_of(panels))
 
 
@@ -157,8 +157,22 @@ def _panels_to_image(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.PanelsToImage(batch, channels, height, width, *form)
 
 
-TO_PANELS = Operator(PREFIX + "to_panels", ("x",), infer=_infer_to_panels, kernel=_to_panels)
-FROM_PANELS = Operator(PREFIX + "from_panels", ("x",), infer=_infer_shape, kernel=_from_panels)
+TO_PANELS = Operator(
+    PREFIX + "to_panels",
+    ("x",),
+    infer=_infer_to_panels,
+    kernel=_to_panels,
+    sizes=lambda call: batched(known_extents(call.args[0]))[:2],
+    takes_sizes=True,
+)
+FROM_PANELS = Operator(
+    PREFIX + "from_panels",
+    ("x",),
+    infer=_infer_shape,
+    kernel=_from_panels,
+    sizes=lambda call: batched(known_extents(call))[:2],
+    takes_sizes=True,
+)
 IMAGE_TO_PANELS = Operator(
     PREFIX + "image_to_panels",
     ("x",),

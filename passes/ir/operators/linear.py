@@ -18,7 +18,7 @@ from tvm_sparse.passes.ir.operators.operator import (
     dtype_of,
     tensor_type,
 )
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents, known_shape
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.tilings.linear import LINEAR_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
@@ -74,7 +74,7 @@ def sparse_density(values: relax.Expr, taps: int) -> float:
 def infer_linear(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     """Return the type of a linear layer's result."""
     x, *_ = call.args
-    rows, _, lanes = known_shape(x)
+    rows, _, lanes = known_extents(x)
     return tensor_type(rows, int(call.attrs["channels"]), lanes, dtype=dtype_of(x))
 
 
@@ -98,6 +98,7 @@ SPARSE_LINEAR = Operator(
     EPILOGUE_OPERANDS,
     infer=infer_linear,
     stage=_sparse_linear,
+    takes_sizes=True,
     with_epilogue=True,
 )
 LINEAR = Operator(
@@ -106,5 +107,6 @@ LINEAR = Operator(
     EPILOGUE_OPERANDS,
     infer=infer_linear,
     stage=_linear,
+    takes_sizes=True,
     with_epilogue=True,
 )

@@ -18,7 +18,7 @@ into PrimFuncs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -27,6 +27,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.passes.ir.shapes import lowered
 from tvm_sparse.schedules.stage import Stage
 
 PREFIX = "relax.tvm_sparse."
@@ -57,6 +58,11 @@ def _any_number(_call: relax.Call) -> None:
     """Return that a call works on any number of images."""
 
 
+def _no_sizes(_call: relax.Call) -> Sequence[int]:
+    """Return that the kernel of a call takes no sizes."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Operator:
     """An operator of this package, or one of TVM's that can work on panels.
@@ -83,6 +89,10 @@ class Operator:
         Whether a bias, a residual and an activation can follow while the result is in registers.
     legalize : callable, optional
         Replaces calls that are neither in panels nor in a region.
+    sizes : callable
+        Returns the sizes of a call that `kernel` takes as parameters where they are an `Extent`.
+    takes_sizes : bool
+        Whether `stage` and `kernel` compute calls with sizes that are known at run time only.
     """
 
     name: str
@@ -94,6 +104,8 @@ class Operator:
     images: Callable[[relax.Call], int | None] = _any_number
     with_epilogue: bool = False
     legalize: Legalize | None = None
+    sizes: Callable[[relax.Call], Sequence[int]] = _no_sizes
+    takes_sizes: bool = False
 
     @property
     def is_own(self) -> bool:
@@ -145,7 +157,7 @@ class Operator:
 
 def tensor_type(*shape: Any, dtype: DType = ACTIVATIONS) -> relax.TensorType:
     """Return the type of a tensor of activations."""
-    return relax.TensorType(list(shape), dtype)
+    return relax.TensorType([lowered(extent) for extent in shape], dtype)
 
 
 def dtype_of(value: relax.Expr) -> DType:

@@ -8,7 +8,7 @@ from tvm_sparse.cpu.profile import SHORTEST_VECTOR_BITS, CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.schedules.stage import Stage
 
 
@@ -26,19 +26,23 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     operator = operator_of(call)
     if operator is None or operator.stage is None:
         return None
-    shape = static_shape(call)
+    shape = extents_of(call)
     if shape is None or len(shape) != 3 + is_image(call):
         return None
     dtype = str(call.ty.dtype)
     known = set(DType) if cpu.has_half else {ACTIVATIONS}
     if dtype not in known:
         return None
-    if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // DType(dtype).bits):
+    if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // DType(dtype).bits) != 0:
         return None
-    if shape[0] % images or operator.images(call) not in (None, images):
+    if shape[0] % images != 0 or operator.images(call) not in (None, images):
         return None
     operands = operator.operands_of(call).values()
-    if any(static_shape(operand) is None for operand in operands):
+    shapes = [extents_of(operand) for operand in operands]
+    if any(known is None for known in shapes):
+        return None
+    is_sized = any(is_symbolic(known or ()) for known in (shape, *shapes))
+    if is_symbolic(shape[1:]) or (is_sized and not operator.takes_sizes):
         return None
     return operator.stage(call, images, cpu)
 
