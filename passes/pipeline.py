@@ -241,7 +241,7 @@ def pipeline(
         gets the warnings.
     strict : bool
         Whether a pruned layer without a sparse kernel is a `ModelError`, not only a warning. TVM
-        passes errors of passes on as a RuntimeError with the same text.
+        passes it on as a RuntimeError with the same text.
     precision : str
         What activations are computed in, as `tvm_sparse.compile` takes it.
     keep_float32 : collection of str
@@ -253,26 +253,20 @@ def pipeline(
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
-        cpu = CpuProfile.from_target(target) if target is not None else native()
-        cpu = resolve(precision, cpu)
+        cpu = resolve(precision, CpuProfile.from_target(target) if target else native())
         sizes = sizes_of(mod)
         with planned_for(sizes | dict(hints or {})):
-            return compile_for(mod, cpu, target or cpu.to_target(), bool(sizes))
+            return whole(mod, cpu, target or cpu.to_target(), bool(sizes))
 
-    def compile_for(
-        mod: tvm.IRModule, cpu: CpuProfile, target: tvm.target.Target, has_sizes: bool
-    ) -> tvm.IRModule:
+    def whole(mod: tvm.IRModule, cpu: CpuProfile, target: Any, has_sizes: bool) -> tvm.IRModule:
         computed = chosen(precision, cpu)
         if has_sizes:
-            cpu = in_float32(cpu, precision)
-            computed = str(cpu.activations)
+            cpu, computed = in_float32(cpu, precision), "float32"
         found = front(mod, cpu, lookups, keep_float32)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target:
             mod = tvm.transform.Sequential([regions])(found.mod)
             made = _report(mod, cpu, found.used, computed)
-            if has_sizes:
-                made = dataclasses.replace(made, kept_by_tvm=kept_by_tvm(mod))
             (report or CompileReport.log)(made)
             if strict and made.warnings:
                 raise ModelError(made.warnings[0])
@@ -305,4 +299,5 @@ def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: st
     seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
     layers = layers_of(mod, regions)
     used = used.with_regions(formed)
-    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision)
+    kept = kept_by_tvm(mod)
+    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision, kept)

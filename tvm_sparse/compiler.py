@@ -127,8 +127,8 @@ def compile(
         If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
         layer without a sparse kernel.
     InputError
-        If `shapes`, `hints` or `bounds` do not fit the model, `threads` or `streams` is below 1, or `columns`,
-        `overlap`, `fallback` or `precision` has another value.
+        If `shapes`, `hints` or `bounds` do not fit the model, `threads` or `streams` is below 1, or
+        `columns`, `overlap`, `fallback` or `precision` has another value.
     TargetError
         If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
     RecordsError
@@ -173,13 +173,9 @@ def compile(
     if isinstance(model, tvm.IRModule) and has_sizes(model):
         cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
+    known = records.lookups_on(cpu)
     passes = functools.partial(
-        pipeline.pipeline,
-        columns,
-        overlap,
-        records.lookups_on(cpu),
-        precision=precision,
-        hints=hints,
+        pipeline.pipeline, columns, overlap, known, precision=precision, hints=hints
     )
     once = functools.partial(
         _compile_once,

@@ -66,6 +66,11 @@ class TensorSpec:
             raise ValueError(f"{self} has dimensions that are known at run time only")
         return tuple(size for size in self.shape if isinstance(size, int))
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The dimensions, with -1 in place of names."""
+        return tuple(size if isinstance(size, int) else -1 for size in self.shape)
+
     def at(self, sizes: Mapping[str, int]) -> TensorSpec:
         """Return the spec with sizes in place of names."""
         shape = tuple(

@@ -86,7 +86,9 @@ def _example(
     if limits:
         return np.asarray(rng.integers(0, max(min(limits), 1), spec.static_shape).astype(dtype))
     if lengths:
-        return np.asarray(rng.integers(1, max(min(lengths), 1) + 1, spec.static_shape).astype(dtype))
+        return np.asarray(
+            rng.integers(1, max(min(lengths), 1) + 1, spec.static_shape).astype(dtype)
+        )
     if dtype.kind in "iu" and dtype.itemsize == 1 and len(spec.shape) > 2:
         info = np.iinfo(dtype)
         return np.asarray(rng.integers(info.min, info.max + 1, spec.static_shape).astype(dtype))

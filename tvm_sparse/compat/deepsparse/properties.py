@@ -79,8 +79,8 @@ class EngineProperties:
 
     @property
     def input_shapes(self) -> list[tuple[int, ...]]:
-        """The shapes of the inputs, in the order of the model."""
-        return [spec.shape for spec in self._engine.inputs]
+        """The shapes of the inputs; a dimension is -1 if the caller chooses it."""
+        return [spec.numbers for spec in self._engine.inputs]
 
     @property
     def output_names(self) -> list[str]:
@@ -90,7 +90,7 @@ class EngineProperties:
     @property
     def output_shapes(self) -> list[tuple[int, ...]]:
         """The shapes of the outputs; a dimension is -1 if it is known only at run time."""
-        return [spec.shape for spec in self._engine.outputs]
+        return [spec.numbers for spec in self._engine.outputs]
 
     @property
     def cpu_avx_type(self) -> str:
