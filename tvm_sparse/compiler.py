@@ -20,6 +20,7 @@ from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.frontends.load import has_sizes, import_module, no_fallback
+from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
@@ -28,6 +29,8 @@ from tvm_sparse.runtime.loading import load
 from tvm_sparse.specs import FallbackOption, check_sizes
 
 if TYPE_CHECKING:
+    import torch
+
     from tvm_sparse.verification.verify import Verification
 
 __all__ = ["compile", "load", "verify_engine"]
@@ -36,8 +39,8 @@ __all__ = ["compile", "load", "verify_engine"]
 
 
 def compile(
-    model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    model: str | os.PathLike[str] | tvm.IRModule | torch.nn.Module,
+    shapes: Mapping[str, Sequence[int]] | Any | None = None,
     target: str = "native",
     threads: int | None = None,
     columns: ColumnRows = "auto",
@@ -61,11 +64,12 @@ def compile(
 
     Parameters
     ----------
-    model : str, PathLike or tvm.IRModule
-        An ONNX file, or a Relax module whose function ``main`` has its weights as constants. Sizes
-        of its inputs may be variables.
+    model : str, PathLike, tvm.IRModule or torch.nn.Module
+        An ONNX file; a Relax module whose function ``main`` has its weights as constants, and
+        whose inputs may have variables as sizes; or a module of PyTorch in evaluation mode.
     shapes : mapping of str to sequence of int, optional
-        Shapes of the ONNX inputs that have dynamic dimensions.
+        Shapes of the ONNX inputs that have dynamic dimensions. For a module of PyTorch, a tuple or
+        a dict of tensors: example inputs.
     target : str
         The name of a CPU profile; ``"native"`` is this machine. Suffixes add or take away what
         half precision uses: ``"x86-64-v4+fp16"``, ``"sapphirerapids-amx"``.
@@ -85,9 +89,8 @@ def compile(
         Whether a pruned layer without a sparse kernel is an error. Otherwise the logger
         ``tvm_sparse`` gets a warning.
     verify : bool
-        Whether the outputs are compared with those of ONNX Runtime, as by `verify_engine`. The
-        command line does so by default. It takes one inference of both, and the time to load the
-        model into ONNX Runtime.
+        Whether the outputs are compared with those of ONNX Runtime, as by `verify_engine` and, by
+        default, on the command line. It takes an inference of both.
     fallback : str
         What becomes of nodes that cannot be compiled: with ``"onnxruntime"``, ONNX Runtime runs
         them inside of the library, which then needs this package and Python; ``"off"`` makes them
@@ -96,9 +99,8 @@ def compile(
         Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
     precision : str
         What activations are computed in: ``"float32"``, ``"float16"``, or with ``"auto"`` the
-        fastest that the target has. Inputs and outputs stay as the model has them. With float16,
-        a matrix unit may multiply dense layers in bfloat16, and layers whose values leave the
-        range of float16 stay in float32.
+        fastest that the target has. Inputs and outputs stay as they are. With float16, a matrix
+        unit may multiply dense layers in bfloat16, and layers that leave its range stay in float32.
     calibration : mapping of str to array, optional
         Every input of an ONNX file by name, on which values are measured for float16 and outputs
         are verified. By default, random inputs that fit the graph.
@@ -138,6 +140,8 @@ def compile(
     LimitError
         If a limit is exceeded, or the process that has limits crashes.
     """
+    if is_module(model):
+        model, shapes = import_torch(model, shapes), None
     options: dict[str, Any] = {
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,
@@ -178,14 +182,9 @@ def compile(
         pipeline.pipeline, columns, overlap, known, precision=precision, hints=hints
     )
     once = functools.partial(
-        _compile_once,
-        pipeline=passes,
-        cpu=cpu,
-        threads=threads,
-        streams=streams,
-        no_fallback=refusal,
-        planned={"hints=": hints or {}, "bounds=": bounds or {}},
-    )
+        _compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams,
+        no_fallback=refusal, planned={"hints=": hints or {}, "bounds=": bounds or {}},
+    )  # fmt: skip
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for
 

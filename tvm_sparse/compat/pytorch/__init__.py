@@ -1,0 +1,1 @@
+"""``torch.compile(model, backend="tvm_sparse")``."""
