@@ -52,6 +52,7 @@ from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.passes.lower.view_results import ViewResults
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
@@ -138,6 +139,7 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.FuseTIR(),
         # It knows a reshape by its loops: a scheduled one would be copied.
         relax.transform.RewriteDataflowReshape(),
+        ViewResults(),
         relax.transform.DeadCodeElimination(),
         ApplyDefaultSchedule(cpu),
         VectorizeMath(),
