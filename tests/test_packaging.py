@@ -138,3 +138,7 @@ def test_the_sdist_is_complete(distributions):
 def test_help_shows_what_is_imported_late():
     assert {"compile", "load", "Engine"} <= {*dir(tvm_sparse)}
     assert "compile(model" in pydoc.plain(pydoc.render_doc(tvm_sparse))
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {tvm_sparse.__version__}\n" in (ROOT / "CITATION.cff").read_text()

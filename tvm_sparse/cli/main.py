@@ -13,7 +13,9 @@ from tvm_sparse.cli import (
     analyze,
     benchmark,
     compile,
+    completion,
     demo,
+    doctor,
     ending,
     limits,
     prune,
@@ -25,7 +27,7 @@ from tvm_sparse.cli import (
 )
 from tvm_sparse.errors import TvmSparseError, printable, reason
 
-VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets)
+VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets, doctor, completion)
 """The verbs in the order of ``--help``."""
 
 
