@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 from tvm import relax
 
+from tvm_sparse.formats.quantization import NOT_ROUNDED, Quantization, Roundings
+from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
 from tvm_sparse.passes.ir.shapes import extents_of, reshaped
@@ -26,6 +28,8 @@ class Scores:
     scale: float = 1.0
     bias: relax.Expr | None = None
     """It has as many axes as the scores that it was added to."""
+    roundings: Roundings = NOT_ROUNDED
+    """The numbers that the scores are rounded to, before and behind the bias."""
 
 
 def unreshaped(value: relax.Expr, lookup: Lookup) -> relax.Expr:
@@ -70,7 +74,10 @@ def read_scores(value: relax.Expr, lookup: Lookup, emit: Emit) -> Scores | None:
     return None
 
 
-_SCORE_OPERATORS = ("relax.multiply", "relax.divide", "relax.add", "relax.where")
+_SCORE_OPERATORS = (
+    *("relax.multiply", "relax.divide", "relax.add", "relax.where"),
+    operators.FAKE_QUANTIZE.name,
+)
 
 
 def _changed(scores: Scores, call: relax.Call, source: relax.Expr, emit: Emit) -> Scores | None:
@@ -78,7 +85,15 @@ def _changed(scores: Scores, call: relax.Call, source: relax.Expr, emit: Emit) -
     bias, rank, dtype = scores.bias, len(call.ty.shape), call.ty.dtype
     if bias is not None and len(bias.ty.shape) != rank:
         return None
+    if is_call_to(call, operators.FAKE_QUANTIZE.name):
+        return replace(scores, roundings=_rounded(scores, operators.steps_of(call)))
+    if scores.roundings.biased:
+        return None
     factor = scaling(call)
+    if factor is not None and not scores.roundings.is_empty:
+        if factor <= 0:
+            return None
+        scores = replace(scores, roundings=scores.roundings.scaled(factor))
     if factor is not None:
         if bias is not None:
             bias = emit(relax.op.multiply(bias, relax.const(factor, dtype)))
@@ -96,6 +111,13 @@ def _changed(scores: Scores, call: relax.Call, source: relax.Expr, emit: Emit) -
         mask = emit(relax.op.where(_of_rank(condition, rank, emit), *choices))
         return replace(scores, bias=mask)
     return None
+
+
+def _rounded(scores: Scores, steps: Quantization) -> Roundings:
+    roundings = scores.roundings
+    if scores.bias is None:
+        return replace(roundings, scores=(*roundings.scores, steps))
+    return replace(roundings, biased=(*roundings.biased, steps))
 
 
 def _sum(a: relax.Expr | None, b: relax.Expr, emit: Emit) -> relax.Expr:

@@ -19,12 +19,13 @@ applied to the result. Attention stays as it is if anything else reads its weigh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.passes.canonicalize.attention_scores import (
     Scores,
     leading_shape,
@@ -34,6 +35,7 @@ from tvm_sparse.passes.canonicalize.attention_scores import (
 )
 from tvm_sparse.passes.canonicalize.narrow import lower_bound, narrow
 from tvm_sparse.passes.canonicalize.sink_views import sink_views
+from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
@@ -61,7 +63,12 @@ def _rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
 def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     if not is_call_to(call, "relax.matmul") or call.ty.dtype != ACTIVATIONS:
         return None
-    weights, guarded = unguarded(unreshaped(call.args[0], lookup), lookup)
+    weights = unreshaped(call.args[0], lookup)
+    steps: list[Quantization] = []
+    while is_call_to(lookup(weights), operators.FAKE_QUANTIZE.name):
+        steps.insert(0, operators.steps_of(lookup(weights)))
+        weights = unreshaped(lookup(weights).args[0], lookup)
+    weights, guarded = unguarded(weights, lookup)
     softmax, shape = lookup(weights), extents_of(weights) or ()
     if not is_call_to(softmax, "relax.nn.softmax") or len(shape) not in (3, 4):
         return None
@@ -82,7 +89,16 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
         masks = uniform_value(bias) != 0
         bias = emit(_of_rank_4(bias, groups, shape[-1])) if masks else None
     scale = scores.scale * q.factor * k.factor
-    out = emit(relax.op.nn.attention(q.value, k.value, v.value, bias, scale))
+    roundings = replace(scores.roundings, weights=tuple(steps))
+    if roundings.is_empty:
+        out = emit(relax.op.nn.attention(q.value, k.value, v.value, bias, scale))
+    else:
+        tensors = [emit(operand.value) for operand in (q, k, v)]
+        shapes = [extents_of(tensor) for tensor in tensors]
+        if shapes[0] is None or shapes[1] is None or shapes[1] != shapes[2]:
+            return None  # no kernel attends to such tensors with roundings
+        tensors += [] if bias is None else [bias]
+        out = emit(operators.rounded_attention(tensors, scale, roundings))
     if guarded and bias is not None and lower_bound(bias, lookup) == -math.inf:
         out = _nan_to_zero(out, emit)
     out = relax.op.permute_dims(out, [0, 2, 1, 3])
@@ -116,7 +132,7 @@ def _shares_weights(product: relax.Var, weights: relax.Expr, block: Dataflow) ->
         call = block.lookup(steps[-1])
         if guarded:
             path.append(call.args[0])
-        elif is_call_to(call, *RESHAPING):
+        elif is_call_to(call, *RESHAPING, operators.FAKE_QUANTIZE.name):
             source = call.args[0]
         else:
             return False

@@ -10,6 +10,7 @@ Runs after `SparsifyWeights` and `PackDenseWeights`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tvm
@@ -32,6 +33,11 @@ from tvm_sparse.passes.ir.shapes import (
     reshaped,
 )
 from tvm_sparse.passes.sparsify.mover import Mover, move_all
+
+_ATTENTIONS = (
+    *("relax.nn.attention", "relax.nn.attention_bias"),
+    operators.ROUNDED_ATTENTION.name,
+)
 
 
 @tvm.transform.module_pass(opt_level=0, name="MoveToPanels")
@@ -58,7 +64,7 @@ class _Mover(Mover):
             return self._reshape(call)
         if is_call_to(call, "relax.nn.layer_norm"):
             return self._layer_norm(call)
-        if is_call_to(call, "relax.nn.attention", "relax.nn.attention_bias"):
+        if is_call_to(call, *_ATTENTIONS):
             return self._attention(call)
         if is_call_to(call, "relax.where"):
             return self._guard(call)
@@ -219,7 +225,7 @@ class _Mover(Mover):
             )
             for x, t in ((query, tokens), (key, key_tokens), (value, key_tokens))
         )
-        attrs = {
+        attrs: dict[str, Any] = {
             "batch": lowered(batch),
             "tokens": lowered(tokens),
             "key_tokens": lowered(key_tokens),
@@ -227,6 +233,9 @@ class _Mover(Mover):
             "head_dim": head_dim,
             "scale": 1 / math.sqrt(head_dim) if scale is None else float(scale),
         }
+        roundings = operators.roundings_of(call)
+        if not roundings.is_empty:
+            attrs["roundings"] = roundings.to_fields()
         moved = operators.attention(
             query_panels, key_panels, value_panels, bias[0] if bias else None, attrs
         )

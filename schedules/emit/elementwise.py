@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -13,6 +14,7 @@ from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.schedules.emit import half_math, vector_math
 from tvm_sparse.schedules.emit.expressions import (
     bits_of,
+    bound,
     clip,
     constant,
     float_of,
@@ -99,6 +101,14 @@ HALF_EXPRESSIONS: dict[str, Callable[..., Expr]] = EXPRESSIONS | {
 }
 """The functions of float16 values. Those that are the same as in float32 use the arithmetic of
 their operands' type."""
+
+
+def rounded(value: Expr, quantizations: Iterable[Quantization]) -> Expr:
+    """Return a float32 or float16 vector that is rounded to the numbers of quantizations."""
+    for steps in quantizations:
+        numbers = ", ".join(str(float(number)) for number in astuple(steps))
+        value = bound(expression(f"fake_quantize({numbers})")(value))
+    return value
 
 
 def expression(name: str) -> Callable[..., Expr]:

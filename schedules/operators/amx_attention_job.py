@@ -24,6 +24,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import NOT_ROUNDED, Roundings
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.attention_tiles import (
     SIDE,
@@ -59,14 +60,21 @@ class AmxAttentionJob(HalfAttentionJob):
 
     Parameters
     ----------
-    tokens, key_tokens, head_dim, lanes, cpu
-        As `AttentionJob`; lanes and the channels of a head are multiples of 32.
+    tokens, key_tokens, head_dim, lanes, cpu, roundings
+        As `AttentionJob`; lanes and the channels of a head are multiples of 32, and nothing is
+        rounded.
     """
 
     def __init__(
-        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+        self,
+        tokens: int,
+        key_tokens: int,
+        head_dim: int,
+        lanes: int,
+        cpu: CpuProfile,
+        roundings: Roundings = NOT_ROUNDED,
     ) -> None:
-        super().__init__(tokens, key_tokens, head_dim, lanes, cpu)
+        super().__init__(tokens, key_tokens, head_dim, lanes, cpu, roundings)
         self.columns = lanes // SIDE
         self.steps, self.key_steps = head_dim // SIDE, -(-key_tokens // SIDE)
         self.tiles = AttentionTiles(key_tokens, head_dim, lanes)

@@ -30,6 +30,7 @@ from tvm_sparse.costs.vectors import vector_cycles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.formats.quantization import NOT_ROUNDED, Roundings
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -108,6 +109,8 @@ class Attention(Stage):
         Gives the vector length and the number of registers.
     dtype : DType
         Type of the panels.
+    roundings : Roundings
+        The numbers that scores and weights are rounded to.
     """
 
     name = "attention"
@@ -125,7 +128,9 @@ class Attention(Stage):
         bias_shape: tuple[int, ...] | None,
         cpu: CpuProfile,
         dtype: DType = ACTIVATIONS,
+        roundings: Roundings = NOT_ROUNDED,
     ) -> None:
+        self.roundings = roundings
         self.tokens, self.key_tokens, self.head_dim = tokens, key_tokens, head_dim
         self.scale, self.bias_shape, self.cpu = scale, bias_shape, cpu
         channels = heads * head_dim
@@ -136,7 +141,9 @@ class Attention(Stage):
         self.kind = AttentionJob if dtype == DType.FLOAT32 else HalfAttentionJob
         if isinstance(key_tokens, Extent) or isinstance(tokens, Extent):
             self.kind = SizedAttentionJob
-        if dtype == DType.FLOAT16 and not AmxAttentionJob.refusal(head_dim, lanes, cpu):
+        # The matrix unit meets the weights before they are divided by their sum.
+        takes_tiles = dtype == DType.FLOAT16 and roundings.is_empty
+        if takes_tiles and not AmxAttentionJob.refusal(head_dim, lanes, cpu):
             self.kind, self.preparations = AmxAttentionJob, (amx.ask_permission,)
             if batch * heads % cpu.cores == 0 or batch * heads >= JOBS_PER_CORE * cpu.cores:
                 self.row_block = self.tensor.rows
@@ -156,7 +163,7 @@ class Attention(Stage):
         """Allocate the scores and the accumulators."""
         super().allocate(run_rows)
         sizes = (self.tokens, self.key_tokens, self.head_dim, self.tensor.lanes)
-        self.job = self.kind(*sizes, self.cpu)
+        self.job = self.kind(*sizes, self.cpu, self.roundings)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
@@ -218,7 +225,10 @@ class Attention(Stage):
             return products + AMX_OPERAND * tensor.elements
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
         exp = operations_of("exp", tensor.dtype)
-        return products + vector_cycles(scores, loads=1, stores=2, operations=exp + 3)
+        parts = vars(self.roundings).values()
+        rounding = sum(map(len, parts)) * operations_of("fake_quantize(1, 0, 0, 1)", tensor.dtype)
+        operations = exp + 3 + rounding
+        return products + vector_cycles(scores, loads=1, stores=2, operations=operations)
 
     def run_cycles(self) -> float:
         """Return the cycles in which keys and values become tiles of the matrix unit."""
@@ -232,4 +242,5 @@ class Attention(Stage):
     def key(self) -> str:
         """Return the text that tuning records know the stage by; the tensors are not part of it."""
         bias = "x".join(map(str, self.bias_shape)) if self.bias_shape else "none"
-        return f"{self.name} heads={self.chunks} keys={self.key_tokens} bias={bias}"
+        rounded = "" if self.roundings.is_empty else " rounded"
+        return f"{self.name} heads={self.chunks} keys={self.key_tokens} bias={bias}{rounded}"

@@ -10,8 +10,10 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import NOT_ROUNDED, Roundings
 from tvm_sparse.schedules.emit.buffers import Registers, filled, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
+from tvm_sparse.schedules.emit.elementwise import rounded
 from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.transpose import transpose
@@ -38,13 +40,22 @@ class AttentionJob:
         Lanes of all panels, which are the queries of a block.
     cpu : CpuProfile
         Gives the vector length and the number of registers.
+    roundings : Roundings
+        The numbers that scores and weights are rounded to.
     """
 
     dtype = DType.FLOAT32
 
     def __init__(
-        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+        self,
+        tokens: int,
+        key_tokens: int,
+        head_dim: int,
+        lanes: int,
+        cpu: CpuProfile,
+        roundings: Roundings = NOT_ROUNDED,
     ) -> None:
+        self.roundings = roundings
         self.tokens, self.key_tokens = tokens, key_tokens
         self.head_dim, self.lanes = head_dim, lanes
         self.width = math.gcd(lanes, cpu.vector_lanes(self.dtype))
@@ -124,7 +135,9 @@ class AttentionJob:
                     score = self.acc[i * len(self.vectors) + u]
                     if factor is not None:
                         score = score * factor
+                    score = rounded(T.bind(score), self.roundings.scores)
                     score = T.bind(score if added is None else score + added(key, u))
+                    score = rounded(score, self.roundings.biased)
                     T.buffer_store(self.scores, score, [self.part(key, u)])
                     self.largest[u] = T.max(self.largest[u], self.counted(score, key))
 
@@ -164,12 +177,24 @@ class AttentionJob:
                 weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
                 T.buffer_store(self.scores, weight, [self.part(key, u)])
                 self.total[u] = self.total[u] + weight
+        if self.roundings.weights:
+            self.share([T.bind(self.across(number(1)) / self.total[u]) for u in self.vectors])
+
+    def share(self, shares: list[Expr]) -> None:
+        """Multiply the exponentials by a vector for each vector of the lanes, and round them."""
+        with T.serial(T.int64(0), size(self.key_tokens)) as key:
+            for u in self.vectors:
+                place = self.part(key, u)
+                weight = rounded(T.bind(self.scores[place] * shares[u]), self.roundings.weights)
+                T.buffer_store(self.scores, weight, [place])
 
     def average(
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
     ) -> None:
         """Compute the averages of the values, weighted by the exponentials."""
-        share = [T.bind(self.across(number(1)) / self.total[u]) for u in self.vectors]
+        shares = None
+        if not self.roundings.weights:
+            shares = [T.bind(self.across(number(1)) / self.total[u]) for u in self.vectors]
 
         def visit_tile(start: Expr, count: int) -> None:
             def visit_keys(block: Expr, keys: int | Expr) -> None:
@@ -185,7 +210,8 @@ class AttentionJob:
             self.each_key_block(visit_keys)
             for i in range(count):
                 for u in self.vectors:
-                    result = self.acc[i * len(self.vectors) + u] * share[u]
+                    result = self.acc[i * len(self.vectors) + u]
+                    result = result if shares is None else result * shares[u]
                     store(result, start + i, vector_at(T.int64(u * self.width), self.width))
 
         each_tile(self.head_dim, self.tile, visit_tile)

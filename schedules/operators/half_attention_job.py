@@ -22,6 +22,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import NOT_ROUNDED, Roundings
 from tvm_sparse.schedules.emit.buffers import converted, filled, number, scratch
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.expressions import constant, maximum
@@ -53,16 +54,22 @@ class HalfAttentionJob(AttentionJob):
 
     Parameters
     ----------
-    tokens, key_tokens, head_dim, lanes, cpu
+    tokens, key_tokens, head_dim, lanes, cpu, roundings
         As `AttentionJob`.
     """
 
     dtype = DType.FLOAT16
 
     def __init__(
-        self, tokens: int, key_tokens: int, head_dim: int, lanes: int, cpu: CpuProfile
+        self,
+        tokens: int,
+        key_tokens: int,
+        head_dim: int,
+        lanes: int,
+        cpu: CpuProfile,
+        roundings: Roundings = NOT_ROUNDED,
     ) -> None:
-        super().__init__(tokens, key_tokens, head_dim, lanes, cpu)
+        super().__init__(tokens, key_tokens, head_dim, lanes, cpu, roundings)
         self.tile = max(min(self.tile, ACCUMULATORS // len(self.vectors)), 1)
         self.size = head_dim * lanes
         self.scaled = scratch(self.size, self.dtype)
@@ -129,13 +136,6 @@ class HalfAttentionJob(AttentionJob):
             visit(T.int64(self.key_tokens - rest), rest)
         shares = [filled(1, self.width) / self.total[u] for u in self.vectors]
         self.share([T.bind(converted(share, self.dtype)) for share in shares])
-
-    def share(self, shares: list[Expr]) -> None:
-        """Multiply the exponentials by a vector for each vector of the lanes."""
-        with T.serial(T.int64(0), T.int64(self.key_tokens)) as key:
-            for u in self.vectors:
-                place = self.part(key, u)
-                T.buffer_store(self.scores, self.scores[place] * shares[u], [place])
 
     def average(
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]

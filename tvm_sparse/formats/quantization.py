@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,54 @@ class Quantization:
     def inverse(self) -> np.float32:
         """Steps of a distance of 1."""
         return np.float32(1) / np.float32(self.scale)
+
+
+@dataclass(frozen=True)
+class Roundings:
+    """The numbers that parts of an attention are rounded to, one quantization after another.
+
+    Attributes
+    ----------
+    scores : tuple of Quantization
+        Those of the scaled scores.
+    biased : tuple of Quantization
+        Those of the scores with their bias.
+    weights : tuple of Quantization
+        Those of the weights, which the softmax computes.
+    """
+
+    scores: tuple[Quantization, ...] = ()
+    biased: tuple[Quantization, ...] = ()
+    weights: tuple[Quantization, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is rounded."""
+        return not (self.scores or self.biased or self.weights)
+
+    def scaled(self, factor: float) -> Roundings:
+        """Return the roundings of scores that are multiplied by a positive number."""
+        scores = (replace(steps, scale=steps.scale * factor) for steps in self.scores)
+        return replace(self, scores=tuple(scores))
+
+    def to_fields(self) -> dict[str, list[list[float]]]:
+        """Return the numbers of all quantizations, by the name of the part."""
+        parts = vars(self).items()
+        return {name: [list(map(float, astuple(s))) for s in steps] for name, steps in parts}
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Sequence[Sequence[float]]]) -> Roundings:
+        """Return the inverse of `to_fields`."""
+
+        def quantization(numbers: Sequence[float]) -> Quantization:
+            scale, *integers = numbers
+            return Quantization(float(scale), *(int(number) for number in integers))
+
+        return Roundings(**{name: tuple(map(quantization, fields[name])) for name in fields})
+
+
+NOT_ROUNDED = Roundings()
+"""What an attention of floats rounds: nothing."""
 
 
 def dequantized(

@@ -1,7 +1,13 @@
 """The operators that networks are rewritten into, one family a file; `table` lists all records."""
 
 from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR, amx_linear
-from tvm_sparse.passes.ir.operators.attention import ATTENTION, attention
+from tvm_sparse.passes.ir.operators.attention import (
+    ATTENTION,
+    ROUNDED_ATTENTION,
+    attention,
+    rounded_attention,
+    roundings_of,
+)
 from tvm_sparse.passes.ir.operators.conv2d import (
     AMX_CONV2D,
     CONV2D,
@@ -123,6 +129,7 @@ __all__ = [
     "QUANTIZED_CONV2D",
     "QUANTIZED_MATMUL",
     "RECURRENT",
+    "ROUNDED_ATTENTION",
     "ROW_LINEAR",
     "SOFTPLUS",
     "SPARSE_CONV2D",
@@ -171,6 +178,8 @@ __all__ = [
     "recurrent_of",
     "recurrent_operands",
     "resize_of",
+    "rounded_attention",
+    "roundings_of",
     "row_linear",
     "softplus",
     "sparse_conv2d",
