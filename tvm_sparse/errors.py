@@ -94,9 +94,19 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of any library says that memory could not be had."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(words in said for words in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = ("bad_alloc", "can't allocate lock", "Cannot allocate memory")
+"""What C++, Python's threads and the system say."""
+
+
 def reason(error: BaseException) -> str:
     """Return the first line of what an error of any library says, or what kind it is."""
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+    if is_out_of_memory(error):
         return "there is not enough memory"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"

@@ -100,3 +100,16 @@ def test_limits_that_are_none(option, value):
     process = start("pass", option, value)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and "not a number above 0" in err
+
+
+def test_llvm_ends_its_process_by_itself():
+    """As it does where it cannot write."""
+    status, err = ended("print('LLVM ERROR: IO', file=sys.stderr, flush=True); os._exit(1)")
+    assert status == 2
+    assert err.startswith("LLVM ERROR: IO\nerror: the compiler gave up; ") and err.count("\n") == 2
+
+
+def test_no_memory_for_a_thread():
+    status, err = ended('raise RuntimeError("can\'t allocate lock")')
+    assert status == 2 and err.startswith("error: there is not enough memory; ")
+    assert "report" not in err

@@ -162,6 +162,79 @@ def test_valid_nodes_have_the_types_of_the_standard(tmp_path):
     assert types["y"].tensor_type.elem_type == TensorProto.INT64
 
 
+def inner(inputs, outputs):
+    nodes = [make_node("Identity", ["x"], [name]) for name in outputs if name != "x"]
+    values = [[onnx.ValueInfoProto(name=name) for name in names] for names in (inputs, outputs)]
+    return helper.make_graph(nodes, "inner", *values)
+
+
+BODIES = {
+    "If": (["c"], {"then_branch": ([], ["a"]), "else_branch": ([], ["b", "d"])}, 17),
+    "If with inputs": (["c"], {"then_branch": (["k"], ["a"]), "else_branch": ([], ["b"])}, 17),
+    "Loop": (["", "c", "x"], {"body": (["k", "l", "m"], ["a", "b", "d"])}, 17),
+    "Loop without its state": (["", "c", "x"], {"body": (["k", "l"], ["a", "b"])}, 17),
+    "Scan": (["x"], {"body": (["k"], ["a", "b"])}, 17),
+    "Scan with lengths": (["", "x"], {"body": (["k", "l"], ["a"])}, 8),
+    "If that gives what is outside": (
+        ["c"], {"then_branch": ([], ["x"]), "else_branch": ([], ["b"])}, 17
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_graphs_in_a_node_fit_it(name, tmp_path):
+    inputs, graphs, opset = BODIES[name]
+    graphs = {key: inner(*values) for key, values in graphs.items()}
+    one = make_node(name.split()[0], inputs, ["y"], "n", **graphs)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model([one], {"x": [3], "c": []}, opset=opset).SerializeToString())
+    with pytest.raises(ModelError, match=r"'?n'? .* needs a graph '|an inner graph gives 'x'"):
+        read_model(path)
+
+
+def calls(*bodies):
+    """Return a model that calls the last of some functions; a body is the names that it calls."""
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = []
+    for position, body in enumerate(bodies):
+        names = [*(f"v{i}" for i in range(len(body))), "out"]
+        nodes = [
+            make_node(name, [names[i]], [names[i + 1]], domain="own" if name[0] == "F" else "")
+            for i, name in enumerate(body)
+        ]
+        name = f"F{position}"
+        functions.append(helper.make_function("own", name, ["v0"], ["out"], nodes, opsets))
+    last = make_node(f"F{len(bodies) - 1}", ["x"], ["y"], "n", domain="own")
+    return helper.make_model(
+        helper.make_graph(
+            [last],
+            "g",
+            [helper.make_tensor_value_info("x", 1, [4])],
+            [helper.make_tensor_value_info("y", 1, [4])],
+        ),
+        opset_imports=opsets, ir_version=8, functions=functions,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("bodies", "message"),
+    [
+        ([["F0"]], "function 'F0' calls itself"),
+        ([["F1"], ["Relu", "F0"]], "function 'F[01]' calls itself"),
+        ([["Relu"], *([f"F{i}", f"F{i}"] for i in range(60))], "more than 100000 nodes"),
+    ],
+)
+def test_functions_without_end(bodies, message, tmp_path):
+    (tmp_path / "m.onnx").write_bytes(calls(*bodies).SerializeToString())
+    with pytest.raises(ModelError, match=message):
+        read_model(tmp_path / "m.onnx")
+
+
+def test_functions_of_functions(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(calls(["Relu"], ["F0", "F0"]).SerializeToString())
+    assert read_model(tmp_path / "m.onnx")[0].functions
+
+
 class TestFile:
     @pytest.fixture
     def refused(self, tmp_path):

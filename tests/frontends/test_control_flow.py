@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvm_sparse
+from tvm_sparse.errors import PLEASE_REPORT
 from tvm_sparse.frontends.canonical import control_flow
 from tvm_sparse.frontends.canonical.control_flow import CONTROL_FLOW, write_out
 
@@ -229,6 +230,32 @@ def test_an_if_on_an_input_stays():
     inputs = [*X, value("c", BOOL, ())]
     model = model_of([node("If", ["c"], ["y"], "if", **branches())], inputs, {"y": FLOAT}, {})
     assert kept(write_out(model, Path(), lambda _: True)) == ["If"]
+
+
+def test_branches_of_several_shapes_fall_back_with_what_reads_them(tmp_path, caplog):
+    """ONNX's inference believes what the branches declare, and compiled code knows better."""
+    rows = [
+        helper.make_graph([node(op, ["x"], [out])], out, [], [value(out, FLOAT, (3, 4))])
+        for op, out in (("Exp", "e"), ("ReduceLogSumExp", "r"))
+    ]
+    nodes = [
+        node("If", ["c"], ["b"], "if", then_branch=rows[0], else_branch=rows[1]),
+        node("Mul", ["b", "half"], ["m"], "mul"),
+        node("Add", ["m", "x"], ["y"], "add"),
+    ]
+    inputs = [value("c", BOOL, ()), value("x", FLOAT, (3, 4))]
+    model = model_of(nodes, inputs, {"y": FLOAT}, {"half": np.float32(0.5)})
+    onnx.save(model, tmp_path / "m.onnx")
+    engine = tvm_sparse.compile(tmp_path / "m.onnx")
+    assert {name for found in engine.info.fallbacks for name in found.nodes} >= {"if", "mul"}
+    assert PLEASE_REPORT not in caplog.text
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for chosen in (np.array(True), np.array(False)):
+        (expected,) = session.run(None, {"c": chosen, "x": x})
+        np.testing.assert_allclose(engine.run({"c": chosen, "x": x})["y"], expected, rtol=1e-5)
 
 
 def test_a_written_out_loop_is_compiled(tmp_path):

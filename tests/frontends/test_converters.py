@@ -202,6 +202,13 @@ def test_attributes_of_other_modes_are_no_matter(tmp_path, mode):
     check(tmp_path, node, {"x": image(1, 2, 5, 7)}, {"s": np.float32([1, 1, 1.5, 2])}, atol=1e-4)
 
 
+@pytest.mark.parametrize("alpha", [np.inf, -np.inf, np.nan])
+def test_infinite_factors_are_left_to_onnx_runtime(tmp_path, alpha):
+    node = make_node("Gemm", ["x", "w"], ["y"], alpha=alpha)
+    with pytest.raises(ModelError, match=rf"its attribute 'alpha' is {alpha}"):
+        check(tmp_path, node, {"x": image(4, 6)}, {"w": image(6, 3)})
+
+
 def test_weights_of_an_interpolation_sum_to_one():
     centres = np.linspace(-1, 7, 23)
     for mode in ("linear", "cubic"):

@@ -26,6 +26,9 @@ GRACE_SECONDS = 3.0
 
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+_OF_LLVM = 1
+"""The exit status that LLVM ends its process with, and this program never does."""
+
 _FROM_TERMINAL = 128
 """The origin of a signal that the kernel sent (``SI_KERNEL``), to the child as well."""
 
@@ -100,8 +103,10 @@ def _status(status: int, late: str, gigabytes: str) -> int:
     """Return the exit status for that of the child, with a line if it did not end by itself."""
     if late:
         text = f"not done after {late} s; give it more with --limit-time"
-    elif not os.WIFSIGNALED(status):
+    elif os.WIFEXITED(status) and os.WEXITSTATUS(status) != _OF_LLVM:
         return os.waitstatus_to_exitcode(status)
+    elif os.WIFEXITED(status):
+        text = "the compiler gave up; what it said stands above, if it could say something"
     elif os.WTERMSIG(status) == signal.SIGKILL:
         text = "the system ended the compiler, probably for want of memory; close other programs"
     else:

@@ -25,7 +25,7 @@ from tvm_sparse.cli import (
     tune,
     verify,
 )
-from tvm_sparse.errors import TvmSparseError, printable, reason
+from tvm_sparse.errors import TvmSparseError, is_out_of_memory, printable, reason
 
 VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets, doctor, completion)
 """The verbs in the order of ``--help``."""
@@ -48,17 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     with streams.opened():
         options = _parser().parse_args(arguments)
-        if arguments is None:
-            if "limit_time" in options:
-                status = limits.in_child(options.limit_time, options.limit_memory)
-                if status is not None:
-                    return status
-            ending.by_signals()
-        return _run(options)
+        if arguments is None and "limit_time" in options:
+            status = limits.in_child(options.limit_time, options.limit_memory)
+            if status is not None:
+                return status
+        return _run(options, is_program=arguments is None)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, is_program: bool) -> int:
     try:
+        if is_program:
+            ending.by_signals()
         with ending.unwinding(), _warnings_on_stderr():
             options.verb(options)
     except ending.Ended as ended:
@@ -70,7 +70,10 @@ def _run(options: argparse.Namespace) -> int:
         return streams.BROKEN_PIPE
     # Every error of this package is one line; what is left is a mistake of its own.
     except Exception as error:
-        _print_error(f"{reason(error)}; please report it, with what --debug prints", options.debug)
+        remedy = "please report it, with what --debug prints"
+        if is_out_of_memory(error):
+            remedy = "close other programs, or see --limit-memory"
+        _print_error(f"{reason(error)}; {remedy}", options.debug)
         return 2
     except KeyboardInterrupt:
         return 130

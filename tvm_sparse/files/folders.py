@@ -80,8 +80,9 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
             f"no folder for temporary files can be made: {error.strerror or error}; the "
             "environment variable TMPDIR names the place for them"
         ) from error
-    guard = _guard(folder)
+    guard = None
     try:
+        guard = _guard(folder)
         yield folder
     except OSError as error:
         if parent is not None or error.errno not in _DISK:
@@ -91,11 +92,14 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
             "variable TMPDIR names another place"
         ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # What was done is done, even if there is no memory to clean up; the next process will.
+        with contextlib.suppress(MemoryError):
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
         if guard is not None:
             guard.kill()
-            guard.communicate()
+            with contextlib.suppress(MemoryError):
+                guard.communicate()
 
 
 def _make(parent: Path) -> tuple[Path, int]:
@@ -130,7 +134,7 @@ def _guard(folder: Path) -> subprocess.Popen[bytes] | None:
             start_new_session=True,
             cwd="/",
         )
-    except OSError:
+    except (OSError, MemoryError):
         return None
 
 

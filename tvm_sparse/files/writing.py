@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tvm_sparse.errors import OutputError, TvmSparseError
+from tvm_sparse.errors import OutputError, TvmSparseError, reason
 from tvm_sparse.files.folders import scratch_folder
 
 # The suffixes that tell other packages which format to write.
@@ -50,6 +50,8 @@ def replacing(
             _put(temporary, target)
     except OSError as failure:
         raise error(f"{path}: cannot be written: {failure.strerror or failure}") from failure
+    except MemoryError as failure:
+        raise error(f"{path}: cannot be written: {reason(failure)}") from failure
 
 
 def writable_target(
@@ -142,7 +144,7 @@ def _put(temporary: Path, target: Path) -> None:
     _sync(temporary)
     temporary.replace(target)
     # The file is in its place now, whatever becomes of the folder's entry in a power cut.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, MemoryError):
         _sync(target.parent)
 
 

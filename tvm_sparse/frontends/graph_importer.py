@@ -151,9 +151,9 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         """Return why a node had better fall back, where others do, though it was converted.
 
         What ONNX Runtime gives has no values at compile time, and shapes that are computed from
-        them are open.
+        them are open. What branches of several shapes give has none that compiled code could name.
         """
-        if not self._submodels:
+        if not self._submodels and node.op_type != "If":
             return ""
         for name in node.output:
             value = self._nodes.get(name)

@@ -7,6 +7,7 @@ library without this package.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -155,10 +156,14 @@ def write_library(
         If `path` cannot be written, or no linker for the machine is installed.
     """
     command = link_command(info.machine, linker)
-    with replacing(path, LibraryError, read) as temporary:
+    with _writing(path), replacing(path, LibraryError, read) as temporary:
         library = write_shared_object(module, temporary.parent, command)
         add_seal(library, info.to_json())
         library.replace(temporary)
+
+
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    return border(LibraryError, f"{path}: cannot be written")
 
 
 def copy_library(loaded: LibraryFile, path: Path) -> None:
@@ -171,6 +176,7 @@ def copy_library(loaded: LibraryFile, path: Path) -> None:
     """
     source = loaded.file()
     with (
+        _writing(path),
         open_regular(source, LibraryError) as file,
         replacing(path, LibraryError, [loaded.path, source]) as temporary,
         temporary.open("wb") as copy,

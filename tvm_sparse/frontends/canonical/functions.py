@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 
 from tvm_sparse.frontends.canonical.light import with_light_weights
+from tvm_sparse.frontends.checks.equations import check_equations
 
 WRITTEN_OUT = frozenset(
     {
@@ -27,6 +28,7 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model without functions of its own, and without those operators."""
     if model.functions:
         model = with_light_weights(model, onnx.inliner.inline_local_functions)
+        check_equations(model.graph)  # a caller may have given one
     names = {node.op_type for node in model.graph.node if _is_written_out(node)}
     if not names:
         return model

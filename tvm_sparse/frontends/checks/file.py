@@ -9,6 +9,9 @@ from pathlib import Path
 import onnx
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.checks.bodies import check_bodies
+from tvm_sparse.frontends.checks.equations import check_equations
+from tvm_sparse.frontends.checks.functions import check_functions
 
 LARGEST_TENSOR = 2**31 - 1
 """Elements of a tensor; compiled code counts them in 32 bits."""
@@ -37,7 +40,11 @@ def check_file(model: onnx.ModelProto, path: Path) -> None:
                 f"{path}: opset {opset.version} is newer than {newest}, the newest that the "
                 f"installed onnx {onnx.__version__} knows; export the model with opset {newest}"
             )
-    _check_graph(model.graph, path, set())
+    check_functions(model)
+    for part in (model.graph, *model.functions):
+        check_equations(part)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    _check_graph(model.graph, path, set(), opset)
 
 
 def fits(shape: Sequence[int]) -> bool:
@@ -56,7 +63,7 @@ def limits() -> str:
     )
 
 
-def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str]) -> None:
+def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str], opset: int) -> None:
     for tensor in graph.initializer:
         _check_tensor(tensor.name, tensor.dims, path)
     for sparse in graph.sparse_initializer:
@@ -65,7 +72,8 @@ def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str]) -> None:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         _check_tensor(value.name, [max(size, 1) for size in sizes], path)
     made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    known = outer | made | {t.values.name for t in graph.sparse_initializer} | {""}
+    sparse_names = {tensor.values.name for tensor in graph.sparse_initializer}
+    known = outer | made | sparse_names | {""}
     for position, node in enumerate(graph.node):
         what = f"{path}: node {node.name or position!r} ({node.op_type})"
         missing = next((name for name in node.input if name not in known), None)
@@ -87,10 +95,16 @@ def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str]) -> None:
             for dims in _dims(attribute):
                 _check_tensor(node.name, dims, path)
             for inner in _graphs(attribute):
-                _check_graph(inner, path, known)
+                _check_graph(inner, path, known, opset)
+        check_bodies(node, what, opset)
         made.update(filter(None, node.output))
         known.update(node.output)
-    missing = next((value.name for value in graph.output if value.name not in known), None)
+    missing = next((v.name for v in graph.output if v.name not in made | sparse_names), None)
+    if missing in outer:
+        raise ModelError(
+            f"{path}: an inner graph gives {missing!r}, which is of the graph around it; an "
+            "Identity must stand between"
+        )
     if missing is not None:
         raise ModelError(f"{path}: no node produces output {missing!r}; the file is truncated")
 

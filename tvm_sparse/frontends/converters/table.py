@@ -7,6 +7,7 @@ whose value is not the default, an input, or an output that the converter does n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -141,6 +142,7 @@ def convert_node(
 
     def made(op_type: str, inputs: Inputs, attributes: Attributes) -> Node:
         def by_tvm(inputs: list[Any], attributes: dict[str, Any]) -> Any:
+            _refuse_infinities(attributes)
             converter = onnx_frontend._get_convert_map()[op_type].get_converter(opset)
             return converter(builder, inputs, attributes, scope)
 
@@ -166,6 +168,13 @@ def convert_node(
     bound = bind(result)
     _refuse_missing_outputs(node, bound)
     return bound
+
+
+def _refuse_infinities(attributes: Mapping[str, Any]) -> None:
+    """Leave numbers that are not finite to ONNX Runtime: TVM's converters multiply them by zero."""
+    for name, value in attributes.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NotImplementedError(f"its attribute {name!r} is {value}")
 
 
 def _refuse_ignored_attributes(node: Node, given: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
-import zlib
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from tvm_sparse.runtime.seal import add_seal
 from tvm_sparse.testing.mutants import fields, graphs, raw_bytes
 from tvm_sparse.testing.mutants.corpus import Corpus
 
@@ -53,14 +54,17 @@ def _mutated_library(rng: random.Random, content: bytes) -> bytes:
     if rng.random() < 0.6:
         return raw_bytes.mutated(rng, content)
     footer = struct.Struct("<QII8s")
-    length, described, _, magic = footer.unpack(content[-footer.size :])
+    length, described, _, _ = footer.unpack(content[-footer.size :])
     text = content[length : length + described]
     if rng.random() < 0.3:
-        changed = raw_bytes.mutated(rng, text)
+        changed = raw_bytes.mutated(rng, text).decode(errors="replace")
     else:
-        changed = json.dumps(_mutated_json(rng, json.loads(text))).encode()
-    sealed = content[:length] + changed
-    return sealed + footer.pack(length, len(changed), zlib.crc32(sealed), magic)
+        changed = json.dumps(_mutated_json(rng, json.loads(text)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "library.so"
+        path.write_bytes(content[:length])
+        add_seal(path, changed)
+        return path.read_bytes()
 
 
 def _mutated_records(rng: random.Random, content: bytes) -> bytes:
