@@ -38,6 +38,7 @@ from tvm_sparse.passes.canonicalize.recompose_quantized_products import (
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
 from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
+from tvm_sparse.passes.canonicalize.split_exact_products import SplitExactProducts
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
 from tvm_sparse.passes.canonicalize.split_transposed_conv import SplitTransposedConv
@@ -83,6 +84,7 @@ def canonicalize() -> Passes:
         relax.transform.CanonicalizeBindings(),
         LegalizeDynamicSlice(),
         RecomposeQuantizedProducts(),
+        SplitExactProducts(),
         ViewQuantizedWeights(),
         RecomposeQuantized(),
         KeepZeros(),

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 from onnx.helper import make_node
 
 import tvm_sparse
@@ -15,41 +13,9 @@ from tvm_sparse.passes.canonicalize.recompose_quantized_products import (
     RecomposeQuantizedProducts,
 )
 from tvm_sparse.testing.models import operators_of
+from tvm_sparse.testing.one_operator import check, outputs, write
 
 FLOAT = TensorProto.FLOAT
-
-
-def write(path, nodes, inputs, output, tensors, opset=17):
-    """Write a model of inputs and one output, which is quantized or not."""
-    types = {k: helper.np_dtype_to_tensor_dtype(v.dtype) for k, v in inputs.items()}
-    given = [helper.make_tensor_value_info(k, types[k], v.shape) for k, v in inputs.items()]
-    result = helper.make_tensor_value_info("y", output, None)
-    constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()]
-    graph = helper.make_graph(nodes, "quantized", given, [result], constants)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-    return path
-
-
-def outputs(path, inputs):
-    """Return our output and that of ONNX Runtime; nothing may fall back."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (want,) = session.run(None, inputs)
-    (got,) = tvm_sparse.compile(path, threads=2, fallback="off").run(inputs).values()
-    assert (got.shape, got.dtype) == (want.shape, want.dtype)
-    return got, want
-
-
-def check(path, nodes, inputs, output, tensors, step=0.0, opset=17):
-    """Compare with ONNX Runtime: integers by steps, floats by `step` and one part in 10,000."""
-    got, want = outputs(write(path, nodes, inputs, output, tensors, opset), inputs)
-    wide = [a.astype("float64") for a in (got, want)]
-    off = np.abs(wide[0] - wide[1])
-    assert off.max() <= step + (1e-4 * np.abs(want).max() if want.dtype.kind == "f" else 0)
-    assert (off > 1e-4 * np.abs(want).max()).mean() < 0.01
-    assert np.ptp(want) > 0
 
 
 def rng():

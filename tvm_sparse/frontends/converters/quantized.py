@@ -8,6 +8,7 @@ Integer products have scales of 1, and their sums are cast to int32.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,9 @@ def conv_integer(node: Node) -> Any:
     """Convert ConvInteger, whose sums are exact."""
     x = centred(node, node.inputs[0], node.inputs[2])
     weight = centred(node, node.inputs[1], node.inputs[3], axis=0)
+    is_constant = isinstance(node.inputs[1], tvm.ir.GenericConst)
+    if not is_constant and math.prod(node.shape(1)[1:]) * 255**2 >= 2**24:
+        raise NotImplementedError("its weight is no constant, and its sums may exceed float32")
     return relax.op.astype(node.emit(node.convert("Conv", [x, weight], node.attributes)), "int32")
 
 

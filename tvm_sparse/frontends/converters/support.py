@@ -21,6 +21,7 @@ from tvm_sparse.frontends.onnx_recurrent import RECURRENT
 
 LIMITS = {
     "BatchNormalization": "`training_mode` of float16",
+    "ConvInteger": "long sums with a weight that is computed at run time",
     "ConvTranspose": "`output_padding` that is not below the strides",
     "Dropout": "`training_mode` with a ratio above 0",
     "Loop": "lengths known at run time only, loops of more than 512 nodes",
@@ -29,12 +30,23 @@ LIMITS = {
     "MaxUnpool": "`pads` that differ from side to side",
     "NonMaxSuppression": "everything: TVM keeps other boxes",
     "Pad": "pads below zero or computed at run time",
+    "QLinearConv": "`channels_last`",
+    "QuantizeLinear": "`block_size`; types of other than 8 and 16 bits",
     "Pow": "integers, but for constant powers up to 8",
     "Range": "numbers that are computed at run time",
     "Resize": "`tf_crop_and_resize`, sizes computed at run time, interpolation of integers",
     "RoiAlign": "`mode` max; `half_pixel` with a `spatial_scale` other than 1",
+    "DequantizeLinear": "`block_size` of what is computed at run time, `output_dtype`",
     "RMSNormalization": "all axes of float16",
     "Scan": "lengths known at run time only, loops of more than 512 nodes",
+    "com.microsoft.Attention": "caches of past keys, biases of scores, rotary embedding",
+    "com.microsoft.EmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
+    "com.microsoft.GatherBlockQuantized": "blocks along another axis than the last, in bytes",
+    "com.microsoft.MatMulNBits": "`g_idx`, weights that are no constants",
+    "com.microsoft.QAttention": "caches of past keys, rotary embedding",
+    "com.microsoft.QEmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
+    "com.microsoft.QLinearAveragePool": "`channels_last`",
+    "com.microsoft.QLinearGlobalAveragePool": "`channels_last`",
 }
 """What our converters do not do, by operator."""
 
@@ -50,8 +62,8 @@ the attribute.
 - **written out**: by the function that defines the operator in the standard; a loop by the nodes of
   its iterations.
 - **TVM**: TVM's converter, under supervision.
-- **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and
-  `ai.onnx.ml`.
+- **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` that are not
+  at the end of the table, and with those of `ai.onnx.ml`.
 
 | operator | converted by | not |
 | --- | --- | --- |
@@ -65,7 +77,7 @@ class Support:
     Attributes
     ----------
     operator : str
-        The operator, of the domain of ONNX itself.
+        The operator; its domain precedes it if that is not the domain of ONNX itself.
     by : str
         Who converts it.
     limits : str
@@ -78,7 +90,7 @@ class Support:
 
 
 def rows() -> Iterator[Support]:
-    """Yield a row for each operator of the newest opset, by name."""
+    """Yield a row for each operator of the newest opset, by name; then those of com.microsoft."""
     converters = onnx_frontend._get_convert_map()
     for schema in sorted(onnx.defs.get_all_schemas(), key=lambda schema: schema.name):
         name = schema.name
@@ -97,6 +109,9 @@ def rows() -> Iterator[Support]:
             yield Support(name, "TVM", unread)
         else:
             yield Support(name, "ONNX Runtime", "")
+    for name in sorted(OURS):
+        if "." in name:
+            yield Support(name, "ours", LIMITS.get(name, ""))
 
 
 def _unread(schema: Any, converter: Any) -> list[str]:

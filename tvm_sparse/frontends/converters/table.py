@@ -17,6 +17,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.frontends.converters import (
     elementwise,
+    fused,
+    microsoft,
     normalization,
     quantized,
     reductions,
@@ -87,6 +89,16 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "Sign": elementwise.sign,
     "ThresholdedRelu": elementwise.thresholded_relu,
     "TopK": shapes.top_k,
+}
+
+OURS |= {
+    f"com.microsoft.{name}": convert
+    for name, convert in (
+        *microsoft.QUANTIZED.items(),
+        *fused.FUSED.items(),
+        ("DequantizeLinear", quantized.dequantize_linear),
+        ("QuantizeLinear", quantized.quantize_linear),
+    )
 }
 
 _NOT_A_TENSOR = {"Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty"}

@@ -1,0 +1,221 @@
+"""The quantized operators that ONNX Runtime adds to the standard, in the domain com.microsoft.
+
+They become float operators between (de)quantizations, like those of the standard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tvm_sparse.frontends.canonical.block_constants import dequantized as dequantized_array
+from tvm_sparse.frontends.converters.node import Node
+from tvm_sparse.frontends.converters.quantized import (
+    dequantized,
+    dynamic_range,
+    operand,
+    quantized,
+)
+
+
+def binary(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable[[Node], Any]:
+    """Return the converter of an operator of two quantized tensors, such as QLinearAdd."""
+
+    def convert(node: Node) -> Any:
+        result = node.emit(function(operand(node, 0), operand(node, 3)))
+        return quantized(node, result, node.inputs[6], node.inputs[7], node.dtype(0))
+
+    return convert
+
+
+def unary(function: Callable[[Node, relax.Expr], relax.Expr]) -> Callable[[Node], Any]:
+    """Return the converter of an operator of one quantized tensor, such as QLinearSigmoid."""
+
+    def convert(node: Node) -> Any:
+        result = node.emit(function(node, operand(node, 0)))
+        return quantized(node, result, node.inputs[3], node.inputs[4], node.dtype(0))
+
+    return convert
+
+
+def leaky_relu(node: Node, x: relax.Expr) -> relax.Expr:
+    """Return the leaky ReLU of floats."""
+    return relax.op.nn.leakyrelu(x, float(node.attributes.get("alpha", 0.01)))
+
+
+def sigmoid(_node: Node, x: relax.Expr) -> relax.Expr:
+    """Return the sigmoid of floats."""
+    return relax.op.sigmoid(x)
+
+
+def softmax(node: Node, x: relax.Expr) -> relax.Expr:
+    """Return the softmax of floats; before opset 13, it is one of all axes from `axis` on."""
+    opset, axis = int(node.attributes.get("opset", 13)), int(node.attributes.get("axis", -1))
+    shape = node.shape(0)
+    axis %= len(shape)
+    if opset >= 13 or axis == len(shape) - 1:
+        return relax.op.nn.softmax(x, axis)
+    rows = node.emit(relax.op.reshape(x, (int(np.prod(shape[:axis])), -1)))
+    return relax.op.reshape(node.emit(relax.op.nn.softmax(rows, 1)), shape)
+
+
+def average_pool(node: Node, x: relax.Expr) -> relax.Expr:
+    """Return the average pooling of floats."""
+    _refuse_channels_last(node)
+    return node.convert("AveragePool", [x], node.attributes)
+
+
+def global_average_pool(node: Node, x: relax.Expr) -> relax.Expr:
+    """Return the averages of images of floats."""
+    _refuse_channels_last(node)
+    return node.convert("GlobalAveragePool", [x], node.attributes)
+
+
+def concat(node: Node) -> Any:
+    """Convert QLinearConcat, whose operands follow the scale and zero point of the result."""
+    count = (len(node.inputs) - 2) // 3
+    parts = [operand(node, 2 + 3 * i) for i in range(count)]
+    joined = node.emit(relax.op.concat(parts, int(node.attributes["axis"])))
+    return quantized(node, joined, node.inputs[0], node.inputs[1], node.dtype(2))
+
+
+def where(node: Node) -> Any:
+    """Convert QLinearWhere."""
+    result = node.emit(relax.op.where(node.inputs[0], operand(node, 1), operand(node, 4)))
+    return quantized(node, result, node.inputs[7], node.inputs[8], node.dtype(1))
+
+
+def gemm(node: Node) -> Any:
+    """Convert QGemm; its bias has the scale of the products, and its result may be floats."""
+    turned = [bool(node.attributes.get(name, 0)) for name in ("transA", "transB")]
+    a, b = operand(node, 0), operand(node, 3, axis=0 if turned[1] else 1)
+    a, b = (
+        node.emit(relax.op.permute_dims(value)) if turn else value
+        for value, turn in zip((a, b), turned, strict=True)
+    )
+    result = node.emit(relax.op.matmul(a, b))
+    bias = node.inputs[6]
+    if bias is not None:
+        scale = node.emit(relax.op.multiply(node.inputs[1], node.inputs[4]))
+        wide = node.emit(relax.op.astype(bias, "float32"))
+        result = node.emit(relax.op.add(result, node.emit(relax.op.multiply(wide, scale))))
+    alpha = float(node.attributes.get("alpha", 1.0))
+    if alpha != 1:
+        result = node.emit(relax.op.multiply(result, relax.const(alpha, "float32")))
+    if node.inputs[7] is None:
+        return result
+    return quantized(node, result, node.inputs[7], node.inputs[8], node.dtype(0))
+
+
+def matmul_integer_to_float(node: Node) -> Any:
+    """Convert MatMulIntegerToFloat: a product of two quantized matrices and a bias."""
+    a, b, a_scale, b_scale, a_zero, b_zero, bias = (node.inputs[i] for i in range(7))
+    x = dequantized(node, a, a_scale, a_zero, axis=-2)
+    weight = dequantized(node, b, b_scale, b_zero, axis=-1)
+    return _with_bias(node, relax.op.matmul(x, weight), bias)
+
+
+def dynamic_quantize_matmul(node: Node) -> Any:
+    """Convert DynamicQuantizeMatMul: its first operand is quantized by its range."""
+    x, weight, scale, zero, bias = (node.inputs[i] for i in range(5))
+    parameters = dynamic_range(node, x)
+    rounded = dequantized(node, quantized(node, x, *parameters, "uint8"), *parameters)
+    weight = dequantized(node, weight, scale, zero, axis=-1)
+    return _with_bias(node, relax.op.matmul(rounded, weight), bias)
+
+
+def matmul_of_bits(node: Node) -> Any:
+    """Convert MatMulNBits: a weight of 2, 4 or 8 bits with a scale for each block of inputs.
+
+    The weight becomes the floats that it stands for, which is more exact than what ONNX Runtime
+    does with the attribute ``accuracy_level`` 4, where it rounds its input to 8 bits.
+    """
+    channels, taps, bits, block = (
+        int(node.attributes[name]) for name in ("N", "K", "bits", "block_size")
+    )
+    node.attributes.get("accuracy_level", 0)
+    node.attributes.get("weight_prepacked", 0)
+    if node.inputs[4] is not None:
+        raise NotImplementedError("its input 'g_idx' is not supported")
+    blocks = -(-taps // block)
+    packed = node.required(1, "B").reshape(channels, -1).view("uint8")
+    values = unpacked(packed, bits)[:, : blocks * block]
+    scales = node.required(2, "scales").reshape(channels, blocks)
+    zeros = node.constant(3, "zero_points")
+    if zeros is None:
+        points = np.full((channels, blocks), 1 << (bits - 1), "float32")
+    elif zeros.dtype == np.uint8:
+        points = unpacked(zeros.reshape(channels, -1), bits)[:, :blocks].astype("float32")
+    else:
+        points = zeros.reshape(channels, blocks).astype("float32")
+    wide = (values.reshape(channels, blocks, block) - points[..., None]) * scales[..., None]
+    weight = wide.reshape(channels, -1)[:, :taps].T.astype(scales.dtype)
+    product = relax.op.matmul(
+        node.inputs[0], relax.const(np.ascontiguousarray(weight), str(scales.dtype))
+    )
+    return _with_bias(node, product, node.inputs[5])
+
+
+def gather_block_quantized(node: Node) -> Any:
+    """Convert GatherBlockQuantized: rows of a table with a scale for each block."""
+    data, scales = node.required(0, "data"), node.required(2, "scales")
+    bits, block = int(node.attributes.get("bits", 4)), int(node.attributes.get("block_size", 128))
+    zeros = node.constant(3, "zero_points")
+    gather_axis = int(node.attributes.get("gather_axis", 0))
+    axis = int(node.attributes.get("quantize_axis", 1)) % data.ndim
+    if data.dtype == np.uint8:
+        if axis != data.ndim - 1:
+            raise NotImplementedError("its blocks are supported along the last axis")
+        extent = data.shape[-1] * 8 // bits
+        data = unpacked(data.reshape(-1, data.shape[-1]), bits).reshape(*data.shape[:-1], extent)
+        if zeros is None:
+            zeros = np.full(scales.shape, 1 << (bits - 1), "uint8")
+        else:
+            points = unpacked(zeros.reshape(-1, zeros.shape[-1]), bits)
+            zeros = points.reshape(*zeros.shape[:-1], -1)[..., : scales.shape[-1]]
+    table = dequantized_array(data, scales, zeros, axis, block)
+    constant = relax.const(table, str(table.dtype))
+    return node.convert("Gather", [constant, node.inputs[1]], _axis(node, gather_axis))
+
+
+def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Return the numbers of `bits` bits in rows of bytes, the lowest bits first, as uint8."""
+    shifts = np.arange(0, 8, bits, dtype="uint8")
+    return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
+
+
+def _axis(node: Node, axis: int) -> Any:
+    attributes = type(node.attributes)(node.attributes)
+    attributes["axis"] = axis
+    return attributes
+
+
+def _with_bias(node: Node, product: relax.Expr, bias: Any) -> relax.Expr:
+    return product if bias is None else relax.op.add(node.emit(product), bias)
+
+
+def _refuse_channels_last(node: Node) -> None:
+    if node.attributes.get("channels_last", 0):
+        raise NotImplementedError("its attribute 'channels_last' is not supported")
+
+
+QUANTIZED: dict[str, Callable[[Node], Any]] = {
+    "DynamicQuantizeMatMul": dynamic_quantize_matmul,
+    "GatherBlockQuantized": gather_block_quantized,
+    "MatMulIntegerToFloat": matmul_integer_to_float,
+    "MatMulNBits": matmul_of_bits,
+    "QGemm": gemm,
+    "QLinearAdd": binary(relax.op.add),
+    "QLinearAveragePool": unary(average_pool),
+    "QLinearConcat": concat,
+    "QLinearGlobalAveragePool": unary(global_average_pool),
+    "QLinearLeakyRelu": unary(leaky_relu),
+    "QLinearMul": binary(relax.op.multiply),
+    "QLinearSigmoid": unary(sigmoid),
+    "QLinearSoftmax": unary(softmax),
+    "QLinearWhere": where,
+}
+"""The quantized operators by their names without the domain."""
