@@ -13,7 +13,7 @@ from onnx.helper import make_node
 
 from tvm_sparse.errors import InputError, OutputError
 from tvm_sparse.frontends import onnx_file
-from tvm_sparse.pruning import BLOCK, prune
+from tvm_sparse.pruning import prune
 from tvm_sparse.testing.models import write_mlp, write_onnx
 
 
@@ -65,53 +65,79 @@ def test_global_prunes_small_weights_more(chain, tmp_path):
     assert sparsity(after["w1"]) > 0.8 > sparsity(after["w2"])
 
 
-def test_block(chain, tmp_path):
-    prune(chain, tmp_path / "out.onnx", 0.75, scope="block")
-    weight = weights_of(tmp_path / "out.onnx")["w1"].T  # outputs first
-    zeros = (weight == 0).reshape(48, 64 // BLOCK, BLOCK)
-    assert np.all(zeros.all(axis=2) == zeros.any(axis=2))
-    assert zeros.mean() == 0.75
+@pytest.mark.parametrize(("pattern", "axis"), [("1x4", 1), ("4x1", 0)])
+@pytest.mark.parametrize("scope", ["uniform", "global"])
+def test_blocks(chain, tmp_path, pattern, axis, scope):
+    prune(chain, tmp_path / "out.onnx", 0.75, scope, pattern)
+    after, shares = weights_of(tmp_path / "out.onnx"), []
+    for name in ("w1", "w2"):
+        zeros = np.moveaxis(after[name].T == 0, axis, 1)  # outputs and inputs
+        zeros = zeros.reshape(len(zeros), -1, 4)
+        assert np.all(zeros.all(axis=2) == zeros.any(axis=2))
+        shares.append(zeros.mean())
+    if scope == "uniform":
+        assert shares == [0.75, 0.75]
+    else:
+        assert shares[0] > 0.75 > shares[1]
+        assert shares[0] * 3072 + shares[1] * 1920 == 0.75 * (3072 + 1920)
 
 
-def test_block_of_gemm_and_conv_runs_along_the_inputs(tmp_path):
+@pytest.mark.parametrize("pattern", ["1x4", "4x1"])
+def test_blocks_of_gemm_and_conv_are_of_channels(tmp_path, pattern):
     rng = np.random.default_rng(0)
     weights = {
         "first": rng.standard_normal((32, 32)).astype("float32"),
         "gemm": rng.standard_normal((36, 32)).astype("float32"),
         "shape": np.array([1, 36, 1, 2]),
-        "conv": rng.standard_normal((30, 36, 1, 1)).astype("float32"),
-        "last": rng.standard_normal((40, 30, 1, 1)).astype("float32"),
+        "conv": rng.standard_normal((28, 36, 3, 1)).astype("float32"),
+        "last": rng.standard_normal((40, 28, 1, 1)).astype("float32"),
     }
     nodes = [
         make_node("MatMul", ["x", "first"], ["a"]),
         make_node("Gemm", ["a", "gemm"], ["b"], transB=1),
         make_node("Reshape", ["b", "shape"], ["c"]),
-        make_node("Conv", ["c", "conv"], ["d"]),
+        make_node("Conv", ["c", "conv"], ["d"], pads=[1, 0, 1, 0]),
         make_node("Conv", ["d", "last"], ["y"]),
     ]
     path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 32]}, ["y"], weights)
-    prune(path, tmp_path / "out.onnx", 0.5, scope="block")
+    prune(path, tmp_path / "out.onnx", 0.5, pattern=pattern)
     after = weights_of(tmp_path / "out.onnx")
-    for name, inputs in (("gemm", 32), ("conv", 36)):
-        zeros = (after[name] == 0).reshape(-1, inputs // BLOCK, BLOCK)
-        assert np.all(zeros.all(axis=2) == zeros.any(axis=2))
+    for name in ("gemm", "conv"):
+        axis = 1 if pattern == "1x4" else 0
+        zeros = np.moveaxis(after[name] == 0, axis, -1)
+        zeros = zeros.reshape(*zeros.shape[:-1], -1, 4)
+        assert np.all(zeros.all(axis=-1) == zeros.any(axis=-1))
         assert zeros.mean() == 0.5
 
 
+def test_a_quantized_model_is_refused(tmp_path):
+    weights = {"w": np.ones((64, 64), "int8"), "s": np.float32(0.1)}
+    nodes = [
+        make_node("DequantizeLinear", ["w", "s"], ["f"]),
+        make_node("MatMul", ["x", "f"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "a.onnx", nodes, {"x": [2, 64]}, ["y"], weights)
+    with pytest.raises(InputError, match="prune the model of floats"):
+        prune(path, tmp_path / "out.onnx", 0.5)
+    assert not (tmp_path / "out.onnx").exists()
+
+
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 70), st.floats(0, 0.99), st.sampled_from(["uniform", "block"]))
-def test_any_size_and_share(tmp_path_factory, inputs, share, scope):
+@given(st.integers(1, 70), st.floats(0, 0.99), st.sampled_from(["1x1", "1x4", "4x1"]))
+def test_any_size_and_share(tmp_path_factory, inputs, share, pattern):
     folder = tmp_path_factory.mktemp("size")
     weight = np.random.default_rng(0).standard_normal((inputs, 1100)).astype("float32")
     nodes = [make_node("MatMul", ["x", "w"], ["y"])]
     path = write_onnx(folder / "a.onnx", nodes, {"x": [2, inputs]}, ["y"], {"w": weight})
-    (report,) = prune(path, folder / "out.onnx", share, scope)
+    (report,) = prune(path, folder / "out.onnx", share, pattern=pattern)
     after = weights_of(folder / "out.onnx")["w"]
     assert report.zeros == np.count_nonzero(after == 0)
-    if scope == "uniform":
+    if pattern == "1x1":
         assert report.zeros == round(share * weight.size)
+    elif pattern == "1x4":
+        assert abs(report.zeros / weight.size - share) <= 4 / inputs
     else:
-        assert abs(report.zeros / weight.size - share) <= BLOCK / inputs
+        assert abs(report.zeros / weight.size - share) <= 1e-3
 
 
 def test_embeddings_and_small_weights_stay(tmp_path):

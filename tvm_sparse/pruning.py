@@ -25,16 +25,18 @@ from tvm_sparse.files import check_writable
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model, write_model
 
-SCOPES = ("uniform", "global", "block")
+SCOPES = ("uniform", "global")
 """The names of the ways to choose the weights that become zero; see `prune`."""
 
-BLOCK = 4
-"""Input channels of one output channel that the scope "block" prunes together."""
+PATTERNS = ("1x1", "1x4", "4x1")
+"""How many outputs and inputs become zero together; see `prune`."""
 
 _SMALLEST = 1024
 """Elements of the smallest weight that is pruned."""
 
 _WEIGHTED = ("MatMul", "Gemm", "Conv")
+
+_QUANTIZED = ("ConvInteger", "DequantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def prune(
     out: str | os.PathLike[str],
     sparsity: float,
     scope: str = "uniform",
+    pattern: str = "1x1",
 ) -> tuple[PrunedWeight, ...]:
     """Write a pruned copy of a model.
 
@@ -87,8 +90,12 @@ def prune(
         Share of the pruned weights that becomes zero, from 0 to below 1.
     scope : str
         ``"uniform"``: every weight gets that sparsity. ``"global"``: the smallest values of all
-        weights together. ``"block"``: as uniform, but blocks of four input channels of an output
-        channel go together, by the sum of their magnitudes.
+        weights together.
+    pattern : str
+        ``"1x1"``: single values. ``"1x4"``: blocks of four consecutive inputs of an output, as
+        kernels of 8 bits read them. ``"4x1"``: blocks of four consecutive outputs of an input. The
+        smallest blocks go, by the mean of their magnitudes; those of a convolution are blocks of
+        channels, for each place of the window.
 
     Returns
     -------
@@ -102,12 +109,15 @@ def prune(
     OutputError
         If the copy cannot be written, or would replace a file of the model.
     InputError
-        If `sparsity` or `scope` has another value.
+        If `sparsity`, `scope` or `pattern` has another value, or if the weights of the model are
+        quantized.
     """
     if not 0 <= sparsity < 1:
         raise InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
     if scope not in SCOPES:
         raise InputError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
+    if pattern not in PATTERNS:
+        raise InputError(f"unknown pattern {pattern!r}; choose one of {', '.join(PATTERNS)}")
     read = ModelFiles(Path(model))
     check_writable(Path(out), read=read)
     proto, folder = read_model(model)
@@ -119,16 +129,21 @@ def prune(
     kept = _kept_dense(proto.graph, layers, tensors)
     values = {layer.weight: numpy_helper.to_array(tensors[layer.weight]).copy() for layer in layers}
     pruned = {name: array for name, array in values.items() if name not in kept}
-    if scope == "global":
-        _prune_smallest(list(pruned.values()), sparsity)
-    for layer in layers:
-        if layer.weight in pruned:
-            array = values[layer.weight]
-            if scope == "uniform":
-                _prune_smallest([array], sparsity)
-            elif scope == "block":
-                _prune_blocks(array.T if layer.inputs_first else array, sparsity)
-            tensors[layer.weight].CopyFrom(numpy_helper.from_array(array, layer.weight))
+    if not layers and any(node.op_type in _QUANTIZED for node in proto.graph.node):
+        raise InputError(
+            f"{model}: its weights are quantized; prune the model of floats, then quantize it by "
+            "`tvm-sparse quantize`"
+        )
+    matrices = {
+        layer.weight: _matrix(pruned[layer.weight], layer.inputs_first)
+        for layer in layers
+        if layer.weight in pruned
+    }
+    groups = [list(matrices.values())] if scope == "global" else [[m] for m in matrices.values()]
+    for group in groups:
+        _prune_smallest(group, sparsity, pattern)
+    for name, array in pruned.items():
+        tensors[name].CopyFrom(numpy_helper.from_array(array, name))
     write_model(proto, Path(out), read)
     return tuple(
         PrunedWeight(
@@ -230,28 +245,41 @@ def _outermost(graph: onnx.GraphProto, layers: set[str], constants: set[str]) ->
     return outermost
 
 
-def _prune_smallest(arrays: list[np.ndarray], sparsity: float) -> None:
-    """Set the smallest values of all arrays together to zero, in place; NaNs count as large."""
-    if not arrays:
+def _matrix(array: np.ndarray, inputs_first: bool) -> np.ndarray:
+    """Return a view of a weight: outputs, places of the window if it has one, and inputs."""
+    if array.ndim == 2:
+        return (array.T if inputs_first else array)[:, None]
+    return np.moveaxis(array, 1, -1)
+
+
+def _prune_smallest(arrays: list[np.ndarray], sparsity: float, pattern: str) -> None:
+    """Set the smallest blocks of all arrays together to zero, in place; NaNs count as large."""
+    sizes = [int(size) for size in pattern.split("x")]
+    grids = [_magnitudes(array, sizes) for array in arrays]
+    if not grids:
         return
-    magnitudes = np.concatenate([np.abs(array).ravel() for array in arrays])
+    magnitudes = np.concatenate([grid.ravel() for grid in grids])
     count = round(sparsity * magnitudes.size)
     smallest = np.zeros(magnitudes.size, bool)
     smallest[np.argpartition(magnitudes, max(count - 1, 0))[:count]] = True
     start = 0
-    for array in arrays:
-        array[smallest[start : start + array.size].reshape(array.shape)] = 0
-        start += array.size
+    for array, grid in zip(arrays, grids, strict=True):
+        mask = smallest[start : start + grid.size].reshape(grid.shape)
+        for axis, size in zip((0, -1), sizes, strict=True):
+            mask = np.repeat(mask, size, axis).take(range(array.shape[axis]), axis)
+        array[mask] = 0
+        start += grid.size
 
 
-def _prune_blocks(array: np.ndarray, sparsity: float) -> None:
-    """Set the smallest blocks of a weight, outputs first, to zero, in place."""
-    rows = array.reshape(len(array), -1) if array.ndim != 2 else array
-    width = rows.shape[1]
-    padded = np.pad(np.abs(rows), ((0, 0), (0, -width % BLOCK)))
-    blocks = padded.reshape(len(rows), -1, BLOCK).sum(axis=2)
-    count = round(sparsity * blocks.size)
-    smallest = np.zeros(blocks.size, bool)
-    smallest[np.argpartition(blocks, max(count - 1, 0), axis=None)[:count]] = True
-    mask = np.repeat(smallest.reshape(blocks.shape), BLOCK, axis=1)[:, :width]
-    rows[mask] = 0
+def _magnitudes(array: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Return the mean magnitude of each block of some outputs, or of some inputs."""
+    grid = np.abs(array)
+    for axis, size in zip((0, -1), sizes, strict=True):
+        if size > 1:
+            starts = np.arange(0, grid.shape[axis], size)
+            counts = np.diff([*starts, grid.shape[axis]])
+            shape = [1] * grid.ndim
+            shape[axis] = -1
+            sums = np.add.reduceat(grid, starts, axis, dtype=np.float32)
+            grid = sums / counts.reshape(shape).astype(np.float32)
+    return grid

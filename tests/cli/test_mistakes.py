@@ -184,6 +184,15 @@ class TestMistakes:
         arguments = ["--sparsity", 0.5, "--scope", "all"]
         assert "unknown scope 'all'" in fails("prune", model, "-o", "p.onnx", *arguments)
 
+        arguments = ["--sparsity", 0.5, "--pattern", "2x2"]
+        assert "unknown pattern '2x2'" in fails("prune", model, "-o", "p.onnx", *arguments)
+
+    def test_quantize(self, fails, model):
+        assert "needs calibration inputs" in fails("quantize", model, "-o", "q.onnx")
+        assert "no node 'up'" in fails(
+            "quantize", model, "-o", "q.onnx", "--dynamic", "--exclude", "up"
+        )
+
     def test_peers_of_a_library(self, fails, library):
         assert "ONNX model" in fails("benchmark", library, "--compare", "onnxruntime")
 

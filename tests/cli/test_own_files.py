@@ -36,6 +36,7 @@ VERBS = {
         "-o",
     ],
     "prune": ["prune", "folder/model.onnx", "--sparsity", "0.5", "-o"],
+    "quantize": ["quantize", "folder/model.onnx", "--calibration", "c.npz", "-o"],
     "analyze": ["analyze", "folder/model.onnx", *SHAPE, "--records", "r.jsonl", "--html"],
     "run": ["run", "l.so", "--input", "x=x.npy", "-o"],
     "benchmark": ["benchmark", "folder", *SHAPE, "--rounds", "1", "--json"],
@@ -44,6 +45,7 @@ VERBS = {
 READ = {
     "compile": ["folder/model.onnx", "folder/w.data", "link", "r.jsonl", "c.npz"],
     "prune": ["folder/model.onnx", "folder/w.data", "link"],
+    "quantize": ["folder/model.onnx", "folder/w.data", "link", "c.npz"],
     "analyze": ["folder/model.onnx", "folder/w.data", "link", "r.jsonl"],
     "run": ["l.so", "l2.so", "x.npy"],
     "benchmark": ["folder/model.onnx", "folder/w.data", "link"],

@@ -86,6 +86,20 @@ class TestVerbs:
         weight = numpy_helper.to_array(onnx.load(tmp_path / "p.onnx").graph.initializer[0])
         assert np.count_nonzero(weight) == round(0.01 * weight.size)
 
+    def test_quantize(self, call, model, tmp_path):
+        np.savez(tmp_path / "c.npz", x=np.random.default_rng(0).random((2, 1, 5, 32), "float32"))
+        arguments = ["-o", "q.onnx", "--calibration", "c.npz"]
+        status, out, err = call("quantize", model, *arguments)
+        assert (status, err) == (0, "")
+        assert "2 layers quantized, 0 kept in float" in out
+        assert "%" in out
+        _, out, _ = call("quantize", model, *arguments, "--json", "--exclude", "/up/MatMul")
+        report = json.loads(out)
+        assert (report["layers"], report["kept"]) == (["/down/MatMul"], ["/up/MatMul"])
+        assert 0 < report["outputs"][0]["relative_error"] < 0.05
+        _, out, _ = call("quantize", model, "-o", "d.onnx", "--dynamic")
+        assert "outputs not compared" in out
+
     def test_targets(self, call):
         status, out, _ = call("targets")
         assert status == 0
@@ -148,7 +162,7 @@ def test_help_waits_for_nothing():
     )
     command = [sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    for verb in ("compile", "run", "benchmark", "demo", "analyze", "prune", "targets"):
+    for verb in ("compile", "run", "benchmark", "demo", "analyze", "prune", "quantize", "targets"):
         assert f"    {verb}" in result.stdout
     assert result.stdout.endswith("[]\n")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
     from tvm_sparse.layer_report import LayerReport
     from tvm_sparse.pruning import PrunedWeight
+    from tvm_sparse.quantization import Quantized
     from tvm_sparse.report.analysis import Analysis
     from tvm_sparse.report.imposed import Imposed
     from tvm_sparse.report.measured import Measurement
@@ -197,6 +198,23 @@ def print_pruned(weights: Sequence[PrunedWeight]) -> None:
     for weight in weights:
         sparsity = f"{weight.zeros / max(weight.size, 1):.1%}"
         table.add_row(weight.layer, str(weight.size), sparsity, weight.kept)
+    print_table(table)
+
+
+def print_quantized(quantized: Quantized) -> None:
+    """Print what quantization did to the layers and the outputs of a model."""
+    count, kept = len(quantized.layers), len(quantized.kept)
+    before, after = (size / 1e6 for size in (quantized.bytes_before, quantized.bytes_after))
+    say(f"{count} layers quantized, {kept} kept in float; weights {before:.3g} MB > {after:.3g} MB")
+    for name in quantized.kept:
+        say(f"kept in float: {name}")
+    if not quantized.outputs:
+        say("outputs not compared: give inputs by --calibration")
+        return
+    table = _table("output", "relative error", "largest", numbers=["relative error", "largest"])
+    for output in quantized.outputs:
+        shares = f"{output.relative_error:.2%}", f"{output.largest_error:.2%}"
+        table.add_row(output.name, *shares)
     print_table(table)
 
 

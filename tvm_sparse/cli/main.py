@@ -19,6 +19,7 @@ from tvm_sparse.cli import (
     ending,
     limits,
     prune,
+    quantize,
     run,
     streams,
     targets,
@@ -27,7 +28,10 @@ from tvm_sparse.cli import (
 )
 from tvm_sparse.errors import TvmSparseError, is_out_of_memory, printable, reason
 
-VERBS = (compile, verify, tune, run, benchmark, demo, analyze, prune, targets, doctor, completion)
+VERBS = (
+    compile, verify, tune, run, benchmark, demo, analyze, prune, quantize, targets, doctor,
+    completion,
+)  # fmt: skip
 """The verbs in the order of ``--help``."""
 
 

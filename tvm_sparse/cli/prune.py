@@ -22,8 +22,12 @@ def declare(verbs: arguments.Verbs) -> None:
         "--sparsity", type=float, required=True, metavar="0.9", help="share of zeros"
     )
     command.add_argument(
-        "--scope", default="uniform", metavar="uniform|global|block",
-        help="the same sparsity everywhere (default), the smallest of all, or blocks of four",
+        "--scope", default="uniform", metavar="uniform|global",
+        help="the same sparsity everywhere (default), or the smallest of all",
+    )  # fmt: skip
+    command.add_argument(
+        "--pattern", default="1x1", metavar="1x1|1x4|4x1",
+        help="outputs x inputs that become zero together; 1x4 is for models that are quantized",
     )  # fmt: skip
     arguments.add_json(command)
     limits.declare(command)
@@ -35,7 +39,9 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.cli import console
 
     with console.progress(f"pruning {options.model}"):
-        weights = pruning.prune(options.model, options.output, options.sparsity, options.scope)
+        weights = pruning.prune(
+            options.model, options.output, options.sparsity, options.scope, options.pattern
+        )
     if options.json:
         console.print_json([asdict(weight) for weight in weights])
     else:
