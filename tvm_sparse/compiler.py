@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import tvm
 
@@ -19,14 +19,14 @@ from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
-from tvm_sparse.frontends.load import has_sizes, import_module, no_fallback
+from tvm_sparse.frontends.load import has_sizes, import_module, names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import FallbackOption, check_sizes
+from tvm_sparse.specs import FallbackOption, allowed, check_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ __all__ = ["compile", "load", "verify_engine"]
 
 def compile(
     model: str | os.PathLike[str] | tvm.IRModule | torch.nn.Module,
-    shapes: Mapping[str, Sequence[int]] | Any | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | Any | None = None,
     target: str = "native",
     threads: int | None = None,
     columns: ColumnRows = "auto",
@@ -67,9 +67,10 @@ def compile(
     model : str, PathLike, tvm.IRModule or torch.nn.Module
         An ONNX file; a Relax module whose function ``main`` has its weights as constants, and
         whose inputs may have variables as sizes; or a module of PyTorch in evaluation mode.
-    shapes : mapping of str to sequence of int, optional
-        Shapes of the ONNX inputs that have dynamic dimensions. For a module of PyTorch, a tuple or
-        a dict of tensors: example inputs.
+    shapes : mapping of str to sequence of int or str, optional
+        Shapes of the ONNX inputs that have dynamic dimensions; a string names a dimension that each
+        inference chooses. Without them, dynamic dimensions keep the names that the file gives. For
+        a module of PyTorch, a tuple or a dict of tensors: example inputs.
     target : str
         The name of a CPU profile; ``"native"`` is this machine. Suffixes add or take away what
         half precision uses: ``"x86-64-v4+fp16"``, ``"sapphirerapids-amx"``.
@@ -111,9 +112,8 @@ def compile(
         The seconds that compiling an ONNX file may take, and the GB (1e9 bytes) that it may have
         for data. With either, another process compiles, which also bears a crash of the compiler.
     hints : mapping of str to int, optional
-        Sizes to plan for, by the names of dimensions that an inference chooses. The library
-        computes all sizes; it is the fastest near these. By default, batches are planned for 1, and
-        other dimensions for 64.
+        Sizes to plan for, by the names of dimensions that an inference chooses; all sizes are
+        computed. By default, 1 for the first dimension of an input, and 64 for others.
     bounds : mapping of str to int, optional
         The largest sizes that the engine accepts, by the names of such dimensions.
 
@@ -160,7 +160,8 @@ def compile(
         def attempt(found: Mapping[str, str]) -> Engine:
             known = {**(distrusted or {}), **found}
             engine = again(model, shapes, strict=strict, distrusted=known)
-            verify_engine(model, engine, calibration, functools.partial(again, distrusted=known))
+            part = functools.partial(again, distrusted=known, hints=None, bounds=None)
+            verify_engine(model, engine, calibration, part)
             return engine
 
         return verification.until_right(attempt, fallback == "onnxruntime")
@@ -174,7 +175,9 @@ def compile(
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
-    if isinstance(model, tvm.IRModule) and has_sizes(model):
+    is_module = isinstance(model, tvm.IRModule)
+    named, fixed = None if is_module else names_in(model, shapes), cast(Any, shapes)
+    if named or (isinstance(model, tvm.IRModule) and has_sizes(model)):
         cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
     known = records.lookups_on(cpu)
@@ -182,21 +185,21 @@ def compile(
         pipeline.pipeline, columns, overlap, known, precision=precision, hints=hints
     )
     once = functools.partial(
-        _compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams,
+        _compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, planned={"hints=": hints or {}, "bounds=": bounds or {}},
     )  # fmt: skip
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for
 
-        calibrated = calibration_for(cpu, model, shapes, calibration)
+        calibrated = calibration_for(cpu, model, fixed, calibration)
         passes = functools.partial(passes, keep_float32=calibrated.keep_float32)
         once = functools.partial(once, pipeline=passes, explain=calibrated.explain)
-    if isinstance(model, tvm.IRModule):
-        return once(model, shapes, {}, strict=strict)
+    if is_module or named:
+        return once(model, fixed, {}, strict=strict)
     from tvm_sparse.frontends.failures import until_compiled  # needs onnx, as loading does not
 
     strictly = functools.partial(once, strict=strict)
-    return until_compiled(model, shapes, strictly, once, refusal, distrusted)
+    return until_compiled(model, fixed, strictly, once, refusal, distrusted)
 
 
 def _compile_once(
@@ -210,6 +213,7 @@ def _compile_once(
     streams: int,
     no_fallback: str,
     planned: Mapping[str, Mapping[str, int]],
+    named: Mapping[str, Sequence[int | str]] | None,
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
 ) -> Engine:
@@ -219,7 +223,7 @@ def _compile_once(
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
-        imported = import_module(model, shapes, no_fallback, distrusted)
+        imported = import_module(model, shapes, no_fallback, distrusted, named)
         for option, sizes in planned.items():
             check_sizes(option, sizes, imported.inputs)
         info = LibraryInfo(
@@ -232,7 +236,7 @@ def _compile_once(
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
             precision=cpu.activations,
-            bounds=dict(planned["bounds="]),
+            bounds=allowed(planned["bounds="], imported.bounds),
         )
         mod = library.describe(imported.mod, info)
         del imported  # frees each weight as soon as a packed one replaces it

@@ -125,6 +125,23 @@ class TensorSpec:
         return array
 
 
+def allowed(bounds: Mapping[str, int], tables: Mapping[str, int]) -> dict[str, int]:
+    """Return the largest sizes by name, of those that a user gives and those of a model's tables.
+
+    Raises
+    ------
+    InputError
+        If a user's bound is larger than the model allows.
+    """
+    for name, most in bounds.items():
+        if most > tables.get(name, most):
+            raise InputError(
+                f"bounds= lets {name!r} be up to {most}, and the model has a table of "
+                f"{tables[name]} entries for it"
+            )
+    return {**tables, **bounds}
+
+
 def check_sizes(option: str, sizes: Mapping[str, int], inputs: Iterable[TensorSpec]) -> None:
     """Refuse what gives sizes to names that no dimension of the inputs has.
 

@@ -51,7 +51,7 @@ class TestMistakes:
         assert "not a valid model" in message and '("/head/Nonsense", Nonsense,' in message
 
     def test_missing_shape(self, fails, model):
-        message = fails("compile", model, "-o", "a.so")
+        message = fails("analyze", model)
         assert "input 'x': dimension 0 ('batch') is dynamic" in message
         assert "--shape x=" in message
 

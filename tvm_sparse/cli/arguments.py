@@ -54,12 +54,26 @@ def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
     command.add_argument(
         "--shape", type=input_shape, action="append", default=[], metavar="NAME=1,128",
-        help="shape of an input that has dynamic dimensions",
+        help="shape of an input that has dynamic dimensions; compile takes names for some of them, "
+        "as in NAME=batch,sequence, which each inference then chooses",
     )  # fmt: skip
     command.add_argument(
         "--target", default="native", metavar="NAME",
         help="CPU to compile for; `tvm-sparse targets` lists them; +fp16, -fp16, +amx and -amx may "
         "stand behind it (default: this one)",
+    )  # fmt: skip
+
+
+def add_sizes(command: argparse.ArgumentParser) -> None:
+    """Declare what is known of dimensions that each inference chooses."""
+    command.add_argument(
+        "--hint", type=named_size, action="append", default=[], metavar="NAME=64",
+        help="size to plan for of a dimension that each inference chooses (default: 1 for the "
+        "first dimension, 64 for others)",
+    )  # fmt: skip
+    command.add_argument(
+        "--bound", type=named_size, action="append", default=[], metavar="NAME=512",
+        help="largest size that such a dimension may have",
     )  # fmt: skip
 
 
@@ -128,13 +142,23 @@ def add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Return the name and the shape in ``NAME=1,128``."""
+def input_shape(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """Return the name and the shape in ``NAME=1,128`` or ``NAME=batch,128``."""
     name, _, sizes = text.rpartition("=")
     try:
-        return _named(name), tuple(int(size) for size in sizes.split(","))
+        shape = (size if size.isidentifier() else int(size) for size in sizes.split(","))
+        return _named(name), tuple(shape)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not like input_ids=1,128") from None
+
+
+def named_size(text: str) -> tuple[str, int]:
+    """Return the name and the number in ``NAME=128``."""
+    name, _, size = text.rpartition("=")
+    try:
+        return _named(name), int(size)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like sequence=128") from None
 
 
 def column_rows(text: str) -> str | int:

@@ -28,6 +28,7 @@ def declare(verbs: arguments.Verbs) -> None:
         "--linker", default="auto", metavar="auto|zig|gcc",
         help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
     )  # fmt: skip
+    arguments.add_sizes(command)
     arguments.add_threads(command)
     arguments.add_precision(command)
     arguments.add_columns(command)
@@ -82,6 +83,8 @@ def run(options: argparse.Namespace) -> None:
             distrusted=distrusted,
             precision=options.precision,
             calibration=inputs,
+            hints=dict(options.hint) if model == options.model else None,
+            bounds=dict(options.bound) if model == options.model else None,
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
@@ -24,12 +25,15 @@ class ImportedModel:
         The inputs and outputs, by the names in the model.
     fallbacks : tuple of Fallback
         The nodes that ONNX Runtime runs.
+    bounds : mapping of str to int
+        The largest values of named sizes that the model has tables for.
     """
 
     mod: tvm.IRModule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fallbacks: tuple[Fallback, ...] = ()
+    bounds: Mapping[str, int] = field(default_factory=dict)
 
     def constant_outputs(self) -> tuple[str, ...]:
         """Return the names of the outputs that depend on no input."""

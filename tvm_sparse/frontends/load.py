@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import tvm
 from tvm import relax
@@ -19,9 +19,10 @@ from tvm_sparse.specs import FallbackOption
 @one_at_a_time
 def import_module(
     model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[Any]] | None = None,
     no_fallback: str = "",
     distrusted: Mapping[str, str] | None = None,
+    named: Mapping[str, Sequence[int | str]] | None = None,
 ) -> ImportedModel:
     """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
 
@@ -33,6 +34,8 @@ def import_module(
         Why ONNX Runtime may not run nodes that cannot be compiled; empty if it may.
     distrusted : mapping of str to str, optional
         Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
+    named : mapping of str to shape, optional
+        The shapes of the inputs of an ONNX file if dimensions stay open, from `names_in`.
 
     Raises
     ------
@@ -45,6 +48,10 @@ def import_module(
         # Late, because a machine that only loads libraries needs neither onnx nor ONNX Runtime.
         from tvm_sparse.frontends.onnx_importer import import_onnx
 
+        if named:
+            from tvm_sparse.frontends.named_import import import_named
+
+            return import_named(model, {name: tuple(shape) for name, shape in named.items()})
         return import_onnx(model, shapes, no_fallback, distrusted)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")
@@ -53,6 +60,24 @@ def import_module(
     types = main.ret_ty.fields if isinstance(main.ret_ty, relax.TupleType) else [main.ret_ty]
     outputs = tuple(tensor_spec(f"output_{i}", ty) for i, ty in enumerate(types))
     return ImportedModel(model, inputs, outputs)
+
+
+def names_in(
+    model: str | os.PathLike[str], shapes: Mapping[str, Sequence[int | str]] | None
+) -> dict[str, tuple[int | str, ...]] | None:
+    """Return the shapes of the inputs of an ONNX file if dimensions stay open, else None.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read.
+    InputError
+        If `shapes` does not fit the model.
+    """
+    from tvm_sparse.frontends.named_shapes import named_shapes
+    from tvm_sparse.frontends.onnx_file import read_model
+
+    return named_shapes(read_model(model)[0], shapes)
 
 
 def has_sizes(module: tvm.IRModule) -> bool:

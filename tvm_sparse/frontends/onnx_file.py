@@ -175,7 +175,7 @@ def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | No
     inputs = {value.name: value for value in model.graph.input}
     for value in inputs.values():
         for dimension in value.type.tensor_type.shape.dim:
-            if not _is_symbol(dimension.dim_param):
+            if not is_symbol(dimension.dim_param):
                 dimension.ClearField("dim_param")
     sizes: dict[str, int] = {}
     for name, given in (shapes or {}).items():
@@ -209,7 +209,7 @@ def _has_shape(value: onnx.ValueInfoProto) -> bool:
     return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
 
 
-def _is_symbol(name: str) -> bool:
+def is_symbol(name: str) -> bool:
     """Return whether the name of a dimension stands for one size; others say it is not known."""
     return any(letter.isalpha() for letter in name) and name.lower() not in _UNKNOWN
 
@@ -220,7 +220,7 @@ def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, i
     mismatch = f"input {value.name!r}: shape {shape} does not fit the model's {declared}"
     if not value.type.tensor_type.HasField("shape"):
         dimensions.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
-    if len(shape) != len(dimensions):
+    if len(shape) != len(dimensions) or not all(isinstance(size, int) for size in shape):
         raise InputError(mismatch)
     for dimension, size in zip(dimensions, shape, strict=True):
         is_empty = dimension.HasField("dim_value") and dimension.dim_value == size == 0
@@ -238,7 +238,7 @@ def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, i
 def _remedy(name: str, rank: int) -> str:
     example = (1, 128, 128, 128)[:rank] if rank < 4 else (1, 3, 224, 224, 1, 1)[:rank]
     text = ",".join(str(size) for size in example)
-    return f"a library is compiled for fixed shapes: give this one, e.g. --shape {name}={text}"
+    return f"give the shape, e.g. --shape {name}={text}"
 
 
 def write_model(model: onnx.ModelProto, path: Path, read: Iterable[Path] = ()) -> None:

@@ -1,0 +1,167 @@
+"""ONNX files whose dimensions keep their names, against ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx.helper import make_node
+
+import tvm_sparse
+from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.frontends.named_shapes import named_shapes
+from tvm_sparse.frontends.probes import formula, probes
+from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_mlp, write_onnx
+
+CHANNELS, HEADS, POSITIONS, WORDS = 32, 2, 40, 50
+
+
+def write_encoder(path, pooled=False):
+    """Write a transformer's layer as exporters do: with shapes that the graph computes."""
+    rng, nodes, weights = np.random.default_rng(0), [], {}
+
+    def n(operator, inputs, **attributes):
+        nodes.append(make_node(operator, inputs, [f"t{len(nodes)}"], **attributes))
+        return nodes[-1].output[0]
+
+    def c(array):
+        name = f"c{len(weights)}"
+        weights[name] = np.asarray(array)
+        return name
+
+    def linear(x):
+        weight = pruned(rng, (CHANNELS, CHANNELS), 0.2) / np.float32(np.sqrt(0.2 * CHANNELS))
+        return n("Add", [n("MatMul", [x, c(weight)]), c(np.full(CHANNELS, 0.1, "float32"))])
+
+    def table(rows):
+        return c(rng.standard_normal((rows, CHANNELS)).astype("float32"))
+
+    sizes = n("Shape", ["input_ids"])
+    batch, sequence = (
+        n("Unsqueeze", [n("Gather", [sizes, c(np.int64(i))]), c(np.int64([0]))]) for i in (0, 1)
+    )
+    counted = c(np.arange(POSITIONS, dtype="int64")[None])
+    places = n("Slice", [counted, c(np.int64([0])), sequence, c(np.int64([1]))])
+    kinds = n("ConstantOfShape", [sizes], value=onnx.numpy_helper.from_array(np.int64([0])))
+    x = n("Add", [n("Gather", [table(WORDS), "input_ids"]), n("Gather", [table(2), kinds])])
+    x = n("Add", [x, n("Gather", [table(POSITIONS), places])])
+    mask = n("Cast", [n("Unsqueeze", ["attention_mask", c(np.int64([1, 2]))])], to=1)
+    away = n("Mul", [n("Sub", [c(np.float32(1)), mask]), c(np.float32(-3.4e38))])
+
+    def heads(x, order):
+        shape = n("Concat", [batch, sequence, c(np.int64([HEADS, CHANNELS // HEADS]))], axis=0)
+        return n("Transpose", [n("Reshape", [x, shape])], perm=order)
+
+    q, k, v = (linear(x) for _ in range(3))
+    scores = n("MatMul", [heads(q, [0, 2, 1, 3]), heads(k, [0, 2, 3, 1])])
+    shares = n("Softmax", [n("Add", [n("Div", [scores, c(np.float32(4))]), away])], axis=-1)
+    mixed = n("MatMul", [shares, heads(v, [0, 2, 1, 3])])
+    whole = n("Concat", [batch, sequence, c(np.int64([CHANNELS]))], axis=0)
+    mixed = n("Reshape", [n("Transpose", [mixed], perm=[0, 2, 1, 3]), whole])
+    y = n("Add", [x, linear(mixed)])
+    if pooled:
+        kept = n("Cast", [n("Unsqueeze", ["attention_mask", c(np.int64([-1]))])], to=1)
+        total = n("ReduceSum", [n("Mul", [y, kept]), c(np.int64([1]))], keepdims=0)
+        count = n("ReduceSum", [kept, c(np.int64([1]))], keepdims=0)
+        y = n("Div", [total, n("Clip", [count, c(np.float32(1e-9))])])
+    nodes.append(make_node("Identity", [y], ["y"]))
+    shapes = {name: ["batch", "sequence"] for name in ("input_ids", "attention_mask")}
+    write_onnx(path, nodes, shapes, ["y"], weights, opset=13)
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    return path
+
+
+def feed(rng, batch, sequence):
+    mask = np.arange(sequence) < rng.integers(1, sequence + 1, (batch, 1))
+    ids = rng.integers(0, WORDS, (batch, sequence))
+    return {"input_ids": ids, "attention_mask": mask.astype("int64")}
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_dynamic_model_just_compiles(tmp_path, pooled):
+    path = write_encoder(tmp_path / "model.onnx", pooled)
+    engine = tvm_sparse.compile(path, verify=True)
+    assert [spec.shape for spec in engine.inputs] == [("batch", "sequence")] * 2
+    assert engine.info.bounds == {"sequence": POSITIONS}  # the table of positions is so long
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 16), (2, POSITIONS), (5, 33)):
+        given = feed(rng, *shape)
+        want = onnxruntime_outputs(path, given)["y"]
+        np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=f"'sequence' is {POSITIONS + 1}"):
+        engine.run(feed(rng, 1, POSITIONS + 1))
+    with pytest.raises(InputError, match=f"a table of {POSITIONS} entries"):
+        tvm_sparse.compile(path, bounds={"sequence": POSITIONS + 1})
+
+
+def test_names_of_the_user(tmp_path):
+    path = write_mlp(tmp_path / "mlp.onnx")
+    engine = tvm_sparse.compile(path, {"x": ("n", 20, 32)}, hints={"n": 4})
+    assert engine.inputs[0].shape == ("n", 20, 32)
+    for n in (1, 7):
+        given = {"x": np.random.default_rng(0).standard_normal((n, 20, 32)).astype("float32")}
+        want = onnxruntime_outputs(path, given)["y"]
+        np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-4)
+
+
+def model_of(shapes, operator="Add"):
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    ]
+    nodes = [make_node(operator, list(shapes), ["y"])]
+    return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, []))
+
+
+def test_a_name_is_one_size_in_all_inputs():
+    model = model_of({"a": ["n", 3], "b": ["n", 3]})
+    assert named_shapes(model, None) == {"a": ("n", 3), "b": ("n", 3)}
+    assert named_shapes(model, {"a": ("rows", 3)}) == {"a": ("rows", 3), "b": ("rows", 3)}
+    assert named_shapes(model, {"a": (2, 3)}) is None
+    assert named_shapes(model_of({"a": [2, 3]}), None) is None
+
+
+def test_convolutions_keep_no_names_by_themselves():
+    model = model_of({"a": ["n", 3, 8, 8]}, "Conv")
+    assert named_shapes(model, None) is None
+    assert named_shapes(model, {"a": ("n", 3, 8, 8)}) == {"a": ("n", 3, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (("n", "m"), "dimension 1 is 3 in the model"),
+        (("n",), "has 1 dimensions, and the model's has 2"),
+        (("a b", 3), "'a b' is no name"),
+    ],
+)
+def test_names_that_do_not_fit(shape, message):
+    with pytest.raises(InputError, match=message):
+        named_shapes(model_of({"a": ["n", 3]}), {"a": shape})
+
+
+def test_what_no_formula_expresses_is_an_error(tmp_path):
+    rng = np.random.default_rng(0)
+    half = [
+        make_node("Shape", ["x"], ["s"], start=0, end=1),
+        make_node("Div", ["s", "two"], ["h"]),
+        make_node("Slice", ["x", "zero", "h", "zero"], ["part"]),
+        make_node("MatMul", ["part", "w"], ["y"]),
+    ]
+    weights = {"w": pruned(rng, (8, 8), 0.5), "two": np.int64([2]), "zero": np.int64([0])}
+    path = write_onnx(tmp_path / "m.onnx", half, {"x": ["n", 8]}, ["y"], weights)
+    with pytest.raises((InputError, ModelError), match="any n"):
+        tvm_sparse.compile(path)
+
+
+def test_formulas():
+    at = probes(["batch", "sequence"])
+    variables = {"batch": 5, "sequence": 100}  # numbers stand for the variables
+    for made in (lambda b, s: 7, lambda b, s: s, lambda b, s: b * s, lambda b, s: 3 * s - 2):
+        values = [made(*sizes.values()) for sizes in at]
+        found = formula(values, at, variables)
+        assert (found if isinstance(found, int) else found.value) == made(5, 100)
+    assert formula([s["sequence"] // 2 for s in at], at, variables) is None

@@ -1,0 +1,240 @@
+"""Constants that follow the sizes of a model's inputs, as expressions of these sizes.
+
+Three kinds are known, and repetitions of them along axes: whole numbers that grow by the same step
+along each axis, the beginning of a table that the file holds, and sizes themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax, tirx
+
+from tvm_sparse.frontends.probes import Sizes, formula
+
+Array = NDArray[Any]
+Emit = Callable[[relax.Expr], relax.Expr]
+
+MOST_SLICES = 8
+"""The most positions along an axis that are looked at one by one."""
+
+
+class Constants:
+    """Lifts constants.
+
+    Parameters
+    ----------
+    at : sequence of Sizes
+        The probes.
+    variables : mapping of str to tirx.Var
+        The variable of each named size.
+    tables : callable
+        Returns the arrays that the file holds.
+
+    Attributes
+    ----------
+    bounds : dict of str to int
+        The largest sizes that the tables allow.
+    """
+
+    def __init__(
+        self,
+        at: Sequence[Sizes],
+        variables: Mapping[str, Any],
+        tables: Callable[[], Iterable[Array]],
+    ) -> None:
+        self.at, self.variables, self.tables = at, variables, tables
+        self.bounds: dict[str, int] = {}
+
+    def lifted(self, arrays: Sequence[Array], first: relax.Expr, emit: Emit) -> relax.Expr:
+        """Return the expression of a constant.
+
+        Parameters
+        ----------
+        arrays : sequence of array
+            The constant at every probe.
+        first : relax.Expr
+            The constant at the first probe.
+        emit : callable
+            Binds an expression to a variable.
+
+        Raises
+        ------
+        ValueError
+            If no kind fits; the text says so.
+        """
+        if all(_equal(arrays[0], array) for array in arrays[1:]):
+            return first
+        if len({array.ndim for array in arrays}) > 1 or len({a.dtype for a in arrays}) > 1:
+            raise ValueError("a constant changes its rank or type with the sizes")
+        if len({array.shape for array in arrays}) == 1 and arrays[0].dtype == np.int64:
+            found = self._sizes(arrays, emit)
+            if found is not None:
+                return found
+        shape = [self._extent(axis, arrays) for axis in range(arrays[0].ndim)]
+        varying = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
+        repeats = [
+            axis
+            for axis in varying
+            if all((array == array.take([0], axis)).all() for array in arrays)
+        ]
+        cores = [_cut(array, repeats) for array in arrays]
+        core_shape = [1 if axis in repeats else extent for axis, extent in enumerate(shape)]
+        if all(_equal(cores[0], core) for core in cores[1:]):
+            core: relax.Expr | None = relax.const(cores[0])
+        else:
+            core = self._steps(cores, core_shape, emit) or self._table(cores, core_shape, emit)
+        if core is None:
+            raise ValueError(
+                f"a constant of shape {arrays[0].shape} follows the sizes in an unknown way"
+            )
+        return emit(relax.op.broadcast_to(core, shape)) if repeats else core
+
+    def _extent(self, axis: int, arrays: Sequence[Array]) -> Any:
+        found = formula([array.shape[axis] for array in arrays], self.at, self.variables)
+        if found is None:
+            raise ValueError("the shape of a constant is no formula of the sizes")
+        return found
+
+    def _sizes(self, arrays: Sequence[Array], emit: Emit) -> relax.Expr | None:
+        """Return whole numbers that are sizes."""
+        flat = zip(*(array.ravel() for array in arrays), strict=True)
+        numbers = [formula(values, self.at, self.variables) for values in flat]
+        if any(number is None for number in numbers):
+            return None
+        tensor = emit(relax.op.shape_to_tensor(emit(relax.ShapeExpr(numbers))))
+        return emit(relax.op.reshape(tensor, arrays[0].shape))
+
+    def _steps(
+        self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit
+    ) -> relax.Expr | None:
+        """Return whole numbers that grow by one step along each axis."""
+        if arrays[0].dtype.kind != "i":
+            return None
+        whole = self._ramp(arrays, shape, emit)
+        if whole is not None or not shape or not isinstance(shape[-1], int):
+            return whole
+        if shape[-1] > MOST_SLICES:
+            return None
+        slices = [[array[..., i : i + 1] for array in arrays] for i in range(shape[-1])]
+        parts = [self._ramp(part, [*shape[:-1], 1], emit) for part in slices]
+        if any(part is None for part in parts):
+            return None
+        return emit(relax.op.concat(parts, axis=len(shape) - 1))
+
+    def _ramp(self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit) -> relax.Expr | None:
+        origins = {int(array.flat[0]) for array in arrays if array.size}
+        steps = [[_step(array, axis) for array in arrays] for axis in range(arrays[0].ndim)]
+        if len(origins) != 1:
+            return None
+        for i, array in enumerate(arrays):
+            wanted = np.full(array.shape, next(iter(origins)))
+            for axis, step in enumerate(steps):
+                places = np.arange(array.shape[axis]) * step[i]
+                wanted = wanted + places.reshape(
+                    [-1 if a == axis else 1 for a in range(array.ndim)]
+                )
+            if not np.array_equal(wanted, array):
+                return None
+        dtype = str(arrays[0].dtype)
+        total: relax.Expr = relax.const(np.full([1] * len(shape), next(iter(origins)), dtype))
+        for axis, step in enumerate(steps):
+            if not any(step):
+                continue
+            factor = formula(step, self.at, self.variables)
+            if factor is None:
+                return None
+            count = shape[axis]
+            counted = emit(relax.op.arange(0, _int64(count), 1, dtype))
+            if factor != 1 or not isinstance(factor, int):
+                counted = emit(relax.op.multiply(counted, self._scalar(factor, dtype, emit)))
+            own = [count if a == axis else 1 for a in range(len(shape))]
+            total = emit(relax.op.add(total, emit(relax.op.reshape(counted, own))))
+        return emit(relax.op.broadcast_to(total, list(shape)))
+
+    def _scalar(self, factor: Any, dtype: str, emit: Emit) -> relax.Expr:
+        if isinstance(factor, int):
+            return relax.const(factor, dtype)
+        tensor = emit(relax.op.shape_to_tensor(emit(relax.ShapeExpr([factor]))))
+        return emit(relax.op.astype(tensor, dtype)) if dtype != "int64" else tensor
+
+    def _table(
+        self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit
+    ) -> relax.Expr | None:
+        """Return the beginning of a table along one axis."""
+        varying = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
+        if len(varying) != 1:
+            return None
+        (axis,) = varying
+        longest = max(arrays, key=lambda array: array.shape[axis])
+        if not all(_equal(_begin(longest, axis, a.shape[axis]), a) for a in arrays):
+            return None
+        own = [n for a, n in enumerate(longest.shape) if n > 1 or a == axis]
+        place = sum(1 for a in range(axis) if longest.shape[a] > 1)
+        for table in self.tables():
+            if table.dtype != longest.dtype or table.size < longest.size:
+                continue
+            flat = table.reshape([n for n in table.shape if n > 1])
+            if flat.ndim != len(own) or flat.shape[place] < longest.shape[axis]:
+                continue
+            if [n for a, n in enumerate(flat.shape) if a != place] != [
+                n for a, n in enumerate(own) if a != place
+            ]:
+                continue
+            if not _equal(_begin(flat, place, longest.shape[axis]), longest.reshape(own)):
+                continue
+            whole = flat.reshape([flat.shape[place] if a == axis else n for a, n in _axes(longest)])
+            self._limit(arrays, axis, flat.shape[place])
+            end = _int64(shape[axis])
+            sliced = relax.op.strided_slice(
+                relax.const(np.ascontiguousarray(whole)), [axis], [0], [end]
+            )
+            return self._of_shape(emit(sliced), shape, emit)
+        raise ValueError(
+            f"a constant of shape {longest.shape} is the beginning of a table that the file does "
+            "not hold"
+        )
+
+    def _of_shape(self, value: relax.Expr, shape: Sequence[Any], emit: Emit) -> relax.Expr:
+        """Return a slice with its shape in terms of the sizes, which the table holds."""
+        return emit(relax.op.reshape(value, list(shape)))
+
+    def _limit(self, arrays: Sequence[Array], axis: int, length: int) -> None:
+        extents = [array.shape[axis] for array in arrays]
+        for name in self.variables:
+            ahead = {extent - sizes[name] for extent, sizes in zip(extents, self.at, strict=True)}
+            if len(ahead) == 1:
+                most = length - ahead.pop()
+                self.bounds[name] = min(self.bounds.get(name, most), most)
+                return
+        raise ValueError("the length of a table's beginning is no size of the inputs")
+
+
+def _axes(array: Array) -> list[tuple[int, int]]:
+    return list(enumerate(array.shape))
+
+
+def _begin(array: Array, axis: int, count: int) -> Array:
+    return array[(*[slice(None)] * axis, slice(0, count))]
+
+
+def _cut(array: Array, axes: Sequence[int]) -> Array:
+    return array[tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))]
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def _step(array: Array, axis: int) -> int:
+    if array.shape[axis] < 2:
+        return 0
+    second = tuple(int(a == axis) for a in range(array.ndim))
+    return int(array[second]) - int(array.flat[0])
+
+
+def _int64(size: Any) -> Any:
+    return tirx.IntImm("int64", size) if isinstance(size, int) else size

@@ -1,0 +1,104 @@
+"""Which dimensions of a model's inputs stay open, and by which names an inference chooses them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from tvm_sparse.errors import InputError
+from tvm_sparse.frontends.onnx_file import is_symbol
+from tvm_sparse.specs import unknown_input
+
+Shape = tuple[int | str, ...]
+
+NEED_SIZES = frozenset(
+    (
+        *("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "Upsample"),
+        *("LSTM", "GRU", "RNN", "NonMaxSuppression", "QLinearConv", "ConvInteger"),
+    )
+)
+"""Operators whose kernels need sizes when they are compiled. A model with one keeps its own names
+only if the user says so."""
+
+
+def named_shapes(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[Any]] | None
+) -> dict[str, Shape] | None:
+    """Return the shape of every input, in which names stand for sizes that an inference chooses.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model.
+    shapes : mapping of str to sequence of int or str, optional
+        Shapes by the name of the input; strings name dimensions.
+
+    Returns
+    -------
+    dict of str to shape, or None
+        None if no dimension stays open.
+
+    Raises
+    ------
+    InputError
+        If `shapes` names a dimension that the model fixes, or an input that it does not have.
+    """
+    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    inputs = {value.name: value for value in model.graph.input}
+    for name in given:
+        if name not in inputs:
+            raise unknown_input(name, inputs)
+    own = {name: _declared(value) for name, value in inputs.items()}
+    renamed: dict[str, int | str] = {}
+    for name, shape in given.items():
+        _check(name, shape, own[name])
+        renamed |= {
+            declared: size
+            for declared, size in zip(own[name] or shape, shape, strict=True)
+            if isinstance(declared, str)
+        }
+    has_names = any(isinstance(size, str) for shape in given.values() for size in shape)
+    if not has_names and any(node.op_type in NEED_SIZES for node in model.graph.node):
+        return None
+    named: dict[str, Shape] = {}
+    for name in inputs:
+        known = given.get(name) or own[name]
+        if known is None or None in known:
+            return None  # its shape is not known, which `bind_shapes` says
+        named[name] = tuple(renamed.get(s, s) if isinstance(s, str) else s for s in known)
+    is_open = any(isinstance(size, str) for shape in named.values() for size in shape)
+    return named if is_open else None
+
+
+def _declared(value: onnx.ValueInfoProto) -> tuple[Any, ...] | None:
+    """Return the shape in the file: numbers, names, and None for what is neither."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or not kind.HasField("shape"):
+        return None
+    return tuple(
+        dim.dim_value
+        if dim.HasField("dim_value")
+        else dim.dim_param
+        if is_symbol(dim.dim_param)
+        else None
+        for dim in kind.shape.dim
+    )
+
+
+def _check(name: str, shape: Sequence[Any], declared: Sequence[Any] | None) -> None:
+    if declared is not None and len(shape) != len(declared):
+        raise InputError(
+            f"input {name!r}: shape {tuple(shape)} has {len(shape)} dimensions, and the model's "
+            f"has {len(declared)}"
+        )
+    for axis, size in enumerate(shape):
+        fixed = declared[axis] if declared is not None else None
+        if isinstance(size, str) and isinstance(fixed, int):
+            raise InputError(
+                f"input {name!r}: dimension {axis} is {fixed} in the model, so that it cannot be "
+                f"{size!r}"
+            )
+        if isinstance(size, str) and not size.isidentifier():
+            raise InputError(f"input {name!r}: {size!r} is no name of a dimension")
