@@ -1,6 +1,8 @@
 // Runs a library that tvm-sparse compiled, with raw files as inputs and outputs.
 //
-//   run MODEL.so [--input FILE]... [--output FILE]... [--runs N] [--threads N]
+//   run MODEL.so [--input FILE]... [--output FILE]... [--size NAME=N]... [--runs N] [--threads N]
+//
+// Each dimension that the library leaves open needs its size, such as --size batch=4.
 //
 // Inputs and outputs are given in the order of the model; a file holds the values of one tensor,
 // row by row, and nothing else (NumPy's array.tofile and numpy.fromfile). Without arguments besides
@@ -19,6 +21,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -38,6 +41,7 @@ struct AlignedAllocator {
 struct Arguments {
   std::string library;
   std::vector<std::string> inputs, outputs;
+  std::map<std::string, int64_t> sizes;
   int runs = 10;
 };
 
@@ -53,6 +57,11 @@ Arguments Parse(int argc, char** argv) {
       arguments.inputs.push_back(argv[++i]);
     } else if (word == "--output") {
       arguments.outputs.push_back(argv[++i]);
+    } else if (word == "--size") {
+      const std::string size = argv[++i];
+      const size_t end = size.find('=');
+      if (end == std::string::npos) throw std::runtime_error(size + ": is not like batch=4");
+      arguments.sizes[size.substr(0, end)] = std::atoll(size.c_str() + end + 1);
     } else if (word == "--runs") {
       arguments.runs = std::max(1, std::atoi(argv[++i]));
     } else if (word == "--threads") {
@@ -65,10 +74,41 @@ Arguments Parse(int argc, char** argv) {
   return arguments;
 }
 
-ffi::Tensor Read(const std::string& path, const ffi::json::Object& spec) {
+// Returns the size of a dimension: a number of the library, or one that was given for its name.
+int64_t Size(const ffi::Any& dimension, const Arguments& arguments, const ffi::json::Object& info) {
+  if (const auto number = dimension.try_cast<int64_t>()) return *number;
+  const std::string name = dimension.cast<ffi::String>();
+  const auto given = arguments.sizes.find(name);
+  if (given == arguments.sizes.end()) {
+    throw std::runtime_error("the library leaves " + name + " open; give --size " + name + "=N");
+  }
+  const int64_t size = given->second;
+  if (size < 1) throw std::runtime_error(name + ": its size must be at least 1");
+  if (info.count("bounds")) {
+    const auto bounds = info["bounds"].cast<ffi::json::Object>();
+    if (bounds.count(ffi::String(name)) && size > bounds[ffi::String(name)].cast<int64_t>()) {
+      throw std::runtime_error(name + ": is larger than the library allows");
+    }
+  }
+  return size;
+}
+
+// Whether inputs have dimensions that each run chooses.
+bool HasSizes(const ffi::json::Array& inputs) {
+  for (const ffi::Any& spec : inputs) {
+    const auto fields = spec.cast<ffi::json::Object>();
+    for (const ffi::Any& size : fields["shape"].cast<ffi::json::Array>()) {
+      if (!size.try_cast<int64_t>()) return true;
+    }
+  }
+  return false;
+}
+
+ffi::Tensor Read(const std::string& path, const ffi::json::Object& spec, const Arguments& arguments,
+                 const ffi::json::Object& info) {
   std::vector<int64_t> shape;
   for (const ffi::Any& size : spec["shape"].cast<ffi::json::Array>()) {
-    shape.push_back(size.cast<int64_t>());
+    shape.push_back(Size(size, arguments, info));
   }
   const DLDataType dtype = ffi::StringToDLDataType(spec["dtype"].cast<ffi::String>());
   ffi::Tensor tensor = ffi::Tensor::FromNDAlloc(AlignedAllocator(), ffi::Shape(shape), dtype,
@@ -127,6 +167,12 @@ void RefuseFallbacks(const std::string& library, const ffi::json::Object& info) 
                            ", which takes Python; --fallback off compiles no such library");
 }
 
+ffi::Module Machine(const ffi::Function& executable, int allocator) {
+  const auto machine = executable().cast<ffi::Module>();
+  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, allocator);
+  return machine;
+}
+
 void Run(const Arguments& arguments) {
   // Virtual machines refuse a library that calls an unknown function; `RefuseFallbacks` says why.
   ffi::Function::SetGlobal(
@@ -138,9 +184,8 @@ void Run(const Arguments& arguments) {
   const auto library = load(path.string()).cast<ffi::Module>();
   const auto executable = library->GetFunction("vm_load_executable");
   if (!executable) throw std::runtime_error(arguments.library + ": tvm-sparse did not compile it");
-  const auto machine = (*executable)().cast<ffi::Module>();
-  constexpr int kPooledAllocator = 2;
-  machine->GetFunction("vm_initialization").value()(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+  constexpr int kNaiveAllocator = 1, kPooledAllocator = 2;
+  auto machine = Machine(*executable, kPooledAllocator);
 
   const auto describe = machine->GetFunction("tvm_sparse_description").value();
   const auto description = ffi::json::Parse(describe().cast<ffi::String>());
@@ -148,6 +193,8 @@ void Run(const Arguments& arguments) {
   RefuseFallbacks(arguments.library, info);
   const auto inputs = info["inputs"].cast<ffi::json::Array>();
   const auto outputs = info["outputs"].cast<ffi::json::Array>();
+  // The pool keeps a block for every size that it has seen.
+  if (HasSizes(inputs)) machine = Machine(*executable, kNaiveAllocator);
   if (arguments.inputs.empty() && !inputs.empty()) {
     Print("input", inputs);
     Print("output", outputs);
@@ -160,7 +207,7 @@ void Run(const Arguments& arguments) {
 
   std::vector<ffi::Any> tensors;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    tensors.push_back(Read(arguments.inputs[i], inputs[i].cast<ffi::json::Object>()));
+    tensors.push_back(Read(arguments.inputs[i], inputs[i].cast<ffi::json::Object>(), arguments, info));
   }
   const std::vector<ffi::AnyView> views(tensors.begin(), tensors.end());
   const auto main = machine->GetFunction("main").value();

@@ -203,7 +203,7 @@ class TestMistakes:
             ["fly"],
             ["compile", "a.onnx"],
             ["compile", "a.onnx", "-o", "a.so", "--shape", "x"],
-            ["compile", "a.onnx", "-o", "a.so", "--shape", "x=1,b"],
+            ["compile", "a.onnx", "-o", "a.so", "--shape", "x=1,-b"],
             ["run", "a.so", "--input", "x.npy"],
             ["prune", "a.onnx", "-o", "b.onnx", "--sparsity", "many"],
         ],
