@@ -60,7 +60,7 @@ def compile(
 ) -> Engine:
     """Compile a model for a CPU.
 
-    Threads that compile at the same time wait for one another: TVM's compiler is global.
+    Threads that compile at the same time wait for one another.
 
     Parameters
     ----------
@@ -112,10 +112,9 @@ def compile(
         The seconds that compiling an ONNX file may take, and the GB (1e9 bytes) that it may have
         for data. With either, another process compiles, which also bears a crash of the compiler.
     hints : mapping of str to int, optional
-        Sizes to plan for, by the names of dimensions that an inference chooses; all sizes are
-        computed. By default, 1 for the first dimension of an input, and 64 for others.
+        Sizes to plan for, by the names of open dimensions: by default 1 for the first one, else 64.
     bounds : mapping of str to int, optional
-        The largest sizes that the engine accepts, by the names of such dimensions.
+        The largest sizes that the engine accepts, by the same names.
 
     Returns
     -------
@@ -175,15 +174,12 @@ def compile(
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
-    is_module = isinstance(model, tvm.IRModule)
-    named, fixed = None if is_module else names_in(model, shapes), cast(Any, shapes)
-    if named or (isinstance(model, tvm.IRModule) and has_sizes(model)):
+    named, fixed = names_in(model, shapes), cast(Any, shapes)
+    if named or has_sizes(model):
         cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
-    known = records.lookups_on(cpu)
-    passes = functools.partial(
-        pipeline.pipeline, columns, overlap, known, precision=precision, hints=hints
-    )
+    passes: Any = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+    passes = functools.partial(passes, precision=precision, hints=hints)
     once = functools.partial(
         _compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, planned={"hints=": hints or {}, "bounds=": bounds or {}},
@@ -194,7 +190,7 @@ def compile(
         calibrated = calibration_for(cpu, model, fixed, calibration)
         passes = functools.partial(passes, keep_float32=calibrated.keep_float32)
         once = functools.partial(once, pipeline=passes, explain=calibrated.explain)
-    if is_module or named:
+    if isinstance(model, tvm.IRModule) or named:
         return once(model, fixed, {}, strict=strict)
     from tvm_sparse.frontends.failures import until_compiled  # needs onnx, as loading does not
 

@@ -63,9 +63,11 @@ def import_module(
 
 
 def names_in(
-    model: str | os.PathLike[str], shapes: Mapping[str, Sequence[int | str]] | None
+    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int | str]] | None
 ) -> dict[str, tuple[int | str, ...]] | None:
     """Return the shapes of the inputs of an ONNX file if dimensions stay open, else None.
+
+    A Relax module has its own variables, so that the result is None.
 
     Raises
     ------
@@ -74,14 +76,18 @@ def names_in(
     InputError
         If `shapes` does not fit the model.
     """
+    if isinstance(model, tvm.IRModule):
+        return None
     from tvm_sparse.frontends.named_shapes import named_shapes
     from tvm_sparse.frontends.onnx_file import read_model
 
     return named_shapes(read_model(model)[0], shapes)
 
 
-def has_sizes(module: tvm.IRModule) -> bool:
-    """Return whether inputs of a Relax module have sizes that are known at run time only."""
+def has_sizes(module: object) -> bool:
+    """Return whether it is a Relax module with inputs whose sizes are known at run time only."""
+    if not isinstance(module, tvm.IRModule):
+        return False
     params = _main(module).params
     return not all(tensor_spec(param.name, param.ty).is_static for param in params)
 
