@@ -27,6 +27,7 @@ import tvm_sparse
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.runtime.board import Board, RemoteEngine
 from tvm_sparse.testing.models import needs_tool, pruned, write_mlp, write_onnx
+from tvm_sparse.testing.quantized import write_quantized
 from tvm_sparse.tuning import tune
 from tvm_sparse.zoo import random_weights, transformers
 
@@ -244,6 +245,7 @@ NETWORKS = {
     "columns of 5 rows": (write_convolutional, None, 5),
     "fallbacks": (write_fallbacks, None, None),
     "recurrent": (write_recurrent, None, None),
+    "quantized": (write_quantized, None, None),
 }
 
 

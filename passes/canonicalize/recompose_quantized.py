@@ -13,6 +13,8 @@ Runs before constants are folded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -27,12 +29,9 @@ from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE
 
 QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
-COMMUTING = (
-    *RESHAPING,
-    TRANSPOSE,
-    "relax.nn.relu",
-    *(f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3)),
-)
+MOVING = (*RESHAPING, TRANSPOSE, *(f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3)))
+"""Operators of one tensor that do the same to integers as to the numbers that they stand for."""
+COMMUTING = (*MOVING, "relax.nn.relu")
 """Operators of one tensor whose result, for rounded numbers, is the rounded result."""
 
 _LAYERS = ("relax.matmul", "relax.nn.conv2d")
@@ -70,14 +69,14 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 
 
 def _round(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    """dequantize(quantize(x, s, z), s, z) => fake_quantize(x)"""
-    inner = lookup(call.args[0])
+    """dequantize(f(quantize(x, s, z)), s, z) => fake_quantize(f(x)); f only moves integers"""
+    path, inner = _above(call.args[0], lookup, MOVING)
     if not is_call_to(inner, QUANTIZE) or call.ty.dtype != ACTIVATIONS:
         return None
     steps = _steps(inner, lookup)
     if steps is None or steps != _steps(call, lookup) or inner.args[0].ty.dtype != ACTIVATIONS:
         return None
-    x = _unrounded(inner.args[0], steps, lookup, emit)
+    x = _unrounded(_again(path, inner.args[0], emit), steps, lookup, emit)
     relu = lookup(x)
     if is_call_to(relu, "relax.nn.relu") and steps.low == steps.zero_point:
         x = relu.args[0]
@@ -101,16 +100,27 @@ def _steps(call: relax.Call, lookup: Lookup) -> Quantization | None:
 
 def _unrounded(x: relax.Expr, steps: Quantization, lookup: Lookup, emit: Emit) -> relax.Expr:
     """Return a tensor that is about to be rounded without the same rounding further up."""
-    path, value = [], x
-    while is_call_to(lookup(value), *COMMUTING):
-        path.append(lookup(value))
-        value = path[-1].args[0]
-    rounding = lookup(value)
+    path, rounding = _above(x, lookup, COMMUTING)
     if not is_call_to(rounding, operators.FAKE_QUANTIZE.name):
         return x
     if operators.steps_of(rounding) != steps:
         return x
-    value = rounding.args[0]
+    return _again(path, rounding.args[0], emit)
+
+
+def _above(
+    value: relax.Expr, lookup: Lookup, names: Sequence[str]
+) -> tuple[list[relax.Call], relax.Expr]:
+    """Return the chain of calls of one tensor that ends in `value`, and what stands above it."""
+    path: list[relax.Call] = []
+    while is_call_to(lookup(value), *names):
+        path.append(lookup(value))
+        value = path[-1].args[0]
+    return path, lookup(value)
+
+
+def _again(path: Sequence[relax.Call], value: relax.Expr, emit: Emit) -> relax.Expr:
+    """Return the result of a chain from `_above` for another tensor."""
     for step in reversed(path):
         value = emit(relax.Call(step.op, [value, *step.args[1:]], step.attrs))
     return value
@@ -118,9 +128,9 @@ def _unrounded(x: relax.Expr, steps: Quantization, lookup: Lookup, emit: Emit) -
 
 def _rounding_of(x: relax.Expr, lookup: Lookup) -> Quantization | None:
     """Return the numbers that a tensor consists of, if it was rounded."""
-    while is_call_to(lookup(x), *COMMUTING):
-        x = lookup(x).args[0]
-    call = lookup(x)
+    _, call = _above(x, lookup, COMMUTING)
+    if is_call_to(call, DEQUANTIZE):
+        return _steps(call, lookup)
     is_rounded = is_call_to(call, operators.FAKE_QUANTIZE.name)
     return operators.steps_of(call) if is_rounded else None
 

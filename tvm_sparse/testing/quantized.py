@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import NodeProto
+from onnx.helper import make_node
 
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.this_machine import cpu_flags
 from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.testing.models import write_onnx
 
 UNITS = {
     "AMX": ("sapphirerapids", ("avx512_fp16", "amx_int8"), True),
@@ -73,3 +77,37 @@ def distances(x: NDArray[Any], steps: Quantization) -> NDArray[np.int64]:
 def in_floats(sums: NDArray[np.int64], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the float32 values of sums ``[rows, N, lanes]``, as kernels compute them."""
     return sums.astype(np.float32) * scales[:, None]
+
+
+def write_quantized(path: Path) -> Path:
+    """Write a quantized model of convolutions and linear layers, as QDQ files have them."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (16, 3, 3, 3), "w1": (32, 16, 3, 3), "w2": (40, 32, 1, 1), "w3": (50, 70)}
+    weights: dict[str, NDArray[Any]] = {}
+    nodes: list[NodeProto] = []
+
+    def rounded(value: str, scale: float, zero_point: int) -> str:
+        names = [f"{value}_scale", f"{value}_zero"]
+        weights[names[0]] = np.array(scale, "float32")
+        weights[names[1]] = np.array(zero_point, "uint8")
+        nodes.append(make_node("QuantizeLinear", [value, *names], [f"{value}_q"]))
+        nodes.append(make_node("DequantizeLinear", [f"{value}_q", *names], [f"{value}_f"]))
+        return f"{value}_f"
+
+    for name, shape in shapes.items():
+        axis, fan_in = (1, shape[0]) if len(shape) == 2 else (0, int(np.prod(shape[1:])))
+        weights[name] = rng.integers(-127, 128, shape).astype("int8")
+        scale = rng.uniform(0.5, 1, shape[axis]) / 70 / np.sqrt(fan_in)
+        weights[f"{name}_scale"] = scale.astype("float32")
+        weights[f"{name}_zero"] = np.zeros(shape[axis], "int8")
+        operands = [name, f"{name}_scale", f"{name}_zero"]
+        nodes.append(make_node("DequantizeLinear", operands, [f"{name}_f"], axis=axis))
+    same = {"pads": [1, 1, 1, 1]}
+    nodes.append(
+        make_node("Conv", [rounded("x", 0.03, 128), "w0_f"], ["a"], strides=[2, 2], **same)
+    )
+    nodes.append(make_node("Relu", ["a"], ["b"]))
+    nodes.append(make_node("Conv", [rounded("b", 0.02, 0), "w1_f"], ["c"], **same))
+    nodes.append(make_node("Conv", [rounded("c", 0.02, 120), "w2_f"], ["y"]))
+    nodes.append(make_node("MatMul", [rounded("t", 0.03, 100), "w3_f"], ["z"]))
+    return write_onnx(path, nodes, {"x": [1, 3, 30, 38], "t": [1, 21, 50]}, ["y", "z"], weights)

@@ -115,6 +115,28 @@ def test_rounding_moves_below_what_it_commutes_with():
     assert names(after) == ["nn.max_pool2d", "permute_dims", "quantized_matmul"]
 
 
+def test_what_moves_integers_moves_their_floats():
+    def body(builder, x):
+        integers = builder.emit(relax.op.quantize(x, SCALE, ZERO, 1, "uint8"))
+        pooled = builder.emit(relax.op.nn.max_pool2d(integers, (2, 2), (2, 2)))
+        flat = builder.emit(relax.op.reshape(pooled, (1, 48)))
+        floats = builder.emit(relax.op.dequantize(flat, SCALE, ZERO, 1))
+        return relax.op.matmul(floats, weight(builder, np.ones((48, 5), "int8"), np.float32(1)))
+
+    after = RecomposeQuantized()(module((1, 3, 8, 8), body))
+    assert names(after) == ["nn.max_pool2d", "reshape", "quantized_matmul"]
+    assert str(called(after)[0].ty.dtype) == "float32"
+
+
+def test_integers_that_are_an_input():
+    def body(builder, x):
+        floats = builder.emit(relax.op.dequantize(x, SCALE, ZERO, 1))
+        return relax.op.matmul(floats, weight(builder, np.ones((4, 5), "int8"), np.float32(1)))
+
+    after = RecomposeQuantized()(module((2, 4), body, dtype="uint8"))
+    assert names(after) == ["dequantize", "quantized_matmul"]
+
+
 def test_other_numbers_are_rounded_twice():
     def body(builder, x):
         return rounded(builder, rounded(builder, x), relax.const(0.25, "float32"))
