@@ -5,9 +5,9 @@ python with_fastembed.py FOLDER        a folder with model.onnx and a tokenizer,
 
 import sys
 
-import tvm_sparse.compat.onnxruntime
+import tvm_sparse.onnxruntime
 
-tvm_sparse.compat.onnxruntime.take_over()  # fastembed's sessions run compiled code from here on
+tvm_sparse.onnxruntime.take_over()  # fastembed's sessions run compiled code from here on
 
 import numpy as np  # noqa: E402
 from fastembed import TextEmbedding  # noqa: E402

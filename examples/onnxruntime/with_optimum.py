@@ -5,9 +5,9 @@ python with_optimum.py FOLDER          a folder with model.onnx, config.json and
 
 import sys
 
-import tvm_sparse.compat.onnxruntime
+import tvm_sparse.onnxruntime
 
-tvm_sparse.compat.onnxruntime.take_over()  # before optimum takes the class out of onnxruntime
+tvm_sparse.onnxruntime.take_over()  # before optimum takes the class out of onnxruntime
 
 import numpy as np  # noqa: E402
 from optimum.onnxruntime import ORTModelForFeatureExtraction  # noqa: E402

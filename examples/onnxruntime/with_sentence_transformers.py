@@ -5,9 +5,9 @@ python with_sentence_transformers.py FOLDER    it has model.onnx, config.json an
 
 import sys
 
-import tvm_sparse.compat.onnxruntime
+import tvm_sparse.onnxruntime
 
-tvm_sparse.compat.onnxruntime.take_over()  # before optimum takes the class out of onnxruntime
+tvm_sparse.onnxruntime.take_over()  # before optimum takes the class out of onnxruntime
 
 import numpy as np  # noqa: E402
 from sentence_transformers import SentenceTransformer  # noqa: E402

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tvm_sparse
-import tvm_sparse.compat.onnxruntime as ort
+import tvm_sparse.onnxruntime as ort
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.testing.models import onnxruntime_outputs, write_mlp
 from tvm_sparse.zoo.random_weights import RandomWeights
@@ -181,7 +181,7 @@ def test_libraries_switch_by_one_line(library, folder, tmp_path):
         if found is None:
             pytest.skip(f"{name} is not installed")
     script = (EXAMPLES / f"with_{library}.py").read_text()
-    plain = script.replace("tvm_sparse.compat.onnxruntime.take_over()", "pass")
+    plain = script.replace("tvm_sparse.onnxruntime.take_over()", "pass")
     said, vectors = [], []
     for number, text in enumerate((script, plain)):
         path = tmp_path / f"script{number}.py"
@@ -195,7 +195,7 @@ def test_libraries_switch_by_one_line(library, folder, tmp_path):
         assert done.returncode == 0, done.stderr
         said.append(done.stdout.split()[0])
         vectors.append(np.load(saved))
-    assert said[0] == "tvm_sparse.compat.onnxruntime.session"
+    assert said[0] == "tvm_sparse.onnxruntime.session"
     assert said[1].startswith("onnxruntime")
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-4)
     assert np.abs(vectors[0][0] - vectors[0][1]).max() > 1e-3

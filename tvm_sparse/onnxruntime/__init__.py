@@ -1,6 +1,6 @@
 """ONNX Runtime's Python interface, with sessions that run compiled code.
 
-import tvm_sparse.compat.onnxruntime as ort          # was: import onnxruntime as ort
+import tvm_sparse.onnxruntime as ort          # was: import onnxruntime as ort
 session = ort.InferenceSession("model.onnx")
 
 Everything but `InferenceSession` is ONNX Runtime's own. `take_over` lets libraries that make their
@@ -9,9 +9,9 @@ sessions themselves make these.
 
 from typing import Any
 
-from tvm_sparse.compat.onnxruntime.session import InferenceSession
-from tvm_sparse.compat.onnxruntime.taking_over import give_back, take_over
 from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnxruntime.session import InferenceSession
+from tvm_sparse.onnxruntime.taking_over import give_back, take_over
 
 __all__ = ["InferenceSession", "give_back", "take_over"]
 

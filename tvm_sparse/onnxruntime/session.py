@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 import tvm_sparse
-from tvm_sparse.compat.onnxruntime.cache import compiled_library
 from tvm_sparse.errors import InputError, TvmSparseError, reason
 from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnxruntime.cache import compiled_library
 
 SHAPES = "tvm_sparse.shapes"
 """The entry of the session's configuration with the number of sets of shapes to compile."""

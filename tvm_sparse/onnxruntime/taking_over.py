@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tvm_sparse.compat.onnxruntime.session import InferenceSession, Original
 from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnxruntime.session import InferenceSession, Original
 
 
 def take_over() -> None:
