@@ -17,7 +17,11 @@ from typing import BinaryIO
 import tvm
 
 from tvm_sparse.errors import LibraryError
+from tvm_sparse.runtime.pages import drop_pages
 from tvm_sparse.runtime.quiet import quiet_runtime
+
+WEIGHTS = "__tvm_ffi__library_bin"
+"""The name of the weights in a library."""
 
 
 class LibraryFile:
@@ -102,8 +106,10 @@ def load_library(path: Path, file: BinaryIO) -> LoadedLibrary:
                 "replace files by renaming, as `save` does"
             )
         load = tvm.get_global_func("ffi.Module.load_from_file.so")
+        unique = _unique_path(file)
         with quiet_runtime():
-            library = LoadedLibrary(load(_unique_path(file), "so"), path, file)
+            library = LoadedLibrary(load(unique, "so"), path, file)
+        drop_pages(unique, WEIGHTS)
         _loaded[identity] = library
         return library
 
