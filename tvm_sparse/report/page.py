@@ -1,4 +1,4 @@
-"""The regions of a network as one HTML page without other files."""
+"""A network as one HTML page without other files: what it costs, its layers, and its regions."""
 
 from __future__ import annotations
 
@@ -13,47 +13,10 @@ from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.report.analysis import Analysis, alone_bytes_moved
 from tvm_sparse.report.drawing import draw
 from tvm_sparse.report.imposed import Imposed
+from tvm_sparse.report.layers_table import SCRIPT, layers_table, limits, tabs
+from tvm_sparse.report.layers_table import STYLE as TABLE_STYLE
 from tvm_sparse.report.measured import MeasuredRegion, Measurement
-
-STYLE = """
-:root{color-scheme:light dark;--paper:#fff;--card:#f6f7f9;--ink:#1c2430;--faint:#5d6878;
---line:#cfd6df;--ours:#1f7a5a;--alone:#b0651d;--sparse:#cfe9dd;--dense:#dbe4f5;--other:#ebedf0}
-@media(prefers-color-scheme:dark){:root{--paper:#12161c;--card:#1b2129;--ink:#e6eaf0;
---faint:#9aa6b5;--line:#3a4553;--ours:#4fc397;--alone:#e0964a;--sparse:#1d4a3a;--dense:#25375a;
---other:#2a313b}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
-header,main{max-width:1360px;margin:auto;padding:1rem 1.2rem}
-h1{margin:.2rem 0;font-size:1.6rem}h2{margin:0 0 .4rem;font-size:1.05rem}
-p{margin:.4rem 0}.faint,figcaption{color:var(--faint)}
-main{display:grid;grid-template-columns:320px minmax(0,1fr);gap:1.4rem;align-items:start}
-aside{position:sticky;top:0;max-height:100vh;overflow:auto}
-@media(max-width:860px){main{grid-template-columns:1fr}aside{position:static;max-height:60vh}}
-.tiles{display:flex;flex-wrap:wrap;gap:.8rem}
-.tile,section{background:var(--card);border:1px solid var(--line);border-radius:10px}
-.tile{padding:.6rem .9rem;min-width:11rem}.tile b{display:block;font-size:1.35rem}
-section{padding:.9rem 1.1rem;margin-bottom:1rem}section:target{outline:3px solid var(--ours)}
-section.single{padding:.45rem 1.1rem;margin-bottom:.5rem}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.4rem 1.4rem}
-figure{margin:.5rem 0;overflow-x:auto}figcaption{font-size:.85rem;margin-bottom:.2rem}
-.bar{display:grid;grid-template-columns:10.2rem 1fr 5.2rem;gap:.5rem;white-space:nowrap;
-align-items:center;font-size:.88rem}
-.bar span:last-child,td,th{text-align:right;font-variant-numeric:tabular-nums}
-.track{height:.75rem;background:var(--other);border-radius:4px;overflow:hidden}
-.fill{height:100%;background:var(--ours)}.alone .fill{background:var(--alone)}
-table{border-collapse:collapse;font-size:.88rem;width:100%}
-td,th{padding:.1rem .4rem;white-space:nowrap;border-bottom:1px solid var(--line);font-weight:normal}
-th{color:var(--faint)}td:first-child,th:first-child{text-align:left}
-tr.chosen td{font-weight:600;color:var(--ours)}
-.chip{display:inline-block;padding:.05rem .5rem;margin:.1rem .15rem .1rem 0;border-radius:6px;
-background:var(--dense);font-size:.85rem}.chip.sparse{background:var(--sparse)}
-.stop{border-left:3px solid var(--alone);padding-left:.6rem}
-svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg text.shape{fill:var(--faint);
-font-size:10.5px}svg .frame{fill:none;stroke:var(--ours);stroke-width:1.5}
-svg a:hover .frame{stroke-width:3}svg text.title{fill:var(--ours);font-size:11.5px}
-svg .edge{fill:none;stroke:var(--faint)}svg .sparse rect{fill:var(--sparse)}
-svg .dense rect{fill:var(--dense)}svg .other rect{fill:var(--other)}
-"""
+from tvm_sparse.report.style import STYLE
 
 
 def render(
@@ -76,19 +39,45 @@ def render(
     cards = (
         _card(analysis, number, measured.get(number)) for number in range(len(analysis.regions))
     )
-    worth = f"<section><h2>Worth pruning?</h2>{_gains(gains)}</section>" if gains else ""
-    title = f"Tensor columns of {escape(analysis.model)}"
+    worth = ("Worth pruning?", f"<section>{_gains(gains)}</section>") if gains else None
+    title = f"{escape(analysis.model)} on {escape(analysis.cpu.name)}"
+    columns = (
+        "<details><summary>Tensor columns: which operators run together, row by row</summary>"
+        f"{_columns(analysis, measurement)}"
+        f"<main><aside>{draw(analysis)}</aside><div>{''.join(cards)}</div></main></details>"
+    )
+    layers = f"<section><h2>Layers</h2>{layers_table(analysis)}</section>{columns}"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>"
-        f"<header><h1>{title}</h1>{_summary(analysis, measurement)}</header>"
-        f"<main><aside>{draw(analysis)}</aside><div>{worth}{''.join(cards)}</div></main>"
+        f"<title>{title}</title><style>{STYLE}{TABLE_STYLE}</style></head><body>"
+        f"<header><h1>{title}</h1>{_headline(analysis, measurement)}"
+        f"{tabs(('The model', layers), worth)}</header><script>{SCRIPT}</script>"
         "</body></html>\n"
     )
 
 
-def _summary(analysis: Analysis, measurement: Measurement | None) -> str:
+def _headline(analysis: Analysis, measurement: Measurement | None) -> str:
+    """Return what a user asks first: how long, how many layers are sparse, and what limits it."""
+    pruned = [layer for layer in analysis.layers if layer.is_pruned]
+    dense = [layer for layer in pruned if not layer.is_sparse]
+    others = sum(operator.region is None for operator in analysis.operators)
+    about = f"an inference on {analysis.cpu.cores} threads"
+    left_out = f"without {others} operators of TVM's own schedule" if others else "all operators"
+    tiles = [_tile(_us(analysis.seconds), f"expected: {about}", left_out)]
+    if measurement:
+        tiles.append(_tile(_us(measurement.together.seconds), f"measured: {about}", "the median"))
+    zeros = "no layer has enough zeros to count as pruned"
+    if pruned:
+        zeros = escape(dense[0].reason) if dense else "every pruned layer skips its zeros"
+    tiles.append(
+        _tile(f"{len(pruned) - len(dense)} of {len(pruned)}", "pruned layers are sparse", zeros)
+    )
+    tiles.append(_tile(*limits(analysis), ""))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _columns(analysis: Analysis, measurement: Measurement | None) -> str:
     cpu = analysis.cpu
     shared = f", L3 {_bytes(cpu.l3_bytes)}" if cpu.l3_bytes else ""
     caches = f"L1 {_bytes(cpu.l1_bytes)}, L2 {_bytes(cpu.l2_bytes)}{shared}"
