@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +173,23 @@ def test_float16_is_refused_with_a_word(caplog):
         engine = tvm_sparse.compile(transformer(), precision="float16", target="sapphirerapids")
     assert engine.info.precision == "float32"
     assert "computed in float32" in caplog.text
+
+
+def resident_mb() -> float:
+    """Return the resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.slow
+def test_two_hints_agree_on_random_shapes_and_memory_stays(engine):
+    other = tvm_sparse.compile(transformer(), hints={"batch": 16, "sequence": 200}, columns=2)
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        given = arrays(rng, int(rng.integers(1, 9)), int(rng.integers(1, 129)))
+        (a,), (b,) = engine.run(given).values(), other.run(given).values()
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
+    before = resident_mb()
+    for _ in range(1000):
+        engine.run(arrays(rng, int(rng.integers(1, 9)), int(rng.integers(1, 129))))
+    assert resident_mb() < before + 8

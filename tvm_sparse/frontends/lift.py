@@ -90,7 +90,8 @@ class _Lifter:
         if attrs:
             kept = {k: v for k, v in attrs.items() if k != "global_symbol"}
             mod.update_func(mod.get_global_var("main"), mod["main"].with_attrs(kept))
-        return mod
+        # The result has a second name, which hides the tuple of several outputs.
+        return relax.transform.CanonicalizeBindings()(mod)
 
     def _binding(self, bindings: Sequence[relax.Binding]) -> None:
         self.where = str(bindings[0].var.name)
