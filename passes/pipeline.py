@@ -196,30 +196,25 @@ def front(
         The names of layers whose panels are float32 whatever `cpu.activations` are.
     """
     with planned_for(sizes_of(mod)):
-        return _front(canonical(mod, cpu), cpu, lookups, keep_float32)
+        mod = canonical(mod, cpu)
+        known = lookups or Lookups()
+        is_refused = known.refuses(model_key(mod, cpu))
+        if is_refused:
+            known = Lookups(source=known.source)
+        lanes = known.lanes_for(token_network(mod, cpu))
+        layers = set()
 
+        def kernel_for(layer: Layer[Any]) -> Tiling | None:
+            tiling = known.kernel_for(layer)
+            if tiling is not None:
+                layers.add(layer_key(layer))
+            return tiling
 
-def _front(
-    mod: tvm.IRModule, cpu: CpuProfile, lookups: Lookups | None, keep_float32: Collection[str]
-) -> Front:
-    known = lookups or Lookups()
-    is_refused = known.refuses(model_key(mod, cpu))
-    if is_refused:
-        known = Lookups(source=known.source)
-    lanes = known.lanes_for(token_network(mod, cpu))
-    layers = set()
-
-    def kernel_for(layer: Layer[Any]) -> Tiling | None:
-        tiling = known.kernel_for(layer)
-        if tiling is not None:
-            layers.add(layer_key(layer))
-        return tiling
-
-    with cpu.to_target():
-        on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
-        mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep_float32))(mod)
-    used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
-    return Front(mod, known.plan_for, used)
+        with cpu.to_target():
+            on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
+            mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep_float32))(mod)
+        used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
+        return Front(mod, known.plan_for, used)
 
 
 def pipeline(
@@ -241,11 +236,9 @@ def pipeline(
     lookups : Lookups, optional
         Looks up measured choices; the cost models choose where nothing was measured.
     report : callable, optional
-        Called with what became of the layers and regions. By default, the logger ``tvm_sparse``
-        gets the warnings.
+        Called with what became of the layers and regions; by default, the warnings are logged.
     strict : bool
-        Whether a pruned layer without a sparse kernel is a `ModelError`, not only a warning. TVM
-        passes it on as a RuntimeError with the same text.
+        Whether a pruned layer without a sparse kernel is a `ModelError`; TVM raises RuntimeError.
     precision : str
         What activations are computed in, as `tvm_sparse.compile` takes it.
     keep_float32 : collection of str
