@@ -277,6 +277,28 @@ def test_the_program_computes_in_float16_what_this_machine_does(program, cases, 
     case.run([QEMU, "-cpu", "cortex-a76", "-L", SYSROOT, program], library, share=5e-3)
 
 
+def test_one_library_runs_three_shapes(program, tmp_path):
+    model = write_transformer(tmp_path / "model.onnx")
+    engine = tvm_sparse.compile(model, threads=1, columns="off")
+    library = tmp_path / "rpi4.so"
+    tvm_sparse.compile(model, target="rpi4").save(library)
+    rng = np.random.default_rng(0)
+    for batch, sequence in ((1, 5), (2, 33), (3, 16)):
+        inputs = {spec.name: rng.integers(0, 2, (batch, sequence)) for spec in engine.inputs}
+        command = [QEMU, "-L", SYSROOT, program, library, "--runs", "1"]
+        command += ["--size", f"batch={batch}", "--size", f"sequence={sequence}"]
+        for name, array in inputs.items():
+            array.tofile(tmp_path / f"{name}.bin")
+            command += ["--input", tmp_path / f"{name}.bin"]
+        for spec in engine.outputs:
+            command += ["--output", tmp_path / f"{spec.name}.out"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        for name, want in engine.run(inputs).items():
+            got = np.fromfile(tmp_path / f"{name}.out", "float32").reshape(want.shape)
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+
+
 def test_python_computes_what_this_machine_does(python, cases):
     script = (
         "import sys, numpy as np, tvm_sparse\n"
