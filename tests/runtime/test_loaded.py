@@ -159,9 +159,9 @@ class TestPickle:
 
     def test_what_is_no_library(self, one):
         engine = tvm_sparse.load(one, threads=1)
-        restore, (content, threads) = engine.__reduce_ex__(2)
+        restore, (content, *settings) = engine.__reduce_ex__(2)
         with pytest.raises(LibraryError, match="a pickled engine: truncated"):
-            restore(content[:-100], threads)
+            restore(content[:-100], *settings)
 
 
 class TestClose:
