@@ -30,7 +30,6 @@ default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autosummary_generate = True
-autodoc_mock_imports = ["torch"]  # an extra
 suppress_warnings = ["ref.python"]  # a type such as `Measurement` may name several classes
 napoleon_google_docstring = False
 napoleon_use_ivar = True

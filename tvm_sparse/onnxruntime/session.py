@@ -65,7 +65,7 @@ class InferenceSession(onnxruntime.InferenceSession):
         """Return a session; for a module of this package, one of ONNX Runtime itself."""
         # A library of ours may leave nodes to ONNX Runtime, which must not come back to us.
         caller = sys._getframe(1).f_globals.get("__name__", "")
-        if caller.startswith("tvm_sparse.") and not caller.startswith("tvm_sparse.compat."):
+        if caller.startswith("tvm_sparse."):
             return Original(*args, **kwargs)
         return super().__new__(cls)
 
