@@ -296,5 +296,5 @@ def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: st
     seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
     layers = layers_of(mod, regions)
     used = used.with_regions(formed)
-    kept = kept_by_tvm(mod)
+    kept = kept_by_tvm(mod) if sizes_of(mod) else ""
     return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision, kept)
