@@ -35,6 +35,7 @@ COMMUTING = (*MOVING, "relax.nn.relu")
 """Operators of one tensor whose result, for rounded numbers, is the rounded result."""
 
 _LAYERS = ("relax.matmul", "relax.nn.conv2d")
+_BYTES = "uint8", "int8"
 _LAYOUTS = ("NCHW", "OIHW", "NCHW")
 
 
@@ -64,7 +65,8 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     if is_call_to(call, DEQUANTIZE):
         return _round(call, lookup, emit)
     if is_call_to(call, *_LAYERS):
-        return _layer(call, lookup, emit)
+        layer = _layer(call, lookup, emit)
+        return _dynamic_layer(call, lookup, emit) if layer is None else layer
     return None
 
 
@@ -137,25 +139,77 @@ def _rounding_of(x: relax.Expr, lookup: Lookup) -> Quantization | None:
 
 def _layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     """matmul(fake_quantize(x), dequantize(w)) => quantized_matmul(x, w)"""
-    steps, weight = _rounding_of(call.args[0], lookup), _weight(call.args[1], lookup)
-    if steps is None or not steps.has_byte or weight is None or not _has_kernel(call):
+    steps, weight = _rounding_of(call.args[0], lookup), _layer_weight(call, lookup)
+    if steps is None or not steps.has_byte or weight is None:
         return None
-    is_matmul = is_call_to(call, "relax.matmul")
+    values, scales = weight
+    x = _unrounded(call.args[0], steps, lookup, emit)
+    x = lookup(x).args[0] if is_call_to(lookup(x), operators.FAKE_QUANTIZE.name) else x
+    constants = relax.const(values), relax.const(scales)
+    if is_call_to(call, "relax.matmul"):
+        return operators.quantized_matmul(x, *constants, steps)
+    attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
+    return operators.quantized_conv2d(x, *constants, steps, attributes)
+
+
+def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """matmul(dequantize(quantize(x, s, z)), w) => s * (matmul(round(x / s + z), w) - z * sum(w))
+
+    s and z are numbers that are known when the model runs.
+    """
+    if not is_call_to(call, "relax.matmul"):
+        return None
+    outer = _above(call.args[0], lookup, MOVING)
+    if not is_call_to(outer[1], DEQUANTIZE):
+        return None
+    path, inner = _above(outer[1].args[0], lookup, MOVING)
+    weight = _layer_weight(call, lookup)
+    if weight is None or not is_call_to(inner, QUANTIZE) or inner.ty.dtype not in _BYTES:
+        return None
+    x, scale, zero = inner.args
+    are_same = all(a.same_as(b) for a, b in zip(outer[1].args[1:], (scale, zero), strict=True))
+    sizes = [static_shape(number) for number in (scale, zero)]
+    if not are_same or any(size is None or np.prod(size) != 1 for size in sizes):
+        return None
+    if any(t.ty.dtype != ACTIVATIONS for t in (x, scale, outer[1])):
+        return None
+    values, scales = weight
+    low = int(np.iinfo(str(inner.ty.dtype)).min)
+    scale, zero = (emit(relax.op.reshape(number, (1,))) for number in (scale, zero))
+    above = emit(relax.op.subtract(emit(relax.op.astype(zero, ACTIVATIONS)), _number(low)))
+    factor = emit(relax.op.divide(_number(1), scale))
+    steps = emit(relax.op.add(emit(relax.op.multiply(x, factor)), above))
+    steps = _again([*outer[0], *path], steps, emit)
+    constants = relax.const(values), relax.const(scales)
+    product = operators.quantized_matmul(
+        steps, *constants, Quantization(1.0, 0, 0, 255), needs_float32=True
+    )
+    sums = scales * values.sum(axis=0, dtype=np.int64)
+    zeros = emit(relax.op.multiply(relax.const(sums.astype("float32")), above))
+    return relax.op.multiply(emit(relax.op.subtract(emit(product), zeros)), scale)
+
+
+def _number(value: float) -> relax.Expr:
+    return relax.const(np.full(1, value, "float32"))
+
+
+def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the values of a layer's weight and the scale of each output channel, or None.
+
+    None says that the layer has no kernel of integers.
+    """
+    weight = _weight(call.args[1], lookup)
+    if weight is None or not _has_kernel(call):
+        return None
     values, scale = weight
-    axis, rank = (1, 2) if is_matmul else (0, 4)
+    axis, rank = (1, 2) if is_call_to(call, "relax.matmul") else (0, 4)
     channels = values.shape[axis] if values.ndim == rank else 0
     per_channel = [1] * rank
     per_channel[axis] = channels
     if values.ndim != rank or scale.shape not in ((), tuple(per_channel)):
         return None
-    x = _unrounded(call.args[0], steps, lookup, emit)
-    x = lookup(x).args[0] if is_call_to(lookup(x), operators.FAKE_QUANTIZE.name) else x
     scales = np.ascontiguousarray(np.broadcast_to(scale.reshape(-1), channels))
-    constants = relax.const(np.ascontiguousarray(values)), relax.const(scales)
-    if is_matmul:
-        return operators.quantized_matmul(x, *constants, steps)
-    attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
-    return operators.quantized_conv2d(x, *constants, steps, attributes)
+    return np.ascontiguousarray(values), scales
 
 
 def _has_kernel(call: relax.Call) -> bool:

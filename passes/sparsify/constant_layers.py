@@ -126,6 +126,8 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
 
 def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     """Return a quantized layer as one of floats whose panels are rounded, or None."""
+    if call.attrs.get("needs_float32"):
+        cpu = dataclasses.replace(cpu, activations=ACTIVATIONS)
     found, (_, values, scale) = match_layer(operators.in_floats(call), cpu), call.args
     if found is None:
         return None

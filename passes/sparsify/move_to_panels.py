@@ -165,7 +165,8 @@ class _Mover(Mover):
             return self._as_panels(value, layout, dtype)
         if not isinstance(value, tvm.ir.GenericConst):
             # The scalar arguments of clip and leakyrelu are not tensors.
-            return value if not isinstance(value.ty, relax.TensorType) else None
+            is_tensor = isinstance(value.ty, relax.TensorType)
+            return self._of_channels(value, layout, dtype) if is_tensor else value
         array = value.value.numpy()
         if not holds(array, dtype):
             return None
@@ -177,6 +178,18 @@ class _Mover(Mover):
             return None  # nobody knows how often the array repeats
         whole = relax.const(np.broadcast_to(array, shape).copy())
         return self._as_panels(whole, layout, dtype)
+
+    def _of_channels(self, value: relax.Expr, layout: Layout, dtype: DType) -> relax.Expr | None:
+        """Return a number, or one for each channel, that is computed when the network runs."""
+        extents = extents_of(value)
+        if value.ty.dtype != ACTIVATIONS or extents is None or is_symbolic(extents):
+            return None
+        size = math.prod(extents)
+        if size != 1 and (size != extents[-1] or size != layout.channels):
+            return None
+        if dtype != ACTIVATIONS:
+            value = self.emit(relax.op.astype(value, dtype))
+        return self.emit(relax.op.reshape(value, () if size == 1 else (size, 1)))
 
     def _layer_norm(self, call: relax.Call) -> relax.Expr | None:
         """layer_norm(x) over the channels => from_panels(layer_norm(to_panels(x)))"""

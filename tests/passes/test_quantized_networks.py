@@ -10,6 +10,7 @@ from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 
@@ -109,3 +110,18 @@ def test_answers_are_those_of_onnx_runtime(tmp_path, network, types, density):
     assert precisions <= {"int8", "float32"}
     if native_has_integers() and types != "u8u8":  # whose weights need not fit in int8
         assert "int8" in precisions
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_scales_that_are_computed_when_the_model_runs(tmp_path, precision):
+    nodes, shape, weights = tokens(1.0)
+    plain, path = tmp_path / "plain.onnx", tmp_path / "model.onnx"
+    write_onnx(plain, nodes, {"x": list(shape)}, ["y"], weights)
+    quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True)
+    model = tvm_sparse.compile(path, precision=precision)
+    x = np.random.default_rng(5).standard_normal(shape).astype("float32")
+    want, got = onnxruntime_outputs(path, {"x": x})["y"], model.run([x])["y"]
+    assert np.mean(np.abs(got - want) > 1e-3 * np.abs(want).max()) < 0.02
+    assert np.abs(got - want).max() <= np.abs(want).max() / 50
+    if native_has_integers():
+        assert {layer.precision for layer in model.report.layers} == {"int8"}

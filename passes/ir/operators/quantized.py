@@ -26,7 +26,12 @@ def fake_quantize(x: relax.Expr, steps: Quantization) -> relax.Call:
 
 
 def quantized_matmul(
-    x: relax.Expr, values: relax.Expr, scale: relax.Expr, steps: Quantization
+    x: relax.Expr,
+    values: relax.Expr,
+    scale: relax.Expr,
+    steps: Quantization,
+    *,
+    needs_float32: bool = False,
 ) -> relax.Call:
     """Multiply a rounded tensor by a weight of integers.
 
@@ -40,8 +45,11 @@ def quantized_matmul(
         A constant ``(N,)``, float32: the distance of two neighbouring weights.
     steps : Quantization
         The numbers that `x` is rounded to.
+    needs_float32 : bool
+        Whether the product has too many digits for float16.
     """
-    return QUANTIZED_MATMUL.call(x, values, scale, **dataclasses.asdict(steps))
+    fields = dataclasses.asdict(steps) | {"needs_float32": needs_float32}
+    return QUANTIZED_MATMUL.call(x, values, scale, **fields)
 
 
 def quantized_conv2d(

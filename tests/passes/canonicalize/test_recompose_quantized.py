@@ -168,6 +168,27 @@ def test_a_layer_reads_the_rounded_tensor_that_something_else_reads():
     assert layer.value.args[0].same_as(rounding.var)
 
 
+def test_scales_that_are_known_when_the_model_runs():
+    """The input is scaled, and the products of zeros are subtracted from the exact sums."""
+    x, scale = (relax.Var(n, relax.TensorType(s, "float32")) for n, s in (("x", (2, 4)), ("s", ())))
+    zero = relax.Var("z", relax.TensorType((), "uint8"))
+    values = np.arange(-6, 6, dtype="int8").reshape(4, 3)
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, scale, zero]):
+        with builder.dataflow():
+            seen = rounded(builder, x, scale, zero)
+            w = weight(builder, values, np.float32(0.5))
+            y = builder.emit_output(relax.op.matmul(seen, w))
+        builder.emit_func_output(y)
+    after = RecomposeQuantized()(builder.get())
+    (layer,) = (c for c in called(after) if c.op.name == operators.QUANTIZED_MATMUL.name)
+    assert operators.steps_of(layer) == Quantization(1.0, 0, 0, 255)
+    assert layer.attrs["needs_float32"]
+    assert names(after)[-4:] == ["multiply", "quantized_matmul", "subtract", "multiply"]
+    sums = called(after)[-4].args[0]
+    np.testing.assert_array_equal(sums.value.numpy(), values.sum(0) * np.float32(0.5))
+
+
 def test_scales_that_are_not_known_stay():
     @I.ir_module
     class Before:
