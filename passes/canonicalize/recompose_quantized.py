@@ -144,7 +144,6 @@ def _layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
         return None
     values, scales = weight
     x = _unrounded(call.args[0], steps, lookup, emit)
-    x = lookup(x).args[0] if is_call_to(lookup(x), operators.FAKE_QUANTIZE.name) else x
     constants = relax.const(values), relax.const(scales)
     if is_call_to(call, "relax.matmul"):
         return operators.quantized_matmul(x, *constants, steps)

@@ -144,6 +144,19 @@ def test_other_numbers_are_rounded_twice():
     assert names(RecomposeQuantized()(module((4,), body))) == ["fake_quantize", "fake_quantize"]
 
 
+def test_a_layer_reads_what_was_rounded_to_other_numbers_before():
+    def body(builder, x):
+        coarse = builder.emit(relax.op.nn.relu(rounded(builder, x)))
+        fine = rounded(builder, coarse, relax.const(0.125, "float32"), relax.const(0, "uint8"))
+        return relax.op.matmul(fine, weight(builder, np.ones((4, 4), "int8"), np.float32(1)))
+
+    after = RecomposeQuantized()(module((2, 4), body))
+    assert names(after) == ["fake_quantize", "quantized_matmul"]
+    rounding, layer = after["main"].body.blocks[0].bindings
+    assert operators.steps_of(rounding.value) == BYTES
+    assert layer.value.args[0].same_as(rounding.var)
+
+
 @pytest.mark.parametrize(
     ("zero", "expected"), [(0, ["fake_quantize"]), (3, ["nn.relu", "fake_quantize"])]
 )
