@@ -45,7 +45,7 @@ def check(path, shape):
 @pytest.mark.parametrize(
     ("node", "opset"),
     [
-        (helper.make_node("Clip", ["x", "", "w"], ["y"], "n"), 6),
+        (helper.make_node("Clip", ["x", "w"], ["y"], "n"), 6),
         (helper.make_node("Relu", ["x"], ["y"], "n"), 1),
         (helper.make_node("Softmax", ["x"], ["y"], "n", no_such=1), 9),
     ],

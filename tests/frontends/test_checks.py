@@ -7,6 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.checks.choices import check_choices
+from tvm_sparse.frontends.checks.node import CheckedNode
 from tvm_sparse.frontends.checks.nodes import check_nodes
 from tvm_sparse.frontends.onnx_file import read_model
 
@@ -120,6 +122,56 @@ def test_an_invalid_node_is_an_error_that_names_it(name, tmp_path):
     error.match(message)
 
 
+@pytest.mark.parametrize("operator", ["Sum", "Max", "Min", "Mean", "Concat", "Add", "Gemm"])
+@pytest.mark.parametrize("inputs", [["x", ""], ["", "x"], ["x", "", "x"]])
+def test_an_operand_that_is_needed_is_left_out(operator, inputs, tmp_path):
+    """ONNX's inference crashes at some of them."""
+    attributes = {"axis": 0} if operator == "Concat" else {}
+    one = make_node(operator, inputs, ["y"], "n", **attributes)
+    with pytest.raises(ModelError, match=r"node 'n' .* is left out"):
+        check_nodes(model([one], {"x": [3, 3]}), tmp_path)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model([one], {"x": [3, 3]}).SerializeToString())
+    with pytest.raises(ModelError, match=r"node 'n' .* is left out"):
+        read_model(path)
+
+
+def test_an_operand_that_is_optional_may_be_left_out(tmp_path):
+    one = make_node("Clip", ["x", "", "c"], ["y"], "n")
+    assert "y" in check_nodes(model([one], {"x": [3]}, {"c": np.float32(6)}), tmp_path)
+
+
+WORDS = {
+    "Resize": {"mode": "linearrr", "nearest_mode": "up", "keep_aspect_ratio_policy": "Stretch"},
+    "Conv": {"auto_pad": "SAME"},
+    "Pad": {"mode": "symmetric"},
+    "LSTM": {"direction": "backward"},
+    "ScatterND": {"reduction": "sum"},
+    "GridSample": {"mode": "nearest\n", "padding_mode": "zero"},
+}
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "word"), [(op, *item) for op, of in WORDS.items() for item in of.items()]
+)
+def test_words_that_the_standard_does_not_have(operator, name, word):
+    checked = CheckedNode(node(operator, **{name: word}), {}, {}, None)
+    with pytest.raises(ValueError, match=f"its attribute '{name}' is .*, and it is one of"):
+        check_choices(checked)
+
+
+def test_words_that_are_defaults_are_those_of_the_standard():
+    """The tables have every default of every version of the operators from opset 7 on."""
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.since_version < 7:
+            continue
+        for name, attribute in schema.attributes.items():
+            default = attribute.default_value
+            if schema.domain == "" and default.type == onnx.AttributeProto.STRING and default.s:
+                given = make_node(schema.name, [], [], **{name: default.s})
+                check_choices(CheckedNode(given, {}, {}, None))
+
+
 def test_more_outputs_than_a_node_has(tmp_path):
     split = node("Split", outputs=["y", "z"], num_outputs=2**40)
     with pytest.raises(ModelError, match="num_outputs"):
@@ -175,6 +227,8 @@ BODIES = {
     "Loop without its state": (["", "c", "x"], {"body": (["k", "l"], ["a", "b"])}, 17),
     "Scan": (["x"], {"body": (["k"], ["a", "b"])}, 17),
     "Scan with lengths": (["", "x"], {"body": (["k", "l"], ["a"])}, 8),
+    "If without a branch": (["c"], {"then_branch": ([], ["a"])}, 17),
+    "Loop without a body": (["", "c", "x"], {}, 17),
     "If that gives what is outside": (
         ["c"], {"then_branch": ([], ["x"]), "else_branch": ([], ["b"])}, 17
     ),
@@ -190,6 +244,14 @@ def test_graphs_in_a_node_fit_it(name, tmp_path):
     path.write_bytes(model([one], {"x": [3], "c": []}, opset=opset).SerializeToString())
     with pytest.raises(ModelError, match=r"'?n'? .* needs a graph '|an inner graph gives 'x'"):
         read_model(path)
+
+
+def test_an_attribute_that_comes_twice(tmp_path):
+    one = make_node("Relu", ["x"], ["y"], "n", to=1)
+    one.attribute.append(one.attribute[0])
+    (tmp_path / "m.onnx").write_bytes(model([one], {"x": [3]}).SerializeToString())
+    with pytest.raises(ModelError, match=r"node 'n' \(Relu\) has an attribute twice"):
+        read_model(tmp_path / "m.onnx")
 
 
 def calls(*bodies):

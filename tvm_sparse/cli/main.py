@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,9 @@ from tvm_sparse.cli import (
     verify,
 )
 from tvm_sparse.errors import TvmSparseError, is_out_of_memory, printable, reason
+
+_NO_MEMORY = reason(MemoryError())
+"""What errors of this package say where memory could not be had."""
 
 VERBS = (
     compile, verify, tune, run, benchmark, demo, analyze, prune, quantize, targets, doctor,
@@ -69,6 +73,7 @@ def _run(options: argparse.Namespace, is_program: bool) -> int:
         return ended.status
     except TvmSparseError as error:
         _print_error(str(error), options.debug)
+        _leave_without_memory(error, is_program)
         return 2
     except streams.StreamClosed:
         return streams.BROKEN_PIPE
@@ -78,10 +83,21 @@ def _run(options: argparse.Namespace, is_program: bool) -> int:
         if is_out_of_memory(error):
             remedy = "close other programs, or see --limit-memory"
         _print_error(f"{reason(error)}; {remedy}", options.debug)
+        _leave_without_memory(error, is_program)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _leave_without_memory(error: BaseException, is_program: bool) -> None:
+    """End the program at once where C++ ran out of memory: it may crash as it frees objects."""
+    cause: BaseException | None = error
+    while is_program and cause is not None:
+        if is_out_of_memory(cause) or _NO_MEMORY in str(cause):
+            sys.stderr.flush()
+            os._exit(2)
+        cause = cause.__cause__
 
 
 def _print_error(text: str, debug: bool) -> None:

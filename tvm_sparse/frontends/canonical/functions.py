@@ -10,6 +10,7 @@ import onnx.inliner
 
 from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.checks.equations import check_equations
+from tvm_sparse.frontends.checks.operands import check_operands
 
 WRITTEN_OUT = frozenset(
     {
@@ -28,7 +29,9 @@ def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model without functions of its own, and without those operators."""
     if model.functions:
         model = with_light_weights(model, onnx.inliner.inline_local_functions)
-        check_equations(model.graph)  # a caller may have given one
+        opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        check_equations(model.graph)  # a caller may have given one, or no operand
+        check_operands(model.graph, opset)
     names = {node.op_type for node in model.graph.node if _is_written_out(node)}
     if not names:
         return model

@@ -6,6 +6,14 @@ import onnx
 
 from tvm_sparse.errors import ModelError
 
+_GRAPHS = {
+    "If": ("then_branch", "else_branch"),
+    "Loop": ("body",),
+    "Scan": ("body",),
+    "SequenceMap": ("body",),
+}
+"""The attributes that hold the graphs of an operator."""
+
 _LOOP_OWN = 2
 """What the body of a Loop takes first: the iteration, and whether to go on."""
 
@@ -18,7 +26,7 @@ def check_bodies(node: onnx.NodeProto, what: str, opset: int) -> None:
     ModelError
         If the numbers of values differ.
     """
-    if node.domain not in ("", "ai.onnx"):
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _GRAPHS:
         return
     takes, gives = len(node.input), len(node.output)
     if node.op_type == "If":
@@ -27,13 +35,12 @@ def check_bodies(node: onnx.NodeProto, what: str, opset: int) -> None:
         takes, gives = max(takes, _LOOP_OWN), gives + 1
     elif node.op_type == "Scan":
         takes -= opset == 8  # the first one are the lengths, then
-    elif node.op_type != "SequenceMap":
-        return
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            found = len(attribute.g.input), len(attribute.g.output)
-            if found != (takes, gives):
-                raise ModelError(
-                    f"{what} needs a graph {attribute.name!r} of {takes} inputs and {gives} "
-                    f"outputs, and it has {found[0]} and {found[1]}"
-                )
+    graphs = {attribute.name: attribute.g for attribute in node.attribute}
+    for name in _GRAPHS[node.op_type]:
+        graph = graphs.get(name, onnx.GraphProto())
+        found = len(graph.input), len(graph.output)
+        if name not in graphs or found != (takes, gives):
+            raise ModelError(
+                f"{what} needs a graph {name!r} of {takes} inputs and {gives} outputs, and it has "
+                + (f"{found[0]} and {found[1]}" if name in graphs else "none")
+            )

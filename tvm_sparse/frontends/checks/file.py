@@ -12,6 +12,7 @@ from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.checks.bodies import check_bodies
 from tvm_sparse.frontends.checks.equations import check_equations
 from tvm_sparse.frontends.checks.functions import check_functions
+from tvm_sparse.frontends.checks.operands import check_operands
 
 LARGEST_TENSOR = 2**31 - 1
 """Elements of a tensor; compiled code counts them in 32 bits."""
@@ -41,9 +42,10 @@ def check_file(model: onnx.ModelProto, path: Path) -> None:
                 f"installed onnx {onnx.__version__} knows; export the model with opset {newest}"
             )
     check_functions(model)
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
     for part in (model.graph, *model.functions):
         check_equations(part)
-    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+        check_operands(part, opset)
     _check_graph(model.graph, path, set(), opset)
 
 
@@ -91,6 +93,9 @@ def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str], opset: int
             raise ModelError(
                 f"{what} makes {twice!r}, which is there already; give it another name"
             )
+        names = [attribute.name for attribute in node.attribute]
+        if len(set(names)) < len(names):
+            raise ModelError(f"{what} has an attribute twice; the file is damaged")
         for attribute in node.attribute:
             for dims in _dims(attribute):
                 _check_tensor(node.name, dims, path)

@@ -43,6 +43,11 @@ class CheckedNode:
             for a in node.attribute
             if a.type in (onnx.AttributeProto.INT, onnx.AttributeProto.INTS)
         }
+        self.texts = {
+            a.name: a.s.decode(errors="replace")
+            for a in node.attribute
+            if a.type == onnx.AttributeProto.STRING
+        }
         self._types = types
         self._constants = constants
         self._folder = folder

@@ -14,9 +14,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tvm_sparse.errors import ModelError, reason
+from tvm_sparse.frontends.checks.choices import check_choices
 from tvm_sparse.frontends.checks.file import fits, limits
 from tvm_sparse.frontends.checks.indices import check_indices
 from tvm_sparse.frontends.checks.node import CheckedNode
+from tvm_sparse.frontends.checks.operands import left_out
 from tvm_sparse.frontends.checks.rules import check_rules
 from tvm_sparse.frontends.onnx_file import tensor_array
 
@@ -90,6 +92,7 @@ class _Walk:
         checked = CheckedNode(node, self.types, self.constants, self.folder)
         try:
             check_rules(checked)
+            check_choices(checked)
             made = self._inferred(node, checked)
             check_indices(checked)
         except ValueError as error:
@@ -114,6 +117,8 @@ class _Walk:
         }
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset)
+            if missing := left_out(node, schema):
+                raise ValueError(missing)
             made: Mapping[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
                 schema,
                 node,
