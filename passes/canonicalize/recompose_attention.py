@@ -96,6 +96,8 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
         tensors = [emit(operand.value) for operand in (q, k, v)]
         shapes = [extents_of(tensor) for tensor in tensors]
         if shapes[0] is None or shapes[1] is None or shapes[1] != shapes[2]:
+            return None
+        if shapes[0][2:] != shapes[1][2:]:
             return None  # no kernel attends to such tensors with roundings
         tensors += [] if bias is None else [bias]
         out = emit(operators.rounded_attention(tensors, scale, roundings))

@@ -26,6 +26,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
+from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE
 
 QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
@@ -222,7 +223,9 @@ def _has_kernel(call: relax.Call) -> bool:
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
     # Longer rows are cut into strips, and meet kernels of floats.
     widest = WIDEST_SINGLE if shape[2] == 1 else WIDEST
-    return layouts == _LAYOUTS and int(attrs["groups"]) == 1 and shape[3] <= widest
+    is_narrow = (static_shape(call.args[1]) or (WIDEST_KERNEL + 1,))[-1] <= WIDEST_KERNEL
+    is_plain = layouts == _LAYOUTS and int(attrs["groups"]) == 1
+    return is_plain and is_narrow and shape[3] <= widest
 
 
 def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:

@@ -20,13 +20,13 @@ from tvm import relax
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.density import density_of
-from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.formats.quantization import QuantizedWeight
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
-from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.conv2d import WIDEST_KERNEL, Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
@@ -39,31 +39,8 @@ LAYOUTS = {
 
 _LAYERS = ("relax.matmul", "relax.nn.conv2d")
 
-WIDEST_KERNEL = 64
-"""Taps of the widest row of a kernel. The kernels write out the taps of a row one by one: 256 of
-them, as in constant-Q transforms of sound, are code that LLVM takes minutes to compile."""
-
 Compute: TypeAlias = Callable[[relax.Expr], relax.Call]
 """Returns the call that computes a layer from its panels."""
-
-
-@dataclass(frozen=True)
-class QuantizedWeight:
-    """The integers of a quantized layer.
-
-    Attributes
-    ----------
-    values : numpy.ndarray
-        int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero.
-    scale : numpy.ndarray
-        float32, ``(out_channels,)``: the distance of two neighbouring weights.
-    steps : Quantization
-        The numbers that the layer rounds its input to.
-    """
-
-    values: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    steps: Quantization
 
 
 @dataclass(frozen=True)
@@ -99,9 +76,8 @@ class ConstantLayer:
 
     def rounded(self, panels: relax.Expr) -> relax.Expr:
         """Return panels as a kernel of floats takes them."""
-        if self.quantized is None:
-            return panels
-        return operators.fake_quantize(panels, self.quantized.steps)
+        quantized = self.quantized
+        return panels if quantized is None else operators.fake_quantize(panels, quantized.steps)
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -137,10 +113,10 @@ def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
 
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
         known = dataclasses.replace(layer.layer, is_quantized=True)
-        return dataclasses.replace(layer, layer=known, quantized=quantized)
+        dense = layer.dense and with_integers(layer.dense)
+        return dataclasses.replace(layer, layer=known, dense=dense, quantized=quantized)
 
-    dense = None if found.dense is None else with_integers(found.dense)
-    return dataclasses.replace(with_integers(found), dense=dense)
+    return with_integers(found)
 
 
 def constant_layers(
@@ -225,13 +201,9 @@ def refusal(call: relax.Call) -> str:
         return "it has no rows"
     if name != "matmul" and is_symbolic(shape):
         return "its sizes are symbolic, and the kernels of convolutions need static ones"
-    return _refused_matmul(shape, weight_shape) if name == "matmul" else _refused_conv(call)
-
-
-def _refused_matmul(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> str:
-    if len(weight_shape) != 2:
+    if name == "matmul" and len(weight_shape) != 2:
         return f"its weight has rank {len(weight_shape)}, and the kernels take rank 2"
-    return ""
+    return "" if name == "matmul" else _refused_conv(call)
 
 
 def _refused_conv(call: relax.Call) -> str:
@@ -256,11 +228,8 @@ def _exceeds(call: relax.Expr, dtype: DType) -> bool:
 
 def _is_computed(call: relax.Expr, operator: str) -> bool:
     """Return whether a call of an operator has a constant weight and a kernel of ours."""
-    return (
-        is_call_to(call, operator)
-        and isinstance(call.args[1], tvm.ir.GenericConst)
-        and not refusal(call)
-    )
+    is_constant = is_call_to(call, operator) and isinstance(call.args[1], tvm.ir.GenericConst)
+    return is_constant and not refusal(call)
 
 
 def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:

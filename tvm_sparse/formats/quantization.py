@@ -52,6 +52,25 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class QuantizedWeight:
+    """The integers of a quantized layer.
+
+    Attributes
+    ----------
+    values : numpy.ndarray
+        int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero.
+    scale : numpy.ndarray
+        float32, ``(out_channels,)``: the distance of two neighbouring weights.
+    steps : Quantization
+        The numbers that the layer rounds its input to.
+    """
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    steps: Quantization
+
+
+@dataclass(frozen=True)
 class Roundings:
     """The numbers that parts of an attention are rounded to, one quantization after another.
 

@@ -13,6 +13,10 @@ from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.sizes.window import window_key
 
+WIDEST_KERNEL = 64
+"""Taps of the widest row of a kernel. The kernels write out the taps of a row one by one: 256 of
+them, as in constant-Q transforms of sound, are code that LLVM takes minutes to compile."""
+
 
 @dataclass(frozen=True)
 class Conv2d:

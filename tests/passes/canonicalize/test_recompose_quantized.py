@@ -104,6 +104,17 @@ def test_other_weights_become_floats(values, scale, axis):
     np.testing.assert_array_equal(product.args[1].value.numpy(), values.astype("float32"))
 
 
+@pytest.mark.parametrize("sizes", [((1, 3, 4, 3000), 3), ((1, 3, 1, 200), 3), ((1, 3, 4, 80), 65)])
+def test_images_and_kernels_that_are_too_wide_meet_floats(sizes):
+    shape, width = sizes
+
+    def body(builder, x):
+        w = weight(builder, np.ones((2, 3, 1, width), "int8"), np.float32(0.25))
+        return relax.op.nn.conv2d(rounded(builder, x), w)
+
+    assert names(RecomposeQuantized()(module(shape, body))) == ["fake_quantize", "nn.conv2d"]
+
+
 def test_rounding_moves_below_what_it_commutes_with():
     def body(builder, x):
         pooled = builder.emit(relax.op.nn.max_pool2d(rounded(builder, x), (2, 2)))
