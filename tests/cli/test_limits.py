@@ -113,3 +113,22 @@ def test_no_memory_for_a_thread():
     status, err = ended('raise RuntimeError("can\'t allocate lock")')
     assert status == 2 and err.startswith("error: there is not enough memory; ")
     assert "report" not in err
+
+
+@pytest.mark.parametrize("verb", ["compile", "verify", "analyze", "prune", "tune", "benchmark"])
+def test_verbs_that_compile_have_limits(verb):
+    program = """
+import importlib, os, signal, sys
+from tvm_sparse.cli import main
+for name in ("compile", "verify", "analyze", "prune", "tune", "benchmark"):
+    module = importlib.import_module(f"tvm_sparse.cli.{name}")
+    module.run = lambda options: os.kill(os.getpid(), signal.SIGSEGV)
+raise SystemExit(main.main())
+"""
+    words = {"compile": ["-o", "m.so"], "verify": ["m.so"], "prune": ["-o", "p.onnx"]}
+    words["prune"] += ["--sparsity", "0.9"]
+    command = [sys.executable, "-c", program, verb, "m.onnx", *words.get(verb, [])]
+    command += ["--limit-time", "90", "--limit-memory", "3.5"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "crashed (SIGSEGV); if it needed more than 3.5 GB" in result.stderr
