@@ -64,10 +64,6 @@ def convolution(operator, shape, weight, **attributes):
     return module(lambda emit, x: operator(x, constant, **attributes), shape)
 
 
-def symbolic_rows():
-    return product(shape=(tvm.tirx.Var("n", "int64"), 256))
-
-
 DENSE = {
     "float64": (lambda: product("float64"), "it computes in float64"),
     "parameter": (lambda: product_of_parameter(view=False), "is a parameter"),
@@ -77,7 +73,6 @@ DENSE = {
         lambda: product(shape=(2, 64, 256), weight=weights(2, 256, 512)),
         "rank 3",
     ),
-    "symbolic rows": (symbolic_rows, "symbolic"),
     "einsum": (
         lambda: module(
             lambda emit, x: relax.op.einsum((x, relax.const(weights(64, 80))), "bij,jk->bik"),
