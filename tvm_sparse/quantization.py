@@ -25,6 +25,7 @@ from tvm_sparse.files import check_writable, scratch_folder
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model, write_model
 from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.verification.samples import Feeds, Reader, samples_of
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """The operators that are quantized by default: those with weights."""
@@ -33,8 +34,6 @@ _PRODUCTS = ("ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMat
 
 _QUANTIZER = "onnxruntime.quantization"
 """The package, which is imported late and behind `tvm_sparse.onnx_runtime`."""
-
-Feeds = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def quantize(
     with border(ModelError, f"{model}: its weights cannot be read"):
         onnx.external_data_helper.load_external_data_for_model(proto, str(folder))
     _check(proto, dynamic, exclude, op_types, str(model))
-    samples = _samples(proto, calibration) if calibration is not None else []
+    samples = samples_of(proto, calibration) if calibration is not None else []
     options: dict[str, Any] = {
         "op_types_to_quantize": list(op_types),
         "nodes_to_exclude": list(exclude),
@@ -145,13 +144,8 @@ def quantize(
         raise ModelError(f"{model}: no layer of {', '.join(op_types)} with a weight was quantized")
     _check_scales(result)
     write_model(result, Path(out), read)
-    return Quantized(
-        layers=tuple(node for node in wanted if node in found),
-        kept=tuple(node for node in wanted if node not in found),
-        outputs=outputs,
-        bytes_before=_weight_bytes(proto),
-        bytes_after=_weight_bytes(result),
-    )
+    layers, kept = (tuple(n for n in wanted if (n in found) == is_one) for is_one in (True, False))
+    return Quantized(layers, kept, outputs, _weight_bytes(proto), _weight_bytes(result))
 
 
 def _check(
@@ -186,41 +180,6 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
     )
 
 
-def _samples(proto: onnx.ModelProto, calibration: Mapping[str, Any]) -> list[Feeds]:
-    """Return the values of the inputs, sample by sample."""
-    constants = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in constants]
-    columns: dict[str, list[np.ndarray]] = {}
-    for value in inputs:
-        if value.name not in calibration:
-            raise InputError(f"calibration: no values of input {value.name!r}")
-        tensor = value.type.tensor_type
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        array = np.asarray(calibration[value.name])
-        rank = len(tensor.shape.dim)
-        if array.ndim not in (rank, rank + 1) or array.size == 0:
-            raise InputError(
-                f"calibration: input {value.name!r} has {rank} axes, and its values have "
-                f"{array.ndim} (one more if the first one counts samples)"
-            )
-        if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise InputError(f"calibration: input {value.name!r} is {dtype}, not {array.dtype}")
-        parts = list(array) if array.ndim > rank else [array]
-        columns[value.name] = [part.astype(dtype) for part in parts]
-        for size, dim in zip(parts[0].shape, tensor.shape.dim, strict=True):
-            if dim.HasField("dim_value") and dim.dim_value != size:
-                wanted = [d.dim_value or d.dim_param or "?" for d in tensor.shape.dim]
-                raise InputError(
-                    f"calibration: input {value.name!r} has shape {wanted}, and its values have "
-                    f"{list(parts[0].shape)}"
-                )
-    counts = {len(parts) for parts in columns.values()}
-    if len(counts) > 1:
-        raise InputError(f"calibration: inputs have different numbers of samples: {counts}")
-    count = counts.pop() if counts else 0
-    return [{name: parts[i] for name, parts in columns.items()} for i in range(count)]
-
-
 def _prepare(proto: onnx.ModelProto, path: Path) -> None:
     """Write the model with its batch normalizations folded and its shapes inferred."""
     options = onnxruntime.SessionOptions()
@@ -243,7 +202,7 @@ def _quantizer(dynamic: bool) -> Callable[[Path, Path, list[Feeds], dict[str, An
         quantization.quantize_static(
             str(before),
             str(after),
-            _Reader(samples),
+            Reader(samples),
             quant_format=quantization.QuantFormat.QDQ,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -265,17 +224,6 @@ def _quantizer(dynamic: bool) -> Callable[[Path, Path, list[Feeds], dict[str, An
         )
 
     return by_model if dynamic else by_range
-
-
-class _Reader:
-    """Calibration inputs as ONNX Runtime's quantizer takes them."""
-
-    def __init__(self, samples: Sequence[Feeds]) -> None:
-        self._samples = iter(samples)
-
-    def get_next(self) -> Feeds | None:
-        """Return the next sample, None behind the last one."""
-        return next(self._samples, None)
 
 
 @contextlib.contextmanager
@@ -339,8 +287,8 @@ def _compared(before: Path, after: Path, samples: Sequence[Feeds]) -> tuple[Quan
             np.concatenate([np.ravel(run[i]) for run in runs]).astype("float64") for runs in results
         )
         off = np.abs(got - wanted)
-        size, largest = np.sqrt(np.mean(wanted**2)), np.abs(wanted).max(initial=0)
-        share = np.sqrt(np.mean(off**2)) / size if size else 0.0
+        size = np.sqrt(np.mean(wanted**2)) or 1.0
+        share, largest = np.sqrt(np.mean(off**2)) / size, np.abs(wanted).max(initial=0)
         found.append(
             QuantizedOutput(name, float(share), float(off.max(initial=0) / (largest or 1)))
         )
