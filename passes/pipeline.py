@@ -63,6 +63,7 @@ from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
+from tvm_sparse.passes.sparsify.read_as_integers import OrReadAsIntegers
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS, SparsifyWeights
 from tvm_sparse.passes.sparsify.token_network import model_key, token_network
@@ -212,7 +213,8 @@ def front(
 
         with cpu.to_target():
             on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
-            mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep_float32))(mod)
+            keep = OrReadAsIntegers(keep_float32, mod)
+            mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep))(mod)
         used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
         return Front(mod, known.plan_for, used)
 
@@ -294,7 +296,6 @@ def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: st
     regions = {str(name): i for i, region in enumerate(formed) for name in region["layers"]}
     alone = (layer for layer in mod.attrs[LAYERS] if str(layer["layer"]) not in regions)
     seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
-    layers = layers_of(mod, regions)
-    used = used.with_regions(formed)
+    layers, used = layers_of(mod, regions), used.with_regions(formed)
     kept = kept_by_tvm(mod) if sizes_of(mod) else ""
     return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision, kept)
