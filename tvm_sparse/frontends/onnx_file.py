@@ -238,7 +238,7 @@ def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, i
 def _remedy(name: str, rank: int) -> str:
     example = (1, 128, 128, 128)[:rank] if rank < 4 else (1, 3, 224, 224, 1, 1)[:rank]
     text = ",".join(str(size) for size in example)
-    return f"give the shape, e.g. --shape {name}={text}"
+    return f"give the shape, e.g. --shape {name}={text}, with names for sizes that stay open"
 
 
 def write_model(model: onnx.ModelProto, path: Path, read: Iterable[Path] = ()) -> None:
