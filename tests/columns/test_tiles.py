@@ -55,11 +55,11 @@ class Recorder(Stage):
 
     def declare(self, panels):
         self.run = argument("run", 1, dtype="int64")
-        self.sizes = argument("sizes", 64, dtype="int64")
+        self.visited = argument("visited", 64, dtype="int64")
 
     def compute(self, y, image, first, end, chunk):
         for row, count in self.each_tile(first, end):
-            T.buffer_store(self.sizes, self.sizes[row] + T.int64(count), [row])
+            T.buffer_store(self.visited, self.visited[row] + T.int64(count), [row])
 
     def cycles(self):
         return 0.0

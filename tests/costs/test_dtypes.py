@@ -49,6 +49,9 @@ LAYERS = {
     "depthwise_conv2d": lambda dtype: conv2d(dtype, groups=64),
 }
 
+FLOATS = [family for family in FAMILIES if family.name in LAYERS]
+"""Those of integers multiply the same integers whatever the panels are."""
+
 
 def region(dtype, height=512):
     """Three windows of three rows, on images that do not stay in the caches."""
@@ -58,6 +61,10 @@ def region(dtype, height=512):
         StageShape("pool", tensor, (Edge(i - 1, RowMap(1, 1, 2)),), cycles=cycles) for i in range(3)
     )
     return RegionShape(stages, (tensor,), (2,))
+
+
+def test_all_other_families_are_of_integers():
+    assert all("int8" in family.name for family in FAMILIES if family not in FLOATS)
 
 
 def test_one_line_says_what_activations_are():
@@ -86,7 +93,7 @@ def test_other_rates():
 
 def refusing(dtype, cpu):
     """Return the families that have no kernel for a type on a processor."""
-    return [f.name for f in FAMILIES if f.refusal(Layer(LAYERS[f.name](dtype), 0.1), cpu)]
+    return [f.name for f in FLOATS if f.refusal(Layer(LAYERS[f.name](dtype), 0.1), cpu)]
 
 
 def test_permutations_of_half_the_elements_have_no_kernel():
@@ -101,7 +108,7 @@ def test_the_matrix_unit_takes_half_precision_where_it_is():
 
 @pytest.mark.parametrize(
     "family",
-    [f for f in FAMILIES if f.name != "sparse_row_linear" and not f.name.startswith("amx")],
+    [f for f in FLOATS if f.name != "sparse_row_linear" and not f.name.startswith("amx")],
     ids=lambda family: family.name,
 )
 def test_layers_take_fewer_cycles(family):
