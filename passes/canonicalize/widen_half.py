@@ -88,14 +88,17 @@ class _Widener(PyExprMutator):
         if is_call_to(visited, "relax.astype") and _is_same_type(visited):
             return visited.args[0]
         if visited.op.name in CALLS_WITH_TYPES:
-            function, operands = call.args[0], call.args[1]
-            given = [
-                self._cast(new, DType.FLOAT16) if _is_half(old.ty) else new
-                for new, old in zip(visited.args[1], operands, strict=True)
-            ]
-            args = [function, relax.Tuple(given), *call.args[2:]]
+            operands = zip(visited.args[1:], call.args[1:], strict=True)
+            args = [call.args[0], *(self._as_given(new, old) for new, old in operands)]
             visited = relax.Call(call.op, args, call.attrs, call.ty_args)
         return self._wide(self.builder_.normalize(visited))
+
+    def _as_given(self, new: relax.Expr, old: relax.Expr) -> relax.Expr:
+        """Return an operand with the types that it had, for a function that expects them."""
+        if isinstance(old, relax.Tuple):
+            fields = zip(new.fields, old.fields, strict=True)
+            return relax.Tuple([self._as_given(*field) for field in fields])
+        return self._cast(new, DType.FLOAT16) if _is_half(old.ty) else new
 
     def _wide(self, value: relax.Expr) -> relax.Expr:
         """Return a value with float32 in the place of float16."""

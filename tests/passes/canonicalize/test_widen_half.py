@@ -5,6 +5,7 @@ from tvm import relax
 
 import tvm_sparse
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.testing.models import pruned
 
 SHAPE = (40, 64)
@@ -63,6 +64,22 @@ def test_casts_of_the_model_stay_and_are_not_doubled():
         "astype",
         "add",
     ]
+
+
+def test_functions_outside_get_the_types_that_they_had():
+    def body(emit, x):
+        name, ty = tvm.ir.StringImm("a name"), relax.TensorType(SHAPE, "float16")
+        y = emit(relax.op.nn.relu(x))
+        return emit(relax.call_pure_packed("outside", name, y, ty_args=ty))
+
+    mod = WidenHalf()(function("float16", body))
+    (call,) = (
+        binding.value
+        for binding in mod["main"].body.blocks[0].bindings
+        if is_call_to(binding.value, "relax.call_pure_packed")
+    )
+    assert [str(arg.ty.dtype) for arg in call.args[2:]] == ["float16"]
+    assert call.args[1].value == "a name"
 
 
 def test_modules_without_half_stay():
