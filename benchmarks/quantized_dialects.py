@@ -11,8 +11,9 @@ into the form that their exporters document, since those are large or cannot be 
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,31 @@ class _Reader:
         return None if sample is None else {"x": sample}
 
 
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep the quantizer from advising by the root logger that the model be prepared first."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.getLogger().setLevel(level)
+
+
 def _static(source: Path, target: Path, samples: Samples, form: str, layers: list[str]) -> None:
     import onnxruntime.quantization as quantizer  # noqa: TID251
 
-    logging.getLogger().setLevel(logging.ERROR)
-    quantizer.quantize_static(
-        str(source),
-        str(target),
-        _Reader(samples),
-        quant_format=quantizer.QuantFormat[form],
-        per_channel=True,
-        activation_type=quantizer.QuantType.QUInt8,
-        weight_type=quantizer.QuantType.QInt8,
-        op_types_to_quantize=layers,
-    )
+    with _without_advice():
+        quantizer.quantize_static(
+            str(source),
+            str(target),
+            _Reader(samples),
+            quant_format=quantizer.QuantFormat[form],
+            per_channel=True,
+            activation_type=quantizer.QuantType.QUInt8,
+            weight_type=quantizer.QuantType.QInt8,
+            op_types_to_quantize=layers,
+        )
 
 
 def qdq(source: Path, target: Path, samples: Samples) -> None:
@@ -66,10 +78,10 @@ def dynamic(source: Path, target: Path, samples: Samples) -> None:
     """Write ONNX Runtime's dynamic form."""
     import onnxruntime.quantization as quantizer  # noqa: TID251
 
-    logging.getLogger().setLevel(logging.ERROR)
-    quantizer.quantize_dynamic(
-        str(source), str(target), per_channel=False, weight_type=quantizer.QuantType.QInt8
-    )
+    with _without_advice():
+        quantizer.quantize_dynamic(
+            str(source), str(target), per_channel=False, weight_type=quantizer.QuantType.QInt8
+        )
 
 
 class _Graph:
