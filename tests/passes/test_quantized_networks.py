@@ -33,7 +33,9 @@ class Samples(CalibrationDataReader):
 
 
 def native_has_integers():
-    return has_byte_matrix_unit(native()) or dot_products(native()) is not None
+    """Whether this machine multiplies integers of 8 bits faster than floats."""
+    dots = dot_products(native())
+    return has_byte_matrix_unit(native()) or (dots is not None and dots.per_word == 4)
 
 
 def weight(shape, density):
