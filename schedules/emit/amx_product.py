@@ -25,7 +25,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.formats.amx import BLOCK_TILES, TILE_CHANNELS, TILE_WORDS, tiles_of
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.buffers import argument, opaque, prefetch, scratch, vector
-from tvm_sparse.schedules.emit.product import Part, Product, Sums
+from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -42,8 +42,6 @@ GROUP_BLOCKS = 24
 _BLOCK_CHANNELS = BLOCK_TILES * TILE_CHANNELS
 _SUMS = _BLOCK_CHANNELS * PLACE_COLUMNS * COLUMN_LANES
 """Sums of a block at a place."""
-_LEAST_SCRATCH = 1 << 14
-"""Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
 
 
 class AmxProduct(Product):
@@ -105,9 +103,9 @@ class AmxProduct(Product):
         columns = rows * self.row_columns
         self.places = -(-columns // PLACE_COLUMNS)
         words = columns * self.column_pitch * COLUMN_LANES
-        self._words = scratch(max(words, _LEAST_SCRATCH), "uint32")
+        self._words = scratch(max(words, LEAST_SCRATCH), "uint32")
         blocks = min(self.blocks, GROUP_BLOCKS) if self.part_tiles < self.input_tiles else 1
-        self._sums = scratch(max(blocks * self.places * _SUMS, _LEAST_SCRATCH), self.numbers.sums)
+        self._sums = scratch(max(blocks * self.places * _SUMS, LEAST_SCRATCH), self.numbers.sums)
 
     def keep(self, column: Expr, word: Expr, value: Expr) -> None:
         """Store a word of a column, counted from the first that `fill` gets."""

@@ -20,16 +20,13 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.integers import DotProducts
 from tvm_sparse.schedules.emit.buffers import argument, opaque, scratch, vector
-from tvm_sparse.schedules.emit.product import Part, Product, Sums
+from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
 PLACE_COLUMNS = 2
 """Columns that meet a word of the weight together."""
-
-_LEAST_SCRATCH = 1 << 14
-"""Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
 
 
 class DotProduct(Product):
@@ -76,8 +73,8 @@ class DotProduct(Product):
     def allocate(self, rows: int) -> None:
         """Allocate the words and the sums of at most `rows` rows of columns."""
         words = rows * self.row_columns * self.column_pitch * self.column_lanes
-        self._words = scratch(max(words, _LEAST_SCRATCH), "uint32")
-        self._sums = scratch(_LEAST_SCRATCH, "int32")
+        self._words = scratch(max(words, LEAST_SCRATCH), "uint32")
+        self._sums = scratch(LEAST_SCRATCH, "int32")
         self._registers = _Sums(self.channels * PLACE_COLUMNS, self.column_lanes)
 
     def keep(self, column: Expr, word: Expr, value: Expr) -> None:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
 
 
+LEAST_SCRATCH = 1 << 14
+"""Elements of the smallest scratch memory, see `HEAP_LEAST_BYTES`."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A part of the words of an output channel.
