@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tvm_sparse.decoders import DecoderConfig
 from tvm_sparse.errors import ModelError
-from tvm_sparse.zoo import classifiers, detectors
+from tvm_sparse.zoo import classifiers, decoders, detectors
 from tvm_sparse.zoo.random_weights import RandomWeights
 from tvm_sparse.zoo.transformers import (
     BERT_BASE,
@@ -79,6 +80,20 @@ def _detector_recipe(build: Callable[..., Path], sparsity: float, image: int = 6
     )
 
 
+def _llama_recipe(
+    config: DecoderConfig, zeros: float | tuple[int, int], block: int = 0
+) -> ModelRecipe:
+    past = 128
+    cache = (1, config.kv_heads, past, config.head_size)
+    caches = {
+        f"past_key_values.{index}.{part}": cache
+        for index in range(config.layers)
+        for part in ("key", "value")
+    }
+    build = partial(decoders.llama, config=config, zeros=zeros, block=block)
+    return ModelRecipe(build, {"input_ids": (1, 1), "attention_mask": (1, past + 1), **caches})
+
+
 _RESNET50 = partial(classifiers.resnet, config=classifiers.RESNET50)
 _RESNET_TINY = partial(classifiers.resnet, config=classifiers.RESNET_TINY)
 _MOBILENET_V2 = partial(classifiers.inverted_residuals, config=classifiers.MOBILENET_V2)
@@ -113,9 +128,32 @@ _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "yolo-tiny": partial(_detector_recipe, _YOLO_TINY, image=128),
 }
 
+_DECODERS: dict[str, DecoderConfig] = {
+    "llama-tiny": decoders.LLAMA_TINY,
+    "llama-0.1b": decoders.LLAMA_01B,
+    "llama-0.5b": decoders.LLAMA_05B,
+    "llama-1.1b": decoders.LLAMA_1B,
+}
+
+# The columns that share a scale, by what follows the name of a decoder.
+_BLOCKS = {"": 0, "-int4": 32, "-int4g128": 128}
+
+_DECODER_FAMILIES = {
+    f"{name}{weights}": partial(_llama_recipe, config, block=block)
+    for name, config in _DECODERS.items()
+    for weights, block in _BLOCKS.items()
+}
+
+_PATTERNS = {"2of4": (2, 4), "4of16": (4, 16), "5of16": (5, 16)}
+"""What may stand for a decoder's sparsity: how many of so many neighbours are not zero."""
+
 
 def recipe(name: str) -> ModelRecipe:
     """Return the recipe of a name such as ``"bert-base-95"``: a family and a sparsity in percent.
+
+    Decoders may be quantized, ``"llama-1.1b-int4-70"`` in blocks of 32 columns and
+    ``"llama-1.1b-int4g128-70"`` in blocks of 128, and may have a pattern for a sparsity:
+    ``2of4``, ``4of16`` or ``5of16``.
 
     Raises
     ------
@@ -123,9 +161,12 @@ def recipe(name: str) -> ModelRecipe:
         If there is no such family or sparsity; the message lists the families.
     """
     family, _, percent = name.rpartition("-")
-    if family not in _FAMILIES or not percent.isdigit() or int(percent) > 100:
+    if family in _DECODER_FAMILIES and percent in _PATTERNS:
+        return _DECODER_FAMILIES[family](_PATTERNS[percent])
+    families: dict[str, Callable[[float], ModelRecipe]] = {**_FAMILIES, **_DECODER_FAMILIES}
+    if family not in families or not percent.isdigit() or int(percent) > 100:
         raise ModelError(
             f"no built-in model {name!r}: write FAMILY-SPARSITY, for example bert-base-95; "
-            f"the families are {', '.join(_FAMILIES)}"
+            f"the families are {', '.join(families)}"
         )
-    return _FAMILIES[family](int(percent) / 100)
+    return families[family](int(percent) / 100)

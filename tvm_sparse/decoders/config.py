@@ -1,0 +1,92 @@
+"""The sizes and constants of a language model of Llama's family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_sparse.errors import ModelError
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder of RMS norms, grouped-query attention with rotary positions, and gated layers.
+
+    Attributes
+    ----------
+    layers, hidden, intermediate, heads, kv_heads, head_size, vocabulary : int
+        The sizes; a key and value head serves ``heads / kv_heads`` query heads.
+    rope_theta : float
+        The base of the rotary frequencies.
+    norm_epsilon : float
+        What is added to the mean square in an RMS norm.
+    context : int
+        Positions that the tables of rotary angles have.
+    tied : bool
+        Whether the head that computes the logits is the table of embeddings.
+    window : int
+        Positions that a token attends to, itself included; 0 if all.
+    frequencies : tuple of float, optional
+        The angles by which a position turns each pair of a head, in radians, if they do not
+        follow from `rope_theta` alone, as with Llama 3's scaling.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    rope_theta: float = 10000.0
+    norm_epsilon: float = 1e-5
+    context: int = 2048
+    tied: bool = False
+    window: int = 0
+    frequencies: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network.
+
+        Raises
+        ------
+        ModelError
+            If a size is below 1, or sizes do not divide each other as they must.
+        """
+        for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_size",
+                     "vocabulary", "context"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ModelError(f"a decoder with {name} {getattr(self, name)}: it is at least 1")
+        if self.heads % self.kv_heads:
+            raise ModelError(
+                f"a decoder with {self.heads} heads and {self.kv_heads} heads of keys and values: "
+                "the second number must divide the first"
+            )
+        pairs = self.head_size / 2 if self.frequencies is None else len(self.frequencies)
+        if pairs % 8 or pairs * 2 > self.head_size:
+            raise ModelError(
+                f"a decoder that rotates {pairs:g} pairs of heads of {self.head_size}: "
+                "GroupQueryAttention rotates a multiple of 8 pairs, at most half the size"
+            )
+
+    @property
+    def query_width(self) -> int:
+        """The channels of all query heads."""
+        return self.heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        """The channels of all key heads."""
+        return self.kv_heads * self.head_size
+
+    def rotary_tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return cosines and sines of the angles, each (context, pairs) float32."""
+        if self.frequencies is None:
+            pairs = np.arange(0, self.head_size, 2, dtype=np.float64) / self.head_size
+            frequencies = self.rope_theta**-pairs
+        else:
+            frequencies = np.array(self.frequencies, np.float64)
+        angles = np.outer(np.arange(self.context, dtype=np.float64), frequencies)
+        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)

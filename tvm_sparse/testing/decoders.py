@@ -1,0 +1,83 @@
+"""A decoder computed by NumPy in float64, token by token: what the graphs must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_sparse.decoders import DecoderConfig, QuantizedRows
+from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, LAST_NORM, Parameters, layer
+
+
+class ReferenceDecoder:
+    """A language model with a cache of its own.
+
+    Parameters
+    ----------
+    config, parameters
+        As for `tvm_sparse.decoders.decoder_model`.
+    """
+
+    def __init__(self, config: DecoderConfig, parameters: Parameters) -> None:
+        self._config = config
+        self._parameters = parameters
+        self.keys: list[list[NDArray]] = [[] for _ in range(config.layers)]
+        self.values: list[list[NDArray]] = [[] for _ in range(config.layers)]
+
+    def step(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """Append tokens; return their logits, (tokens, vocabulary)."""
+        return np.stack([self._token(token) for token in ids])
+
+    def _token(self, token: int) -> NDArray:
+        config = self._config
+        x = self._dense(EMBEDDINGS)[token]
+        for index in range(config.layers):
+            name = layer(index)
+            x = x + self._attend(index, self._norm(x, f"{name}input_layernorm.weight"))
+            normal = self._norm(x, f"{name}post_attention_layernorm.weight")
+            gate = self._linear(normal, f"{name}mlp.gate_proj")
+            active = gate / (1 + np.exp(-gate)) * self._linear(normal, f"{name}mlp.up_proj")
+            x = x + self._linear(active, f"{name}mlp.down_proj")
+        return self._dense(EMBEDDINGS if config.tied else HEAD) @ self._norm(x, LAST_NORM)
+
+    def _dense(self, name: str) -> NDArray:
+        value = self._parameters(name)
+        assert value is not None
+        dense = value.dense() if isinstance(value, QuantizedRows) else value
+        return dense.astype(np.float64)
+
+    def _norm(self, x: NDArray, name: str) -> NDArray:
+        return x / np.sqrt(np.mean(x * x) + self._config.norm_epsilon) * self._dense(name)
+
+    def _linear(self, x: NDArray, name: str) -> NDArray:
+        product = self._dense(f"{name}.weight") @ x
+        bias = self._parameters(f"{name}.bias")
+        return product if bias is None else product + bias
+
+    def _rotated(self, heads: NDArray, position: int) -> NDArray:
+        cosines, sines = (np.float64(table[position]) for table in self._config.rotary_tables())
+        pairs = cosines.size
+        first, second = heads[:, :pairs], heads[:, pairs : 2 * pairs]
+        turned = (first * cosines - second * sines, second * cosines + first * sines)
+        return np.concatenate([*turned, heads[:, 2 * pairs :]], axis=1)
+
+    def _attend(self, index: int, x: NDArray) -> NDArray:
+        config, name = self._config, f"{layer(index)}self_attn"
+        q, k, v = (
+            self._linear(x, f"{name}.{part}").reshape(-1, config.head_size)
+            for part in ("q_proj", "k_proj", "v_proj")
+        )
+        position = len(self.keys[index])
+        self.keys[index].append(self._rotated(k, position))
+        self.values[index].append(v)
+        first = max(0, position + 1 - config.window) if config.window else 0
+        keys = np.stack(self.keys[index][first:], axis=1)
+        values = np.stack(self.values[index][first:], axis=1)
+        group = config.heads // config.kv_heads
+        keys, values = (np.repeat(cache, group, axis=0) for cache in (keys, values))
+        scores = np.einsum("hd,htd->ht", self._rotated(q, position), keys)
+        scores = np.exp((scores - scores.max(axis=1, keepdims=True)) / np.sqrt(config.head_size))
+        shares = scores / scores.sum(axis=1, keepdims=True)
+        return self._linear(np.einsum("ht,htd->hd", shares, values).ravel(), f"{name}.o_proj")
