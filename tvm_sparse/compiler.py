@@ -65,8 +65,9 @@ def compile(
     Parameters
     ----------
     model : str, PathLike, tvm.IRModule or torch.nn.Module
-        An ONNX file; a Relax module whose function ``main`` has its weights as constants, and
-        whose inputs may have variables as sizes; or a module of PyTorch in evaluation mode.
+        An ONNX file; a GGUF file or a folder in Hugging Face's layout of a language model; a Relax
+        module whose function ``main`` has its weights as constants, and whose inputs may have
+        variables as sizes; or a module of PyTorch in evaluation mode.
     shapes : mapping of str to sequence of int or str, optional
         Shapes of the ONNX inputs that have dynamic dimensions; a string names a dimension that each
         inference chooses. Without them, dynamic dimensions keep the names that the file gives. For

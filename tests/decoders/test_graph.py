@@ -7,36 +7,8 @@ import pytest
 
 from tvm_sparse.decoders import decoder_model, write_decoder
 from tvm_sparse.errors import ModelError
-from tvm_sparse.onnx_runtime import onnxruntime
-from tvm_sparse.testing.decoders import ReferenceDecoder
+from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
 from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
-
-
-class Session:
-    """A model of onnxruntime-genai's form, run by ONNX Runtime with its cache fed back."""
-
-    def __init__(self, model, config):
-        content = str(model) if isinstance(model, str) else model.SerializeToString()
-        self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        self.past = {
-            f"past_key_values.{index}.{part}": np.zeros(
-                (1, config.kv_heads, 0, config.head_size), np.float32
-            )
-            for index in range(config.layers)
-            for part in ("key", "value")
-        }
-        self.tokens = 0
-
-    def step(self, ids):
-        self.tokens += len(ids)
-        feeds = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, self.tokens), np.int64),
-            **self.past,
-        }
-        logits, *present = self.session.run(None, feeds)
-        self.past = dict(zip(self.past, present, strict=True))
-        return logits[0]
 
 
 class Biased(RandomDecoder):
@@ -71,7 +43,9 @@ CASES = {
 def test_onnx_runtime_computes_what_numpy_does(case, packed):
     config, kind, zeros, block = CASES[case]
     parameters = kind(config, zeros, block)
-    session = Session(decoder_model(config, parameters, accuracy_level=1, packed=packed), config)
+    session = OnnxDecoder(
+        decoder_model(config, parameters, accuracy_level=1, packed=packed), config
+    )
     reference = ReferenceDecoder(config, parameters)
     for ids in ([3, 200, 7, 7, 91], [12], [255], [0, 5, 6]):
         np.testing.assert_allclose(session.step(ids), reference.step(ids), atol=2e-3, rtol=1e-3)
@@ -82,7 +56,7 @@ def test_onnx_runtime_computes_what_numpy_does(case, packed):
 def test_activations_of_8_bits_change_little():
     parameters = RandomDecoder(LLAMA_TINY, 0.0, 32)
     rounded, exact = (
-        Session(decoder_model(LLAMA_TINY, parameters, accuracy_level=level), LLAMA_TINY)
+        OnnxDecoder(decoder_model(LLAMA_TINY, parameters, accuracy_level=level), LLAMA_TINY)
         for level in (4, 1)
     )
     got, wanted = rounded.step([1, 2, 3]), exact.step([1, 2, 3])
@@ -95,7 +69,7 @@ def test_weights_beside_the_file_are_the_same(tmp_path):
     beside = write_decoder(tmp_path / "out.onnx", LLAMA_TINY, parameters, beside=True)
     assert {path.name for path in tmp_path.iterdir()} == {"in.onnx", "out.onnx", "out.onnx.data"}
     assert beside.stat().st_size < inside.stat().st_size / 4
-    first, second = (Session(str(path), LLAMA_TINY).step([5, 6]) for path in (inside, beside))
+    first, second = (OnnxDecoder(path, LLAMA_TINY).step([5, 6]) for path in (inside, beside))
     np.testing.assert_array_equal(first, second)
 
 

@@ -51,7 +51,9 @@ def add_verb(
 
 def add_model(command: argparse.ArgumentParser) -> None:
     """Declare the model, the shapes of its inputs, and the target."""
-    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="ONNX file, GGUF file, or folder of Hugging Face"
+    )
     command.add_argument(
         "--shape", type=input_shape, action="append", default=[], metavar="NAME=1,128",
         help="shape of an input that has dynamic dimensions; compile takes names for some of them, "

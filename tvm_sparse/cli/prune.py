@@ -14,7 +14,9 @@ def declare(verbs: arguments.Verbs) -> None:
     command = arguments.add_verb(
         verbs, "prune", "sets a model's smallest weights to zero, without training", run
     )
-    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="ONNX file, GGUF file, or folder of Hugging Face"
+    )
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="model to write"
     )

@@ -13,7 +13,9 @@ def declare(verbs: arguments.Verbs) -> None:
     """Declare the verb and its arguments."""
     does = "compares a library with ONNX Runtime, and names the node that differs"
     command = arguments.add_verb(verbs, "verify", does, run)
-    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file")
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="ONNX file, GGUF file, or folder of Hugging Face"
+    )
     command.add_argument("library", type=Path, metavar="LIB.so", help="library compiled from it")
     arguments.add_calibration(command)
     arguments.add_threads(command)

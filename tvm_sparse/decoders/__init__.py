@@ -6,7 +6,7 @@ The zoo, and the readers of GGUF files and of Hugging Face folders, give sizes a
 
 from tvm_sparse.decoders.config import DecoderConfig
 from tvm_sparse.decoders.graph import decoder_model
-from tvm_sparse.decoders.parameters import Parameter, parameter_shapes
+from tvm_sparse.decoders.parameters import Parameter, parameter_names, parameter_shapes
 from tvm_sparse.decoders.quantized_rows import QuantizedRows, quantize_rows
 from tvm_sparse.decoders.writing import write_decoder
 
@@ -15,6 +15,7 @@ __all__ = [
     "Parameter",
     "QuantizedRows",
     "decoder_model",
+    "parameter_names",
     "parameter_shapes",
     "quantize_rows",
     "write_decoder",

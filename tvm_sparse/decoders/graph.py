@@ -59,8 +59,9 @@ def decoder_model(
     config : DecoderConfig
         The sizes.
     parameters : callable
-        Returns the parameter of a name that `parameter_shapes` lists, or of one of these with
-        ``.bias`` at its end.
+        Returns the parameter of a name that `parameter_shapes` lists, or the bias of a linear
+        layer, which ends in ``.bias``. A tied network may have a form of the embeddings of its own
+        for the head, ``lm_head.weight``.
     accuracy_level : int
         What quantized products say of their activations: 4, the default of onnxruntime-genai on
         CPUs, lets ONNX Runtime round them to 8 bits; 1 asks for float32.
@@ -95,13 +96,15 @@ def _inside(name: str, value: NDArray) -> onnx.TensorProto:
 def _checked(config: DecoderConfig, parameters: Parameters) -> Callable[[str], Parameter | None]:
     """Return `parameters` with a check of every shape."""
     shapes = parameter_shapes(config)
+    head = shapes[EMBEDDINGS]
 
     def checked(name: str) -> Parameter | None:
         value = parameters(name)
         if value is None and name in shapes:
             raise ModelError(f"the model has no parameter {name!r}")
         if value is not None:
-            wanted = shapes.get(name) or shapes[name.replace(".bias", ".weight")][:1]
+            weight = name.replace(".bias", ".weight")
+            wanted = head if name == HEAD else shapes[weight][: 1 if weight != name else None]
             if tuple(value.shape) != wanted:
                 raise ModelError(f"parameter {name!r} is {tuple(value.shape)}, not {wanted}")
         return value
@@ -123,7 +126,6 @@ class _Decoder:
     def build(self) -> None:
         """Append all nodes."""
         nodes, config = self._nodes, self._config
-        head = self._linear_weight(EMBEDDINGS) if config.tied else None
         lengths, longest = self._lengths()
         tables = [
             nodes.weight(name, table)
@@ -143,8 +145,11 @@ class _Decoder:
             normal, x = self._skip_norm(index, "post_attention", x, skip)
             skip = self._gated_layer(index, normal)
         normal, _ = self._skip_norm(config.layers, "final_norm", x, skip, LAST_NORM)
-        nodes.linear("/lm_head", normal, head if head is not None else self._linear_weight(HEAD),
-                     output="logits")  # fmt: skip
+        # The head of a tied network may be quantized where the embeddings are not.
+        head = self._parameters(HEAD)
+        if head is None:
+            head = self._linear_weight(EMBEDDINGS)
+        nodes.linear("/lm_head", normal, head, output="logits")
 
     def inputs(self) -> list[onnx.ValueInfoProto]:
         """Return the inputs of the graph."""

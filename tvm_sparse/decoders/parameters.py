@@ -51,3 +51,10 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     if not config.tied:
         shapes[HEAD] = (config.vocabulary, hidden)
     return shapes
+
+
+def parameter_names(config: DecoderConfig) -> set[str]:
+    """Return the names of all parameters that the network may have, biases included."""
+    weights = set(parameter_shapes(config)) | {HEAD}
+    biases = {name.removesuffix("weight") + "bias" for name in weights if "_proj." in name}
+    return weights | biases

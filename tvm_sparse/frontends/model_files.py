@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnx
 
+from tvm_sparse.frontends.checkpoints import checkpoint_files, is_checkpoint
 from tvm_sparse.frontends.onnx_file import external_tensors
 
 _KEY = "location"
@@ -24,13 +25,16 @@ class ModelFiles:
     Attributes
     ----------
     path : Path
-        An ONNX file, or a folder with a ``model.onnx``.
+        An ONNX file, or a folder with a ``model.onnx``, or a checkpoint.
     """
 
     path: Path
 
     def __iter__(self) -> Iterator[Path]:
         """Yield the files, the model's own one first; what cannot be read yields nothing more."""
+        if is_checkpoint(self.path):
+            yield from checkpoint_files(self.path)
+            return
         path = self.path / "model.onnx" if self.path.is_dir() else self.path
         yield path
         try:

@@ -17,6 +17,7 @@ from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.errors import InputError, ModelError, border, reason
 from tvm_sparse.files import replacing, writable_target
+from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint
 from tvm_sparse.frontends.checks.file import check_file
 from tvm_sparse.frontends.element_types import check_is_array
 from tvm_sparse.specs import unknown_input
@@ -31,7 +32,8 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
     Parameters
     ----------
     path : str or PathLike
-        The file, or a folder that holds a ``model.onnx``.
+        The file, or a folder that holds a ``model.onnx``, or a checkpoint that becomes an ONNX
+        file (`tvm_sparse.frontends.checkpoints`).
 
     Returns
     -------
@@ -47,6 +49,8 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
         If there is no such file, or it is not a whole ONNX model.
     """
     path = Path(path)
+    if is_checkpoint(path):
+        path = as_onnx(path)
     if path.is_dir():
         path = path / "model.onnx"
     try:
