@@ -18,8 +18,11 @@ from tvm_sparse.cpu.memory_system import LEVELS
 from tvm_sparse.errors import printable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tvm_sparse.cpu.measurement import CpuMeasurement
     from tvm_sparse.cpu.profile import CpuProfile
+    from tvm_sparse.int4_weights import Rounded
     from tvm_sparse.layer_report import LayerReport
     from tvm_sparse.pruning import PrunedWeight
     from tvm_sparse.quantization import Quantized
@@ -216,6 +219,21 @@ def print_quantized(quantized: Quantized) -> None:
         shares = f"{output.relative_error:.2%}", f"{output.largest_error:.2%}"
         table.add_row(output.name, *shares)
     print_table(table)
+
+
+def print_rounded(rounded: Rounded, out: Path) -> None:
+    """Print what rounding to int4 did to the weights of a model."""
+    before, after = (size / 1e6 for size in (rounded.bytes_before, rounded.bytes_after))
+    say(f"{out}: {before:.3g} MB > {after:.3g} MB")
+    for name in rounded.kept:
+        say(f"kept as it was: {name}")
+    if rounded.layers:
+        worst = max(rounded.layers, key=lambda layer: layer.relative_error)
+        zeros = sum(layer.zeros for layer in rounded.layers) / len(rounded.layers)
+        say(
+            f"{len(rounded.layers)} weights of int4, {zeros:.0%} zeros in the mean; the largest "
+            f"change is {worst.relative_error:.2%}, of {worst.node}"
+        )
 
 
 def print_targets(profiles: Sequence[CpuProfile]) -> None:

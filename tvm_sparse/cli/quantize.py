@@ -1,4 +1,7 @@
-"""``tvm-sparse quantize``: makes a model of 8 bits, and says what that does to its outputs."""
+"""``tvm-sparse quantize``: makes a model of 8 bits, or one with weights of 4 bits.
+
+It says what that does to the outputs or to the weights.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tvm_sparse.cli import arguments, limits
+from tvm_sparse.errors import InputError
 
 
 def declare(verbs: arguments.Verbs) -> None:
     """Declare the verb and its arguments."""
-    does = "makes a model of 8 bits by ONNX Runtime's quantizer"
+    does = "makes a model of 8 bits by ONNX Runtime's quantizer, or rounds weights to 4 bits"
     command = arguments.add_verb(verbs, "quantize", does, run)
-    command.add_argument("model", type=Path, metavar="MODEL", help="ONNX file of floats")
+    command.add_argument(
+        "model", type=Path, metavar="MODEL",
+        help="ONNX file of floats, GGUF file, or folder of Hugging Face",
+    )  # fmt: skip
     command.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="model to write"
     )
@@ -33,6 +40,14 @@ def declare(verbs: arguments.Verbs) -> None:
         "--op-types", nargs="+", metavar="OPERATOR",
         help="operators to quantize (default: Conv Gemm MatMul)",
     )  # fmt: skip
+    command.add_argument(
+        "--weights", choices=["int4"],
+        help="round the weights of MatMul to 4 bits in groups, and leave activations as they are",
+    )  # fmt: skip
+    command.add_argument(
+        "--group", type=int, metavar="N",
+        help="with --weights int4: inputs of an output that share a scale (default: 32)",
+    )  # fmt: skip
     arguments.add_json(command)
     limits.declare(command)
 
@@ -42,6 +57,11 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import files, quantization
     from tvm_sparse.cli import console
 
+    if options.weights:
+        _round_weights(options)
+        return
+    if options.group is not None:
+        raise InputError("--group is the size of groups of --weights int4: give both")
     files.check_writable(options.output, read=arguments.read_files(options))
     inputs = files.read_npz(options.calibration) if options.calibration else None
     with console.progress(f"quantizing {options.model}"):
@@ -57,3 +77,28 @@ def run(options: argparse.Namespace) -> None:
         console.print_json(asdict(quantized))
     else:
         console.print_quantized(quantized)
+
+
+def _round_weights(options: argparse.Namespace) -> None:
+    """Round the weights of a model to int4 and write it."""
+    from tvm_sparse import int4_weights
+    from tvm_sparse.cli import console
+
+    others = {
+        "--calibration": options.calibration,
+        "--dynamic": options.dynamic,
+        "--op-types": options.op_types,
+    }
+    if given := [name for name, value in others.items() if value]:
+        raise InputError(f"--weights int4 rounds weights alone: {given[0]} is for models of 8 bits")
+    with console.progress(f"rounding {options.model}"):
+        rounded = int4_weights.round_weights(
+            options.model,
+            options.output,
+            32 if options.group is None else options.group,
+            exclude=options.exclude,
+        )
+    if options.json:
+        console.print_json(asdict(rounded))
+        return
+    console.print_rounded(rounded, options.output)

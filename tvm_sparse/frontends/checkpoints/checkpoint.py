@@ -93,5 +93,8 @@ class Checkpoint:
         if name == HEAD and value is None and self.config.tied:
             value = self.read(EMBEDDINGS)
         if isinstance(value, np.ndarray) and value.ndim == 2 and name != EMBEDDINGS:
-            return quantize_rows(value, block)
+            try:
+                return quantize_rows(value, block)
+            except ModelError as error:
+                raise ModelError(f"{self.path}: the weight {name!r}: {error}") from error
         return value
