@@ -1,11 +1,11 @@
 """Compares layers that image and text models seldom have with ONNX Runtime, dense and pruned.
 
-    python benchmarks/single_layers.py                      # all layers, about three minutes
+    python benchmarks/single_layers.py                      # all layers, about five minutes
     python benchmarks/single_layers.py mlp conv1d --zeros 0 0.9
 
-They are products of one row or a few, and convolutions of one axis. Outputs are compared before
-times; engines run in turns. The table holds the fastest run and the median of each engine in
-milliseconds, and their ratios.
+They are products of one row or a few, convolutions of one axis, and mixtures of experts. Outputs
+are compared before times; engines run in turns. The table holds the fastest run and the median of
+each engine in milliseconds, and their ratios.
 """
 
 from __future__ import annotations
@@ -51,6 +51,23 @@ def conv1d(channels: int, kernel: int, positions: int, density: float) -> onnx.M
     return _model(nodes, (1, channels, positions), "y", weights)
 
 
+def experts(count: int, inner: int, top: int, tokens: int, density: float) -> onnx.ModelProto:
+    """Return a router and its feed-forward networks of 1024 channels."""
+    weights = {
+        "router": _weight((1024, count), 1024, 1.0),
+        "up": _weight((count, inner, 1024), 1024, density),
+        "down": _weight((count, 1024, inner), inner, density),
+    }
+    attributes = {"k": top, "activation_type": "silu", "normalize_routing_weights": 1}
+    nodes = [
+        helper.make_node("MatMul", ["x", "router"], ["logits"]),
+        helper.make_node(
+            "MoE", ["x", "logits", "up", "", "down"], ["y"], domain="com.microsoft", **attributes
+        ),
+    ]
+    return _model(nodes, (tokens, 1024), "y", weights)
+
+
 LAYERS: dict[str, Callable[[float], onnx.ModelProto]] = {
     **{
         f"mlp 4 x 1024, {rows} row(s)": lambda d, rows=rows: mlp(rows, [(1024, 1024)] * 4, d)
@@ -63,6 +80,14 @@ LAYERS: dict[str, Callable[[float], onnx.ModelProto]] = {
     "linear 2048 > 1000, 1 row(s)": lambda d: mlp(1, [(2048, 1000)], d),
     "conv1d 64 channels, 7 x 7500": lambda d: conv1d(64, 7, 7500, d),
     "conv1d 128 channels, 3 x 1000": lambda d: conv1d(128, 3, 1000, d),
+    **{
+        f"{count} experts, top {top}, {tokens} token(s)": (
+            lambda d, sizes=(count, inner, top, tokens): experts(*sizes, d)
+        )
+        for count, inner in ((8, 2816), (64, 704))
+        for tokens in (1, 16)
+        for top in (1, 2, 4)
+    },
 }
 
 
@@ -130,7 +155,8 @@ def _model(
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
 if __name__ == "__main__":

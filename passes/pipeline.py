@@ -28,6 +28,7 @@ from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
+from tvm_sparse.passes.canonicalize.recompose_experts import RecomposeExperts
 from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
 from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwish
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
@@ -62,6 +63,7 @@ from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
+from tvm_sparse.passes.sparsify.pack_expert_weights import PackExpertWeights
 from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
 from tvm_sparse.passes.sparsify.read_as_integers import OrReadAsIntegers
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
@@ -91,6 +93,7 @@ def canonicalize() -> Passes:
         KeepZeros(),
         ComputeConstants(),
         relax.transform.FoldConstant(),
+        RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
         RecomposeSilu(),
@@ -119,6 +122,7 @@ def sparsify(
         SparsifyWeights(cpu, kernel_for, keep_float32),
         PackDenseWeights(cpu, kernel_for, keep_float32),
         PackRecurrentWeights(cpu),
+        PackExpertWeights(cpu),
         MoveToPanels(cpu),
         MoveImagesToPanels(cpu),
         FuseEpilogue(),

@@ -11,6 +11,7 @@ from tvm_sparse.schedules.operators.depth_to_space import DepthToSpace, depth_to
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.schedules.operators.elementwise import Elementwise
+from tvm_sparse.schedules.operators.expert_linear import expert_linear, sparse_expert_linear
 from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.schedules.operators.image_panels import (
     ImageToPanels,
@@ -70,6 +71,7 @@ __all__ = [
     "depth_to_space",
     "depthwise_conv2d",
     "depthwise_stage",
+    "expert_linear",
     "from_panels",
     "from_strips",
     "global_avg_pool2d",
@@ -84,6 +86,7 @@ __all__ = [
     "recurrent",
     "row_linear",
     "sparse_conv2d",
+    "sparse_expert_linear",
     "sparse_linear",
     "sparse_row_linear",
     "tensor_column",

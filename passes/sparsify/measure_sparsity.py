@@ -19,6 +19,7 @@ from tvm_sparse.formats.density import density_of
 from tvm_sparse.layer_report import LOOKED_UP
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.operator import PREFIX
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.sparsify.constant_layers import refusal
 
@@ -63,11 +64,10 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
     weights = _weights_of(func)
     for binding in _bindings(func.body):
         values[binding.var] = call = binding.value
-        if is_call_to(call, operators.RECURRENT.name):
-            weight, _ = _source(operators.recurrent_operands(call)["r"], values)
-            if isinstance(weight, tvm.ir.GenericConst):
-                array = weight.value.numpy()
-                yield _entry(binding, call, array.shape, density_of(array), _RECURRENT, "recurrent")
+        weight = _packed_later(call, values)
+        if weight is not None:
+            array, kernel = weight.value.numpy(), call.op.name.removeprefix(PREFIX)
+            yield _entry(binding, call, array.shape, density_of(array), _UNPACKED, kernel)
         if not is_call_to(call, *_WEIGHTED):
             continue
         tensors = list(call.args[0]) if isinstance(call.args[0], relax.Tuple) else call.args
@@ -88,11 +88,22 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
                     break
 
 
-_RECURRENT = "no pass packed the weight of its state sparse"
+_UNPACKED = "no pass packed its weight sparse"
 _PARAMETER = (
     "its weight is a parameter of the function, so that its zeros are not known when it is "
     "compiled; make it a constant, such as by relax.transform.BindParams"
 )
+
+
+def _packed_later(call: relax.Expr, values: Values) -> tvm.ir.GenericConst | None:
+    """Return the constant weight of one of our operators, which a pass for it packs."""
+    if is_call_to(call, operators.RECURRENT.name):
+        weight, _ = _source(operators.recurrent_operands(call)["r"], values)
+    elif is_call_to(call, operators.EXPERT_LINEAR.name):
+        weight = operators.EXPERT_LINEAR.operand(call, "weight")
+    else:
+        return None
+    return weight if isinstance(weight, tvm.ir.GenericConst) else None
 
 
 def _entry(

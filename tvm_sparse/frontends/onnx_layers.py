@@ -42,6 +42,7 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "MatMulInteger": _EITHER,
     "MatMulIntegerToFloat": _EITHER,
     "MatMulNBits": (1,),
+    "MoE": (2, 4, 6),
     "QAttention": (1,),
     "QLinearConv": (3,),
     "QLinearMatMul": (0, 3),

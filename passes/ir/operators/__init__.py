@@ -34,6 +34,11 @@ from tvm_sparse.passes.ir.operators.elementwise import (
     softplus,
 )
 from tvm_sparse.passes.ir.operators.epilogue import layer_of, of_layer, with_epilogue
+from tvm_sparse.passes.ir.operators.expert_linear import (
+    EXPERT_LINEAR,
+    expert_linear,
+    expert_linear_of,
+)
 from tvm_sparse.passes.ir.operators.int8 import int8_conv2d, int8_linear
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM, layer_norm
 from tvm_sparse.passes.ir.operators.layouts import (
@@ -112,6 +117,7 @@ __all__ = [
     "CONV_ATTRIBUTES",
     "DEPTHWISE_CONV2D",
     "DEPTH_TO_SPACE",
+    "EXPERT_LINEAR",
     "FAKE_QUANTIZE",
     "FROM_PANELS",
     "FROM_STRIPS",
@@ -151,6 +157,8 @@ __all__ = [
     "conv_of",
     "depth_to_space",
     "depthwise_conv2d",
+    "expert_linear",
+    "expert_linear_of",
     "fake_quantize",
     "from_image",
     "from_panels",

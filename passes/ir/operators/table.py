@@ -14,6 +14,7 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     SPARSE_CONV2D,
 )
 from tvm_sparse.passes.ir.operators.elementwise import CONCAT, ELEMENTWISE, SLICE
+from tvm_sparse.passes.ir.operators.expert_linear import EXPERT_LINEAR, SPARSE_EXPERT_LINEAR
 from tvm_sparse.passes.ir.operators.int8 import INT8_OPERATORS
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM
 from tvm_sparse.passes.ir.operators.layouts import (
@@ -45,6 +46,7 @@ RECORDS = (
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),
     RECURRENT,
+    *(EXPERT_LINEAR, SPARSE_EXPERT_LINEAR),
     *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )

@@ -43,6 +43,7 @@ LIMITS = {
     "com.microsoft.EmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.GatherBlockQuantized": "blocks along another axis than the last, in bytes",
     "com.microsoft.MatMulNBits": "`g_idx`, weights that are no constants",
+    "com.microsoft.MoE": "`use_sparse_mixer`, weights that are no constants, geglu and relu2",
     "com.microsoft.QAttention": "caches of past keys, rotary embedding",
     "com.microsoft.QEmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.QLinearAveragePool": "`channels_last`",

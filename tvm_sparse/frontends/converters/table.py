@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.frontends.converters import (
     elementwise,
+    experts,
     fused,
     microsoft,
     normalization,
@@ -97,6 +98,7 @@ OURS |= {
         *microsoft.QUANTIZED.items(),
         *fused.FUSED.items(),
         ("DequantizeLinear", quantized.dequantize_linear),
+        ("MoE", experts.mixture_of_experts),
         ("QuantizeLinear", quantized.quantize_linear),
     )
 }
