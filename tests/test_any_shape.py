@@ -150,8 +150,8 @@ def test_sizes_are_for_dimensions_of_the_inputs(option, sizes, message):
 
 
 def test_what_keeps_the_lowering_of_tvm_is_named_once(caplog):
-    batch, builder = tirx.Var("n", "int64"), relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((batch, 3, 8, 8), "float32"))
+    height, builder = tirx.Var("height", "int64"), relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((5, 3, height, 8), "float32"))
     weight = relax.const(np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype("float32"))
     with builder.function("main", [x]):
         with builder.dataflow():

@@ -23,7 +23,7 @@ from tvm_sparse.passes.ir.operators import (
     to_image,
 )
 from tvm_sparse.passes.ir.rewriting import rewrite_with_sources
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of
 
 
 def convolve_images(mod: tvm.IRModule) -> tvm.IRModule:
@@ -46,5 +46,5 @@ def _in_place(call: relax.Call, sources: Sequence[relax.Expr | None]) -> relax.E
 def _is_full(change: relax.Call) -> bool:
     """Whether image and panels of a layout change have equally long rows."""
     (source,) = change.args
-    before, after = static_shape(source), static_shape(change)
+    before, after = extents_of(source), extents_of(change)
     return before is not None and after is not None and before[-1] == after[-1]

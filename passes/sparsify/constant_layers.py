@@ -199,8 +199,8 @@ def refusal(call: relax.Call) -> str:
         return "its sizes are not known"
     if 0 in shape:
         return "it has no rows"
-    if name != "matmul" and is_symbolic(shape):
-        return "its sizes are symbolic, and the kernels of convolutions need static ones"
+    if name != "matmul" and is_symbolic(shape[1:]):
+        return "its channels, height or width are symbolic, and the kernels take the batch only"
     if name == "matmul" and len(weight_shape) != 2:
         return f"its weight has rank {len(weight_shape)}, and the kernels take rank 2"
     return "" if name == "matmul" else _refused_conv(call)
@@ -262,11 +262,11 @@ def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
     weight = call.args[1].value.numpy()
     panels = operators.image_to_panels(call.args[0], conv.lanes_in, conv.dtype)
     shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-    problem: Linear | Conv2d = conv
+    problem: Linear | Conv2d = conv.planned
     weight_shape = weight.shape
     if conv.is_linear:
         weight = weight.reshape(conv.out_channels, conv.channels)
-        rows = conv.batch * conv.height
+        rows = int(conv.batch * conv.height)
         problem = Linear(rows, conv.lanes_in, conv.out_channels, conv.channels, conv.dtype)
     return ConstantLayer(Layer(problem, density_of(weight)), weight, weight_shape, panels, shape)
 

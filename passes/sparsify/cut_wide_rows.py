@@ -24,7 +24,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import known_shape, static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, known_extents, known_size, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.constant_layers import refusal
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
@@ -57,7 +57,7 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     x, weight = call.args
     if not isinstance(weight, tvm.ir.GenericConst) or refusal(call):
         return None
-    shape, out_shape = known_shape(x), known_shape(call)
+    shape, out_shape = known_extents(x), known_extents(call)
     is_line = is_call_to(call, "relax.nn.conv1d")
     strides, dilation, padding = (
         [int(n) for n in call.attrs[name]] for name in ("strides", "dilation", "padding")
@@ -80,7 +80,7 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
         (array.shape[3] - 1) * dilation[1] + 1,
         STRIPS_OF_CORE * cpu.cores if is_single else 1,
     )
-    image = emit(relax.op.reshape(x, (*shape[:2], 1, width))) if is_line else x
+    image = emit(reshaped(x, (*shape[:2], 1, width))) if is_line else x
     product = relax.op.nn.conv2d(
         emit(operators.to_strips(image, strips)),
         relax.const(array),
@@ -90,7 +90,7 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
         groups=int(call.attrs["groups"]),
     )
     joined = operators.from_strips(emit(product), strips, shape[0], out_height)
-    return relax.op.reshape(emit(joined), out_shape) if is_line else joined
+    return reshaped(emit(joined), out_shape) if is_line else joined
 
 
 def _move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
@@ -98,8 +98,8 @@ def _move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | No
 
     q is a scalar, a constant for each channel, or strips of the same places.
     """
-    shape = static_shape(call)
-    joints = [_joint(arg, lookup) for arg in call.args if static_shape(arg) == shape]
+    shape = extents_of(call)
+    joints = [_joint(arg, lookup) for arg in call.args if extents_of(arg) == shape]
     joint = next((found for found in joints if found is not None), None)
     if joint is None or shape is None or call.ty.dtype != ACTIVATIONS:
         return None
@@ -107,18 +107,18 @@ def _move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | No
     if any(arg is None for arg in args):
         return None
     moved = emit(relax.Call(call.op, args, call.attrs))
-    batch, height = int(joint.attrs["batch"]), int(joint.attrs["height"])
+    batch, height = known_size(joint.attrs["batch"]), int(joint.attrs["height"])
     joined = operators.from_strips(moved, operators.strips_of(joint), batch, height)
-    return joined if len(shape) == 4 else relax.op.reshape(emit(joined), shape)
+    return joined if len(shape) == 4 else reshaped(emit(joined), shape)
 
 
 def _joint(value: relax.Expr, lookup: Lookup) -> relax.Call | None:
     """Return the `from_strips` that a tensor of images, or of their single rows, comes from."""
     call = lookup(value)
-    if is_call_to(call, *RESHAPING) and len(static_shape(value) or ()) == 3:
+    if is_call_to(call, *RESHAPING) and len(extents_of(value) or ()) == 3:
         inner = lookup(call.args[0])
-        batch, channels, width = static_shape(value) or (0, 0, 0)
-        if static_shape(call.args[0]) != (batch, channels, 1, width):
+        batch, channels, width = extents_of(value) or (0, 0, 0)
+        if extents_of(call.args[0]) != (batch, channels, 1, width):
             return None
         call = inner
     return call if is_call_to(call, operators.FROM_STRIPS.name) else None
@@ -130,7 +130,7 @@ def _operand(
     """Return `value` as an operand beside the strips of a joint, or None."""
     if not isinstance(value.ty, relax.TensorType):
         return value  # a scalar argument, as `clip` and `leakyrelu` have them
-    own = static_shape(value)
+    own = extents_of(value)
     if own == shape:
         found = _joint(value, lookup)
         if found is not None and _alike(found, joint):
@@ -150,5 +150,5 @@ def _operand(
 def _alike(a: relax.Call, b: relax.Call) -> bool:
     """Whether two joints cut images in the same places."""
     (x, y), (of_a, of_b) = (map(operators.strips_of, (a, b)), (a.attrs, b.attrs))
-    same = all(int(of_a[name]) == int(of_b[name]) for name in ("batch", "height"))
+    same = all(known_size(of_a[name]) == known_size(of_b[name]) for name in ("batch", "height"))
     return same and (x.count, x.pixels, x.out_width) == (y.count, y.pixels, y.out_width)

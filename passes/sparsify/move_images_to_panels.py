@@ -23,9 +23,10 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
 from tvm_sparse.passes.ir.operators.operator import dtype_of
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import broadcast, known_size, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.image_operators import (
+    images_of,
     is_global_pool,
     match_bilinear,
     match_depth_to_space,
@@ -74,7 +75,7 @@ class _Mover(Mover):
             return panels if dtype_of(panels) == dtype_named(call) else None
         if is_call_to(call, "relax.split"):
             return self._split()
-        shape = static_shape(call)
+        shape = images_of(call)
         if shape is None or call.ty.dtype != ACTIVATIONS:
             return None
         if is_call_to(call, "relax.concat"):
@@ -104,7 +105,7 @@ class _Mover(Mover):
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
         # Only operands of the full shape count: weights per channel lie in panels of one pixel.
-        found = [self._panels_of(arg) for arg in self.call.args if static_shape(arg) == shape]
+        found = [self._panels_of(arg) for arg in self.call.args if images_of(arg) == shape]
         form = next((_Form.of(p) for p in found if p is not None), None)
         if form is None:
             return self._above_views()
@@ -120,7 +121,7 @@ class _Mover(Mover):
         while is_call_to(self.lookup(value), *RESHAPING, "relax.permute_dims"):
             views.append(self.lookup(value))
             value = views[-1].args[0]
-        panels, shape = self._panels_of(value), static_shape(value)
+        panels, shape = self._panels_of(value), images_of(value)
         if not is_call_to(self.call, *UNARY) or panels is None or shape is None:
             return None
         moved = relax.Call(self.call.op, [panels, *self.call.args[1:]], self.call.attrs)
@@ -134,7 +135,7 @@ class _Mover(Mover):
         if not isinstance(value.ty, relax.TensorType):
             return value  # It is a scalar argument, as `clip` and `leakyrelu` have them.
         batch, channels, height, _ = shape
-        own = static_shape(value)
+        own = images_of(value)
         if own == shape:
             return self._as_panels(value, form)
         if own is None:
@@ -157,12 +158,12 @@ class _Mover(Mover):
 
     def _for_rows(self, pixels: relax.Expr, height: int) -> relax.Expr:
         """Repeat `(batch, channels, 1)` for all rows of an image; one image broadcasts."""
-        batch, channels, _ = static_shape(pixels) or (0, 0, 0)
+        batch, channels, _ = images_of(pixels) or (0, 0, 0)
         if batch == 1:
             return pixels
         dtype = dtype_of(pixels)
         pixels = self._reshaped(pixels, (batch, 1, channels, 1), dtype)
-        rows = self.emit(relax.op.broadcast_to(pixels, (batch, height, channels, 1)))
+        rows = self.emit(broadcast(pixels, (batch, height, channels, 1)))
         return self._reshaped(rows, (batch * height, channels, 1), dtype)
 
     def _reshaped(self, value: relax.Expr, shape: tuple[int, ...], dtype: DType) -> relax.Expr:
@@ -171,7 +172,7 @@ class _Mover(Mover):
             return relax.const(value.value.numpy().astype(dtype).reshape(shape))
         if dtype_of(value) != dtype:
             value = self.emit(relax.op.astype(value, dtype))
-        return self.emit(relax.op.reshape(value, shape))
+        return self.emit(reshaped(value, shape))
 
     def _concat(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """concat(panels_to_image(p), ...) along the channels => panels_to_image(concat(p, ...))"""
@@ -206,7 +207,7 @@ class _Mover(Mover):
             return None
         begin, fields = 0, []
         for field in call.ty.fields:
-            shape = tuple(int(extent) for extent in field.shape)
+            shape = tuple(known_size(extent) for extent in field.shape)
             end = begin + shape[1]
             part = self.emit(relax.op.strided_slice(panels, [CHANNEL_AXIS], [begin], [end]))
             fields.append(self.emit(operators.panels_to_image(part, shape)))
@@ -215,14 +216,14 @@ class _Mover(Mover):
 
     def _global_pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
-        panels, image = self._panels_of(self.call.args[0]), static_shape(self.call.args[0])
+        panels, image = self._panels_of(self.call.args[0]), images_of(self.call.args[0])
         if panels is None or image is None:
             return None
         is_max = is_call_to(self.call, "relax.max")
         pool = operators.global_max_pool2d if is_max else operators.global_avg_pool2d
-        moved = pool(panels, image, self.cpu.image_lanes(1, dtype_of(panels)))
+        moved = pool(panels, image[2:], self.cpu.image_lanes(1, dtype_of(panels)))
         pixel = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
-        return pixel if len(shape) == 4 else relax.op.reshape(self.emit(pixel), shape)
+        return pixel if len(shape) == 4 else reshaped(self.emit(pixel), shape)
 
     def _pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """max_pool2d(x) => panels_to_image(max_pool2d(image_to_panels(x)))
@@ -247,9 +248,9 @@ class _Mover(Mover):
         if form is None:
             return None
         if factors is not None:
-            panels, size = self._as_panels(image, form), static_shape(image) or ()
+            panels, size = self._as_panels(image, form), images_of(image) or ()
             lanes = self.cpu.image_lanes(shape[3], form.dtype)
-            moved = operators.upsample2d(panels, size, factors, lanes)
+            moved = operators.upsample2d(panels, size[2:], factors, lanes)
             return operators.panels_to_image(self.emit(moved), shape)
         resize = match_bilinear(self.call, form.lanes, self.cpu, form.dtype)
         if resize is None:
@@ -263,14 +264,14 @@ class _Mover(Mover):
         panels = None if blocks is None else self._panels_of(blocks.image)
         if blocks is None or panels is None:
             return None
-        image = static_shape(blocks.image) or ()
+        image = images_of(blocks.image) or ()
         lanes = self.cpu.image_lanes(shape[3], dtype_of(panels))
-        moved = operators.depth_to_space(panels, image, blocks.block, blocks.mode, lanes)
+        moved = operators.depth_to_space(panels, image[2:], blocks.block, blocks.mode, lanes)
         return operators.panels_to_image(self.emit(moved), shape)
 
     def _form_of(self, image: relax.Expr) -> _Form | None:
         """Return the form of panels that hold `image`; None if it is too wide."""
-        panels, shape = self._panels_of(image), static_shape(image)
+        panels, shape = self._panels_of(image), images_of(image)
         if panels is not None:
             return _Form.of(panels)
         if shape is None or len(shape) != 4 or shape[3] > WIDEST:

@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
 from tvm_sparse.dtypes import ACTIVATIONS, DType, bytes_of
 from tvm_sparse.schedules.emit.sizes import size
+from tvm_sparse.sizes.extent import Extent
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -94,10 +95,14 @@ def vector(start: Expr, lanes: int) -> Expr:
     return T.Ramp(start, T.int64(1), lanes) if lanes > 1 else start
 
 
-def job_loop(count: int, elements: int) -> Any:
-    """Open a loop over `count` jobs on `elements` values, which is parallel if that pays."""
-    loop = T.parallel if elements >= PARALLEL_ELEMENTS else T.serial
-    return loop(T.int64(0), T.int64(count))
+def job_loop(count: Expr | int, elements: int) -> Any:
+    """Open a loop over `count` jobs on `elements` values, which is parallel if that pays.
+
+    It is parallel if only an inference knows how many values there are, too.
+    """
+    is_parallel = isinstance(elements, Extent) or elements >= PARALLEL_ELEMENTS
+    loop = T.parallel if is_parallel else T.serial
+    return loop(T.int64(0), T.int64(count) if isinstance(count, int) else count)
 
 
 def masked(value: Expr, valid: int, other: Expr) -> Expr:

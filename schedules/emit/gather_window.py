@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.emit.buffers import filled, opaque, vector
+from tvm_sparse.schedules.emit.sizes import factor, size
 from tvm_sparse.sizes.conv2d import Window
 from tvm_sparse.sizes.joined_window import JoinedWindow
 
@@ -70,7 +71,7 @@ def gather_window(
             fill_with_zeros(start + window.row_pitch, window.back)
         if window.front and count < window.channels:  # the next row reaches back to them
             fill_with_zeros(start + (window.row_pitch - window.front), window.front)
-        with T.If(T.And(source_row >= 0, source_row < problem.height)):
+        with T.If(T.And(source_row >= 0, source_row < factor(x.tensor.rows))):
             with T.Then():
                 source = _source(x, image, source_row, channel, count, window)
                 with T.serial(T.int64(0), T.int64(count)) as c:
@@ -107,7 +108,7 @@ def gather_joined(
     if window.front:
         fill_with_zeros(T.int64(0), window.front)
     fill_with_zeros(T.int64(window.front + count * window.channel_pitch), 2 * window.width)
-    end = opaque(T.min(first_row + window.rows(out_rows), T.int64(problem.height)))
+    end = opaque(T.min(first_row + window.rows(out_rows), size(x.tensor.rows)))
     part_rows, planes = window.vectors_of(out_rows), len(window.origins)
     for (number, phase), part in itertools.product(enumerate(window.phases), range(window.joined)):
         # Also rows that a small tile does not see: the next plane reaches back to the last one.
@@ -131,11 +132,11 @@ def gather_joined(
 
 
 def _filling(memory: Expr, window: Window, width: int) -> Callable[[Expr, int], None]:
-    """Return the function that stores `size` zeros from a place on."""
+    """Return the function that stores `count` zeros from a place on."""
     zero = filled(0, width, window.problem.dtype)
 
-    def fill_with_zeros(start: Expr, size: int) -> None:
-        with T.serial(T.int64(0), T.int64(size // width)) as i:
+    def fill_with_zeros(start: Expr, count: int) -> None:
+        with T.serial(T.int64(0), T.int64(count // width)) as i:
             T.buffer_store(memory, zero, [vector(start + i * width, width)])
 
     return fill_with_zeros
@@ -143,8 +144,8 @@ def _filling(memory: Expr, window: Window, width: int) -> Callable[[Expr, int], 
 
 def _source(x: Panels, image: Expr, row: Expr, channel: Expr, count: int, window: Window) -> Expr:
     """Return a view of `count` channels of a row of the images."""
-    size = (count - 1) * x.channel_pitch + window.problem.lanes_in
-    return x.flat(x.at(image, row), channel, T.int64(0), size)
+    held = (count - 1) * x.channel_pitch + window.problem.lanes_in
+    return x.flat(x.at(image, row), channel, T.int64(0), held)
 
 
 def _loading(x: Panels, source: Any, channel: Expr, width: int) -> Callable[[Expr | int], Expr]:

@@ -79,7 +79,7 @@ class AmxConv2d(WordConv2d):
     ) -> None:
         images = {"reads_image": reads_image, "writes_image": writes_image}
         super().__init__(WordWindow(problem), epilogue, cpu, **images)
-        self.layer = Layer(problem)
+        self.layer = Layer(self.problem)
         if reason := AMX_CONV2D_FAMILY.refusal(self.layer, cpu):
             raise ValueError(reason)
         self.tiling = tiling or AMX_CONV2D_FAMILY.default(self.layer, cpu)

@@ -102,6 +102,7 @@ class DenseConv2d(ConvStage):
         writes_image: bool = False,
     ) -> None:
         super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
+        problem = self.problem
         self.tiling = tiling = tiling or CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, problem.channels)
         self.group_inputs = problem.channels // problem.groups

@@ -80,6 +80,7 @@ class DepthwiseConv2d(ConvStage):
         if not problem.is_depthwise:
             raise ValueError(f"a depthwise convolution has one channel per group: {problem}")
         super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
+        problem = self.problem
         self.tiling = tiling = tiling or DEPTHWISE_CONV2D_FAMILY.default(Layer(problem), cpu)
         self.window = Window(problem, tiling.width, tiling.channels)
         self.tiles, self.row_block = Tiles(tiling.rows), tiling.row_block

@@ -23,6 +23,7 @@ from tvm_sparse.schedules.emit.buffers import (
     number,
     vector,
 )
+from tvm_sparse.schedules.emit.sizes import declare, named, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 Shape: TypeAlias = tuple[int, int, int, int]
-"""Batch, channels, height, width."""
+"""Batch, which may be an `Extent`, channels, height, width."""
 
 CHANNELS = 8
 """Channels that are combined side by side, in registers."""
@@ -80,14 +81,20 @@ def _pool(
     chunks = -(-channels // side)
     dtype, combined = types
     values = cpu.vector_width(lanes, dtype)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    with (
+        named(shape) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", batch * height, channels, lanes, dtype=dtype)
-        y = argument("y", batch, channels, lanes_out, dtype=dtype)
-        jobs = job_loop(batch * chunks, batch * height * channels * lanes)
+        images = size(batch)
+        x = argument("x", images * height, channels, lanes, dtype=dtype)
+        declare(variables)
+        y = argument("y", images, channels, lanes_out, dtype=dtype)
+        jobs = job_loop(images * chunks, batch * height * channels * lanes)
         with jobs as job, T.sblock(name):
-            image = T.axis.spatial(T.int64(batch), job // chunks)
+            image = T.axis.spatial(images, job // chunks)
             chunk = T.axis.spatial(T.int64(chunks), job % chunks)
             # The last chunk overlaps the one before it, so that every chunk is whole.
             first = T.bind(T.min(chunk * side, T.int64(channels - side)))

@@ -88,7 +88,7 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         self.family: IntegerWindows[Any] = (
             AMX_INT8_CONV2D_FAMILY if on_matrix_unit else INT8_CONV2D_FAMILY
         )
-        self.layer, self.tiling = Layer(problem, is_quantized=True), tiling
+        self.layer, self.tiling = Layer(problem.planned, is_quantized=True), tiling
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):
             raise ValueError(reason)

@@ -93,7 +93,7 @@ class JoinedConv2d(SparseConvStage):
         density: float = 1.0,
     ) -> None:
         super().__init__(problem, epilogue, cpu, reads_image=False, writes_image=False)
-        self.tiling, self.density = tiling, density
+        problem, self.tiling, self.density = self.problem, tiling, density
         self.layout = joined_layout(problem, tiling)
         self.window = self.joined = joined_window(problem, tiling)
         self.tiles = Tiles(tiling.rows)

@@ -83,6 +83,11 @@ class ConvStage(LayerStage):
         The convolution.
     epilogue, cpu, reads_image, writes_image
         As `LayerStage`.
+
+    Attributes
+    ----------
+    problem : Conv2d
+        The convolution that tilings and costs are for: every extent is the number of its hint.
     """
 
     window: Window
@@ -96,7 +101,7 @@ class ConvStage(LayerStage):
         reads_image: bool,
         writes_image: bool,
     ) -> None:
-        self.problem = problem
+        self.problem = problem.planned
         super().__init__(
             problem.input,
             problem.rows_seen,

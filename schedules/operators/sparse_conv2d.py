@@ -100,7 +100,7 @@ class SparseConv2d(SparseConvStage):
         writes_image: bool = False,
     ) -> None:
         super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
-        self.tiling, self.density = tiling, density
+        problem, self.tiling, self.density = self.problem, tiling, density
         self.layout = SparseLayout.conv2d(problem, tiling)
         self.window = sparse_window(problem, tiling)
         self.vectors = min(tiling.vectors, self.window.vectors)

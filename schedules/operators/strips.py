@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.emit.buffers import argument, converted, job_loop, number, vector
+from tvm_sparse.schedules.emit.sizes import declare, named, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ def to_strips(
     Parameters
     ----------
     images : tuple of int
-        Batch, channels and height of the images.
+        Batch, which may be an `Extent`, channels and height of the images.
     strips : Strips
         How their rows are cut.
     lanes : int
@@ -120,17 +121,23 @@ def _copies(
 ) -> tvm.tirx.PrimFunc:
     """Build a function ``(x, y)`` that visits every channel of every row of panels."""
     batch, channels, height, _ = shape
-    rows = batch * strips.count * height
-    panels = rows, channels, lanes
     order = slice(None) if name == "to_strips" else slice(None, None, -1)
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    with (
+        named(shape) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
+        rows = size(batch) * (strips.count * height)
+        images, panels = (size(batch), *shape[1:]), (rows, channels, lanes)
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        (read, read_type), (written, written_type) = [(shape, ACTIVATIONS), (panels, dtype)][order]
+        (read, read_type), (written, written_type) = [(images, ACTIVATIONS), (panels, dtype)][order]
         x = argument("x", *read, dtype=read_type)
+        declare(variables)
         y = argument("y", *written, dtype=written_type)
-        with job_loop(rows, rows * channels * lanes) as i, T.sblock(name):
-            row = T.axis.spatial(T.int64(rows), i)
+        elements = batch * strips.count * height * channels * lanes
+        with job_loop(rows, elements) as i, T.sblock(name):
+            row = T.axis.spatial(rows, i)
             T.reads(x[tuple(slice(0, extent) for extent in read)])
             T.writes(y[tuple(slice(0, extent) for extent in written)])
             image = T.bind(row // (strips.count * height))

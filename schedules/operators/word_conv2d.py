@@ -48,11 +48,12 @@ class WordConv2d(WordLayer):
         reads_image: bool,
         writes_image: bool,
     ) -> None:
-        self.window, self.problem = window, window.problem
+        problem = window.problem
+        self.window, self.problem = window, problem.planned
         super().__init__(
-            self.problem.input,
-            self.problem.rows_seen,
-            self.problem.output,
+            problem.input,
+            problem.rows_seen,
+            problem.output,
             epilogue,
             cpu,
             reads_image=reads_image,

@@ -13,14 +13,18 @@ from tvm_sparse.specs import unknown_input
 
 Shape = tuple[int | str, ...]
 
+OF_IMAGES = frozenset(("Conv", "MaxPool", "AveragePool", "Resize", "Upsample"))
+"""Operators whose kernels take any batch, and need the other sizes when they are compiled. A model
+with one keeps names of other sizes only if the user says so."""
+
 NEED_SIZES = frozenset(
     (
-        *("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "Resize", "Upsample"),
         *("LSTM", "GRU", "RNN", "NonMaxSuppression", "QLinearConv", "ConvInteger"),
+        *("ConvTranspose", "LpPool"),
     )
 )
-"""Operators whose kernels need sizes when they are compiled. A model with one keeps its own names
-only if the user says so."""
+"""Operators whose kernels need all sizes when they are compiled. A model with one keeps its own
+names only if the user says so."""
 
 
 def named_shapes(
@@ -60,7 +64,8 @@ def named_shapes(
             if isinstance(declared, str)
         }
     has_names = any(isinstance(size, str) for shape in given.values() for size in shape)
-    if not has_names and any(node.op_type in NEED_SIZES for node in model.graph.node):
+    operators = {node.op_type for node in model.graph.node}
+    if not has_names and operators & NEED_SIZES:
         return None
     named: dict[str, Shape] = {}
     for name in inputs:
@@ -69,6 +74,9 @@ def named_shapes(
             return None  # its shape is not known, which `bind_shapes` says
         named[name] = tuple(renamed.get(s, s) if isinstance(s, str) else s for s in known)
     is_open = any(isinstance(size, str) for shape in named.values() for size in shape)
+    has_other = any(isinstance(size, str) for shape in named.values() for size in shape[1:])
+    if not has_names and has_other and operators & OF_IMAGES:
+        return None
     return named if is_open else None
 
 

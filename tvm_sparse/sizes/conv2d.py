@@ -7,7 +7,7 @@ of panels, and its pixels are the lanes. Lanes from W on hold finite values that
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -25,7 +25,7 @@ class Conv2d:
     Attributes
     ----------
     batch, channels, height, width : int
-        Extents of the input.
+        Extents of the input. Batch and height may be an `Extent`.
     out_channels : int
         Channels of the output.
     kernel, stride, dilation : tuple of int
@@ -102,6 +102,11 @@ class Conv2d:
         _, left, _, right = self.padding
         reach = (self.kernel[1] - 1) * self.dilation[1] + 1
         return (self.width + left + right - reach) // self.stride[1] + 1
+
+    @property
+    def planned(self) -> Conv2d:
+        """The convolution in which every extent is the plain number of its hint."""
+        return replace(self, batch=int(self.batch), height=int(self.height))
 
     @property
     def input(self) -> Tensor:

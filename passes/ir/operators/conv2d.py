@@ -28,10 +28,12 @@ from tvm_sparse.passes.ir.operators.operator import (
     PREFIX,
     Operator,
     StageFor,
+    batch_of,
     fields_of,
+    of_any_batch,
     tensor_type,
 )
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY
@@ -46,21 +48,21 @@ def sparse_conv2d(
     x: relax.Expr, weights: Sequence[relax.Expr], conv: Conv2d, tiling: Mapping[str, Any]
 ) -> relax.Call:
     """Convolve panels of images with a packed sparse weight; arguments as of `sparse_linear`."""
-    return SPARSE_CONV2D.call(x, *weights, conv=dataclasses.asdict(conv), tiling=dict(tiling))
+    return SPARSE_CONV2D.call(x, *weights, conv=of_any_batch(conv), tiling=dict(tiling))
 
 
 def joined_conv2d(
     x: relax.Expr, weights: Sequence[relax.Expr], conv: Conv2d, tiling: Mapping[str, Any]
 ) -> relax.Call:
     """Convolve narrow images, or panels of few lanes by a 1x1 kernel; as `sparse_conv2d`."""
-    return JOINED_CONV2D.call(x, *weights, conv=dataclasses.asdict(conv), tiling=dict(tiling))
+    return JOINED_CONV2D.call(x, *weights, conv=of_any_batch(conv), tiling=dict(tiling))
 
 
 def conv2d(
     x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] | None = None
 ) -> relax.Call:
     """Convolve panels of images with a packed dense weight; `tiling` as of `linear`."""
-    return CONV2D.call(x, weight, conv=dataclasses.asdict(conv), **tiling_attributes(tiling or {}))
+    return CONV2D.call(x, weight, conv=of_any_batch(conv), **tiling_attributes(tiling or {}))
 
 
 def amx_conv2d(
@@ -84,7 +86,7 @@ def amx_conv2d(
         The fields of an `AmxConv2dTiling`; the cost model chooses one if there are none.
     """
     fields = tiling_attributes(tiling or {})
-    return AMX_CONV2D.call(x, weight, offsets, conv=dataclasses.asdict(conv), **fields)
+    return AMX_CONV2D.call(x, weight, offsets, conv=of_any_batch(conv), **fields)
 
 
 def depthwise_conv2d(
@@ -92,12 +94,16 @@ def depthwise_conv2d(
 ) -> relax.Call:
     """Convolve each channel of panels with its own ``weight[channel]``; `tiling` as of `linear`."""
     fields = tiling_attributes(tiling or {})
-    return DEPTHWISE_CONV2D.call(x, weight, conv=dataclasses.asdict(conv), **fields)
+    return DEPTHWISE_CONV2D.call(x, weight, conv=of_any_batch(conv), **fields)
 
 
 def conv_of(call: relax.Call) -> Conv2d:
     """Return the convolution that a call computes."""
-    return Conv2d(**fields_of(call.attrs["conv"]))
+    fields, x = fields_of(call.attrs["conv"]), call.args[0]
+    if is_call_to(call, JOINED_CONV2D.name) and Conv2d(batch=1, **fields).is_linear:
+        rows, _, _ = known_extents(x)
+        return Conv2d(batch=1, **(fields | {"height": rows}))  # all rows are one image
+    return Conv2d(batch=batch_of(x, fields["height"]), **fields)
 
 
 def from_image(call: relax.Call, image: relax.Expr) -> relax.Call:
@@ -129,7 +135,7 @@ def infer_conv2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 def on_images(call: relax.Call) -> dict[str, bool]:
     """Return which of input and output of a convolution are images instead of panels."""
     x, *_ = call.args
-    return {"reads_image": len(known_shape(x)) == 4, "writes_image": is_image(call)}
+    return {"reads_image": len(known_extents(x)) == 4, "writes_image": is_image(call)}
 
 
 def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
@@ -141,8 +147,8 @@ def _sparse_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
 
 def _joined_conv2d(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, JOINED_CONV2D_FAMILY)
-    if conv.is_linear:  # all rows were one image
-        conv = dataclasses.replace(conv, batch=images, height=conv.batch * conv.height // images)
+    if conv.is_linear:
+        conv = dataclasses.replace(conv, batch=images, height=conv.height // images)
     taps = conv.out_channels * conv.channels * conv.kernel[0] * conv.kernel[1]
     density = sparse_density(JOINED_CONV2D.operand(call, "values"), taps)
     return schedules.JoinedConv2d(conv, tiling, epilogue_of(call), cpu, density)
@@ -177,6 +183,7 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
         infer=infer_conv2d,
         stage=stage,
         images=_images,
+        takes_sizes=True,
         with_epilogue=True,
     )
 

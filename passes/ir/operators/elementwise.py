@@ -147,9 +147,10 @@ FAKE_QUANTIZE = Operator(
     infer=infer_same,
     stage=_elementwise,
     legalize=_legalize_fake_quantize,
+    takes_sizes=True,
 )
-CONCAT = Operator("relax.concat", stage=_concat)
-SLICE = Operator("relax.strided_slice", ("x",), stage=_slice)
+CONCAT = Operator("relax.concat", stage=_concat, takes_sizes=True)
+SLICE = Operator("relax.strided_slice", ("x",), stage=_slice, takes_sizes=True)
 
 _NAMES = {function.relax: function.name for function in FUNCTIONS.values()}
 UNARY, BINARY = (

@@ -16,7 +16,12 @@ from tvm_sparse.passes.ir.operators.conv2d import conv_of, infer_conv2d, on_imag
 from tvm_sparse.passes.ir.operators.epilogue import epilogue_of
 from tvm_sparse.passes.ir.operators.layouts import panels_of
 from tvm_sparse.passes.ir.operators.linear import infer_linear
-from tvm_sparse.passes.ir.operators.operator import EPILOGUE_OPERANDS, PREFIX, Operator
+from tvm_sparse.passes.ir.operators.operator import (
+    EPILOGUE_OPERANDS,
+    PREFIX,
+    Operator,
+    of_any_batch,
+)
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.family import Family
@@ -68,7 +73,7 @@ def int8_conv2d(
     the packed weight.
     """
     fields = {"steps": dataclasses.asdict(steps), "tiling": dict(tiling)}
-    return _CONV2D[family.name].call(x, *weights, conv=dataclasses.asdict(conv), **fields)
+    return _CONV2D[family.name].call(x, *weights, conv=of_any_batch(conv), **fields)
 
 
 def _steps_of(call: relax.Call) -> Quantization:
@@ -101,6 +106,7 @@ def _linear(family: Family[Any, Any]) -> Operator:
         EPILOGUE_OPERANDS,
         infer=infer_linear,
         stage=_linear_stage,
+        takes_sizes=True,
         with_epilogue=True,
     )
 
@@ -113,6 +119,7 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
         infer=infer_conv2d,
         stage=_conv2d_stage,
         images=lambda call: conv_of(call).batch,
+        takes_sizes=True,
         with_epilogue=True,
     )
 

@@ -21,7 +21,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
-from tvm_sparse.passes.ir.shapes import known_extents, known_shape, lifted, lowered
+from tvm_sparse.passes.ir.shapes import known_extents, known_size, lifted, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.tensor import Tensor
 
@@ -98,7 +98,7 @@ def image_to_panels(x: relax.Expr, lanes: int, dtype: DType = ACTIVATIONS) -> re
 
 def panels_to_image(panels: relax.Expr, shape: Sequence[int]) -> relax.Call:
     """Return the image ``(batch, channels, height, width)``, float32, in the panels."""
-    return PANELS_TO_IMAGE.call(panels, shape=list(shape))
+    return PANELS_TO_IMAGE.call(panels, shape=[lowered(extent) for extent in shape])
 
 
 def dtype_named(call: relax.Call) -> DType:
@@ -119,7 +119,7 @@ def _infer_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Ty
 
 
 def _infer_image_to_panels(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    batch, channels, height, _ = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    batch, channels, height, _ = known_extents(IMAGE_TO_PANELS.operand(call, "x"))
     lanes = int(call.attrs["lanes"])
     return tensor_type(batch * height, channels, lanes, dtype=dtype_named(call))
 
@@ -129,7 +129,7 @@ def _infer_shape(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 
 
 def _batch_of(call: relax.Call) -> int:
-    batch, *_ = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    batch, *_ = known_extents(IMAGE_TO_PANELS.operand(call, "x"))
     return batch
 
 
@@ -145,13 +145,13 @@ def _from_panels(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
 
 
 def _image_to_panels(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    batch, channels, height, width = known_shape(IMAGE_TO_PANELS.operand(call, "x"))
+    batch, channels, height, width = known_extents(IMAGE_TO_PANELS.operand(call, "x"))
     form = int(call.attrs["lanes"]), cpu, dtype_named(call)
     return schedules.ImageToPanels(batch, channels, height, width, *form)
 
 
 def _panels_to_image(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    batch, channels, height, width = known_shape(call)
+    batch, channels, height, width = known_extents(call)
     panels = PANELS_TO_IMAGE.operand(call, "x")
     form = lanes_of(panels), cpu, dtype_of(panels)
     return schedules.PanelsToImage(batch, channels, height, width, *form)
@@ -179,11 +179,13 @@ IMAGE_TO_PANELS = Operator(
     infer=_infer_image_to_panels,
     stage=_image_to_panels,
     images=_batch_of,
+    takes_sizes=True,
 )
 PANELS_TO_IMAGE = Operator(
     PREFIX + "panels_to_image",
     ("x",),
     infer=_infer_shape,
     stage=_panels_to_image,
-    images=lambda call: int(call.attrs["shape"][0]),
+    images=lambda call: known_size(call.attrs["shape"][0]),
+    takes_sizes=True,
 )

@@ -18,6 +18,7 @@ into PrimFuncs.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -27,7 +28,7 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.passes.ir.shapes import lowered
+from tvm_sparse.passes.ir.shapes import known_extents, lowered
 from tvm_sparse.schedules.stage import Stage
 
 PREFIX = "relax.tvm_sparse."
@@ -44,7 +45,7 @@ Infer: TypeAlias = Callable[[relax.Call, relax.BlockBuilder], relax.Type]
 StageFor: TypeAlias = Callable[[relax.Call, int, CpuProfile], Stage | None]
 """Returns the stage that computes a call on a number of images, or None if there is no such stage.
 
-All tensors of the call have static shapes. An exception is an error in this package.
+An exception is an error in this package.
 """
 
 KernelFor: TypeAlias = Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]
@@ -168,6 +169,20 @@ def dtype_of(value: relax.Expr) -> DType:
 def infer_same(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
     """Return the type of the first argument."""
     return call.args[0].ty
+
+
+def of_any_batch(sizes: Any) -> dict[str, Any]:
+    """Return the fields of the sizes of an operator on images as an attribute, without the batch.
+
+    A call works on as many images as its operand has, which `batch_of` returns.
+    """
+    return {name: v for name, v in dataclasses.asdict(sizes).items() if name != "batch"}
+
+
+def batch_of(x: relax.Expr, height: int) -> int:
+    """Return how many images of `height` rows lie in panels, or in a tensor of images."""
+    rows, *others = known_extents(x)
+    return rows // height if len(others) == 2 else rows
 
 
 def fields_of(attrs: Mapping[str, Any]) -> dict[str, Any]:

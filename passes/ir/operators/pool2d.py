@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import tvm
@@ -14,40 +13,44 @@ from tvm_sparse.passes.ir.operators.layouts import lanes_of
 from tvm_sparse.passes.ir.operators.operator import (
     PREFIX,
     Operator,
+    batch_of,
     dtype_of,
     fields_of,
+    of_any_batch,
     tensor_type,
 )
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.pool2d import Pool2d
 
 
 def max_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
     """Return the maximum of panels over windows of the image."""
-    return MAX_POOL2D.call(x, pool=dataclasses.asdict(pool))
+    return MAX_POOL2D.call(x, pool=of_any_batch(pool))
 
 
 def avg_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
     """Return the mean of panels over windows of the image."""
-    return AVG_POOL2D.call(x, pool=dataclasses.asdict(pool))
+    return AVG_POOL2D.call(x, pool=of_any_batch(pool))
 
 
-def global_avg_pool2d(x: relax.Expr, shape: Sequence[int], lanes: int) -> relax.Call:
-    """Return the mean over an image of shape `shape`.
+def global_avg_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.Call:
+    """Return the mean over images of height and width `image`.
 
     The result lies in panels of images of one pixel, which is repeated in all `lanes` lanes.
     """
-    return GLOBAL_AVG_POOL2D.call(x, shape=list(shape), lanes=lanes)
+    return GLOBAL_AVG_POOL2D.call(x, image=list(image), lanes=lanes)
 
 
-def global_max_pool2d(x: relax.Expr, shape: Sequence[int], lanes: int) -> relax.Call:
-    """Return the maximum over an image; parameters and result as of `global_avg_pool2d`."""
-    return GLOBAL_MAX_POOL2D.call(x, shape=list(shape), lanes=lanes)
+def global_max_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.Call:
+    """Return the maximum over images; parameters and result as of `global_avg_pool2d`."""
+    return GLOBAL_MAX_POOL2D.call(x, image=list(image), lanes=lanes)
 
 
 def pool_of(call: relax.Call) -> Pool2d:
     """Return the pooling that a call computes."""
-    return Pool2d(**fields_of(call.attrs["pool"]))
+    fields = fields_of(call.attrs["pool"])
+    return Pool2d(batch=batch_of(call.args[0], fields["height"]), **fields)
 
 
 def _infer_windows(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
@@ -57,9 +60,16 @@ def _infer_windows(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type
 
 
 def _infer_global(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    batch, channels = (int(extent) for extent in call.attrs["shape"][:2])
+    batch, channels, _, _ = _images_of(call)
     dtype = dtype_of(call.args[0])
     return tensor_type(batch, channels, int(call.attrs["lanes"]), dtype=dtype)
+
+
+def _images_of(call: relax.Call) -> tuple[int, int, int, int]:
+    """Return the batch, channels, height and width of the images that a call looks at."""
+    (x,), (height, width) = call.args, (int(extent) for extent in call.attrs["image"])
+    _, channels, _ = known_extents(x)
+    return batch_of(x, height), channels, height, width
 
 
 def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operator:
@@ -69,17 +79,24 @@ def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operato
         infer=_infer_windows,
         stage=lambda call, _images, cpu: stage(pool_of(call), cpu),
         images=lambda call: pool_of(call).batch,
+        takes_sizes=True,
     )
 
 
 def _global(name: str, build: Callable[..., tvm.tirx.PrimFunc]) -> Operator:
     def kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-        batch, channels, height, width = (int(extent) for extent in call.attrs["shape"])
         (x,) = call.args
         lanes = lanes_of(x), int(call.attrs["lanes"])
-        return build((batch, channels, height, width), *lanes, cpu, dtype_of(x))
+        return build(_images_of(call), *lanes, cpu, dtype_of(x))
 
-    return Operator(PREFIX + name, ("x",), infer=_infer_global, kernel=kernel)
+    return Operator(
+        PREFIX + name,
+        ("x",),
+        infer=_infer_global,
+        kernel=kernel,
+        sizes=_images_of,
+        takes_sizes=True,
+    )
 
 
 MAX_POOL2D = _windows("max_pool2d", schedules.MaxPool2d)

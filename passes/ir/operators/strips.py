@@ -12,7 +12,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.layouts import dtype_named
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
 from tvm_sparse.sizes.strips import Strips
 
 
@@ -50,7 +50,7 @@ def from_strips(x: relax.Expr, strips: Strips, batch: int, height: int) -> relax
         Number and rows of the images.
     """
     fields = dataclasses.asdict(strips)
-    return FROM_STRIPS.call(x, strips=fields, batch=batch, height=height)
+    return FROM_STRIPS.call(x, strips=fields, batch=lowered(batch), height=height)
 
 
 def strips_of(call: relax.Call) -> Strips:
@@ -59,7 +59,7 @@ def strips_of(call: relax.Call) -> Strips:
 
 
 def _infer_to_strips(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    batch, channels, height, _ = known_shape(call.args[0])
+    batch, channels, height, _ = known_extents(call.args[0])
     strips, lanes = strips_of(call), int(call.attrs["lanes"])
     if lanes:
         rows = batch * strips.count * height
@@ -68,25 +68,37 @@ def _infer_to_strips(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Ty
 
 
 def _infer_from_strips(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    channels = known_shape(call.args[0])[1]
-    batch, height = int(call.attrs["batch"]), int(call.attrs["height"])
+    channels = known_extents(call.args[0])[1]
+    batch, height = known_size(call.attrs["batch"]), int(call.attrs["height"])
     return tensor_type(batch, channels, height, strips_of(call).out_width)
 
 
 def _to_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    batch, channels, height, _ = known_shape(call.args[0])
+    batch, channels, height, _ = known_extents(call.args[0])
     lanes = int(call.attrs["lanes"])
     images = batch, channels, height
     return schedules.to_strips(images, strips_of(call), lanes, cpu, dtype_named(call))
 
 
 def _from_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
-    _, channels, lanes = known_shape(call.args[0])
-    images = int(call.attrs["batch"]), channels, int(call.attrs["height"])
+    _, channels, lanes = known_extents(call.args[0])
+    images = known_size(call.attrs["batch"]), channels, int(call.attrs["height"])
     return schedules.from_strips(images, strips_of(call), lanes, cpu, dtype_of(call.args[0]))
 
 
-TO_STRIPS = Operator(PREFIX + "to_strips", ("x",), infer=_infer_to_strips, kernel=_to_strips)
+TO_STRIPS = Operator(
+    PREFIX + "to_strips",
+    ("x",),
+    infer=_infer_to_strips,
+    kernel=_to_strips,
+    sizes=lambda call: known_extents(call.args[0])[:1],
+    takes_sizes=True,
+)
 FROM_STRIPS = Operator(
-    PREFIX + "from_strips", ("x",), infer=_infer_from_strips, kernel=_from_strips
+    PREFIX + "from_strips",
+    ("x",),
+    infer=_infer_from_strips,
+    kernel=_from_strips,
+    sizes=lambda call: [known_size(call.attrs["batch"])],
+    takes_sizes=True,
 )
