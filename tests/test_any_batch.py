@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +12,11 @@ from onnx.helper import make_node
 from tvm import relax, tirx
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.ir.shapes import planned_for
+from tvm_sparse.passes.regions.form_regions import FormRegions
+from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 from tvm_sparse.zoo.recipes import recipe
 
@@ -134,6 +141,33 @@ def test_a_network_without_a_layer_of_tokens_forms_regions_over_the_batch():
     x = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype("float32")
     (got,) = engine.run([x]).values()
     np.testing.assert_allclose(got, plain(mod)(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", ["auto", "off"])
+def test_vectors_that_span_several_rows_of_narrow_images(columns):
+    # Another machine's code is compiled for this one; it has vectors of this length in any case.
+    cpu = replace(native(), vector_bits=512, vector_registers=32)
+    net = Network()
+
+    def body(x):
+        x = net.conv(x, 3, 64, 3)
+        x = net.conv(x, 64, 64, 1, 0.1)
+        x = net.conv(x, 64, 64, 3, 0.1)
+        return net.emit(relax.op.mean(net.conv(x, 64, 128, 1, 0.1), [2, 3]))
+
+    mod = net.build((7, 7), body)
+    with planned_for({"batch": 4}), native().to_target():
+        on_panels = pipeline.front(mod, cpu).mod
+        kernels = [str(layer["kernel"]) for layer in on_panels.attrs[LAYERS]]
+        assert kernels == ["conv2d", "joined_linear", "joined_conv2d", "joined_linear"]
+        passes = [FormRegions(cpu, columns), *pipeline.lower(cpu)]
+        lowered = relax.get_pipeline("default_build")(tvm.transform.Sequential(passes)(on_panels))
+        built = relax.build(lowered, native().to_target(), relax_pipeline=None)
+    main, reference = relax.VirtualMachine(built, tvm.cpu(), memory_cfg="naive")["main"], plain(mod)
+    for batch in BATCHES:
+        x = np.random.default_rng(0).standard_normal((batch, 3, 7, 7)).astype("float32")
+        got = main(tvm.runtime.tensor(x)).numpy()
+        np.testing.assert_allclose(got, reference(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [300, 900])
