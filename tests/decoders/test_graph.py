@@ -90,7 +90,7 @@ def test_a_missing_or_wrong_parameter_is_named():
     ("change", "said"),
     [
         ({"kv_heads": 3}, "must divide"),
-        ({"layers": 0}, "at least 1"),
+        ({"layers": 0}, "from 1 to 4096"),
         ({"head_size": 24}, "multiple of 8"),
         ({"frequencies": (1.0,) * 16}, "at most half"),
     ],

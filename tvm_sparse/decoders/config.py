@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from tvm_sparse.errors import ModelError
 
+_MOST = {"layers": 1 << 12, "context": 1 << 22}
+"""Sizes beyond which a file must be broken; they would take much memory before weights do."""
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -53,12 +56,13 @@ class DecoderConfig:
         Raises
         ------
         ModelError
-            If a size is below 1, or sizes do not divide each other as they must.
+            If a size is below 1 or absurd, or sizes do not divide each other as they must.
         """
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_size",
                      "vocabulary", "context"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ModelError(f"a decoder with {name} {getattr(self, name)}: it is at least 1")
+            size, most = getattr(self, name), _MOST.get(name, 1 << 31)
+            if not 1 <= size <= most:
+                raise ModelError(f"a decoder with {name} {size}: it is from 1 to {most}")
         if self.heads % self.kv_heads:
             raise ModelError(
                 f"a decoder with {self.heads} heads and {self.kv_heads} heads of keys and values: "

@@ -12,67 +12,10 @@ from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint, open_checkp
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
+from tvm_sparse.testing.gguf_files import write_gguf
 from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
 
 gguf = pytest.importorskip("gguf")
-
-NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}  # fmt: skip
-
-
-def own_name(name):
-    stem, _, kind = name.rpartition(".")
-    within = ""
-    if stem.startswith("model.layers."):
-        _, _, layer, stem = stem.split(".", 3)
-        within = f"blk.{layer}."
-    return f"{within}{NAMES[stem]}.{kind}"
-
-
-def write(path, config, parameters, kind="Q4_0", architecture="llama", more=(), fields=None):
-    """Write a model as llama.cpp's converter does; `kind` is the type of matrices."""
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(config.layers)
-    writer.add_context_length(config.context)
-    writer.add_embedding_length(config.hidden)
-    writer.add_feed_forward_length(config.intermediate)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.kv_heads)
-    writer.add_layer_norm_rms_eps(config.norm_epsilon)
-    writer.add_rope_dimension_count(config.head_size)
-    writer.add_rope_freq_base(config.rope_theta)
-    for name, value in (fields or {}).items():
-        writer.add_uint32(f"{architecture}.{name}", value)
-    names = [f"model.layers.{i}.{part}.weight" for i in range(config.layers)
-             for part in NAMES if part[:2] in ("in", "se", "po", "ml")]  # fmt: skip
-    names += ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
-    names += [name.replace("weight", "bias") for name in names if "q_proj" in name]
-    for name in names:
-        value = parameters(name)
-        if value is None:
-            continue
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
-            heads = config.heads if "q_proj" in name else config.kv_heads
-            pairs = value.reshape(heads, 2, config.head_size // 2, *value.shape[1:])
-            value = pairs.swapaxes(1, 2).reshape(value.shape)
-        if value.ndim == 1:
-            writer.add_tensor(own_name(name), value)
-            continue
-        type_ = gguf.GGMLQuantizationType[kind]
-        data = gguf.quantize(value, type_)
-        writer.add_tensor(own_name(name), data, raw_dtype=type_)
-    for name, value in more:
-        writer.add_tensor(name, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 class Rounded:
@@ -94,7 +37,7 @@ IDS = [3, 200, 7, 7, 91]
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0", "F16", "F32", "BF16"])
 def test_numbers_are_those_of_the_file(tmp_path, kind):
     parameters = RandomDecoder(LLAMA_TINY, 0.5)
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, parameters, kind)
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, parameters, kind)
     checkpoint = open_checkpoint(path)
     assert replace(checkpoint.config, norm_epsilon=1e-5) == LLAMA_TINY
     rounded = Rounded(parameters, kind)
@@ -109,7 +52,7 @@ def test_numbers_are_those_of_the_file(tmp_path, kind):
 @pytest.mark.parametrize(("kind", "architecture"), [("Q4_0", "llama"), ("F16", "qwen2")])
 def test_a_file_becomes_a_network(tmp_path, kind, architecture):
     parameters = RandomDecoder(LLAMA_TINY)
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, parameters, kind, architecture)
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, parameters, kind, architecture)
     got = OnnxDecoder(as_onnx(path), LLAMA_TINY).step(IDS)
     wanted = ReferenceDecoder(LLAMA_TINY, Rounded(parameters, kind)).step(IDS)
     assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
@@ -117,7 +60,7 @@ def test_a_file_becomes_a_network(tmp_path, kind, architecture):
 
 def test_a_tied_head_stays_quantized(tmp_path):
     config = replace(LLAMA_TINY, tied=True)
-    path = write(tmp_path / "model.gguf", config, RandomDecoder(config))
+    path = write_gguf(tmp_path / "model.gguf", config, RandomDecoder(config))
     model, _ = read_model(path)
     (head,) = (node for node in model.graph.node if "logits" in node.output)
     assert head.op_type == "MatMulNBits"
@@ -125,7 +68,7 @@ def test_a_tied_head_stays_quantized(tmp_path):
 
 def test_divisors_of_frequencies_are_taken(tmp_path):
     divisors = np.linspace(1, 8, 8, dtype=np.float32)
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY),
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY),
                  more=[("rope_freqs.weight", divisors)])  # fmt: skip
     plain = 10000.0 ** -(np.arange(8) / 8)
     np.testing.assert_allclose(open_checkpoint(path).config.frequencies, plain / divisors)
@@ -133,17 +76,17 @@ def test_divisors_of_frequencies_are_taken(tmp_path):
 
 def test_other_types_are_read_as_floats_with_a_word(tmp_path, caplog):
     config = replace(LLAMA_TINY, hidden=256, intermediate=256, head_size=64)
-    path = write(tmp_path / "model.gguf", config, RandomDecoder(config), "Q5_0")
+    path = write_gguf(tmp_path / "model.gguf", config, RandomDecoder(config), "Q5_0")
     read_model(path)
     assert "'blk.0.attn_q.weight' is of type Q5_0" in caplog.text
 
 
 def test_a_file_is_read_once_and_again_when_it_changes(tmp_path):
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY))
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY))
     first = as_onnx(path)
     assert as_onnx(path) == first
     path.unlink()
-    write(path, LLAMA_TINY, RandomDecoder(LLAMA_TINY, seed=1))
+    write_gguf(path, LLAMA_TINY, RandomDecoder(LLAMA_TINY, seed=1))
     assert as_onnx(path) != first
     assert is_checkpoint(path)
     assert list(ModelFiles(path)) == [path]
@@ -159,13 +102,13 @@ def test_a_file_is_read_once_and_again_when_it_changes(tmp_path):
     ],
 )
 def test_other_networks_are_refused(tmp_path, options, said):
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY), **options)
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY), **options)
     with pytest.raises(ModelError, match=said):
         read_model(path)
 
 
 def test_broken_files_and_a_missing_package_are_one_error(tmp_path, monkeypatch):
-    path = write(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY))
+    path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, RandomDecoder(LLAMA_TINY))
     content = path.read_bytes()
     for size in (4, 100, 2000, len(content) // 2):
         path.write_bytes(content[:size])

@@ -83,8 +83,11 @@ class Checkpoint:
                 f"{self.path}: the weight {unknown[0]!r}{more} is no part of the networks that can "
                 "be read: Llama's, Mistral's and Qwen 2's"
             )
-        with border(ModelError, f"{self.path}: its weights cannot be read"):
-            return write_decoder(path, self.config, lambda name: self._parameter(name, block))
+        try:
+            with border(ModelError, "its weights cannot be read"):
+                return write_decoder(path, self.config, lambda name: self._parameter(name, block))
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from error
 
     def _parameter(self, name: str, block: int) -> Parameter | None:
         value = self.read(name)
@@ -96,5 +99,5 @@ class Checkpoint:
             try:
                 return quantize_rows(value, block)
             except ModelError as error:
-                raise ModelError(f"{self.path}: the weight {name!r}: {error}") from error
+                raise ModelError(f"the weight {name!r}: {error}") from error
         return value

@@ -187,7 +187,7 @@ class _GgufFile:
         if own is None:
             return None
         tensor = self._tensors[own]
-        with border(ModelError, f"{self._path}: the tensor {own!r} cannot be read"):
+        with border(ModelError, f"the tensor {own!r} cannot be read"):
             value = self._value(own, tensor, is_matrix=name != EMBEDDINGS)
         if _ARCHITECTURES[self._architecture] and own.split(".")[-2] in ("attn_q", "attn_k"):
             heads = self._size("attention.head_count")
