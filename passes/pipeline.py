@@ -219,6 +219,9 @@ def front(
             on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
             keep = OrReadAsIntegers(keep_float32, mod)
             mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep))(mod)
+            # What surrounds an If and what is in its branches are no blocks of dataflow before: the
+            # rules look through the variables of all of them.
+            mod = relax.transform.ConvertToDataflow(min_size=1)(mod)
         used = UsedRecords(known.source, lanes, frozenset(layers), is_refused)
         return Front(mod, known.plan_for, used)
 

@@ -88,23 +88,48 @@ class FormRegions:
     def _transform(
         self, func: relax.Function, functions: Functions, reports: list[dict[str, Any]]
     ) -> relax.Function:
-        blocks = []
-        for block in func.body.blocks:
-            if isinstance(block, relax.DataflowBlock):
-                bindings: list[relax.Binding] = []
-                for item in runs_of(order_of(block, self.planner.cpu)):
-                    if isinstance(item, relax.Binding):
-                        bindings.append(item)
-                    else:
-                        for planned in self.planner.partition(item):
-                            name = f"{PREFIX}_{len(reports)}"
-                            bindings += _outline(planned, name, functions)
-                            reports.append(planned.report())
-                block = relax.DataflowBlock(bindings)
-            blocks.append(block)
-        body = relax.SeqExpr(blocks, func.body.body)
+        body = self._sequence(func.body, functions, reports)
         own = relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
         return relax.BlockBuilder().normalize(own)
+
+    def _sequence(
+        self, sequence: relax.SeqExpr, functions: Functions, reports: list[dict[str, Any]]
+    ) -> relax.SeqExpr:
+        """Return a function's body or a branch of an If with its regions as functions."""
+        blocks = []
+        for block in sequence.blocks:
+            if isinstance(block, relax.DataflowBlock):
+                blocks.append(relax.DataflowBlock(self._bindings(block, functions, reports)))
+            else:
+                branched = [self._branches(b, functions, reports) for b in block.bindings]
+                blocks.append(relax.BindingBlock(branched))
+        return relax.SeqExpr(blocks, sequence.body)
+
+    def _branches(
+        self, binding: relax.Binding, functions: Functions, reports: list[dict[str, Any]]
+    ) -> relax.Binding:
+        """Return a binding; if it is one of an If, with the regions of its branches."""
+        value = getattr(binding, "value", None)
+        if not isinstance(value, relax.If):
+            return binding
+        branches = (value.true_branch, value.false_branch)
+        formed = (self._sequence(branch, functions, reports) for branch in branches)
+        return relax.VarBinding(binding.var, relax.If(value.cond, *formed))
+
+    def _bindings(
+        self, block: relax.DataflowBlock, functions: Functions, reports: list[dict[str, Any]]
+    ) -> list[relax.Binding]:
+        """Return the bindings of a block with its regions as functions."""
+        bindings: list[relax.Binding] = []
+        for item in runs_of(order_of(block, self.planner.cpu)):
+            if isinstance(item, relax.Binding):
+                bindings.append(item)
+                continue
+            for planned in self.planner.partition(item):
+                name = f"{PREFIX}_{len(reports)}"
+                bindings += _outline(planned, name, functions)
+                reports.append(planned.report())
+        return bindings
 
 
 def _outline(planned: PlannedRegion, name: str, functions: Functions) -> list[relax.Binding]:

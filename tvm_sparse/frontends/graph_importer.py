@@ -217,12 +217,19 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         scope = [self._nodes, self._params]
 
         def bind(result: Any) -> Any:
-            if self.bb.current_block_is_dataflow():
-                return self._bind(result, name, {})
-            # The model has an If, in whose branches no variables are bound.
-            return self.bb.normalize(result) if isinstance(result, relax.Expr) else result
+            return self._bind(result, name, {})
 
         return convert_node(self.bb, op_name, inputs, attrs, opset, scope, bind)
+
+    def _convert_subgraph(self, bb: relax.BlockBuilder, graph: onnx.GraphProto) -> relax.SeqExpr:
+        """Return a branch, whose nodes are bound inside of it: they run if the branch is taken."""
+        bb._begin_binding_block()
+        block = None
+        try:
+            result = bb.emit(super()._convert_subgraph(bb, graph))
+        finally:
+            block = bb._end_block()
+        return relax.SeqExpr([block], result)
 
     def _bind(self, expr: Any, name: str, bound: dict[relax.Expr, relax.Expr]) -> Any:
         """Bind the calls in `expr` to variables called as the node, for readable reports."""

@@ -96,12 +96,20 @@ def _normalize(graph: onnx.GraphProto) -> None:
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of the main graph whose values lie in another file."""
-    graph = model.graph
-    attributes = (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
-    for tensor in (*graph.initializer, *attributes):
-        if external_data_helper.uses_external_data(tensor):
-            yield tensor
+    """Yield the tensors of the graph and its subgraphs whose values lie in another file."""
+    for graph in graphs_of(model.graph):
+        attributes = (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
+        for tensor in (*graph.initializer, *attributes):
+            if external_data_helper.uses_external_data(tensor):
+                yield tensor
+
+
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the subgraphs of its nodes, however deep."""
+    yield graph
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from graphs_of(inner)
 
 
 def external_data_path(tensor: onnx.TensorProto, folder: Path) -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import external_data_helper, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.frontends.onnx_file import tensor_array
+from tvm_sparse.frontends.onnx_file import external_tensors, graphs_of, tensor_array
 from tvm_sparse.frontends.value_types import ValueType
 from tvm_sparse.specs import TensorSpec
 
@@ -141,30 +141,26 @@ class ModelGraph:
             "tvm_sparse",
             [_value_info(name, types) for name in inputs],
             [_value_info(name, types) for name in outputs],
-            [self._weight(name) for name in read if name in self.weights],
+            [self.weights[name] for name in read if name in self.weights],
         )
         graph.sparse_initializer.extend(
             self.sparse_weights[name] for name in read if name in self.sparse_weights
         )
-        if sum(len(tensor.raw_data) for tensor in graph.initializer) > _LARGEST:
+        part = helper.make_model(graph, opset_imports=self.model.opset_import)
+        for tensor in external_tensors(part):
+            values = np.ascontiguousarray(tensor_array(tensor, self.folder))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        tensors = (tensor for graph in graphs_of(part.graph) for tensor in graph.initializer)
+        if sum(len(tensor.raw_data) for tensor in tensors) > _LARGEST:
             raise ModelError(
                 f"node {nodes[0].name!r} ({qualified(nodes[0])}) is in a part of more than 2 GB "
                 "that ONNX Runtime would have to run; that is not supported"
             )
-        part = helper.make_model(graph, opset_imports=self.model.opset_import)
         part.ir_version = self.model.ir_version
         part.functions.extend(self.model.functions)
         content = part.SerializeToString(deterministic=True)
         specs = tuple(_spec(name, types[name]) for name in outputs)
         return inputs, Submodel(hashlib.sha256(content).hexdigest(), content, specs)
-
-    def _weight(self, name: str) -> onnx.TensorProto:
-        tensor = self.weights[name]
-        if not external_data_helper.uses_external_data(tensor):
-            return tensor
-        return numpy_helper.from_array(
-            np.ascontiguousarray(tensor_array(tensor, self.folder)), name
-        )
 
 
 def _value_info(name: str, types: Mapping[str, ValueType]) -> onnx.ValueInfoProto:
