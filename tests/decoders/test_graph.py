@@ -8,7 +8,7 @@ import pytest
 from tvm_sparse.decoders import decoder_model, write_decoder
 from tvm_sparse.errors import ModelError
 from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
-from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
+from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 
 class Biased(RandomDecoder):
@@ -34,6 +34,10 @@ CASES = {
                0.0, 0),
     "partly rotated": (replace(LLAMA_TINY, head_size=32, frequencies=(0.5,) * 8), RandomDecoder,
                        0.0, 0),
+    "experts": (MIXTRAL_TINY, RandomDecoder, 0.0, 0),
+    "one of eight experts": (replace(MIXTRAL_TINY, experts=8, active_experts=1), RandomDecoder,
+                             0.5, 0),
+    "int4 experts": (MIXTRAL_TINY, RandomDecoder, 0.0, 32),
     "one key head a head": (replace(LLAMA_TINY, kv_heads=4), RandomDecoder, 0.0, 0),
 }  # fmt: skip
 
@@ -90,6 +94,7 @@ def test_a_missing_or_wrong_parameter_is_named():
     ("change", "said"),
     [
         ({"kv_heads": 3}, "must divide"),
+        ({"experts": 2, "active_experts": 3}, "3 of 2 experts"),
         ({"layers": 0}, "from 1 to 4096"),
         ({"head_size": 24}, "multiple of 8"),
         ({"frequencies": (1.0,) * 16}, "at most half"),

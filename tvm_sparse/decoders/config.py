@@ -34,6 +34,11 @@ class DecoderConfig:
     frequencies : tuple of float, optional
         The angles by which a position turns each pair of a head, in radians, if they do not
         follow from `rope_theta` alone, as with Llama 3's scaling.
+    experts : int
+        Gated layers beside each other, of which a router sends a token to some, as in Mixtral; 0
+        for one layer and no router.
+    active_experts : int
+        Experts that a token is sent to; their shares of the sum add up to 1.
     """
 
     layers: int
@@ -49,6 +54,8 @@ class DecoderConfig:
     tied: bool = False
     window: int = 0
     frequencies: tuple[float, ...] | None = None
+    experts: int = 0
+    active_experts: int = 2
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network.
@@ -68,6 +75,8 @@ class DecoderConfig:
                 f"a decoder with {self.heads} heads and {self.kv_heads} heads of keys and values: "
                 "the second number must divide the first"
             )
+        if self.experts and not 1 <= self.active_experts <= self.experts <= _MOST["layers"]:
+            raise ModelError(f"a decoder with {self.active_experts} of {self.experts} experts")
         pairs = self.head_size / 2 if self.frequencies is None else len(self.frequencies)
         if pairs % 8 or pairs * 2 > self.head_size:
             raise ModelError(

@@ -15,7 +15,6 @@ it, and so does every program that knows models of onnxruntime-genai.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_sparse.decoders.config import DecoderConfig
+from tvm_sparse.decoders.experts import append_experts
 from tvm_sparse.decoders.nodes import MICROSOFT, Nodes, Store
 from tvm_sparse.decoders.parameters import (
     EMBEDDINGS,
@@ -30,11 +30,10 @@ from tvm_sparse.decoders.parameters import (
     LAST_NORM,
     Parameter,
     Parameters,
+    checked,
     layer,
-    parameter_shapes,
 )
-from tvm_sparse.decoders.quantized_rows import QuantizedRows, stack_rows
-from tvm_sparse.errors import ModelError
+from tvm_sparse.decoders.quantized_rows import QuantizedRows, stacked_or_none
 
 _MASK = "/model/attn_mask_reformat/attn_mask_subgraph"
 
@@ -76,7 +75,7 @@ def decoder_model(
         If a parameter is missing or has another shape.
     """
     nodes = Nodes(store or _inside, accuracy_level)
-    builder = _Decoder(config, _checked(config, parameters), nodes, packed)
+    builder = _Decoder(config, checked(config, parameters), nodes, packed)
     builder.build()
     graph = helper.make_graph(
         nodes.nodes,
@@ -91,25 +90,6 @@ def decoder_model(
 
 def _inside(name: str, value: NDArray) -> onnx.TensorProto:
     return numpy_helper.from_array(value, name)
-
-
-def _checked(config: DecoderConfig, parameters: Parameters) -> Callable[[str], Parameter | None]:
-    """Return `parameters` with a check of every shape."""
-    shapes = parameter_shapes(config)
-    head = shapes[EMBEDDINGS]
-
-    def checked(name: str) -> Parameter | None:
-        value = parameters(name)
-        if value is None and name in shapes:
-            raise ModelError(f"the model has no parameter {name!r}")
-        if value is not None:
-            weight = name.replace(".bias", ".weight")
-            wanted = head if name == HEAD else shapes[weight][: 1 if weight != name else None]
-            if tuple(value.shape) != wanted:
-                raise ModelError(f"parameter {name!r} is {tuple(value.shape)}, not {wanted}")
-        return value
-
-    return checked
 
 
 class _Decoder:
@@ -254,7 +234,7 @@ class _Decoder:
         parts = ("q_proj", "k_proj", "v_proj")
         if self._packed:
             weights = [self._linear_weight(f"{name}.{part}.weight") for part in parts]
-            stacked = _stacked(weights)
+            stacked = stacked_or_none(weights)
             if stacked is not None:
                 product = self._nodes.linear(f"{path}/qkv_proj", x, stacked)
                 return self._packed_bias(path, product, name), "", ""
@@ -276,7 +256,9 @@ class _Decoder:
         return self._nodes.add_bias(f"{path}/qkv_proj", product, np.concatenate(biases))
 
     def _gated_layer(self, index: int, x: str) -> str:
-        """Append ``down(silu(gate(x)) * up(x))``."""
+        """Append ``down(silu(gate(x)) * up(x))``, or a mixture of such layers."""
+        if self._config.experts:
+            return append_experts(self._nodes, self._config, self._parameters, index, x)
         nodes, path, name = self._nodes, f"/model/layers.{index}/mlp", f"{layer(index)}mlp"
         gate = self._linear(f"{path}/gate_proj", x, f"{name}.gate_proj")
         up = self._linear(f"{path}/up_proj", x, f"{name}.up_proj")
@@ -284,14 +266,3 @@ class _Decoder:
         active = nodes.op("Mul", f"{path}/act_fn/Mul", gate, sigmoid)
         product = nodes.op("Mul", f"{path}/Mul", active, up)
         return self._linear(f"{path}/down_proj", product, f"{name}.down_proj")
-
-
-def _stacked(weights: list[Parameter]) -> Parameter | None:
-    """Return weights below each other, None if they are of different kinds."""
-    first = weights[0]
-    if isinstance(first, QuantizedRows):
-        if all(first.stacks_with(weight) for weight in weights):
-            return stack_rows([w for w in weights if isinstance(w, QuantizedRows)])
-        return None
-    arrays = [weight for weight in weights if isinstance(weight, np.ndarray)]
-    return np.concatenate(arrays) if len(arrays) == len(weights) else None

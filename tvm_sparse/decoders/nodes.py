@@ -34,7 +34,7 @@ class Nodes:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._store = store
-        self._accuracy_level = accuracy_level
+        self.accuracy_level = accuracy_level
 
     def op(
         self, kind: str, name: str, *inputs: str, outputs: tuple[str, ...] = (), domain: str = "",
@@ -110,7 +110,7 @@ class Nodes:
         return self.op(
             "MatMulNBits", f"{name}_Q{weight.bits}", x, *operands, outputs=outputs,
             domain=MICROSOFT, K=weight.columns, N=weight.rows, bits=weight.bits,
-            block_size=weight.block, accuracy_level=self._accuracy_level,
+            block_size=weight.block, accuracy_level=self.accuracy_level,
         )  # fmt: skip
 
     def quantized(self, codes: str, stem: str, weight: QuantizedRows) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tvm_sparse.decoders.config import DecoderConfig
 from tvm_sparse.decoders.quantized_rows import QuantizedRows
+from tvm_sparse.errors import ModelError
 
 Parameter: TypeAlias = NDArray[np.floating] | QuantizedRows
 """A parameter, outputs first: floats, or a matrix that is quantized already."""
@@ -30,6 +31,16 @@ def layer(index: int) -> str:
     return f"model.layers.{index}."
 
 
+ROUTER = "block_sparse_moe.gate"
+"""How Mixtral calls the layer that chooses experts."""
+
+
+def expert_names(expert: int) -> tuple[str, str, str]:
+    """Return the names of gate, up and down of an expert in a layer, as in Mixtral."""
+    gate, down, up = (f"block_sparse_moe.experts.{expert}.w{index}" for index in (1, 2, 3))
+    return gate, up, down
+
+
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter that is not a bias, by name, in the network's order."""
     hidden, wide = config.hidden, config.intermediate
@@ -42,15 +53,48 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
             "self_attn.v_proj": (config.kv_width, hidden),
             "self_attn.o_proj": (hidden, config.query_width),
             "post_attention_layernorm": (hidden,),
-            "mlp.gate_proj": (wide, hidden),
-            "mlp.up_proj": (wide, hidden),
-            "mlp.down_proj": (hidden, wide),
         }
+        if config.experts:
+            parts[ROUTER] = (config.experts, hidden)
+            for expert in range(config.experts):
+                names = expert_names(expert)
+                parts |= zip(names, ((wide, hidden), (wide, hidden), (hidden, wide)), strict=True)
+        else:
+            parts |= {
+                "mlp.gate_proj": (wide, hidden),
+                "mlp.up_proj": (wide, hidden),
+                "mlp.down_proj": (hidden, wide),
+            }
         shapes |= {f"{layer(index)}{part}.weight": shape for part, shape in parts.items()}
     shapes[LAST_NORM] = (hidden,)
     if not config.tied:
         shapes[HEAD] = (config.vocabulary, hidden)
     return shapes
+
+
+def checked(config: DecoderConfig, parameters: Parameters) -> Parameters:
+    """Return `parameters` with a check of the shape of each.
+
+    Raises
+    ------
+    ModelError
+        By what is returned, if a parameter is missing or has another shape.
+    """
+    shapes = parameter_shapes(config)
+    head = shapes[EMBEDDINGS]
+
+    def found(name: str) -> Parameter | None:
+        value = parameters(name)
+        if value is None and name in shapes:
+            raise ModelError(f"the model has no parameter {name!r}")
+        if value is not None:
+            weight = name.replace(".bias", ".weight")
+            wanted = head if name == HEAD else shapes[weight][: 1 if weight != name else None]
+            if tuple(value.shape) != wanted:
+                raise ModelError(f"parameter {name!r} is {tuple(value.shape)}, not {wanted}")
+        return value
+
+    return found
 
 
 def parameter_names(config: DecoderConfig) -> set[str]:

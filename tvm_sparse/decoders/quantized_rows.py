@@ -122,6 +122,18 @@ def stack_rows(parts: Sequence[QuantizedRows]) -> QuantizedRows:
     )
 
 
+def stacked_or_none(
+    weights: Sequence[NDArray[np.floating] | QuantizedRows],
+) -> NDArray[np.floating] | QuantizedRows | None:
+    """Return weights below each other, None if they are of different kinds."""
+    first = weights[0]
+    if isinstance(first, QuantizedRows):
+        alike = [w for w in weights if isinstance(w, QuantizedRows) and first.stacks_with(w)]
+        return stack_rows(alike) if len(alike) == len(weights) else None
+    arrays = [weight for weight in weights if isinstance(weight, np.ndarray)]
+    return np.concatenate(arrays) if len(arrays) == len(weights) else None
+
+
 def pack_nibbles(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return codes of 4 bits two to a byte along the last axis, the first one in the low half."""
     return codes[..., ::2] | (codes[..., 1::2] << np.uint8(4))

@@ -10,7 +10,15 @@ import onnx
 from numpy.typing import NDArray
 
 from tvm_sparse.decoders import DecoderConfig, QuantizedRows
-from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, LAST_NORM, Parameters, layer
+from tvm_sparse.decoders.parameters import (
+    EMBEDDINGS,
+    HEAD,
+    LAST_NORM,
+    ROUTER,
+    Parameters,
+    expert_names,
+    layer,
+)
 from tvm_sparse.onnx_runtime import onnxruntime
 
 
@@ -40,10 +48,25 @@ class ReferenceDecoder:
             name = layer(index)
             x = x + self._attend(index, self._norm(x, f"{name}input_layernorm.weight"))
             normal = self._norm(x, f"{name}post_attention_layernorm.weight")
-            gate = self._linear(normal, f"{name}mlp.gate_proj")
-            active = gate / (1 + np.exp(-gate)) * self._linear(normal, f"{name}mlp.up_proj")
-            x = x + self._linear(active, f"{name}mlp.down_proj")
+            x = x + self._feed_forward(name, normal)
         return self._dense(EMBEDDINGS if config.tied else HEAD) @ self._norm(x, LAST_NORM)
+
+    def _feed_forward(self, name: str, x: NDArray) -> NDArray:
+        config = self._config
+        if not config.experts:
+            parts = (f"{name}mlp.{part}_proj" for part in ("gate", "up", "down"))
+            return self._gated(x, *parts)
+        logits = self._linear(x, f"{name}{ROUTER}")
+        chosen = np.argsort(-logits)[: config.active_experts]
+        shares = np.exp(logits[chosen] - logits[chosen].max())
+        results = [
+            self._gated(x, *(f"{name}{part}" for part in expert_names(expert))) for expert in chosen
+        ]
+        return np.einsum("e,en->n", shares / shares.sum(), np.stack(results))
+
+    def _gated(self, x: NDArray, gate: str, up: str, down: str) -> NDArray:
+        gates = self._linear(x, gate)
+        return self._linear(gates / (1 + np.exp(-gates)) * self._linear(x, up), down)
 
     def _dense(self, name: str) -> NDArray:
         value = self._parameters(name)

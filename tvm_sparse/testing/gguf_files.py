@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.decoders import DecoderConfig, QuantizedRows, parameter_names
-from tvm_sparse.decoders.parameters import Parameters
+from tvm_sparse.decoders.parameters import ROUTER, Parameter, Parameters, expert_names, layer
 
 _NAMES = {
     "model.embed_tokens": "token_embd",
@@ -25,7 +25,10 @@ _NAMES = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    ROUTER: "ffn_gate_inp",
 }
+
+_STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 
 
 def write_gguf(
@@ -65,6 +68,9 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.norm_epsilon)
     writer.add_rope_dimension_count(config.head_size)
     writer.add_rope_freq_base(config.rope_theta)
+    if config.experts:
+        writer.add_expert_count(config.experts)
+        writer.add_expert_used_count(config.active_experts)
     writer.add_vocab_size(config.vocabulary)
     writer.add_tokenizer_model("none")
     for name, field in (fields or {}).items():
@@ -72,16 +78,25 @@ def write_gguf(
     type_ = gguf.GGMLQuantizationType[kind]
     for name in sorted(parameter_names(config)):
         value = parameters(name)
-        if value is None:
+        if value is None or ".experts." in name:
             continue
-        dense = value.dense() if isinstance(value, QuantizedRows) else value
+        dense = _dense(value)
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = config.heads if "q_proj" in name else config.kv_heads
             dense = _pairs_side_by_side(dense, heads)
-        if dense.ndim == 1:
+        if dense.ndim == 1 or ROUTER in name:
             writer.add_tensor(_gguf_name(name), np.ascontiguousarray(dense))
         else:
             writer.add_tensor(_gguf_name(name), gguf.quantize(dense, type_), raw_dtype=type_)
+    for index in range(config.layers if config.experts else 0):
+        for part, stack in enumerate(_STACKS):
+            names = (
+                f"{layer(index)}{expert_names(expert)[part]}.weight"
+                for expert in range(config.experts)
+            )
+            experts = np.stack([_dense(parameters(name)) for name in names])
+            data = gguf.quantize(experts, type_)
+            writer.add_tensor(f"blk.{index}.{stack}.weight", data, raw_dtype=type_)
     for name, tensor in more:
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()
@@ -89,6 +104,11 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _dense(value: Parameter | None) -> NDArray:
+    assert value is not None
+    return value.dense() if isinstance(value, QuantizedRows) else value
 
 
 def _pairs_side_by_side(rows: NDArray, heads: int) -> NDArray:

@@ -7,7 +7,7 @@ The head is quantized with the layers, as onnxruntime-genai and llama.cpp's ``--
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,14 @@ from tvm_sparse.decoders import (
     quantize_rows,
     write_decoder,
 )
+from tvm_sparse.decoders.parameters import ROUTER
 from tvm_sparse.errors import ModelError
 
 LLAMA_TINY = DecoderConfig(
     layers=2, hidden=64, intermediate=160, heads=4, kv_heads=2, head_size=16, vocabulary=256,
     context=256,
 )  # fmt: skip
+MIXTRAL_TINY = replace(LLAMA_TINY, experts=4)
 LLAMA_01B = DecoderConfig(
     layers=12, hidden=768, intermediate=2048, heads=12, kv_heads=4, head_size=64, vocabulary=32000
 )
@@ -98,16 +100,18 @@ class RandomDecoder:
             return 1 + np.float32(0.1) * weight
         if "embed_tokens" in name:
             return weight
-        if ".layers." in name:
+        is_router = ROUTER in name
+        if ".layers." in name and not is_router:
             weight = pruned_rows(weight, self.zeros)
         norm = np.sqrt(np.einsum("nk,nk->n", weight, weight))
         weight *= (_gain(name) / np.where(norm > 0, norm, 1))[:, None]
-        return quantize_rows(weight, self.block) if self.block else weight
+        return quantize_rows(weight, self.block) if self.block and not is_router else weight
 
 
 def _gain(name: str) -> np.float32:
-    """Return the factor of a layer: attention that is sharp keeps the tokens apart."""
-    return np.float32(2.0 if "q_proj" in name or "k_proj" in name else 1.0)
+    """Return the factor of a layer: sharp attention and routers keep the tokens apart."""
+    is_sharp = any(part in name for part in ("q_proj", "k_proj", ROUTER))
+    return np.float32(2.0 if is_sharp else 1.0)
 
 
 def pruned_rows(weight: NDArray[np.float32], zeros: float | tuple[int, int]) -> NDArray[np.float32]:

@@ -130,6 +130,7 @@ _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
 
 _DECODERS: dict[str, DecoderConfig] = {
     "llama-tiny": decoders.LLAMA_TINY,
+    "mixtral-tiny": decoders.MIXTRAL_TINY,
     "llama-0.1b": decoders.LLAMA_01B,
     "llama-0.5b": decoders.LLAMA_05B,
     "llama-1.1b": decoders.LLAMA_1B,

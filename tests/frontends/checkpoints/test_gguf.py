@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from tvm_sparse.decoders import QuantizedRows
+from tvm_sparse.decoders.parameters import ROUTER
 from tvm_sparse.errors import ModelError, ToolError
 from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint, open_checkpoint
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
 from tvm_sparse.testing.gguf_files import write_gguf
-from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
+from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 gguf = pytest.importorskip("gguf")
 
@@ -47,6 +48,17 @@ def test_numbers_are_those_of_the_file(tmp_path, kind):
         np.testing.assert_array_equal(dense.astype(np.float32), rounded(name), err_msg=name)
     weight = checkpoint.read("model.layers.0.mlp.up_proj.weight")
     assert isinstance(weight, QuantizedRows) == kind.startswith("Q")
+
+
+def test_experts_are_taken_from_their_stacks(tmp_path):
+    parameters = RandomDecoder(MIXTRAL_TINY)
+    path = write_gguf(tmp_path / "model.gguf", MIXTRAL_TINY, parameters)
+    rounded = Rounded(parameters, "Q4_0")
+    got = OnnxDecoder(as_onnx(path), MIXTRAL_TINY).step(IDS)
+    wanted = ReferenceDecoder(
+        MIXTRAL_TINY, lambda name: (parameters if ROUTER in name else rounded)(name)
+    ).step(IDS)
+    assert np.linalg.norm(got - wanted) < 0.1 * np.linalg.norm(wanted)
 
 
 @pytest.mark.parametrize(("kind", "architecture"), [("Q4_0", "llama"), ("F16", "qwen2")])
@@ -96,7 +108,7 @@ def test_a_file_is_read_once_and_again_when_it_changes(tmp_path):
     ("options", "said"),
     [
         ({"architecture": "gemma2"}, "'gemma2' cannot be read"),
-        ({"fields": {"expert_count": 8}}, "mixtures of experts"),
+        ({"fields": {"expert_count": 2}}, "'model.layers.0.mlp.down_proj.weight' and 5 more"),
         ({"more": [("blk.0.attn_q_norm.weight", np.ones(16, np.float32))]}, "attn_q_norm"),
         ({"fields": {"attention.value_length": 8}}, "another size"),
     ],

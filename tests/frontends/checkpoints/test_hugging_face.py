@@ -13,7 +13,7 @@ from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint, open_checkp
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
-from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
+from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 numpy_files = pytest.importorskip("safetensors.numpy")
 
@@ -93,6 +93,16 @@ def test_mistral_has_a_window(tmp_path):
     config = replace(LLAMA_TINY, window=3, head_size=32)
     folder = write(tmp_path / "m", tensors(RandomDecoder(config)), described)
     assert open_checkpoint(folder).config == config
+
+
+def test_mixtral_has_experts(tmp_path):
+    described = settings(architectures=["MixtralForCausalLM"], num_local_experts=4,
+                         num_experts_per_tok=2)  # fmt: skip
+    folder = write(tmp_path / "m", tensors(RandomDecoder(MIXTRAL_TINY)), described)
+    assert open_checkpoint(folder).config == MIXTRAL_TINY
+    got = OnnxDecoder(as_onnx(folder), MIXTRAL_TINY).step(IDS)
+    wanted = ReferenceDecoder(MIXTRAL_TINY, RandomDecoder(MIXTRAL_TINY)).step(IDS)
+    np.testing.assert_allclose(got, wanted, atol=2e-3)
 
 
 @pytest.mark.parametrize("entry", ["rope_scaling", "rope_parameters"])

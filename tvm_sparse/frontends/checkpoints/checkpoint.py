@@ -16,7 +16,7 @@ from tvm_sparse.decoders import (
     quantize_rows,
     write_decoder,
 )
-from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD
+from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, ROUTER
 from tvm_sparse.errors import ModelError, border
 
 _INDEX = "model.safetensors.index.json"
@@ -66,8 +66,8 @@ class Checkpoint:
         path : Path
             The file to write; the weights of large models go to ``<path>.data``.
         block : int
-            The columns that share a scale: matrices of floats, other than the embeddings, are
-            rounded to int4. 0 leaves them as they are.
+            The columns that share a scale: matrices of floats, other than embeddings and routers,
+            are rounded to int4. 0 leaves them as they are.
 
         Raises
         ------
@@ -81,7 +81,7 @@ class Checkpoint:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ModelError(
                 f"{self.path}: the weight {unknown[0]!r}{more} is no part of the networks that can "
-                "be read: Llama's, Mistral's and Qwen 2's"
+                "be read: Llama's, Mistral's, Mixtral's and Qwen 2's"
             )
         try:
             with border(ModelError, "its weights cannot be read"):
@@ -95,7 +95,8 @@ class Checkpoint:
             return value
         if name == HEAD and value is None and self.config.tied:
             value = self.read(EMBEDDINGS)
-        if isinstance(value, np.ndarray) and value.ndim == 2 and name != EMBEDDINGS:
+        is_rounded = name != EMBEDDINGS and ROUTER not in name
+        if isinstance(value, np.ndarray) and value.ndim == 2 and is_rounded:
             try:
                 return quantize_rows(value, block)
             except ModelError as error:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.decoders import DecoderConfig, Parameter, QuantizedRows
-from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD
+from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, ROUTER, expert_names
 from tvm_sparse.errors import ModelError, ToolError, border
 from tvm_sparse.frontends.checkpoints.checkpoint import Checkpoint
 
@@ -39,8 +39,12 @@ _NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": ROUTER,
 }
 """Hugging Face's words for GGUF's."""
+
+_STACKS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+"""The stacked weights of all experts, in the order of `expert_names`."""
 
 _FREQUENCIES = "rope_freqs.weight"
 """The tensor of divisors of the rotary frequencies, as Llama 3's scaling has them."""
@@ -74,8 +78,7 @@ def open_gguf(path: Path) -> Checkpoint:
     file = _GgufFile(path, fields, tensors, gguf.dequantize)
     with border(ModelError, f"{path}: its fields are not the sizes of a network"):
         config = file.config()
-    names = [file.hugging_face(name) for name in tensors if name != _FREQUENCIES]
-    return Checkpoint(path, config, file.parameter, names)
+    return Checkpoint(path, config, file.parameter, file.names)
 
 
 class _GgufFile:
@@ -98,15 +101,16 @@ class _GgufFile:
                 f"{path}: the architecture {self._architecture!r} cannot be read; those that can "
                 f"are {', '.join(_ARCHITECTURES)}"
             )
-        self._gguf_names = {self.hugging_face(name): name for name in tensors}
+        self._places = {
+            found: (name, expert)
+            for name, tensor in tensors.items()
+            for found, expert in _parameters_in(name, tensor)
+        }
 
-    def hugging_face(self, name: str) -> str:
-        """Return Hugging Face's name of a tensor; an unknown one keeps its own."""
-        found = re.fullmatch(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>\w+)\.(?P<kind>\w+)", name)
-        if found is None or found["stem"] not in _NAMES:
-            return name
-        within = f"model.layers.{found['layer']}." if found["layer"] is not None else ""
-        return f"{within}{_NAMES[found['stem']]}.{found['kind']}"
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters, by Hugging Face's words."""
+        return [name for name in self._places if name != _FREQUENCIES]
 
     def config(self) -> DecoderConfig:
         """Return the sizes.
@@ -116,8 +120,6 @@ class _GgufFile:
         ModelError
             If the file has none, or is of a network that is not Llama's.
         """
-        if self._field("expert_count", 0):
-            raise ModelError(f"{self._path}: mixtures of experts in GGUF files cannot be read")
         scaling = str(self._field("rope.scaling.type", "none"))
         if scaling not in ("none", "linear"):
             raise ModelError(f"{self._path}: rotary scaling {scaling!r} cannot be read")
@@ -148,6 +150,8 @@ class _GgufFile:
             tied="output.weight" not in self._tensors,
             window=int(self._field("attention.sliding_window", 0)),
             frequencies=self._frequencies(theta, head_size, scaling),
+            experts=int(self._field("expert_count", 0)),
+            active_experts=int(self._field("expert_used_count", 2)),
         )
 
     def _field(self, name: str, default: Any) -> Any:
@@ -181,14 +185,17 @@ class _GgufFile:
 
     def parameter(self, name: str) -> Parameter | None:
         """Return the parameter that Hugging Face calls `name`."""
-        own = self._gguf_names.get(name)
-        if own is None and name == HEAD:
-            own = self._gguf_names[EMBEDDINGS]
-        if own is None:
+        place = self._places.get(name)
+        if place is None and name == HEAD:
+            place = self._places[EMBEDDINGS]
+        if place is None:
             return None
+        own, expert = place
         tensor = self._tensors[own]
         with border(ModelError, f"the tensor {own!r} cannot be read"):
-            value = self._value(own, tensor, is_matrix=name != EMBEDDINGS)
+            data = np.asarray(tensor.data)
+            data = data if expert is None else data[expert]
+            value = self._value(own, tensor.tensor_type, data, is_matrix=name != EMBEDDINGS)
         if _ARCHITECTURES[self._architecture] and own.split(".")[-2] in ("attn_q", "attn_k"):
             heads = self._size("attention.head_count")
             if own.split(".")[-2] == "attn_k":
@@ -197,8 +204,8 @@ class _GgufFile:
             return value.take(order) if isinstance(value, QuantizedRows) else value[order]
         return value
 
-    def _value(self, name: str, tensor: Any, is_matrix: bool) -> Parameter:
-        kind, data = tensor.tensor_type.name, np.asarray(tensor.data)
+    def _value(self, name: str, type_: Any, data: NDArray, is_matrix: bool) -> Parameter:
+        kind = type_.name
         if kind in ("F32", "F16"):
             return data
         if kind in ("Q4_0", "Q8_0") and is_matrix and data.ndim == 2:
@@ -210,7 +217,25 @@ class _GgufFile:
                 "make fast files",
                 self._path, name, kind,
             )  # fmt: skip
-        return np.asarray(self._dequantize(data, tensor.tensor_type), np.float32)
+        return np.asarray(self._dequantize(data, type_), np.float32)
+
+
+def _parameters_in(name: str, tensor: Any) -> list[tuple[str, int | None]]:
+    """Return Hugging Face's names of what a tensor holds, and the expert that each belongs to.
+
+    An unknown tensor keeps its own name.
+    """
+    found = re.fullmatch(r"(?:blk\.(?P<layer>\d+)\.)?(?P<stem>\w+)\.(?P<kind>\w+)", name)
+    if found is None or found["stem"] not in (*_NAMES, *_STACKS):
+        return [(name, None)]
+    within = f"model.layers.{found['layer']}." if found["layer"] is not None else ""
+    if found["stem"] in _NAMES:
+        return [(f"{within}{_NAMES[found['stem']]}.{found['kind']}", None)]
+    part = _STACKS.index(found["stem"])
+    return [
+        (f"{within}{expert_names(expert)[part]}.{found['kind']}", expert)
+        for expert in range(tensor.data.shape[0])
+    ]
 
 
 def _blocks(kind: str, data: NDArray[np.uint8]) -> QuantizedRows:

@@ -21,7 +21,9 @@ from tvm_sparse.frontends.checkpoints.compressed_tensors import (
     parameter_of,
 )
 
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM")
+ARCHITECTURES = (
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM",
+)  # fmt: skip
 """The classes of transformers whose weights can be read."""
 
 _TABLES = "rotary_emb.inv_freq"
@@ -94,6 +96,8 @@ def _config(settings: Mapping[str, Any], folder: Path) -> DecoderConfig:
         tied=bool(settings.get("tie_word_embeddings", False)),
         window=_window(settings, folder),
         frequencies=_frequencies(rotation, theta, head_size, folder),
+        experts=int(settings.get("num_local_experts") or 0),
+        active_experts=int(settings.get("num_experts_per_tok") or 2),
     )
 
 
