@@ -2,6 +2,7 @@
 
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
+from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
@@ -30,6 +31,7 @@ from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
+from tvm_sparse.passes.sparsify.pack_block_weights import PackBlockWeights
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
@@ -43,6 +45,7 @@ __all__ = [
     "ClampIndices",
     "ComputeConstants",
     "CutWideRows",
+    "ExpandBlocks",
     "FlattenRecurrentRows",
     "FormRegions",
     "FuseEpilogue",
@@ -53,6 +56,7 @@ __all__ = [
     "MeasureSparsity",
     "MoveImagesToPanels",
     "MoveToPanels",
+    "PackBlockWeights",
     "PackDenseWeights",
     "PackRecurrentWeights",
     "ReadPanelsInPlace",

@@ -20,9 +20,16 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.precision import PrecisionOption, chosen, in_float32, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
-from tvm_sparse.layer_report import FILE_LAYERS, LayerReport, layer_reports
+from tvm_sparse.layer_report import (
+    EXPANDED,
+    FILE_LAYERS,
+    LayerReport,
+    layer_reports,
+    with_expanded,
+)
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
+from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
@@ -62,6 +69,7 @@ from tvm_sparse.passes.sparsify.keeps_default import kept_by_tvm
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
+from tvm_sparse.passes.sparsify.pack_block_weights import PackBlockWeights
 from tvm_sparse.passes.sparsify.pack_dense_weights import PackDenseWeights
 from tvm_sparse.passes.sparsify.pack_expert_weights import PackExpertWeights
 from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
@@ -121,6 +129,7 @@ def sparsify(
         MeasureSparsity(),
         SparsifyWeights(cpu, kernel_for, keep_float32),
         PackDenseWeights(cpu, kernel_for, keep_float32),
+        PackBlockWeights(cpu, kernel_for),
         PackRecurrentWeights(cpu),
         PackExpertWeights(cpu),
         MoveToPanels(cpu),
@@ -158,7 +167,7 @@ def lower(cpu: CpuProfile) -> Passes:
 def canonical(mod: tvm.IRModule, cpu: CpuProfile) -> tvm.IRModule:
     """Return a model as it was imported, with whole operators."""
     with cpu.to_target(), planned_for(sizes_of(mod)):
-        return tvm.transform.Sequential(canonicalize())(mod)
+        return tvm.transform.Sequential([ExpandBlocks(cpu), *canonicalize()])(mod)
 
 
 @dataclass(frozen=True)
@@ -294,7 +303,8 @@ def layers_of(mod: tvm.IRModule, regions: Mapping[str, int]) -> tuple[LayerRepor
         The number of the region of each operator that is in one, by the name of its result.
     """
     file_layers = mod.attrs.get(FILE_LAYERS, ())
-    return layer_reports(mod.attrs[WEIGHTS], mod.attrs[LAYERS], file_layers, regions)
+    layers = layer_reports(mod.attrs[WEIGHTS], mod.attrs[LAYERS], file_layers, regions)
+    return with_expanded(layers, mod.attrs.get(EXPANDED, {}))
 
 
 def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: str) -> CompileReport:

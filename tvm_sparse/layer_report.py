@@ -11,6 +11,8 @@ from typing import Any
 
 FILE_LAYERS = "tvm_sparse.file_layers"
 """The module attribute in which a frontend lists the layers of its file, by their names there."""
+EXPANDED = "tvm_sparse.expanded"
+"""The module attribute that tells, by the layers' names, why weights of few bits became floats."""
 PRUNED = 0.5
 """The share of zeros from which on a weight counts as pruned."""
 SMALLEST = 1000
@@ -45,9 +47,9 @@ class LayerReport:
     is_refused : bool
         Whether the zeros of the layer cannot be used, since no sparse kernel computes it.
     precision : str
-        What it is computed in: ``"float32"``, ``"float16"``; ``"int8"`` for exact products of
-        integers, whose results are floats; or ``"bfloat16"`` for products on a matrix unit, whose
-        sums are of float32 and whose results of float16.
+        What it is computed in: ``"float32"``, ``"float16"``; ``"int8"`` or ``"int16"`` for
+        products of integers, whose results are floats; or ``"bfloat16"`` for products on a matrix
+        unit, whose sums are of float32 and whose results of float16.
     """
 
     name: str
@@ -223,6 +225,24 @@ class LayersOf(Collection[str]):
 
     def __len__(self) -> int:
         return len(self._nodes)
+
+
+def with_expanded(layers: Iterable[LayerReport], why: Mapping[str, str]) -> tuple[LayerReport, ...]:
+    """Return layers with the reasons for which weights of few bits became floats.
+
+    Parameters
+    ----------
+    layers : iterable of LayerReport
+        The layers.
+    why : mapping of str to str
+        The module attribute `EXPANDED`.
+    """
+    return tuple(
+        dataclasses.replace(layer, reason=f"{layer.reason}; few bits became floats: {found}")
+        if (found := why.get(layer.binding))
+        else layer
+        for layer in layers
+    )
 
 
 def explained(layers: Iterable[LayerReport], why: Mapping[str, str]) -> tuple[LayerReport, ...]:

@@ -67,10 +67,14 @@ def _cost(value: relax.Expr, base: relax.Expr, lookup: Lookup) -> float:
     return cost
 
 
+_PRODUCTS = ("relax.matmul", operators.QUANTIZED_MATMUL.name, operators.BLOCK_MATMUL.name)
+"""Products of rows and a weight."""
+
+
 def _row_operand(call: relax.Call) -> int | None:
     """Return the number of the argument whose rows `call` turns into the rows of its result."""
     shape = extents_of(call) or ()
-    if is_call_to(call, operators.QUANTIZED_MATMUL.name):
+    if is_call_to(call, *_PRODUCTS[1:]):
         return 0
     if is_call_to(call, "relax.matmul"):
         return 0 if constant_rank(call.args[1]) == 2 else None
@@ -91,8 +95,9 @@ def _sink(call: relax.Call, operand: int, lookup: Lookup, emit: Emit) -> relax.E
     if view is None or not view.axes:
         return None
     channels = view.shape[-1]
-    leading = _leading_axes(extents_of(view.base) or (), channels)
-    if leading == () and is_call_to(call, "relax.matmul", operators.QUANTIZED_MATMUL.name):
+    base_shape = extents_of(view.base) or ()
+    leading = _leading_axes(base_shape, channels)
+    if leading == () and (len(base_shape) > 1 or is_call_to(call, *_PRODUCTS)):
         leading = (1,)  # the kernels know products of rows, not those of vectors
     if leading is None or view.axes[-1] != _run(channels):
         return None

@@ -17,6 +17,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import (
     FROM_PANELS,
     OPERATORS,
+    ROW_KERNELS,
     ROW_LINEAR,
     SPARSE_ROW_LINEAR,
     TO_PANELS,
@@ -87,7 +88,7 @@ def _call_batched(
     return relax.call_tir(gvar, [*args, *sizes], tensor_type(*shape, dtype=dtype_of(call)))
 
 
-_OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name)
+_OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name, *ROW_KERNELS)
 
 
 def _is_view(call: relax.Call) -> bool:

@@ -68,6 +68,9 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
         if weight is not None:
             array, kernel = weight.value.numpy(), call.op.name.removeprefix(PREFIX)
             yield _entry(binding, call, array.shape, density_of(array), _UNPACKED, kernel)
+        if is_call_to(call, operators.BLOCK_MATMUL.name):
+            codes = operators.block_codes_of(call)
+            yield _entry(binding, call, codes.shape, codes.density, _FEW_BITS)
         if not is_call_to(call, *_WEIGHTED):
             continue
         tensors = list(call.args[0]) if isinstance(call.args[0], relax.Tuple) else call.args
@@ -89,6 +92,7 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
 
 
 _UNPACKED = "no pass packed its weight sparse"
+_FEW_BITS = "no pass packed its weight of few bits"
 _PARAMETER = (
     "its weight is a parameter of the function, so that its zeros are not known when it is "
     "compiled; make it a constant, such as by relax.transform.BindParams"

@@ -17,9 +17,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from tvm_sparse.formats.blocks import unpacked
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _EITHER = (0, 1)
+_FEW_BITS = "MatMulNBits"
 _RECURRENT = (1, 2)
 _WEIGHTS: dict[str, tuple[int, ...]] = {
     "Attention": (1,),  # of com.microsoft; the standard's has no constant operand
@@ -41,7 +43,7 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     "MatMul": _EITHER,
     "MatMulInteger": _EITHER,
     "MatMulIntegerToFloat": _EITHER,
-    "MatMulNBits": (1,),
+    _FEW_BITS: (1,),
     "MoE": (2, 4, 6),
     "QAttention": (1,),
     "QLinearConv": (3,),
@@ -100,19 +102,26 @@ def file_layers(model: onnx.ModelProto, folder: Path) -> list[FileLayer]:
     """
     counted: dict[tuple[int, bytes], int] = {}
     found = []
-    weighted = list(_weighted(model.graph, {}))  # keeps the tensors, whose ids are keys
+    weighted = list(_weighted(model.graph, {}, folder))  # keeps the tensors, whose ids are keys
     for node, tensor, zero_point in weighted:
         key = id(tensor), b"" if zero_point is None else zero_point.tobytes()
+        is_few_bits, shape = node.op_type == _FEW_BITS, tuple(tensor.dims)
         if key not in counted:
-            counted[key] = _nonzeros(tensor, zero_point, folder)
-        found.append(FileLayer(node.name, node.op_type, tuple(tensor.dims), counted[key]))
+            count = _nonzero_codes if is_few_bits else _nonzeros
+            counted[key] = count(tensor, zero_point, folder, node)
+        if is_few_bits:
+            shape = tuple(_attribute(node, name) for name in "NK")
+        found.append(FileLayer(node.name, node.op_type, shape, counted[key]))
     return found
 
 
 def _weighted(
-    graph: onnx.GraphProto, outside: Mapping[str, _Constant]
+    graph: onnx.GraphProto, outside: Mapping[str, _Constant], folder: Path
 ) -> Iterator[tuple[onnx.NodeProto, Any, np.ndarray | None]]:
-    """Yield each node with one of its weights, and the zero point of that weight."""
+    """Yield each node with one of its weights, and the zero point of that weight.
+
+    Those of weights of few bits are packed, one for each block.
+    """
     constants: dict[str, _Constant] = dict(outside)
     for value in graph.input:
         constants.pop(value.name, None)
@@ -129,7 +138,7 @@ def _weighted(
             continue
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _weighted(inner, constants)
+                yield from _weighted(inner, constants, folder)
         reads = [name for name in node.input if name]
         if reads and all(name in constants for name in reads):
             largest = max((constants[name] for name in reads), key=lambda c: math.prod(c[0].dims))
@@ -146,6 +155,8 @@ def _weighted(
             tensor, zero_point = constants[name]
             if node.op_type == "Gather" and not _is_float(tensor) and zero_point is None:
                 continue  # a table of numbers, such as the shape of something
+            if node.op_type == _FEW_BITS and len(node.input) > 3 and node.input[3] in constants:
+                zero_point = tensor_array(constants[node.input[3]][0], folder)
             if node.op_type in _DEQUANTIZE:
                 zero_point = _zero_point(node, _DEQUANTIZE[node.op_type], constants)
             yield node, tensor, zero_point
@@ -190,8 +201,32 @@ def _zero_point(
     return values if values.size == 1 else None
 
 
-def _nonzeros(tensor: Any, zero_point: np.ndarray | None, folder: Path) -> int:
+def _nonzeros(
+    tensor: Any, zero_point: np.ndarray | None, folder: Path, _node: onnx.NodeProto
+) -> int:
     if isinstance(tensor, onnx.SparseTensorProto):
         return int(np.count_nonzero(tensor_array(tensor.values, folder)))
     values = tensor_array(tensor, folder)
     return int(np.count_nonzero(values if zero_point is None else values != zero_point))
+
+
+def _nonzero_codes(
+    tensor: onnx.TensorProto, zeros: np.ndarray | None, folder: Path, node: onnx.NodeProto
+) -> int:
+    """Return how many codes of a weight of few bits stand for no zero."""
+    channels, taps, bits, block = (
+        _attribute(node, name) for name in ("N", "K", "bits", "block_size")
+    )
+    packed = tensor_array(tensor, folder).reshape(channels, -1).view("uint8")
+    codes = unpacked(packed, bits)[:, :taps]
+    if zeros is None:
+        return int(np.count_nonzero(codes != 1 << (bits - 1)))
+    if zeros.dtype == np.uint8:
+        zeros = unpacked(zeros.reshape(channels, -1), bits)
+    points = zeros.reshape(channels, -1)[:, : -(-taps // block)]
+    return int(np.count_nonzero(codes != np.repeat(points, block, axis=1)[:, :taps]))
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    """Return an attribute of a node of few bits; without `bits`, it has 4."""
+    return next((int(a.i) for a in node.attribute if a.name == name), 4)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
 
-SizesT = TypeVar("SizesT", bound=Linear | Conv2d)
+SizesT = TypeVar("SizesT", bound=Linear | Conv2d | BlockLinear)
 TilingT = TypeVar("TilingT")
 
 
@@ -28,7 +29,7 @@ class Family(ABC, Generic[SizesT, TilingT]):
     is_sparse : bool
         Whether the kernels skip the zeros of the weight.
     sizes : type
-        `Linear` or `Conv2d`: the class of the sizes of the layers that it computes.
+        `Linear`, `Conv2d` or `BlockLinear`: the class of the sizes of the layers that it computes.
     tiling : type
         The dataclass of its tilings.
     """

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 
-SizesT_co = TypeVar("SizesT_co", bound=Linear | Conv2d, covariant=True)
+SizesT_co = TypeVar("SizesT_co", bound=Linear | Conv2d | BlockLinear, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Layer(Generic[SizesT_co]):
 
     Attributes
     ----------
-    problem : Linear or Conv2d
+    problem : Linear, Conv2d or BlockLinear
         The sizes of the layer.
     density : float
         Non-zero fraction of its weight.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from tvm_sparse.formats.blocks import BITS, BlockCodes, unpacked
 from tvm_sparse.frontends.canonical.block_constants import dequantized as dequantized_array
 from tvm_sparse.frontends.converters.node import Node
 from tvm_sparse.frontends.converters.quantized import (
@@ -19,6 +20,7 @@ from tvm_sparse.frontends.converters.quantized import (
     operand,
     quantized,
 )
+from tvm_sparse.passes.ir import operators
 
 
 def binary(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable[[Node], Any]:
@@ -130,13 +132,14 @@ def dynamic_quantize_matmul(node: Node) -> Any:
 def matmul_of_bits(node: Node) -> Any:
     """Convert MatMulNBits: a weight of 2, 4 or 8 bits with a scale for each block of inputs.
 
-    The weight becomes the floats that it stands for, which is more exact than what ONNX Runtime
-    does with the attribute ``accuracy_level`` 4, where it rounds its input to 8 bits.
+    A weight of 4 or 8 bits with integer zeros stays as it is for a float32 input, which kernels of
+    few bits round: to 8 bits if the attribute ``accuracy_level`` is 4, as ONNX Runtime does, and
+    else to 16. Any other weight becomes the floats that it stands for.
     """
     channels, taps, bits, block = (
         int(node.attributes[name]) for name in ("N", "K", "bits", "block_size")
     )
-    node.attributes.get("accuracy_level", 0)
+    activations = "int8" if int(node.attributes.get("accuracy_level", 0)) == 4 else "int16"
     node.attributes.get("weight_prepacked", 0)
     if node.inputs[4] is not None:
         raise NotImplementedError("its input 'g_idx' is not supported")
@@ -146,11 +149,18 @@ def matmul_of_bits(node: Node) -> Any:
     scales = node.required(2, "scales").reshape(channels, blocks)
     zeros = node.constant(3, "zero_points")
     if zeros is None:
-        points = np.full((channels, blocks), 1 << (bits - 1), "float32")
+        points = np.full((channels, blocks), 1 << (bits - 1), "uint8")
     elif zeros.dtype == np.uint8:
-        points = unpacked(zeros.reshape(channels, -1), bits)[:, :blocks].astype("float32")
+        points = unpacked(zeros.reshape(channels, -1), bits)[:, :blocks]
     else:
-        points = zeros.reshape(channels, blocks).astype("float32")
+        points = zeros.reshape(channels, blocks)
+    are_integers = points.dtype == np.uint8 and scales.dtype == np.float32
+    if bits in BITS and are_integers and _is_float32(node.inputs[0]):
+        codes = np.ascontiguousarray(values[:, :taps])
+        weight = BlockCodes(codes, scales, np.ascontiguousarray(points), bits, block)
+        product = operators.block_matmul(node.inputs[0], weight, activations)
+        return _with_bias(node, product, node.inputs[5])
+    points = points.astype("float32")
     wide = (values.reshape(channels, blocks, block) - points[..., None]) * scales[..., None]
     weight = wide.reshape(channels, -1)[:, :taps].T.astype(scales.dtype)
     product = relax.op.matmul(
@@ -181,12 +191,6 @@ def gather_block_quantized(node: Node) -> Any:
     return node.convert("Gather", [constant, node.inputs[1]], _axis(node, gather_axis))
 
 
-def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Return the numbers of `bits` bits in rows of bytes, the lowest bits first, as uint8."""
-    shifts = np.arange(0, 8, bits, dtype="uint8")
-    return ((packed[..., None] >> shifts) & ((1 << bits) - 1)).reshape(len(packed), -1)
-
-
 def _axis(node: Node, axis: int) -> Any:
     attributes = type(node.attributes)(node.attributes)
     attributes["axis"] = axis
@@ -195,6 +199,13 @@ def _axis(node: Node, axis: int) -> Any:
 
 def _with_bias(node: Node, product: relax.Expr, bias: Any) -> relax.Expr:
     return product if bias is None else relax.op.add(node.emit(product), bias)
+
+
+def _is_float32(value: relax.Expr) -> bool:
+    """Return whether a value is a tensor of float32 with known axes."""
+    tensor = value.ty
+    has_axes = isinstance(getattr(tensor, "shape", None), relax.ShapeExpr)
+    return has_axes and tensor.dtype == "float32"
 
 
 def _refuse_channels_last(node: Node) -> None:

@@ -1,0 +1,267 @@
+"""Linear layers on a few rows whose dense weight has four or eight bits.
+
+The rows are rounded to integers first. The output channels of a group lie in the lanes of vectors,
+so that nothing is summed up across a vector, and all rows meet a weight while it is in L1::
+
+    for block of input channels: for rows that fit in registers:
+        products = 0                                                 # integers, in registers
+        for word: products[row, :] += codes[group, block, word, :] * integers[row, block, word]
+        y[row, group] += w_scale[group, block] * scale[row, block]
+                         * (products[row, :] - zero[group, block] * sum[row, block])
+
+The sum of the integers of a block stands for the zeros of all channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import tvm
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.cpu.row_dots import SHORT_COLUMNS
+from tvm_sparse.formats.groups import COLUMNS, GROUP
+from tvm_sparse.schedules.emit import row_dots
+from tvm_sparse.schedules.emit.buffers import Registers, across, argument, prefetch, vector
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
+from tvm_sparse.schedules.emit.row_totals import RowTotals
+from tvm_sparse.schedules.emit.tiles import each_tile
+from tvm_sparse.schedules.operators.packed_rows import (
+    Declared,
+    PackedProduct,
+    Store,
+    packed_rows,
+)
+from tvm_sparse.sizes.block_linear import PLANES
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr
+
+    from tvm_sparse.cpu.row_dots import RowDots
+    from tvm_sparse.sizes.block_linear import BlockLinear
+    from tvm_sparse.tilings.block_row_linear import BlockRowTiling
+
+AHEAD_BYTES = 1024
+"""How far ahead of the products a weight is asked for; from 1 to 4 KB are equally good."""
+
+_WORD_BYTES = 4 * GROUP
+
+Products: TypeAlias = "Callable[[int, int, int], Expr]"
+"""Returns the products of a row, a plane of its bytes, and a vector of channels."""
+
+
+def block_row_linear(
+    problem: BlockLinear,
+    tiling: BlockRowTiling,
+    epilogue: Epilogue,
+    dots: RowDots,
+    scale_dtype: str = "float32",
+    *,
+    has_zeros: bool = False,
+) -> tvm.tirx.PrimFunc:
+    """Build the kernel of a layer.
+
+    Parameters
+    ----------
+    problem : BlockLinear
+        The sizes.
+    tiling : BlockRowTiling
+        How rows and groups are cut.
+    epilogue : Epilogue
+        The operators that follow the product.
+    dots : RowDots
+        The instruction that multiplies.
+    scale_dtype : str
+        The type of the weight's scales.
+    has_zeros : bool
+        Whether the weight has zeros of its own.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [rows, K], codes, scales, [zeros], [bias [N]], [residual [rows, N]], y [rows, N])``,
+        the weight's arrays as in `GroupedBlocks`.
+    """
+    product = _Blocks(problem, tiling, dots, scale_dtype, has_zeros)
+    return packed_rows("block_row_linear", problem, product, tiling.jobs, epilogue)
+
+
+class _Blocks(PackedProduct):
+    def __init__(
+        self,
+        problem: BlockLinear,
+        tiling: BlockRowTiling,
+        dots: RowDots,
+        scale_dtype: str,
+        has_zeros: bool,
+    ) -> None:
+        self.problem, self.tiling, self.dots = problem, tiling, dots
+        self.scale_dtype, self.has_zeros = scale_dtype, has_zeros
+        self.planes = PLANES[problem.activations]
+        self.vectors, self.lanes = _WORD_BYTES // dots.vector_bytes, dots.lanes
+        self.parts = row_dots.code_sums(problem.bits, dots)
+        self.octet_words = problem.bits // 4
+        self.run = max(
+            c for c in range(COLUMNS, SHORT_COLUMNS + 1, COLUMNS) if problem.block % c == 0
+        )
+        self.runs = problem.block // self.run
+
+    def declare(self) -> Declared:
+        """Declare codes, scales and zeros."""
+        problem = self.problem
+        groups, words = -(-problem.n // GROUP), problem.blocks * problem.block // COLUMNS
+        shapes = [(groups, words * self.octet_words, _WORD_BYTES)]
+        shapes += [(groups, problem.blocks, GROUP)] * (1 + self.has_zeros)
+        kinds = ("uint8", self.scale_dtype, "uint8")
+        arrays = [
+            argument(name, *shape, dtype=kind)
+            for name, shape, kind in zip(("codes", "scales", "zeros"), shapes, kinds, strict=False)
+        ]
+        self.codes, self.scales, *zeros = arrays
+        self.zeros = zeros[0] if zeros else None
+        return list(zip(arrays, shapes, strict=True))
+
+    def prepare(self, x: Expr) -> None:
+        """Round all rows, and allocate the sums."""
+        rows, tile = self.problem.rows, self.tiling.rows
+        self.rounded = RoundedRows(self.problem)
+        self.rounded.round(x)
+        count = min(rows, tile) * self.planes * self.vectors
+        self.sums = row_dots.new_sums(count * self.parts, self.dots)
+        self.wide = Registers(count if self._needs_wide else 1, self.lanes, "int32")
+        self.totals = RowTotals(rows, tile, self.vectors, self.lanes)
+
+    @property
+    def _needs_wide(self) -> bool:
+        """Whether the sums of several runs of columns do not fit in the sums of one."""
+        return self.dots.sum_bits == 16 and self.runs > 1
+
+    def compute(self, group: Expr, store: Store) -> None:
+        """Compute the product with a group, block by block."""
+        problem, vectors, lanes = self.problem, range(self.vectors), self.lanes
+        self.totals.clear()
+        with T.serial(T.int64(0), T.int64(problem.blocks)) as block:
+            words = problem.block // COLUMNS * self.octet_words
+            start = T.bind(block * words)
+            for word in range(words):
+                ahead = start + (word + AHEAD_BYTES // _WORD_BYTES)
+                prefetch(self.codes[group, ahead, T.int64(0)])
+
+            def visit(first: Expr, count: int) -> None:
+                rows = [T.bind(first + r) for r in range(count)]
+                products = self._products(group, start, block, rows)
+                scales, zeros = self._of_block(group, block)
+                for r, row in enumerate(rows):
+                    scale = T.bind(self.rounded.scale(block, row, lanes))
+                    zero = self._zeros(zeros, block, row)
+                    for v in vectors:
+                        value = self._joined([products(r, p, v) for p in range(self.planes)])
+                        value = (value - zero[v]) * (scales[v] * scale)
+                        self.totals.add(first, r, v, value)
+
+            each_tile(problem.rows, self.tiling.rows, visit)
+
+        def finish(first: Expr, count: int) -> None:
+            for r in range(count):
+                values = [T.bind(self.totals.get(first, r, v)) for v in vectors]
+                store(T.bind(first + r), values)
+
+        each_tile(problem.rows, self.tiling.rows, finish)
+
+    def _of_block(self, group: Expr, block: Expr) -> tuple[list[Expr], list[Expr] | None]:
+        """Return the scales and the zeros of a block, as floats."""
+        at = [vector(T.int64(v * self.lanes), self.lanes) for v in range(self.vectors)]
+        scales = [self._as_float(self.scales[group, block, place]) for place in at]
+        if self.zeros is None:
+            return scales, None
+        shift = T.float32(row_dots.zero_shift(self.problem.bits, self.dots))
+        zeros = [self._as_float(self.zeros[group, block, place]) for place in at]
+        return scales, [zero - across(shift, self.lanes) for zero in zeros]
+
+    def _zeros(self, zeros: list[Expr] | None, block: Expr, row: Expr) -> list[Expr]:
+        """Return what the products of a row are larger for the zeros of a block."""
+        total = self.rounded.sum(block, row, 1)
+        if zeros is None:
+            bits = self.problem.bits
+            middle = (1 << (bits - 1)) - row_dots.zero_shift(bits, self.dots)
+            shared = T.bind(across(total * T.float32(middle), self.lanes))
+            return [shared] * self.vectors
+        return [zero * across(total, self.lanes) for zero in zeros]
+
+    def _products(self, group: Expr, start: Expr, block: Expr, rows: list[Expr]) -> Products:
+        """Emit the products of a block; return them by the numbers of row, plane and vector."""
+        numbers = range(len(rows) * self.planes * self.vectors)
+        clear = row_dots.no_products(self.dots)
+
+        def total(i: int) -> Expr:
+            return row_dots.whole(
+                [self.sums[i * self.parts + p] for p in range(self.parts)], self.dots
+            )
+
+        def reset() -> None:
+            for i in range(len(numbers) * self.parts):
+                self.sums[i] = clear
+
+        def each_run(visit: Callable[[Expr], None]) -> None:
+            if self.runs == 1:
+                visit(T.int64(0))
+                return
+            with T.serial(T.int64(0), T.int64(self.runs)) as run:
+                visit(run)
+
+        def multiply(run: Expr) -> None:
+            if self._needs_wide:
+                reset()
+            for i in range(self.run // COLUMNS):
+                octet = run * (self.run // COLUMNS) + i
+                self._multiply_octet(group, start, block, octet, rows)
+            if self._needs_wide:
+                for i in numbers:
+                    self.wide[i] = self.wide[i] + total(i)
+
+        if self._needs_wide:
+            for i in numbers:
+                self.wide[i] = across(T.int32(0), self.lanes)
+        else:
+            reset()
+        each_run(multiply)
+
+        def product(row: int, plane: int, v: int) -> Expr:
+            i = (row * self.planes + plane) * self.vectors + v
+            return self.wide[i] if self._needs_wide else total(i)
+
+        return product
+
+    def _multiply_octet(
+        self, group: Expr, start: Expr, block: Expr, octet: Expr, rows: list[Expr]
+    ) -> None:
+        """Add the products of eight columns of a block to the sums."""
+        size, vectors = self.dots.vector_bytes, range(self.vectors)
+        place = block * (self.problem.block // COLUMNS) + octet
+        for w in range(self.octet_words):
+            word = start + octet * self.octet_words + w
+            codes = []
+            for v in vectors:
+                held = T.bind(self.codes[group, word, vector(T.int64(v * size), size)])
+                codes.append(row_dots.codes_of(held, self.problem.bits, self.dots))
+            halves = sorted({half for _, half, _ in codes[0]})
+            for r, row in enumerate(rows):
+                for plane in range(self.planes):
+                    for half in halves:
+                        x = T.bind(self.rounded.word(place, row, plane, half + w, self.lanes))
+                        for v in vectors:
+                            i = ((r * self.planes + plane) * self.vectors + v) * self.parts
+                            for code, of_half, part in codes[v]:
+                                if of_half == half:
+                                    s = i + part
+                                    self.sums[s] = row_dots.added(self.sums[s], code, x, self.dots)
+
+    def _joined(self, planes: list[Expr]) -> Expr:
+        """Return the products of integers of one byte, or of two, as floats."""
+        low, *high = (self._as_float(plane) for plane in planes)
+        return low + high[0] * across(T.float32(256), self.lanes) if high else low
+
+    def _as_float(self, value: Expr) -> Expr:
+        return T.bind(T.Cast(f"float32x{self.lanes}", value))

@@ -1,0 +1,106 @@
+"""Weights of four or eight bits with a scale for each block of inputs, as ONNX files hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+_T = TypeVar("_T", bound=np.generic)
+
+BITS = (4, 8)
+"""Bits of a code."""
+
+
+@dataclass(frozen=True)
+class BlockCodes:
+    """A weight ``(code - zero) * scale``.
+
+    Attributes
+    ----------
+    codes : numpy.ndarray
+        uint8, ``(N, K)``, below ``2 ** bits``.
+    scales : numpy.ndarray
+        float32, ``(N, blocks)``.
+    zeros : numpy.ndarray
+        uint8, ``(N, blocks)``: the code that stands for zero.
+    bits : int
+        Bits of a code, one of `BITS`.
+    block : int
+        Neighbouring input channels that share a scale; those of the last block may be fewer.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    zeros: NDArray[np.uint8]
+    bits: int
+    block: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Output and input channels."""
+        n, k = self.codes.shape
+        return n, k
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of an output channel."""
+        return self.scales.shape[1]
+
+    @property
+    def middle(self) -> int:
+        """The code that stands for zero in a symmetric weight."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether `middle` stands for zero in all blocks."""
+        return bool((self.zeros == self.middle).all())
+
+    @property
+    def differences(self) -> NDArray[np.int16]:
+        """The codes less their zeros, ``(N, K)``."""
+        return self.codes.astype(np.int16) - self._spread(self.zeros)
+
+    @property
+    def density(self) -> float:
+        """The share of the weight that is not zero."""
+        nonzero = (self.codes != self._spread(self.zeros)) & (self._spread(self.scales) != 0)
+        return float(np.count_nonzero(nonzero)) / max(nonzero.size, 1)
+
+    def to_dense(self) -> NDArray[np.float32]:
+        """Return the weight, ``(N, K)``, float32."""
+        return self.differences.astype(np.float32) * self._spread(self.scales)
+
+    def padded(self, rows: int, columns: int) -> BlockCodes:
+        """Return the weight with zeros behind it, so that whole tiles hold it.
+
+        Parameters
+        ----------
+        rows : int
+            The output channels become a multiple of it.
+        columns : int
+            The input channels become a multiple of the block, which is one of it.
+        """
+        n, k = self.shape
+        more = -n % rows
+        if self.block % columns:
+            raise ValueError(f"blocks of {self.block} channels are no multiple of {columns}")
+        zeros = np.pad(self.zeros, ((0, more), (0, 0)), constant_values=self.middle)
+        codes = np.repeat(zeros, self.block, axis=1)
+        codes[:n, :k] = self.codes
+        scales = np.pad(self.scales, ((0, more), (0, 0)))
+        return BlockCodes(codes, scales, zeros, self.bits, self.block)
+
+    def _spread(self, of_blocks: NDArray[_T]) -> NDArray[_T]:
+        """Return what the blocks share for each input channel."""
+        return np.repeat(of_blocks, self.block, axis=1)[:, : self.codes.shape[1]]
+
+
+def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Return the numbers of `bits` bits in rows of bytes, the lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return numbers.reshape(len(packed), -1)
