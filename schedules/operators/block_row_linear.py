@@ -1,21 +1,24 @@
 """Linear layers on a few rows whose dense weight has four or eight bits.
 
 The rows are rounded to integers first. The output channels of a group lie in the lanes of vectors,
-so that nothing is summed up across a vector, and all rows meet a weight while it is in L1::
+so that nothing is summed up across a vector. The part of a group comes from L1 or L2 for the second
+tile of rows and the next ones::
 
-    for block of input channels: for rows that fit in registers:
-        products = 0                                                 # integers, in registers
-        for word: products[row, :] += codes[group, block, word, :] * integers[row, block, word]
-        y[row, group] += w_scale[group, block] * scale[row, block]
-                         * (products[row, :] - zero[group, block] * sum[row, block])
+    for rows that fit in registers:
+        for octet of input channels:
+            for word: products[row, :] += codes[group, word, :] * integers[row, word]
+            if a block ends:
+                totals[row, :] += w_scale[group, block] * scale[row, block]
+                                  * (products[row, :] - zero[group, block] * sum[row, block])
+                products = 0                                         # integers, in registers
 
-The sum of the integers of a block stands for the zeros of all channels.
+The sum of the integers of a block stands for the zeros of all channels. A loop over the octets of a
+block would be unrolled by LLVM, which then keeps the products of several octets in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import tvm
 from tvm.tirx.script import builder as T
@@ -23,10 +26,9 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.cpu.row_dots import SHORT_COLUMNS
 from tvm_sparse.formats.groups import COLUMNS, GROUP
 from tvm_sparse.schedules.emit import row_dots
-from tvm_sparse.schedules.emit.buffers import Registers, across, argument, prefetch, vector
+from tvm_sparse.schedules.emit.buffers import Registers, across, argument, filled, prefetch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
-from tvm_sparse.schedules.emit.row_totals import RowTotals
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.packed_rows import (
     Declared,
@@ -47,9 +49,6 @@ AHEAD_BYTES = 1024
 """How far ahead of the products a weight is asked for; from 1 to 4 KB are equally good."""
 
 _WORD_BYTES = 4 * GROUP
-
-Products: TypeAlias = "Callable[[int, int, int], Expr]"
-"""Returns the products of a row, a plane of its bytes, and a vector of channels."""
 
 
 def block_row_linear(
@@ -103,10 +102,10 @@ class _Blocks(PackedProduct):
         self.vectors, self.lanes = _WORD_BYTES // dots.vector_bytes, dots.lanes
         self.parts = row_dots.code_sums(problem.bits, dots)
         self.octet_words = problem.bits // 4
-        self.run = max(
-            c for c in range(COLUMNS, SHORT_COLUMNS + 1, COLUMNS) if problem.block % c == 0
-        )
-        self.runs = problem.block // self.run
+        self.octets = problem.block // COLUMNS
+        runs = (c for c in range(COLUMNS, SHORT_COLUMNS + 1, COLUMNS) if problem.block % c == 0)
+        self.run_columns = max(runs)
+        self.has_runs = dots.sum_bits == 16 and self.run_columns < problem.block
 
     def declare(self) -> Declared:
         """Declare codes, scales and zeros."""
@@ -125,50 +124,96 @@ class _Blocks(PackedProduct):
 
     def prepare(self, x: Expr) -> None:
         """Round all rows, and allocate the sums."""
-        rows, tile = self.problem.rows, self.tiling.rows
         self.rounded = RoundedRows(self.problem)
         self.rounded.round(x)
-        count = min(rows, tile) * self.planes * self.vectors
+        count = min(self.problem.rows, self.tiling.rows) * self.planes * self.vectors
         self.sums = row_dots.new_sums(count * self.parts, self.dots)
-        self.wide = Registers(count if self._needs_wide else 1, self.lanes, "int32")
-        self.totals = RowTotals(rows, tile, self.vectors, self.lanes)
-
-    @property
-    def _needs_wide(self) -> bool:
-        """Whether the sums of several runs of columns do not fit in the sums of one."""
-        return self.dots.sum_bits == 16 and self.runs > 1
+        self.wide = Registers(count if self.has_runs else 1, self.lanes, "int32")
+        self.totals = Registers(count // self.planes, self.lanes)
 
     def compute(self, group: Expr, store: Store) -> None:
-        """Compute the product with a group, block by block."""
-        problem, vectors, lanes = self.problem, range(self.vectors), self.lanes
-        self.totals.clear()
-        with T.serial(T.int64(0), T.int64(problem.blocks)) as block:
-            words = problem.block // COLUMNS * self.octet_words
-            start = T.bind(block * words)
-            for word in range(words):
-                ahead = start + (word + AHEAD_BYTES // _WORD_BYTES)
-                prefetch(self.codes[group, ahead, T.int64(0)])
+        """Compute the product with a group, a tile of rows after the other."""
 
-            def visit(first: Expr, count: int) -> None:
-                rows = [T.bind(first + r) for r in range(count)]
-                products = self._products(group, start, block, rows)
-                scales, zeros = self._of_block(group, block)
-                for r, row in enumerate(rows):
-                    scale = T.bind(self.rounded.scale(block, row, lanes))
-                    zero = self._zeros(zeros, block, row)
-                    for v in vectors:
-                        value = self._joined([products(r, p, v) for p in range(self.planes)])
-                        value = (value - zero[v]) * (scales[v] * scale)
-                        self.totals.add(first, r, v, value)
+        def visit(first: Expr, count: int) -> None:
+            rows = [T.bind(first + r) for r in range(count)]
+            totals = range(count * self.vectors)
+            for i in totals:
+                self.totals[i] = filled(0, self.lanes)
+            self._clear(rows)
+            with T.serial(T.int64(0), T.int64(self.problem.blocks * self.octets)) as octet:
+                self._multiply(group, octet, rows)
+                if self.has_runs:
+                    run = self.run_columns // COLUMNS
+                    with T.If(octet % run == run - 1), T.Then():
+                        self._widen(rows)
+                with T.If(octet % self.octets == self.octets - 1), T.Then():
+                    self._add_block(group, T.bind(octet // self.octets), rows)
+            for r, row in enumerate(rows):
+                store(row, [T.bind(self.totals[r * self.vectors + v]) for v in range(self.vectors)])
 
-            each_tile(problem.rows, self.tiling.rows, visit)
+        each_tile(self.problem.rows, self.tiling.rows, visit)
 
-        def finish(first: Expr, count: int) -> None:
-            for r in range(count):
-                values = [T.bind(self.totals.get(first, r, v)) for v in vectors]
-                store(T.bind(first + r), values)
+    def _numbers(self, rows: list[Expr]) -> range:
+        """Return the numbers of the vectors of products: of row, plane and vector of channels."""
+        return range(len(rows) * self.planes * self.vectors)
 
-        each_tile(problem.rows, self.tiling.rows, finish)
+    def _clear(self, rows: list[Expr]) -> None:
+        """Begin a block."""
+        for i in self._numbers(rows):
+            if self.has_runs:
+                self.wide[i] = across(T.int32(0), self.lanes)
+            self._clear_sums(i)
+
+    def _clear_sums(self, i: int) -> None:
+        for part in range(self.parts):
+            self.sums[i * self.parts + part] = row_dots.no_products(self.dots)
+
+    def _multiply(self, group: Expr, octet: Expr, rows: list[Expr]) -> None:
+        """Add the products of eight columns to the sums."""
+        size, vectors = self.dots.vector_bytes, range(self.vectors)
+        for w in range(self.octet_words):
+            word = T.bind(octet * self.octet_words + w)
+            prefetch(self.codes[group, word + AHEAD_BYTES // _WORD_BYTES, T.int64(0)])
+            codes = []
+            for v in vectors:
+                held = T.bind(self.codes[group, word, vector(T.int64(v * size), size)])
+                codes.append(row_dots.codes_of(held, self.problem.bits, self.dots))
+            halves = sorted({half for _, half, _ in codes[0]})
+            for r, row in enumerate(rows):
+                for plane in range(self.planes):
+                    for half in halves:
+                        x = T.bind(self.rounded.word(octet, row, plane, half + w, self.lanes))
+                        for v in vectors:
+                            i = ((r * self.planes + plane) * self.vectors + v) * self.parts
+                            for code, of_half, part in codes[v]:
+                                if of_half == half:
+                                    s = i + part
+                                    self.sums[s] = row_dots.added(self.sums[s], code, x, self.dots)
+
+    def _whole(self, i: int) -> Expr:
+        parts = [self.sums[i * self.parts + part] for part in range(self.parts)]
+        return row_dots.whole(parts, self.dots)
+
+    def _widen(self, rows: list[Expr]) -> None:
+        """Move the products of some columns into sums that hold those of a block."""
+        for i in self._numbers(rows):
+            self.wide[i] = self.wide[i] + self._whole(i)
+            self._clear_sums(i)
+
+    def _add_block(self, group: Expr, block: Expr, rows: list[Expr]) -> None:
+        """Add the products of a block to the results."""
+        lanes = self.lanes
+        scales, zeros = self._of_block(group, block)
+        for r, row in enumerate(rows):
+            scale = T.bind(self.rounded.scale(block, row, lanes))
+            zero = self._zeros(zeros, block, row)
+            for v in range(self.vectors):
+                numbers = [(r * self.planes + p) * self.vectors + v for p in range(self.planes)]
+                planes = [self.wide[i] if self.has_runs else self._whole(i) for i in numbers]
+                value = (self._joined(planes) - zero[v]) * (scales[v] * scale)
+                t = r * self.vectors + v
+                self.totals[t] = self.totals[t] + value
+        self._clear(rows)
 
     def _of_block(self, group: Expr, block: Expr) -> tuple[list[Expr], list[Expr] | None]:
         """Return the scales and the zeros of a block, as floats."""
@@ -189,74 +234,6 @@ class _Blocks(PackedProduct):
             shared = T.bind(across(total * T.float32(middle), self.lanes))
             return [shared] * self.vectors
         return [zero * across(total, self.lanes) for zero in zeros]
-
-    def _products(self, group: Expr, start: Expr, block: Expr, rows: list[Expr]) -> Products:
-        """Emit the products of a block; return them by the numbers of row, plane and vector."""
-        numbers = range(len(rows) * self.planes * self.vectors)
-        clear = row_dots.no_products(self.dots)
-
-        def total(i: int) -> Expr:
-            return row_dots.whole(
-                [self.sums[i * self.parts + p] for p in range(self.parts)], self.dots
-            )
-
-        def reset() -> None:
-            for i in range(len(numbers) * self.parts):
-                self.sums[i] = clear
-
-        def each_run(visit: Callable[[Expr], None]) -> None:
-            if self.runs == 1:
-                visit(T.int64(0))
-                return
-            with T.serial(T.int64(0), T.int64(self.runs)) as run:
-                visit(run)
-
-        def multiply(run: Expr) -> None:
-            if self._needs_wide:
-                reset()
-            for i in range(self.run // COLUMNS):
-                octet = run * (self.run // COLUMNS) + i
-                self._multiply_octet(group, start, block, octet, rows)
-            if self._needs_wide:
-                for i in numbers:
-                    self.wide[i] = self.wide[i] + total(i)
-
-        if self._needs_wide:
-            for i in numbers:
-                self.wide[i] = across(T.int32(0), self.lanes)
-        else:
-            reset()
-        each_run(multiply)
-
-        def product(row: int, plane: int, v: int) -> Expr:
-            i = (row * self.planes + plane) * self.vectors + v
-            return self.wide[i] if self._needs_wide else total(i)
-
-        return product
-
-    def _multiply_octet(
-        self, group: Expr, start: Expr, block: Expr, octet: Expr, rows: list[Expr]
-    ) -> None:
-        """Add the products of eight columns of a block to the sums."""
-        size, vectors = self.dots.vector_bytes, range(self.vectors)
-        place = block * (self.problem.block // COLUMNS) + octet
-        for w in range(self.octet_words):
-            word = start + octet * self.octet_words + w
-            codes = []
-            for v in vectors:
-                held = T.bind(self.codes[group, word, vector(T.int64(v * size), size)])
-                codes.append(row_dots.codes_of(held, self.problem.bits, self.dots))
-            halves = sorted({half for _, half, _ in codes[0]})
-            for r, row in enumerate(rows):
-                for plane in range(self.planes):
-                    for half in halves:
-                        x = T.bind(self.rounded.word(place, row, plane, half + w, self.lanes))
-                        for v in vectors:
-                            i = ((r * self.planes + plane) * self.vectors + v) * self.parts
-                            for code, of_half, part in codes[v]:
-                                if of_half == half:
-                                    s = i + part
-                                    self.sums[s] = row_dots.added(self.sums[s], code, x, self.dots)
 
     def _joined(self, planes: list[Expr]) -> Expr:
         """Return the products of integers of one byte, or of two, as floats."""
