@@ -6,6 +6,7 @@ from tvm_sparse.schedules.operators.amx_linear import AmxLinear, amx_linear
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
 from tvm_sparse.schedules.operators.block_row_linear import block_row_linear
+from tvm_sparse.schedules.operators.cached_attention import cached_attention
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
 from tvm_sparse.schedules.operators.depth_to_space import DepthToSpace, depth_to_space
@@ -68,6 +69,7 @@ __all__ = [
     "avg_pool2d",
     "bilinear2d",
     "block_row_linear",
+    "cached_attention",
     "conv2d",
     "default_schedule",
     "depth_to_space",

@@ -50,6 +50,13 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "d
         return _build_in_parts(mod, target, relax_pipeline)
 
 
+@one_at_a_time
+def build_lowered(mod: tvm.IRModule, target: tvm.target.Target) -> Any:
+    """Compile a module that a pipeline for Relax functions has lowered, as `build` does."""
+    with without_passes(COMPACTION):
+        return _build_in_parts(mod, target, tvm.transform.Sequential([]))
+
+
 def _build_in_parts(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any) -> Any:
     """Do what `tvm.relax.build` does, with a library for each part of the PrimFuncs."""
     if isinstance(relax_pipeline, str):

@@ -12,21 +12,19 @@ import tvm
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.compile_apart import compile_apart
-from tvm_sparse.compile_report import CompileReport
-from tvm_sparse.compiling import COMPILING
-from tvm_sparse.cpu.precision import PrecisionOption, in_float32, needed_sets, processor
-from tvm_sparse.cpu.profile import CpuProfile, profile
+from tvm_sparse.compile_decoder import check_decoder_options, compile_decoder, is_decoder
+from tvm_sparse.compile_once import compile_once
+from tvm_sparse.cpu.precision import PrecisionOption, in_float32, processor
+from tvm_sparse.cpu.profile import profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
-from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
-from tvm_sparse.frontends.load import has_sizes, import_module, names_in, no_fallback
+from tvm_sparse.errors import InputError
+from tvm_sparse.frontends.load import has_sizes, names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
-from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
-from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import FallbackOption, allowed, check_sizes
+from tvm_sparse.specs import FallbackOption
 
 if TYPE_CHECKING:
     import torch
@@ -175,14 +173,18 @@ def compile(
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
+    if is_decoder(model, shapes):
+        check_decoder_options(precision, calibration, {"hints": hints, "bounds": bounds})
+        passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+        return compile_decoder(model, passes, cpu, threads, streams, strict)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
     if named or has_sizes(model):
         cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
-    passes: Any = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+    passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
     passes = functools.partial(passes, precision=precision, hints=hints)
     once = functools.partial(
-        _compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
+        compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, planned={"hints=": hints or {}, "bounds=": bounds or {}},
     )  # fmt: skip
     if cpu.activations is DType.FLOAT16:
@@ -197,63 +199,6 @@ def compile(
 
     strictly = functools.partial(once, strict=strict)
     return until_compiled(model, fixed, strictly, once, refusal, distrusted)
-
-
-def _compile_once(
-    model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None,
-    distrusted: Mapping[str, str],
-    *,
-    pipeline: Callable[..., tvm.transform.Pass],
-    cpu: CpuProfile,
-    threads: int | None,
-    streams: int,
-    no_fallback: str,
-    planned: Mapping[str, Mapping[str, int]],
-    named: Mapping[str, Sequence[int | str]] | None,
-    strict: bool = False,
-    explain: Callable[[CompileReport], CompileReport] = lambda report: report,
-) -> Engine:
-    """Compile a model as it is; `explain` completes the report."""
-    from tvm_sparse.building import build
-    from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
-
-    name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
-    with COMPILING:
-        imported = import_module(model, shapes, no_fallback, distrusted, named)
-        for option, sizes in planned.items():
-            check_sizes(option, sizes, imported.inputs)
-        info = LibraryInfo(
-            inputs=imported.inputs,
-            outputs=imported.outputs,
-            constant_outputs=imported.constant_outputs(),
-            cpu=cpu.mcpu,
-            machine=cpu.architecture,
-            instruction_sets=needed_sets(cpu, is_quantized=is_quantized(imported.mod)),
-            fallbacks=imported.fallbacks,
-            threads=cpu.cores,
-            precision=cpu.activations,
-            bounds=allowed(planned["bounds="], imported.bounds),
-        )
-        mod = library.describe(imported.mod, info)
-        del imported  # frees each weight as soon as a packed one replaces it
-        reports: list[CompileReport] = []
-        passes = pipeline(report=reports.append, strict=strict)
-        try:
-            with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT):
-                executable = build(mod, tvm_target, passes)
-        except ModelError as error:
-            if strict and reports and reports[0].warnings:
-                raise ModelError("; ".join(reports[0].warnings)) from error
-            raise
-        report = explain(*reports)
-        report.log()
-    engine = Engine(executable.mod, info, threads, report, streams)
-    if not isinstance(model, tvm.IRModule):
-        from tvm_sparse.frontends.model_files import ModelFiles
-
-        engine.sources = ModelFiles(Path(model))
-    return engine
 
 
 def verify_engine(

@@ -17,7 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends import node_values
-from tvm_sparse.frontends.converters.table import OURS, convert_node, operator_name
+from tvm_sparse.frontends.converters.table import INNER, OURS, convert_node, operator_name
 from tvm_sparse.frontends.element_types import ELEMENT_TYPES, element_type
 from tvm_sparse.frontends.fallback import DOMAIN
 from tvm_sparse.frontends.onnx_file import tensor_array
@@ -58,6 +58,8 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         which a converter makes another type counts as not converted.
     submodels : mapping of str to Submodel, optional
         The parts of the model that ONNX Runtime runs.
+    weights : dict of str to tensor, optional
+        Initializers by name that are in memory; it gets those that are not.
     """
 
     def __init__(
@@ -66,12 +68,14 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         types: Callable[[], Types | None],
         standard: Mapping[str, onnx.TypeProto],
         submodels: Mapping[str, Submodel] | None = None,
+        weights: dict[str, tvm.runtime.Tensor] | None = None,
     ) -> None:
         super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
         self._folder = folder
         self._types = types
         self._standard = standard
         self._submodels = submodels or {}
+        self._weights = weights
         self._building = False
         self._foreign: dict[str, str] = {}  # values of element types that are not compiled
 
@@ -86,10 +90,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             If something else cannot.
         """
         # TVM would take an extent of 0 for one that is not known.
-        self._shape = {
-            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in model.graph.input
-        }
+        self._shape = node_values.input_shapes(model.graph)
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         with warnings.catch_warnings(action="ignore"), _without_prints():
             try:
@@ -112,7 +113,12 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         super()._parse_graph_initializers(kept)
 
     def _parse_array(self, tensor_proto: onnx.TensorProto) -> tvm.runtime.Tensor:
-        return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
+        if self._weights is None or not tensor_proto.name:
+            return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
+        if tensor_proto.name not in self._weights:
+            array = tensor_array(tensor_proto, self._folder)
+            self._weights[tensor_proto.name] = tvm.runtime.tensor(array)
+        return self._weights[tensor_proto.name]
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Leave it to `_construct_nodes`, which finds all of them."""
@@ -199,7 +205,7 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
             RUN_SUBMODEL,
             tvm.ir.StringImm(submodel.key),
             content,
-            *(_tensor(self._nodes[name]) for name in node.input),
+            *(node_values.tensor(self._nodes[name]) for name in node.input),
             ty_args=types[0] if len(types) == 1 else relax.TupleType(types),
         )
         result = self.bb.emit(call, _variable(node.name))
@@ -263,7 +269,7 @@ def _without_prints() -> Iterator[None]:
 
 def no_converter(node: onnx.NodeProto) -> str:
     """Return why no converter exists for the operator of a node; empty if there is one."""
-    known = {"If", "Constant", *OURS, *RECURRENT, *onnx_frontend._get_convert_map()}
+    known = {"If", "Constant", *OURS, *INNER, *RECURRENT, *onnx_frontend._get_convert_map()}
     if operator_name(node) in known:
         return ""
     if node.op_type in ("Loop", "Scan") and node.domain in ("", "ai.onnx"):
@@ -287,13 +293,6 @@ def _qualified(node: onnx.NodeProto) -> onnx.NodeProto:
 
 def _variable(node: str) -> str:
     return re.sub(r"\W+", "_", node).strip("_")
-
-
-def _tensor(expr: relax.Expr) -> relax.Expr:
-    """Return a shape that is known as a constant, and all else as it is."""
-    if isinstance(expr, relax.ShapeExpr):
-        return relax.const(np.array([int(size) for size in expr.values], "int64"), "int64")
-    return expr
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What the importer does with values of nodes that have no elements, or foreign ones."""
+"""Values of nodes as the importer sees them: without elements, foreign ones, shapes."""
 
 from __future__ import annotations
 
@@ -103,3 +103,25 @@ def type_difference(found: relax.TensorType, standard: onnx.TypeProto) -> str:
     ):
         return f"of shape {known}, and it is {sizes} by the standard"
     return ""
+
+
+def input_shapes(graph: onnx.GraphProto) -> dict[str, list[Any]]:
+    """Return the shapes of the inputs of a graph, with a variable for each named dimension."""
+    sizes: dict[str, tvm.tirx.Var] = {}
+
+    def extent(dim: Any) -> Any:
+        if not dim.dim_param:
+            return dim.dim_value
+        return sizes.setdefault(dim.dim_param, tvm.tirx.Var(dim.dim_param, "int64"))
+
+    return {
+        value.name: [extent(dim) for dim in value.type.tensor_type.shape.dim]
+        for value in graph.input
+    }
+
+
+def tensor(expr: relax.Expr) -> relax.Expr:
+    """Return a shape that is known as a constant, and all else as it is."""
+    if isinstance(expr, relax.ShapeExpr):
+        return relax.const(np.array([int(size) for size in expr.values], "int64"), "int64")
+    return expr

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tvm
 import tvm_ffi
 
-from tvm_sparse.errors import LibraryError
+from tvm_sparse.errors import InputError, LibraryError
 from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.specs import TensorSpec, unknown_input
 
 
 def to_arrays(
@@ -35,6 +36,35 @@ def to_arrays(
         taken.append(array)
         outputs[spec.name] = array
     return outputs
+
+
+def in_order(specs: Sequence[TensorSpec], inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+    """Return the inputs of a call in the order of the model.
+
+    Raises
+    ------
+    InputError
+        If an input is missing or unknown.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(inputs, Mapping):
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
+            raise InputError(
+                f"inputs must be a dict of arrays by name, or a list of arrays; expected "
+                f"{', '.join(map(str, specs))}, got {type(inputs).__name__}"
+            )
+        if len(inputs) != len(names):
+            raise InputError(
+                f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
+            )
+        return list(inputs)
+    for name in inputs:
+        if name not in names:
+            raise unknown_input(name, names)
+    for spec in specs:
+        if spec.name not in inputs:
+            raise InputError(f"missing input {spec.name!r}: expected {spec}")
+    return [inputs[name] for name in names]
 
 
 def to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +15,16 @@ import tvm
 
 from tvm_sparse.cpu import threads as counts
 from tvm_sparse.cpu.this_machine import usable_cores
-from tvm_sparse.errors import ClosedError, InputError, RunError, TargetError, border, reason
+from tvm_sparse.errors import ClosedError, InputError, TargetError
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
-from tvm_sparse.runtime.arrays import to_arrays, to_tensor
+from tvm_sparse.runtime.arrays import in_order, to_arrays, to_tensor
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
-from tvm_sparse.runtime.machine import STARTING, Machine, MachineClosed
-from tvm_sparse.specs import Sizes, TensorSpec, unknown_input
+from tvm_sparse.runtime.machine import STARTING, Machine
+from tvm_sparse.runtime.running import CLOSED, running
+from tvm_sparse.runtime.session import Session
+from tvm_sparse.specs import Sizes, TensorSpec
 
 if TYPE_CHECKING:
     from tvm_sparse.compile_report import CompileReport
@@ -37,10 +38,9 @@ class Engine:
     the child; a fork waits for the calls that run. In a ``with`` block an engine is closed at the
     end.
 
-    An engine can be pickled: the pickle holds the whole library with its weights, as `save` writes
-    it, so that it can be loaded where the file does not exist. For many processes on one machine,
-    paths that each gives to `tvm_sparse.load` are cheaper: the system then keeps one copy of the
-    file in memory.
+    An engine can be pickled: the pickle holds the whole library, as `save` writes it. For many
+    processes on one machine, paths that each gives to `tvm_sparse.load` are cheaper: the system
+    then keeps one copy of the file in memory.
 
     Attributes
     ----------
@@ -145,8 +145,8 @@ class Engine:
             If the engine is closed.
         """
         arrays = self._checked(inputs)
-        with _running():
-            result = self._usable_machine().run([to_tensor(array) for array in arrays])
+        with running():
+            result = self.usable_machine().run([to_tensor(array) for array in arrays])
         return to_arrays(result, self.info, arrays)
 
     def submit(self, inputs: Mapping[str, Any] | Sequence[Any]) -> Future[dict[str, np.ndarray]]:
@@ -170,22 +170,44 @@ class Engine:
             As `run` raises them, for what is known before the inference.
         """
         arrays = self._checked(inputs)
-        with _running():
-            machine = self._usable_machine()
+        with running():
+            machine = self.usable_machine()
             tensors = [to_tensor(array) for array in arrays]
 
             def infer() -> dict[str, np.ndarray]:
-                with _running():
+                with running():
                     result = machine.call(tensors)
                 return to_arrays(result, self.info, arrays)
 
             return machine.submit(infer)
 
+    @property
+    def is_decoder(self) -> bool:
+        """Whether the model is a decoder, a language model that has sessions."""
+        return self.info.decoder is not None
+
+    def session(self, tokens: int | None = None) -> Session:
+        """Begin a sequence of tokens; several sessions share the weights of the engine.
+
+        Parameters
+        ----------
+        tokens : int, optional
+            The most tokens of the sequence; by default 4096, or what the model has tables for.
+
+        Raises
+        ------
+        InputError
+            If the model is no decoder, or does not take as many tokens.
+        """
+        return Session(self, tokens)
+
     def _checked(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[np.ndarray]:
+        if self.is_decoder:
+            raise InputError("the model is a decoder: call engine.session(tokens=...).step(ids)")
         sizes = Sizes(self.info.bounds)
         return [
             spec.check(value, sizes)
-            for spec, value in zip(self.inputs, self._in_order(inputs), strict=True)
+            for spec, value in zip(self.inputs, in_order(self.inputs, inputs), strict=True)
         ]
 
     def save(self, path: str | os.PathLike[str], linker: str = "auto") -> None:
@@ -222,28 +244,8 @@ class Engine:
         if machine is not None:
             machine.close()
 
-    def _in_order(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
-        names = [spec.name for spec in self.inputs]
-        if not isinstance(inputs, Mapping):
-            if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
-                raise InputError(
-                    f"inputs must be a dict of arrays by name, or a list of arrays; expected "
-                    f"{', '.join(map(str, self.inputs))}, got {type(inputs).__name__}"
-                )
-            if len(inputs) != len(names):
-                raise InputError(
-                    f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
-                )
-            return list(inputs)
-        for name in inputs:
-            if name not in names:
-                raise unknown_input(name, names)
-        for spec in self.inputs:
-            if spec.name not in inputs:
-                raise InputError(f"missing input {spec.name!r}: expected {spec}")
-        return [inputs[name] for name in names]
-
-    def _usable_machine(self) -> Machine:
+    def usable_machine(self) -> Machine:
+        """Return the machine of this process, which is made if there is none; for sessions."""
         machine = self._machine
         if machine is None or not machine.is_of_this_process:
             machine = self._start()
@@ -263,7 +265,7 @@ class Engine:
     def _open_code(self) -> tvm.runtime.Module | LibraryFile:
         code = self._code
         if code is None:
-            raise ClosedError(_CLOSED)
+            raise ClosedError(CLOSED)
         return code
 
     def _content(self) -> bytes:
@@ -281,18 +283,3 @@ def _from_content(content: bytes, threads: int, streams: int = 1) -> Engine:
     """Return an engine of a library in memory."""
     code, info = library.read_library_in_memory(content)
     return Engine(code, info, threads, streams=streams)
-
-
-@contextlib.contextmanager
-def _running() -> Iterator[None]:
-    """Turn what comes out of compiled code into errors of a user."""
-    with border(RunError, "the model cannot be run to its end"):
-        try:
-            yield
-        except MachineClosed:
-            raise ClosedError(_CLOSED) from None
-        except ValueError as error:  # Compiled code checks values, too.
-            raise InputError(f"with these inputs {reason(error)}") from error
-
-
-_CLOSED = "the engine is closed; load the library again to run it"

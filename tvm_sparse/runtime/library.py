@@ -34,6 +34,7 @@ from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary, load_library
 from tvm_sparse.runtime.objects import write_shared_object
 from tvm_sparse.runtime.seal import add_seal, read_seal
 from tvm_sparse.runtime.versions import check_versions
+from tvm_sparse.sizes.decoder import Decoder
 from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
 
@@ -72,6 +73,8 @@ class LibraryInfo:
         The type that its activations are computed in.
     bounds : mapping of str to int
         The largest sizes of named dimensions that it was compiled for; others have no bound.
+    decoder : Decoder or None
+        What a session must know, if the model is a decoder, whose functions sessions call.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -86,11 +89,12 @@ class LibraryInfo:
     threads: int = 0
     precision: DType = DType.FLOAT32
     bounds: Mapping[str, int] = field(default_factory=dict)
+    decoder: Decoder | None = None
 
     @property
     def has_sizes(self) -> bool:
-        """Whether inputs may have shapes of several sizes."""
-        return not all(spec.is_static for spec in self.inputs)
+        """Whether inputs may have shapes of several sizes; functions of a decoder have none."""
+        return self.decoder is None and not all(spec.is_static for spec in self.inputs)
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
@@ -114,6 +118,8 @@ class LibraryInfo:
             Fallback(**found | {"nodes": tuple(found["nodes"])})
             for found in fields.get("fallbacks", ())
         )
+        if "decoder" in fields:
+            fields["decoder"] = Decoder.from_fields(fields["decoder"])
         fields["precision"] = DType(fields.get("precision", DType.FLOAT32))
         info = cls(**fields)
         check_fields(info)

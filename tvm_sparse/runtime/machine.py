@@ -62,7 +62,8 @@ class Machine:
         def start() -> int:
             together.wait()  # so that every thread of the executor takes one of these tasks
             start_pool(threads)
-            self._local.main = relax.VirtualMachine(module, tvm.cpu(), memory)["main"]
+            self._local.machine = relax.VirtualMachine(module, tvm.cpu(), memory)
+            self._local.functions = {}
             return threading.get_ident()
 
         try:
@@ -104,9 +105,12 @@ class Machine:
         except RuntimeError:
             raise MachineClosed from None
 
-    def call(self, tensors: Sequence[tvm.runtime.Tensor]) -> Any:
-        """Call the function ``main`` of the calling thread's virtual machine."""
-        return self._local.main(*tensors)
+    def call(self, tensors: Sequence[tvm.runtime.Tensor], name: str = "main") -> Any:
+        """Call a function of the calling thread's virtual machine."""
+        functions = self._local.functions
+        if name not in functions:
+            functions[name] = self._local.machine[name]
+        return functions[name](*tensors)
 
     def close(self) -> None:
         """Wait for the calls that were made before, and end the threads."""

@@ -17,13 +17,14 @@ import numpy as np
 import onnx
 
 from tvm_sparse.dtypes import DType
-from tvm_sparse.errors import PLEASE_REPORT, InputError, VerificationError
+from tvm_sparse.errors import PLEASE_REPORT, InputError, TvmSparseError, VerificationError
 from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.verification.bisection import Bisection, Compile
 from tvm_sparse.verification.comparison import Difference, Reference, Refused
+from tvm_sparse.verification.decoder import compare_decoder
 from tvm_sparse.verification.inputs import UnknownInput, example_inputs
 
 MOST_DISTRUSTED = 5
@@ -106,9 +107,29 @@ def verify(
     TargetError
         If the engine was compiled for another machine.
     """
+    if engine.is_decoder:
+        return _decoder(model, engine)
     if engine.info.has_sizes:
         return _at_sizes(model, engine, compile_part, inputs)
     return _at_shapes(model, engine, engine.inputs, compile_part, inputs)
+
+
+def _decoder(model: str | os.PathLike[str], engine: Engine) -> Verification:
+    """Verify a decoder by the logits of some tokens."""
+    _check_names(read_model(model)[0], engine)
+    try:
+        found = compare_decoder(model, engine)
+    except TvmSparseError:
+        raise
+    # ONNX Runtime's errors share no base class below Exception.
+    except Exception as error:
+        why = str(error).strip().splitlines()[0]
+        return Verification(
+            refusal=f"ONNX Runtime {onnxruntime.__version__} cannot run the model: {why}"
+        )
+    if found.is_error:
+        raise VerificationError(f"{_described([found])}. {PLEASE_REPORT}")
+    return Verification((found,))
 
 
 def _at_sizes(
@@ -204,6 +225,8 @@ def until_right(attempt: Callable[[Mapping[str, str]], Result], can_fall_back: b
 
 def _check_names(model: onnx.ModelProto, engine: Engine) -> None:
     outputs = [value.name for value in model.graph.output]
+    if engine.is_decoder:  # its caches are no outputs
+        outputs = [name for name in outputs if name == engine.outputs[0].name]
     if outputs != [spec.name for spec in engine.outputs]:
         raise InputError(
             f"the library was compiled from another model: its outputs are "

@@ -17,6 +17,7 @@ from tvm_sparse.passes.ir.operators.block_linear import (
     block_row_linear,
     float_matmul,
 )
+from tvm_sparse.passes.ir.operators.cached_attention import CACHED_ATTENTION, cached_attention
 from tvm_sparse.passes.ir.operators.conv2d import (
     AMX_CONV2D,
     CONV2D,
@@ -122,6 +123,7 @@ __all__ = [
     "AVG_POOL2D",
     "BILINEAR2D",
     "BLOCK_MATMUL",
+    "CACHED_ATTENTION",
     "CONV2D",
     "CONVOLUTIONS",
     "CONV_ATTRIBUTES",
@@ -168,6 +170,7 @@ __all__ = [
     "block_linear_of",
     "block_matmul",
     "block_row_linear",
+    "cached_attention",
     "conv2d",
     "conv_of",
     "depth_to_space",

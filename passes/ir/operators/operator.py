@@ -59,8 +59,8 @@ def _any_number(_call: relax.Call) -> None:
     """Return that a call works on any number of images."""
 
 
-def _no_sizes(_call: relax.Call) -> Sequence[int]:
-    """Return that the kernel of a call takes no sizes."""
+def _none(_call: relax.Call) -> Sequence[int]:
+    """Return no sizes, or no positions."""
     return ()
 
 
@@ -94,6 +94,8 @@ class Operator:
         Returns the sizes of a call that `kernel` takes as parameters where they are an `Extent`.
     takes_sizes : bool
         Whether `stage` and `kernel` compute calls with sizes that are known at run time only.
+    in_place : callable
+        Returns the positions of the arguments that `kernel` writes. They are the first results.
     """
 
     name: str
@@ -105,8 +107,9 @@ class Operator:
     images: Callable[[relax.Call], int | None] = _any_number
     with_epilogue: bool = False
     legalize: Legalize | None = None
-    sizes: Callable[[relax.Call], Sequence[int]] = _no_sizes
+    sizes: Callable[[relax.Call], Sequence[int]] = _none
     takes_sizes: bool = False
+    in_place: Callable[[relax.Call], Sequence[int]] = _none
 
     @property
     def is_own(self) -> bool:

@@ -21,8 +21,9 @@ def replace_empty_inputs(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     names = {}
     for value in graph.input:
-        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if math.prod(shape):
+        dims = value.type.tensor_type.shape.dim
+        shape = [dim.dim_value for dim in dims]
+        if math.prod(shape) or any(dim.dim_param for dim in dims):
             continue
         names[value.name] = f"{value.name}_without_values"
         dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)

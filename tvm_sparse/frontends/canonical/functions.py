@@ -15,7 +15,7 @@ from tvm_sparse.frontends.checks.operands import check_operands
 WRITTEN_OUT = frozenset(
     {
         "BlackmanWindow", "CausalConvWithState", "Celu", "CenterCropPad", "HammingWindow",
-        "HannWindow", "LinearAttention", "NegativeLogLikelihoodLoss", "RotaryEmbedding",
+        "HannWindow", "LinearAttention", "NegativeLogLikelihoodLoss",
         "SoftmaxCrossEntropyLoss", "SwiGLU", "Swish",
     }
 )  # fmt: skip

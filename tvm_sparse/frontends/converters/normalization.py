@@ -114,3 +114,40 @@ def rms_normalization(node: Node) -> Any:
     epsilon = relax.const(float(node.attributes.get("epsilon", 1e-5)), dtype)
     root = emit(relax.op.sqrt(emit(relax.op.add(square, epsilon))))
     return relax.op.multiply(emit(relax.op.divide(x, root)), node.inputs[1])
+
+
+def simplified_layer_normalization(node: Node) -> Any:
+    """Convert SimplifiedLayerNormalization of ONNX Runtime: RMSNormalization by another name."""
+    if node.outputs > 1:
+        raise NotImplementedError("the statistics of its normalization are not supported")
+    rank = len(node.shape(0))
+    axis = int(node.attributes.get("axis", -1)) % rank
+    node.attributes.get("stash_type")
+    return _by_root_mean_square(node, node.inputs[0], node.inputs[1], list(range(axis, rank)))
+
+
+def skip_simplified_layer_normalization(node: Node) -> Any:
+    """Convert SkipSimplifiedLayerNormalization: the normalization of a sum, and the sum."""
+    x, skip, gamma, bias = (node.inputs[i] for i in range(4))
+    if node.outputs in (2, 3):
+        raise NotImplementedError("the statistics of its normalization are not supported")
+    total = node.emit(relax.op.add(x, skip))
+    if bias is not None:
+        total = node.emit(relax.op.add(total, bias))
+    result = _by_root_mean_square(node, total, gamma, [len(node.shape(0)) - 1])
+    if node.outputs == 1:
+        return result
+    # Its statistics, which only training reads, have no values.
+    return relax.Tuple([node.emit(result), total, total, total])
+
+
+def _by_root_mean_square(
+    node: Node, x: relax.Expr, gamma: relax.Expr, axes: list[int]
+) -> relax.Expr:
+    """Return a tensor divided by its root mean square over some axes, in float32 at least."""
+    epsilon = float(node.attributes.get("epsilon", 1e-5))
+    dtype = str(x.ty.dtype)
+    if dtype in ("float32", "float64"):
+        return relax.op.nn.rms_norm(x, gamma, axes, epsilon)
+    wide = [node.emit(relax.op.astype(value, "float32")) for value in (x, gamma)]
+    return relax.op.astype(node.emit(relax.op.nn.rms_norm(*wide, axes, epsilon)), dtype)

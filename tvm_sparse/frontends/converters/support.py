@@ -38,6 +38,7 @@ LIMITS = {
     "RoiAlign": "`mode` max; `half_pixel` with a `spatial_scale` other than 1",
     "DequantizeLinear": "`block_size` of what is computed at run time, `output_dtype`",
     "RMSNormalization": "all axes of float16",
+    "SimplifiedLayerNormalization": "the output of statistics",
     "Scan": "lengths known at run time only, loops of more than 512 nodes",
     "com.microsoft.Attention": "caches of past keys, biases of scores, rotary embedding",
     "com.microsoft.EmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
@@ -48,6 +49,8 @@ LIMITS = {
     "com.microsoft.QEmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.QLinearAveragePool": "`channels_last`",
     "com.microsoft.QLinearGlobalAveragePool": "`channels_last`",
+    "com.microsoft.RotaryEmbedding": "`scale`, `is_packed_batching`",
+    "com.microsoft.SkipSimplifiedLayerNormalization": "the outputs of statistics",
 }
 """What our converters do not do, by operator."""
 
@@ -91,8 +94,9 @@ class Support:
 
 
 def rows() -> Iterator[Support]:
-    """Yield a row for each operator of the newest opset, by name; then those of com.microsoft."""
+    """Yield a row for each operator of the newest opset, by name; then those of ONNX Runtime."""
     converters = onnx_frontend._get_convert_map()
+    standard = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
     for schema in sorted(onnx.defs.get_all_schemas(), key=lambda schema: schema.name):
         name = schema.name
         if schema.domain or schema.deprecated:
@@ -111,7 +115,7 @@ def rows() -> Iterator[Support]:
         else:
             yield Support(name, "ONNX Runtime", "")
     for name in sorted(OURS):
-        if "." in name:
+        if name not in standard:
             yield Support(name, "ours", LIMITS.get(name, ""))
 
 

@@ -16,6 +16,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.frontends.converters import (
+    cached,
     elementwise,
     experts,
     fused,
@@ -24,6 +25,7 @@ from tvm_sparse.frontends.converters import (
     quantized,
     reductions,
     resize,
+    rotary,
     shapes,
     windows,
 )
@@ -84,6 +86,8 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "ReduceMin": reductions.extreme,
     "Resize": resize.resize,
     "RoiAlign": shapes.roi_align,
+    "RotaryEmbedding": rotary.rotary_embedding,
+    "SimplifiedLayerNormalization": normalization.simplified_layer_normalization,
     "Slice": shapes.slicing,
     "SpaceToDepth": shapes.space_to_depth,
     "Split": shapes.split,
@@ -100,8 +104,16 @@ OURS |= {
         ("DequantizeLinear", quantized.dequantize_linear),
         ("MoE", experts.mixture_of_experts),
         ("QuantizeLinear", quantized.quantize_linear),
+        ("RotaryEmbedding", rotary.microsoft_rotary_embedding),
+        (
+            "SkipSimplifiedLayerNormalization",
+            normalization.skip_simplified_layer_normalization,
+        ),
     )
 }
+
+INNER: dict[str, Callable[[Node], Any]] = {cached.NAME: cached.cached_attention}
+"""Operators that no file has: this package writes them into graphs."""
 
 _NOT_A_TENSOR = {"Optional", "OptionalGetElement", "SequenceConstruct", "SequenceEmpty"}
 _NOT_A_TENSOR |= {"SequenceErase", "SequenceInsert", "SplitToSequence"}
@@ -153,6 +165,7 @@ def convert_node(
     Exception
         Whatever a converter of TVM raises.
     """
+    converters = OURS | INNER
 
     def made(op_type: str, inputs: Inputs, attributes: Attributes) -> Node:
         def by_tvm(inputs: list[Any], attributes: dict[str, Any]) -> Any:
@@ -164,11 +177,11 @@ def convert_node(
         return Node(builder, op_type, opset, inputs, attributes, outputs, by_tvm, standard)
 
     def standard(op_type: str, inputs: list[Any], attributes: Attributes) -> Any:
-        return OURS.get(op_type, Node.by_tvm)(made(op_type, Inputs(inputs), attributes))
+        return converters.get(op_type, Node.by_tvm)(made(op_type, Inputs(inputs), attributes))
 
     given = {name: value for name, value in attributes.items() if name != "tvm_custom"}
     node = made(op_type, Inputs(inputs), Attributes(attributes))
-    result = OURS.get(op_type, Node.by_tvm)(node)
+    result = converters.get(op_type, Node.by_tvm)(node)
     _refuse_ignored_attributes(node, given)
     ignored = [
         i for i, value in enumerate(inputs) if value is not None and i not in node.inputs.read

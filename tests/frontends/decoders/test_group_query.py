@@ -1,0 +1,95 @@
+"""Decoders as the model builder of onnxruntime-genai writes them, against ONNX Runtime."""
+
+import numpy as np
+import onnx
+import pytest
+
+import tvm_sparse
+from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.testing.tiny_decoders import TinyDecoder
+from tvm_sparse.verification.decoder import OnnxDecoder
+
+FORMS = {
+    "packed": TinyDecoder(),
+    "separate": TinyDecoder(packed=False, heads=6, kv_heads=3),
+    "rotated before": TinyDecoder(packed=False, own_rotation=True),
+    "interleaved": TinyDecoder(interleaved=1, kv_heads=4),
+    "window": TinyDecoder(window=6, kv_heads=1),
+    "softcap": TinyDecoder(softcap=1.5),
+    "4 bits": TinyDecoder(bits=4),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_twenty_tokens(name, tmp_path):
+    """A prompt and 20 tokens that ONNX Runtime picks; then the caches."""
+    path = FORMS[name].write(tmp_path / "tiny.onnx")
+    session, reference = tvm_sparse.compile(path, threads=2).session(tokens=64), OnnxDecoder(path)
+    off = 2e-3 if FORMS[name].bits else 2e-5  # kernels of codes round activations to 16 bits
+    ids = [3, 1, 4, 1, 5]
+    for _ in range(20):
+        expected, found = reference.step(ids), session.step(ids)
+        np.testing.assert_allclose(found, expected, atol=off)
+        ids = [int(expected[-1].argmax())]
+        assert ids == [int(found[-1].argmax())]
+    for i in range(2):
+        for part, found in zip(("key", "value"), session.cache(i), strict=True):
+            expected = reference.past[f"past_key_values.{i}.{part}"]
+            np.testing.assert_allclose(found, expected, atol=off)
+
+
+def changed(path, change):
+    model = onnx.load(path)
+    change(model.graph)
+    onnx.save(model, path)
+    return path
+
+
+def attention(graph):
+    return next(node for node in graph.node if node.op_type == "GroupQueryAttention")
+
+
+def with_attribute(graph):
+    attention(graph).attribute.append(onnx.helper.make_attribute("smooth_softmax", 1))
+
+
+def with_bias(graph):
+    attention(graph).input.extend(["", "cos"])
+
+
+def with_computed_tables(graph):
+    graph.node.insert(0, onnx.helper.make_node("Identity", ["cos"], ["computed"], name="i"))
+    attention(graph).input[7] = "computed"
+
+
+def with_embeddings(graph):
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def with_strange_node(graph):
+    graph.node.append(onnx.helper.make_node("Unknown", ["logits"], ["strange"], name="strange"))
+    graph.node[-2].output[0] = "logits_0"
+    graph.node[-1].input[0] = "logits_0"
+    graph.node[-1].output[0] = "logits"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_attribute, "'smooth_softmax' .* is not supported"),
+        (with_bias, "'attention_bias' is not supported"),
+        (with_computed_tables, "tables of cosines and sines are computed"),
+        (with_embeddings, "must have an input 'input_ids'"),
+        (with_strange_node, r"'strange' \(Unknown\) cannot be compiled"),
+    ],
+)
+def test_refusals(change, message, tmp_path):
+    path = changed(TinyDecoder().write(tmp_path / "tiny.onnx"), change)
+    with pytest.raises(ModelError, match=message):
+        tvm_sparse.compile(path, threads=1)
+
+
+def test_options(tmp_path):
+    path = TinyDecoder().write(tmp_path / "tiny.onnx")
+    with pytest.raises(InputError, match="hints= is not for decoders"):
+        tvm_sparse.compile(path, threads=1, hints={"sequence_length": 4})

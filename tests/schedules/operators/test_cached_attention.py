@@ -1,0 +1,111 @@
+"""The kernel of attention with a cache, against NumPy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tvm
+
+from tvm_sparse import schedules
+from tvm_sparse.building import build
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.sizes.cached_attention import CachedAttention, tiles_for
+
+GROUPED = CachedAttention(tokens=4, heads=6, kv_heads=2, head_dim=16, scale=0.25)
+
+
+class Sequence:
+    """All tokens of a sequence so far, in NumPy."""
+
+    def __init__(self, problem):
+        self.problem, self.q, self.k, self.v = problem, [], [], []
+
+    def append(self, name, rows):
+        heads = self.problem.heads if name == "q" else self.problem.kv_heads
+        rows = rows.reshape(-1, heads, self.problem.head_dim).astype("float64")
+        getattr(self, name).extend(rows)
+
+    def rotated(self, rows, cos, sin):
+        rows, half = np.array(rows), self.problem.rotated // 2
+        if not half:
+            return rows
+        first, second = (
+            (np.arange(half) * 2, np.arange(half) * 2 + 1)
+            if self.problem.interleaved
+            else (np.arange(half), np.arange(half) + half)
+        )
+        at = np.minimum(np.arange(len(rows)), len(cos) - 1)
+        c, s, result = cos[at][:, None], sin[at][:, None], rows.copy()
+        a, b = rows[..., first], rows[..., second]
+        result[..., first], result[..., second] = a * c - b * s, b * c + a * s
+        return result
+
+    def attended(self, count, cos=None, sin=None):
+        """Return what the last `count` tokens see."""
+        problem = self.problem
+        q, k = self.rotated(self.q, cos, sin)[-count:], self.rotated(self.k, cos, sin)
+        v, result = np.array(self.v), []
+        for i, row in enumerate(q):
+            end = len(k) - count + i + 1
+            first = max(0, end - problem.window) if problem.window else 0
+            keys, values = (np.repeat(x[first:end], problem.group, 1) for x in (k, v))
+            scores = np.einsum("hd,phd->hp", row, keys) * problem.scale
+            if problem.softcap:
+                scores = np.tanh(scores / problem.softcap) * problem.softcap
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            weights /= weights.sum(1, keepdims=True)
+            result.append(np.einsum("hp,phd->hd", weights, values).reshape(-1))
+        return np.array(result)
+
+
+PROBLEMS = {
+    "grouped": GROUPED,
+    "one head each": dataclasses.replace(GROUPED, kv_heads=6),
+    "one head of keys": dataclasses.replace(GROUPED, kv_heads=1),
+    "three heads of keys": dataclasses.replace(GROUPED, kv_heads=3, tokens=1),
+    "window": dataclasses.replace(GROUPED, window=9),
+    "window below a step": dataclasses.replace(GROUPED, window=2),
+    "softcap": dataclasses.replace(GROUPED, softcap=2.0),
+    "rotated": dataclasses.replace(GROUPED, rotated=16),
+    "partly rotated": dataclasses.replace(GROUPED, rotated=8, interleaved=True),
+    "packed": dataclasses.replace(GROUPED, packed=True, rotated=16),
+    "half": dataclasses.replace(GROUPED, cache="float16"),
+    "odd head": dataclasses.replace(GROUPED, head_dim=20, rotated=6),
+    "wide": CachedAttention(16, heads=8, kv_heads=1, head_dim=64, scale=0.125, rotated=64),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_numpy(name):
+    """Steps of several lengths, up to position 150, give what all tokens together give."""
+    problem, rng = PROBLEMS[name], np.random.default_rng(0)
+    angles = rng.uniform(-3, 3, (200, max(problem.rotated // 2, 1)))
+    tables = [np.cos(angles).astype("float32"), np.sin(angles).astype("float32")]
+    cpu = dataclasses.replace(native(), cores=2)
+    func = schedules.cached_attention(problem, 200, cpu)
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    kernel = build(module, cpu.to_target())["main"]
+    caches = [
+        tvm.runtime.tensor(np.zeros(shape, problem.cache))
+        for shape in problem.caches(tiles_for(150))
+    ]
+    sequence, position = Sequence(problem), 0
+    widths = [problem.heads * problem.head_dim] + [problem.kv_heads * problem.head_dim] * 2
+    counts = [3, 1, 4, 1, 2] + [problem.tokens] * (139 // problem.tokens)
+    for count in counts:
+        count = min(count, problem.tokens)
+        rows = [
+            rng.standard_normal((1, problem.tokens, width)).astype("float32") for width in widths
+        ]
+        for operand, x in zip("qkv", rows, strict=True):
+            sequence.append(operand, x[0, :count])
+        inputs = [np.concatenate(rows, -1)] if problem.packed else rows
+        inputs = [*inputs, *(tables if problem.rotated else [])]
+        state = np.array([position, count], "int32")
+        y = tvm.runtime.tensor(np.full((1, problem.tokens, widths[0]), np.nan, "float32"))
+        kernel(*map(tvm.runtime.tensor, inputs), *caches, tvm.runtime.tensor(state), y)
+        position += count
+        expected = sequence.attended(count, *tables)
+        tolerance = 3e-3 if problem.cache == "float16" else 2e-5
+        np.testing.assert_allclose(y.numpy()[0, :count], expected, rtol=0, atol=tolerance)
+        assert not y.numpy()[0, count:].any()

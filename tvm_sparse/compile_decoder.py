@@ -1,0 +1,122 @@
+"""Compiles a decoder: one library with a function for each number of tokens of a call."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tvm
+
+from tvm_sparse.building import build_lowered
+from tvm_sparse.compile_report import CompileReport
+from tvm_sparse.compiling import COMPILING
+from tvm_sparse.cpu.precision import needed_sets, resolve
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
+from tvm_sparse.merging import Merged
+from tvm_sparse.runtime import library
+from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.runtime.library import LibraryInfo
+
+_log = logging.getLogger("tvm_sparse")
+
+
+def is_decoder(model: object, shapes: object) -> bool:
+    """Return whether a model is a decoder that `compile_decoder` compiles.
+
+    A decoder with `shapes` is compiled like other models: without state, for a number of past
+    tokens.
+
+    Raises
+    ------
+    ModelError
+        If the model is a file that cannot be read.
+    """
+    if shapes or not isinstance(model, str | os.PathLike):
+        return False
+    from tvm_sparse.frontends.decoders.decoder import is_decoder
+
+    return is_decoder(model)
+
+
+def check_decoder_options(
+    precision: str, calibration: object, sizes: Mapping[str, Mapping[str, int] | None]
+) -> None:
+    """Refuse what a decoder does not take.
+
+    Raises
+    ------
+    InputError
+        If there is a calibration, or if `sizes`, by option, holds any.
+    """
+    for option, given in (*sizes.items(), ("calibration", calibration)):
+        if given:
+            raise InputError(f"{option}= is not for decoders; sessions take tokens one by one")
+    if precision == "float16":
+        _log.warning("the model is computed in float32: decoders have no kernels in float16")
+
+
+def compile_decoder(
+    model: str | os.PathLike[str],
+    pipeline: Callable[..., tvm.transform.Pass],
+    cpu: CpuProfile,
+    threads: int | None,
+    streams: int,
+    strict: bool,
+) -> Engine:
+    """Compile a decoder.
+
+    Parameters
+    ----------
+    model : str or PathLike
+        The ONNX file.
+    pipeline : callable
+        Returns the passes; `report` and `strict` are its last arguments.
+    cpu : CpuProfile
+        The processor.
+    threads, streams, strict
+        As `tvm_sparse.compile` takes them.
+
+    Raises
+    ------
+    ModelError
+        If the file has something that is not supported, or a pruned layer without a sparse kernel
+        is compiled `strict`.
+    """
+    # They need onnx, which a machine that only loads libraries may not have.
+    from tvm_sparse.frontends.decoders.decoder import DecoderFile
+    from tvm_sparse.frontends.model_files import ModelFiles
+
+    cpu = resolve("float32", cpu)
+    with COMPILING:
+        file = DecoderFile.read(model)
+        info = LibraryInfo(
+            inputs=file.inputs,
+            outputs=file.outputs,
+            constant_outputs=(),
+            cpu=cpu.mcpu,
+            machine=cpu.architecture,
+            instruction_sets=needed_sets(cpu),
+            threads=cpu.cores,
+            precision=cpu.activations,
+            decoder=file.decoder,
+        )
+        target, merged = cpu.to_target(), Merged()
+        reports: list[CompileReport] = []
+        passes = pipeline(report=reports.append, strict=strict)
+        try:
+            with border(CompilationError, f"{model} cannot be compiled", PLEASE_REPORT), target:
+                for name, mod in file.modules():
+                    merged.add(name, passes(library.describe(mod, info)))
+                executable = build_lowered(merged.module(), target)
+        except ModelError as error:
+            if strict and reports and reports[-1].warnings:
+                raise ModelError("; ".join(reports[-1].warnings)) from error
+            raise
+        report = reports[0]
+        report.log()
+    engine = Engine(executable.mod, info, threads, report, streams)
+    engine.sources = ModelFiles(Path(model))
+    return engine

@@ -1,0 +1,77 @@
+"""Compiles one model as it is, for `tvm_sparse.compile`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import tvm
+
+from tvm_sparse.compile_report import CompileReport
+from tvm_sparse.compiling import COMPILING
+from tvm_sparse.cpu.precision import needed_sets
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.errors import PLEASE_REPORT, CompilationError, ModelError, border
+from tvm_sparse.frontends.load import import_module
+from tvm_sparse.runtime import library
+from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.specs import allowed, check_sizes
+
+
+def compile_once(
+    model: str | os.PathLike[str] | tvm.IRModule,
+    shapes: Mapping[str, Sequence[int]] | None,
+    distrusted: Mapping[str, str],
+    *,
+    pipeline: Callable[..., tvm.transform.Pass],
+    cpu: CpuProfile,
+    threads: int | None,
+    streams: int,
+    no_fallback: str,
+    planned: Mapping[str, Mapping[str, int]],
+    named: Mapping[str, Sequence[int | str]] | None,
+    strict: bool = False,
+    explain: Callable[[CompileReport], CompileReport] = lambda report: report,
+) -> Engine:
+    """Compile a model as it is; `explain` completes the report."""
+    from tvm_sparse.building import build
+    from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
+
+    name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
+    with COMPILING:
+        imported = import_module(model, shapes, no_fallback, distrusted, named)
+        for option, sizes in planned.items():
+            check_sizes(option, sizes, imported.inputs)
+        info = LibraryInfo(
+            inputs=imported.inputs,
+            outputs=imported.outputs,
+            constant_outputs=imported.constant_outputs(),
+            cpu=cpu.mcpu,
+            machine=cpu.architecture,
+            instruction_sets=needed_sets(cpu, is_quantized=is_quantized(imported.mod)),
+            fallbacks=imported.fallbacks,
+            threads=cpu.cores,
+            precision=cpu.activations,
+            bounds=allowed(planned["bounds="], imported.bounds),
+        )
+        mod = library.describe(imported.mod, info)
+        del imported  # frees each weight as soon as a packed one replaces it
+        reports: list[CompileReport] = []
+        passes = pipeline(report=reports.append, strict=strict)
+        try:
+            with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT):
+                executable = build(mod, tvm_target, passes)
+        except ModelError as error:
+            if strict and reports and reports[0].warnings:
+                raise ModelError("; ".join(reports[0].warnings)) from error
+            raise
+        report = explain(*reports)
+        report.log()
+    engine = Engine(executable.mod, info, threads, report, streams)
+    if not isinstance(model, tvm.IRModule):
+        from tvm_sparse.frontends.model_files import ModelFiles
+
+        engine.sources = ModelFiles(Path(model))
+    return engine

@@ -1,0 +1,175 @@
+"""An ONNX file of a decoder => one module for each number of tokens of a call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from onnx import TensorProto
+
+from tvm_sparse.compiling import one_at_a_time
+from tvm_sparse.errors import ModelError, border
+from tvm_sparse.frontends.canonical import canonical
+from tvm_sparse.frontends.decoders import group_query
+from tvm_sparse.frontends.decoders.attention import FoundAttention
+from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, rewrite, table_rows
+from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, no_converter
+from tvm_sparse.frontends.onnx_file import read_model
+from tvm_sparse.frontends.onnx_layers import file_layers
+from tvm_sparse.frontends.submodel import qualified
+from tvm_sparse.layer_report import FILE_LAYERS
+from tvm_sparse.sizes.decoder import ROWS, Decoder, function_name
+from tvm_sparse.specs import TensorSpec
+
+FORMS = (group_query,)
+"""The forms of attention with a cache; each has `is_form` and `find`."""
+
+
+def is_decoder(path: str | os.PathLike[str]) -> bool:
+    """Return whether an ONNX file is a decoder of a form that is known.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    model, _ = read_model(path)
+    return any(form.is_form(model.graph) for form in FORMS)
+
+
+@dataclass(frozen=True)
+class DecoderFile:
+    """A decoder that was read.
+
+    Attributes
+    ----------
+    path : Path
+        The file, for messages.
+    model : onnx.ModelProto
+        What it holds.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+    attentions : tuple of FoundAttention
+        Its attentions.
+    ids : str
+        The input that holds the tokens.
+    decoder : Decoder
+        What a session must know.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    folder: Path
+    attentions: tuple[FoundAttention, ...]
+    ids: str
+    decoder: Decoder
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> DecoderFile:
+        """Read a decoder.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read, or has something that is not supported.
+        """
+        path = Path(path)
+        model, folder = read_model(path)
+        with border(ModelError, f"{path}: the decoder cannot be imported"):
+            (form, *_) = (form for form in FORMS if form.is_form(model.graph))
+            attentions = tuple(form.find(model.graph))
+            ids = _ids_of(model.graph)
+            types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+            decoder = Decoder(
+                vocabulary=_last_extent(model.graph, logits_of(model.graph, attentions)),
+                caches=tuple(cache_of(model.graph, attention) for attention in attentions),
+                ids="int32" if types[ids] == TensorProto.INT32 else "int64",
+                limit=table_rows(rewrite(model, attentions, ids, ROWS[0], False)),
+            )
+            return cls(path, model, folder, attentions, ids, decoder)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that a caller of a session gives."""
+        return (TensorSpec(self.ids, (1, "tokens"), self.decoder.ids),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs that a caller of a session gets."""
+        name = logits_of(self.model.graph, self.attentions)
+        return (TensorSpec(name, (1, "tokens", self.decoder.vocabulary), "float32"),)
+
+    def modules(self) -> Iterator[tuple[str, tvm.IRModule]]:
+        """Yield the functions of the decoder by name, each as ``main`` of a module.
+
+        Raises
+        ------
+        ModelError
+            If a node cannot be imported.
+        """
+        weights: dict[str, Any] = {}
+        for rows in self.decoder.rows:
+            for last_only in (False, True) if rows > 1 else (False,):
+                with border(ModelError, f"{self.path}: the decoder cannot be imported"):
+                    yield function_name(rows, last_only), self._module(rows, last_only, weights)
+
+    @one_at_a_time
+    def _module(self, rows: int, last_only: bool, weights: dict[str, Any]) -> tvm.IRModule:
+        model = rewrite(self.model, self.attentions, self.ids, rows, last_only)
+        model = canonical(model, self.folder, lambda node: not no_converter(node))
+        layers = [layer.to_json() for layer in file_layers(model, self.folder)]
+        try:
+            mod = GraphImporter(self.folder, lambda: None, {}, weights=weights).convert(model)
+        except NotConverted as error:
+            nodes = [model.graph.node[position] for position in sorted(error.reasons)]
+            first, more = nodes[0], f" (and {len(nodes) - 1} more)" if len(nodes) > 1 else ""
+            raise ModelError(
+                f"node {first.name!r} ({qualified(first)}){more} cannot be compiled: "
+                f"{error.reasons[min(error.reasons)]}; ONNX Runtime does not run nodes of decoders"
+            ) from error
+        return mod.with_attr(FILE_LAYERS, layers)
+
+
+def _ids_of(graph: onnx.GraphProto) -> str:
+    """Return the input that holds the tokens.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    integers = [
+        value.name
+        for value in graph.input
+        if value.type.tensor_type.elem_type in (TensorProto.INT64, TensorProto.INT32)
+        and len(value.type.tensor_type.shape.dim) == 2
+        and not any(text in value.name for text in ("mask", "position"))
+    ]
+    if "input_ids" in integers:
+        return "input_ids"
+    if len(integers) != 1:
+        raise ModelError(
+            "a decoder must have an input 'input_ids' of tokens, int64 (batch, tokens); models "
+            "that take embeddings are not supported"
+        )
+    return integers[0]
+
+
+def _last_extent(graph: onnx.GraphProto, name: str) -> int:
+    """Return the last extent of an output.
+
+    Raises
+    ------
+    ModelError
+        If the file does not say it.
+    """
+    (value,) = (value for value in graph.output if value.name == name)
+    dims = value.type.tensor_type.shape.dim
+    if not dims or not dims[-1].dim_value:
+        raise ModelError(f"the output {name!r} must have a known last dimension, the vocabulary")
+    return int(dims[-1].dim_value)

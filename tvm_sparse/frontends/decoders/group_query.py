@@ -1,0 +1,82 @@
+"""GroupQueryAttention of com.microsoft, as the model builder of onnxruntime-genai writes it.
+
+The files say that past and present share one buffer. Lengths and positions are computed from the
+attention mask; a session knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.decoders.attention import FoundAttention
+
+_READ = {
+    "num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "local_window_size",
+    "softcap",
+}  # fmt: skip
+_DEFAULTS: Mapping[str, Any] = {"smooth_softmax": (0, -1), "qk_output": (0,)}
+"""Values of other attributes that change nothing."""
+_OTHER_INPUTS = ("attention_bias", "head_sink", "k_scale", "v_scale")
+"""The inputs behind the position ids, which are those of the tokens in the cache."""
+
+
+def is_form(graph: onnx.GraphProto) -> bool:
+    """Return whether a graph has such attentions, whose caches are its inputs."""
+    inputs = {value.name for value in graph.input}
+    return any(inputs.issuperset(node.input[3:5]) for node in _nodes(graph))
+
+
+def find(graph: onnx.GraphProto) -> Iterator[FoundAttention]:
+    """Yield the attentions of a graph.
+
+    Raises
+    ------
+    ModelError
+        If one has an attribute or an input that is not supported.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    for node in _nodes(graph):
+        inputs = [*node.input, *[""] * 14]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        where = f"node {node.name!r} (GroupQueryAttention)"
+        for name, value in attributes.items():
+            if name not in _READ and value not in _DEFAULTS.get(name, (0, b"", b"NONE", "NONE")):
+                raise ModelError(f"{where}: its attribute {name!r} ({value!r}) is not supported")
+        for name, value in zip(_OTHER_INPUTS, inputs[10:14], strict=True):
+            if value:
+                raise ModelError(f"{where}: its input {name!r} is not supported")
+        tables = tuple(inputs[7:9]) if attributes.get("do_rotary", 0) else ()
+        if not constants.issuperset(tables):
+            raise ModelError(
+                f"{where}: its tables of cosines and sines are computed; they must be constants "
+                "(models whose tables depend on the length of the sequence are not supported)"
+            )
+        window = attributes.get("local_window_size", -1)
+        given = {
+            "num_heads": attributes["num_heads"],
+            "kv_num_heads": attributes["kv_num_heads"],
+            "scale": float(attributes.get("scale", 0.0)),
+            "softcap": float(attributes.get("softcap", 0.0)),
+            "window": max(int(window), 0),
+            "interleaved": int(attributes.get("rotary_interleaved", 0)),
+        }
+        yield FoundAttention(
+            node=node.name,
+            past=(inputs[3], inputs[4]),
+            present=(node.output[1], node.output[2]),
+            result=node.output[0],
+            rows=tuple(filter(None, inputs[:3])),
+            tables=tables,
+            attributes=given,
+        )
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        if node.op_type == "GroupQueryAttention" and node.domain == "com.microsoft":
+            yield node

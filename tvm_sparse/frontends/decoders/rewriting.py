@@ -1,0 +1,242 @@
+"""A decoder's graph => the graph of a call on a fixed number of tokens, with caches in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.converters.cached import DOMAIN
+from tvm_sparse.frontends.decoders.attention import STATE, FoundAttention
+from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.sizes.cached_attention import TILE
+from tvm_sparse.sizes.decoder import CacheSpec
+
+TILES = "tiles"
+"""The name of the dimension of caches that a session chooses."""
+
+_PREFIX = "tvm_sparse_"
+_CACHE_TYPES = {
+    TensorProto.FLOAT: "float32",
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "float32",
+}
+_ROWWISE = {"Add", "Cast", "Div", "Identity", "Mul", "Tanh"}
+"""Operators that may follow the head, each of whose results comes from one element."""
+_PRODUCTS = {"Gemm", "MatMul", "MatMulNBits"}
+
+
+def cache_of(graph: onnx.GraphProto, attention: FoundAttention) -> CacheSpec:
+    """Return the cache of an attention, which is an input ``(batch, heads, past, head_dim)``.
+
+    Raises
+    ------
+    ModelError
+        If it has another shape or type.
+    """
+    types = {value.name: value.type.tensor_type for value in graph.input}
+    dims = [dim.dim_value for dim in types[attention.past[0]].shape.dim]
+    if len(dims) != 4 or not dims[1] or not dims[3]:
+        raise ModelError(
+            f"the cache {attention.past[0]!r} must have the shape (batch, heads, past, channels), "
+            "with the numbers of heads and channels"
+        )
+    dtype = _CACHE_TYPES.get(types[attention.past[0]].elem_type)
+    if dtype is None:
+        raise ModelError(
+            f"the cache {attention.past[0]!r} has elements of another type than float32 and "
+            "float16, which is not supported"
+        )
+    return CacheSpec(dims[1], dims[3], dtype)
+
+
+def rewrite(
+    model: onnx.ModelProto,
+    attentions: Sequence[FoundAttention],
+    ids: str,
+    rows: int,
+    last_only: bool,
+) -> onnx.ModelProto:
+    """Return the model of a call.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The decoder; its weights are shared with the result as far as Python allows.
+    attentions : sequence of FoundAttention
+        All attentions with a cache.
+    ids : str
+        The input that holds the tokens.
+    rows : int
+        The tokens of a call.
+    last_only : bool
+        Whether the call computes the logits of the last token only.
+
+    Raises
+    ------
+    ModelError
+        If the graph needs another input than tokens and positions.
+    """
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    specs = [cache_of(graph, attention) for attention in attentions]
+    caches = [(f"{_PREFIX}keys{i}", f"{_PREFIX}values{i}") for i in range(len(specs))]
+    inputs = [
+        helper.make_tensor_value_info(ids, types[ids], [1, rows]),
+        helper.make_tensor_value_info(STATE, TensorProto.INT32, [2]),
+    ]
+    replaced: dict[str, onnx.NodeProto] = {}
+    for names, spec, attention in zip(caches, specs, attentions, strict=True):
+        replaced[attention.result] = _with_scale(attention, spec).replacement(names)
+        keys, values = spec.shapes(0)
+        shapes = [keys[0], TILES, *keys[2:]], [*values[:2], TILES, TILE, TILE]
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+        inputs += map(helper.make_tensor_value_info, names, [kind] * 2, shapes)
+    result = logits_of(graph, attentions)
+    nodes = [
+        next((replaced[name] for name in node.output if name in replaced), node)
+        for node in graph.node
+    ]
+    made: list[onnx.TensorProto] = []
+    positions = [name for name in types if "position" in name and name != STATE]
+    for name in positions:
+        nodes[:0] = _positions(name, types[name], rows, made)
+    if last_only:
+        nodes = _with_last_row(nodes, result, made)
+    nodes = _needed(nodes, result)
+    read = {name for node in nodes for name in reads(node)}
+    if others := read & types.keys() - {ids, *positions}:
+        raise ModelError(
+            f"the decoder computes with the input {sorted(others)[0]!r} outside of attention; "
+            "sessions give it tokens and positions only"
+        )
+    output = onnx.ValueInfoProto(name=result, type=_element_type(graph, result))
+    weights = [tensor for tensor in (*graph.initializer, *made) if tensor.name in read]
+    new = helper.make_graph(nodes, graph.name or "decoder", inputs, [output], weights)
+    opsets = [*model.opset_import, helper.make_opsetid(DOMAIN, 1)]
+    changed = helper.make_model(new, opset_imports=opsets, ir_version=model.ir_version)
+    changed.functions.extend(model.functions)
+    return changed
+
+
+def logits_of(graph: onnx.GraphProto, attentions: Iterable[FoundAttention]) -> str:
+    """Return the output that is no cache.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or if there are several.
+    """
+    caches = {name for attention in attentions for name in attention.present}
+    others = [value.name for value in graph.output if value.name not in caches]
+    if "logits" in others:
+        return "logits"
+    if len(others) != 1:
+        named = ", ".join(map(repr, others)) or "none"
+        raise ModelError(
+            f"a decoder must have one output 'logits' beside its caches; it has {named}"
+        )
+    return others[0]
+
+
+def table_rows(model: onnx.ModelProto) -> int:
+    """Return the rows of the smallest table of positions that a rewritten model has, else 0."""
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    rows = []
+    for node in model.graph.node:
+        for position in {"RotaryEmbedding": (1, 2, 3), "CachedAttention": (6,)}.get(
+            node.op_type, ()
+        ):
+            name = node.input[position] if position < len(node.input) else ""
+            if len(shapes.get(name, ())) == 2:
+                rows.append(int(shapes[name][0]))
+        if node.op_type == "Gather" and "position" in node.input[1] and node.input[0] in shapes:
+            rows.append(int(shapes[node.input[0]][0]))
+    return min(rows, default=0)
+
+
+def _with_scale(attention: FoundAttention, spec: CacheSpec) -> FoundAttention:
+    attributes = dict(attention.attributes)
+    attributes["scale"] = attributes.get("scale") or 1 / math.sqrt(spec.head_dim)
+    return FoundAttention(**{**attention.__dict__, "attributes": attributes})
+
+
+def _element_type(graph: onnx.GraphProto, name: str) -> onnx.TypeProto:
+    (found,) = (value for value in graph.output if value.name == name)
+    kind = onnx.TypeProto()
+    kind.tensor_type.elem_type = found.type.tensor_type.elem_type
+    return kind
+
+
+def _positions(
+    name: str, kind: int, rows: int, made: list[onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Return the nodes that compute positions ``(1, rows)``; unused rows get the last one."""
+    own = f"{_PREFIX}{rows}_{name}"  # other numbers of rows have other constants
+
+    def constant(suffix: str, values: object) -> str:
+        made.append(numpy_helper.from_array(np.array(values), f"{own}_{suffix}"))
+        return made[-1].name
+
+    def node(op_type: str, inputs: Sequence[str], output: str, **attributes: int) -> onnx.NodeProto:
+        return helper.make_node(op_type, inputs, [output], name=output, **attributes)
+
+    steps = constant("steps", np.arange(rows, dtype="int64")[None])
+    first, second, one = (constant(text, [i]) for text, i in (("0", 0), ("1", 1), ("one", 1)))
+    return [
+        node("Cast", [STATE], f"{own}_state", to=TensorProto.INT64),
+        node("Gather", [f"{own}_state", first], f"{own}_first"),
+        node("Gather", [f"{own}_state", second], f"{own}_count"),
+        node("Add", [f"{own}_first", steps], f"{own}_all"),
+        node("Add", [f"{own}_first", f"{own}_count"], f"{own}_end"),
+        node("Sub", [f"{own}_end", one], f"{own}_last"),
+        node("Min", [f"{own}_all", f"{own}_last"], f"{own}_used"),
+        node("Cast", [f"{own}_used"], name, to=kind),
+    ]
+
+
+def _with_last_row(
+    nodes: list[onnx.NodeProto], result: str, made: list[onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Let the head of the network read the last token only."""
+    makers = {name: node for node in nodes for name in node.output}
+    head = makers[result]
+    while head.op_type in _ROWWISE and (above := [makers[n] for n in head.input if n in makers]):
+        head = above[0]
+    read = head.input[0] if head.op_type in _PRODUCTS else result
+    at = f"{_PREFIX}last"
+    made.append(numpy_helper.from_array(np.array([1], "int64"), f"{at}_1"))
+    made.append(numpy_helper.from_array(np.array([1], "int32"), f"{at}_one"))
+    picking = [
+        helper.make_node("Gather", [STATE, f"{at}_1"], [f"{at}_count"], name=f"{at}_count"),
+        helper.make_node("Sub", [f"{at}_count", f"{at}_one"], [at], name=at),
+    ]
+    if read == result:
+        every = f"{_PREFIX}every_row"
+        pick = helper.make_node("Gather", [every, at], [result], name=f"{at}_row", axis=1)
+        renamed = onnx.NodeProto()
+        renamed.CopyFrom(makers[result])
+        renamed.output[list(renamed.output).index(result)] = every
+        others = [renamed if node is makers[result] else node for node in nodes]
+        return [*others, *picking, pick]
+    row = f"{at}_row"
+    pick = helper.make_node("Gather", [read, at], [row], name=row, axis=1)
+    changed = onnx.NodeProto()
+    changed.CopyFrom(head)
+    changed.input[0] = row
+    place = next(i for i, node in enumerate(nodes) if node is head)
+    return [*nodes[:place], *picking, pick, changed, *nodes[place + 1 :]]
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+    """Return the nodes that a result depends on, in their order."""
+    wanted, kept = {result}, []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            kept.append(node)
+            wanted.update(reads(node))
+    return kept[::-1]

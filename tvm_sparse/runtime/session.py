@@ -1,0 +1,193 @@
+"""A sequence of tokens of a decoder: its caches of keys and values, and its position."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvm_sparse.errors import InputError
+from tvm_sparse.runtime.arrays import to_tensor
+from tvm_sparse.runtime.running import running
+from tvm_sparse.sizes.cached_attention import tiles_for
+from tvm_sparse.sizes.decoder import function_name
+
+if TYPE_CHECKING:
+    from tvm_sparse.runtime.engine import Engine
+
+MOST_TOKENS = 4096
+"""The tokens of a session if nobody says how many."""
+
+
+class Session:
+    """A sequence of tokens; `Engine.session` makes it.
+
+    Sessions of an engine share its weights, and may be used in turn or by several threads. A
+    session is cheap: its caches take memory only where tokens have been.
+
+    Parameters
+    ----------
+    engine : Engine
+        A decoder.
+    tokens : int, optional
+        The most tokens of the sequence.
+
+    Raises
+    ------
+    InputError
+        If the model is no decoder, or does not take as many tokens.
+    """
+
+    def __init__(self, engine: Engine, tokens: int | None = None) -> None:
+        decoder = engine.info.decoder
+        if decoder is None:
+            raise InputError(
+                "the model is no decoder: it has no caches of past keys and values that this "
+                "version knows; call engine.run"
+            )
+        if tokens is None:
+            tokens = min(MOST_TOKENS, decoder.limit or MOST_TOKENS)
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise InputError(f"tokens={tokens!r}: the tokens of a session are a number from 1 on")
+        if decoder.limit and tokens > decoder.limit:
+            raise InputError(
+                f"tokens={tokens}: the model has tables for sequences of up to {decoder.limit}"
+            )
+        self._engine, self._decoder, self._tokens = engine, decoder, tokens
+        self._position = 0
+        self._lock = threading.Lock()
+        # The system gives zeroed memory page by page, when it is written.
+        arrays = [
+            np.zeros(shape, cache.dtype)
+            for cache in decoder.caches
+            for shape in cache.shapes(tiles_for(tokens))
+        ]
+        self._arrays, self._caches = arrays, [to_tensor(array) for array in arrays]
+
+    def __repr__(self) -> str:
+        return f"Session({self._position} of {self._tokens} tokens)"
+
+    @property
+    def position(self) -> int:
+        """The tokens in the caches: the position of the next one."""
+        return self._position
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens of the sequence."""
+        return self._tokens
+
+    def step(self, ids: Sequence[int], last_only: bool = False) -> NDArray[np.float32]:
+        """Append tokens to the sequence: a prompt, a part of it, or the next token.
+
+        Parameters
+        ----------
+        ids : sequence of int
+            One token or more.
+        last_only : bool
+            Whether only the logits behind the last token are computed.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``(tokens, vocabulary)``, or ``(1, vocabulary)`` with `last_only`: the logits
+            behind each token.
+
+        Raises
+        ------
+        InputError
+            If there is no token, one is not in the model's vocabulary, or they do not fit into the
+            session, which then stays as it was.
+        RunError, TargetError, ClosedError
+            As `Engine.run` raises them.
+        """
+        tokens = self._checked(ids)
+        logits = []
+        with self._lock:
+            position, done = self._position, 0
+            self._check_room(len(tokens))
+            for rows, used in self._decoder.chunks(len(tokens)):
+                chunk = np.zeros((1, rows), self._decoder.ids)
+                chunk[0, :used] = tokens[done : done + used]
+                done += used
+                found = self._call(function_name(rows, last_only), chunk, position, used)
+                if not last_only:
+                    logits.append(found[:used])
+                elif done == len(tokens):
+                    logits.append(found)
+                position += used
+            self._position = position
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def rewind(self, tokens: int) -> None:
+        """Forget the last tokens.
+
+        Raises
+        ------
+        InputError
+            If there are not as many.
+        """
+        with self._lock:
+            if isinstance(tokens, bool) or not 0 <= operator.index(tokens) <= self._position:
+                raise InputError(
+                    f"the session has {self._position} tokens; it cannot forget {tokens}"
+                )
+            self._position -= operator.index(tokens)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        with self._lock:
+            self._position = 0
+
+    def cache(self, layer: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        """Return copies of the keys and values of a layer.
+
+        Parameters
+        ----------
+        layer : int
+            The number of the attention, from 0 on.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            Keys and values ``(1, heads, position, head_dim)``, as ONNX has them.
+        """
+        spec, count = self._decoder.caches[layer], self._position
+        keys, values = self._arrays[2 * layer : 2 * layer + 2]
+        by_position = keys.transpose(0, 1, 3, 2).reshape(spec.kv_heads, -1, spec.head_dim)
+        of_values = values.transpose(0, 2, 3, 1, 4).reshape(spec.kv_heads, by_position.shape[1], -1)
+        return by_position[None, :, :count], of_values[None, :, :count, : spec.head_dim]
+
+    def _call(
+        self, name: str, ids: NDArray[np.generic], position: int, used: int
+    ) -> NDArray[np.float32]:
+        """Return the logits ``(rows, vocabulary)`` of a call."""
+        state = to_tensor(np.array([position, used], "int32"))
+        with running():
+            machine = self._engine.usable_machine()
+            tensors = [to_tensor(ids), state, *self._caches]
+            result = machine.submit(lambda: machine.call(tensors, name)).result()
+        return np.from_dlpack(result).astype("float32", copy=False)[0]
+
+    def _checked(self, ids: Sequence[int]) -> NDArray[np.int64]:
+        array = np.asarray(ids)
+        if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
+            raise InputError(f"expected a sequence of one or more token ids, got {ids!r:.80}")
+        if array.min() < 0 or array.max() >= self._decoder.vocabulary:
+            wrong = array[(array < 0) | (array >= self._decoder.vocabulary)][0]
+            raise InputError(f"{wrong} is no token: the vocabulary has {self._decoder.vocabulary}")
+        return array.astype("int64")
+
+    def _check_room(self, count: int) -> None:
+        if self._position + count > self._tokens:
+            most = self._decoder.limit
+            limit = f" (the model takes up to {most})" if most else ""
+            raise InputError(
+                f"the session has {self._position} of at most {self._tokens} tokens, and {count} "
+                f"more do not fit: rewind or reset it, or make one with "
+                f"engine.session(tokens=...){limit}"
+            )

@@ -1,0 +1,90 @@
+"""Sizes of an attention whose keys and values lie in a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TILE = 8
+"""Positions, and channels of values, that lie beside each other in a cache."""
+
+BLOCK = 64
+"""Positions whose scores are computed at a time; the capacity of a cache is a multiple of them."""
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """An attention of the newest tokens of a sequence to all tokens so far.
+
+    Attributes
+    ----------
+    tokens : int
+        The most new tokens of a call.
+    heads, kv_heads : int
+        Heads of queries, and of keys and values; consecutive heads of queries share a head of keys.
+    head_dim : int
+        Channels of a head.
+    scale : float
+        Factor by which scores are multiplied.
+    window : int
+        A token attends to as many tokens, itself and those before it; 0 for all of them.
+    softcap : float
+        Scores are limited to it by the hyperbolic tangent; 0 for no limit.
+    rotated : int
+        The first channels of each head of queries and keys that are rotated by the angles of the
+        position; 0 if they come rotated.
+    interleaved : bool
+        Whether neighbouring channels are rotated as a pair; otherwise a channel and the one half of
+        `rotated` behind it.
+    packed : bool
+        Whether queries, keys and values are one tensor, one behind the other.
+    cache : str
+        The type of the elements of the cache, ``float32`` or ``float16``.
+    """
+
+    tokens: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int = 0
+    softcap: float = 0.0
+    rotated: int = 0
+    interleaved: bool = False
+    packed: bool = False
+    cache: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads of queries do not share {self.kv_heads} of keys")
+
+    @property
+    def group(self) -> int:
+        """Heads of queries that share a head of keys."""
+        return self.heads // self.kv_heads
+
+    @property
+    def value_vectors(self) -> int:
+        """Vectors of `TILE` channels that hold the values of a position."""
+        return -(-self.head_dim // TILE)
+
+    def caches(self, tiles: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the shapes of the caches of keys and values.
+
+        Parameters
+        ----------
+        tiles : int
+            `TILE` positions each; `tiles_for` says how many hold a number of tokens.
+        """
+        return (
+            (self.kv_heads, tiles, self.head_dim, TILE),
+            (self.kv_heads, self.value_vectors, tiles, TILE, TILE),
+        )
+
+    def splits(self, threads: int) -> int:
+        """Return into how many parts the positions of a head are cut, so that threads share."""
+        return next(parts for parts in range(1, threads + 1) if not self.kv_heads * parts % threads)
+
+
+def tiles_for(tokens: int) -> int:
+    """Return the tiles of a cache for a number of tokens."""
+    return -(-tokens // BLOCK) * (BLOCK // TILE)

@@ -1,0 +1,112 @@
+"""Verify a decoder: the logits of a session are compared with those of ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from tvm_sparse.frontends.onnx_file import read_model
+from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.verification.comparison import HALF_TOLERANCE, TOLERANCE, Difference, difference
+
+PROMPT, STEPS = 5, 3
+"""Tokens that are compared: those of a prompt, and single ones behind it."""
+
+
+class OnnxDecoder:
+    """A sequence of tokens of a decoder in ONNX Runtime, without its optimizations.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The model; its caches are inputs of rank 4, and outputs called ``present...``.
+
+    Attributes
+    ----------
+    past : dict of str to array
+        The caches by the names of the inputs.
+    position : int
+        The tokens so far.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        model, folder = read_model(path)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._types = {
+            value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            for value in model.graph.input
+        }
+        self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        caches = [name for name, shape in self._inputs.items() if len(shape) == 4]
+        presents = [name for name in self._outputs if name.startswith("present")]
+        self._presents = dict(zip(caches, presents, strict=True))
+        self.position = 0
+        self.past = {
+            name: np.zeros((1, self._inputs[name][1], 0, self._inputs[name][3]), self._types[name])
+            for name in caches
+        }
+
+    def step(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Append tokens; return their logits ``(tokens, vocabulary)``."""
+        total = self.position + len(ids)
+        feeds = dict(self.past)
+        for name in self._inputs.keys() - feeds.keys():
+            values: NDArray[np.generic]
+            if "mask" in name:
+                values = np.ones((1, total))
+            elif "position" in name:
+                values = np.arange(self.position, total)[None]
+            else:
+                values = np.array([ids])
+            feeds[name] = values.astype(self._types[name])
+        found = dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+        self.position = total
+        self.past = {name: found[present] for name, present in self._presents.items()}
+        (logits,) = (found[name] for name in self._outputs if name not in self._presents.values())
+        return np.asarray(logits[0].astype("float32"))
+
+
+def compare_decoder(path: str | os.PathLike[str], engine: Engine) -> Difference:
+    """Return how far the logits of a session are from those of ONNX Runtime.
+
+    The tokens are random. A prompt is computed at once, and a few tokens one by one.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The model that `engine` was compiled from.
+    engine : Engine
+        The compiled decoder.
+
+    Raises
+    ------
+    Exception
+        Whatever ONNX Runtime raises where it cannot run the model.
+    """
+    decoder = engine.info.decoder
+    assert decoder is not None
+    reference = OnnxDecoder(path)
+    steps = STEPS if decoder.limit == 0 else min(STEPS, decoder.limit - 1)
+    prompt = PROMPT if decoder.limit == 0 else min(PROMPT, decoder.limit - steps)
+    session = engine.session(tokens=prompt + steps)
+    ids = np.random.default_rng(0).integers(0, decoder.vocabulary, prompt + steps).tolist()
+    chunks = [ids[:prompt], *([token] for token in ids[prompt:])]
+    both = [[one.step(chunk) for chunk in chunks] for one in (reference, session)]
+    expected, actual = (np.concatenate(logits) for logits in both)
+    is_half = any(cache.dtype == "float16" for cache in decoder.caches)
+    tolerance = HALF_TOLERANCE if is_half else TOLERANCE
+    return Difference(engine.outputs[0].name, difference(expected, actual), tolerance)
