@@ -18,6 +18,7 @@ from tvm_sparse.cli import (
     demo,
     doctor,
     ending,
+    generate,
     limits,
     prune,
     quantize,
@@ -33,8 +34,8 @@ _NO_MEMORY = reason(MemoryError())
 """What errors of this package say where memory could not be had."""
 
 VERBS = (
-    compile, verify, tune, run, benchmark, demo, analyze, prune, quantize, targets, doctor,
-    completion,
+    compile, verify, tune, run, generate, benchmark, demo, analyze, prune, quantize, targets,
+    doctor, completion,
 )  # fmt: skip
 """The verbs in the order of ``--help``."""
 

@@ -1,0 +1,1 @@
+"""Text from a language model, token by token, on a session that keeps what was read."""
