@@ -14,8 +14,9 @@ length of the sequence::
     y = sums of all parts / sums of their weights                            # combine
 
 The positions are cut into parts where there are fewer heads than threads. A cache has
-`TILE` positions, or channels, beside each other, so that all loads are whole vectors of
-consecutive memory, and the lines of a tile do not compete for one set of a cache of the processor.
+`TILE` positions of keys, or channels of values, beside each other, so that all loads are whole
+vectors, and a block of positions lies in one piece, so that a head is read from its beginning to
+its end.
 The loop nest knows neither the position nor the capacity.
 
 The blocks with a running maximum are those of "FlashAttention" (Dao et al., 2022).
@@ -79,7 +80,7 @@ def cached_attention(
         T.func_name("cached_attention")
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         rows = CachedRows(problem, table_rows)
-        key_shape, value_shape = problem.caches(tirx.Var("tiles", "int64"))
+        key_shape, value_shape = problem.caches(tirx.Var("blocks", "int64"))
         keys = argument("keys", *key_shape, dtype=problem.cache)
         values = argument("values", *value_shape, dtype=problem.cache)
         state = argument("state", 2, dtype="int32")
@@ -132,15 +133,16 @@ class _Nest:
             T.serial(T.int64(0), self.count) as token,
         ):
             position = T.bind(self.position + token)
-            tile, lane = T.bind(position // TILE), T.bind(position % TILE)
+            block, place = T.bind(position // BLOCK), T.bind(position % BLOCK)
+            tile, lane = T.bind(place // TILE), T.bind(place % TILE)
 
             def keep_key(d: Expr, value: Expr) -> None:
-                T.buffer_store(self.keys, _as(value, problem.cache), [head, tile, d, lane])
+                T.buffer_store(self.keys, _as(value, problem.cache), [head, block, tile, d, lane])
 
             self.rows.rotated("k", token, head, position, keep_key)
             with T.serial(T.int64(0), T.int64(problem.head_dim)) as d:
                 value = _as(self.rows.load("v", token, head, d), problem.cache)
-                T.buffer_store(self.values, value, [head, d // TILE, tile, lane, d % TILE])
+                T.buffer_store(self.values, value, [head, block, d // TILE, place, d % TILE])
             with T.serial(T.int64(0), T.int64(problem.group)) as member:
                 row = T.bind(head * self.room + token * problem.group + member)
 
@@ -265,11 +267,11 @@ class _Block:
         scores = Registers(self.count * tiles, TILE)
         for i in range(self.count * tiles):
             scores[i] = filled(0, TILE)
-        first = T.bind(self.block * (BLOCK // TILE) + step * tiles)
+        first = T.bind(step * tiles)
         lanes = vector(T.int64(0), TILE)
         with T.serial(T.int64(0), T.int64(head_dim)) as d:
             keys = [
-                T.bind(_as(nest.keys[self.head, first + u, d, lanes], "float32"))
+                T.bind(_as(nest.keys[self.head, self.block, first + u, d, lanes], "float32"))
                 for u in range(tiles)
             ]
             for r in range(self.count):
@@ -337,9 +339,8 @@ class _Block:
                 sums[r * width + u] = nest.sums[place(r, u)] * shrinks[r]
         lanes = vector(T.int64(0), TILE)
         with T.serial(T.int64(0), self.valid) as i:
-            tile, within = self.block * (BLOCK // TILE) + i // TILE, i % TILE
             values = [
-                T.bind(_as(nest.values[self.head, first + u, tile, within, lanes], "float32"))
+                T.bind(_as(nest.values[self.head, self.block, first + u, i, lanes], "float32"))
                 for u in range(width)
             ]
             for r in range(self.count):

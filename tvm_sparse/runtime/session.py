@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tvm_sparse.errors import InputError
 from tvm_sparse.runtime.arrays import to_tensor
 from tvm_sparse.runtime.running import running
-from tvm_sparse.sizes.cached_attention import tiles_for
+from tvm_sparse.sizes.cached_attention import blocks_for
 from tvm_sparse.sizes.decoder import function_name
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Session:
         arrays = [
             np.zeros(shape, cache.dtype)
             for cache in decoder.caches
-            for shape in cache.shapes(tiles_for(tokens))
+            for shape in cache.shapes(blocks_for(tokens))
         ]
         self._arrays, self._caches = arrays, [to_tensor(array) for array in arrays]
 
@@ -158,9 +158,9 @@ class Session:
         """
         spec, count = self._decoder.caches[layer], self._position
         keys, values = self._arrays[2 * layer : 2 * layer + 2]
-        by_position = keys.transpose(0, 1, 3, 2).reshape(spec.kv_heads, -1, spec.head_dim)
-        of_values = values.transpose(0, 2, 3, 1, 4).reshape(spec.kv_heads, by_position.shape[1], -1)
-        return by_position[None, :, :count], of_values[None, :, :count, : spec.head_dim]
+        of_keys = keys.transpose(0, 1, 2, 4, 3).reshape(spec.kv_heads, -1, spec.head_dim)
+        of_values = values.transpose(0, 1, 3, 2, 4).reshape(*of_keys.shape[:2], -1)
+        return of_keys[None, :, :count], of_values[None, :, :count, : spec.head_dim]
 
     def _call(
         self, name: str, ids: NDArray[np.generic], position: int, used: int

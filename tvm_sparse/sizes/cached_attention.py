@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 TILE = 8
-"""Positions, and channels of values, that lie beside each other in a cache."""
+"""Positions of keys, and channels of values, that lie beside each other in a cache."""
 
 BLOCK = 64
-"""Positions whose scores are computed at a time; the capacity of a cache is a multiple of them."""
+"""Positions that are computed at a time. In a cache they lie together, so that it is read from its
+beginning to its end; its capacity is a multiple of them."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,17 @@ class CachedAttention:
         """Vectors of `TILE` channels that hold the values of a position."""
         return -(-self.head_dim // TILE)
 
-    def caches(self, tiles: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def caches(self, blocks: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Return the shapes of the caches of keys and values.
 
         Parameters
         ----------
-        tiles : int
-            `TILE` positions each; `tiles_for` says how many hold a number of tokens.
+        blocks : int
+            `BLOCK` positions each, or an expression; `blocks_for` says how many hold some tokens.
         """
         return (
-            (self.kv_heads, tiles, self.head_dim, TILE),
-            (self.kv_heads, self.value_vectors, tiles, TILE, TILE),
+            (self.kv_heads, blocks, BLOCK // TILE, self.head_dim, TILE),
+            (self.kv_heads, blocks, self.value_vectors, BLOCK, TILE),
         )
 
     def splits(self, threads: int) -> int:
@@ -85,6 +87,6 @@ class CachedAttention:
         return next(parts for parts in range(1, threads + 1) if not self.kv_heads * parts % threads)
 
 
-def tiles_for(tokens: int) -> int:
-    """Return the tiles of a cache for a number of tokens."""
-    return -(-tokens // BLOCK) * (BLOCK // TILE)
+def blocks_for(tokens: int) -> int:
+    """Return the blocks of a cache for a number of tokens."""
+    return -(-tokens // BLOCK)

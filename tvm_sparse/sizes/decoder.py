@@ -29,10 +29,10 @@ class CacheSpec:
     head_dim: int
     dtype: str
 
-    def shapes(self, tiles: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the shapes of the tensors of keys and values, of `tiles` tiles of positions."""
+    def shapes(self, blocks: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Return the shapes of the tensors of keys and values, of a number of blocks."""
         head = self.kv_heads, self.kv_heads, self.head_dim
-        return CachedAttention(1, *head, scale=1.0, cache=self.dtype).caches(tiles)
+        return CachedAttention(1, *head, scale=1.0, cache=self.dtype).caches(blocks)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Attention of new tokens to caches of keys and values, which a call extends in place.
 
-The caches are parameters of the function, with tiles of positions whose number is known only when
+The caches are parameters of the function, with blocks of positions whose number is known only when
 a session is made. The state says at which position the new tokens begin, and how many there are.
 The sizes of the activations do not depend on it.
 """

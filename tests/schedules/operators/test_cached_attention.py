@@ -9,7 +9,7 @@ import tvm
 from tvm_sparse import schedules
 from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import native
-from tvm_sparse.sizes.cached_attention import CachedAttention, tiles_for
+from tvm_sparse.sizes.cached_attention import CachedAttention, blocks_for
 
 GROUPED = CachedAttention(tokens=4, heads=6, kv_heads=2, head_dim=16, scale=0.25)
 
@@ -87,7 +87,7 @@ def test_numpy(name):
     kernel = build(module, cpu.to_target())["main"]
     caches = [
         tvm.runtime.tensor(np.zeros(shape, problem.cache))
-        for shape in problem.caches(tiles_for(150))
+        for shape in problem.caches(blocks_for(150))
     ]
     sequence, position = Sequence(problem), 0
     widths = [problem.heads * problem.head_dim] + [problem.kv_heads * problem.head_dim] * 2

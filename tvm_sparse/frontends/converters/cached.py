@@ -30,7 +30,7 @@ def cached_attention(node: Node) -> Any:
         tokens=node.shape(0)[1],
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=int(given["keys"].ty.shape[2]),
+        head_dim=int(given["keys"].ty.shape[3]),
         scale=float(node.attributes["scale"]),
         window=int(node.attributes.get("window", 0)),
         softcap=float(node.attributes.get("softcap", 0.0)),

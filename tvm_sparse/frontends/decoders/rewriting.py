@@ -13,10 +13,9 @@ from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.cached import DOMAIN
 from tvm_sparse.frontends.decoders.attention import STATE, FoundAttention
 from tvm_sparse.frontends.submodel import reads
-from tvm_sparse.sizes.cached_attention import TILE
 from tvm_sparse.sizes.decoder import CacheSpec
 
-TILES = "tiles"
+BLOCKS = "blocks"
 """The name of the dimension of caches that a session chooses."""
 
 _PREFIX = "tvm_sparse_"
@@ -92,8 +91,7 @@ def rewrite(
     replaced: dict[str, onnx.NodeProto] = {}
     for names, spec, attention in zip(caches, specs, attentions, strict=True):
         replaced[attention.result] = _with_scale(attention, spec).replacement(names)
-        keys, values = spec.shapes(0)
-        shapes = [keys[0], TILES, *keys[2:]], [*values[:2], TILES, TILE, TILE]
+        shapes = spec.shapes(BLOCKS)
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
         inputs += map(helper.make_tensor_value_info, names, [kind] * 2, shapes)
     result = logits_of(graph, attentions)
