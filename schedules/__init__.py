@@ -26,11 +26,13 @@ from tvm_sparse.schedules.operators.int8_linear import Int8Linear
 from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
+from tvm_sparse.schedules.operators.pair_row_linear import pair_row_linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
 from tvm_sparse.schedules.operators.recurrent import recurrent
 from tvm_sparse.schedules.operators.row_linear import row_linear, sparse_row_linear
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
+from tvm_sparse.schedules.operators.sliding_row_linear import sliding_row_linear
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
 from tvm_sparse.schedules.operators.strips import from_strips, to_strips
@@ -86,9 +88,11 @@ __all__ = [
     "layer_norm",
     "linear",
     "max_pool2d",
+    "pair_row_linear",
     "panels_to_image",
     "recurrent",
     "row_linear",
+    "sliding_row_linear",
     "sparse_conv2d",
     "sparse_expert_linear",
     "sparse_linear",

@@ -21,7 +21,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.sizes.block_linear import MOST_ROWS
-from tvm_sparse.tilings.block_row_linear import BLOCK_ROW_LINEAR_FAMILY
+from tvm_sparse.tilings.block_rows import BLOCK_ROW_LINEAR_FAMILY
 from tvm_sparse.tilings.layer import Layer
 
 _log = logging.getLogger("tvm_sparse")

@@ -1,27 +1,41 @@
-"""PackBlockWeights: block_matmul(x, w) => from_panels(block_row_linear(to_panels(x), pack(w)))
+"""PackBlockWeights: block_matmul(x, w) => from_panels(block_rows(to_panels(x), pack(w)))
 
 The panels have one lane. All such layers have a kernel: `ExpandBlocks` made floats of the others.
-The module attribute ``tvm_sparse.layers`` gets one entry for each of them, as by `SparsifyWeights`.
+The cost model chooses the form in which a weight is packed by the weight alone, so that functions
+on one, four and sixteen rows can share it. The module attribute ``tvm_sparse.layers`` gets one
+entry for each of the layers, as by `SparsifyWeights`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.blocks import BlockCodes
 from tvm_sparse.formats.groups import GroupedBlocks, scales_type
+from tvm_sparse.formats.pairs import PairBlocks, is_pairs
+from tvm_sparse.formats.sliding import SlidingBlocks, can_slide
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.block_rows import PackedBlocks
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
-from tvm_sparse.tilings.block_row_linear import BLOCK_ROW_LINEAR_FAMILY
+from tvm_sparse.sizes.block_linear import BlockLinear, Form
+from tvm_sparse.tilings.block_rows import best_form, block_rows_family
 from tvm_sparse.tilings.layer import Layer
+
+MOST_DENSITY = 0.65
+"""The largest density of a weight for which windows are tried: others need more bytes than all
+codes."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackBlockWeights")
@@ -49,23 +63,57 @@ class PackBlockWeights(WeightsPass):
         """Return what was decided for a layer, and its result."""
         x, weight = call.args[0], operators.block_codes_of(call)
         problem = operators.block_linear_of(call, math.prod(known_shape(x)[:-1]))
-        layer = Layer(problem, weight.density)
-        family = BLOCK_ROW_LINEAR_FAMILY
+        problem, packed = best_packed(weight, problem, self.cpu)
+        family, layer = block_rows_family(problem.form), Layer(problem, weight.density)
         tiling: Any = self.kernel_for(layer) or family.default(layer, self.cpu)
-        scales = scales_type(weight.scales, may_round=problem.activations == "int8")
-        packed = GroupedBlocks.pack(weight, scales)
         panels = emit(operators.to_panels(x, 1))
-        product = operators.block_row_linear(panels, packed, problem, dataclasses.asdict(tiling))
+        product = operators.block_rows(panels, packed, problem, dataclasses.asdict(tiling))
         product = emit(operators.of_layer(product, name))
-        cycles = family.cycles(layer, tiling, self.cpu)
+        cycles, bits = family.cycles(layer, tiling, self.cpu), 8 * packed.nbytes
+        zeros, a_weight = 1 - layer.density, bits / weight.codes.size
         decision = {
             "layer": name,
             "shape": list(weight.shape),
             "density": layer.density,
             "kernel": family.name,
-            "reason": f"{packed.nbytes * 8 / math.prod(weight.shape):.2f} bits a weight",
+            "reason": f"{zeros:.0%} zeros: {a_weight:.2f} bits a weight",
             "is_refused": False,
             "precision": problem.activations,
             "seconds": cycles / (self.cpu.cores * self.cpu.memory_system.clock_hz),
         }
         return decision, operators.from_panels(product, known_shape(call))
+
+
+def best_packed(
+    weight: BlockCodes, problem: BlockLinear, cpu: CpuProfile
+) -> tuple[BlockLinear, PackedBlocks]:
+    """Return a layer in its fastest form, and its weight in that form.
+
+    Parameters
+    ----------
+    weight : BlockCodes
+        The weight.
+    problem : BlockLinear
+        The layer; the form does not depend on its rows.
+    cpu : CpuProfile
+        The processor.
+    """
+    scales = scales_type(weight.scales, may_round=problem.activations == "int8")
+    forms: dict[Form, BlockLinear] = {Form.DENSE: problem}
+    packed: dict[Form, PackedBlocks] = {}
+    if is_pairs(weight):
+        forms[Form.PAIRS] = replace(problem, form=Form.PAIRS)
+    if can_slide(weight) and weight.density <= MOST_DENSITY:
+        windows = SlidingBlocks.pack(weight, scales)
+        packed[Form.WINDOWS] = windows
+        forms[Form.WINDOWS] = replace(problem, form=Form.WINDOWS, steps=windows.steps)
+    best = best_form(forms.values(), cpu)
+    if best.form in packed:
+        return best, packed[best.form]
+    return best, _PACKERS[best.form].pack(weight, scales)
+
+
+_PACKERS: Mapping[Form, type[GroupedBlocks | PairBlocks]] = {
+    Form.DENSE: GroupedBlocks,
+    Form.PAIRS: PairBlocks,
+}

@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.emit.buffers import Registers, across, filled, scratch, vector
-from tvm_sparse.sizes.block_linear import PLANES
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
-
-    from tvm_sparse.sizes.block_linear import BlockLinear
 
 _LANES = 8
 _LEVELS = {1: 127, 2: 127 * 256 + 127}
@@ -28,20 +25,38 @@ _TINY = 1e-33
 
 
 class RoundedRows:
-    """Memory for the rounded rows of a layer.
+    """Memory for rounded rows.
 
     Parameters
     ----------
-    problem : BlockLinear
-        The sizes of the layer.
+    rows, columns : int
+        Sizes of the input.
+    block : int
+        Columns that share a scale, a multiple of 8.
+    planes : int
+        Bytes of an integer: 1 or 2.
+    is_unsigned : bool
+        Whether 128 is added to every byte, so that it is unsigned.
+    is_planar : bool
+        Whether the bytes of a row and a plane follow each other. Otherwise, those of eight columns
+        do, of all planes and rows.
     """
 
-    def __init__(self, problem: BlockLinear) -> None:
-        self.problem = problem
-        self.rows, self.planes = problem.rows, PLANES[problem.activations]
-        self.block, self.blocks = problem.block, problem.blocks
-        octets = problem.blocks * problem.block // _LANES
-        self._words = scratch(octets * self.rows * self.planes * 2, "int32")
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        block: int,
+        planes: int,
+        *,
+        is_unsigned: bool = False,
+        is_planar: bool = False,
+    ) -> None:
+        self.rows, self.columns, self.block, self.planes = rows, columns, block, planes
+        self.is_unsigned, self.is_planar = is_unsigned, is_planar
+        self.blocks = -(-columns // block)
+        self._pitch = self.blocks * block
+        self._bytes = scratch(self._pitch * self.rows * self.planes, "uint8")
         self._scales = scratch(self.blocks * self.rows)
         self._sums = scratch(self.blocks * self.rows)
 
@@ -50,8 +65,20 @@ class RoundedRows:
 
         Plane 0 holds the low bytes.
         """
-        place = ((octet * self.rows + row) * self.planes + plane) * 2 + half
-        return across(self._words[place], lanes)
+        place = self._place(octet, row, plane) + 4 * half
+        return across(T.reinterpret("int32", self._bytes[vector(place, 4)]), lanes)
+
+    def octet(self, octet: Expr, row: Expr, plane: int, size: int) -> Expr:
+        """Return the bytes of eight columns, again and again up to a vector of `size` bytes."""
+        eight = self._bytes[vector(self._place(octet, row, plane), _LANES)]
+        return T.reinterpret(f"uint8x{size}", across(T.reinterpret("int64", eight), size // 8))
+
+    def window(self, column: Expr, row: Expr, plane: int, count: int, size: int) -> Expr:
+        """Return `count` bytes of planar rows from a column on, up to a vector of `size` bytes."""
+        held = self._bytes[vector((row * self.planes + plane) * self._pitch + column, count)]
+        if size == count:
+            return held
+        return T.Shuffle([T.bind(held)] * (size // count), list(range(size)))
 
     def scale(self, block: Expr, row: Expr, lanes: int) -> Expr:
         """Return a vector of what an integer of a block stands for."""
@@ -63,7 +90,7 @@ class RoundedRows:
 
     def round(self, x: Expr) -> None:
         """Emit the loops that round all rows of `x` ``[rows, K]``, float32."""
-        whole, left = divmod(self.problem.k, self.block)
+        whole, left = divmod(self.columns, self.block)
         with T.serial(T.int64(0), T.int64(self.rows)) as row:
             self._largest = Registers(2, _LANES)
             self._total = Registers(1, _LANES, "int32")
@@ -72,6 +99,12 @@ class RoundedRows:
                     self._round_block(x, row, block, self.block)
             if left:
                 self._round_block(x, row, T.int64(whole), left)
+
+    def _place(self, octet: Expr, row: Expr, plane: int) -> Expr:
+        """Return where the bytes of eight columns of a row lie."""
+        if self.is_planar:
+            return (row * self.planes + plane) * self._pitch + octet * _LANES
+        return ((octet * self.rows + row) * self.planes + plane) * _LANES
 
     def _round_block(self, x: Expr, row: Expr, block: Expr, columns: int) -> None:
         """Round the columns of a block; behind the first `columns` there are none."""
@@ -102,10 +135,11 @@ class RoundedRows:
         def keep(octet: Expr, value: Expr) -> None:
             steps = T.bind(T.Cast(f"int32x{_LANES}", _rint(value * across(inverse, _LANES))))
             total[0] = total[0] + steps
-            place = (octet * self.rows + row) * self.planes * 2
             for plane, part in enumerate(_bytes(steps, self.planes)):
-                words = T.reinterpret("int32x2", T.Cast(f"int8x{_LANES}", part))
-                T.buffer_store(self._words, words, [vector(place + plane * 2, 2)])
+                if self.is_unsigned:
+                    part = part + across(T.int32(128), _LANES)
+                held = T.reinterpret(f"uint8x{_LANES}", T.Cast(f"int8x{_LANES}", part))
+                T.buffer_store(self._bytes, held, [vector(self._place(octet, row, plane), _LANES)])
 
         largest[0] = largest[1] = filled(0, _LANES)
         total[0] = across(T.int32(0), _LANES)

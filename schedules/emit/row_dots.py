@@ -37,7 +37,7 @@ def codes_of(word: Expr, bits: int, dots: RowDots) -> list[tuple[Expr, int, int]
     size = dots.vector_bytes
     if bits == 8 and dots.sum_bits == 32:
         return [(_flipped(word, size) if dots.is_signed else word, 0, 0)]
-    low, high = _low_half(word, size), _high_half(word, size)
+    low, high = (bits_of(word, shift, 4, size) for shift in (0, 4))
     return [(low, 0, 0), (high, 1, 0)] if bits == 4 else [(low, 0, 0), (high, 0, 1)]
 
 
@@ -91,17 +91,37 @@ def _wide(part: Expr, dots: RowDots) -> Expr:
     return T.call_llvm_pure_intrin(f"int32x{lanes}", "llvm.x86.avx2.pmadd.wd", part, ones)
 
 
-def _low_half(word: Expr, size: int) -> Expr:
-    return T.bind(T.bitwise_and(word, across(T.uint8(15), size)))
-
-
-def _high_half(word: Expr, size: int) -> Expr:
-    """Return the high halves; x86 shifts no bytes, but words of 16 bits."""
-    pairs = T.reinterpret(f"uint16x{size // 2}", word)
-    moved = T.shift_right(pairs, across(T.uint16(4), size // 2))
-    return _low_half(T.reinterpret(f"uint8x{size}", moved), size)
-
-
 def _flipped(word: Expr, size: int) -> Expr:
     """Return unsigned bytes less 128, as signed bytes."""
     return T.bind(T.bitwise_xor(word, across(T.uint8(128), size)))
+
+
+_LOOKUPS = {
+    (32, False): "llvm.x86.avx2.pshuf.b",
+    (64, False): "llvm.x86.avx512.pshuf.b.512",
+    (16, True): "llvm.aarch64.neon.tbl1.v16i8",
+}
+"""Lookups in tables of 16 bytes, by the bytes of a vector and whether the codes are signed."""
+
+
+def looked_up(table: Expr, places: Expr, dots: RowDots) -> Expr:
+    """Return the bytes of a table at some places; every 16 bytes of `places` have their own table.
+
+    Parameters
+    ----------
+    table, places : Expr
+        Vectors of uint8; places are below 16.
+    dots : RowDots
+        Whose vectors they are.
+    """
+    name = _LOOKUPS[dots.vector_bytes, dots.is_signed]
+    return T.call_llvm_pure_intrin(f"uint8x{dots.vector_bytes}", name, table, places)
+
+
+def bits_of(word: Expr, shift: int, bits: int, size: int) -> Expr:
+    """Return `bits` bits of every byte from bit `shift` on; x86 shifts no bytes, but pairs."""
+    if shift:
+        pairs = T.reinterpret(f"uint16x{size // 2}", word)
+        word = T.shift_right(pairs, across(T.uint16(shift), size // 2))
+        word = T.reinterpret(f"uint8x{size}", word)
+    return T.bind(T.bitwise_and(word, across(T.uint8((1 << bits) - 1), size)))

@@ -19,12 +19,12 @@ from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.records.file import Records
 from tvm_sparse.records.keys import key_on, layer_key
 from tvm_sparse.records.record import Record
-from tvm_sparse.sizes.block_linear import BlockLinear
+from tvm_sparse.sizes.block_linear import BlockLinear, Form
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.amx_conv2d import AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AmxLinearTiling
-from tvm_sparse.tilings.block_row_linear import BlockRowTiling
+from tvm_sparse.tilings.block_rows import BlockRowTiling, SparsePairTiling, SparseWindowTiling
 from tvm_sparse.tilings.conv2d import Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
 from tvm_sparse.tilings.families import (
@@ -56,6 +56,8 @@ LAYERS = {
     "quantized linear": replace(LINEAR, is_quantized=True),
     "quantized conv2d": Layer(CONV, 0.1, is_quantized=True),
     "few bits": Layer(BlockLinear(4, 64, 48, 4, 16), 0.1),
+    "pairs": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.PAIRS), 0.5),
+    "windows": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.WINDOWS, steps=40), 0.1),
 }
 TILINGS = [
     SparseTiling(4, 16, rows=2),
@@ -65,6 +67,8 @@ TILINGS = [
     AmxLinearTiling(64),
     RowTiling(16, 4, 4, 2),
     BlockRowTiling(4, 2),
+    SparsePairTiling(4, 2),
+    SparseWindowTiling(4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
     JoinedLinearTiling(4, 16, rows=4, width=16),
@@ -75,17 +79,20 @@ TILINGS = [
     Int8Conv2dTiling(12),
     AmxInt8Conv2dTiling(128),
 ]
+FEW_BITS = ("few bits", "pairs", "windows")
 FITTING = {
     "linear": {0, 3},
     "rows": {1, 5},
-    "conv2d": {2, 7, 10},
-    "grouped": {7},
-    "depthwise": {8},
-    "narrow linear": {0, 3, 9},
-    "narrow conv2d": {2, 7, 10},
-    "quantized linear": {0, 3, 12},
-    "quantized conv2d": {2, 7, 10, 14},
+    "conv2d": {2, 9, 12},
+    "grouped": {9},
+    "depthwise": {10},
+    "narrow linear": {0, 3, 11},
+    "narrow conv2d": {2, 9, 12},
+    "quantized linear": {0, 3, 14},
+    "quantized conv2d": {2, 9, 12, 16},
     "few bits": {6},
+    "pairs": {7},
+    "windows": {8},
 }
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
@@ -109,7 +116,9 @@ def test_names_of_families_in_records_do_not_change():
     names = [family.name for family in FAMILIES]
     assert names == [
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
-        *("linear", "amx_linear", "row_linear", "block_row_linear", "conv2d", "depthwise_conv2d"),
+        *("linear", "amx_linear", "row_linear"),
+        *("block_row_linear", "sparse_pair_row_linear", "sparse_window_row_linear"),
+        *("conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
         *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
     ]
@@ -128,7 +137,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         ["kernel", "channels", "vectors"],
         ["kernel", "inputs"],
         of_rows,
-        ["kernel", "rows", "jobs"],
+        *[["kernel", "rows", "jobs"]] * 3,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
         joined,
@@ -144,7 +153,7 @@ def test_which_kernels_fit_a_layer(name):
     layer = LAYERS[name]
     fitting = {i for i, tiling in enumerate(TILINGS) if fits(layer, tiling, CPU)}
     assert fitting == FITTING[name]
-    if name != "few bits":  # the other choice than its kernel is a product of floats
+    if name not in FEW_BITS:  # their families are compared by `best_form`
         assert fits(layer, default_kernel(layer, CPU), CPU)
 
 

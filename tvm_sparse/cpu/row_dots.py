@@ -43,10 +43,11 @@ SHORT_COLUMNS = 32
 """Input channels whose products fit in sums of 16 bits: codes of four bits meet signed bytes, two
 to a sum, eight times, which makes 8 * 2 * 15 * 128 = 30720 at most."""
 
+_AVX2 = RowDots("AVX2", "llvm.x86.avx2.pmadd.ub.sw", 32, sum_bits=16)
 _X86 = (
     (("avx512vnni",), 512, RowDots("AVX-512 VNNI", "llvm.x86.avx512.vpdpbusd.512", 64)),
     (("avxvnni",), 256, RowDots("AVX-VNNI", "llvm.x86.avx512.vpdpbusd.256", 32)),
-    (("avx2",), 256, RowDots("AVX2", "llvm.x86.avx2.pmadd.ub.sw", 32, sum_bits=16)),
+    (("avx2",), 256, _AVX2),
 )
 _ARM = (
     (
@@ -66,3 +67,9 @@ def row_dots(cpu: CpuProfile) -> RowDots | None:
         if cpu.vector_bits >= bits and has_all(names, cpu.triple, cpu.mcpu, cpu.mattr):
             return found
     return None
+
+
+def shuffled_dots(cpu: CpuProfile) -> RowDots | None:
+    """Return the products of pairs of bytes of vectors of 32 bytes, or None if there are none."""
+    has_avx2 = cpu.architecture == "x86_64" and has_all(("avx2",), cpu.triple, cpu.mcpu, cpu.mattr)
+    return _AVX2 if has_avx2 else None

@@ -75,8 +75,8 @@ class GroupedBlocks:
         words = np.ascontiguousarray(codes.transpose(0, 2, 1, 3))
         return GroupedBlocks(
             words.reshape(len(words), -1, 4 * GROUP),
-            _in_lanes(whole.scales).astype(scale_dtype),
-            None if weight.is_symmetric else _in_lanes(whole.zeros),
+            in_lanes(whole.scales).astype(scale_dtype),
+            None if weight.is_symmetric else in_lanes(whole.zeros),
             weight.bits,
             weight.block,
         )
@@ -87,10 +87,10 @@ class GroupedBlocks:
         codes: NDArray[Any] = self.codes.reshape(groups, words, GROUP, 4).transpose(0, 2, 1, 3)
         if self.bits == 4:
             codes = np.stack([codes & 15, codes >> 4], axis=3)
-        scales = _by_channel(self.scales)[:n].astype(np.float32)
+        scales = by_channel(self.scales)[:n].astype(np.float32)
         zeros: NDArray[np.uint8] = np.full(scales.shape, 1 << (self.bits - 1), np.uint8)
         if self.zeros is not None:
-            zeros = _by_channel(self.zeros)[:n]
+            zeros = by_channel(self.zeros)[:n]
         codes = codes.reshape(groups * GROUP, -1)[:n, :k]
         return BlockCodes(codes, scales, zeros, self.bits, self.block)
 
@@ -112,13 +112,13 @@ def scales_type(scales: NDArray[np.float32], *, may_round: bool) -> str:
     return "float16" if bool((error <= most).all()) else "float32"
 
 
-def _in_lanes(of_blocks: NDArray[_T]) -> NDArray[_T]:
+def in_lanes(of_blocks: NDArray[_T]) -> NDArray[_T]:
     """Return ``(N, blocks)`` as ``(groups, blocks, GROUP)``."""
     n, blocks = of_blocks.shape
     return np.ascontiguousarray(of_blocks.reshape(n // GROUP, GROUP, blocks).transpose(0, 2, 1))
 
 
-def _by_channel(in_lanes: NDArray[_T]) -> NDArray[_T]:
-    """Return the inverse of `_in_lanes`."""
+def by_channel(in_lanes: NDArray[_T]) -> NDArray[_T]:
+    """Return the inverse of `in_lanes`."""
     groups, blocks, _ = in_lanes.shape
     return in_lanes.transpose(0, 2, 1).reshape(groups * GROUP, blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 
@@ -11,6 +12,17 @@ PLANES = {"int8": 1, "int16": 2}
 
 MOST_ROWS = 16
 """The most rows that kernels of such weights take; from more rows on, floats are as fast."""
+
+
+class Form(StrEnum):
+    """How a weight of few bits is packed."""
+
+    DENSE = "dense"
+    """All codes, see `tvm_sparse.formats.groups`."""
+    PAIRS = "pairs"
+    """Two codes of every four, see `tvm_sparse.formats.pairs`."""
+    WINDOWS = "windows"
+    """The non-zeros, see `tvm_sparse.formats.sliding`."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,10 @@ class BlockLinear:
     activations : str
         What the kernel rounds its input to, with a scale for each block of a row; a key of
         `PLANES`.
+    form : Form
+        How the weight is packed.
+    steps : int
+        Steps of a weight in windows.
     """
 
     rows: int
@@ -38,6 +54,8 @@ class BlockLinear:
     bits: int
     block: int
     activations: str = "int16"
+    form: Form = Form.DENSE
+    steps: int = 0
 
     @property
     def dtype(self) -> DType:
@@ -58,5 +76,5 @@ class BlockLinear:
     def key(self) -> str:
         """Text that names the sizes in the tuning records."""
         sizes = f"rows={self.rows} channels={self.k} out_channels={self.n}"
-        form = f"bits={self.bits} block={self.block} activations={self.activations}"
-        return f"block_linear {sizes} {form}"
+        codes = f"bits={self.bits} block={self.block} activations={self.activations}"
+        return f"block_linear {sizes} {codes} form={self.form}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tvm_sparse.formats.blocks import BlockCodes
@@ -40,3 +42,13 @@ def random_codes(
     codes = np.where(is_zero, np.repeat(zeros, block, axis=1)[:, :k], codes)
     scales = rng.uniform(0.005, 0.01, (n, blocks)).astype(np.float32)
     return BlockCodes(codes, scales, zeros, bits, block)
+
+
+def two_of_four(weight: BlockCodes) -> BlockCodes:
+    """Return a weight with random two of every four neighbours of a row set to zero."""
+    n, k = weight.shape
+    more = -k % 4
+    order = np.random.default_rng(0).random((n, (k + more) // 4, 4)).argsort(2) < 2
+    is_zero = order.reshape(n, k + more)[:, :k]
+    zeros = np.repeat(weight.zeros, weight.block, axis=1)[:, :k]
+    return replace(weight, codes=np.where(is_zero, zeros, weight.codes))

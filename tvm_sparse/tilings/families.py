@@ -14,7 +14,12 @@ from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
-from tvm_sparse.tilings.block_row_linear import BLOCK_ROW_LINEAR_FAMILY, BlockRowTiling
+from tvm_sparse.tilings.block_rows import (
+    BLOCK_ROWS_FAMILIES,
+    BlockRowTiling,
+    SparsePairTiling,
+    SparseWindowTiling,
+)
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
@@ -54,6 +59,8 @@ Tiling: TypeAlias = (
     | AmxLinearTiling
     | RowTiling
     | BlockRowTiling
+    | SparsePairTiling
+    | SparseWindowTiling
     | Conv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
@@ -73,7 +80,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     LINEAR_FAMILY,
     AMX_LINEAR_FAMILY,
     ROW_LINEAR_FAMILY,
-    BLOCK_ROW_LINEAR_FAMILY,
+    *BLOCK_ROWS_FAMILIES,
     CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
     *JOINED_FAMILIES,

@@ -8,15 +8,14 @@ from tvm_sparse.passes.ir.operators.attention import (
     rounded_attention,
     roundings_of,
 )
-from tvm_sparse.passes.ir.operators.block_linear import (
+from tvm_sparse.passes.ir.operators.block_matmul import (
     BLOCK_MATMUL,
-    ROW_KERNELS,
     block_codes_of,
     block_linear_of,
     block_matmul,
-    block_row_linear,
     float_matmul,
 )
+from tvm_sparse.passes.ir.operators.block_rows import ROW_KERNELS, block_rows
 from tvm_sparse.passes.ir.operators.cached_attention import CACHED_ATTENTION, cached_attention
 from tvm_sparse.passes.ir.operators.conv2d import (
     AMX_CONV2D,
@@ -169,7 +168,7 @@ __all__ = [
     "block_codes_of",
     "block_linear_of",
     "block_matmul",
-    "block_row_linear",
+    "block_rows",
     "cached_attention",
     "conv2d",
     "conv_of",

@@ -6,7 +6,8 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR
 from tvm_sparse.passes.ir.operators.attention import ATTENTION, ROUNDED_ATTENTION
-from tvm_sparse.passes.ir.operators.block_linear import BLOCK_OPERATORS
+from tvm_sparse.passes.ir.operators.block_matmul import BLOCK_MATMUL
+from tvm_sparse.passes.ir.operators.block_rows import BLOCK_ROWS
 from tvm_sparse.passes.ir.operators.cached_attention import CACHED_ATTENTION
 from tvm_sparse.passes.ir.operators.conv2d import (
     AMX_CONV2D,
@@ -44,7 +45,7 @@ RECORDS = (
     *(SPARSE_LINEAR, LINEAR, AMX_LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
     *INT8_OPERATORS,
-    *BLOCK_OPERATORS,
+    *(BLOCK_MATMUL, *BLOCK_ROWS),
     *(LAYER_NORM, ATTENTION, ROUNDED_ATTENTION, CACHED_ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),

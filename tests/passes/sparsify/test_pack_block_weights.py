@@ -16,7 +16,7 @@ from tvm_sparse.passes import ExpandBlocks, PackBlockWeights, pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
-from tvm_sparse.testing.few_bits import random_codes
+from tvm_sparse.testing.few_bits import random_codes, two_of_four
 
 CPU = profile("haswell")
 
@@ -52,12 +52,23 @@ def test_few_rows_keep_the_bits_and_get_an_epilogue(rows):
     assert str(decision["precision"]) == "int8"
 
 
-def test_the_packed_weight_does_not_depend_on_the_rows():
-    weight, packed = random_codes(40, 96, 4, 32), []
+WEIGHTS_OF = {
+    "block_row_linear": random_codes(40, 96, 4, 32),
+    "block_row_linear_with_zeros": random_codes(40, 96, 4, 32, is_symmetric=False),
+    "sparse_pair_row_linear": two_of_four(random_codes(40, 256, 4, 128)),
+    "sparse_window_row_linear": random_codes(40, 256, 4, 128, density=0.25),
+}
+
+
+@pytest.mark.parametrize("kernel", WEIGHTS_OF)
+def test_the_packed_weight_does_not_depend_on_the_rows(kernel):
+    weight, packed = WEIGHTS_OF[kernel], []
     for rows in (1, 4, 16):
         found = pipeline.front(network((rows,), weight), CPU).mod
         (call,) = [c for c in calls_of(found) if c.op.name in operators.ROW_KERNELS]
-        packed.append([arg.value.numpy().tobytes() for arg in call.args[1:3]])
+        assert call.op.name == f"relax.tvm_sparse.{kernel}"
+        constants = [arg for arg in call.args if not isinstance(arg, relax.Var)]
+        packed.append([arg.value.numpy().tobytes() for arg in constants[:-1]])
     assert packed[0] == packed[1] == packed[2]
 
 
