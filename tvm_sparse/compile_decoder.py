@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import tvm
@@ -15,10 +16,12 @@ from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.precision import needed_sets, resolve
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
+from tvm_sparse.lifting import lift_weights
 from tvm_sparse.merging import Merged
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.weights import Weights
 
 _log = logging.getLogger("tvm_sparse")
 
@@ -109,14 +112,16 @@ def compile_decoder(
         try:
             with border(CompilationError, f"{model} cannot be compiled", PLEASE_REPORT), target:
                 for name, mod in file.modules():
-                    merged.add(name, passes(library.describe(mod, info)))
-                executable = build_lowered(merged.module(), target)
+                    merged.add(name, passes(mod))
+                lifted, weights, read_by = lift_weights(merged.module())
+                info = replace(info, weights=Weights.of(weights, read_by))
+                executable = build_lowered(library.describe(lifted, info), target)
         except ModelError as error:
             if strict and reports and reports[-1].warnings:
                 raise ModelError("; ".join(reports[-1].warnings)) from error
             raise
         report = reports[0]
         report.log()
-    engine = Engine(executable.mod, info, threads, report, streams)
+    engine = Engine(executable.mod, info, threads, report, streams, weights)
     engine.sources = ModelFiles(Path(model))
     return engine

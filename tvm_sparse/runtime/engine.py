@@ -65,6 +65,7 @@ class Engine:
         threads: int | None = None,
         report: CompileReport | None = None,
         streams: int = 1,
+        weights: Sequence[tvm.runtime.Tensor] = (),
     ) -> None:
         counts.check_threads(threads)
         counts.check_streams(streams)
@@ -73,6 +74,7 @@ class Engine:
         self.streams = streams
         self.report = report
         self._code: tvm.runtime.Module | LibraryFile | None = code
+        self._weights = weights
         self._machine: Machine | None = None
 
     def __repr__(self) -> str:
@@ -231,7 +233,7 @@ class Engine:
         if isinstance(code, LibraryFile):
             library.copy_library(code, Path(path))
         else:
-            library.write_library(code, Path(path), self.info, linker, self.sources)
+            library.write_library(code, Path(path), self.info, linker, self.sources, self._weights)
 
     def close(self) -> None:
         """Wait for the calls that run, end the threads and free the memory.
@@ -241,6 +243,7 @@ class Engine:
         """
         with STARTING:
             machine, self._machine, self._code = self._machine, None, None
+            self._weights = ()
         if machine is not None:
             machine.close()
 
@@ -259,8 +262,20 @@ class Engine:
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
                 module = code.module if isinstance(code, LoadedLibrary) else code
-                self._machine = Machine(module, self.threads, self.streams, self.info.has_sizes)
+                self._machine = Machine(
+                    module, self.threads, self.streams, self.info.has_sizes, self._weights_of(code)
+                )
             return self._machine
+
+    def _weights_of(
+        self, code: tvm.runtime.Module | LibraryFile
+    ) -> dict[str, list[tvm.runtime.Tensor]]:
+        """Return the weights that are arguments, by function."""
+        if self.info.weights is None:
+            return {}
+        tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
+        read_by = self.info.weights.read_by
+        return {name: [tensors[i] for i in numbers] for name, numbers in read_by.items()}
 
     def _open_code(self) -> tvm.runtime.Module | LibraryFile:
         code = self._code

@@ -14,8 +14,8 @@ import platform
 import shutil
 import stat
 import struct
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +34,7 @@ from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary, load_library
 from tvm_sparse.runtime.objects import write_shared_object
 from tvm_sparse.runtime.seal import add_seal, read_seal
 from tvm_sparse.runtime.versions import check_versions
+from tvm_sparse.runtime.weights import Weights, append_weights
 from tvm_sparse.sizes.decoder import Decoder
 from tvm_sparse.specs import Fallback, TensorSpec
 from tvm_sparse.version import __version__
@@ -75,6 +76,8 @@ class LibraryInfo:
         The largest sizes of named dimensions that it was compiled for; others have no bound.
     decoder : Decoder or None
         What a session must know, if the model is a decoder, whose functions sessions call.
+    weights : Weights or None
+        The weights beside the code, which functions have as their last parameters.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -90,6 +93,7 @@ class LibraryInfo:
     precision: DType = DType.FLOAT32
     bounds: Mapping[str, int] = field(default_factory=dict)
     decoder: Decoder | None = None
+    weights: Weights | None = None
 
     @property
     def has_sizes(self) -> bool:
@@ -120,6 +124,8 @@ class LibraryInfo:
         )
         if "decoder" in fields:
             fields["decoder"] = Decoder.from_fields(fields["decoder"])
+        if "weights" in fields:
+            fields["weights"] = Weights.from_fields(fields["weights"])
         fields["precision"] = DType(fields.get("precision", DType.FLOAT32))
         info = cls(**fields)
         check_fields(info)
@@ -140,6 +146,7 @@ def write_library(
     info: LibraryInfo,
     linker: str = "auto",
     read: Iterable[Path] = (),
+    weights: Sequence[tvm.runtime.Tensor] = (),
 ) -> None:
     """Link a compiled module into a shared library, whole or not at all.
 
@@ -155,6 +162,8 @@ def write_library(
         One of `tvm_sparse.runtime.linking.LINKERS`.
     read : iterable of Path
         Files from which the module was made; the library may not replace any of them.
+    weights : sequence of tensor
+        The weights beside the code, as `info` says.
 
     Raises
     ------
@@ -164,6 +173,9 @@ def write_library(
     command = link_command(info.machine, linker)
     with _writing(path), replacing(path, LibraryError, read) as temporary:
         library = write_shared_object(module, temporary.parent, command)
+        if info.weights is not None:
+            arrays = [tensor.numpy() for tensor in weights]
+            info = replace(info, weights=append_weights(library, info.weights, arrays))
         add_seal(library, info.to_json())
         library.replace(temporary)
 
@@ -214,7 +226,7 @@ def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
         _check_processor(path, info)
         fallback.check_available(info.fallbacks, str(path))
         with border(LibraryError, f"{path}: cannot be loaded", "compile the model again"):
-            return load_library(path, file), info
+            return load_library(path, file, info.weights), info
     except BaseException:
         file.close()
         raise

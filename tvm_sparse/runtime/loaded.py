@@ -19,6 +19,7 @@ import tvm
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime.pages import drop_pages
 from tvm_sparse.runtime.quiet import quiet_runtime
+from tvm_sparse.runtime.weights import Weights, map_weights
 
 WEIGHTS = "__tvm_ffi__library_bin"
 """The name of the weights in a library."""
@@ -58,11 +59,19 @@ class LoadedLibrary(LibraryFile):
     ----------
     module : tvm.runtime.Module
         The module; the code and the weights are freed when nothing refers to it any more.
+    weights : list of tensor
+        The weights beside the code, in the memory that the file is mapped to.
     """
 
-    def __init__(self, module: tvm.runtime.Module, path: Path, file: BinaryIO) -> None:
+    def __init__(
+        self,
+        module: tvm.runtime.Module,
+        path: Path,
+        file: BinaryIO,
+        weights: list[tvm.runtime.Tensor],
+    ) -> None:
         super().__init__(path, file)
-        self.module = module
+        self.module, self.weights = module, weights
 
 
 _Identity = tuple[int, int, int, int]
@@ -77,7 +86,7 @@ os.register_at_fork(
 )
 
 
-def load_library(path: Path, file: BinaryIO) -> LoadedLibrary:
+def load_library(path: Path, file: BinaryIO, weights: Weights | None = None) -> LoadedLibrary:
     """Load a library, or return the one that is loaded from the same file.
 
     Parameters
@@ -86,6 +95,8 @@ def load_library(path: Path, file: BinaryIO) -> LoadedLibrary:
         The path of the library, for messages.
     file : binary file
         The library, open; it belongs to the result from now on.
+    weights : Weights, optional
+        The weights beside its code.
 
     Raises
     ------
@@ -108,7 +119,9 @@ def load_library(path: Path, file: BinaryIO) -> LoadedLibrary:
         load = tvm.get_global_func("ffi.Module.load_from_file.so")
         unique = _unique_path(file)
         with quiet_runtime():
-            library = LoadedLibrary(load(unique, "so"), path, file)
+            module = load(unique, "so")
+        mapped = [] if weights is None else map_weights(file, weights)
+        library = LoadedLibrary(module, path, file, mapped)
         drop_pages(unique, WEIGHTS)
         _loaded[identity] = library
         return library

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -47,11 +47,19 @@ class Machine:
         The number of calls that may run at once.
     has_sizes : bool
         Whether calls may have tensors of other sizes than those before.
+    weights : mapping of str to sequence of tensor
+        The last arguments of functions, which each call gets.
     """
 
     def __init__(
-        self, module: tvm.runtime.Module, threads: int, streams: int = 1, has_sizes: bool = False
+        self,
+        module: tvm.runtime.Module,
+        threads: int,
+        streams: int = 1,
+        has_sizes: bool = False,
+        weights: Mapping[str, Sequence[tvm.runtime.Tensor]] | None = None,
     ) -> None:
+        self._weights = weights or {}
         self._forks = _forks
         self._executor = ThreadPoolExecutor(streams, "tvm_sparse")
         self._local = threading.local()
@@ -110,7 +118,7 @@ class Machine:
         functions = self._local.functions
         if name not in functions:
             functions[name] = self._local.machine[name]
-        return functions[name](*tensors)
+        return functions[name](*tensors, *self._weights.get(name, ()))
 
     def close(self) -> None:
         """Wait for the calls that were made before, and end the threads."""

@@ -1,0 +1,117 @@
+"""Weights beside the code of a library: a part of its file, which is mapped and never copied.
+
+The part begins at a page, and each weight at a multiple of `ALIGNMENT`. All processes that load a
+file share its pages.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import tvm
+import tvm_ffi
+from numpy.typing import NDArray
+
+ALIGNMENT = 64
+"""Bytes; compiled code loads whole vectors from the beginning of a weight."""
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight in a file.
+
+    Attributes
+    ----------
+    offset : int
+        Bytes from the beginning of all weights.
+    shape : tuple of int
+        The dimensions.
+    dtype : str
+        The type of the elements in NumPy.
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a library are, and which function reads which.
+
+    Attributes
+    ----------
+    table : tuple of Weight
+        The weights.
+    read_by : mapping of str to tuple of int
+        For each function, the numbers of the weights that are its last parameters.
+    start : int
+        The byte of the file at which they begin; 0 before they are written.
+    """
+
+    table: tuple[Weight, ...]
+    read_by: Mapping[str, tuple[int, ...]]
+    start: int = field(default=0, compare=False)
+
+    @classmethod
+    def of(
+        cls, tensors: Sequence[tvm.runtime.Tensor], read_by: Mapping[str, tuple[int, ...]]
+    ) -> Weights:
+        """Return the places of tensors that follow one another."""
+        table, end = [], 0
+        for array in (tensor.numpy() for tensor in tensors):
+            table.append(Weight(end, array.shape, str(array.dtype)))
+            end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        return cls(tuple(table), read_by)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Weights:
+        """Return what `dataclasses.asdict` made a dictionary of."""
+        table = tuple(
+            Weight(int(w["offset"]), tuple(w["shape"]), w["dtype"]) for w in fields["table"]
+        )
+        read_by = {name: tuple(numbers) for name, numbers in fields["read_by"].items()}
+        return cls(table, read_by, int(fields["start"]))
+
+
+def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]]) -> Weights:
+    """Write arrays behind the content of a file; return `weights` with where they begin.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    with path.open("rb+") as file:
+        start = -(-file.seek(0, os.SEEK_END) // _PAGE) * _PAGE
+        for weight, array in zip(weights.table, arrays, strict=True):
+            file.seek(start + weight.offset)
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return replace(weights, start=start)
+
+
+def map_weights(file: BinaryIO, weights: Weights) -> list[tvm.runtime.Tensor]:
+    """Return the weights in a file as tensors in the memory that the file is mapped to.
+
+    A page that somebody writes to becomes a copy, which the file does not see.
+
+    Raises
+    ------
+    ValueError
+        If the file ends before the weights do.
+    """
+    size = os.fstat(file.fileno()).st_size
+    region = np.memmap(file, np.uint8, "c", weights.start, (size - weights.start,))
+    return [tvm_ffi.from_dlpack(_part(region, weight)) for weight in weights.table]
+
+
+def _part(region: NDArray[np.uint8], weight: Weight) -> NDArray[Any]:
+    count = int(np.prod(weight.shape, dtype=np.int64))
+    return np.frombuffer(region, weight.dtype, count, weight.offset).reshape(weight.shape)
