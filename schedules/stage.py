@@ -21,6 +21,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.shapes import Edge, StageShape
 from tvm_sparse.columns.tiles import ONE_ROW, AnyRuns, Tiles
 from tvm_sparse.cpu.rates import PARALLEL_ELEMENTS
+from tvm_sparse.schedules.emit.balance import parts_of, sharing
 from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.panel_memory import Images, Panels, TensorPanels
 from tvm_sparse.schedules.emit.sizes import declare, factor, named, parameters_of, size
@@ -63,6 +64,8 @@ class Stage(ABC):
         Emit what must happen once in a call, before the first of its threads starts.
     other_sizes : collection of int
         The sizes besides those of rows that its code depends on.
+    parts : int
+        Parts of the channels that cores can share where an inference has few rows, see `sharing`.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Stage(ABC):
     writes_images: bool = False
     preparations: Collection[Callable[[], None]] = ()
     other_sizes: Collection[int] = ()
+    parts: int = 1
 
     @abstractmethod
     def declare(self, panels: Callable[[str], Panels]) -> None:
@@ -255,9 +259,12 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             row_block = T.max(row_block, T.int64(1))  # there may be no rows
         blocks = -(-rows // row_block)
         count = images * blocks * stage.chunks
+        parts = opaque(parts_of(count, stage.parts)) if stage.parts > 1 else 1
+        count = count * parts
         is_parallel = is_sized or stage.work() >= PARALLEL_ELEMENTS
         loop = T.parallel if is_parallel else T.serial
         with loop(T.int64(0), _int64(count)) as job, T.sblock(stage.name):
+            part, job = (job % parts, job // parts) if stage.parts > 1 else (job, job)
             image = T.axis.spatial(_int64(images), job // (blocks * stage.chunks))
             if stage.chunks_outermost:
                 chunk = T.axis.spatial(T.int64(stage.chunks), job // blocks % stage.chunks)
@@ -272,7 +279,8 @@ def kernel(stage: Stage) -> tvm.tirx.PrimFunc:
             if stage.row_block != 1 and tensor.rows % stage.row_block != 0:
                 end = opaque(T.min(end, size(tensor.rows)))
             stage.allocate(_run_rows(stage))
-            stage.compute(y, image, first, end, chunk)
+            with sharing(opaque(part), parts) if stage.parts > 1 else contextlib.nullcontext():
+                stage.compute(y, image, first, end, chunk)
     return builder.get()
 
 

@@ -14,8 +14,9 @@ computes in a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tvm.script.ir_builder import IRBuilder
@@ -26,17 +27,21 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.rows import (
     RowArithmetic,
     column_bounds,
+    column_rows,
     first_unowned_row,
     frontier,
     halo_steps,
     rows_needed,
 )
 from tvm_sparse.columns.shapes import RegionShape
-from tvm_sparse.schedules.emit.buffers import opaque, vector
+from tvm_sparse.schedules.emit.balance import columns_of
+from tvm_sparse.schedules.emit.buffers import opaque
 from tvm_sparse.schedules.emit.buffers import scratch as allocate
 from tvm_sparse.schedules.emit.panel_memory import Panels, TensorPanels
 from tvm_sparse.schedules.emit.rolling_panels import RollingPanels
+from tvm_sparse.schedules.emit.row_vectors import copy_rows
 from tvm_sparse.schedules.emit.sizes import declare, factor, named, parameters_of
+from tvm_sparse.schedules.few_rows import one_by_one
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import Tensor
@@ -51,9 +56,6 @@ EXPRESSIONS = RowArithmetic(
     size=factor,
 )
 """The arithmetic of rows that are expressions; an `Extent` is the parameter that holds it."""
-
-COPIED_LANES = 4
-"""Values of a copied vector; the lanes of all panels are a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _input_sizes(stage: Stage) -> list[int]:
     return [size for tensor, _ in stage.panels.values() for size in _sizes_of(tensor)]
 
 
-def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
+def tensor_column(region: Region, plan: ColumnPlan, cores: int = 1) -> tvm.tirx.PrimFunc:
     """Build the function of a region.
 
     Parameters
@@ -121,6 +123,10 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
         The stages and their connections. Each stage can be emitted only once.
     plan : ColumnPlan
         The columns and steps into which the rows of the last stage are cut.
+    cores : int
+        Cores that shall have equal work where an inference decides how many rows there are. Their
+        columns may then be smaller than those of the plan; of fewer rows than cores, cores share
+        the channels.
 
     Returns
     -------
@@ -161,8 +167,51 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             panels.declare(f"y{i}")
         for prepare in dict.fromkeys(p for stage in region.stages for p in stage.preparations):
             prepare()
-        images = _row(factor(shape.images))
-        columns = _row(-(-factor(shape.height) // plan.column_rows))
+        images, height = _row(factor(shape.images)), _row(factor(shape.height))
+        columns = _Columns(region, shape, plan, memory, inputs, results, scratch, stored)
+        if isinstance(shape.height, Extent):
+            with contextlib.ExitStack() as otherwise:
+                if cores > 1:
+                    otherwise.enter_context(T.If(images * height < cores))
+                    with T.Then():
+                        one_by_one(region.stages, scratch, stored, images, height, cores)
+                    otherwise.enter_context(T.Else())
+                count = opaque(columns_of(images, height, plan.column_rows, cores))
+                columns.emit(images, count, replace(EXPRESSIONS, columns=count))
+        else:
+            columns.emit(images, _row(-(-shape.height // plan.column_rows)), EXPRESSIONS)
+    return builder.get()
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The loops over columns and steps of a function of a region.
+
+    Attributes
+    ----------
+    region, shape, plan
+        The region, its facts, and the plan that fits it.
+    memory : sequence of StageMemory
+        The memory of every stage.
+    inputs, results : sequence of Panels
+        The inputs of the function, and where every stage leaves its result.
+    scratch, stored : mapping of int to Panels
+        The results in scratch memory and those that are outputs, by the number of the stage.
+    """
+
+    region: Region
+    shape: RegionShape
+    plan: ColumnPlan
+    memory: Sequence[StageMemory]
+    inputs: Sequence[TensorPanels]
+    results: Sequence[Panels]
+    scratch: Mapping[int, RollingPanels]
+    stored: Mapping[int, TensorPanels]
+
+    def emit(self, images: Expr, columns: Expr, arithmetic: RowArithmetic) -> None:
+        """Emit the loops over some columns of each image."""
+        region, shape, plan, memory = self.region, self.shape, self.plan, self.memory
+        inputs, results, scratch, stored = self.inputs, self.results, self.scratch, self.stored
         with (
             T.parallel(T.int64(0), images * columns) as job,
             T.sblock("tensor_column"),
@@ -174,10 +223,10 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
             for i in scratch:
                 if memory[i].is_carried:
                     scratch[i].allocate()
-            start = opaque(column * plan.column_rows)
+            start = opaque(column_rows(shape, plan, column, arithmetic)[0])
             bounds = [
                 (opaque(_row(first)), opaque(_row(end)))
-                for first, end in column_bounds(shape, plan, column, EXPRESSIONS)
+                for first, end in column_bounds(shape, plan, column, arithmetic)
             ]
             done = allocate(len(region.stages), "int64")
             for i, (row, _) in enumerate(bounds):
@@ -191,11 +240,11 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                 for i in scratch:
                     if not memory[i].is_carried:
                         scratch[i].allocate()
-                first, end = frontier(shape, plan, column, at_step - ahead, EXPRESSIONS)
+                first, end = frontier(shape, plan, column, at_step - ahead, arithmetic)
                 rows = opaque(first), opaque(end)
                 with T.If(rows[0] < rows[1]), T.Then():
                     needed = rows_needed(
-                        shape, *rows, EXPRESSIONS, bounds if plan.overlap == "carry" else None
+                        shape, *rows, arithmetic, bounds if plan.overlap == "carry" else None
                     )
                     for i, stage in enumerate(region.stages):
                         run = _run(needed[i], i, plan, done)
@@ -204,11 +253,10 @@ def tensor_column(region: Region, plan: ColumnPlan) -> tvm.tirx.PrimFunc:
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
                             own = [
-                                opaque(first_unowned_row(shape, i, T.max(row, start), EXPRESSIONS))
+                                opaque(first_unowned_row(shape, i, T.max(row, start), arithmetic))
                                 for row in rows
                             ]
-                            _store(results[i], stored[i], image, own[0], own[1])
-    return builder.get()
+                            copy_rows(results[i], stored[i], image, own[0], own[1])
 
 
 def _run(needed: tuple[Expr, Expr], i: int, plan: ColumnPlan, done: Expr) -> tuple[Expr, Expr]:
@@ -229,18 +277,6 @@ def _compute(
         T.writes()
         stage.allocate(memory.run_rows)
         stage.compute(y, image, run[0], run[1], None)
-
-
-def _store(source: Panels, y: Panels, image: Expr, first: Expr, end: Expr) -> None:
-    """Copy rows to the output of the region that they belong to."""
-    tensor = source.tensor
-    with T.serial(T.int64(0), end - first) as i:
-        rows, out = source.tile(image, first + i), y.tile(image, first + i)
-        channels = T.serial(T.int64(0), T.int64(tensor.channels))
-        vectors = T.serial(T.int64(0), T.int64(tensor.lanes // COPIED_LANES))
-        with channels as channel, vectors as v:
-            lanes = vector(v * COPIED_LANES, COPIED_LANES)
-            out.store(rows[0, channel, lanes], 0, channel, lanes)
 
 
 def _row(row: Expr | int) -> Expr:

@@ -70,7 +70,7 @@ class _Lowered(PyExprMutator):
             raise ValueError(f"not a region: {func}")
         rows, step_rows = int(attrs["column_rows"]), int(attrs["step_rows"])
         plan = ColumnPlan(rows, step_rows, attrs["overlap"])
-        gvar = self._share(call.op, tensor_column(region, plan))
+        gvar = self._share(call.op, tensor_column(region, plan, self.cpu.cores))
         named = dict(zip(func.params, call.args, strict=True))
         panels, others = inputs_of(bindings, region)
         given = [named.get(value, value) for value in (*panels, *others)]

@@ -27,6 +27,7 @@ from tvm_sparse.formats.rows import tile_channels
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
 from tvm_sparse.formats.windows import WindowSparse
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.shapes import is_symbolic
 from tvm_sparse.passes.sparsify.constant_layers import (
     Compute,
     ConstantLayer,
@@ -54,7 +55,7 @@ from tvm_sparse.tilings.joined_conv2d import (
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import SPARSE_ROW_LINEAR_FAMILY, SparseRowTiling
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
-from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, cut_in_parts
 
 LAYERS = "tvm_sparse.layers"
 """The attribute of the module."""
@@ -76,12 +77,20 @@ class SparsifyWeights(WeightsPass):
             decisions.append(_decision(name, found, choice, self.cpu))
             if tiling is None:
                 return None
+            if isinstance(found.layer.problem, Linear) and is_symbolic(found.out_shape):
+                tiling = self._in_parts(found, tiling)
             return lambda panels: sparse_layer(
                 found.rounded(panels), found.weight, found.layer, tiling
             )
 
         rewritten = rewrite_constant_layers(mod, self.cpu, sparsify, keep_float32=self.keep_float32)
         return rewritten.with_attr(LAYERS, decisions)
+
+    def _in_parts(self, found: ConstantLayer, tiling: Tiling) -> Tiling:
+        """Return the tiling with which cores can share a row, if an inference has few rows."""
+        if not isinstance(tiling, SparseTiling):
+            return tiling
+        return cut_in_parts(tiling, found.layer.problem.n, self.cpu.cores)
 
     def _choose(self, found: ConstantLayer) -> tuple[Choice, Tiling | None]:
         """Return sparse or dense, and the tiling if it is sparse."""

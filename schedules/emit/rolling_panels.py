@@ -10,6 +10,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.columns.memory import is_less
 from tvm_sparse.schedules.emit.buffers import number, scratch
 from tvm_sparse.schedules.emit.panel_memory import Distances, Panels, Tile, ahead
+from tvm_sparse.schedules.emit.sizes import factor
 from tvm_sparse.sizes.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 class RollingPanels(Panels):
     """Rows of an image in scratch memory: those of the current run, or the last ones of a column.
+
+    Where a call has few rows, the memory holds those of all images, see `allocate_all`.
 
     Parameters
     ----------
@@ -41,10 +44,20 @@ class RollingPanels(Panels):
     def __init__(self, tensor: Tensor, capacity: int, is_carried: bool, is_split: bool) -> None:
         super().__init__(tensor)
         self.capacity, self.is_carried, self.is_split = capacity, is_carried, is_split
+        self._holds_all = False
+
+    def allocate_all(self, rows: int) -> None:
+        """Allocate memory for all rows of all images, of which there are up to `rows`."""
+        self._holds_all = True
+        self._allocate(rows)
 
     def allocate(self) -> None:
         """Allocate the memory, for as long as the current loop or block runs."""
-        size = self.capacity * self.tensor.channels * self.tensor.lanes
+        self._holds_all = False
+        self._allocate(self.capacity)
+
+    def _allocate(self, rows: int) -> None:
+        size = rows * self.tensor.channels * self.tensor.lanes
         self._memory = scratch(size, self.tensor.dtype)
         # TVM cuts memory down to the accesses that it sees, so it must see both ends.
         for end in (0, size - 1):
@@ -52,6 +65,8 @@ class RollingPanels(Panels):
 
     def at(self, image: Expr, row: Expr) -> Expr:
         """Return the row's place."""
+        if self._holds_all:
+            return image * factor(self.tensor.rows) + row
         if self.capacity == 1:  # inner loops then need one register less
             return T.int64(0)
         # The place is never below 0; without the maximum, LLVM would spread the difference over the
@@ -62,7 +77,7 @@ class RollingPanels(Panels):
 
     def tile(self, image: Expr, row: Expr, count: int = 1) -> Tile:
         """Return `count` rows from `row` on, addressed as ``[i, channel, lane]``."""
-        if not self.is_split:
+        if not self.is_split or self._holds_all:
             return super().tile(image, row)
         return _SplitTile(self, T.bind(self.at(image, row)), count, self.capacity)
 

@@ -27,6 +27,7 @@ from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import line_elements
 from tvm_sparse.dtypes import ACTIVATIONS, DType, longest_sum
+from tvm_sparse.schedules.emit.balance import each_piece
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
     argument,
@@ -129,6 +130,8 @@ class DenseLinear(LayerStage):
             self.row_block, self.chunks = -(-rows // tile // cpu.cores) * tile, 1
         else:
             self.row_block, self.chunks = rows, self.blocks
+        if self.chunks == 1 and is_sized:
+            self.parts = min(cpu.cores, self.blocks)
 
     def declare_weight(self) -> None:
         """Declare the packed weight and the bias."""
@@ -168,7 +171,7 @@ class DenseLinear(LayerStage):
         """Open the loop over the blocks of weights, unless a chunk is one of them."""
         if self.chunks > 1:
             return self.each_chunk(chunk)
-        return T.serial(T.int64(0), T.int64(self.blocks))
+        return each_piece(self.blocks)
 
     def _visit_tile(self, block: Expr, rows: int, x: Tile, y: Tile, residual: Tile | None) -> None:
         channels, n = self.tiling.channels, self.tensor.channels

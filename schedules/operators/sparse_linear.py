@@ -33,6 +33,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.density import density_bucket
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
+from tvm_sparse.schedules.emit.balance import each_piece
 from tvm_sparse.schedules.emit.buffers import Registers, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
@@ -44,7 +45,7 @@ from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
+from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, parts_of
 
 if TYPE_CHECKING:
     import tvm
@@ -139,6 +140,8 @@ class SparseLinear(LayerStage):
                 self.row_block = -(-rows // shares)
             elif rows % shares == 0:
                 self.row_block = rows // shares
+        if self.chunks == 1 and result.is_extended:
+            self.parts = parts_of(self.layout, cpu.cores)
         most = (cpu.vector_registers - 2) // tiling.group if self.vectors == 1 else 1
         self.tiles = Tiles(tiling.rows, most)
 
@@ -184,8 +187,7 @@ class SparseLinear(LayerStage):
         layout = self.layout
         for low, high in peel_ends(layout.k_blocks):
             k_blocks = T.serial(T.int64(low), T.int64(high))
-            groups = T.serial(T.int64(0), T.int64(layout.chunk_groups))
-            with k_blocks as k_block, groups as g:
+            with k_blocks as k_block, each_piece(layout.chunk_groups) as g:
                 share = g, layout.chunk_groups
                 following = range(self.tiles.rows, self.tiles.rows + count)
                 if self.asks_for_inputs:

@@ -2,18 +2,24 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tvm_sparse.cpu.profile import PROFILES, profile
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.formats.sparse import SparseLayout
+from tvm_sparse.formats.sparse import PackedSparse, SparseLayout, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.tilings.families import sparse_or_dense
 from tvm_sparse.tilings.layer import Layer
-from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, sparse_share
+from tvm_sparse.tilings.sparse_linear import (
+    SPARSE_LINEAR_FAMILY,
+    cut_in_parts,
+    parts_of,
+    sparse_share,
+)
 
 CPUS = list(PROFILES)
 BERT = [(768, 768), (3072, 768), (768, 3072)]
@@ -101,3 +107,26 @@ def test_cores_that_wait_cost_time():
         SPARSE_LINEAR_FAMILY.cycles(layer, tiling, cpu) for tiling in (even, waiting)
     )
     assert waiting_cycles == 2 * even_cycles
+
+
+@pytest.mark.parametrize(("n", "cores"), [(384, 2), (1536, 2), (768, 4), (384, 64), (100, 8)])
+def test_cores_share_the_channels_of_a_row(n, cores):
+    tiling = cut_in_parts(SparseTiling(group=6, k_block=128), n, cores)
+    layout = SparseLayout.linear(n, 1000, 16, tiling)
+    parts = parts_of(layout, cores)
+    assert (parts > 1) == (n != 100)
+    rng = np.random.default_rng(0)
+    weight = (rng.random((n, 1000)) < 0.1).astype("float32")
+    packed = PackedSparse.from_dense(weight, 16, tiling)
+    channels = packed.channels.reshape(layout.k_blocks, parts, -1)
+    for part in range(parts):  # has its channels to itself in all K blocks
+        own = range(part * n // parts, (part + 1) * n // parts)
+        for block in channels[:, part]:
+            assert set(block) == set(own)
+
+
+def test_parts_of_one_k_block_need_no_windows():
+    layout = SparseLayout.linear(384, 128, 16, SparseTiling(group=6, k_block=128))
+    assert parts_of(layout, 2) == 2
+    deep = SparseLayout.linear(384, 256, 16, SparseTiling(group=6, k_block=128))
+    assert parts_of(deep, 2) == 1

@@ -42,11 +42,15 @@ class RowArithmetic:
     size : callable
         Returns the number of rows that a size, perhaps an `Extent`, stands for: of an extent, the
         hint or the expression.
+    columns : int or Expr, optional
+        The number of columns of an image, which then have about equally many rows, at most
+        those of the plan. By default, all columns but the last one have the rows of the plan.
     """
 
     min: Callable[[Row, Row], Row] = min
     max: Callable[[Row, Row], Row] = max
     size: Callable[[int], Row] = int
+    columns: Row | None = None
 
 
 INTEGERS = RowArithmetic()
@@ -69,13 +73,22 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
     return steps
 
 
+def column_rows(
+    region: RegionShape, plan: ColumnPlan, column: Row, rows: RowArithmetic = INTEGERS
+) -> tuple[Row, Row]:
+    """Return the rows ``[first, end)`` of the last stage in a column."""
+    height = rows.size(region.height)
+    if rows.columns is not None:
+        return column * height // rows.columns, (column + 1) * height // rows.columns
+    start = column * plan.column_rows
+    return start, rows.min(start + plan.column_rows, height)
+
+
 def column_bounds(
     region: RegionShape, plan: ColumnPlan, column: Row, rows: RowArithmetic = INTEGERS
 ) -> list[tuple[Row, Row]]:
     """Return the rows ``[first, end)`` of every stage in a column."""
-    start = column * plan.column_rows
-    end = rows.min(start + plan.column_rows, rows.size(region.height))
-    return rows_needed(region, start, end, rows)
+    return rows_needed(region, *column_rows(region, plan, column, rows), rows)
 
 
 def frontier(
@@ -86,8 +99,7 @@ def frontier(
     The rows of a halo's step ``-i`` lie in front of the column; a step of the halo computes what
     is needed up to them.
     """
-    start = column * plan.column_rows
-    last = rows.min(start + plan.column_rows, rows.size(region.height))
+    start, last = column_rows(region, plan, column, rows)
     first = rows.min(start + step * plan.step_rows, last)
     return first, rows.min(first + plan.step_rows, last)
 

@@ -34,6 +34,10 @@ measured."""
 L1_SHARE = 0.75
 """Share of the L1 cache for a K block of activations; the weights stream through the rest."""
 
+LEAST_WINDOW = 96
+"""Fewest output channels that are sorted together for `cut_in_parts`: of fewer, the members of a
+group have numbers of non-zeros that differ more."""
+
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Output channels of a group that the tuner tries."""
 
@@ -119,6 +123,46 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
 
 
 SPARSE_LINEAR_FAMILY = SparseLinearFamily()
+
+
+def cut_in_parts(tiling: SparseTiling, n: int, most: int) -> SparseTiling:
+    """Return a tiling with windows that let `most` cores, or fewer, share the channels of a row.
+
+    Parameters
+    ----------
+    tiling : SparseTiling
+        Its windows may become smaller. With chunks, cores share the channels in any case.
+    n : int
+        Output channels.
+    most : int
+        The number of cores.
+    """
+    for parts in range(most if tiling.chunks == 1 else 1, 1, -1):
+        channels, rest = divmod(n, parts)
+        if rest or channels % tiling.group or channels < LEAST_WINDOW:
+            continue
+        windows = -(-channels // tiling.window)
+        while channels % windows:
+            windows += 1
+        if channels // windows >= LEAST_WINDOW:
+            return replace(tiling, window=channels // windows)
+    return tiling
+
+
+def parts_of(layout: SparseLayout, most: int) -> int:
+    """Return into how many equal parts, at most `most`, cores can cut the channels of a row.
+
+    A part is a run of groups that has the same channels in all K blocks.
+    """
+    tiling = layout.tiling
+
+    def is_cut(parts: int) -> bool:
+        channels, rest = divmod(layout.n, parts)
+        is_whole = layout.k_blocks == 1 or channels % tiling.window == 0
+        return rest == 0 and channels % tiling.group == 0 and is_whole
+
+    parts = range(min(most, layout.n), 1, -1) if tiling.chunks == 1 else ()
+    return next(filter(is_cut, parts), 1)
 
 
 def sparse_share(cpu: CpuProfile, dtype: DType) -> float:
