@@ -51,15 +51,14 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
     folder : Path
         The folder that the locations of external weights are relative to.
     types : callable
-        Returns the types of the values, or None if they are not known. It is called if a node
-        cannot be converted, to go on behind it.
+        Returns the types of the values, or None: asked to go on behind a node not converted.
     standard : mapping of str to TypeProto
-        The types that the ONNX standard gives to values, as far as they are known. A node of
-        which a converter makes another type counts as not converted.
+        The types that the ONNX standard gives to values, as far as they are known. A node of which
+        a converter makes another type counts as not converted.
     submodels : mapping of str to Submodel, optional
         The parts of the model that ONNX Runtime runs.
-    weights : dict of str to tensor, optional
-        Initializers by name that are in memory; it gets those that are not.
+    weights : dict of str to tensor or None, optional
+        Initializers by name that several importers share; None until one of them reads it.
     """
 
     def __init__(
@@ -68,14 +67,14 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         types: Callable[[], Types | None],
         standard: Mapping[str, onnx.TypeProto],
         submodels: Mapping[str, Submodel] | None = None,
-        weights: dict[str, tvm.runtime.Tensor] | None = None,
+        weights: dict[str, tvm.runtime.Tensor | None] | None = None,
     ) -> None:
         super().__init__(shape_dict={}, dtype_dict={}, keep_params_in_input=False)
         self._folder = folder
         self._types = types
         self._standard = standard
         self._submodels = submodels or {}
-        self._weights = weights
+        self._weights = {} if weights is None else weights
         self._building = False
         self._foreign: dict[str, str] = {}  # values of element types that are not compiled
 
@@ -89,7 +88,6 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         ModelError
             If something else cannot.
         """
-        # TVM would take an extent of 0 for one that is not known.
         self._shape = node_values.input_shapes(model.graph)
         opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
         with warnings.catch_warnings(action="ignore"), _without_prints():
@@ -113,12 +111,12 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
         super()._parse_graph_initializers(kept)
 
     def _parse_array(self, tensor_proto: onnx.TensorProto) -> tvm.runtime.Tensor:
-        if self._weights is None or not tensor_proto.name:
-            return tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
-        if tensor_proto.name not in self._weights:
-            array = tensor_array(tensor_proto, self._folder)
-            self._weights[tensor_proto.name] = tvm.runtime.tensor(array)
-        return self._weights[tensor_proto.name]
+        value = self._weights.get(tensor_proto.name)
+        if value is None:
+            value = tvm.runtime.tensor(tensor_array(tensor_proto, self._folder))
+            if tensor_proto.name in self._weights:
+                self._weights[tensor_proto.name] = value
+        return value
 
     def _check_for_unsupported_ops(self, graph: onnx.GraphProto) -> None:
         """Leave it to `_construct_nodes`, which finds all of them."""

@@ -237,8 +237,8 @@ def _forms(model: onnx.ModelProto, folder: Path, scratch: Path) -> Iterator[_For
     """Yield the model as ONNX Runtime simplifies it, if it does, and as it is."""
     version = f"ONNX Runtime {onnxruntime.__version__}"
     try:
-        simple = _simplify(model, folder, scratch)
-    except _Refused as refusal:
+        simple = simplified(model, folder, scratch)
+    except Refused as refusal:
         if wrong := fault(model):
             raise ModelError(f"not a valid model: {refusal} (onnx.checker: {wrong})") from None
         tried = f"not simplified, since {version} said: {refusal}"
@@ -251,18 +251,18 @@ def _forms(model: onnx.ModelProto, folder: Path, scratch: Path) -> Iterator[_For
     yield _Form(model, folder, tried)
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """ONNX Runtime's reason for not simplifying a model."""
 
 
-def _simplify(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
+def simplified(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
     """Return the simplified model, whose large weights lie in it or in a file in `scratch`."""
     return with_light_weights(
-        model, lambda light: _simplified(light, folder, scratch), untouched_weights(model)
+        model, lambda light: _simplified_light(light, folder, scratch), untouched_weights(model)
     )
 
 
-def _simplified(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
+def _simplified_light(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(scratch / "model.onnx")
@@ -284,10 +284,10 @@ def _simplified(model: onnx.ModelProto, folder: Path, scratch: Path) -> onnx.Mod
         )
     # ONNX Runtime's errors share no base class below Exception.
     except Exception as error:
-        raise _Refused(first_line(error)) from None
+        raise Refused(first_line(error)) from None
     simple = onnx.load(options.optimized_model_filepath, load_external_data=False)
     simple = drop_empty_operands(simple)
     foreign = {node.domain for node in simple.graph.node} - {"", "ai.onnx"}
     if foreign and foreign - {n.domain for n in model.graph.node}:
-        raise _Refused(f"it needs operators of {', '.join(sorted(foreign))}")
+        raise Refused(f"it needs operators of {', '.join(sorted(foreign))}")
     return simple

@@ -53,6 +53,16 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return list(names)
 
 
+def needed(nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
+    """Return the nodes that a result depends on, in their order."""
+    wanted, kept = {result}, []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.output):
+            kept.append(node)
+            wanted.update(reads(node))
+    return kept[::-1]
+
+
 def _captured(graph: onnx.GraphProto) -> Iterator[str]:
     own = {value.name for value in (*graph.input, *graph.initializer)}
     own |= {tensor.values.name for tensor in graph.sparse_initializer}

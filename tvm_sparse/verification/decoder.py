@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -74,11 +75,16 @@ class OnnxDecoder:
         caches = [name for name, shape in self._inputs.items() if len(shape) == 4]
         presents = [name for name in self._outputs if name.startswith("present")]
         self._presents = dict(zip(caches, presents, strict=True))
+        self._firsts, self._totals = _lengths(model.graph)
         self.position = 0
-        self.past = {
-            name: np.zeros((1, self._inputs[name][1], 0, self._inputs[name][3]), self._types[name])
-            for name in caches
-        }
+        self.past = {name: self._empty(name) for name in caches}
+
+    def _empty(self, name: str) -> NDArray[np.generic]:
+        """Return a cache without tokens; one that is written in place has a fixed size."""
+        _, heads, room, channels = self._inputs[name]
+        return np.zeros(
+            (1, heads, room if isinstance(room, int) else 0, channels), self._types[name]
+        )
 
     def step(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens; return their logits ``(tokens, vocabulary)``."""
@@ -86,7 +92,11 @@ class OnnxDecoder:
         feeds = dict(self.past)
         for name in self._inputs.keys() - feeds.keys():
             values: NDArray[np.generic]
-            if "mask" in name:
+            if name in self._firsts:
+                values = np.array([self.position])
+            elif name in self._totals:
+                values = np.array([total])
+            elif "mask" in name:
                 values = np.ones((1, total))
             elif "position" in name:
                 values = np.arange(self.position, total)[None]
@@ -98,6 +108,16 @@ class OnnxDecoder:
         self.past = {name: found[present] for name, present in self._presents.items()}
         (logits,) = (found[name] for name in self._outputs if name not in self._presents.values())
         return np.asarray(logits[0].astype("float32"))
+
+
+def _lengths(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
+    """Return the inputs that say where new tokens begin, and how many tokens there are then."""
+    scatters = [node for node in graph.node if node.op_type == "TensorScatter"]
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    return (
+        {name for node in scatters for name in node.input[2:3]},
+        {name for node in attentions for name in node.input[6:7]},
+    )
 
 
 def compare_decoder(path: str | os.PathLike[str], engine: Engine) -> Difference:

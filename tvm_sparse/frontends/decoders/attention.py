@@ -16,6 +16,27 @@ STATE = "tvm_sparse_state"
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """The lengths at which a decoder is looked at.
+
+    Attributes
+    ----------
+    rows, past : int
+        New tokens and past ones.
+    shapes : mapping of str to tuple of int
+        The shapes of values.
+    """
+
+    rows: int
+    past: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def heads(self, name: str) -> int:
+        """Return the heads of a value ``(1, heads, tokens, head_dim)``."""
+        return self.shapes[name][1]
+
+
+@dataclass(frozen=True)
 class FoundAttention:
     """An attention whose keys and values come from inputs of the graph and go to outputs.
 
@@ -31,6 +52,8 @@ class FoundAttention:
         The queries, keys and values of the new tokens, or the one value that holds all of them.
     tables : tuple of str
         The cosines and sines of the angles by which queries and keys are to be rotated, if any.
+    heads_first : bool
+        Whether rows and result have the shape ``(1, heads, tokens, head_dim)``.
     attributes : mapping
         What `converters.cached` reads, but for what is known of the caches.
     """
@@ -41,12 +64,45 @@ class FoundAttention:
     result: str
     rows: tuple[str, ...]
     tables: tuple[str, ...] = ()
+    heads_first: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    def replacement(self, caches: Sequence[str]) -> onnx.NodeProto:
-        """Return the node that takes the place of the attention."""
+    def replacement(self, caches: Sequence[str]) -> list[onnx.NodeProto]:
+        """Return the nodes that take the place of the attention."""
         rows = [*self.rows, "", ""][:3]
+        before: list[onnx.NodeProto] = []
+        result = self.result
+        if self.heads_first:
+            for i, name in enumerate(rows):
+                turned, rows[i] = f"{self.result}_turned{i}", f"{self.result}_rows{i}"
+                before.append(_turn(name, turned))
+                before.append(_reshape(turned, rows[i], _ROWS))
+            result = f"{self.result}_rows"
         inputs = [*rows, *caches, STATE, *self.tables]
-        return helper.make_node(
-            OPERATOR, inputs, [self.result], name=self.node, domain=DOMAIN, **self.attributes
+        attend = helper.make_node(
+            OPERATOR, inputs, [result], name=self.node, domain=DOMAIN, **self.attributes
         )
+        if not self.heads_first:
+            return [attend]
+        split = f"{self.result}_split"
+        heads = f"{_HEADS}{self.attributes['num_heads']}"
+        return [*before, attend, _reshape(result, split, heads), _turn(split, self.result)]
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Return the shapes that nodes of `replacement` read, by the names of the constants."""
+        if not self.heads_first:
+            return {}
+        heads = int(self.attributes["num_heads"])
+        return {_ROWS: [0, 0, -1], f"{_HEADS}{heads}": [0, 0, heads, -1]}
+
+
+_ROWS, _HEADS = "tvm_sparse_rows", "tvm_sparse_heads"
+
+
+def _turn(name: str, output: str) -> onnx.NodeProto:
+    """Swap heads and tokens."""
+    return helper.make_node("Transpose", [name], [output], name=output, perm=[0, 2, 1, 3])
+
+
+def _reshape(name: str, output: str, shape: str) -> onnx.NodeProto:
+    return helper.make_node("Reshape", [name, shape], [output], name=output)

@@ -14,10 +14,11 @@ from onnx import TensorProto
 
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.errors import ModelError, border
+from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
-from tvm_sparse.frontends.decoders import group_query
-from tvm_sparse.frontends.decoders.attention import FoundAttention
-from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, rewrite, table_rows
+from tvm_sparse.frontends.decoders.lengths import check_independent, pasts_of
+from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_rows
+from tvm_sparse.frontends.decoders.view import View, is_form, view_at
 from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, no_converter
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
@@ -25,9 +26,6 @@ from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.layer_report import FILE_LAYERS
 from tvm_sparse.sizes.decoder import ROWS, Decoder, function_name
 from tvm_sparse.specs import TensorSpec
-
-FORMS = (group_query,)
-"""The forms of attention with a cache; each has `is_form` and `find`."""
 
 
 def is_decoder(path: str | os.PathLike[str]) -> bool:
@@ -39,7 +37,7 @@ def is_decoder(path: str | os.PathLike[str]) -> bool:
         If the file cannot be read.
     """
     model, _ = read_model(path)
-    return any(form.is_form(model.graph) for form in FORMS)
+    return is_form(model.graph)
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,10 @@ class DecoderFile:
         What it holds.
     folder : Path
         The folder that the locations of external weights are relative to.
-    attentions : tuple of FoundAttention
-        Its attentions.
     ids : str
         The input that holds the tokens.
+    logits : str
+        The output that is no cache.
     decoder : Decoder
         What a session must know.
     """
@@ -65,8 +63,8 @@ class DecoderFile:
     path: Path
     model: onnx.ModelProto
     folder: Path
-    attentions: tuple[FoundAttention, ...]
     ids: str
+    logits: str
     decoder: Decoder
 
     @classmethod
@@ -80,18 +78,25 @@ class DecoderFile:
         """
         path = Path(path)
         model, folder = read_model(path)
-        with border(ModelError, f"{path}: the decoder cannot be imported"):
-            (form, *_) = (form for form in FORMS if form.is_form(model.graph))
-            attentions = tuple(form.find(model.graph))
+        with border(ModelError, f"{path}: the decoder cannot be imported"), scratch_folder() as at:
             ids = _ids_of(model.graph)
+            past, other_past = pasts_of(model)
+            view = view_at(model, folder, at, ROWS[0], past)
+            one = view.rewritten(ids, ROWS[0], False)
+            limit = table_rows(one)
+            if view.is_at_lengths:
+                other = view_at(model, folder, at, ROWS[0], other_past)
+                check_independent(one, other.rewritten(ids, ROWS[0], False))
+                limit = min(limit or past + ROWS[-1], past + ROWS[-1])
             types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+            logits = logits_of(model.graph, view.attentions)
             decoder = Decoder(
-                vocabulary=_last_extent(model.graph, logits_of(model.graph, attentions)),
-                caches=tuple(cache_of(model.graph, attention) for attention in attentions),
+                vocabulary=_last_extent(model.graph, logits),
+                caches=tuple(cache_of(view.model.graph, one) for one in view.attentions),
                 ids="int32" if types[ids] == TensorProto.INT32 else "int64",
-                limit=table_rows(rewrite(model, attentions, ids, ROWS[0], False)),
+                limit=limit,
             )
-            return cls(path, model, folder, attentions, ids, decoder)
+            return cls(path, model, folder, ids, logits, decoder)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -101,8 +106,7 @@ class DecoderFile:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs that a caller of a session gets."""
-        name = logits_of(self.model.graph, self.attentions)
-        return (TensorSpec(name, (1, "tokens", self.decoder.vocabulary), "float32"),)
+        return (TensorSpec(self.logits, (1, "tokens", self.decoder.vocabulary), "float32"),)
 
     def modules(self) -> Iterator[tuple[str, tvm.IRModule]]:
         """Yield the functions of the decoder by name, each as ``main`` of a module.
@@ -112,19 +116,25 @@ class DecoderFile:
         ModelError
             If a node cannot be imported.
         """
-        weights: dict[str, Any] = {}
+        past, _ = pasts_of(self.model)
+        weights: dict[str, Any] = dict.fromkeys(t.name for t in self.model.graph.initializer)
         for rows in self.decoder.rows:
-            for last_only in (False, True) if rows > 1 else (False,):
-                with border(ModelError, f"{self.path}: the decoder cannot be imported"):
-                    yield function_name(rows, last_only), self._module(rows, last_only, weights)
+            with scratch_folder() as scratch:
+                for last_only in (False, True) if rows > 1 else (False,):
+                    with border(ModelError, f"{self.path}: the decoder cannot be imported"):
+                        view = view_at(self.model, self.folder, scratch, rows, past)
+                        mod = self._module(view, rows, last_only, weights)
+                    yield function_name(rows, last_only), mod
 
     @one_at_a_time
-    def _module(self, rows: int, last_only: bool, weights: dict[str, Any]) -> tvm.IRModule:
-        model = rewrite(self.model, self.attentions, self.ids, rows, last_only)
-        model = canonical(model, self.folder, lambda node: not no_converter(node))
-        layers = [layer.to_json() for layer in file_layers(model, self.folder)]
+    def _module(
+        self, view: View, rows: int, last_only: bool, weights: dict[str, Any]
+    ) -> tvm.IRModule:
+        model = view.rewritten(self.ids, rows, last_only)
+        model = canonical(model, view.folder, lambda node: not no_converter(node))
+        layers = [layer.to_json() for layer in file_layers(model, view.folder)]
         try:
-            mod = GraphImporter(self.folder, lambda: None, {}, weights=weights).convert(model)
+            mod = GraphImporter(view.folder, lambda: None, {}, weights=weights).convert(model)
         except NotConverted as error:
             nodes = [model.graph.node[position] for position in sorted(error.reasons)]
             first, more = nodes[0], f" (and {len(nodes) - 1} more)" if len(nodes) > 1 else ""

@@ -31,14 +31,15 @@ def is_form(graph: onnx.GraphProto) -> bool:
     return any(inputs.issuperset(node.input[3:5]) for node in _nodes(graph))
 
 
-def find(graph: onnx.GraphProto) -> Iterator[FoundAttention]:
-    """Yield the attentions of a graph.
+def find(model: onnx.ModelProto) -> Iterator[FoundAttention]:
+    """Yield the attentions of a decoder.
 
     Raises
     ------
     ModelError
         If one has an attribute or an input that is not supported.
     """
+    graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     for node in _nodes(graph):
         inputs = [*node.input, *[""] * 14]

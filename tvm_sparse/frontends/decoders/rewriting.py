@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.cached import DOMAIN
 from tvm_sparse.frontends.decoders.attention import STATE, FoundAttention
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.submodel import needed, reads
 from tvm_sparse.sizes.decoder import CacheSpec
 
 BLOCKS = "blocks"
@@ -88,24 +88,28 @@ def rewrite(
         helper.make_tensor_value_info(ids, types[ids], [1, rows]),
         helper.make_tensor_value_info(STATE, TensorProto.INT32, [2]),
     ]
-    replaced: dict[str, onnx.NodeProto] = {}
+    replaced: dict[str, list[onnx.NodeProto]] = {}
+    made: list[onnx.TensorProto] = []
     for names, spec, attention in zip(caches, specs, attentions, strict=True):
         replaced[attention.result] = _with_scale(attention, spec).replacement(names)
+        for name, shape in attention.shapes().items():
+            if name not in {tensor.name for tensor in made}:
+                made.append(numpy_helper.from_array(np.array(shape), name))
         shapes = spec.shapes(BLOCKS)
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
         inputs += map(helper.make_tensor_value_info, names, [kind] * 2, shapes)
     result = logits_of(graph, attentions)
     nodes = [
-        next((replaced[name] for name in node.output if name in replaced), node)
+        new
         for node in graph.node
+        for new in next((replaced[name] for name in node.output if name in replaced), [node])
     ]
-    made: list[onnx.TensorProto] = []
     positions = [name for name in types if "position" in name and name != STATE]
     for name in positions:
         nodes[:0] = _positions(name, types[name], rows, made)
     if last_only:
         nodes = _with_last_row(nodes, result, made)
-    nodes = _needed(nodes, result)
+    nodes = needed(nodes, result)
     read = {name for node in nodes for name in reads(node)}
     if others := read & types.keys() - {ids, *positions}:
         raise ModelError(
@@ -228,13 +232,3 @@ def _with_last_row(
     changed.input[0] = row
     place = next(i for i, node in enumerate(nodes) if node is head)
     return [*nodes[:place], *picking, pick, changed, *nodes[place + 1 :]]
-
-
-def _needed(nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
-    """Return the nodes that a result depends on, in their order."""
-    wanted, kept = {result}, []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            kept.append(node)
-            wanted.update(reads(node))
-    return kept[::-1]

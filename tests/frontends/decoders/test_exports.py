@@ -1,0 +1,42 @@
+"""Decoders with Attention of the standard, and with attention written out, against ONNX Runtime."""
+
+import numpy as np
+import pytest
+
+import tvm_sparse
+from tvm_sparse.errors import ModelError
+from tvm_sparse.testing.tiny_exports import TinyExport
+from tvm_sparse.verification.decoder import OnnxDecoder
+
+FORMS = {
+    "standard": TinyExport("standard"),
+    "standard, window, softcap": TinyExport("standard", window=5, softcap=2.0),
+    "rows": TinyExport("rows", heads=6, kv_heads=3),
+    "scatter": TinyExport("scatter"),
+    "written out": TinyExport("written out"),
+    "written out, window": TinyExport("written out", window=5, kv_heads=4),
+    "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_twenty_tokens(name, tmp_path):
+    """A prompt of 17 tokens and 20 tokens that ONNX Runtime picks; then the caches."""
+    path = FORMS[name].write(tmp_path / "tiny.onnx")
+    session, reference = tvm_sparse.compile(path, threads=2).session(tokens=64), OnnxDecoder(path)
+    ids = [(7 * i + 3) % 50 for i in range(17)]
+    for _ in range(20):
+        expected, found = reference.step(ids), session.step(ids)
+        np.testing.assert_allclose(found, expected, atol=2e-5)
+        ids = [int(expected[-1].argmax())]
+        assert ids == [int(found[-1].argmax())]
+    for i in range(2):
+        for part, found in zip(("key", "value"), session.cache(i), strict=True):
+            expected = reference.past[f"past_key_values.{i}.{part}"][:, :, : reference.position]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_other_uses_of_the_past(tmp_path):
+    path = TinyExport("written out", reads_past=True).write(tmp_path / "tiny.onnx")
+    with pytest.raises(ModelError, match="depends on the number of past tokens"):
+        tvm_sparse.compile(path, threads=1)

@@ -1,0 +1,83 @@
+"""A decoder in the form in which its attentions are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from tvm_sparse.frontends.decoders import group_query, standard, written_out
+from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
+from tvm_sparse.frontends.decoders.lengths import at_lengths
+from tvm_sparse.frontends.decoders.rewriting import rewrite
+from tvm_sparse.frontends.value_types import value_types
+
+OF_ANY_LENGTH = (group_query,)
+"""The forms of attention with a cache that are found in a file as it is."""
+AT_LENGTHS = (standard, written_out)
+"""Those that are found where the numbers of new and past tokens are fixed."""
+FORMS = (*OF_ANY_LENGTH, *AT_LENGTHS)
+"""All of them; each has `is_form` and `find`."""
+
+
+def is_form(graph: onnx.GraphProto) -> bool:
+    """Return whether a graph has attentions of a form that is known."""
+    return any(form.is_form(graph) for form in FORMS)
+
+
+@dataclass(frozen=True)
+class View:
+    """A decoder and its attentions.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        The decoder.
+    folder : Path
+        The folder that the locations of its external weights are relative to.
+    attentions : tuple of FoundAttention
+        Its attentions.
+    is_at_lengths : bool
+        Whether the model was simplified for numbers of new and past tokens.
+    """
+
+    model: onnx.ModelProto
+    folder: Path
+    attentions: tuple[FoundAttention, ...]
+    is_at_lengths: bool
+
+    def rewritten(self, ids: str, rows: int, last_only: bool) -> onnx.ModelProto:
+        """Return the model of a call, as `tvm_sparse.frontends.decoders.rewriting.rewrite` does."""
+        return rewrite(self.model, self.attentions, ids, rows, last_only)
+
+
+def view_at(model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past: int) -> View:
+    """Return a decoder in the form in which its attentions are found.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The decoder.
+    folder, scratch : Path
+        The folder of its external weights, and one for those of a simplified model.
+    rows, past : int
+        The numbers of new and past tokens, if they are fixed.
+
+    Raises
+    ------
+    ModelError
+        If an attention has something that is not supported.
+    """
+    for form in OF_ANY_LENGTH:
+        if form.is_form(model.graph):
+            return View(model, folder, tuple(form.find(model)), False)
+    (found, *_) = (form for form in AT_LENGTHS if form.is_form(model.graph))
+    simple = at_lengths(model, folder, scratch, rows, past)
+    shapes = {
+        name: kind.shape
+        for name, kind in value_types(simple, scratch).items()
+        if kind.shape is not None
+    }
+    attentions = found.find(simple, scratch, Lengths(rows, past, shapes))
+    return View(simple, scratch, tuple(attentions), True)
