@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from tvm_sparse.frontends.canonical.block_constants import dequantize_constants
+from tvm_sparse.frontends.canonical.block_products import multiply_blocks
 from tvm_sparse.frontends.canonical.control_flow import write_out
 from tvm_sparse.frontends.canonical.empty_inputs import replace_empty_inputs
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
@@ -43,6 +44,7 @@ def canonical(
     model = make_dense(model)
     model = inline_functions(model)
     model = raise_opset(model)
+    model = multiply_blocks(model, folder)
     model = dequantize_constants(model, folder)
     model = replace_empty_inputs(model)
     model = write_out(model, folder, is_converted)
