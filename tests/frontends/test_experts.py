@@ -146,3 +146,50 @@ def test_what_is_not_supported_is_said(tmp_path):
     path = write(tmp_path / "m.onnx", nodes, tokens(2), TensorProto.FLOAT, tensors)
     with pytest.raises(ModelError, match="use_sparse_mixer"):
         tvm_sparse.compile(path, fallback="off")
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [0, 16])
+@pytest.mark.parametrize("has_points", [False, True])
+def test_experts_of_few_bits(tmp_path, bits, block, has_points):
+    rng = np.random.default_rng(0)
+    experts, hidden, inner = 4, 32, 48
+
+    def codes(channels, taps):
+        return rng.integers(0, 256, (experts, channels, taps * bits // 8)).astype("uint8")
+
+    def scales(channels, taps):
+        shape = (experts, channels, taps // block) if block else (experts, channels)
+        return (rng.random(shape) / (1 << bits)).astype("float32")
+
+    def points(channels, taps):
+        of_row = -(-(taps // block) * bits // 8)
+        return rng.integers(0, 256, (experts, channels, of_row)).astype("uint8")
+
+    tensors = {
+        "router": rng.standard_normal((hidden, experts)).astype("float32"),
+        "w1": codes(2 * inner, hidden), "s1": scales(2 * inner, hidden),
+        "w2": codes(hidden, inner), "s2": scales(hidden, inner),
+        "b1": rng.standard_normal((experts, 2 * inner)).astype("float32"),
+    }  # fmt: skip
+    inputs = ["x", "logits", "w1", "s1", "b1", "w2", "s2"]
+    if has_points:
+        if not block:
+            pytest.skip("zero points stand for blocks")
+        tensors |= {"p1": points(2 * inner, hidden), "p2": points(hidden, inner)}
+        inputs += ["", "", "", "", "p1", "p2"]
+    attributes = {"block_size": block} if block else {}
+    nodes = [
+        make_node("MatMul", ["x", "router"], ["logits"]),
+        make_node(
+            "QMoE", inputs, ["y"], domain="com.microsoft", expert_weight_bits=bits, k=2,
+            activation_type="swiglu", swiglu_fusion=1, normalize_routing_weights=1, **attributes,
+        ),
+    ]  # fmt: skip
+    x = {"x": rng.standard_normal((3, hidden)).astype("float32")}
+    path = write(tmp_path / "m.onnx", nodes, x, TensorProto.FLOAT, tensors)
+    (y,) = tvm_sparse.compile(path, fallback="off").run(x).values()
+    _, want = outputs(path, x)
+    # ONNX Runtime rounds activations to 8 bits for blocks of 8 bits.
+    tolerance = 2e-2 if bits == 8 and block else 1e-4
+    np.testing.assert_allclose(y, want, atol=tolerance * np.abs(want).max())

@@ -23,6 +23,7 @@ from tvm_sparse.frontends.converters import (
     microsoft,
     normalization,
     quantized,
+    quantized_experts,
     reductions,
     resize,
     rotary,
@@ -103,6 +104,7 @@ OURS |= {
         *fused.FUSED.items(),
         ("DequantizeLinear", quantized.dequantize_linear),
         ("MoE", experts.mixture_of_experts),
+        ("QMoE", quantized_experts.quantized_mixture_of_experts),
         ("QuantizeLinear", quantized.quantize_linear),
         ("RotaryEmbedding", rotary.microsoft_rotary_embedding),
         (
