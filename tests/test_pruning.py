@@ -12,8 +12,12 @@ from onnx import numpy_helper
 from onnx.helper import make_node
 
 from tvm_sparse.errors import InputError, OutputError
+from tvm_sparse.formats.blocks import in_bytes
+from tvm_sparse.formats.patterns import zero_neighbours
 from tvm_sparse.frontends import onnx_file
+from tvm_sparse.frontends.few_bits import codes_of
 from tvm_sparse.pruning import prune
+from tvm_sparse.testing.few_bits import random_codes
 from tvm_sparse.testing.models import write_mlp, write_onnx
 
 
@@ -268,3 +272,52 @@ def test_depthwise_convolutions_stay_dense_and_constant_nodes_are_pruned(tmp_pat
     assert sparsity(after["w2"]) == pytest.approx(0.9, abs=1e-3)
     for name in ("w0", "w1", "w3"):
         np.testing.assert_array_equal(after[name], weights[name])
+
+
+@pytest.mark.parametrize(("pattern", "keep", "of"), [("2:4", 2, 4), ("5:16", 5, 16), ("1:3", 1, 3)])
+def test_neighbours(chain, tmp_path, pattern, keep, of):
+    before = weights_of(chain)
+    prune(chain, tmp_path / "out.onnx", pattern=pattern)
+    after = weights_of(tmp_path / "out.onnx")
+    for name in ("w1", "w2"):
+        old, new = (np.abs(w[name].T) for w in (before, after))
+        whole = old.shape[1] // of * of
+        runs = [part[:, :whole].reshape(len(part), -1, of) for part in (old, new)]
+        assert ((runs[1] != 0).sum(2) == keep).all()
+        np.testing.assert_array_equal(np.sort(runs[1])[..., -keep:], np.sort(runs[0])[..., -keep:])
+        assert ((new[:, whole:] != 0).sum(1) == min(keep, old.shape[1] - whole)).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_weights_of_few_bits_get_their_zero_points(tmp_path, bits, is_symmetric):
+    weight = random_codes(40, 96, bits, 32, is_symmetric=is_symmetric)
+    tensors = {"w": in_bytes(weight.codes, bits).reshape(40, 3, -1), "s": weight.scales.ravel()}
+    if not is_symmetric:
+        tensors["z"] = in_bytes(weight.zeros, bits).ravel()
+    sizes = {"N": 40, "K": 96, "bits": bits, "block_size": 32}
+    node = make_node(
+        "MatMulNBits", ["x", *tensors], ["y"], name="n", domain="com.microsoft", **sizes
+    )
+    path = write_onnx(tmp_path / "m.onnx", [node], {"x": [1, 96]}, ["y"], tensors)
+    (report,) = prune(path, tmp_path / "out.onnx", pattern="2:4")
+    assert (report.size, report.kept) == (40 * 96, "") and report.zeros >= 40 * 48
+    model = onnx.load(tmp_path / "out.onnx")
+    found = codes_of(model.graph.node[0], {t.name: t for t in model.graph.initializer})
+    expected = weight.to_dense()
+    zero_neighbours(expected, 2, 4)
+    np.testing.assert_array_equal(found.to_dense(), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pattern": "4:4"}, "unknown pattern '4:4'"),
+        ({"pattern": "2:4", "sparsity": 0.9}, "sets 50% of every weight to zero"),
+        ({"pattern": "2:4", "scope": "global"}, "leave out --sparsity and --scope"),
+        ({}, "pattern 1x1 needs a sparsity"),
+    ],
+)
+def test_patterns_that_do_not_fit(chain, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        prune(chain, tmp_path / "out.onnx", **options)

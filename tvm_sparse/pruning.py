@@ -2,7 +2,8 @@
 
 It serves to try things out: without training afterwards, accuracy suffers.
 
-It prunes the constant weights of ``MatMul``, ``Gemm`` and ``Conv``. As is common practice, layers
+It prunes the constant weights of ``MatMul``, ``Gemm``, ``Conv`` and ``MatMulNBits``, of which a
+pruned code becomes its zero point. As is common practice, layers
 stay dense whose pruning would save little time and cost much accuracy: the layers nearest to an
 input or an output (unless the model has no other layers), convolutions in groups such as depthwise
 ones, and weights of less than 1024 elements. Embeddings are never changed, even if a layer shares
@@ -22,14 +23,18 @@ from onnx import external_data_helper, numpy_helper
 
 from tvm_sparse.errors import InputError, ModelError, border
 from tvm_sparse.files import check_writable
+from tvm_sparse.formats.blocks import BlockCodes
+from tvm_sparse.formats.patterns import BLOCKS, neighbours, zero_neighbours, zero_smallest
+from tvm_sparse.frontends import few_bits
+from tvm_sparse.frontends.few_bits import with_zeros
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 SCOPES = ("uniform", "global")
 """The names of the ways to choose the weights that become zero; see `prune`."""
 
-PATTERNS = ("1x1", "1x4", "4x1")
-"""How many outputs and inputs become zero together; see `prune`."""
+PATTERNS = (*BLOCKS, "2:4", "4:16", "5:16")
+"""How many outputs and inputs become zero together, or stay among neighbours; see `prune`."""
 
 _SMALLEST = 1024
 """Elements of the smallest weight that is pruned."""
@@ -69,12 +74,13 @@ class _Layer:
     node: str
     weight: str
     inputs_first: bool
+    codes: BlockCodes | None = None
 
 
 def prune(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    sparsity: float,
+    sparsity: float | None = None,
     scope: str = "uniform",
     pattern: str = "1x1",
 ) -> tuple[PrunedWeight, ...]:
@@ -86,8 +92,9 @@ def prune(
         The ONNX file; it is only read.
     out : str or PathLike
         The file to write, whole or not at all.
-    sparsity : float
-        Share of the pruned weights that becomes zero, from 0 to below 1.
+    sparsity : float, optional
+        Share of the pruned weights that becomes zero, from 0 to below 1. A pattern such as 2:4 says
+        it by itself.
     scope : str
         ``"uniform"``: every weight gets that sparsity. ``"global"``: the smallest values of all
         weights together.
@@ -95,7 +102,8 @@ def prune(
         ``"1x1"``: single values. ``"1x4"``: blocks of four consecutive inputs of an output, as
         kernels of 8 bits read them. ``"4x1"``: blocks of four consecutive outputs of an input. The
         smallest blocks go, by the mean of their magnitudes; those of a convolution are blocks of
-        channels, for each place of the window.
+        channels, for each place of the window. ``"2:4"``: of every four consecutive inputs of an
+        output, the two smallest; likewise ``"4:16"``, ``"5:16"`` and other numbers up to 64.
 
     Returns
     -------
@@ -112,12 +120,8 @@ def prune(
         If `sparsity`, `scope` or `pattern` has another value, or if the weights of the model are
         quantized.
     """
-    if not 0 <= sparsity < 1:
-        raise InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
-    if scope not in SCOPES:
-        raise InputError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
-    if pattern not in PATTERNS:
-        raise InputError(f"unknown pattern {pattern!r}; choose one of {', '.join(PATTERNS)}")
+    kept_of = neighbours(pattern)
+    share = _checked(sparsity, scope, pattern)
     read = ModelFiles(Path(model))
     check_writable(Path(out), read=read)
     proto, folder = read_model(model)
@@ -127,7 +131,12 @@ def prune(
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     layers = list(_layers(proto.graph, tensors))
     kept = _kept_dense(proto.graph, layers, tensors)
-    values = {layer.weight: numpy_helper.to_array(tensors[layer.weight]).copy() for layer in layers}
+    values = {
+        layer.weight: numpy_helper.to_array(tensors[layer.weight]).copy()
+        if layer.codes is None
+        else layer.codes.to_dense()
+        for layer in layers
+    }
     pruned = {name: array for name, array in values.items() if name not in kept}
     if not layers and any(node.op_type in _QUANTIZED for node in proto.graph.node):
         raise InputError(
@@ -141,9 +150,17 @@ def prune(
     }
     groups = [list(matrices.values())] if scope == "global" else [[m] for m in matrices.values()]
     for group in groups:
-        _prune_smallest(group, sparsity, pattern)
+        if kept_of is None:
+            zero_smallest(group, share, pattern)
+            continue
+        for matrix in group:
+            zero_neighbours(matrix, *kept_of)
+    codes = {layer.weight: layer.codes for layer in layers if layer.codes is not None}
     for name, array in pruned.items():
-        tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+        tensor = numpy_helper.from_array(array, name)
+        if name in codes:
+            tensor = with_zeros(tensors[name], codes[name], array == 0)
+        tensors[name].CopyFrom(tensor)
     write_model(proto, Path(out), read)
     return tuple(
         PrunedWeight(
@@ -155,6 +172,28 @@ def prune(
         )
         for layer in layers
     )
+
+
+def _checked(sparsity: float | None, scope: str, pattern: str) -> float:
+    """Return the share of zeros that the arguments of `prune` ask for."""
+    kept_of = neighbours(pattern)
+    if scope not in SCOPES:
+        raise InputError(f"unknown scope {scope!r}; choose one of {', '.join(SCOPES)}")
+    if pattern not in BLOCKS and kept_of is None:
+        raise InputError(f"unknown pattern {pattern!r}; choose one of {', '.join(PATTERNS)}")
+    if kept_of is not None:
+        share = 1 - kept_of[0] / kept_of[1]
+        if scope == "global" or sparsity not in (None, share):
+            raise InputError(
+                f"pattern {pattern} sets {share:.0%} of every weight to zero: leave out --sparsity "
+                "and --scope"
+            )
+        return share
+    if sparsity is None:
+        raise InputError(f"pattern {pattern} needs a sparsity: the share of zeros, such as 0.9")
+    if not 0 <= sparsity < 1:
+        raise InputError(f"sparsity must be at least 0 and below 1, got {sparsity}")
+    return sparsity
 
 
 def _lift_weights(graph: onnx.GraphProto) -> None:
@@ -189,6 +228,11 @@ def _layers(graph: onnx.GraphProto, tensors: Mapping[str, onnx.TensorProto]) -> 
             if name not in seen and (len(tensors[name].dims) == 2 or node.op_type == "Conv"):
                 seen.add(name)
                 yield _Layer(node.name, name, transposed == outputs_first)
+        elif node.op_type == few_bits.OPERATOR and node.input[1] not in seen:
+            codes = few_bits.codes_of(node, tensors)
+            if codes is not None:
+                seen.add(node.input[1])
+                yield _Layer(node.name, node.input[1], False, codes)
 
 
 def _is_float(tensor: onnx.TensorProto) -> bool:
@@ -215,6 +259,8 @@ def _kept_dense(
             kept.setdefault(node.input[1], "its convolution is in groups")
     for layer in layers:
         size = int(np.prod(tensors[layer.weight].dims))
+        if layer.codes is not None:
+            size = layer.codes.codes.size
         if size < _SMALLEST:
             kept.setdefault(layer.weight, f"only {size} elements")
     outermost = _outermost(graph, {layer.node for layer in layers}, set(tensors))
@@ -250,36 +296,3 @@ def _matrix(array: np.ndarray, inputs_first: bool) -> np.ndarray:
     if array.ndim == 2:
         return (array.T if inputs_first else array)[:, None]
     return np.moveaxis(array, 1, -1)
-
-
-def _prune_smallest(arrays: list[np.ndarray], sparsity: float, pattern: str) -> None:
-    """Set the smallest blocks of all arrays together to zero, in place; NaNs count as large."""
-    sizes = [int(size) for size in pattern.split("x")]
-    grids = [_magnitudes(array, sizes) for array in arrays]
-    if not grids:
-        return
-    magnitudes = np.concatenate([grid.ravel() for grid in grids])
-    count = round(sparsity * magnitudes.size)
-    smallest = np.zeros(magnitudes.size, bool)
-    smallest[np.argpartition(magnitudes, max(count - 1, 0))[:count]] = True
-    start = 0
-    for array, grid in zip(arrays, grids, strict=True):
-        mask = smallest[start : start + grid.size].reshape(grid.shape)
-        for axis, size in zip((0, -1), sizes, strict=True):
-            mask = np.repeat(mask, size, axis).take(range(array.shape[axis]), axis)
-        array[mask] = 0
-        start += grid.size
-
-
-def _magnitudes(array: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Return the mean magnitude of each block of some outputs, or of some inputs."""
-    grid = np.abs(array)
-    for axis, size in zip((0, -1), sizes, strict=True):
-        if size > 1:
-            starts = np.arange(0, grid.shape[axis], size)
-            counts = np.diff([*starts, grid.shape[axis]])
-            shape = [1] * grid.ndim
-            shape[axis] = -1
-            sums = np.add.reduceat(grid, starts, axis, dtype=np.float32)
-            grid = sums / counts.reshape(shape).astype(np.float32)
-    return grid

@@ -129,7 +129,7 @@ def test_the_native_profile_uses_what_is_stored():
 
 @pytest.fixture
 def loops():
-    return probe._Probe(native(), 1 << 20)
+    return probe.Probe(native(), 1 << 20)
 
 
 def test_every_core_reads_all_of_its_part(loops, monkeypatch):

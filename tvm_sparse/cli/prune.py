@@ -21,15 +21,16 @@ def declare(verbs: arguments.Verbs) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT.onnx", help="model to write"
     )
     command.add_argument(
-        "--sparsity", type=float, required=True, metavar="0.9", help="share of zeros"
+        "--sparsity", type=float, metavar="0.9", help="share of zeros; 2:4 and its like tell it"
     )
     command.add_argument(
         "--scope", default="uniform", metavar="uniform|global",
         help="the same sparsity everywhere (default), or the smallest of all",
     )  # fmt: skip
     command.add_argument(
-        "--pattern", default="1x1", metavar="1x1|1x4|4x1",
-        help="outputs x inputs that become zero together; 1x4 is for models that are quantized",
+        "--pattern", default="1x1", metavar="1x1|1x4|4x1|2:4|4:16|5:16",
+        help="outputs x inputs that become zero together, of which 1x4 is for models that are "
+        "quantized; or how many of so many neighbouring inputs stay",
     )  # fmt: skip
     arguments.add_json(command)
     limits.declare(command)

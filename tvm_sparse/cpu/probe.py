@@ -77,7 +77,7 @@ def measure(progress: Report = lambda text: None, rounds: int = 5) -> CpuMeasure
 def _measure(cpu: CpuProfile, progress: Report, rounds: int) -> CpuMeasurement:
     progress("compiling")
     largest = min(_LARGEST, int(_free_memory() * _FREE_SHARE))
-    probe = _Probe(cpu, largest)
+    probe = Probe(cpu, largest)
     octaves = _STEPS_PER_OCTAVE * math.log2(largest / _SMALLEST)
     sizes = [_SMALLEST * 2 ** (i / _STEPS_PER_OCTAVE) for i in range(int(octaves) + 1)]
 
@@ -135,7 +135,7 @@ def _free_memory() -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-class _Probe:
+class Probe:
     """Two compiled loops and the array that they run over."""
 
     def __init__(self, cpu: CpuProfile, largest: int) -> None:

@@ -104,3 +104,11 @@ def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
     return numbers.reshape(len(packed), -1)
+
+
+def in_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Return rows of codes of 4 or 8 bits as bytes, the first code in the low half."""
+    if bits == 8:
+        return codes
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return even[:, 0::2] | even[:, 1::2] << np.uint8(4)

@@ -32,8 +32,9 @@ OPERATIONS = 4.0
 OF_A_BLOCK = 8
 """Operations by which a vector of products becomes part of the result of a row, once a block."""
 
-MISS_CYCLES = 15
-"""Cycles that a core waits where a loop ends that it expected to go on."""
+MISS_CYCLES = 8
+"""Cycles that a core waits where a loop ends that it expected to go on; fitted to 80 % zeros in
+blocks of 32 on Zen 3, where loads go on meanwhile."""
 
 
 @dataclass(frozen=True)

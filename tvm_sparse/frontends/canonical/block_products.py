@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from tvm_sparse.formats.blocks import in_bytes
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _BITS = {
@@ -117,22 +118,14 @@ def _packed(
     if zeros:
         points[:] = (zeros[0].astype(np.int32) + shift).T
     arrays = {
-        "codes": _in_bytes(codes, bits).reshape(n, blocks, -1),
+        "codes": in_bytes(codes, bits).reshape(n, blocks, -1),
         "scales": np.ascontiguousarray(scales.T).reshape(-1),
     }
     if (points != middle).any():
-        arrays["zeros"] = _in_bytes(points, bits).reshape(-1)
+        arrays["zeros"] = in_bytes(points, bits).reshape(-1)
     names = [f"{node.output[0]}.{part}" for part in arrays]
     graph.initializer.extend(map(numpy_helper.from_array, arrays.values(), names))
     return names, {"K": k, "N": n, "bits": bits, "block_size": block}
-
-
-def _in_bytes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Return rows of codes as bytes, the first code in the low half."""
-    if bits == 8:
-        return codes
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-    return even[:, 0::2] | even[:, 1::2] << 4
 
 
 def _of(node: onnx.NodeProto) -> dict[str, Any]:
