@@ -22,6 +22,7 @@ from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.library import LibraryInfo
 from tvm_sparse.runtime.weights import Weights
+from tvm_sparse.specs import CacheOption
 
 _log = logging.getLogger("tvm_sparse")
 
@@ -68,6 +69,7 @@ def compile_decoder(
     threads: int | None,
     streams: int,
     strict: bool,
+    cache: CacheOption = "auto",
 ) -> Engine:
     """Compile a decoder.
 
@@ -79,7 +81,7 @@ def compile_decoder(
         Returns the passes; `report` and `strict` are its last arguments.
     cpu : CpuProfile
         The processor.
-    threads, streams, strict
+    threads, streams, strict, cache
         As `tvm_sparse.compile` takes them.
 
     Raises
@@ -94,7 +96,7 @@ def compile_decoder(
 
     cpu = resolve("float32", cpu)
     with COMPILING:
-        file = DecoderFile.read(model)
+        file = DecoderFile.read(model, cache)
         info = LibraryInfo(
             inputs=file.inputs,
             outputs=file.outputs,

@@ -24,7 +24,7 @@ from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import FallbackOption
+from tvm_sparse.specs import CacheOption, FallbackOption, check_cache
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +55,7 @@ def compile(
     limit_memory: float | None = None,
     hints: Mapping[str, int] | None = None,
     bounds: Mapping[str, int] | None = None,
+    cache: CacheOption = "auto",
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -114,6 +115,9 @@ def compile(
         Sizes to plan for, by the names of open dimensions: by default 1 for the first one, else 64.
     bounds : mapping of str to int, optional
         The largest sizes that the engine accepts, by the same names.
+    cache : str
+        What a decoder keeps of past tokens: ``"float32"`` or ``"float16"``; ``"auto"`` is float16
+        for weights of few bits, and otherwise the type of the file.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def compile(
         layer without a sparse kernel.
     InputError
         If `shapes`, `hints` or `bounds` do not fit the model, `threads` or `streams` is below 1, or
-        `columns`, `overlap`, `fallback` or `precision` has another value.
+        `columns`, `overlap`, `fallback`, `precision` or `cache` has another value.
     TargetError
         If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
     RecordsError
@@ -144,6 +148,7 @@ def compile(
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,
         "calibration": calibration, "streams": streams, "hints": hints, "bounds": bounds,
+        "cache": cache,
     }  # fmt: skip
     if limit_time is not None or limit_memory is not None:
         whole = {"model": model, "shapes": shapes, "strict": strict, "verify": verify}
@@ -170,13 +175,14 @@ def compile(
     if threads is None and streams > 1:
         threads = share_of_cores(profile(target).cores, streams)
     check_column_options(columns, overlap)
+    check_cache(cache)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
     if is_decoder(model, shapes):
         check_decoder_options(precision, calibration, {"hints": hints, "bounds": bounds})
         passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
-        return compile_decoder(model, passes, cpu, threads, streams, strict)
+        return compile_decoder(model, passes, cpu, threads, streams, strict, cache)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
     if named or has_sizes(model):
         cpu, precision = in_float32(cpu, precision), "float32"

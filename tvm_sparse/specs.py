@@ -9,7 +9,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tvm_sparse.errors import InputError, border
 
 FallbackOption = Literal["onnxruntime", "off"]
 """What becomes of nodes that are not compiled: ONNX Runtime runs them, or they are an error."""
+
+CacheOption = Literal["auto", "float32", "float16"]
+"""The type in which a decoder keeps keys and values of past tokens."""
 
 RUN_SUBMODEL = "tvm_sparse.onnxruntime.run"
 """The name of the function that compiled code calls for a part that ONNX Runtime runs."""
@@ -123,6 +126,19 @@ class TensorSpec:
             if isinstance(size, str):
                 (Sizes() if sizes is None else sizes).bind(size, given, self.name)
         return array
+
+
+def check_cache(cache: str) -> None:
+    """Refuse what is no type of a cache.
+
+    Raises
+    ------
+    InputError
+        If `cache` is none of `CacheOption`.
+    """
+    if cache not in get_args(CacheOption):
+        known = ", ".join(map(repr, get_args(CacheOption)))
+        raise InputError(f"cache must be one of {known}; got {cache!r}")
 
 
 def allowed(bounds: Mapping[str, int], tables: Mapping[str, int]) -> dict[str, int]:

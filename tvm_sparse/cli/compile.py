@@ -31,6 +31,11 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_sizes(command)
     arguments.add_threads(command)
     arguments.add_precision(command)
+    command.add_argument(
+        "--cache", default="auto", metavar="auto|float32|float16",
+        help="what a decoder keeps of past tokens; auto is float16 for weights of few bits, and "
+        "otherwise the type of the file (default: auto)",
+    )  # fmt: skip
     arguments.add_columns(command)
     arguments.add_records(command)
     command.add_argument(
@@ -85,6 +90,7 @@ def run(options: argparse.Namespace) -> None:
             calibration=inputs,
             hints=dict(options.hint) if model == options.model else None,
             bounds=dict(options.bound) if model == options.model else None,
+            cache=options.cache,
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:

@@ -56,6 +56,8 @@ class FoundAttention:
         Whether rows and result have the shape ``(1, heads, tokens, head_dim)``.
     attributes : mapping
         What `converters.cached` reads, but for what is known of the caches.
+    cache : str
+        The type of the elements of the cache; that of the file if it is empty.
     """
 
     node: str
@@ -66,6 +68,7 @@ class FoundAttention:
     tables: tuple[str, ...] = ()
     heads_first: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    cache: str = ""
 
     def replacement(self, caches: Sequence[str]) -> list[onnx.NodeProto]:
         """Return the nodes that take the place of the attention."""

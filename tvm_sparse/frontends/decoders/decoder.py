@@ -25,7 +25,7 @@ from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.layer_report import FILE_LAYERS
 from tvm_sparse.sizes.decoder import ROWS, Decoder, function_name
-from tvm_sparse.specs import TensorSpec
+from tvm_sparse.specs import CacheOption, TensorSpec
 
 
 def is_decoder(path: str | os.PathLike[str]) -> bool:
@@ -58,6 +58,8 @@ class DecoderFile:
         The output that is no cache.
     decoder : Decoder
         What a session must know.
+    cache : str
+        The type of the elements of caches; that of the file if it is empty.
     """
 
     path: Path
@@ -66,10 +68,19 @@ class DecoderFile:
     ids: str
     logits: str
     decoder: Decoder
+    cache: str
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> DecoderFile:
+    def read(cls, path: str | os.PathLike[str], cache: CacheOption = "auto") -> DecoderFile:
         """Read a decoder.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            The file.
+        cache : str
+            The type of the elements of caches. ``"auto"`` is float16 for a model whose weights have
+            few bits, and otherwise the type that the file gives.
 
         Raises
         ------
@@ -81,11 +92,12 @@ class DecoderFile:
         with border(ModelError, f"{path}: the decoder cannot be imported"), scratch_folder() as at:
             ids = _ids_of(model.graph)
             past, other_past = pasts_of(model)
-            view = view_at(model, folder, at, ROWS[0], past)
+            kind = _cache_type(model.graph, cache)
+            view = view_at(model, folder, at, ROWS[0], past, kind)
             one = view.rewritten(ids, ROWS[0], False)
             limit = table_rows(one)
             if view.is_at_lengths:
-                other = view_at(model, folder, at, ROWS[0], other_past)
+                other = view_at(model, folder, at, ROWS[0], other_past, kind)
                 check_independent(one, other.rewritten(ids, ROWS[0], False))
                 limit = min(limit or past + ROWS[-1], past + ROWS[-1])
             types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
@@ -96,7 +108,7 @@ class DecoderFile:
                 ids="int32" if types[ids] == TensorProto.INT32 else "int64",
                 limit=limit,
             )
-            return cls(path, model, folder, ids, logits, decoder)
+            return cls(path, model, folder, ids, logits, decoder, kind)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -122,7 +134,7 @@ class DecoderFile:
             with scratch_folder() as scratch:
                 for last_only in (False, True) if rows > 1 else (False,):
                     with border(ModelError, f"{self.path}: the decoder cannot be imported"):
-                        view = view_at(self.model, self.folder, scratch, rows, past)
+                        view = view_at(self.model, self.folder, scratch, rows, past, self.cache)
                         mod = self._module(view, rows, last_only, weights)
                     yield function_name(rows, last_only), mod
 
@@ -143,6 +155,13 @@ class DecoderFile:
                 f"{error.reasons[min(error.reasons)]}; ONNX Runtime does not run nodes of decoders"
             ) from error
         return mod.with_attr(FILE_LAYERS, layers)
+
+
+def _cache_type(graph: onnx.GraphProto, cache: CacheOption) -> str:
+    if cache != "auto":
+        return cache
+    has_few_bits = any(node.op_type in ("MatMulNBits", "QMoE") for node in graph.node)
+    return "float16" if has_few_bits else ""
 
 
 def _ids_of(graph: onnx.GraphProto) -> str:

@@ -50,7 +50,7 @@ def cache_of(graph: onnx.GraphProto, attention: FoundAttention) -> CacheSpec:
             f"the cache {attention.past[0]!r} has elements of another type than float32 and "
             "float16, which is not supported"
         )
-    return CacheSpec(dims[1], dims[3], dtype)
+    return CacheSpec(dims[1], dims[3], attention.cache or dtype)
 
 
 def rewrite(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -52,7 +53,9 @@ class View:
         return rewrite(self.model, self.attentions, ids, rows, last_only)
 
 
-def view_at(model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past: int) -> View:
+def view_at(
+    model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past: int, cache: str
+) -> View:
     """Return a decoder in the form in which its attentions are found.
 
     Parameters
@@ -63,6 +66,8 @@ def view_at(model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past
         The folder of its external weights, and one for those of a simplified model.
     rows, past : int
         The numbers of new and past tokens, if they are fixed.
+    cache : str
+        The type of the elements of caches; that of the file if it is empty.
 
     Raises
     ------
@@ -71,7 +76,7 @@ def view_at(model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past
     """
     for form in OF_ANY_LENGTH:
         if form.is_form(model.graph):
-            return View(model, folder, tuple(form.find(model)), False)
+            return View(model, folder, _with(form.find(model), cache), False)
     (found, *_) = (form for form in AT_LENGTHS if form.is_form(model.graph))
     simple = at_lengths(model, folder, scratch, rows, past)
     shapes = {
@@ -80,4 +85,8 @@ def view_at(model: onnx.ModelProto, folder: Path, scratch: Path, rows: int, past
         if kind.shape is not None
     }
     attentions = found.find(simple, scratch, Lengths(rows, past, shapes))
-    return View(simple, scratch, tuple(attentions), True)
+    return View(simple, scratch, _with(attentions, cache), True)
+
+
+def _with(attentions: Iterable[FoundAttention], cache: str) -> tuple[FoundAttention, ...]:
+    return tuple(replace(attention, cache=cache) for attention in attentions)
