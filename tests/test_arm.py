@@ -25,7 +25,9 @@ import pytest
 
 import tvm_sparse
 from tvm_sparse.errors import RemoteError
+from tvm_sparse.formats.blocks import in_bytes
 from tvm_sparse.runtime.board import Board, RemoteEngine
+from tvm_sparse.testing.few_bits import random_codes, two_of_four
 from tvm_sparse.testing.models import needs_tool, pruned, write_mlp, write_onnx
 from tvm_sparse.testing.quantized import write_quantized
 from tvm_sparse.tuning import tune
@@ -237,6 +239,29 @@ def write_recurrent(path):
     return write_onnx(path, nodes, {"x": [30, 2, 24]}, ["y", "y_h"], weights)
 
 
+def write_few_bits(path):
+    """Write layers on three rows whose weights have 4 or 8 bits, in all forms."""
+    weights = {
+        "dense": random_codes(40, 96, 4, 32),
+        "bytes": random_codes(72, 40, 8, 16, is_symmetric=False),
+        "pairs": two_of_four(random_codes(56, 72, 4, 32)),
+        "windows": random_codes(30, 56, 4, 128, density=0.05),
+    }
+    nodes, tensors, last = [], {}, "x"
+    for name, weight in weights.items():
+        n, k = weight.shape
+        whole = weight.padded(1, 8)
+        arrays = {
+            f"{name}_codes": in_bytes(whole.codes, weight.bits).reshape(n, weight.blocks, -1),
+            f"{name}_scales": weight.scales.ravel(),
+            f"{name}_zeros": in_bytes(weight.zeros, weight.bits).ravel(),
+        }
+        sizes = {"N": n, "K": k, "bits": weight.bits, "block_size": weight.block}
+        nodes.append(node("MatMulNBits", [last, *arrays], [name], domain="com.microsoft", **sizes))
+        tensors, last = tensors | arrays, name
+    return write_onnx(path, nodes, {"x": [3, 96]}, [last], tensors)
+
+
 TOKENS = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), (1, 16))
 
 NETWORKS = {
@@ -246,6 +271,7 @@ NETWORKS = {
     "fallbacks": (write_fallbacks, None, None),
     "recurrent": (write_recurrent, None, None),
     "quantized": (write_quantized, None, None),
+    "few bits": (write_few_bits, None, None),
 }
 
 
@@ -275,6 +301,15 @@ def test_the_program_computes_in_float16_what_this_machine_does(program, cases, 
     case = cases(name)
     library = case.compile("rpi5", "float16")
     case.run([QEMU, "-cpu", "cortex-a76", "-L", SYSROOT, program], library, share=5e-3)
+
+
+def test_a_board_has_all_forms_of_weights_of_few_bits(cases):
+    report = tvm_sparse.compile(cases("few bits").model, target="rpi5").report
+    kernels = [layer.kernel for layer in report.layers]
+    assert kernels == [
+        *("block_row_linear", "block_row_linear"),
+        *("sparse_pair_row_linear", "sparse_window_row_linear"),
+    ]
 
 
 def test_one_library_runs_three_shapes(program, tmp_path):

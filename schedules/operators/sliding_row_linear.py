@@ -11,8 +11,7 @@ weight finds the factors of two non-zeros of each of sixteen output channels::
             totals[row, :] += w_scale[group, block] * scale[row, block] * products[row, :]
         y[row, group] = totals[row, :]
 
-The integers are unsigned. What that adds is the same for all rows: the products of the codes and of
-128. Places are relative to the window of a step, so that no place waits for another one as those of
+Places are relative to the window of a step, so that no place waits for another one as those of
 4-bit deltas do.
 """
 
@@ -35,6 +34,7 @@ from tvm_sparse.schedules.emit.buffers import (
     vector,
 )
 from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.emit.pair_sums import SignedPairSums, UnsignedPairSums
 from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.packed_rows import (
@@ -53,11 +53,6 @@ if TYPE_CHECKING:
     from tvm_sparse.sizes.block_linear import BlockLinear
     from tvm_sparse.tilings.block_rows import BlockRowTiling
 
-SHORT_STEPS = 8
-"""Steps whose products fit in sums of 16 bits: 8 * 2 * 8 * 255 = 32640."""
-
-_LANES, _HALVES = 8, 2
-
 
 def sliding_row_linear(
     problem: BlockLinear,
@@ -71,7 +66,7 @@ def sliding_row_linear(
     Parameters
     ----------
     problem, tiling, epilogue, dots, scale_dtype
-        As `block_row_linear` takes them; `dots` is `SHUFFLED_DOTS`.
+        As `block_row_linear` takes them; `dots` is that of `shuffled_dots`.
 
     Returns
     -------
@@ -109,89 +104,82 @@ class _Windows(PackedProduct):
         """Round all rows, and allocate the sums."""
         problem = self.problem
         sizes = problem.rows, problem.k, problem.block, self.planes
-        self.rounded = RoundedRows(*sizes, is_unsigned=True, is_planar=True)
+        of_pairs = SignedPairSums if self.dots.is_signed else UnsignedPairSums
+        self.rounded = RoundedRows(*sizes, is_unsigned=of_pairs.is_unsigned, is_planar=True)
         self.rounded.round(x)
         count = min(problem.rows, self.tiling.rows)
-        self.sums = row_dots.new_sums(count * self.planes, self.dots)
-        self.shift = row_dots.new_sums(1, self.dots)
-        self.wide = Registers(count * self.planes * _HALVES, _LANES, "int32")
-        self.totals = Registers(count * _HALVES, _LANES)
+        self.sums = of_pairs(count * self.planes, self.dots)
+        self.lanes, self.parts = self.sums.lanes, self.sums.parts
+        self.wide = Registers(count * self.planes * self.parts, self.lanes, "int32")
+        self.totals = Registers(count * self.parts, self.lanes)
 
     def compute(self, group: Expr, store: Store) -> None:
         """Compute the product with a group, a tile of rows after the other."""
-        problem = self.problem
+        problem, parts, steps = self.problem, range(self.parts), self.sums.steps
 
         def visit(first: Expr, count: int) -> None:
             rows = [T.bind(first + r) for r in range(count)]
-            for i in range(count * _HALVES):
-                self.totals[i] = filled(0, _LANES)
+            for i in range(count * self.parts):
+                self.totals[i] = filled(0, self.lanes)
             with T.serial(T.int64(0), T.int64(problem.blocks)) as block:
                 number = T.bind(group * problem.blocks + block)
                 begin, end = (
                     T.bind(T.Cast("int64", self.held["starts"][number + i])) for i in range(2)
                 )
-                self._clear(count)
-                for i in range(count * self.planes * _HALVES):
-                    self.wide[i] = across(T.int32(0), _LANES)
+                self.sums.clear()
+                for i in range(count * self.planes * self.parts):
+                    self.wide[i] = across(T.int32(0), self.lanes)
                 with T.serial(T.int64(0), end - begin) as i:
                     self._multiply(T.bind(begin + i), block, rows)
-                    with T.If(i % SHORT_STEPS == SHORT_STEPS - 1), T.Then():
+                    with T.If(i % steps == steps - 1), T.Then():
                         self._widen(count)
                 self._widen(count)
                 self._add_block(group, block, rows)
             for r, row in enumerate(rows):
-                store(row, [T.bind(self.totals[r * _HALVES + half]) for half in range(_HALVES)])
+                store(row, [T.bind(self.totals[r * self.parts + part]) for part in parts])
 
         each_tile(problem.rows, self.tiling.rows, visit)
-
-    def _clear(self, count: int) -> None:
-        for i in range(count * self.planes):
-            self.sums[i] = row_dots.no_products(self.dots)
-        self.shift[0] = row_dots.no_products(self.dots)
 
     def _multiply(self, step: Expr, block: Expr, rows: list[Expr]) -> None:
         """Add the products of a step to the sums."""
         held, size = self.held["codes"], self.dots.vector_bytes
         prefetch(held[step + AHEAD_BYTES // STEP_BYTES, T.int64(0)])
         column = T.bind(block * self.problem.block + T.Cast("int64", self.held["windows"][step]))
-        packed = T.bind(held[step, vector(T.int64(0), size)])
-        places = row_dots.bits_of(packed, 0, 4, size)
-        codes = T.bind(row_dots.bits_of(packed, 4, 4, size) - across(T.uint8(8), size))
-        ones = across(T.uint8(128), size)
-        self.shift[0] = row_dots.added(self.shift[0], ones, codes, self.dots)
+        pieces = [
+            T.bind(held[step, vector(T.int64(at), size)]) for at in range(0, STEP_BYTES, size)
+        ]
+        middle = across(T.uint8(8), size)
+        codes = [T.bind(row_dots.bits_of(piece, 4, 4, size) - middle) for piece in pieces]
+        places = [row_dots.bits_of(piece, 0, 4, size) for piece in pieces]
+        self.sums.begin(codes)
         for r, row in enumerate(rows):
             for plane in range(self.planes):
                 table = T.bind(self.rounded.window(column, row, plane, WINDOW, size))
-                x = row_dots.looked_up(table, places, self.dots)
-                i = r * self.planes + plane
-                self.sums[i] = row_dots.added(self.sums[i], x, codes, self.dots)
+                for piece, (code, place) in enumerate(zip(codes, places, strict=True)):
+                    x = T.bind(row_dots.looked_up(table, place, self.dots))
+                    self.sums.add(r * self.planes + plane, piece, x, code)
 
     def _widen(self, count: int) -> None:
         """Move the sums of 16 bits into sums that hold those of a block."""
         for i in range(count * self.planes):
-            short = T.bind(self.sums[i] - self.shift[0])
-            for half in range(_HALVES):
-                lanes = [half * _LANES + lane for lane in range(_LANES)]
-                part = T.Cast(f"int32x{_LANES}", T.Shuffle([short], lanes))
-                self.wide[i * _HALVES + half] = self.wide[i * _HALVES + half] + part
-        self._clear(count)
+            for part, value in enumerate(self.sums.whole(i)):
+                w = i * self.parts + part
+                self.wide[w] = self.wide[w] + value
+        self.sums.clear()
 
     def _add_block(self, group: Expr, block: Expr, rows: list[Expr]) -> None:
         """Add the products of a block to the totals."""
-        for half in range(_HALVES):
-            at = vector(T.int64(half * _LANES), _LANES)
+        for part in range(self.parts):
+            at = vector(T.int64(part * self.lanes), self.lanes)
             of_weight = T.bind(self._as_float(self.held["scales"][group, block, at]))
             for r, row in enumerate(rows):
-                scale = of_weight * self.rounded.scale(block, row, _LANES)
-                planes = [
-                    self._as_float(self.wide[(r * self.planes + p) * _HALVES + half])
-                    for p in range(self.planes)
-                ]
-                value = planes[0]
-                if self.planes == 2:
-                    value = value + planes[1] * filled(256, _LANES)
-                i = r * _HALVES + half
+                scale = of_weight * self.rounded.scale(block, row, self.lanes)
+                numbers = ((r * self.planes + p) * self.parts + part for p in range(self.planes))
+                value, *high = (self._as_float(self.wide[i]) for i in numbers)
+                if high:
+                    value = value + high[0] * filled(256, self.lanes)
+                i = r * self.parts + part
                 self.totals[i] = self.totals[i] + value * scale
 
     def _as_float(self, value: Expr) -> Expr:
-        return T.Cast(f"float32x{_LANES}", value)
+        return T.Cast(f"float32x{self.lanes}", value)

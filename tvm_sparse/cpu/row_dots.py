@@ -70,6 +70,11 @@ def row_dots(cpu: CpuProfile) -> RowDots | None:
 
 
 def shuffled_dots(cpu: CpuProfile) -> RowDots | None:
-    """Return the products of pairs of bytes of vectors of 32 bytes, or None if there are none."""
-    has_avx2 = cpu.architecture == "x86_64" and has_all(("avx2",), cpu.triple, cpu.mcpu, cpu.mattr)
-    return _AVX2 if has_avx2 else None
+    """Return the products of pairs of bytes that a byte shuffle finds, or None if there are none.
+
+    A shuffle looks up 16 bytes, so that vectors of 64 bytes gain nothing.
+    """
+    if cpu.architecture == "x86_64":
+        has_avx2 = has_all(("avx2",), cpu.triple, cpu.mcpu, cpu.mattr)
+        return _AVX2 if has_avx2 else None
+    return row_dots(cpu)

@@ -67,7 +67,7 @@ class BlockCodes:
     @property
     def density(self) -> float:
         """The share of the weight that is not zero."""
-        nonzero = (self.codes != self._spread(self.zeros)) & (self._spread(self.scales) != 0)
+        nonzero = (self.codes != self._spread(self.zeros)) & self._spread(self.scales != 0)
         return float(np.count_nonzero(nonzero)) / max(nonzero.size, 1)
 
     def to_dense(self) -> NDArray[np.float32]:

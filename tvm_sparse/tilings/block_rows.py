@@ -26,8 +26,8 @@ SUMS = {16: 8, 32: 16}
 """Vectors of integer sums, by the vector registers of a processor. The others hold codes, their
 activations and constants."""
 
-OPERATIONS = 4.0
-"""Operations on vectors of integers that a core does in a cycle; of Zen 3."""
+OPERATIONS = {"x86_64": 4.0, "aarch64": 2.0}
+"""Operations on vectors of integers that a core does in a cycle: of Zen 3, and of Cortex-A76."""
 
 OF_A_BLOCK = 8
 """Operations by which a vector of products becomes part of the result of a row, once a block."""
@@ -112,7 +112,7 @@ class BlockRowsFamily(Family[BlockLinear, BlockRowTiling]):
         tiles = -(-problem.rows // tiling.rows)
         of_blocks = _groups(problem) * problem.blocks * (GROUP // dots.lanes) * OF_A_BLOCK
         operations = self.operations(problem, tiles, dots) + of_blocks * problem.rows
-        work = operations / OPERATIONS + self.waits(problem)
+        work = operations / OPERATIONS[cpu.architecture] + self.waits(problem)
         delivery = delivery_cycles(self.size(problem), cpu)
         return max(work, delivery) * waiting(tiling.jobs, cpu)
 
@@ -204,7 +204,7 @@ class SparseWindowFamily(BlockRowsFamily):
     form, columns = Form.WINDOWS, groups.COLUMNS
 
     def dots(self, cpu: CpuProfile) -> RowDots | None:
-        """Return the products of bytes of vectors of 32 bytes."""
+        """Return the products of pairs of bytes."""
         return shuffled_dots(cpu)
 
     def code_bytes(self, problem: BlockLinear) -> float:
@@ -212,14 +212,16 @@ class SparseWindowFamily(BlockRowsFamily):
         return problem.steps * (sliding.STEP_BYTES + 1) + 4 * _groups(problem) * problem.blocks
 
     def operations(self, problem: BlockLinear, tiles: int, dots: RowDots) -> float:
-        """Return ten operations for a step, and a lookup, a product and a sum a row."""
-        del dots
-        return problem.steps * (tiles * 10 + 3 * _planes(problem))
+        """Return ten operations for a step of one vector, and three a row.
+
+        These are a lookup, a product and a sum; NEON has two products.
+        """
+        vectors = sliding.STEP_BYTES // dots.vector_bytes
+        return problem.steps * vectors * (tiles * 10 + 3 * _planes(problem))
 
     def sums_of_row(self, problem: BlockLinear, dots: RowDots) -> int:
-        """Return the vectors of sums, which have sixteen channels each."""
-        del dots
-        return PLANES[problem.activations]
+        """Return the vectors of sums of 16 bits, two for each pair of bytes with NEON."""
+        return PLANES[problem.activations] * (4 if dots.is_signed else 1)
 
     def waits(self, problem: BlockLinear) -> float:
         """Return the cycles at the ends of blocks, which have different numbers of steps."""
@@ -245,6 +247,8 @@ def best_form(problems: Iterable[BlockLinear], cpu: CpuProfile) -> BlockLinear:
     """Return the fastest of several forms of one layer, whatever its rows.
 
     They are compared on one row and on all cores, and by their bytes if they take the same time.
+    Weights come from memory: until the next inference, those of other layers have passed through
+    the caches.
 
     Parameters
     ----------
@@ -253,6 +257,8 @@ def best_form(problems: Iterable[BlockLinear], cpu: CpuProfile) -> BlockLinear:
     cpu : CpuProfile
         The processor.
     """
+
+    cpu = replace(cpu, l3_bytes=0)
 
     def price(problem: BlockLinear) -> tuple[float, float]:
         family = block_rows_family(problem.form)
