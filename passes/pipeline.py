@@ -63,6 +63,7 @@ from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.lower.view_results import ViewResults
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
+from tvm_sparse.passes.regions.plan_for_hints import PlanForHints
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.keeps_default import kept_by_tvm
@@ -80,6 +81,7 @@ from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.used import UsedRecords
+from tvm_sparse.specs import Hints, each_hint
 from tvm_sparse.tilings.families import KernelFor, Tiling, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 
@@ -243,7 +245,7 @@ def pipeline(
     strict: bool = False,
     precision: PrecisionOption = "float32",
     keep_float32: Collection[str] = (),
-    hints: Mapping[str, int] | None = None,
+    hints: Hints | None = None,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -261,16 +263,17 @@ def pipeline(
         What activations are computed in, as `tvm_sparse.compile` takes it.
     keep_float32 : collection of str
         The names of layers whose panels are float32 whatever `precision` is.
-    hints : mapping of str to int, optional
+    hints : mapping of str to int or sequence of int, optional
         Values of named sizes to plan for. The code computes all values.
     """
+    several = each_hint(hints or {})
 
     @tvm.transform.module_pass(opt_level=0, name="tvm_sparse")
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = resolve(precision, CpuProfile.from_target(target) if target else native())
         sizes = sizes_of(mod)
-        with planned_for(sizes | dict(hints or {})):
+        with planned_for(sizes | several[0]):
             return whole(mod, cpu, target or cpu.to_target(), bool(sizes))
 
     def whole(mod: tvm.IRModule, cpu: CpuProfile, target: Any, has_sizes: bool) -> tvm.IRModule:
@@ -280,7 +283,7 @@ def pipeline(
         found = front(mod, cpu, lookups, keep_float32)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         with target:
-            mod = tvm.transform.Sequential([regions])(found.mod)
+            mod = tvm.transform.Sequential([PlanForHints(several), regions])(found.mod)
             made = _report(mod, cpu, found.used, computed)
             (report or CompileReport.log)(made)
             if strict and made.warnings:

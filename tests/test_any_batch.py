@@ -16,6 +16,7 @@ from tvm_sparse.cpu.profile import native
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import planned_for
 from tvm_sparse.passes.regions.form_regions import FormRegions
+from tvm_sparse.passes.regions.plan_for_hints import PlanForHints, is_more
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 from tvm_sparse.zoo.recipes import recipe
@@ -113,6 +114,38 @@ def test_any_batch_whatever_the_hint(reference, options):
         x = rng.standard_normal((batch, 3, 20, 24)).astype("float32")
         (got,) = engine.run([x]).values()
         np.testing.assert_allclose(got, reference(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batches", [(1, 8), (6, 2, 20)])
+def test_each_of_several_hints_has_a_plan(reference, batches, tmp_path):
+    engine = tvm_sparse.compile(classifier(), hints={"batch": batches})
+    first = tvm_sparse.compile(classifier(), hints={"batch": batches[0]})
+    regions = [[region["operators"] for region in e.report.regions] for e in (engine, first)]
+    assert regions[0] == regions[1]
+    engine.save(tmp_path / "model.so")
+    loaded = tvm_sparse.load(tmp_path / "model.so")
+    rng = np.random.default_rng(0)
+    for batch in (1, 2, 3, 4, 11, 12):
+        x = rng.standard_normal((batch, 3, 20, 24)).astype("float32")
+        (got,), (again,), (one,) = (e.run([x]).values() for e in (engine, loaded, first))
+        np.testing.assert_allclose(got, reference(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(got, again)
+        np.testing.assert_array_equal(got, one)
+
+
+def test_the_function_with_the_nearest_hint_is_taken():
+    main = relax.transform.CanonicalizeBindings()(classifier())
+    planned = PlanForHints([{"batch": 8}, {"batch": 2}])(main)
+    names = sorted(gvar.name_hint for gvar in planned.get_global_vars())
+    assert names == ["main", "main_0", "main_1"]
+    choice = planned["main"].body.blocks[0].bindings[0].value
+    (called,) = choice.true_branch.blocks[0].bindings
+    assert called.value.op.name_hint == "main_0"  # of batches from 4 on, since 4 * 4 is 2 * 8
+    assert "batch * batch >= 16" in str(choice.cond).replace("T.int64(16)", "16")
+    assert is_more(planned["main_1"])
+    assert not is_more(planned["main_0"])
+    same = PlanForHints([{"batch": 8}])(main)
+    tvm.ir.assert_structural_equal(same, main)
 
 
 def test_an_image_is_the_same_in_every_batch():

@@ -149,6 +149,20 @@ def test_sizes_are_for_dimensions_of_the_inputs(option, sizes, message):
         tvm_sparse.compile(transformer(), **{option: sizes})
 
 
+def test_several_hints():
+    hints = {"batch": 1, "sequence": (16, 200)}
+    reference, engine = plain(transformer()), tvm_sparse.compile(transformer(), hints=hints)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (1, 16), (1, 56), (1, 57), (3, 100), (9, 10)):
+        given = arrays(rng, *shape)
+        (got,) = engine.run(given).values()
+        np.testing.assert_allclose(got, reference(*given), rtol=1e-4, atol=2e-5)
+    with pytest.raises(InputError, match="different numbers of them: 'batch' 2, 'sequence' 3"):
+        tvm_sparse.compile(transformer(), hints={"batch": (1, 2), "sequence": (1, 2, 3)})
+    with pytest.raises(InputError, match="'batch' the size 0"):
+        tvm_sparse.compile(transformer(), hints={"batch": (1, 0)})
+
+
 def test_what_keeps_the_lowering_of_tvm_is_named_once(caplog):
     height, builder = tirx.Var("height", "int64"), relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((5, 3, height, 8), "float32"))

@@ -46,7 +46,7 @@ def is_decoder(model: object, shapes: object) -> bool:
 
 
 def check_decoder_options(
-    precision: str, calibration: object, sizes: Mapping[str, Mapping[str, int] | None]
+    precision: str, calibration: object, sizes: Mapping[str, Mapping[str, object] | None]
 ) -> None:
     """Refuse what a decoder does not take.
 

@@ -30,7 +30,8 @@ def compile_once(
     threads: int | None,
     streams: int,
     no_fallback: str,
-    planned: Mapping[str, Mapping[str, int]],
+    hints: Sequence[Mapping[str, int]],
+    bounds: Mapping[str, int],
     named: Mapping[str, Sequence[int | str]] | None,
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
@@ -42,7 +43,7 @@ def compile_once(
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
         imported = import_module(model, shapes, no_fallback, distrusted, named)
-        for option, sizes in planned.items():
+        for option, sizes in (("bounds=", bounds), *(("hints=", sizes) for sizes in hints)):
             check_sizes(option, sizes, imported.inputs)
         info = LibraryInfo(
             inputs=imported.inputs,
@@ -54,7 +55,7 @@ def compile_once(
             fallbacks=imported.fallbacks,
             threads=cpu.cores,
             precision=cpu.activations,
-            bounds=allowed(planned["bounds="], imported.bounds),
+            bounds=allowed(bounds, imported.bounds),
         )
         mod = library.describe(imported.mod, info)
         del imported  # frees each weight as soon as a packed one replaces it

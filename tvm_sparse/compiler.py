@@ -24,7 +24,7 @@ from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import CacheOption, FallbackOption, check_cache
+from tvm_sparse.specs import CacheOption, FallbackOption, Hints, check_cache, each_hint
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ def compile(
     streams: int = 1,
     limit_time: float | None = None,
     limit_memory: float | None = None,
-    hints: Mapping[str, int] | None = None,
+    hints: Hints | None = None,
     bounds: Mapping[str, int] | None = None,
     cache: CacheOption = "auto",
 ) -> Engine:
@@ -111,8 +111,10 @@ def compile(
     limit_time, limit_memory : float, optional
         The seconds that compiling an ONNX file may take, and the GB (1e9 bytes) that it may have
         for data. With either, another process compiles, which also bears a crash of the compiler.
-    hints : mapping of str to int, optional
+    hints : mapping of str to int or sequence of int, optional
         Sizes to plan for, by the names of open dimensions: by default 1 for the first one, else 64.
+        Of several sizes each gets a plan of its own, over the same weights; the first one decides
+        how these are packed.
     bounds : mapping of str to int, optional
         The largest sizes that the engine accepts, by the same names.
     cache : str
@@ -191,7 +193,7 @@ def compile(
     passes = functools.partial(passes, precision=precision, hints=hints)
     once = functools.partial(
         compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
-        no_fallback=refusal, planned={"hints=": hints or {}, "bounds=": bounds or {}},
+        no_fallback=refusal, hints=each_hint(hints or {}), bounds=bounds or {},
     )  # fmt: skip
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -156,6 +156,31 @@ def allowed(bounds: Mapping[str, int], tables: Mapping[str, int]) -> dict[str, i
                 f"{tables[name]} entries for it"
             )
     return {**tables, **bounds}
+
+
+Hints: TypeAlias = Mapping[str, int | Sequence[int]]
+"""Sizes to plan for by name: one, or several of which each gets a plan of its own."""
+
+
+def each_hint(hints: Hints) -> list[dict[str, int]]:
+    """Return the sizes of each plan by name; those that have one value have it in all plans.
+
+    Raises
+    ------
+    InputError
+        If names have different numbers of values.
+    """
+    several = {name: [v] if isinstance(v, int) else list(v) for name, v in hints.items()}
+    counts = {len(values) for values in several.values()} - {1}
+    if len(counts) > 1 or 0 in counts:
+        raise InputError(
+            "hints= gives several sizes to plan for, and names have different numbers of them: "
+            f"{', '.join(f'{name!r} {len(values)}' for name, values in several.items())}"
+        )
+    (count,) = counts or {1}
+    return [
+        {name: values[i % len(values)] for name, values in several.items()} for i in range(count)
+    ]
 
 
 def check_sizes(option: str, sizes: Mapping[str, int], inputs: Iterable[TensorSpec]) -> None:

@@ -23,14 +23,25 @@ def without_passes(*names: str) -> tvm.transform.PassContext:
 
 
 def has_branches(mod: tvm.IRModule) -> bool:
-    """Return whether a Relax function of a module has an If."""
+    """Return whether a Relax function of a module has an If whose branches allocate memory."""
     found = []
 
     def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.If):
-            found.append(expr)
+            branches = expr.true_branch, expr.false_branch
+            if not all(map(_only_calls_functions, branches)):
+                found.append(expr)
 
     for function in mod.functions.values():
         if isinstance(function, relax.Function):
             relax.analysis.post_order_visit(function, visit)
     return bool(found)
+
+
+def _only_calls_functions(branch: relax.SeqExpr) -> bool:
+    values = (binding.value for block in branch.blocks for binding in block.bindings)
+    return all(
+        isinstance(value, relax.If)
+        or (isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar))
+        for value in values
+    )

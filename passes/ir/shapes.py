@@ -39,6 +39,16 @@ def planned_for(hints: Mapping[str, int]) -> Iterator[None]:
         _hints.reset(token)
 
 
+@contextlib.contextmanager
+def planned_as(hints: Mapping[str, int]) -> Iterator[None]:
+    """Plan for these values of named sizes, whatever outer scopes plan for."""
+    token = _hints.set({**_hints.get({}), **hints})
+    try:
+        yield
+    finally:
+        _hints.reset(token)
+
+
 def sizes_of(mod: tvm.IRModule) -> dict[str, int]:
     """Return the names of the sizes that the inputs of a module bring, with default hints."""
     hints: dict[str, int] = {}

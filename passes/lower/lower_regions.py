@@ -15,6 +15,7 @@ from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.shapes import known_size, lowered
 from tvm_sparse.passes.regions.form_regions import REGION
+from tvm_sparse.passes.regions.plan_for_hints import hints_of
 from tvm_sparse.passes.regions.region_graph import build_region, inputs_of
 from tvm_sparse.schedules.tensor_column import tensor_column
 
@@ -65,12 +66,14 @@ class _Lowered(PyExprMutator):
         made = [binding.var for binding in bindings]
         outputs = tuple(made.index(var) for var in results)
         attrs = func.attrs[REGION]
-        region = build_region(bindings, outputs, known_size(attrs["images"]), self.cpu)
-        if region is None:
-            raise ValueError(f"not a region: {func}")
         rows, step_rows = int(attrs["column_rows"]), int(attrs["step_rows"])
         plan = ColumnPlan(rows, step_rows, attrs["overlap"])
-        gvar = self._share(call.op, tensor_column(region, plan, self.cpu.cores))
+        with hints_of(func):
+            region = build_region(bindings, outputs, known_size(attrs["images"]), self.cpu)
+            if region is None:
+                raise ValueError(f"not a region: {func}")
+            built = tensor_column(region, plan, self.cpu.cores)
+        gvar = self._share(call.op, built)
         named = dict(zip(func.params, call.args, strict=True))
         panels, others = inputs_of(bindings, region)
         given = [named.get(value, value) for value in (*panels, *others)]

@@ -23,6 +23,7 @@ from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.shapes import lowered
 from tvm_sparse.passes.regions.convolve_images import convolve_images
+from tvm_sparse.passes.regions.plan_for_hints import hints_of, is_more, with_hints_of
 from tvm_sparse.passes.regions.region_graph import order_of, runs_of
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 
@@ -80,10 +81,16 @@ class FormRegions:
         mod = convolve_images(mod)
         functions = dict(mod.functions_items())
         reports: list[dict[str, Any]] = []
+        kept: list[dict[str, Any]] = []
         for gvar, func in mod.functions_items():
             if isinstance(func, relax.Function):
-                functions[gvar] = self._transform(func, functions, reports)
-        return tvm.IRModule(functions, attrs=mod.attrs).with_attr(REGIONS, reports)
+                known, first = set(functions), len(reports)
+                with hints_of(func):
+                    functions[gvar] = self._transform(func, functions, reports)
+                for region in functions.keys() - known:
+                    functions[region] = with_hints_of(func, functions[region])
+                kept += [] if is_more(func) else reports[first:]
+        return tvm.IRModule(functions, attrs=mod.attrs).with_attr(REGIONS, kept)
 
     def _transform(
         self, func: relax.Function, functions: Functions, reports: list[dict[str, Any]]

@@ -40,7 +40,9 @@ def kept_by_tvm(mod: tvm.IRModule) -> str:
             continue
         if call.op.name in HEAVY and any(map(_is_sized, (call, *call.args))):
             name = call.op.name.removeprefix("relax.").removeprefix(PREFIX)
-            found.setdefault(name, []).append(str(binding.var.name))
+            names = found.setdefault(name, [])
+            if str(binding.var.name) not in names:  # several functions may compute the same
+                names.append(str(binding.var.name))
     if not found:
         return ""
     listed = "; ".join(f"{len(names)} {name} ({_some(names)})" for name, names in found.items())

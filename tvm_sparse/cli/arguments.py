@@ -69,9 +69,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
 def add_sizes(command: argparse.ArgumentParser) -> None:
     """Declare what is known of dimensions that each inference chooses."""
     command.add_argument(
-        "--hint", type=named_size, action="append", default=[], metavar="NAME=64",
+        "--hint", type=named_sizes, action="append", default=[], metavar="NAME=64",
         help="size to plan for of a dimension that each inference chooses (default: 1 for the "
-        "first dimension, 64 for others)",
+        "first dimension, 64 for others); of several, as in batch=1,8, each gets a plan",
     )  # fmt: skip
     command.add_argument(
         "--bound", type=named_size, action="append", default=[], metavar="NAME=512",
@@ -159,6 +159,16 @@ def named_size(text: str) -> tuple[str, int]:
     name, _, size = text.rpartition("=")
     try:
         return _named(name), int(size)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like sequence=128") from None
+
+
+def named_sizes(text: str) -> tuple[str, int | list[int]]:
+    """Return the name and the number in ``NAME=128``, or the numbers in ``NAME=1,8``."""
+    name, _, sizes = text.rpartition("=")
+    try:
+        found = [int(size) for size in sizes.split(",")]
+        return _named(name), found if len(found) > 1 else found[0]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not like sequence=128") from None
 
