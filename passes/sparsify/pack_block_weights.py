@@ -71,15 +71,17 @@ class PackBlockWeights(WeightsPass):
         product = emit(operators.of_layer(product, name))
         cycles, bits = family.cycles(layer, tiling, self.cpu), 8 * packed.nbytes
         zeros, a_weight = 1 - layer.density, bits / weight.codes.size
+        seconds = cycles / (self.cpu.cores * self.cpu.memory_system.clock_hz)
+        rate = packed.nbytes / seconds / 1e9
         decision = {
             "layer": name,
             "shape": list(weight.shape),
             "density": layer.density,
             "kernel": family.name,
-            "reason": f"{zeros:.0%} zeros: {a_weight:.2f} bits a weight",
+            "reason": f"{zeros:.0%} zeros: {a_weight:.2f} bits a weight, {rate:.0f} GB/s expected",
             "is_refused": False,
             "precision": problem.activations,
-            "seconds": cycles / (self.cpu.cores * self.cpu.memory_system.clock_hz),
+            "seconds": seconds,
         }
         return decision, operators.from_panels(product, known_shape(call))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tvm_sparse.formats.blocks import BlockCodes, unpacked
+from tvm_sparse.formats.blocks import BlockCodes, misfit, unpacked
 from tvm_sparse.formats.groups import GroupedBlocks, scales_type
 from tvm_sparse.testing.few_bits import random_codes
 
@@ -62,3 +62,31 @@ def test_numbers_of_few_bits_begin_with_the_lowest():
     packed = np.array([[0x21, 0x43]], "uint8")
     np.testing.assert_array_equal(unpacked(packed, 4), [[1, 2, 3, 4]])
     np.testing.assert_array_equal(unpacked(packed, 8), packed)
+
+
+SIZES = (20, 72, 4, 32)
+ARRAYS = {
+    "codes": np.zeros(20 * 3 * 16, "uint8"),
+    "scales": np.zeros(60, "float32"),
+    "zeros": np.zeros(20 * 2, "uint8"),
+}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "arrays", "message"),
+    [
+        (SIZES, {}, ""),
+        (SIZES, {"zeros": None}, ""),
+        (SIZES, {"zeros": np.zeros(60, "float32")}, ""),
+        ((0, 72, 4, 32), {}, "no weight has N=0"),
+        ((20, 72, 3, 32), {}, "bits=3"),
+        ((20, 72, 4, 0), {}, "block_size=0"),
+        ((21, 72, 4, 32), {}, "it has 960 bytes of codes, and N=21"),
+        (SIZES, {"scales": np.zeros(7)}, "it has 7 scales"),
+        (SIZES, {"zeros": np.zeros(60, "uint8")}, "it has 60 zero points"),
+        (SIZES, {"codes": np.zeros(960, "float32")}, "its codes are float32"),
+    ],
+)
+def test_arrays_that_are_no_weight(sizes, arrays, message):
+    found = misfit(sizes, **{**ARRAYS, **arrays})
+    assert message in found and bool(found) == bool(message)

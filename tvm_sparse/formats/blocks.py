@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,3 +112,37 @@ def in_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return codes
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
     return even[:, 0::2] | even[:, 1::2] << np.uint8(4)
+
+
+def misfit(
+    sizes: tuple[int, int, int, int],
+    codes: NDArray[Any],
+    scales: NDArray[Any],
+    zeros: NDArray[Any] | None,
+) -> str:
+    """Return why arrays are no packed weight of some sizes; an empty string if they are one.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Output channels, input channels, bits of a code, and channels of a block.
+    codes, scales, zeros : numpy.ndarray
+        Codes in bytes, whole blocks of each output channel; a scale for each block; and, unless 0
+        is the middle code, a zero for each block, in bytes or as another type.
+    """
+    n, k, bits, block = sizes
+    if min(n, k, block) < 1 or bits not in (2, *BITS) or block * bits % 8:
+        return f"no weight has N={n}, K={k}, bits={bits} and block_size={block}"
+    blocks = -(-k // block)
+    wanted = {
+        "bytes of codes": (codes.size, n * blocks * block * bits // 8),
+        "scales": (scales.size, n * blocks),
+    }
+    if zeros is not None:
+        of_row = -(-blocks * bits // 8) if zeros.dtype == np.uint8 else blocks
+        wanted["zero points"] = (zeros.size, n * of_row)
+    for name, (found, needed) in wanted.items():
+        if found != needed:
+            text = f"N={n}, K={k}, bits={bits} and block_size={block} need {needed}"
+            return f"it has {found} {name}, and {text}"
+    return "" if codes.dtype == np.uint8 else f"its codes are {codes.dtype}, not uint8"

@@ -17,11 +17,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tvm_sparse.formats.blocks import unpacked
+from tvm_sparse.formats.blocks import misfit, unpacked
+from tvm_sparse.frontends.few_bits import OPERATOR as _FEW_BITS
+from tvm_sparse.frontends.few_bits import sizes_of
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _EITHER = (0, 1)
-_FEW_BITS = "MatMulNBits"
 _RECURRENT = (1, 2)
 _WEIGHTS: dict[str, tuple[int, ...]] = {
     "Attention": (1,),  # of com.microsoft; the standard's has no constant operand
@@ -110,7 +111,7 @@ def file_layers(model: onnx.ModelProto, folder: Path) -> list[FileLayer]:
             count = _nonzero_codes if is_few_bits else _nonzeros
             counted[key] = count(tensor, zero_point, folder, node)
         if is_few_bits:
-            shape = tuple(_attribute(node, name) for name in "NK")
+            shape = sizes_of(node)[:2]
         found.append(FileLayer(node.name, node.op_type, shape, counted[key]))
     return found
 
@@ -214,19 +215,15 @@ def _nonzero_codes(
     tensor: onnx.TensorProto, zeros: np.ndarray | None, folder: Path, node: onnx.NodeProto
 ) -> int:
     """Return how many codes of a weight of few bits stand for no zero."""
-    channels, taps, bits, block = (
-        _attribute(node, name) for name in ("N", "K", "bits", "block_size")
-    )
-    packed = tensor_array(tensor, folder).reshape(channels, -1).view("uint8")
-    codes = unpacked(packed, bits)[:, :taps]
+    channels, taps, bits, block = sizes = sizes_of(node)
+    packed = tensor_array(tensor, folder)
+    scales = np.broadcast_to(np.float32(1), max(channels * -(-taps // max(block, 1)), 0))
+    if misfit(sizes, packed, scales, zeros):
+        return int(np.count_nonzero(packed))  # its converter says what is wrong
+    codes = unpacked(packed.reshape(channels, -1), bits)[:, :taps]
     if zeros is None:
         return int(np.count_nonzero(codes != 1 << (bits - 1)))
     if zeros.dtype == np.uint8:
         zeros = unpacked(zeros.reshape(channels, -1), bits)
     points = zeros.reshape(channels, -1)[:, : -(-taps // block)]
     return int(np.count_nonzero(codes != np.repeat(points, block, axis=1)[:, :taps]))
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> int:
-    """Return an attribute of a node of few bits; without `bits`, it has 4."""
-    return next((int(a.i) for a in node.attribute if a.name == name), 4)

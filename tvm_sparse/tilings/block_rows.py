@@ -257,7 +257,6 @@ def best_form(problems: Iterable[BlockLinear], cpu: CpuProfile) -> BlockLinear:
     cpu : CpuProfile
         The processor.
     """
-
     cpu = replace(cpu, l3_bytes=0)
 
     def price(problem: BlockLinear) -> tuple[float, float]:

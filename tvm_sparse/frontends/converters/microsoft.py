@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tvm_sparse.formats.blocks import BITS, BlockCodes, unpacked
+from tvm_sparse.formats.blocks import BITS, BlockCodes, misfit, unpacked
 from tvm_sparse.frontends.canonical.block_constants import dequantized as dequantized_array
 from tvm_sparse.frontends.converters.node import Node
 from tvm_sparse.frontends.converters.quantized import (
@@ -129,6 +129,9 @@ def dynamic_quantize_matmul(node: Node) -> Any:
     return _with_bias(node, relax.op.matmul(rounded, weight), bias)
 
 
+_SIZES = ("N", "K", "block_size")
+
+
 def matmul_of_bits(node: Node) -> Any:
     """Convert MatMulNBits: a weight of 2, 4 or 8 bits with a scale for each block of inputs.
 
@@ -136,18 +139,20 @@ def matmul_of_bits(node: Node) -> Any:
     few bits round: to 8 bits if the attribute ``accuracy_level`` is 4, as ONNX Runtime does, and
     else to 16. Any other weight becomes the floats that it stands for.
     """
-    channels, taps, bits, block = (
-        int(node.attributes[name]) for name in ("N", "K", "bits", "block_size")
-    )
+    channels, taps, block = (int(node.attributes.get(name, 0)) for name in _SIZES)
+    bits = int(node.attributes.get("bits", 4))
     activations = "int8" if int(node.attributes.get("accuracy_level", 0)) == 4 else "int16"
     node.attributes.get("weight_prepacked", 0)
     if node.inputs[4] is not None:
         raise NotImplementedError("its input 'g_idx' is not supported")
-    blocks = -(-taps // block)
-    packed = node.required(1, "B").reshape(channels, -1).view("uint8")
-    values = unpacked(packed, bits)[:, : blocks * block]
-    scales = node.required(2, "scales").reshape(channels, blocks)
+    packed, scales = node.required(1, "B"), node.required(2, "scales")
     zeros = node.constant(3, "zero_points")
+    wrong = misfit((channels, taps, bits, block), packed, scales, zeros)
+    if wrong:
+        raise ValueError(wrong)
+    blocks = -(-taps // block)
+    values = unpacked(packed.reshape(channels, -1), bits)
+    scales = scales.reshape(channels, blocks)
     if zeros is None:
         points = np.full((channels, blocks), 1 << (bits - 1), "uint8")
     elif zeros.dtype == np.uint8:
@@ -155,7 +160,8 @@ def matmul_of_bits(node: Node) -> Any:
     else:
         points = zeros.reshape(channels, blocks)
     are_integers = points.dtype == np.uint8 and scales.dtype == np.float32
-    if bits in BITS and are_integers and _is_float32(node.inputs[0]):
+    is_finite = bool(np.isfinite(scales).all())
+    if bits in BITS and are_integers and is_finite and _is_float32(node.inputs[0]):
         codes = np.ascontiguousarray(values[:, :taps])
         weight = BlockCodes(codes, scales, np.ascontiguousarray(points), bits, block)
         product = operators.block_matmul(node.inputs[0], weight, activations)
