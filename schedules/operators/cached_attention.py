@@ -30,7 +30,15 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import Registers, argument, filled, number, scratch, vector
+from tvm_sparse.schedules.emit.buffers import (
+    Registers,
+    argument,
+    filled,
+    number,
+    prefetch,
+    scratch,
+    vector,
+)
 from tvm_sparse.schedules.emit.expressions import bound
 from tvm_sparse.schedules.emit.vector_math import exp, tanh
 from tvm_sparse.schedules.operators.cached_rows import CachedRows
@@ -48,6 +56,10 @@ ACCUMULATORS = 8
 
 MOST_ROWS = 4
 """Rows that are computed together: each loaded vector of the cache is multiplied by as many."""
+
+ASKING_GROUPS = 4
+"""The most groups of rows with which a block asks for the next one. With more groups, the products
+of a block take longer than its bytes, and each group would ask again."""
 
 HIDDEN = -1e30
 """The score of a position that a row does not see, and the largest score before there is one."""
@@ -270,6 +282,8 @@ class _Block:
         first = T.bind(step * tiles)
         lanes = vector(T.int64(0), TILE)
         with T.serial(T.int64(0), T.int64(head_dim)) as d:
+            if nest.room <= MOST_ROWS * ASKING_GROUPS:
+                self._ask_ahead(first, d)
             keys = [
                 T.bind(_as(nest.keys[self.head, self.block, first + u, d, lanes], "float32"))
                 for u in range(tiles)
@@ -284,6 +298,14 @@ class _Block:
                 place = T.bind((step * tiles + u) * TILE)
                 score = self._shown(scores[r * tiles + u], self.block * BLOCK + place, own)
                 T.buffer_store(self.scores, score, [vector(r * BLOCK + place, TILE)])
+
+    def _ask_ahead(self, tile: Expr, d: Expr) -> None:
+        """Ask for a part of the next block: the processor itself asks within a page only."""
+        nest, ahead = self.nest, self.block + 1
+        prefetch(nest.keys[self.head, ahead, tile, d, T.int64(0)], to_l1=False)
+        vectors = tile * self.problem.head_dim + d * self.tiles
+        place = [vectors // BLOCK, vectors % BLOCK, T.int64(0)]
+        prefetch(nest.values[(self.head, ahead, *place)], to_l1=False)
 
     def _token(self, r: int) -> Expr:
         return (self.first_row + r) // self.problem.group
@@ -309,7 +331,7 @@ class _Block:
         with T.serial(T.int64(0), vectors) as i:
             held[0] = T.max(held[0], self.scores[vector(r * BLOCK + i * TILE, TILE)])
         before = T.bind(nest.largest[at])
-        largest = T.bind(T.max(before, _reduced("fmax", held[0])))
+        largest = T.bind(T.max(before, _largest(held[0])))
         total = Registers(1, TILE)
         total[0] = filled(0, TILE)
         with T.serial(T.int64(0), vectors) as i:
@@ -322,7 +344,7 @@ class _Block:
             T.buffer_store(self.scores, weight, [place])
             total[0] = total[0] + weight
         shrinks[r] = _exp(before - largest)
-        weights = _reduced("fadd", number(0), total[0])
+        weights = _total(total[0])
         T.buffer_store(nest.totals, nest.totals[at] * _first(shrinks[r]) + weights, [at])
         T.buffer_store(nest.largest, largest, [at])
 
@@ -364,10 +386,20 @@ def _as(value: Expr, dtype: str) -> Expr:
     return T.Cast(f"{dtype}x{held.lanes}" if held.lanes > 1 else dtype, value)
 
 
-def _reduced(how: str, *operands: Expr) -> Expr:
-    """Return the sum or the largest of the elements of a vector."""
-    name = f"llvm.vector.reduce.{how}.v{TILE}f32"
-    return T.bind(T.call_llvm_pure_intrin("float32", name, *operands))
+def _largest(value: Expr) -> Expr:
+    """Return the largest of the elements of a vector."""
+    name = f"llvm.vector.reduce.fmax.v{TILE}f32"
+    return T.bind(T.call_llvm_pure_intrin("float32", name, value))
+
+
+def _total(value: Expr) -> Expr:
+    """Return the sum of the elements of a vector, half by half."""
+    distance = TILE // 2
+    while distance:
+        others = [(i + distance) % TILE for i in range(TILE)]
+        value = T.bind(value + T.Shuffle([value], others))
+        distance //= 2
+    return T.bind(_first(value))
 
 
 def _exp(value: Expr) -> Expr:
