@@ -68,8 +68,9 @@ def _measure(func: relax.Function) -> Iterator[dict[str, Any]]:
         if weight is not None:
             array, kernel = weight.value.numpy(), call.op.name.removeprefix(PREFIX)
             yield _entry(binding, call, array.shape, density_of(array), _UNPACKED, kernel)
-        if is_call_to(call, operators.BLOCK_MATMUL.name):
-            codes = operators.block_codes_of(call)
+        if is_call_to(call, operators.BLOCK_MATMUL.name, operators.BLOCK_EXPERTS.name):
+            is_experts = call.op.name == operators.BLOCK_EXPERTS.name
+            codes = (operators.expert_codes_of if is_experts else operators.block_codes_of)(call)
             yield _entry(binding, call, codes.shape, codes.density, _FEW_BITS)
         if not is_call_to(call, *_WEIGHTED):
             continue

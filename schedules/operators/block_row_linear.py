@@ -19,7 +19,7 @@ from tvm_sparse.schedules.emit import row_dots
 from tvm_sparse.schedules.emit.buffers import across, prefetch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
-from tvm_sparse.schedules.operators.packed_rows import packed_rows
+from tvm_sparse.schedules.operators.packed_rows import Frame, packed_rows
 from tvm_sparse.schedules.operators.summed_blocks import AHEAD_BYTES, SummedBlocks
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def block_row_linear(
     scale_dtype: str = "float32",
     *,
     has_zeros: bool = False,
+    frame: Frame = packed_rows,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a layer.
 
@@ -57,6 +58,8 @@ def block_row_linear(
         The type of the weight's scales.
     has_zeros : bool
         Whether the weight has zeros of its own.
+    frame : callable
+        What the product becomes a function by.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def block_row_linear(
         the weight's arrays as in `GroupedBlocks`.
     """
     product = _Blocks(problem, tiling, dots, scale_dtype, has_zeros)
-    return packed_rows("block_row_linear", problem, product, tiling.jobs, epilogue)
+    return frame("block_row_linear", problem, product, tiling.jobs, epilogue)
 
 
 class _Blocks(SummedBlocks):

@@ -91,7 +91,7 @@ def _kernel(
             mine, count = scratch(rows, "int64"), T.alloc_buffer((T.int64(1),), "int64")
             first, end = (T.bind((job + i) * tiles // jobs) for i in range(2))
             with T.serial(T.int64(0), T.int64(experts)) as expert:
-                _gather(experts_of, problem, expert, mine, count)
+                gather(experts_of, problem, expert, mine, count)
                 found = T.bind(count[T.int64(0)])
                 with T.If(found > 0), T.Then(), T.serial(T.int64(0), end - first) as ahead:
                     tile = T.bind(first + ahead)
@@ -105,7 +105,7 @@ def _kernel(
     return builder.get()
 
 
-def _gather(experts_of: Expr, problem: ExpertLinear, expert: Expr, mine: Expr, count: Expr) -> None:
+def gather(experts_of: Expr, problem: ExpertLinear, expert: Expr, mine: Expr, count: Expr) -> None:
     """Store the rows that are sent to an expert, and how many they are."""
     last = T.int64(problem.experts - 1)
     T.buffer_store(count, T.int64(0), [T.int64(0)])

@@ -34,6 +34,10 @@ Store: TypeAlias = "Callable[[Expr, list[Expr]], None]"
 """Takes a row and the vectors of its sums for all channels of a group."""
 
 
+Frame: TypeAlias = "Callable[[str, BlockLinear, PackedProduct, int, Epilogue], tvm.tirx.PrimFunc]"
+"""Makes a function of a product, as `packed_rows` does."""
+
+
 class PackedProduct(ABC):
     """The product of some rows and a packed weight, group by group."""
 
@@ -91,19 +95,31 @@ def packed_rows(
         loop = T.parallel if jobs > 1 else T.serial
         with loop(T.int64(0), T.int64(jobs)) as i, T.sblock(name):
             job = T.axis.spatial(T.int64(jobs), i)
-            T.reads(*(_whole(*operand) for operand in read))
-            T.writes(_whole(y, (rows, n)))
+            T.reads(*(whole(*operand) for operand in read))
+            T.writes(whole(y, (rows, n)))
             product.prepare(x)
             first, end = (T.bind((job + i) * groups // jobs) for i in range(2))
             with T.serial(T.int64(0), end - first) as ahead:
                 group = T.bind(first + ahead)
-                results = _Results(n, epilogue, (bias, residual, y), group)
+                results = Results(n, epilogue, (bias, residual, y), group)
                 product.compute(group, results.store)
     return builder.get()
 
 
-class _Results:
-    """Stores the results of a group; the last one may have fewer channels."""
+class Results:
+    """Stores the results of a group; the last one may have fewer channels.
+
+    Parameters
+    ----------
+    n : int
+        Output channels.
+    epilogue : Epilogue
+        The operators that follow the product.
+    buffers : tuple
+        The bias ``[N]`` and the residual ``[rows, N]`` or None, and ``y [rows, N]``.
+    group : Expr
+        The group.
+    """
 
     def __init__(
         self,
@@ -148,5 +164,6 @@ class _Results:
         T.buffer_store(self.y, self.epilogue.activate(T.bind(value)), [row, place])
 
 
-def _whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
+def whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
+    """Return all of a buffer, for the lists of what a block reads and writes."""
     return buffer[tuple(slice(0, extent) for extent in shape)]

@@ -24,7 +24,7 @@ from tvm_sparse.schedules.emit import row_dots
 from tvm_sparse.schedules.emit.buffers import across, prefetch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
-from tvm_sparse.schedules.operators.packed_rows import packed_rows
+from tvm_sparse.schedules.operators.packed_rows import Frame, packed_rows
 from tvm_sparse.schedules.operators.summed_blocks import AHEAD_BYTES, SummedBlocks
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ def pair_row_linear(
     epilogue: Epilogue,
     dots: RowDots,
     scale_dtype: str = "float32",
+    *,
+    frame: Frame = packed_rows,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a layer.
 
     Parameters
     ----------
-    problem, tiling, epilogue, dots, scale_dtype
+    problem, tiling, epilogue, dots, scale_dtype, frame
         As `block_row_linear` takes them.
 
     Returns
@@ -62,7 +64,7 @@ def pair_row_linear(
     """
     product = _Pairs(problem, tiling, dots, SHORT_COLUMNS)
     product.scale_dtype, product.has_shifts = scale_dtype, not dots.is_signed
-    return packed_rows("pair_row_linear", problem, product, tiling.jobs, epilogue)
+    return frame("pair_row_linear", problem, product, tiling.jobs, epilogue)
 
 
 class _Pairs(SummedBlocks):

@@ -39,6 +39,7 @@ from tvm_sparse.schedules.emit.rounded_rows import RoundedRows
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.packed_rows import (
     Declared,
+    Frame,
     PackedProduct,
     Store,
     packed_rows,
@@ -60,12 +61,14 @@ def sliding_row_linear(
     epilogue: Epilogue,
     dots: RowDots,
     scale_dtype: str = "float32",
+    *,
+    frame: Frame = packed_rows,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a layer.
 
     Parameters
     ----------
-    problem, tiling, epilogue, dots, scale_dtype
+    problem, tiling, epilogue, dots, scale_dtype, frame
         As `block_row_linear` takes them; `dots` is that of `shuffled_dots`.
 
     Returns
@@ -75,7 +78,7 @@ def sliding_row_linear(
         y [rows, N])``, the weight's arrays as in `SlidingBlocks`.
     """
     product = _Windows(problem, tiling, dots, scale_dtype)
-    return packed_rows("sliding_row_linear", problem, product, tiling.jobs, epilogue)
+    return frame("sliding_row_linear", problem, product, tiling.jobs, epilogue)
 
 
 class _Windows(PackedProduct):

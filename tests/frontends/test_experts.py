@@ -141,6 +141,100 @@ def test_the_report_knows_pruned_experts(tmp_path):
     assert kernels == {"sparse_expert_linear"}
 
 
+def quantized_mixture(bits, block, pattern=None, has_zeros=False, **attributes):
+    """Return the nodes and the constants of a router and experts of few bits; x has 64 channels."""
+    rng = np.random.default_rng(bits)
+    experts, hidden, inner = 5, 64, 96
+    tensors = {"router": rng.standard_normal((hidden, experts)).astype("float32")}
+    inputs = ["x", "logits"]
+    for name, n, k in (("1", 2 * inner, hidden), ("2", hidden, inner)):
+        middle, blocks = 1 << (bits - 1), k // block if block else 1
+        codes = rng.integers(0, 1 << bits, (experts, n, k)).astype("uint8")
+        if pattern is not None:
+            codes[pattern(rng, codes.shape)] = middle
+        whole = codes if bits == 8 else codes[..., ::2] | codes[..., 1::2] << 4
+        scales = rng.uniform(0.5, 1, (experts, n, blocks)).astype("float32")
+        scales *= np.float32(2 / (middle * np.sqrt(k)))
+        tensors |= {f"w{name}": whole, f"s{name}": scales if block else scales[..., 0]}
+        inputs += [f"w{name}", f"s{name}", ""]
+        if has_zeros:
+            zeros = rng.integers(0, 256, (experts, n, blocks * bits // 8)).astype("uint8")
+            tensors[f"z{name}"] = zeros
+    inputs += ["", "", "", *(["z1", "z2"] if has_zeros else [])]
+    attributes = {
+        "k": 2, "activation_type": "swiglu", "normalize_routing_weights": 1, **SWIGLU,
+        "expert_weight_bits": bits, **({"block_size": block} if block else {}), **attributes,
+    }  # fmt: skip
+    nodes = [
+        make_node("MatMul", ["x", "router"], ["logits"]),
+        make_node("QMoE", inputs, ["y"], "moe", domain="com.microsoft", **attributes),
+    ]
+    return nodes, tensors
+
+
+def anywhere(rng, shape):
+    return rng.random(shape) < 0.8
+
+
+def two_of_four(rng, shape):
+    order = rng.random((*shape[:-1], shape[-1] // 4, 4)).argsort(-1)
+    return (order < 2).reshape(shape)
+
+
+def wide_tokens(count):
+    return {"x": np.random.default_rng(7).standard_normal((count, 64)).astype("float32")}
+
+
+@pytest.mark.parametrize("count", [1, 13])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 4, "block": 32},
+        {"bits": 8, "block": 16},
+        {"bits": 4, "block": 16, "has_zeros": True},
+        {"bits": 4, "block": 32, "pattern": anywhere},
+        {"bits": 4, "block": 32, "pattern": two_of_four},
+        {"bits": 4, "block": 0},
+        {"bits": 4, "block": 32, "normalize_routing_weights": 0},
+        {"bits": 4, "block": 32, "normalize_routing_weights": 0, "k": 1},
+    ],
+    ids=str,
+)
+def test_experts_of_few_bits(tmp_path, options, count):
+    nodes, tensors = quantized_mixture(**options)
+    path = write(tmp_path / "m.onnx", nodes, wide_tokens(count), TensorProto.FLOAT, tensors)
+    got, want = outputs(path, wide_tokens(count))
+    # ONNX Runtime rounds the input of weights of 8 bits to 8 bits.
+    assert np.abs(got - want).max() <= (2e-2 if options["bits"] == 8 else 1e-3) * np.ptp(want)
+    assert np.ptp(want) > 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "kernel"),
+    [
+        (None, "block_row_linear_of_experts"),
+        (two_of_four, "sparse_pair_row_linear_of_experts"),
+    ],
+)
+def test_the_report_knows_experts_of_few_bits(tmp_path, pattern, kernel):
+    nodes, tensors = quantized_mixture(4, 32, pattern)
+    path = write(tmp_path / "m.onnx", nodes, wide_tokens(1), TensorProto.FLOAT, tensors)
+    report = tvm_sparse.compile(path, fallback="off").report
+    layers = [layer for layer in report.layers if "experts" in layer.kernel]
+    assert [layer.kernel for layer in layers] == [kernel] * 2
+    if pattern is not None:
+        assert all(abs(layer.density - 0.5) < 0.05 for layer in layers)
+
+
+def test_a_cpu_without_products_of_bytes_reads_floats(tmp_path, caplog):
+    nodes, tensors = quantized_mixture(4, 32)
+    path = write(tmp_path / "m.onnx", nodes, wide_tokens(1), TensorProto.FLOAT, tensors)
+    report = tvm_sparse.compile(path, fallback="off", target="rpi4").report
+    kernels = {layer.kernel for layer in report.layers}
+    assert "expert_linear" in kernels and not any("block" in kernel for kernel in kernels)
+    assert "reads its weights of few bits as float32" in caplog.text
+
+
 def test_what_is_not_supported_is_said(tmp_path):
     nodes, tensors = mixture(use_sparse_mixer=1)
     path = write(tmp_path / "m.onnx", nodes, tokens(2), TensorProto.FLOAT, tensors)
@@ -151,7 +245,7 @@ def test_what_is_not_supported_is_said(tmp_path):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [0, 16])
 @pytest.mark.parametrize("has_points", [False, True])
-def test_experts_of_few_bits(tmp_path, bits, block, has_points):
+def test_biases_of_few_bits(tmp_path, bits, block, has_points):
     rng = np.random.default_rng(0)
     experts, hidden, inner = 4, 32, 48
 
@@ -190,6 +284,6 @@ def test_experts_of_few_bits(tmp_path, bits, block, has_points):
     path = write(tmp_path / "m.onnx", nodes, x, TensorProto.FLOAT, tensors)
     (y,) = tvm_sparse.compile(path, fallback="off").run(x).values()
     _, want = outputs(path, x)
-    # ONNX Runtime rounds activations to 8 bits for blocks of 8 bits.
-    tolerance = 2e-2 if bits == 8 and block else 1e-4
+    # ONNX Runtime rounds activations to 8 bits for blocks of 8 bits; ours are of 16 bits.
+    tolerance = 2e-2 if bits == 8 and block else 1e-3
     np.testing.assert_allclose(y, want, atol=tolerance * np.abs(want).max())

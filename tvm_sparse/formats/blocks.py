@@ -94,6 +94,28 @@ class BlockCodes:
         scales = np.pad(self.scales, ((0, more), (0, 0)))
         return BlockCodes(codes, scales, zeros, self.bits, self.block)
 
+    def stacked(self, matrices: int, rows: int) -> BlockCodes:
+        """Return matrices that lie one below the other, each with zeros behind it.
+
+        Parameters
+        ----------
+        matrices : int
+            Matrices of equal size.
+        rows : int
+            The output channels of each become a multiple of it.
+        """
+        n = self.shape[0] // matrices
+        more = -n % rows
+
+        def padded(array: NDArray[_T], fill: int) -> NDArray[_T]:
+            split = array.reshape(matrices, n, -1)
+            wide = np.pad(split, ((0, 0), (0, more), (0, 0)), constant_values=fill)
+            return wide.reshape(matrices * (n + more), -1)
+
+        zeros = padded(self.zeros, self.middle)
+        codes, scales = padded(self.codes, self.middle), padded(self.scales, 0)
+        return BlockCodes(codes, scales, zeros, self.bits, self.block)
+
     def _spread(self, of_blocks: NDArray[_T]) -> NDArray[_T]:
         """Return what the blocks share for each input channel."""
         return np.repeat(of_blocks, self.block, axis=1)[:, : self.codes.shape[1]]

@@ -8,6 +8,12 @@ from tvm_sparse.passes.ir.operators.attention import (
     rounded_attention,
     roundings_of,
 )
+from tvm_sparse.passes.ir.operators.block_experts import (
+    BLOCK_EXPERTS,
+    block_experts,
+    expert_codes_of,
+    packed_block_experts,
+)
 from tvm_sparse.passes.ir.operators.block_matmul import (
     BLOCK_MATMUL,
     block_codes_of,
@@ -121,6 +127,7 @@ __all__ = [
     "ATTENTION",
     "AVG_POOL2D",
     "BILINEAR2D",
+    "BLOCK_EXPERTS",
     "BLOCK_MATMUL",
     "CACHED_ATTENTION",
     "CONV2D",
@@ -166,6 +173,7 @@ __all__ = [
     "avg_pool2d",
     "bilinear2d",
     "block_codes_of",
+    "block_experts",
     "block_linear_of",
     "block_matmul",
     "block_rows",
@@ -174,6 +182,7 @@ __all__ = [
     "conv_of",
     "depth_to_space",
     "depthwise_conv2d",
+    "expert_codes_of",
     "expert_linear",
     "expert_linear_of",
     "fake_quantize",
@@ -196,6 +205,7 @@ __all__ = [
     "max_pool2d",
     "of_layer",
     "operator_of",
+    "packed_block_experts",
     "panels_to_image",
     "pool_of",
     "quantized_conv2d",

@@ -22,6 +22,8 @@ from tvm_sparse.passes.ir.operators.operator import (
     tensor_type,
 )
 from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.packed_rows import Frame, packed_rows
 from tvm_sparse.sizes.block_linear import BlockLinear, Form
 from tvm_sparse.tilings.block_rows import block_rows_family
 
@@ -52,12 +54,19 @@ def block_rows(
     tiling : mapping
         The fields of the tiling of the form's family.
     """
+    operator, arrays = packed_operands(packed, problem)
+    fields = {**dataclasses.asdict(problem), "form": str(problem.form)}
+    return operator.call(x, *arrays, problem=fields, **tiling_attributes(tiling))
+
+
+def packed_operands(
+    packed: PackedBlocks, problem: BlockLinear
+) -> tuple[Operator, list[relax.Constant]]:
+    """Return the operator that multiplies by a packed weight, and its operands behind `x`."""
     operator = _OPERATORS[problem.form]
     if isinstance(packed, GroupedBlocks) and packed.zeros is not None:
         operator = _WITH_ZEROS
-    arrays = [relax.const(getattr(packed, name)) for name in operator.operands[1:]]
-    fields = {**dataclasses.asdict(problem), "form": str(problem.form)}
-    return operator.call(x, *arrays, problem=fields, **tiling_attributes(tiling))
+    return operator, [relax.const(getattr(packed, name)) for name in operator.operands[1:]]
 
 
 def _problem_of(call: relax.Call) -> BlockLinear:
@@ -81,11 +90,12 @@ def _kernel_of(form: Form, **how: Any) -> Callable[[relax.Call, CpuProfile], tvm
         Form.WINDOWS: schedules.sliding_row_linear,
     }[form]
 
-    def kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    def kernel(call: relax.Call, cpu: CpuProfile, frame: Frame = packed_rows) -> tvm.tirx.PrimFunc:
         family = block_rows_family(form)
         scales = call.args[1 + _ARRAYS[form].index("scales")].ty.dtype
-        form_of = _problem_of(call), tiling_for(call, family), epilogue_of(call)
-        return make(*form_of, family.dots(cpu), str(scales), **how)
+        epilogue = epilogue_of(call) if "activation" in call.attrs else Epilogue()
+        form_of = _problem_of(call), tiling_for(call, family), epilogue
+        return make(*form_of, family.dots(cpu), str(scales), **how, frame=frame)
 
     return kernel
 

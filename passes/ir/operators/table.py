@@ -6,6 +6,7 @@ from tvm import relax
 
 from tvm_sparse.passes.ir.operators.amx_linear import AMX_LINEAR
 from tvm_sparse.passes.ir.operators.attention import ATTENTION, ROUNDED_ATTENTION
+from tvm_sparse.passes.ir.operators.block_experts import BLOCK_EXPERTS, PACKED_BLOCK_EXPERTS
 from tvm_sparse.passes.ir.operators.block_matmul import BLOCK_MATMUL
 from tvm_sparse.passes.ir.operators.block_rows import BLOCK_ROWS
 from tvm_sparse.passes.ir.operators.cached_attention import CACHED_ATTENTION
@@ -50,7 +51,7 @@ RECORDS = (
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),
     RECURRENT,
-    *(EXPERT_LINEAR, SPARSE_EXPERT_LINEAR),
+    *(EXPERT_LINEAR, SPARSE_EXPERT_LINEAR, BLOCK_EXPERTS, *PACKED_BLOCK_EXPERTS),
     *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )

@@ -46,7 +46,7 @@ LIMITS = {
     "com.microsoft.MatMulNBits": "`g_idx`, weights that are no constants",
     "com.microsoft.MoE": "`use_sparse_mixer`, weights that are no constants, geglu and relu2",
     "com.microsoft.QAttention": "caches of past keys, rotary embedding",
-    "com.microsoft.QMoE": "floats of 4 and 8 bits, prepacked weights, what MoE does not do",
+    "com.microsoft.QMoE": "what MoE does not, `quant_type` but int, `router_weights`",
     "com.microsoft.QEmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.QLinearAveragePool": "`channels_last`",
     "com.microsoft.QLinearGlobalAveragePool": "`channels_last`",

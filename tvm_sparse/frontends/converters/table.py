@@ -23,7 +23,6 @@ from tvm_sparse.frontends.converters import (
     microsoft,
     normalization,
     quantized,
-    quantized_experts,
     reductions,
     resize,
     rotary,
@@ -104,7 +103,7 @@ OURS |= {
         *fused.FUSED.items(),
         ("DequantizeLinear", quantized.dequantize_linear),
         ("MoE", experts.mixture_of_experts),
-        ("QMoE", quantized_experts.quantized_mixture_of_experts),
+        ("QMoE", experts.quantized_mixture_of_experts),
         ("QuantizeLinear", quantized.quantize_linear),
         ("RotaryEmbedding", rotary.microsoft_rotary_embedding),
         (
