@@ -1,7 +1,7 @@
 """Runs, loads and compiles a model again and again, as a server does that never stops.
 
     python benchmarks/soak.py                                  # about a minute
-    python benchmarks/soak.py --calls 2000 --loads 20 --compiles 5
+    python benchmarks/soak.py --calls 2000 --loads 20 --compiles 5 --shapes 200
 
 The table says how the memory, the threads and the open files of the process have grown from the
 first quarter of each kind of work to its end. The exit code is 1 if any grew beyond what the
@@ -28,8 +28,10 @@ from onnx.helper import make_node
 from scripts import run_script
 
 import tvm_sparse
+from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.testing.models import pruned, write_onnx
+from tvm_sparse.zoo.recipes import recipe
 
 WIDTH = 512
 """Inputs and outputs of the layers; a library holds about 1 MB of weights."""
@@ -125,13 +127,17 @@ def repeat(work: str, count: int, once: Callable[[int], None]) -> Growth:
     return Growth(work, count, time.perf_counter() - start, first, State.now())
 
 
-def soak(calls: int, loads: int, compiles: int, threads: int | None = None) -> list[Growth]:
+def soak(
+    calls: int, loads: int, compiles: int, shapes: int, threads: int | None = None
+) -> list[Growth]:
     """Call an engine from one thread and from several, load libraries, and compile models.
 
     Parameters
     ----------
     calls, loads, compiles : int
         How often each is done.
+    shapes : int
+        Inputs of random shapes that one library runs.
     threads : int, optional
         Threads that an inference runs on; by default all usable cores.
 
@@ -190,8 +196,33 @@ def soak(calls: int, loads: int, compiles: int, threads: int | None = None) -> l
                 )
             )
         grown.append(repeat("loads", loads, load))
+        grown.append(_random_shapes(Path(folder), shapes, threads))
         grown.append(repeat("compiles and saves", compiles, compile))
     return grown
+
+
+def _random_shapes(folder: Path, count: int, threads: int | None) -> Growth:
+    """Run a transformer on sentences of random numbers and lengths; check every 50th output."""
+    rng, model = np.random.default_rng(0), folder / "bert.onnx"
+    recipe("bert-tiny-80").build(model)
+    reference = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+    with tvm_sparse.compile(model, threads=threads) as engine:
+
+        def run(number: int) -> None:
+            batch, sequence = (int(size) for size in rng.integers(1, (9, 65)))
+            mask = np.arange(sequence) < rng.integers(1, sequence + 1, (batch, 1))
+            given = {
+                "input_ids": rng.integers(0, 1000, (batch, sequence)),
+                "attention_mask": mask.astype("int64"),
+                "token_type_ids": np.zeros((batch, sequence), "int64"),
+            }
+            outputs = engine.run(given)
+            if number % 50 == 0:
+                for name, want in zip(outputs, reference.run(list(outputs), given), strict=True):
+                    np.testing.assert_allclose(outputs[name], want, rtol=1e-3, atol=1e-4)
+
+        return repeat("random shapes", count, run)
 
 
 def _write_model(path: Path, rng: np.random.Generator) -> Path:
@@ -233,9 +264,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=200_000)
     parser.add_argument("--loads", type=int, default=1000)
     parser.add_argument("--compiles", type=int, default=100)
+    parser.add_argument("--shapes", type=int, default=10_000)
     parser.add_argument("--threads", type=int, help="of an inference (default: all cores)")
     given = parser.parse_args()
-    grown = soak(given.calls, given.loads, given.compiles, given.threads)
+    grown = soak(given.calls, given.loads, given.compiles, given.shapes, given.threads)
     print(table(grown))
     grew = [kind.work for kind in grown if not kind.is_flat]
     if grew:

