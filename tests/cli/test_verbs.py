@@ -116,6 +116,15 @@ class TestVerbs:
         (comparison,) = json.loads((tmp_path / "b.json").read_text())["comparisons"]
         assert [len(runs) for runs in comparison["measurements"][0]["rounds"]] == [4, 4]
 
+    def test_benchmark_of_a_library_for_any_shape(self, call, fails, model):
+        call("compile", model, "-o", "any.so", "--shape", "x=n,20,32", "--hint", "n=1,8")
+        measure = ["benchmark", "any.so", "--rounds", 1, "--iterations", 1]
+        assert "--hint n=8" in fails(*measure)
+        assert "names 'batch', which is no dimension" in fails(*measure, "--hint", "batch=2")
+        assert "is for libraries" in fails("benchmark", model, "--hint", "n=2")
+        assert "for which --hint" in fails("benchmark", model, "-b", 1, "--hint", "n=2")
+        assert call(*measure, "--hint", "n=3")[0] == 0
+
     def test_benchmark_of_a_model_beside_a_peer(self, call, model):
         arguments = ["--rounds", 1, "--seconds", 0.01, "--compare", "onnxruntime"]
         status, out, _ = call("benchmark", model, *SHAPE, *arguments)

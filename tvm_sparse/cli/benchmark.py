@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments, limits, throughput
-from tvm_sparse.errors import RemoteError
+from tvm_sparse.errors import InputError, RemoteError
+from tvm_sparse.specs import TensorSpec, check_sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +38,10 @@ def declare(verbs: arguments.Verbs) -> None:
     command.add_argument(
         "--iterations", type=int, metavar="N", help="runs of each engine, in place of --seconds"
     )
+    command.add_argument(
+        "--hint", type=arguments.named_size, action="append", default=[], metavar="NAME=64",
+        help="size of a dimension that inferences choose, at which a library is measured",
+    )  # fmt: skip
     arguments.add_board(command, "a board")
     arguments.add_threads(command)
     arguments.add_precision(command)
@@ -80,7 +85,9 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
     is_library = options.model.is_file() and library.is_library(options.model)
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
-        inputs = arrays.random_inputs(compiler.load(options.model).inputs)
+        inputs = arrays.random_inputs(_at(compiler.load(options.model).inputs, options.hint))
+    elif options.hint:
+        raise InputError("--hint is for libraries: a model is measured at the shapes of --shape")
     compile_options = {"target": options.target, **arguments.compile_options(options)}
     if is_library:
         compile_options = {}
@@ -97,6 +104,20 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
         options=compile_options,
         progress=update,
     )
+
+
+def _at(specs: Sequence[TensorSpec], hints: Sequence[tuple[str, int]]) -> list[TensorSpec]:
+    """Return the inputs of a library with numbers for the dimensions that inferences choose."""
+    sizes = dict(hints)
+    check_sizes("--hint", sizes, specs)
+    names = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))
+    missing = [name for name in names if name not in sizes]
+    if missing:
+        raise InputError(
+            f"the library runs any {', '.join(missing)}: say at which sizes it is to be measured, "
+            f"as in {' '.join(f'--hint {name}=8' for name in missing)}"
+        )
+    return [spec.at(sizes) for spec in specs]
 
 
 def _measure_on_board(

@@ -101,7 +101,7 @@ def _refuse_mixed(options: argparse.Namespace) -> None:
     """Refuse options of the comparison, which would have no effect."""
     mixed = [
         f"--{name}"
-        for name in ("compare", "iterations", "rpc", "tracker", "key", "json", "shape")
+        for name in ("compare", "iterations", "rpc", "tracker", "key", "json", "shape", "hint")
         if getattr(options, name)
     ]
     mixed += [f"--{name}" for name, usual in _DEFAULTS.items() if getattr(options, name) != usual]
