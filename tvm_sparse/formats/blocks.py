@@ -123,9 +123,13 @@ class BlockCodes:
 
 def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Return the numbers of `bits` bits in rows of bytes, the lowest bits first."""
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    numbers = (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return numbers.reshape(len(packed), -1)
+    if bits == 8:
+        return packed
+    count, mask = 8 // bits, np.uint8((1 << bits) - 1)
+    numbers = np.empty((len(packed), packed.shape[1] * count), np.uint8)
+    for i in range(count):
+        numbers[:, i::count] = packed >> np.uint8(i * bits) & mask
+    return numbers
 
 
 def in_bytes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

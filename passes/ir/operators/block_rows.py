@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -84,11 +85,13 @@ def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 
 def _kernel_of(form: Form, **how: Any) -> Callable[[relax.Call, CpuProfile], tvm.tirx.PrimFunc]:
     """Return what makes the kernels of a form."""
-    make: Callable[..., tvm.tirx.PrimFunc] = {
+    make_of: dict[Form, Callable[..., tvm.tirx.PrimFunc]] = {
         Form.DENSE: schedules.block_row_linear,
         Form.PAIRS: schedules.pair_row_linear,
         Form.WINDOWS: schedules.sliding_row_linear,
-    }[form]
+    }
+    # Decoders have dozens of layers of one size.
+    make = functools.lru_cache(maxsize=64)(make_of[form])
 
     def kernel(call: relax.Call, cpu: CpuProfile, frame: Frame = packed_rows) -> tvm.tirx.PrimFunc:
         family = block_rows_family(form)
