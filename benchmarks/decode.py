@@ -1,12 +1,12 @@
 """Tokens a second of language models: ours, llama.cpp's and ONNX Runtime's, in turns.
 
 The models are Llama's shapes with random weights. Ours are int4 in blocks of 32, dense, or pruned
-in a pattern or by magnitude, with embeddings and head whole; llama.cpp runs Q4_0 of all matrices
-and Q3_K_S; ONNX Runtime runs the dense int4 model in onnxruntime-genai's form, with one buffer for
-past and present and with activations of 8 bits. Models and libraries are kept in --cache. Every
-engine has processes of its own; while one is measured, the others are stopped. The table has tokens
-a second while decoding one token after the other, of the fastest run and, in parentheses, of the
-median run; and those of a prompt.
+in a pattern or by magnitude, also in blocks of 128, with embeddings and head whole; llama.cpp runs
+Q4_0 of all matrices and Q3_K_S; ONNX Runtime runs the dense int4 model in onnxruntime-genai's form,
+with one buffer for past and present and with activations of 8 bits. Models and libraries are kept
+in --cache. Every engine has processes of its own; while one is measured, the others are stopped.
+The table has tokens a second while decoding one token after the other, of the fastest run and, in
+parentheses, of the median run; and those of a prompt.
 
     pip install -e '.[gguf]'
     LLAMA_BENCH=.../llama-bench python benchmarks/decode.py --shapes 0.1b 1.1b
@@ -35,6 +35,9 @@ from decode_models import CONFIGS, Files
 from scripts import run_script
 
 _WORKER = Path(__file__).with_name("decode_worker.py")
+
+_ZEROS = ["0", "2of4", "g128-2of4", "g128-70", "g128-5of16", "g128-4of16"]
+"""How recipes of pruned models end: blocks of 32, or of 128, and the zeros."""
 
 _DENSE = "llama.cpp Q4_0"
 
@@ -126,9 +129,10 @@ def entrants(
 
 
 def _named(zeros: str) -> str:
-    if zeros == "0":
-        return "dense"
-    return f"{zeros} %" if zeros.isdigit() else zeros.replace("of", ":")
+    block, _, share = zeros.rpartition("-")
+    named = f"{share} %" if share.isdigit() else share.replace("of", ":")
+    blocks = f", blocks of {block[1:]}" if block else ""
+    return ("dense" if share == "0" else named) + blocks
 
 
 def race(shape: str, threads: int, options: argparse.Namespace) -> None:
@@ -178,7 +182,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=CONFIGS, default=["0.1b", "0.5b", "1.1b"])
     parser.add_argument("--contexts", nargs="+", type=int, default=[128, 1024])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--zeros", nargs="*", default=["0", "2of4", "70", "5of16", "4of16"])
+    parser.add_argument("--zeros", nargs="*", default=_ZEROS)
     parser.add_argument("--peers", nargs="*", default=["Q4_0", "Q3_K_S"], help="llama.cpp's types")
     parser.add_argument("--without", nargs="*", choices=["onnxruntime", "tvm-sparse"], default=[])
     parser.add_argument("--turns", type=int, default=5)

@@ -36,14 +36,17 @@ class Files:
 
     def onnx(self, zeros: str) -> Path:
         """Return the int4 model in onnxruntime-genai's form; `zeros` ends the name of a recipe."""
-        name = f"llama-{self.shape}-int4-{zeros}"
+        name = self._name(zeros)
         path = self.cache / f"{name}.onnx"
         return path if path.exists() else recipes.recipe(name).build(path)
 
+    def _name(self, zeros: str) -> str:
+        """Return the name of a recipe; zeros such as ``g128-70`` say the size of blocks."""
+        return f"llama-{self.shape}-int4{'' if zeros.startswith('g') else '-'}{zeros}"
+
     def library(self, zeros: str, threads: int) -> Path:
         """Return the compiled model; it is compiled again if the compiler has changed."""
-        name = f"llama-{self.shape}-int4-{zeros}-{threads}-{_compiler()}.so"
-        path = self.cache / name
+        path = self.cache / f"{self._name(zeros)}-{threads}-{_compiler()}.so"
         if not path.exists():
             verb = [sys.executable, "-m", "tvm_sparse", "compile", self.onnx(zeros), "-o", path]
             subprocess.run([*verb, "--threads", str(threads)], check=True)
