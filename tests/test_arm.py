@@ -30,6 +30,7 @@ from tvm_sparse.runtime.board import Board, RemoteEngine
 from tvm_sparse.testing.few_bits import random_codes, two_of_four
 from tvm_sparse.testing.models import needs_tool, pruned, write_mlp, write_onnx
 from tvm_sparse.testing.quantized import write_quantized
+from tvm_sparse.testing.tiny_decoders import TinyDecoder
 from tvm_sparse.tuning import tune
 from tvm_sparse.zoo import random_weights, transformers
 
@@ -37,6 +38,9 @@ ROOT = Path(__file__).parent.parent
 QEMU = "qemu-aarch64-static"
 COMPILER = "aarch64-linux-gnu-g++"
 SYSROOT = "/usr/aarch64-linux-gnu"
+
+CHUNKS = [[3, 1, 4, 1, 5], [9], [2], [6]]
+"""The tokens of a decoder, a prompt first."""
 
 node = onnx.helper.make_node
 
@@ -352,6 +356,24 @@ def test_python_computes_what_this_machine_does(python, cases):
     assert result.returncode == 0, result.stderr
     for case in networks:
         case.check(np.load(case.folder / "out.npz"))
+
+
+@pytest.mark.parametrize(("target", "bits"), [("rpi4", 0), ("rpi5", 4)])
+def test_a_decoder_writes_what_it_writes_here(python, target, bits, tmp_path):
+    """A prompt and three tokens, from caches of float32 and of float16."""
+    path = TinyDecoder(layers=1, bits=bits, window=6).write(tmp_path / "tiny.onnx")
+    tvm_sparse.compile(path, target=target, threads=2).save(tmp_path / "arm.so")
+    script = (
+        "import numpy as np, tvm_sparse\n"
+        "session = tvm_sparse.load('arm.so', threads=2).session(tokens=64)\n"
+        f"np.save('logits.npy', np.concatenate([session.step(ids) for ids in {CHUNKS}]))\n"
+    )
+    command = [python, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    session = tvm_sparse.compile(path, threads=2).session(tokens=64)
+    want = np.concatenate([session.step(ids) for ids in CHUNKS])
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), want, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
