@@ -226,6 +226,28 @@ def test_convolutions_of_one_axis(tmp_path, length):
         np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 1), (3, 2)])
+def test_transposed_convolutions(tmp_path, kernel, stride):
+    rng = np.random.default_rng(0)
+    weights = {
+        "w0": pruned(rng, (16, 8, 3, 3), 1.0),
+        "w1": pruned(rng, (16, 12, kernel, kernel), 0.2),
+    }
+    nodes = [
+        make_node("Conv", ["x", "w0"], ["a"], pads=[1] * 4),
+        make_node("ConvTranspose", ["a", "w1"], ["b"], strides=[stride] * 2),
+        make_node("Relu", ["b"], ["y"]),
+    ]
+    path = tmp_path / "model.onnx"
+    write_onnx(path, nodes, {"x": ["n", 8, 9, 11]}, ["y"], weights, opset=13)
+    engine = tvm_sparse.compile(path)
+    assert not engine.report.kept_by_tvm
+    for batch in BATCHES:
+        given = {"x": rng.standard_normal((batch, 8, 9, 11)).astype("float32")}
+        want = onnxruntime_outputs(path, given)["y"]
+        np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-4)
+
+
 def test_a_file_with_a_dynamic_batch_just_compiles(tmp_path):
     path = recipe("mobilenet-tiny-90").build(tmp_path / "model.onnx")
     model = onnx.load(path)

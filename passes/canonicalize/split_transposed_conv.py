@@ -24,7 +24,7 @@ from tvm import relax
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import image_extents, reshaped
 
 LAYOUTS = {
     "relax.nn.conv1d_transpose": ("NCW", "IOW", "NCW"),
@@ -51,7 +51,7 @@ def _split(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
     if not is_call_to(call, *LAYOUTS) or call.ty.dtype != ACTIVATIONS:
         return None
     x, weight = call.args
-    shape, out_shape = static_shape(x), static_shape(call)
+    shape, out_shape = image_extents(x), image_extents(call)
     layouts = tuple(call.attrs[key] for key in ("data_layout", "kernel_layout", "out_layout"))
     if shape is None or out_shape is None or layouts != LAYOUTS[call.op.name]:
         return None
@@ -170,10 +170,10 @@ def _blocks(
         return image
     batch, channels, *pixels = shape
     rank = len(block)
-    parted = emit(relax.op.reshape(image, (batch, *block, channels, *pixels)))
+    parted = emit(reshaped(image, (batch, *block, channels, *pixels)))
     order = [0, rank + 1]
     for axis in range(rank):
         order += [rank + 2 + axis, 1 + axis]
     turned = emit(relax.op.permute_dims(parted, order))
     whole = [count * size for count, size in zip(pixels, block, strict=True)]
-    return relax.op.reshape(turned, (batch, channels, *whole))
+    return reshaped(turned, (batch, channels, *whole))

@@ -107,6 +107,18 @@ def extents_of(value: relax.Expr) -> tuple[int, ...] | None:
     return None if None in extents else extents  # type: ignore[return-value]
 
 
+def image_extents(value: relax.Expr) -> tuple[int, ...] | None:
+    """Return the extents of a tensor of which only the first one, the batch, may be an `Extent`.
+
+    Returns
+    -------
+    tuple of int or None
+        None if there are other unknown extents.
+    """
+    extents = extents_of(value)
+    return None if extents is None or is_symbolic(extents[1:]) else extents
+
+
 def known_shape(value: relax.Expr) -> tuple[int, ...]:
     """Return the extents of a tensor where they must be static.
 

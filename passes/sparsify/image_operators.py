@@ -10,19 +10,13 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Lookup
-from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
+from tvm_sparse.passes.ir.shapes import image_extents
 from tvm_sparse.passes.ir.view_chains import CHANGES, follow
 from tvm_sparse.passes.ir.views import View
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 
 IMAGE_AXES = [2, 3]
-
-
-def images_of(value: relax.Expr) -> tuple[int, ...] | None:
-    """Return the extents of a tensor of which only the first one, the batch, may be an `Extent`."""
-    extents = extents_of(value)
-    return None if extents is None or is_symbolic(extents[1:]) else extents
 
 
 def match_pool2d(
@@ -32,7 +26,7 @@ def match_pool2d(
     if not is_call_to(call, "relax.nn.max_pool2d", "relax.nn.avg_pool2d"):
         return None
     attrs = call.attrs
-    shape, out = images_of(call.args[0]), images_of(call)
+    shape, out = image_extents(call.args[0]), image_extents(call)
     if shape is None or out is None or (attrs["layout"], attrs["out_layout"]) != ("NCHW", "NCHW"):
         return None
     batch, channels, height, width = shape
@@ -61,12 +55,12 @@ def match_pool2d(
 
 def is_global_pool(call: relax.Call) -> bool:
     """Whether `call` is the mean or the maximum over the pixels of its argument, an image."""
-    shape = images_of(call.args[0]) if call.args else None
+    shape = image_extents(call.args[0]) if call.args else None
     if shape is None or len(shape) != 4:
         return False
     if is_call_to(call, "relax.nn.adaptive_avg_pool2d"):
         layouts = (call.attrs["layout"], call.attrs["out_layout"])
-        return layouts == ("NCHW", "NCHW") and (images_of(call) or ())[2:] == (1, 1)
+        return layouts == ("NCHW", "NCHW") and (image_extents(call) or ())[2:] == (1, 1)
     if not is_call_to(call, "relax.mean", "relax.max") or call.attrs["axis"] is None:
         return False
     return sorted(int(axis) % 4 for axis in call.attrs["axis"]) == IMAGE_AXES
@@ -81,7 +75,7 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
     if not is_call_to(call, "relax.image.resize2d"):
         return None
     attrs = call.attrs
-    shape, out = images_of(call.args[0]), images_of(call)
+    shape, out = image_extents(call.args[0]), image_extents(call)
     if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != ACTIVATIONS:
         return None
     if attrs["method"] != "nearest_neighbor" or out[2] % shape[2] or out[3] % shape[3]:
@@ -117,9 +111,9 @@ class Blocks:
 
 def match_depth_to_space(call: relax.Call, lookup: Lookup) -> Blocks | None:
     """Return what `call` arranges as blocks of pixels, or None if it does something else."""
-    out = images_of(call) if is_call_to(call, *CHANGES) else None
+    out = image_extents(call) if is_call_to(call, *CHANGES) else None
     view = follow(call, lookup) if out is not None and len(out) == 4 else None
-    shape = None if view is None else images_of(view.base)
+    shape = None if view is None else image_extents(view.base)
     if view is None or out is None or shape is None or len(shape) != 4:
         return None
     batch, channels, height, width = shape
@@ -147,7 +141,7 @@ def match_bilinear(
     if not is_call_to(call, "relax.image.resize2d") or call.ty.dtype != ACTIVATIONS:
         return None
     attrs = call.attrs
-    shape, out = images_of(call.args[0]), images_of(call)
+    shape, out = image_extents(call.args[0]), image_extents(call)
     coordinates = str(attrs["coordinate_transformation_mode"])
     if coordinates == "pytorch_half_pixel" and out is not None and min(out[2:]) > 1:
         coordinates = "half_pixel"

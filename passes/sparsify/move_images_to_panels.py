@@ -23,10 +23,9 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
 from tvm_sparse.passes.ir.operators.operator import dtype_of
-from tvm_sparse.passes.ir.shapes import broadcast, known_size, reshaped
+from tvm_sparse.passes.ir.shapes import broadcast, image_extents, known_size, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.image_operators import (
-    images_of,
     is_global_pool,
     match_bilinear,
     match_depth_to_space,
@@ -75,7 +74,7 @@ class _Mover(Mover):
             return panels if dtype_of(panels) == dtype_named(call) else None
         if is_call_to(call, "relax.split"):
             return self._split()
-        shape = images_of(call)
+        shape = image_extents(call)
         if shape is None or call.ty.dtype != ACTIVATIONS:
             return None
         if is_call_to(call, "relax.concat"):
@@ -105,7 +104,7 @@ class _Mover(Mover):
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""
         # Only operands of the full shape count: weights per channel lie in panels of one pixel.
-        found = [self._panels_of(arg) for arg in self.call.args if images_of(arg) == shape]
+        found = [self._panels_of(arg) for arg in self.call.args if image_extents(arg) == shape]
         form = next((_Form.of(p) for p in found if p is not None), None)
         if form is None:
             return self._above_views()
@@ -121,7 +120,7 @@ class _Mover(Mover):
         while is_call_to(self.lookup(value), *RESHAPING, "relax.permute_dims"):
             views.append(self.lookup(value))
             value = views[-1].args[0]
-        panels, shape = self._panels_of(value), images_of(value)
+        panels, shape = self._panels_of(value), image_extents(value)
         if not is_call_to(self.call, *UNARY) or panels is None or shape is None:
             return None
         moved = relax.Call(self.call.op, [panels, *self.call.args[1:]], self.call.attrs)
@@ -135,7 +134,7 @@ class _Mover(Mover):
         if not isinstance(value.ty, relax.TensorType):
             return value  # It is a scalar argument, as `clip` and `leakyrelu` have them.
         batch, channels, height, _ = shape
-        own = images_of(value)
+        own = image_extents(value)
         if own == shape:
             return self._as_panels(value, form)
         if own is None:
@@ -158,7 +157,7 @@ class _Mover(Mover):
 
     def _for_rows(self, pixels: relax.Expr, height: int) -> relax.Expr:
         """Repeat `(batch, channels, 1)` for all rows of an image; one image broadcasts."""
-        batch, channels, _ = images_of(pixels) or (0, 0, 0)
+        batch, channels, _ = image_extents(pixels) or (0, 0, 0)
         if batch == 1:
             return pixels
         dtype = dtype_of(pixels)
@@ -216,7 +215,7 @@ class _Mover(Mover):
 
     def _global_pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
-        panels, image = self._panels_of(self.call.args[0]), images_of(self.call.args[0])
+        panels, image = self._panels_of(self.call.args[0]), image_extents(self.call.args[0])
         if panels is None or image is None:
             return None
         is_max = is_call_to(self.call, "relax.max")
@@ -248,7 +247,7 @@ class _Mover(Mover):
         if form is None:
             return None
         if factors is not None:
-            panels, size = self._as_panels(image, form), images_of(image) or ()
+            panels, size = self._as_panels(image, form), image_extents(image) or ()
             lanes = self.cpu.image_lanes(shape[3], form.dtype)
             moved = operators.upsample2d(panels, size[2:], factors, lanes)
             return operators.panels_to_image(self.emit(moved), shape)
@@ -264,14 +263,14 @@ class _Mover(Mover):
         panels = None if blocks is None else self._panels_of(blocks.image)
         if blocks is None or panels is None:
             return None
-        image = images_of(blocks.image) or ()
+        image = image_extents(blocks.image) or ()
         lanes = self.cpu.image_lanes(shape[3], dtype_of(panels))
         moved = operators.depth_to_space(panels, image[2:], blocks.block, blocks.mode, lanes)
         return operators.panels_to_image(self.emit(moved), shape)
 
     def _form_of(self, image: relax.Expr) -> _Form | None:
         """Return the form of panels that hold `image`; None if it is too wide."""
-        panels, shape = self._panels_of(image), images_of(image)
+        panels, shape = self._panels_of(image), image_extents(image)
         if panels is not None:
             return _Form.of(panels)
         if shape is None or len(shape) != 4 or shape[3] > WIDEST:

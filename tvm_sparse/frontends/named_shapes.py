@@ -13,14 +13,14 @@ from tvm_sparse.specs import unknown_input
 
 Shape = tuple[int | str, ...]
 
-OF_IMAGES = frozenset(("Conv", "MaxPool", "AveragePool", "Resize", "Upsample"))
+OF_IMAGES = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"))
 """Operators whose kernels take any batch, and need the other sizes when they are compiled. A model
 with one keeps names of other sizes only if the user says so."""
 
 NEED_SIZES = frozenset(
     (
         *("LSTM", "GRU", "RNN", "NonMaxSuppression", "QLinearConv", "ConvInteger"),
-        *("ConvTranspose", "LpPool"),
+        "LpPool",
     )
 )
 """Operators whose kernels need all sizes when they are compiled. A model with one keeps its own
