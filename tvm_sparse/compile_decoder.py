@@ -45,6 +45,24 @@ def is_decoder(model: object, shapes: object) -> bool:
     return is_decoder(model)
 
 
+def refuse_decoder(model: object, shapes: object) -> None:
+    """Refuse a decoder where the time of an inference is measured.
+
+    Raises
+    ------
+    InputError
+        If the model is one, and has no `shapes`.
+    """
+    if is_decoder(model, shapes):
+        raise InputError(MEASURED_BY_GENERATE)
+
+
+MEASURED_BY_GENERATE = (
+    "the model is a decoder, whose steps are no inferences: `tvm-sparse generate` measures tokens "
+    "a second"
+)
+
+
 def check_decoder_options(
     precision: str, calibration: object, sizes: Mapping[str, Mapping[str, object] | None]
 ) -> None:

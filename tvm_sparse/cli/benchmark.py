@@ -80,14 +80,20 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
     from tvm_sparse import compiler
     from tvm_sparse.bench import arrays, comparison
     from tvm_sparse.bench.peers import OURS
+    from tvm_sparse.compile_decoder import MEASURED_BY_GENERATE, refuse_decoder
     from tvm_sparse.runtime import library
 
     is_library = options.model.is_file() and library.is_library(options.model)
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
-        inputs = arrays.random_inputs(_at(compiler.load(options.model).inputs, options.hint))
+        engine = compiler.load(options.model)
+        if engine.is_decoder:
+            raise InputError(MEASURED_BY_GENERATE)
+        inputs = arrays.random_inputs(_at(engine.inputs, options.hint))
     elif options.hint:
         raise InputError("--hint is for libraries: a model is measured at the shapes of --shape")
+    else:
+        refuse_decoder(options.model, options.shape)
     compile_options = {"target": options.target, **arguments.compile_options(options)}
     if is_library:
         compile_options = {}

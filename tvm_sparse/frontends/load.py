@@ -62,6 +62,29 @@ def import_module(
     return ImportedModel(model, inputs, outputs)
 
 
+def import_step(
+    model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[Any]] | None
+) -> ImportedModel | None:
+    """Return the function of a decoder that computes one token; None if `model` is no decoder.
+
+    A decoder with `shapes` is imported like any other model.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or imported.
+    """
+    if shapes or isinstance(model, tvm.IRModule):
+        return None
+    from tvm_sparse.frontends.decoders.decoder import DecoderFile, is_decoder
+
+    if not is_decoder(model):
+        return None
+    file = DecoderFile.read(model)
+    _, mod = next(file.modules())
+    return ImportedModel(mod, file.inputs, file.outputs)
+
+
 def names_in(
     model: str | os.PathLike[str] | tvm.IRModule, shapes: Mapping[str, Sequence[int | str]] | None
 ) -> dict[str, tuple[int | str, ...]] | None:

@@ -18,7 +18,7 @@ from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.precision import PrecisionOption, chosen, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
-from tvm_sparse.frontends.load import import_module, no_fallback
+from tvm_sparse.frontends.load import import_module, import_step, no_fallback
 from tvm_sparse.layer_report import LayerReport, explained
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -137,8 +137,11 @@ def analyze(
     check_column_options(columns, overlap)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
+    imported = import_step(model, shapes)
+    if imported is not None:
+        precision = "float32"  # as decoders are computed
     cpu = processor(target, threads, precision)
-    imported = import_module(model, shapes, no_fallback(cpu.architecture))
+    imported = imported or import_module(model, shapes, no_fallback(cpu.architecture))
     calibrated = calibration_for(cpu, model, shapes, calibration)
     front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu), calibrated.keep_float32)
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import tvm
 
+from tvm_sparse.compile_decoder import refuse_decoder
 from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.this_machine import usable_cores
@@ -153,6 +154,7 @@ def tune(
                     tuned.append(Tuned(**vars(part), outcome=outcome))
 
             progress("reading the model")
+            refuse_decoder(model, shapes)
             where = cpu.architecture if board is None else "a board"
             imported = import_module(model, shapes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)

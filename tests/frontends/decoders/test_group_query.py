@@ -5,7 +5,9 @@ import onnx
 import pytest
 
 import tvm_sparse
+from tvm_sparse.cli.main import main
 from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.report.analysis import analyze
 from tvm_sparse.testing.tiny_decoders import TinyDecoder
 from tvm_sparse.verification.decoder import OnnxDecoder
 
@@ -37,6 +39,19 @@ def test_twenty_tokens(name, tmp_path):
         for part, found in zip(("key", "value"), session.cache(i), strict=True):
             expected = reference.past[f"past_key_values.{i}.{part}"]
             np.testing.assert_allclose(found, expected, atol=off)
+
+
+def test_analysis_shows_a_step(tmp_path):
+    path = TinyDecoder(layers=1, bits=4).write(tmp_path / "tiny.onnx")
+    names = [layer.name for layer in analyze(path, threads=2).layers]
+    assert names == ["/embedded", "/qkv0", "/o0", "/gate0", "/up0", "/down0", "/logits"]
+
+
+def test_measuring_is_for_inferences(tmp_path, capsys):
+    path = TinyDecoder(layers=1).write(tmp_path / "tiny.onnx")
+    for verb in ("benchmark", "tune"):
+        assert main([verb, str(path)]) == 2
+        assert "`tvm-sparse generate` measures tokens a second" in capsys.readouterr().err
 
 
 def changed(path, change):
