@@ -142,6 +142,10 @@ def compile_decoder(
             raise
         report = reports[0]
         report.log()
+        known = set(report.warnings)
+        for warning in dict.fromkeys(text for other in reports[1:] for text in other.warnings):
+            if warning not in known:
+                _log.warning("in calls of several tokens: %s", warning)
     engine = Engine(executable.mod, info, threads, report, streams, weights)
     engine.sources = ModelFiles(Path(model))
     return engine
