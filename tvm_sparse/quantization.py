@@ -24,7 +24,7 @@ from tvm_sparse.errors import InputError, ModelError, border
 from tvm_sparse.files import check_writable, scratch_folder
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model, write_model
-from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 from tvm_sparse.verification.samples import Feeds, Reader, samples_of
 
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -182,7 +182,7 @@ def is_quantized(proto: onnx.ModelProto) -> bool:
 
 def _prepare(proto: onnx.ModelProto, path: Path) -> None:
     """Write the model with its batch normalizations folded and its shapes inferred."""
-    options = onnxruntime.SessionOptions()
+    options = exact_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     options.log_severity_level = 4
@@ -274,7 +274,7 @@ def _compared(before: Path, after: Path, samples: Sequence[Feeds]) -> tuple[Quan
         return ()
     results = []
     for path in (before, after):
-        options = onnxruntime.SessionOptions()
+        options = exact_options()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

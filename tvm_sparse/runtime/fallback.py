@@ -57,9 +57,9 @@ class _Session:
 
     def __init__(self, content: bytes, threads: int) -> None:
         # Only libraries with such parts need the package.
-        from tvm_sparse.onnx_runtime import onnxruntime
+        from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 
-        options = onnxruntime.SessionOptions()
+        options = exact_options()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4

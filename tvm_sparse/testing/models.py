@@ -123,10 +123,14 @@ def write_mlp(path: Path, density: float = 0.1, opset: int = 17, **options: Any)
 
 def onnxruntime_outputs(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Return what ONNX Runtime computes without its own optimizations."""
-    from tvm_sparse.onnx_runtime import onnxruntime
+    from tvm_sparse.onnx_runtime import exact_options, onnxruntime
+    from tvm_sparse.verification.unsigned_weights import with_unsigned_weights
 
-    options = onnxruntime.SessionOptions()
+    options = exact_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    model = onnx.load(path, load_external_data=False)
+    changed = with_unsigned_weights(model, path.parent)
+    content = path if changed is model else changed.SerializeToString()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))

@@ -27,7 +27,8 @@ from onnx import external_data_helper, numpy_helper
 from tvm_sparse.dtypes import DType
 from tvm_sparse.frontends.canonical.light import without_weights
 from tvm_sparse.frontends.untouched_weights import untouched_weights
-from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnx_runtime import exact_options, onnxruntime
+from tvm_sparse.verification.unsigned_weights import with_unsigned_weights
 
 TOLERANCE = 1e-3
 """The difference that is allowed, as a share of an output's spread."""
@@ -93,6 +94,7 @@ class Reference:
     """
 
     def __init__(self, model: onnx.ModelProto, folder: Path) -> None:
+        model = with_unsigned_weights(model, folder)
         # As inputs, most of the weights need not be written into a message and read again.
         names = untouched_weights(model)
         self._weights = {
@@ -115,7 +117,7 @@ class Reference:
             If ONNX Runtime cannot load or run the model.
         """
         levels = onnxruntime.GraphOptimizationLevel
-        options = onnxruntime.SessionOptions()
+        options = exact_options()
         options.graph_optimization_level = (
             levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tvm_sparse.frontends.onnx_file import read_model
-from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.verification.comparison import HALF_TOLERANCE, TOLERANCE, Difference, difference
 
@@ -47,7 +47,7 @@ class OnnxDecoder:
     """
 
     def __init__(self, path: str | os.PathLike[str], exact: bool = False) -> None:
-        options = onnxruntime.SessionOptions()
+        options = exact_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
         model, folder = read_model(path)

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 
 Array = NDArray[Any]
 
@@ -38,7 +38,7 @@ def run_nodes(
     results = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = helper.make_graph(nodes, "nodes", infos, results)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    options = onnxruntime.SessionOptions()
+    options = exact_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

@@ -1,0 +1,82 @@
+"""int8 weights => uint8 weights with zero points 128 higher: the same numbers.
+
+ONNX Runtime multiplies unsigned by signed bytes on x86 processors without VNNI in sums of 16 bits,
+and cuts off what does not fit. Its products of two unsigned operands are exact, so that a reference
+has to have such weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from tvm_sparse.frontends.onnx_file import tensor_array
+
+_OPERANDS = {
+    "ConvInteger": (1, 3),
+    "DynamicQuantizeMatMul": (1, 3),
+    "MatMulInteger": (1, 3),
+    "MatMulIntegerToFloat": (1, 5),
+    "QAttention": (1, 7),
+    "QGemm": (3, 5),
+    "QLinearConv": (3, 5),
+    "QLinearMatMul": (3, 5),
+}
+"""Operators of integers: the positions of their weight and of its zero point."""
+
+_HIGHER = 128
+
+
+def with_unsigned_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Return a model whose constant int8 weights are uint8; `model` itself if it has none.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        It stays as it is.
+    folder : Path
+        The folder that the locations of external weights are relative to.
+    """
+    signed = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8
+    }
+    found = [node for node in model.graph.node if _weight(node, signed) is not None]
+    if not found:
+        return model
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    made: dict[str, str] = {}
+
+    def higher(name: str) -> str:
+        """Return the name of a constant that is 128 higher."""
+        if name not in made:
+            made[name] = f"{name or 'zero'}_of_unsigned_weights"
+            values = np.zeros((), np.int16)
+            if name:
+                values = tensor_array(signed[name], folder).astype(np.int16)
+            tensor = (values + _HIGHER).astype(np.uint8)
+            changed.graph.initializer.append(numpy_helper.from_array(tensor, made[name]))
+        return made[name]
+
+    for node in changed.graph.node:
+        weight = _weight(node, signed)
+        if weight is None:
+            continue
+        position, zero = _OPERANDS[node.op_type]
+        while len(node.input) <= zero:
+            node.input.append("")
+        node.input[position], node.input[zero] = higher(weight), higher(node.input[zero])
+    return changed
+
+
+def _weight(node: onnx.NodeProto, signed: dict[str, onnx.TensorProto]) -> str | None:
+    """Return the name of a node's int8 weight; None without one, or with a computed zero point."""
+    if node.op_type not in _OPERANDS:
+        return None
+    name, zero = (node.input[i] if i < len(node.input) else "" for i in _OPERANDS[node.op_type])
+    return name if name in signed and (not zero or zero in signed) else None
