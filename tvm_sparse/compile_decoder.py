@@ -111,6 +111,7 @@ def compile_decoder(
     # They need onnx, which a machine that only loads libraries may not have.
     from tvm_sparse.frontends.decoders.decoder import DecoderFile
     from tvm_sparse.frontends.model_files import ModelFiles
+    from tvm_sparse.passes.sparsify.pack_block_weights import packing_once
 
     cpu = resolve("float32", cpu)
     with COMPILING:
@@ -131,8 +132,9 @@ def compile_decoder(
         passes = pipeline(report=reports.append, strict=strict)
         try:
             with border(CompilationError, f"{model} cannot be compiled", PLEASE_REPORT), target:
-                for name, mod in file.modules():
-                    merged.add(name, passes(mod))
+                with packing_once():
+                    for name, mod in file.modules():
+                        merged.add(name, passes(mod))
                 lifted, weights, read_by = lift_weights(merged.module())
                 info = replace(info, weights=Weights.of(weights, read_by))
                 executable = build_lowered(library.describe(lifted, info), target)

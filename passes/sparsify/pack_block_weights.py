@@ -8,9 +8,11 @@ entry for each of the layers, as by `SparsifyWeights`.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -100,6 +102,33 @@ def best_packed(
     cpu : CpuProfile
         The processor.
     """
+    kept = _KEPT.get()
+    if kept is None:
+        return _best_packed(weight, problem, cpu)
+    key = weight.digest(), replace(problem, rows=1), cpu.name
+    if key not in kept:
+        kept[key] = _best_packed(weight, problem, cpu)
+    best, packed = kept[key]
+    return replace(best, rows=problem.rows), packed
+
+
+@contextlib.contextmanager
+def packing_once() -> Iterator[None]:
+    """Keep the packed weights of modules that are compiled inside, which often have the same."""
+    before = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(before)
+
+
+_KEPT: contextvars.ContextVar[dict[Any, tuple[BlockLinear, PackedBlocks]] | None]
+_KEPT = contextvars.ContextVar("packed weights", default=None)
+
+
+def _best_packed(
+    weight: BlockCodes, problem: BlockLinear, cpu: CpuProfile
+) -> tuple[BlockLinear, PackedBlocks]:
     scales = scales_type(weight.scales, may_round=problem.activations == "int8")
     forms: dict[Form, BlockLinear] = {Form.DENSE: problem}
     packed: dict[Form, PackedBlocks] = {}

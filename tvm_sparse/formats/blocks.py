@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,6 +70,13 @@ class BlockCodes:
         """The share of the weight that is not zero."""
         nonzero = (self.codes != self._spread(self.zeros)) & self._spread(self.scales != 0)
         return float(np.count_nonzero(nonzero)) / max(nonzero.size, 1)
+
+    def digest(self) -> bytes:
+        """Return what tells this weight from others."""
+        content = hashlib.blake2b(repr((self.bits, self.block, self.codes.shape)).encode())
+        for array in (self.codes, self.scales, self.zeros):
+            content.update(np.ascontiguousarray(array).data)
+        return content.digest()
 
     def to_dense(self) -> NDArray[np.float32]:
         """Return the weight, ``(N, K)``, float32."""

@@ -14,8 +14,11 @@ from tvm_sparse.cpu.profile import profile
 from tvm_sparse.layer_report import EXPANDED
 from tvm_sparse.passes import ExpandBlocks, PackBlockWeights, pipeline
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.sparsify import pack_block_weights
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
+from tvm_sparse.passes.sparsify.pack_block_weights import best_packed
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.testing.few_bits import random_codes, two_of_four
 
 CPU = profile("haswell")
@@ -91,3 +94,26 @@ def test_other_layers_are_products_of_floats(rows, weight, cpu, reason, caplog):
     assert bool(caplog.messages) == (reason in ("need AVX2", "a multiple of 8"))
     unchanged = PackBlockWeights(replace(cpu, cores=2))(found)
     assert not unchanged.attrs[LAYERS]
+
+
+def test_functions_of_a_decoder_pack_a_weight_once(monkeypatch):
+    """Inside of `packing_once`, equal weights are packed once, whatever the rows."""
+    packs = []
+    pack = pack_block_weights._best_packed
+    monkeypatch.setattr(
+        pack_block_weights,
+        "_best_packed",
+        lambda weight, *others: packs.append(weight) or pack(weight, *others),
+    )
+    weight, other = random_codes(32, 64, 4, 32), random_codes(32, 64, 4, 32, seed=1)
+    problem = BlockLinear(1, 32, 64, 4, 32)
+    with pack_block_weights.packing_once():
+        one, first = best_packed(weight, problem, CPU)
+        four, again = best_packed(weight, replace(problem, rows=4), CPU)
+        best_packed(other, problem, CPU)
+    assert again is first
+    assert four == replace(one, rows=4)
+    assert len(packs) == 2
+    best_packed(weight, problem, CPU)
+    best_packed(weight, problem, CPU)
+    assert len(packs) == 4
