@@ -1,6 +1,7 @@
 """DeepSparse's interface: the same names, keywords, orders and errors."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -272,7 +273,7 @@ class TestUtils:
     def test_copies_with_other_shapes(self, model, inputs, expected):
         with utils.override_onnx_batch_size(model, 1) as path:
             outputs = onnxruntime_outputs(
-                path, dict(zip(("b", "a"), [array[:1] for array in inputs], strict=True))
+                Path(path), dict(zip(("b", "a"), [array[:1] for array in inputs], strict=True))
             )
         close(outputs["out"], expected["out"][:1])
         with utils.override_onnx_input_shapes(model, [[2, 64], [2, 48]]) as path:

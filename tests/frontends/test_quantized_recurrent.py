@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tvm_sparse
 from tvm_sparse.errors import ModelError
+from tvm_sparse.onnx_runtime import exact_options
 
 STEPS, WIDTH, HIDDEN = 20, 12, 256
 
@@ -54,7 +55,7 @@ def test_the_answer_is_that_of_the_file(directions, per_channel, dtype, tmp_path
     x = write_model(path, directions, 1, per_channel, dtype)
     engine = tvm_sparse.compile(path, threads=1)
     assert [one.operator for one in engine.info.fallbacks] == ["com.microsoft.DynamicQuantizeLSTM"]
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, exact_options(), ["CPUExecutionProvider"])
     want = session.run(None, {"x": x})
     for value, expected in zip(engine.run({"x": x}).values(), want, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)

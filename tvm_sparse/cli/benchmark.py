@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments, limits, throughput
 from tvm_sparse.errors import InputError, RemoteError
-from tvm_sparse.specs import TensorSpec, check_sizes
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tvm_sparse.bench.results import Comparison
     from tvm_sparse.runtime.board import Board
+    from tvm_sparse.specs import TensorSpec
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -114,6 +114,8 @@ def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) ->
 
 def _at(specs: Sequence[TensorSpec], hints: Sequence[tuple[str, int]]) -> list[TensorSpec]:
     """Return the inputs of a library with numbers for the dimensions that inferences choose."""
+    from tvm_sparse.specs import check_sizes
+
     sizes = dict(hints)
     check_sizes("--hint", sizes, specs)
     names = dict.fromkeys(size for spec in specs for size in spec.shape if isinstance(size, str))

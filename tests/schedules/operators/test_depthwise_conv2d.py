@@ -83,8 +83,11 @@ def test_any_convolution_in_half_precision(problem, epilogue):
     check(problem, epilogue, native())
 
 
+needs_avx512 = pytest.mark.skipif(native().vector_lanes() < 16, reason="this CPU has no AVX-512")
+
+
 @pytest.mark.parametrize("dtype", DType)
-@pytest.mark.parametrize("name", ["skylake-avx512", "haswell"])
+@pytest.mark.parametrize("name", [pytest.param("skylake-avx512", marks=needs_avx512), "haswell"])
 @pytest.mark.parametrize(("column", "step", "overlap"), [(9, 2, "carry"), (5, 3, "recompute")])
 def test_in_columns(column, step, overlap, name, dtype):
     cpu, lanes = profile(name), 16
