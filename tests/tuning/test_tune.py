@@ -100,8 +100,10 @@ def shape(model):
     """Return the region of the model if its kernels are the compiler's, none of them measured."""
     cpu = processor("native", 1)
     panels = pipeline.front(import_module(model).mod, cpu).mod
-    (shape,) = form_regions(panels, cpu, LEAST_GAIN)[1].values()
-    return shape
+    shapes = list(form_regions(panels, cpu, LEAST_GAIN)[1].values())
+    if not shapes:
+        pytest.skip("the cost model of this CPU runs these layers one by one")
+    return shapes[0]
 
 
 def turn_of(shape, plan):
@@ -274,7 +276,8 @@ def test_report(tuned, tmp_path):
     found = {part["kind"]: part for part in to_json(regions)}
     layer, region = found["layers"], found["regions"]
     assert layer["default"]["kernel"] == "sparse_conv2d"
-    assert region["default"].keys() == {"column_rows", "step_rows", "overlap"}
+    one_by_one, columns = {"stops_before"}, {"column_rows", "step_rows", "overlap"}
+    assert region["default"].keys() in (one_by_one, columns)
 
 
 def test_plot(tuned, tmp_path):
