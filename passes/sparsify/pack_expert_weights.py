@@ -31,6 +31,7 @@ from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.pack_block_weights import best_packed
 from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
+from tvm_sparse.sizes import block_linear
 from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.sizes.expert_linear import ExpertLinear
 from tvm_sparse.tilings.block_rows import BLOCK_ROW_LINEAR_FAMILY, block_rows_family
@@ -121,7 +122,8 @@ def _packed_few_bits(
     of_one = replace(one, form=all_of_them.form, steps=all_of_them.steps // problem.experts)
     layer = Layer(of_one, density)
     tiling = family.default(layer, cpu)
-    jobs = family.default(Layer(replace(of_one, rows=min(problem.rows, 16)), density), cpu).jobs
+    of_all = replace(of_one, rows=min(problem.rows, block_linear.MOST_ROWS))
+    jobs = family.default(Layer(of_all, density), cpu).jobs
     tiling = replace(tiling, jobs=max(tiling.jobs, jobs))
     x, of, *_ = call.args
     product = operators.packed_block_experts(x, of, packed, all_of_them, problem, asdict(tiling))

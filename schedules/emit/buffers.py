@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -88,6 +89,11 @@ def flat(start: Expr, size: int | Expr, dtype: str = ACTIVATIONS) -> Expr:
     storage rewriting does not see accesses through a view.
     """
     return T.decl_buffer((size,), dtype, data=T.bind(T.address_of(start)))
+
+
+def whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
+    """Return all of a buffer, for the lists of what an sblock reads and writes."""
+    return buffer[tuple(slice(0, extent) for extent in shape)]
 
 
 def vector(start: Expr, lanes: int) -> Expr:

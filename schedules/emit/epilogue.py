@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvm_sparse.costs.elementwise import operations_of, parse
 from tvm_sparse.costs.vectors import vector_cycles, vectors_of
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.elementwise import expression
 from tvm_sparse.sizes.tensor import Tensor
 
@@ -51,6 +53,21 @@ class Epilogue:
             f"bias={int(self.bias)} residual={int(self.residual)} "
             f"activation={self.activation or 'none'}"
         )
+
+    def declare(
+        self, rows: int, channels: int, read: list[tuple[Expr, Sequence[int | Expr]]]
+    ) -> tuple[Expr | None, Expr | None]:
+        """Declare bias ``[N]`` and residual ``[rows, N]`` of a kernel on rows; None if not there.
+
+        They and their shapes are appended to `read`.
+        """
+        bias = argument("bias", channels) if self.bias else None
+        if bias is not None:
+            read.append((bias, (channels,)))
+        residual = argument("residual", rows, channels) if self.residual else None
+        if residual is not None:
+            read.append((residual, (rows, channels)))
+        return bias, residual
 
     def activate(self, value: Expr) -> Expr:
         """Apply the activation to a float32 or float16 value or vector."""

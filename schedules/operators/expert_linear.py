@@ -11,14 +11,13 @@ each of its weights is read once for several rows; an expert without rows is not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import Registers, argument, scratch
+from tvm_sparse.schedules.emit.buffers import Registers, argument, scratch, whole
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.row_product import (
     DenseRowProduct,
@@ -85,8 +84,8 @@ def _kernel(
         loop = T.parallel if jobs > 1 else T.serial
         with loop(T.int64(0), T.int64(jobs)) as i, T.sblock(name):
             job = T.axis.spatial(T.int64(jobs), i)
-            T.reads(*(_whole(*operand) for operand in read))
-            T.writes(_whole(y, (rows, n)))
+            T.reads(*(whole(*operand) for operand in read))
+            T.writes(whole(y, (rows, n)))
             sums = Registers(tiling.rows * tiling.vectors, tiling.width)
             mine, count = scratch(rows, "int64"), T.alloc_buffer((T.int64(1),), "int64")
             first, end = (T.bind((job + i) * tiles // jobs) for i in range(2))
@@ -130,7 +129,3 @@ def _runs(count: Expr, most: int) -> list[tuple[Expr, Expr, int]]:
         start = T.bind(start + turns * height)
         height //= 2
     return runs
-
-
-def _whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
-    return buffer[tuple(slice(0, extent) for extent in shape)]

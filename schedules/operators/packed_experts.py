@@ -20,10 +20,10 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.groups import GROUP
-from tvm_sparse.schedules.emit.buffers import argument, scratch, vector
+from tvm_sparse.schedules.emit.buffers import argument, scratch, vector, whole
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.expert_linear import gather
-from tvm_sparse.schedules.operators.packed_rows import Declared, PackedProduct, Results, whole
+from tvm_sparse.schedules.operators.packed_rows import Declared, PackedProduct, Results
 
 if TYPE_CHECKING:
     from tvm.ir import Expr

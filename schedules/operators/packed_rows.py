@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.groups import GROUP
-from tvm_sparse.schedules.emit.buffers import argument, vector
+from tvm_sparse.schedules.emit.buffers import argument, vector, whole
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 
 if TYPE_CHECKING:
@@ -85,12 +85,7 @@ def packed_rows(
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         x = argument("x", rows, k)
         read: Declared = [(x, (rows, k)), *product.declare()]
-        bias = argument("bias", n) if epilogue.bias else None
-        if bias is not None:
-            read.append((bias, (n,)))
-        residual = argument("residual", rows, n) if epilogue.residual else None
-        if residual is not None:
-            read.append((residual, (rows, n)))
+        bias, residual = epilogue.declare(rows, n, read)
         y = argument("y", rows, n)
         loop = T.parallel if jobs > 1 else T.serial
         with loop(T.int64(0), T.int64(jobs)) as i, T.sblock(name):
@@ -162,8 +157,3 @@ class Results:
         if self.residual is not None:
             value = value + self.residual[row, place]
         T.buffer_store(self.y, self.epilogue.activate(T.bind(value)), [row, place])
-
-
-def whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
-    """Return all of a buffer, for the lists of what a block reads and writes."""
-    return buffer[tuple(slice(0, extent) for extent in shape)]

@@ -23,16 +23,12 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.windows import MOST_WINDOW
-from tvm_sparse.schedules.emit.buffers import (
-    argument,
-    number,
-    scratch,
-)
+from tvm_sparse.schedules.emit.buffers import argument, number, scratch, whole
 from tvm_sparse.schedules.emit.recurrent_activations import activation
 from tvm_sparse.schedules.operators.recurrent_tile import Part, Tile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import tvm
     from tvm.ir import Expr
@@ -75,14 +71,10 @@ def recurrent(
         }
         results = {name: argument(name, *shape) for name, shape in problem.results().items()}
         with T.sblock(problem.cell):
-            T.reads(*(_whole(given[name], shape) for name, (shape, _) in operands.items()))
-            T.writes(*(_whole(results[name], shape) for name, shape in problem.results().items()))
+            T.reads(*(whole(given[name], shape) for name, (shape, _) in operands.items()))
+            T.writes(*(whole(results[name], shape) for name, shape in problem.results().items()))
             Layer(problem, tiling, {**given, **results}, cpu).compute()
     return builder.get()
-
-
-def _whole(buffer: Expr, shape: Sequence[int]) -> Expr:
-    return buffer[tuple(slice(0, extent) for extent in shape)]
 
 
 class State:

@@ -11,14 +11,13 @@ The last tile overlaps the one before it, so that all vectors are whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import tvm
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.schedules.emit.buffers import Registers, argument
+from tvm_sparse.schedules.emit.buffers import Registers, argument, whole
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.row_product import (
@@ -82,18 +81,13 @@ def _kernel(name: str, product: RowProduct, epilogue: Epilogue) -> tvm.tirx.Prim
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         x = argument("x", rows, k)
         read = [(x, (rows, k)), *product.declare()]
-        bias = argument("bias", n) if epilogue.bias else None
-        if bias is not None:
-            read.append((bias, (n,)))
-        residual = argument("residual", rows, n) if epilogue.residual else None
-        if residual is not None:
-            read.append((residual, (rows, n)))
+        bias, residual = epilogue.declare(rows, n, read)
         y = argument("y", rows, n)
         loop = T.parallel if jobs > 1 else T.serial
         with loop(T.int64(0), T.int64(jobs)) as i, T.sblock(name):
             job = T.axis.spatial(T.int64(jobs), i)
-            T.reads(*(_whole(*operand) for operand in read))
-            T.writes(_whole(y, (rows, n)))
+            T.reads(*(whole(*operand) for operand in read))
+            T.writes(whole(y, (rows, n)))
             sums = Registers(tiling.rows * tiling.vectors, tiling.width)
             first, end = (T.bind((job + i) * tiles // jobs) for i in range(2))
             with T.serial(T.int64(0), end - first) as ahead:
@@ -107,7 +101,3 @@ def _kernel(name: str, product: RowProduct, epilogue: Epilogue) -> tvm.tirx.Prim
 
                 each_tile(rows, tiling.rows, visit)
     return builder.get()
-
-
-def _whole(buffer: Expr, shape: Sequence[int | Expr]) -> Expr:
-    return buffer[tuple(slice(0, extent) for extent in shape)]

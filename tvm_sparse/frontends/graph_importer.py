@@ -228,7 +228,6 @@ class GraphImporter(onnx_frontend.ONNXGraphImporter):
     def _convert_subgraph(self, bb: relax.BlockBuilder, graph: onnx.GraphProto) -> relax.SeqExpr:
         """Return a branch, whose nodes are bound inside of it: they run if the branch is taken."""
         bb._begin_binding_block()
-        block = None
         try:
             result = bb.emit(super()._convert_subgraph(bb, graph))
         finally:

@@ -6,12 +6,11 @@ quarter of the time and of the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx
 from onnx.external_data_helper import uses_external_data
 
 from tvm_sparse.frontends.canonical.light import SMALLEST
+from tvm_sparse.frontends.canonical.subgraphs import names_read_within
 
 
 def untouched_weights(model: onnx.ModelProto) -> set[str]:
@@ -28,7 +27,7 @@ def untouched_weights(model: onnx.ModelProto) -> set[str]:
     }
     constant = {tensor.name for tensor in graph.initializer}
     inputs = {value.name for value in graph.input}
-    known -= {value.name for value in graph.output} | set(_names_in_subgraphs(graph))
+    known -= {value.name for value in graph.output} | set(names_read_within(graph))
     for node in graph.node:
         if node.op_type == "BatchNormalization":
             return set()
@@ -42,13 +41,3 @@ def untouched_weights(model: onnx.ModelProto) -> set[str]:
             if not is_table and not (is_factor and node.input[0] not in constant):
                 known.discard(name)
     return known
-
-
-def _names_in_subgraphs(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names that the branches and bodies in a graph read."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from (name for part in inner.node for name in part.input)
-                yield from (value.name for value in inner.output)
-                yield from _names_in_subgraphs(inner)

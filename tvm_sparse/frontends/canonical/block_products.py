@@ -8,7 +8,7 @@ few bits can read them. Other operators, and other blocks than MatMulNBits knows
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_sparse.formats.blocks import in_bytes
+from tvm_sparse.frontends.canonical.subgraphs import names_read_within
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _BITS = {
@@ -47,7 +48,7 @@ def multiply_blocks(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     for node in graph.node:
         for position, name in enumerate(node.input):
             readers[name].append((node, position))
-    outputs = {value.name for value in graph.output} | set(_inner_reads(graph))
+    outputs = {value.name for value in graph.output} | set(names_read_within(graph))
     replaced: list[onnx.NodeProto] = []
     for name, weight in weights.items():
         uses = readers[name]
@@ -77,15 +78,6 @@ def multiply_blocks(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     if not any(opset.domain == _DOMAIN for opset in model.opset_import):
         model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
     return model
-
-
-def _inner_reads(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names that the subgraphs of a graph read."""
-    for attribute in (a for node in graph.node for a in node.attribute):
-        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            yield from (name for node in inner.node for name in node.input)
-            yield from (value.name for value in inner.output)
-            yield from _inner_reads(inner)
 
 
 def _is_weight(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> bool:

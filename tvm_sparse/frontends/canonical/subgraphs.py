@@ -80,6 +80,14 @@ def nodes_within(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from nodes_within(inner)
 
 
+def names_read_within(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield the names that the branches and bodies in a graph read."""
+    for inner in (inner for node in graph.node for inner in subgraphs(node)):
+        yield from (name for node in inner.node for name in node.input)
+        yield from (value.name for value in inner.output)
+        yield from names_read_within(inner)
+
+
 def _constant(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     copy = onnx.TensorProto()
     copy.CopyFrom(tensor)
