@@ -25,8 +25,8 @@ from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.region_planner import RegionPlanner
-from tvm_sparse.runtime import library
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
+from tvm_sparse.runtime.writing import describe, write_library
 
 RUNNER = Path(__file__).parent.parent / "examples" / "cpp" / "main.cc"
 
@@ -127,10 +127,10 @@ def _build(
         *pipeline.lower(cpu),
     ]
     with cpu.to_target():
-        described = library.describe(tvm.transform.Sequential(passes)(imported.mod), info)
+        described = describe(tvm.transform.Sequential(passes)(imported.mod), info)
         executable = build(described, cpu.to_target(), "default_build")
     path = folder / "traffic.so"
-    library.write_library(executable.mod, path, info)
+    write_library(executable.mod, path, info)
     files = []
     for i, value in enumerate(random_inputs(imported.inputs).values()):
         files.append(folder / f"traffic.{i}.bin")

@@ -42,6 +42,40 @@ def test_functions_share_weights():
         assert [c.value.shape for c in constants_of(lifted[name])] == [SMALL.value.shape]
 
 
+def test_equal_weights_are_one():
+    again = relax.const(LARGE.value.numpy())
+    negative_zeros = relax.const(-np.zeros(LEAST_BYTES // 4, "float32"))
+    zeros = relax.const(np.zeros(LEAST_BYTES // 4, "float32"))
+    _, weights, read_by = lift_weights(
+        tvm.IRModule({"a": function(LARGE, zeros), "b": function(negative_zeros, again)})
+    )
+    assert read_by == {"a": (0, 1), "b": (2, 0)}
+    assert np.signbit(weights[2].numpy()).all()
+
+
+def test_a_function_that_others_call_keeps_its_weights():
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((LEAST_BYTES // 4,), "float32"))
+    with builder.function("inner", [x], private=True):
+        builder.emit_func_output(builder.emit(relax.op.add(x, LARGE)))
+    inner = builder.get().get_global_var("inner")
+    y = relax.Var("y", relax.TensorType((LEAST_BYTES // 4,), "float32"))
+    with builder.function("main", [y]):
+        builder.emit_func_output(builder.emit(relax.Call(inner, [y])))
+    mod = builder.get()
+    lifted, weights, read_by = lift_weights(mod)
+    assert weights == [] and read_by == {}
+    tvm.ir.assert_structural_equal(lifted, mod)
+
+
+def test_types_that_numpy_does_not_have_stay():
+    half = relax.const(np.zeros(LEAST_BYTES, "float32"), "bfloat16")
+    builder = relax.BlockBuilder()
+    with builder.function("main", []):
+        builder.emit_func_output(builder.emit(relax.op.nn.relu(half)))
+    assert lift_weights(builder.get())[1] == []
+
+
 def test_values(tmp_path):
     lifted, weights, _ = lift_weights(tvm.IRModule({"main": function(LARGE)}))
     executable = tvm.compile(lifted, "llvm")

@@ -13,7 +13,8 @@ from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError, LibraryError, TargetError
 from tvm_sparse.layer_report import LayersOf
 from tvm_sparse.report.analysis import analyze
-from tvm_sparse.runtime.library import LibraryInfo, read_info
+from tvm_sparse.runtime.info import LibraryInfo
+from tvm_sparse.runtime.library import read_info
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 from tvm_sparse.tuning.tune import tune
 

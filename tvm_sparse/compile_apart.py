@@ -14,7 +14,7 @@ from tvm_sparse.errors import InputError, LibraryError, TargetError
 from tvm_sparse.files import open_regular, scratch_folder
 from tvm_sparse.runtime import library, limited
 from tvm_sparse.runtime.engine import Engine
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile
 
 

@@ -18,10 +18,10 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, InputError, ModelError, border
 from tvm_sparse.lifting import lift_weights
 from tvm_sparse.merging import Merged
-from tvm_sparse.runtime import library
 from tvm_sparse.runtime.engine import Engine
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.weights import Weights
+from tvm_sparse.runtime.writing import describe
 from tvm_sparse.specs import CacheOption
 
 _log = logging.getLogger("tvm_sparse")
@@ -137,7 +137,7 @@ def compile_decoder(
                         merged.add(name, passes(mod))
                 lifted, weights, read_by = lift_weights(merged.module())
                 info = replace(info, weights=Weights.of(weights, read_by))
-                executable = build_lowered(library.describe(lifted, info), target)
+                executable = build_lowered(describe(lifted, info), target)
         except ModelError as error:
             if strict and reports and reports[-1].warnings:
                 raise ModelError("; ".join(reports[-1].warnings)) from error

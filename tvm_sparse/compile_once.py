@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import tvm
@@ -14,9 +15,11 @@ from tvm_sparse.cpu.precision import needed_sets
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import PLEASE_REPORT, CompilationError, ModelError, border
 from tvm_sparse.frontends.load import import_module
-from tvm_sparse.runtime import library
+from tvm_sparse.lifting import lift_weights
 from tvm_sparse.runtime.engine import Engine
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
+from tvm_sparse.runtime.weights import Weights
+from tvm_sparse.runtime.writing import describe
 from tvm_sparse.specs import allowed, check_sizes
 
 
@@ -37,7 +40,7 @@ def compile_once(
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
 ) -> Engine:
     """Compile a model as it is; `explain` completes the report."""
-    from tvm_sparse.building import build
+    from tvm_sparse.building import build_lowered
     from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
@@ -57,20 +60,22 @@ def compile_once(
             precision=cpu.activations,
             bounds=allowed(bounds, imported.bounds),
         )
-        mod = library.describe(imported.mod, info)
+        mod = imported.mod
         del imported  # frees each weight as soon as a packed one replaces it
         reports: list[CompileReport] = []
         passes = pipeline(report=reports.append, strict=strict)
         try:
-            with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT):
-                executable = build(mod, tvm_target, passes)
+            with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT), tvm_target:
+                mod, weights, read_by = lift_weights(passes(mod))
+                info = replace(info, weights=Weights.of(weights, read_by))
+                executable = build_lowered(describe(mod, info), tvm_target)
         except ModelError as error:
             if strict and reports and reports[0].warnings:
                 raise ModelError("; ".join(reports[0].warnings)) from error
             raise
         report = explain(*reports)
         report.log()
-    engine = Engine(executable.mod, info, threads, report, streams)
+    engine = Engine(executable.mod, info, threads, report, streams, weights)
     if not isinstance(model, tvm.IRModule):
         from tvm_sparse.frontends.model_files import ModelFiles
 

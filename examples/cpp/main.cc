@@ -26,6 +26,8 @@
 #include <string>
 #include <vector>
 
+#include "weights.h"
+
 namespace ffi = tvm::ffi;
 
 // Any address will do; vectors that cross no cache line load faster.
@@ -209,6 +211,7 @@ void Run(const Arguments& arguments) {
   for (size_t i = 0; i < inputs.size(); ++i) {
     tensors.push_back(Read(arguments.inputs[i], inputs[i].cast<ffi::json::Object>(), arguments, info));
   }
+  for (const ffi::Tensor& weight : WeightsOf("main", path.string())) tensors.push_back(weight);
   const std::vector<ffi::AnyView> views(tensors.begin(), tensors.end());
   const auto main = machine->GetFunction("main").value();
 

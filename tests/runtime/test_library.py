@@ -16,7 +16,7 @@ import tvm
 import tvm_sparse
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime import library, objects, seal
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.testing.models import onnxruntime_outputs
 
 SHAPE = (1, 20, 32)

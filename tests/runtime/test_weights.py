@@ -1,6 +1,6 @@
 """Weights beside the code of a library: written behind it, and mapped."""
 
-import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import tvm_sparse
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime.weights import ALIGNMENT, Weights, append_weights, map_weights
+from tvm_sparse.testing.models import write_mlp
 from tvm_sparse.testing.tiny_decoders import TinyDecoder
 
 DTYPES = st.sampled_from(["float32", "float16", "uint8", "int32"])
@@ -31,7 +32,7 @@ def test_round_trip(tmp_path_factory, kinds, before):
     weights = Weights.of(tensors_of(arrays), {"f": (0,)})
     weights = append_weights(path, weights, arrays)
     assert path.read_bytes()[: len(before)] == before
-    assert Weights.from_fields(dataclasses.asdict(weights)) == weights
+    assert Weights.from_fields(json.loads(json.dumps(weights.to_fields()))) == weights
     with path.open("rb") as file:
         mapped = map_weights(file, weights)
     for tensor, array in zip(mapped, arrays, strict=True):
@@ -55,12 +56,34 @@ def maps_of(name):
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if name in line]
 
 
+def copied_bytes(start):
+    """Return how much of the mapped part of a file that begins at `start` is no page of it."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    assert any(f" {start:08x} " in line for line in lines), "the part is not mapped"
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("decoder")
     path = TinyDecoder(vocabulary=256).write(folder / "tiny.onnx")
     tvm_sparse.compile(path, threads=2).save(folder / "tiny.so")
     return folder / "tiny.so"
+
+
+def test_a_network_reads_its_weights_in_the_file(tmp_path):
+    """Compiled code computes from the pages of the file, which all processes share."""
+    path = write_mlp(tmp_path / "mlp.onnx", density=1)
+    compiled = tvm_sparse.compile(path, {"x": (1, 20, 32)}, threads=1)
+    compiled.save(tmp_path / "mlp.so")
+    engine = tvm_sparse.load(tmp_path / "mlp.so", threads=1)
+    weights = engine.info.weights
+    assert weights.read_by.keys() == {"main"}
+    assert weights.start + weights.table[-1].offset < (tmp_path / "mlp.so").stat().st_size
+    x = np.random.default_rng(0).standard_normal((1, 20, 32)).astype("float32")
+    for expected, got in zip(compiled.run([x]).values(), engine.run([x]).values(), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert copied_bytes(weights.start) == 0
 
 
 def test_engines_of_a_file_share_its_pages(library):

@@ -10,7 +10,7 @@ import tvm
 import tvm_ffi
 
 from tvm_sparse.errors import InputError, LibraryError
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.specs import TensorSpec, unknown_input
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import socket
 import struct
 import time
@@ -222,12 +221,13 @@ class RemoteEngine:
         self._session = session
         self._device = session.cpu()
         self.threads = use_threads(session, threads)
-        self.info = library.read_info(path)
+        self.info, code, weights = library.read_parts(path)
         # The server chooses the loader by the suffix; the user's name does not reach it.
         name = f"library{next(_uploads)}.so"
         with _clear(f"the board cannot load {path.name}; does --target fit it?"):
-            session.upload(os.fspath(path), name)
+            session.upload(bytearray(code), name)
             self._machine = relax.VirtualMachine(session.load_module(name), self._device)
+            self._weights = [self._sent(weight) for weight in weights]
 
     def __enter__(self) -> RemoteEngine:
         return self
@@ -253,16 +253,16 @@ class RemoteEngine:
             If the session is lost.
         """
         with _clear(_LOST, "the board cannot run the model"):
-            tensors = [
-                tvm.runtime.tensor(np.ascontiguousarray(inputs[spec.name]), self._device)
-                for spec in self.info.inputs
-            ]
-            self._machine.set_input("main", *tensors)
+            tensors = [self._sent(inputs[spec.name]) for spec in self.info.inputs]
+            self._machine.set_input("main", *tensors, *self._weights)
             self._machine.invoke_stateful("main")
             result = self._machine.get_outputs("main")
             results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
             names = [spec.name for spec in self.info.outputs]
             return {n: tensor.numpy() for n, tensor in zip(names, results, strict=True)}
+
+    def _sent(self, array: np.ndarray) -> tvm.runtime.Tensor:
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self._device)
 
     def measure(self, runs: int) -> tuple[float, ...]:
         """Return the seconds of `runs` inferences on the inputs of the last `run`.

@@ -19,11 +19,12 @@ from tvm_sparse.errors import ClosedError, InputError, TargetError
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.arrays import in_order, to_arrays, to_tensor
-from tvm_sparse.runtime.library import LibraryInfo
+from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
 from tvm_sparse.runtime.running import CLOSED, running
 from tvm_sparse.runtime.session import Session
+from tvm_sparse.runtime.writing import write_library
 from tvm_sparse.specs import Sizes, TensorSpec
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class Engine:
         if isinstance(code, LibraryFile):
             library.copy_library(code, Path(path))
         else:
-            library.write_library(code, Path(path), self.info, linker, self.sources, self._weights)
+            write_library(code, Path(path), self.info, linker, self.sources, self._weights)
 
     def close(self) -> None:
         """Wait for the calls that run, end the threads and free the memory.
@@ -271,11 +272,11 @@ class Engine:
         self, code: tvm.runtime.Module | LibraryFile
     ) -> dict[str, list[tvm.runtime.Tensor]]:
         """Return the weights that are arguments, by function."""
-        if self.info.weights is None:
+        placed = self.info.weights
+        if placed is None:
             return {}
         tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
-        read_by = self.info.weights.read_by
-        return {name: [tensors[i] for i in numbers] for name, numbers in read_by.items()}
+        return {name: placed.of_function(name, tensors) for name in placed.read_by}
 
     def _open_code(self) -> tvm.runtime.Module | LibraryFile:
         code = self._code

@@ -17,12 +17,8 @@ from typing import BinaryIO
 import tvm
 
 from tvm_sparse.errors import LibraryError
-from tvm_sparse.runtime.pages import drop_pages
 from tvm_sparse.runtime.quiet import quiet_runtime
 from tvm_sparse.runtime.weights import Weights, map_weights
-
-WEIGHTS = "__tvm_ffi__library_bin"
-"""The name of the weights in a library."""
 
 
 class LibraryFile:
@@ -58,7 +54,7 @@ class LoadedLibrary(LibraryFile):
     Attributes
     ----------
     module : tvm.runtime.Module
-        The module; the code and the weights are freed when nothing refers to it any more.
+        The module; its code is freed when nothing refers to it any more.
     weights : list of tensor
         The weights beside the code, in the memory that the file is mapped to.
     """
@@ -117,12 +113,10 @@ def load_library(path: Path, file: BinaryIO, weights: Weights | None = None) -> 
                 "replace files by renaming, as `save` does"
             )
         load = tvm.get_global_func("ffi.Module.load_from_file.so")
-        unique = _unique_path(file)
         with quiet_runtime():
-            module = load(unique, "so")
+            module = load(_unique_path(file), "so")
         mapped = [] if weights is None else map_weights(file, weights)
         library = LoadedLibrary(module, path, file, mapped)
-        drop_pages(unique, WEIGHTS)
         _loaded[identity] = library
         return library
 

@@ -36,6 +36,9 @@ _WORDS = _ROWS * _COLUMNS
 _SQUARE_BYTES = 8 * _WORDS
 """A square stays in the cache of the second level between both of its sums."""
 
+_WINDOW_BYTES = 16 * _SQUARE_BYTES
+"""The file is mapped by windows, which are the memory that the checksum takes."""
+
 
 def add_seal(path: Path, description: str) -> None:
     """Append the seal to a shared object.
@@ -88,16 +91,15 @@ def read_seal(file: BinaryIO, path: Path) -> str:
 
 
 def _checksum(file: BinaryIO, length: int) -> int:
-    if length == 0:
-        return 0
-    with mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content:
-        squares = length // _SQUARE_BYTES
-        words = np.frombuffer(content, "<u8", squares * _WORDS)
-        checksum = zlib.crc32(content[squares * _SQUARE_BYTES :])
-        for number in range(squares):
-            # The file cannot be unmapped while a variable refers to it.
-            checksum = _with_square(words[number * _WORDS :][:_WORDS], checksum)
-        del words
+    end = length // _SQUARE_BYTES * _SQUARE_BYTES
+    checksum = zlib.crc32(os.pread(file.fileno(), length - end, end))
+    for start in range(0, end, _WINDOW_BYTES):
+        size = min(_WINDOW_BYTES, end - start)
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, offset=start) as window:
+            words = np.frombuffer(window, "<u8")
+            for first in range(0, len(words), _WORDS):
+                checksum = _with_square(words[first : first + _WORDS], checksum)
+            del words  # The window cannot be unmapped while a variable refers to it.
     return checksum
 
 

@@ -63,22 +63,33 @@ class Weights:
     @classmethod
     def of(
         cls, tensors: Sequence[tvm.runtime.Tensor], read_by: Mapping[str, tuple[int, ...]]
-    ) -> Weights:
-        """Return the places of tensors that follow one another."""
+    ) -> Weights | None:
+        """Return the places of tensors that follow one another; None if there are none."""
+        if not tensors:
+            return None
         table, end = [], 0
         for array in (tensor.numpy() for tensor in tensors):
             table.append(Weight(end, array.shape, str(array.dtype)))
             end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
         return cls(tuple(table), read_by)
 
+    def to_fields(self) -> dict[str, Any]:
+        """Return what `from_fields` reads, as JSON takes it."""
+        table = [[weight.offset, weight.shape, weight.dtype] for weight in self.table]
+        return {"start": self.start, "table": table, "read_by": dict(self.read_by)}
+
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Weights:
-        """Return what `dataclasses.asdict` made a dictionary of."""
+        """Return what `to_fields` made a dictionary of."""
         table = tuple(
-            Weight(int(w["offset"]), tuple(w["shape"]), w["dtype"]) for w in fields["table"]
+            Weight(int(offset), tuple(shape), dtype) for offset, shape, dtype in fields["table"]
         )
         read_by = {name: tuple(numbers) for name, numbers in fields["read_by"].items()}
         return cls(table, read_by, int(fields["start"]))
+
+    def of_function(self, name: str, tensors: Sequence[Any]) -> list[Any]:
+        """Return those of all weights, `tensors`, that a function reads."""
+        return [tensors[number] for number in self.read_by.get(name, ())]
 
 
 def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]]) -> Weights:
@@ -97,8 +108,8 @@ def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]])
     return replace(weights, start=start)
 
 
-def map_weights(file: BinaryIO, weights: Weights) -> list[tvm.runtime.Tensor]:
-    """Return the weights in a file as tensors in the memory that the file is mapped to.
+def map_arrays(file: BinaryIO, weights: Weights) -> list[NDArray[Any]]:
+    """Return the weights in a file as arrays in the memory that the file is mapped to.
 
     A page that somebody writes to becomes a copy, which the file does not see.
 
@@ -109,7 +120,12 @@ def map_weights(file: BinaryIO, weights: Weights) -> list[tvm.runtime.Tensor]:
     """
     size = os.fstat(file.fileno()).st_size
     region = np.memmap(file, np.uint8, "c", weights.start, (size - weights.start,))
-    return [tvm_ffi.from_dlpack(_part(region, weight)) for weight in weights.table]
+    return [_part(region, weight) for weight in weights.table]
+
+
+def map_weights(file: BinaryIO, weights: Weights) -> list[tvm.runtime.Tensor]:
+    """Return what `map_arrays` does as tensors."""
+    return [tvm_ffi.from_dlpack(array) for array in map_arrays(file, weights)]
 
 
 def _part(region: NDArray[np.uint8], weight: Weight) -> NDArray[Any]:
