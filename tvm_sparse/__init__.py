@@ -20,9 +20,10 @@ if importlib.util.find_spec("tvm_sparse.passes") is None:
 
 if TYPE_CHECKING:
     from tvm_sparse import passes, schedules
-    from tvm_sparse.compiler import compile, load
+    from tvm_sparse.compiler import compile
     from tvm_sparse.errors import TvmSparseError
     from tvm_sparse.runtime.engine import Engine
+    from tvm_sparse.runtime.loading import load
 
 from tvm_sparse.version import __version__
 
@@ -32,7 +33,7 @@ _HOME = {
     "Engine": "runtime.engine",
     "TvmSparseError": "errors",
     "compile": "compiler",
-    "load": "compiler",
+    "load": "runtime.loading",
 }
 
 

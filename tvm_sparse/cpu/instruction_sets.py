@@ -9,11 +9,14 @@ from __future__ import annotations
 import functools
 import platform
 from collections.abc import Iterable
-
-import tvm
-from tvm.target import codegen
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu.this_machine import cpu_flags
+
+if TYPE_CHECKING:
+    import tvm
+
+# TVM is imported where LLVM is asked, which loading a library need not do on common processors.
 
 # What LLVM may use without being told to, by LLVM's names: the names that Linux has for them.
 _X86 = {
@@ -68,6 +71,9 @@ def has_all(names: Iterable[str], triple: str, mcpu: str, mattr: tuple[str, ...]
 
 @functools.cache
 def _features(triple: str, mcpu: str, mattr: tuple[str, ...]) -> frozenset[str]:
+    import tvm
+    from tvm.target import codegen
+
     target = tvm.target.Target(
         {"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "mattr": list(mattr)}
     )
@@ -84,6 +90,8 @@ def corrections(mcpu: str) -> tuple[str, ...]:
     here = _shown()
     if here is None:
         return ()
+    import tvm
+
     named = instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu}))
     known = {"x86_64": _X86, "aarch64": _ARM}[platform.machine()]
     lost = tuple(f"-{name}" for name in known if name in named and name not in here)
@@ -99,6 +107,8 @@ def without_half(mattr: tuple[str, ...]) -> tuple[str, ...]:
 
 def instruction_sets(target: tvm.target.Target) -> tuple[str, ...]:
     """Return the optional instruction sets of a target's processor, by LLVM's names."""
+    from tvm.target import codegen
+
     features = {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
     return tuple(name for name in _NAMES if name in features)
 
@@ -114,6 +124,9 @@ def _here() -> frozenset[str] | None:
     """Return the optional instruction sets of this processor; None if they are not known."""
     if {"x86_64", "aarch64"} & {platform.machine()} and cpu_flags():
         return _shown()
+    import tvm
+    from tvm.target import codegen
+
     mcpu = codegen.llvm_get_system_cpu()
     return frozenset(instruction_sets(tvm.target.Target({"kind": "llvm", "mcpu": mcpu})))
 

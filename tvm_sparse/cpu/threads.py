@@ -7,7 +7,7 @@ import os
 import threading
 
 import numpy as np
-import tvm
+import tvm_ffi
 
 from tvm_sparse.errors import InputError
 
@@ -65,7 +65,7 @@ def start_pool(threads: int) -> None:
     """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)  # read by the first worker
-    configure = tvm.get_global_func("runtime.config_threadpool")
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
     # The number of listed cores is the size of the pool that the first call makes; the second
     # lets its threads move between all cores that the process may use.
     configure(_SHARE_CORES, threads, [cores[i % len(cores)] for i in range(threads)])

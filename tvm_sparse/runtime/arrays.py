@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tvm
 import tvm_ffi
 
 from tvm_sparse.errors import InputError, LibraryError
@@ -18,7 +17,7 @@ def to_arrays(
     result: Any, info: LibraryInfo, inputs: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the outputs that compiled code computed from `inputs`; they are the caller's own."""
-    tensors = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+    tensors = [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
     if len(tensors) != len(info.outputs):
         raise LibraryError(
             f"the library's description names {len(info.outputs)} outputs, and its code computes "
@@ -67,20 +66,31 @@ def in_order(specs: Sequence[TensorSpec], inputs: Mapping[str, Any] | Sequence[A
     return [inputs[name] for name in names]
 
 
-def to_tensor(array: np.ndarray) -> tvm.runtime.Tensor:
+def to_tensor(array: np.ndarray) -> tvm_ffi.Tensor:
     """Return `array` as TVM takes it: in its own memory if DLPack allows that, else as a copy."""
+    if array.dtype.name not in _OF_NUMPY:
+        import tvm
+
+        return tvm.runtime.tensor(array)
     flags = array.flags
-    if flags.c_contiguous and flags.aligned and flags.writeable and array.dtype.kind != _FOREIGN:
-        return tvm_ffi.from_dlpack(array)
-    return tvm.runtime.tensor(array)
+    if not (flags.c_contiguous and flags.aligned and flags.writeable):
+        array = np.array(array, order="C")
+    return tvm_ffi.from_dlpack(array)
 
 
-def _to_array(tensor: tvm.runtime.Tensor) -> np.ndarray:
+def _to_array(tensor: Any) -> np.ndarray:
     """Return `tensor` for NumPy: in its own memory, or as a copy if NumPy lacks its dtype."""
-    if np.dtype(str(tensor.dtype)).kind == _FOREIGN:
+    if str(tensor.dtype) not in _OF_NUMPY:
         return tensor.numpy()
     return np.from_dlpack(tensor)
 
 
-# The kind of dtypes that NumPy has from ml_dtypes, such as bfloat16; DLPack refuses them.
-_FOREIGN = "V"
+def prepare_types(info: LibraryInfo) -> None:
+    """Import what converts the inputs and outputs of a library, if NumPy lacks a type of theirs."""
+    if any(spec.dtype not in _OF_NUMPY for spec in (*info.inputs, *info.outputs)):
+        import tvm  # noqa: F401
+
+
+_OF_NUMPY = frozenset(np.dtype(code).name for code in np.typecodes["AllInteger"] + "?efd")
+"""Types that NumPy has by itself. It has others, such as bfloat16, from ml_dtypes; DLPack refuses
+them, and TVM copies them."""

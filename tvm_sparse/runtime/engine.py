@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tvm
 
 from tvm_sparse.cpu import threads as counts
 from tvm_sparse.cpu.this_machine import usable_cores
@@ -24,10 +23,12 @@ from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
 from tvm_sparse.runtime.running import CLOSED, running
 from tvm_sparse.runtime.session import Session
-from tvm_sparse.runtime.writing import write_library
 from tvm_sparse.specs import Sizes, TensorSpec
 
 if TYPE_CHECKING:
+    import tvm
+    import tvm_ffi
+
     from tvm_sparse.compile_report import CompileReport
 
 
@@ -61,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        code: tvm.runtime.Module | LibraryFile,
+        code: tvm_ffi.Module | LibraryFile,
         info: LibraryInfo,
         threads: int | None = None,
         report: CompileReport | None = None,
@@ -74,7 +75,7 @@ class Engine:
         self.threads = threads or counts.share_of_cores(usable_cores(), streams)
         self.streams = streams
         self.report = report
-        self._code: tvm.runtime.Module | LibraryFile | None = code
+        self._code: tvm_ffi.Module | LibraryFile | None = code
         self._weights = weights
         self._machine: Machine | None = None
 
@@ -234,6 +235,8 @@ class Engine:
         if isinstance(code, LibraryFile):
             library.copy_library(code, Path(path))
         else:
+            from tvm_sparse.runtime.writing import write_library  # with the rest of TVM
+
             write_library(code, Path(path), self.info, linker, self.sources, self._weights)
 
     def close(self) -> None:
@@ -268,9 +271,7 @@ class Engine:
                 )
             return self._machine
 
-    def _weights_of(
-        self, code: tvm.runtime.Module | LibraryFile
-    ) -> dict[str, list[tvm.runtime.Tensor]]:
+    def _weights_of(self, code: tvm_ffi.Module | LibraryFile) -> dict[str, list[tvm_ffi.Tensor]]:
         """Return the weights that are arguments, by function."""
         placed = self.info.weights
         if placed is None:
@@ -278,7 +279,7 @@ class Engine:
         tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
         return {name: placed.of_function(name, tensors) for name in placed.read_by}
 
-    def _open_code(self) -> tvm.runtime.Module | LibraryFile:
+    def _open_code(self) -> tvm_ffi.Module | LibraryFile:
         code = self._code
         if code is None:
             raise ClosedError(CLOSED)

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tvm
 import tvm_ffi
 
 from tvm_sparse.cpu.threads import pool_threads
@@ -118,10 +117,10 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _session(key: str, content: tvm.runtime.Tensor) -> _Session:
+def _session(key: str, content: tvm_ffi.Tensor) -> _Session:
     sessions = _sessions.setdefault(threading.get_ident(), {})
     if key not in sessions:
-        sessions[key] = _Session(content.numpy().tobytes(), pool_threads())
+        sessions[key] = _Session(np.from_dlpack(content).tobytes(), pool_threads())
     return sessions[key]
 
 
@@ -138,7 +137,7 @@ def _leave_sessions() -> None:
 os.register_at_fork(after_in_child=_leave_sessions)
 
 
-def _run(key: str, content: tvm.runtime.Tensor, *inputs: tvm.runtime.Tensor) -> Any:
+def _run(key: str, content: tvm_ffi.Tensor, *inputs: tvm_ffi.Tensor) -> Any:
     results = _session(key, content).run([np.from_dlpack(tensor) for tensor in inputs])
     tensors = [
         tvm_ffi.from_dlpack(np.require(result, requirements=["C", "W"])) for result in results

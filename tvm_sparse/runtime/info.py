@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-import tvm
-
 from tvm_sparse.dtypes import DType
 from tvm_sparse.runtime.field_types import check_fields
+from tvm_sparse.runtime.versions import installed_tvm
 from tvm_sparse.runtime.weights import Weights
 from tvm_sparse.sizes.decoder import Decoder
 from tvm_sparse.specs import Fallback, TensorSpec
@@ -56,7 +55,7 @@ class LibraryInfo:
     cpu: str
     machine: str
     instruction_sets: tuple[str, ...]
-    tvm_version: str = tvm.__version__
+    tvm_version: str = field(default_factory=installed_tvm)
     version: str = __version__
     fallbacks: tuple[Fallback, ...] = ()
     threads: int = 0
@@ -77,7 +76,7 @@ class LibraryInfo:
         fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         if self.weights is not None:
             fields["weights"] = self.weights.to_fields()
-        return json.dumps(fields, sort_keys=True)
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> LibraryInfo:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
-from tvm.target import codegen
 
 from tvm_sparse.cpu.instruction_sets import missing
 from tvm_sparse.errors import LibraryError, TargetError, border
 from tvm_sparse.files import open_regular, replacing
 from tvm_sparse.runtime import fallback
+from tvm_sparse.runtime.arrays import prepare_types
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary, load_library
 from tvm_sparse.runtime.seal import read_seal
@@ -70,6 +70,7 @@ def read_library(path: Path) -> tuple[LoadedLibrary, LibraryInfo]:
         info = _read_info(file, path)
         _check_processor(path, info)
         fallback.check_available(info.fallbacks, str(path))
+        prepare_types(info)
         with border(LibraryError, f"{path}: cannot be loaded", "compile the model again"):
             return load_library(path, file, info.weights), info
     except BaseException:
@@ -177,7 +178,6 @@ def check_machine(info: LibraryInfo) -> None:
 def _check_processor(path: Path, info: LibraryInfo) -> None:
     if lacking := ", ".join(missing(info.instruction_sets)):
         raise LibraryError(
-            f"{path}: built for {info.cpu}, and this processor "
-            f"({codegen.llvm_get_system_cpu()}) lacks {lacking}; compile the model again "
-            "with --target native"
+            f"{path}: built for {info.cpu}, and this processor lacks {lacking}; compile the model "
+            "again with --target native"
         )

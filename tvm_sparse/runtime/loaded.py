@@ -14,8 +14,9 @@ import weakref
 from pathlib import Path
 from typing import BinaryIO
 
-import tvm
+import tvm_ffi
 
+import tvm_sparse.runtime.tvm_runtime  # noqa: F401
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.runtime.quiet import quiet_runtime
 from tvm_sparse.runtime.weights import Weights, map_weights
@@ -53,7 +54,7 @@ class LoadedLibrary(LibraryFile):
 
     Attributes
     ----------
-    module : tvm.runtime.Module
+    module : tvm_ffi.Module
         The module; its code is freed when nothing refers to it any more.
     weights : list of tensor
         The weights beside the code, in the memory that the file is mapped to.
@@ -61,10 +62,10 @@ class LoadedLibrary(LibraryFile):
 
     def __init__(
         self,
-        module: tvm.runtime.Module,
+        module: tvm_ffi.Module,
         path: Path,
         file: BinaryIO,
-        weights: list[tvm.runtime.Tensor],
+        weights: list[tvm_ffi.Tensor],
     ) -> None:
         super().__init__(path, file)
         self.module, self.weights = module, weights
@@ -112,7 +113,7 @@ def load_library(path: Path, file: BinaryIO, weights: Weights | None = None) -> 
                 f"{path}: was overwritten while an engine has it loaded; close that engine, and "
                 "replace files by renaming, as `save` does"
             )
-        load = tvm.get_global_func("ffi.Module.load_from_file.so")
+        load = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
         with quiet_runtime():
             module = load(_unique_path(file), "so")
         mapped = [] if weights is None else map_weights(file, weights)

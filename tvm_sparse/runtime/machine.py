@@ -18,14 +18,18 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import tvm
-from tvm import relax
+import tvm_ffi
 
+import tvm_sparse.runtime.tvm_runtime  # noqa: F401
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.runtime import fallback
 
 STARTING = threading.RLock()
 """The lock to hold while machines are made; a fork waits for it."""
+
+# The numbers that TVM's virtual machine has for devices and for ways to take memory.
+_CPU = 1
+_NAIVE_MEMORY, _POOLED_MEMORY = 1, 2
 
 _T = TypeVar("_T")
 
@@ -39,7 +43,7 @@ class Machine:
 
     Parameters
     ----------
-    module : tvm.runtime.Module
+    module : tvm_ffi.Module
         A compiled model.
     threads : int
         The number of threads that a call runs on.
@@ -53,11 +57,11 @@ class Machine:
 
     def __init__(
         self,
-        module: tvm.runtime.Module,
+        module: tvm_ffi.Module,
         threads: int,
         streams: int = 1,
         has_sizes: bool = False,
-        weights: Mapping[str, Sequence[tvm.runtime.Tensor]] | None = None,
+        weights: Mapping[str, Sequence[tvm_ffi.Tensor]] | None = None,
     ) -> None:
         self._weights = weights or {}
         self._forks = _forks
@@ -65,12 +69,13 @@ class Machine:
         self._local = threading.local()
         together = threading.Barrier(streams)
         # TVM's pool keeps a block for every size that it has seen, and never frees one.
-        memory = "naive" if has_sizes else "pooled"
+        memory = _NAIVE_MEMORY if has_sizes else _POOLED_MEMORY
 
         def start() -> int:
             together.wait()  # so that every thread of the executor takes one of these tasks
             start_pool(threads)
-            self._local.machine = relax.VirtualMachine(module, tvm.cpu(), memory)
+            self._local.machine = module["vm_load_executable"]()
+            self._local.machine["vm_initialization"](_CPU, 0, memory)
             self._local.functions = {}
             return threading.get_ident()
 
@@ -90,7 +95,7 @@ class Machine:
         """Whether the machine was made after the last fork that led to this process."""
         return self._forks == _forks
 
-    def run(self, tensors: Sequence[tvm.runtime.Tensor]) -> Any:
+    def run(self, tensors: Sequence[tvm_ffi.Tensor]) -> Any:
         """Call the function ``main``, and wait for it.
 
         Raises
@@ -113,7 +118,7 @@ class Machine:
         except RuntimeError:
             raise MachineClosed from None
 
-    def call(self, tensors: Sequence[tvm.runtime.Tensor], name: str = "main") -> Any:
+    def call(self, tensors: Sequence[tvm_ffi.Tensor], name: str = "main") -> Any:
         """Call a function of the calling thread's virtual machine."""
         functions = self._local.functions
         if name not in functions:

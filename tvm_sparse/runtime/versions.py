@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
-
-import tvm
 
 from tvm_sparse.errors import LibraryError
 from tvm_sparse.version import __version__
+
+
+def installed_tvm() -> str:
+    """Return the version of TVM, which need not be imported for that."""
+    try:
+        return importlib.metadata.version("apache-tvm")
+    except importlib.metadata.PackageNotFoundError:  # TVM was built from source.
+        import tvm
+
+        return str(tvm.__version__)
 
 
 def check_versions(path: Path, tvm_version: str, version: str) -> None:
@@ -18,7 +27,7 @@ def check_versions(path: Path, tvm_version: str, version: str) -> None:
     LibraryError
         If one of them is of another release.
     """
-    ours = (("TVM", tvm_version, tvm.__version__), ("tvm-sparse", version, __version__))
+    ours = (("TVM", tvm_version, installed_tvm()), ("tvm-sparse", version, __version__))
     for name, built, here in ours:
         if _release(built) != _release(here):
             raise LibraryError(

@@ -1,7 +1,6 @@
 """Weights beside the code of a library: a part of its file, which is mapped and never copied.
 
-The part begins at a page, and each weight at a multiple of `ALIGNMENT`. All processes that load a
-file share its pages.
+Each weight begins at a multiple of `ALIGNMENT`. All processes that load a file share its pages.
 """
 
 from __future__ import annotations
@@ -10,17 +9,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import tvm
 import tvm_ffi
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import tvm
+
 ALIGNMENT = 64
 """Bytes; compiled code loads whole vectors from the beginning of a weight."""
-
-_PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Weights:
         table, end = [], 0
         for array in (tensor.numpy() for tensor in tensors):
             table.append(Weight(end, array.shape, str(array.dtype)))
-            end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+            end = _aligned(end + array.nbytes)
         return cls(tuple(table), read_by)
 
     def to_fields(self) -> dict[str, Any]:
@@ -92,6 +91,10 @@ class Weights:
         return [tensors[number] for number in self.read_by.get(name, ())]
 
 
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
 def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]]) -> Weights:
     """Write arrays behind the content of a file; return `weights` with where they begin.
 
@@ -101,7 +104,7 @@ def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]])
         If the file cannot be written.
     """
     with path.open("rb+") as file:
-        start = -(-file.seek(0, os.SEEK_END) // _PAGE) * _PAGE
+        start = _aligned(file.seek(0, os.SEEK_END))
         for weight, array in zip(weights.table, arrays, strict=True):
             file.seek(start + weight.offset)
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -123,7 +126,7 @@ def map_arrays(file: BinaryIO, weights: Weights) -> list[NDArray[Any]]:
     return [_part(region, weight) for weight in weights.table]
 
 
-def map_weights(file: BinaryIO, weights: Weights) -> list[tvm.runtime.Tensor]:
+def map_weights(file: BinaryIO, weights: Weights) -> list[tvm_ffi.Tensor]:
     """Return what `map_arrays` does as tensors."""
     return [tvm_ffi.from_dlpack(array) for array in map_arrays(file, weights)]
 
