@@ -77,7 +77,7 @@ def image(sign):
 def calls_of(engine, inputs):
     """Return how often the virtual machine calls each function."""
     start_pool(engine.threads)
-    machine = relax.VirtualMachine(engine._open_code(), tvm.cpu())
+    machine = relax.VirtualMachine(engine.open_code(), tvm.cpu())
     called: Counter[str] = Counter()
     machine.set_instrument(lambda _f, name, before, *_: called.update([name] * bool(before)))
     machine["main"](*(tvm.runtime.tensor(value) for value in inputs.values()))

@@ -34,13 +34,24 @@ class TestRun:
     def test_inputs_in_order(self, compiled, x, y):
         np.testing.assert_allclose(compiled.run([x])["y"], y, atol=1e-4 * np.abs(y).max())
 
+    def test_one_input_needs_neither_a_name_nor_a_list(self, compiled, x):
+        expected = compiled.run({"x": x})["y"]
+        for got in (compiled.run(x), compiled.run(x=x), compiled(x), compiled(x=x)):
+            np.testing.assert_array_equal(got["y"], expected)
+        np.testing.assert_array_equal(compiled.submit(x=x).result()["y"], expected)
+
+    def test_inputs_in_two_ways(self, compiled, x):
+        with pytest.raises(InputError, match="both by name and without one"):
+            compiled.run(x, x=x)
+        with pytest.raises(InputError, match="missing input 'x'"):
+            compiled()
+
     @pytest.mark.parametrize(
         ("inputs", "message"),
         [
-            (None, "a dict of arrays by name, or a list"),
             (iter([1]), "a dict of arrays by name, or a list"),
             ("x", "a dict of arrays by name, or a list"),
-            (np.zeros(SHAPE, "float32"), "a dict of arrays by name, or a list"),
+            (np.zeros(SHAPE, "int64"), "expected dtype float32, got int64"),
             ({0: 1}, "unknown input 0"),
             ({"x": [[1, 2], [3]]}, "input 'x': not an array"),
             ({"x": object()}, "expected dtype float32, got object"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm_ffi
@@ -37,16 +37,38 @@ def to_arrays(
     return outputs
 
 
-def in_order(specs: Sequence[TensorSpec], inputs: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+Inputs: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any | None"
+"""The inputs of a call: by name, all in the order of the model, or the only one."""
+
+
+def in_order(
+    specs: Sequence[TensorSpec], inputs: Inputs, named: Mapping[str, Any] | None = None
+) -> list[Any]:
     """Return the inputs of a call in the order of the model.
+
+    Parameters
+    ----------
+    specs : sequence of TensorSpec
+        The inputs of the model.
+    inputs : mapping, sequence or array
+        What the caller gives as one argument; None for nothing.
+    named : mapping, optional
+        What the caller gives by name.
 
     Raises
     ------
     InputError
-        If an input is missing or unknown.
+        If an input is missing or unknown, or inputs are given in both ways.
     """
     names = [spec.name for spec in specs]
+    if named and inputs is not None:
+        raise InputError("inputs are given both by name and without one; choose one way")
+    if inputs is None:
+        inputs = named or {}
     if not isinstance(inputs, Mapping):
+        # An array of PyTorch has no base class that is known here.
+        if hasattr(inputs, "__array__") and len(names) == 1:
+            return [inputs]
         if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
             raise InputError(
                 f"inputs must be a dict of arrays by name, or a list of arrays; expected "

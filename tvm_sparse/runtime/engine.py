@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,12 +14,12 @@ import numpy as np
 from tvm_sparse.cpu import threads as counts
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.errors import ClosedError, InputError, TargetError
-from tvm_sparse.files import scratch_folder
 from tvm_sparse.runtime import library
-from tvm_sparse.runtime.arrays import in_order, to_arrays, to_tensor
+from tvm_sparse.runtime.arrays import Inputs, in_order, to_arrays, to_tensor
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
+from tvm_sparse.runtime.pickling import reduced
 from tvm_sparse.runtime.running import CLOSED, running
 from tvm_sparse.runtime.session import Session
 from tvm_sparse.specs import Sizes, TensorSpec
@@ -98,9 +97,7 @@ class Engine:
         self.close()
 
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:  # type: ignore[override]
-        content = self._content()
-        whole = pickle.PickleBuffer(content) if protocol >= 5 else content
-        return _from_content, (whole, self.threads, self.streams)
+        return reduced(self, protocol)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -121,13 +118,19 @@ class Engine:
             return False
         return True
 
-    def run(self, inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, np.ndarray]:
+    def __call__(self, *arrays: Any, **named: Any) -> dict[str, np.ndarray]:
+        """Run one inference on arrays in the order of the model, or by name; see `run`."""
+        return self.run(arrays or None, **named)
+
+    def run(self, inputs: Inputs = None, /, **named: Any) -> dict[str, np.ndarray]:
         """Run one inference.
 
         Parameters
         ----------
-        inputs : mapping of str to array, or sequence of array
-            Every input by name, or all inputs in the order of the model.
+        inputs : mapping of str to array, sequence of array, or array
+            Every input by name, all inputs in the order of the model, or the only input.
+        **named : array
+            Every input by name, instead.
 
         Returns
         -------
@@ -148,19 +151,19 @@ class Engine:
         ClosedError
             If the engine is closed.
         """
-        arrays = self._checked(inputs)
+        arrays = self._checked(inputs, named)
         with running():
             result = self.usable_machine().run([to_tensor(array) for array in arrays])
         return to_arrays(result, self.info, arrays)
 
-    def submit(self, inputs: Mapping[str, Any] | Sequence[Any]) -> Future[dict[str, np.ndarray]]:
+    def submit(self, inputs: Inputs = None, /, **named: Any) -> Future[dict[str, np.ndarray]]:
         """Start an inference in the background.
 
         At most `streams` inferences run at once; others wait. The arrays must not change meanwhile.
 
         Parameters
         ----------
-        inputs : mapping of str to array, or sequence of array
+        inputs, **named
             As for `run`.
 
         Returns
@@ -173,7 +176,7 @@ class Engine:
         InputError, TargetError, ClosedError
             As `run` raises them, for what is known before the inference.
         """
-        arrays = self._checked(inputs)
+        arrays = self._checked(inputs, named)
         with running():
             machine = self.usable_machine()
             tensors = [to_tensor(array) for array in arrays]
@@ -205,13 +208,13 @@ class Engine:
         """
         return Session(self, tokens)
 
-    def _checked(self, inputs: Mapping[str, Any] | Sequence[Any]) -> list[np.ndarray]:
+    def _checked(self, inputs: Inputs, named: Mapping[str, Any]) -> list[np.ndarray]:
         if self.is_decoder:
             raise InputError("the model is a decoder: call engine.session(tokens=...).step(ids)")
         sizes = Sizes(self.info.bounds)
         return [
             spec.check(value, sizes)
-            for spec, value in zip(self.inputs, in_order(self.inputs, inputs), strict=True)
+            for spec, value in zip(self.inputs, in_order(self.inputs, inputs, named), strict=True)
         ]
 
     def save(self, path: str | os.PathLike[str], linker: str = "auto") -> None:
@@ -231,7 +234,7 @@ class Engine:
         LibraryError
             If the file cannot be written, or no linker for the target is installed.
         """
-        code = self._open_code()
+        code = self.open_code()
         if isinstance(code, LibraryFile):
             library.copy_library(code, Path(path))
         else:
@@ -262,7 +265,7 @@ class Engine:
         """Return the machine of this process, which the first caller makes."""
         with STARTING:
             if self._machine is None or not self._machine.is_of_this_process:
-                code = self._open_code()
+                code = self.open_code()
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
                 module = code.module if isinstance(code, LoadedLibrary) else code
@@ -279,24 +282,9 @@ class Engine:
         tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
         return {name: placed.of_function(name, tensors) for name in placed.read_by}
 
-    def _open_code(self) -> tvm_ffi.Module | LibraryFile:
+    def open_code(self) -> tvm_ffi.Module | LibraryFile:
+        """Return the code of an engine that is not closed."""
         code = self._code
         if code is None:
             raise ClosedError(CLOSED)
         return code
-
-    def _content(self) -> bytes:
-        """Return the library as it would be saved."""
-        code = self._open_code()
-        if isinstance(code, LibraryFile):
-            return code.file().read_bytes()
-        with scratch_folder() as folder:
-            path = folder / "engine.so"
-            self.save(path)
-            return path.read_bytes()
-
-
-def _from_content(content: bytes, threads: int, streams: int = 1) -> Engine:
-    """Return an engine of a library in memory."""
-    code, info = library.read_library_in_memory(content)
-    return Engine(code, info, threads, streams=streams)
