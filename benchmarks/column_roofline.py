@@ -37,7 +37,8 @@ from tvm_sparse.cpu.peak_rates import fma_peak
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.rates import LAUNCH_SECONDS
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.convolve_images import convolve_images
 from tvm_sparse.records.best import RecordedPlans

@@ -19,6 +19,7 @@ from tvm_sparse.cpu.profile import profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError
+from tvm_sparse.frontends.in_memory import is_in_memory, on_disk
 from tvm_sparse.frontends.load import has_sizes, names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
@@ -27,6 +28,7 @@ from tvm_sparse.runtime.loading import load
 from tvm_sparse.specs import CacheOption, FallbackOption, Hints, check_cache, each_hint
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from tvm_sparse.verification.verify import Verification
@@ -37,7 +39,7 @@ __all__ = ["compile", "load", "verify_engine"]
 
 
 def compile(
-    model: str | os.PathLike[str] | tvm.IRModule | torch.nn.Module,
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | tvm.IRModule | torch.nn.Module,
     shapes: Mapping[str, Sequence[int | str]] | Any | None = None,
     target: str = "native",
     threads: int | None = None,
@@ -63,14 +65,15 @@ def compile(
 
     Parameters
     ----------
-    model : str, PathLike, tvm.IRModule or torch.nn.Module
-        An ONNX file; a GGUF file or a folder in Hugging Face's layout of a language model; a Relax
-        module whose function ``main`` has its weights as constants, and whose inputs may have
-        variables as sizes; or a module of PyTorch in evaluation mode.
+    model : str, PathLike, bytes, onnx.ModelProto, tvm.IRModule or torch.nn.Module
+        An ONNX file, or its content; a GGUF file or a folder in Hugging Face's layout of a language
+        model; a Relax module whose function ``main`` has its weights as constants, and whose inputs
+        may have variables as sizes; or a module of PyTorch in evaluation mode.
     shapes : mapping of str to sequence of int or str, optional
         Shapes of the ONNX inputs that have dynamic dimensions; a string names a dimension that each
-        inference chooses. Without them, dynamic dimensions keep the names that the file gives. For
-        a module of PyTorch, a tuple or a dict of tensors: example inputs.
+        inference chooses. ``{"batch": 1}`` gives a dimension its size by its name in the file.
+        Without them, dynamic dimensions keep the names that the file gives. For a module of
+        PyTorch, a tuple or a dict of tensors: example inputs.
     target : str
         The name of a CPU profile; ``"native"`` is this machine. Suffixes add or take away what
         half precision uses: ``"x86-64-v4+fp16"``, ``"sapphirerapids-amx"``.
@@ -152,6 +155,13 @@ def compile(
         "calibration": calibration, "streams": streams, "hints": hints, "bounds": bounds,
         "cache": cache,
     }  # fmt: skip
+    if is_in_memory(model):
+        options |= {"limit_time": limit_time, "limit_memory": limit_memory}
+        with on_disk(model) as path:
+            return compile(
+                path, shapes, strict=strict, verify=verify, distrusted=distrusted, **options
+            )
+    model = cast("str | os.PathLike[str] | tvm.IRModule", model)
     if limit_time is not None or limit_memory is not None:
         whole = {"model": model, "shapes": shapes, "strict": strict, "verify": verify}
         whole["distrusted"] = distrusted

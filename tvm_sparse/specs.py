@@ -271,9 +271,22 @@ class Fallback:
         return f"{len(self.nodes)} {self.operator} ({shown}): {self.reason}"
 
 
-def unknown_input(name: object, known: Iterable[str]) -> InputError:
-    """Return the error for an input called `name`, which the model does not have."""
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
+def unknown_input(name: object, known: Iterable[str], dimensions: Iterable[str] = ()) -> InputError:
+    """Return the error for an input called `name`, which the model does not have.
+
+    Parameters
+    ----------
+    name : object
+        The name.
+    known : iterable of str
+        The inputs.
+    dimensions : iterable of str
+        Dimensions, where their names would do as well.
+    """
+    names, sizes = list(known), list(dimensions)
+    near = difflib.get_close_matches(str(name), [*names, *sizes], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown input {name!r}: {hint}the model's inputs are {', '.join(names)}")
+    also = f", and its dimensions {', '.join(sizes)}" if sizes else ""
+    return InputError(
+        f"unknown input {name!r}: {hint}the model's inputs are {', '.join(names)}{also}"
+    )

@@ -17,7 +17,8 @@ from tvm_sparse.bench.peers import PeerError, PeerProcess
 from tvm_sparse.bench.results import Comparison, EngineResult
 from tvm_sparse.bench.tables import latency_table, readme_table, to_json
 from tvm_sparse.errors import InputError
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.testing.models import write_onnx
 from tvm_sparse.zoo import recipes, transformers

@@ -9,6 +9,7 @@ from onnx.helper import make_node
 
 import tvm_sparse
 from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.frontends.input_shapes import bind_shapes
 from tvm_sparse.frontends.named_shapes import named_shapes
 from tvm_sparse.frontends.probes import formula, probes
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_mlp, write_onnx
@@ -177,3 +178,41 @@ def test_formulas():
         found = formula(values, at, variables)
         assert (found if isinstance(found, int) else found.value) == made(5, 100)
     assert formula([s["sequence"] // 2 for s in at], at, variables) is None
+
+
+def test_sizes_by_the_names_of_dimensions(tmp_path):
+    path = write_mlp(tmp_path / "mlp.onnx")
+    model = onnx.load(path)
+    assert named_shapes(model, {"batch": 2}) == {"x": (2, "tokens", 32)}
+    assert named_shapes(model, {"batch": (2,)}) == {"x": (2, "tokens", 32)}
+    assert named_shapes(model, {"batch": 2, "tokens": 5}) is None
+    bind_shapes(model, {"batch": 2, "tokens": 5})
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 5, 32]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"batch": (1, 2)}, "'batch' is a dimension.*--shape batch=1"),
+        ({"batch": 0}, "'batch' is a dimension"),
+        ({"batch": True}, "'batch' is a dimension"),
+        ({"Batch": 1}, "unknown input 'Batch': did you mean 'batch'.*dimensions batch, tokens"),
+    ],
+)
+def test_sizes_that_are_none(tmp_path, shapes, message):
+    path = write_mlp(tmp_path / "mlp.onnx")
+    for function in (named_shapes, bind_shapes):
+        with pytest.raises(InputError, match=message):
+            function(onnx.load(path), shapes)
+
+
+def test_a_size_and_a_shape_that_differ(tmp_path):
+    model = onnx.load(write_mlp(tmp_path / "mlp.onnx"))
+    with pytest.raises(InputError, match="'batch' is 2 elsewhere"):
+        bind_shapes(model, {"batch": 2, "x": (1, 5, 32)})
+
+
+def test_what_to_do_has_the_sizes_that_are_known(tmp_path):
+    model = onnx.load(write_mlp(tmp_path / "mlp.onnx"))
+    with pytest.raises(InputError, match="--shape x=1,128,32"):
+        bind_shapes(model, None)

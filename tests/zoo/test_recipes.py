@@ -7,7 +7,8 @@ import pytest
 
 from tvm_sparse.bench.arrays import graph_inputs, random_inputs
 from tvm_sparse.errors import ModelError
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.zoo import recipes
 from tvm_sparse.zoo.random_weights import RandomWeights
 from tvm_sparse.zoo.transformers import BERT_TINY, VIT_TINY, bert, vit

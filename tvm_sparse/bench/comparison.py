@@ -32,7 +32,8 @@ from tvm_sparse.cpu.profile import native
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError
 from tvm_sparse.files import scratch_folder
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model, write_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model, write_model
 
 Inputs = Mapping[str, np.ndarray]
 

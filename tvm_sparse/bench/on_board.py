@@ -17,7 +17,8 @@ from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import RemoteError
 from tvm_sparse.files import scratch_folder
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.runtime.board import Board
 from tvm_sparse.runtime.isolated import CommandError, IsolatedProcess, ProcessDied
 from tvm_sparse.runtime.library import is_library, read_info

@@ -20,7 +20,8 @@ from tvm_sparse.errors import PLEASE_REPORT, CompilationError, ModelError, TvmSp
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.graph_importer import first_line, no_converter
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.submodel import ModelGraph, qualified
 
 FAILED = "compiling it failed"

@@ -8,8 +8,7 @@ from typing import Any
 import onnx
 
 from tvm_sparse.errors import InputError
-from tvm_sparse.frontends.onnx_file import is_symbol
-from tvm_sparse.specs import unknown_input
+from tvm_sparse.frontends.input_shapes import is_symbol, split_shapes
 
 Shape = tuple[int | str, ...]
 
@@ -37,7 +36,8 @@ def named_shapes(
     model : onnx.ModelProto
         The model.
     shapes : mapping of str to sequence of int or str, optional
-        Shapes by the name of the input; strings name dimensions.
+        Shapes by the name of the input, in which strings name dimensions; or sizes by the name of
+        the dimension.
 
     Returns
     -------
@@ -49,13 +49,11 @@ def named_shapes(
     InputError
         If `shapes` names a dimension that the model fixes, or an input that it does not have.
     """
-    given = {name: tuple(shape) for name, shape in (shapes or {}).items()}
     inputs = {value.name: value for value in model.graph.input}
-    for name in given:
-        if name not in inputs:
-            raise unknown_input(name, inputs)
     own = {name: _declared(value) for name, value in inputs.items()}
-    renamed: dict[str, int | str] = {}
+    symbols = {size for shape in own.values() for size in shape or () if isinstance(size, str)}
+    given, sizes = split_shapes(shapes, inputs, sorted(symbols))
+    renamed: dict[str, int | str] = {**sizes}
     for name, shape in given.items():
         _check(name, shape, own[name])
         renamed |= {

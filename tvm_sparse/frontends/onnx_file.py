@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files: checks, external data, and sizes for dynamic dimensions.
+"""Reading and writing ONNX files: checks and external data.
 
 The user's file is only read. Weights in external files stay there until `tensor_array`.
 """
@@ -8,22 +8,18 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import external_data_helper, numpy_helper
 
-from tvm_sparse.errors import InputError, ModelError, border, reason
+from tvm_sparse.errors import ModelError, border, reason
 from tvm_sparse.files import replacing, writable_target
 from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint
 from tvm_sparse.frontends.checks.file import check_file
-from tvm_sparse.frontends.element_types import check_is_array
-from tvm_sparse.specs import unknown_input
-
-_UNKNOWN = ("dynamic", "none", "unknown")
-"""What exporters call dimensions that they know nothing of; two of them need not be equal."""
+from tvm_sparse.frontends.other_formats import other_format
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
@@ -57,6 +53,8 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
         kind = path.stat().st_mode
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             raise ModelError(f"{path}: a device, not an ONNX model")
+        if what := other_format(path):
+            raise ModelError(f"{path}: no ONNX model, but {what}")
         with warnings.catch_warnings(action="ignore"):  # on formats that are experimental
             model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
@@ -165,92 +163,6 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
 
 # Element types that ONNX stores two to a byte.
 _PACKED = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1)
-
-
-def bind_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None) -> None:
-    """Give every dynamic dimension of the graph's inputs its size, in place.
-
-    A named dimension (``batch``, ``sequence``) that one input's shape fixes is fixed in all.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        The model whose ``graph.input`` is changed.
-    shapes : mapping of str to sequence of int, or None
-        Shape of every input that has a dynamic dimension which no other input fixes.
-
-    Raises
-    ------
-    InputError
-        If `shapes` does not fit the model or leaves a dimension open.
-    """
-    inputs = {value.name: value for value in model.graph.input}
-    for value in inputs.values():
-        for dimension in value.type.tensor_type.shape.dim:
-            if not is_symbol(dimension.dim_param):
-                dimension.ClearField("dim_param")
-    sizes: dict[str, int] = {}
-    for name, given in (shapes or {}).items():
-        if name not in inputs:
-            raise unknown_input(name, inputs)
-        _bind(inputs[name], tuple(given), sizes)
-    for name, value in inputs.items():
-        check_is_array(value)
-        if not value.type.tensor_type.HasField("shape"):
-            raise InputError(f"input {name!r}: its shape is unknown; {_remedy(name, 2)}")
-        dimensions = value.type.tensor_type.shape.dim
-        for axis, dimension in enumerate(dimensions):
-            if dimension.dim_param in sizes:
-                dimension.dim_value = sizes[dimension.dim_param]
-            is_empty = dimension.HasField("dim_value") and dimension.dim_value == 0
-            if dimension.dim_value < 1 and not is_empty:
-                called = f" ({dimension.dim_param!r})" if dimension.dim_param else ""
-                raise InputError(
-                    f"input {name!r}: dimension {axis}{called} is dynamic; "
-                    f"{_remedy(name, len(dimensions))}"
-                )
-    # The exporter's notes on dynamic shapes would contradict the sizes.
-    del model.graph.value_info[:]
-    for value in model.graph.output:
-        # Others have no type, or that of a sequence. The rank is no matter of sizes.
-        for dimension in value.type.tensor_type.shape.dim if _has_shape(value) else ():
-            dimension.Clear()
-
-
-def _has_shape(value: onnx.ValueInfoProto) -> bool:
-    return value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape")
-
-
-def is_symbol(name: str) -> bool:
-    """Return whether the name of a dimension stands for one size; others say it is not known."""
-    return any(letter.isalpha() for letter in name) and name.lower() not in _UNKNOWN
-
-
-def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    dimensions = value.type.tensor_type.shape.dim
-    declared = [d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in dimensions]
-    mismatch = f"input {value.name!r}: shape {shape} does not fit the model's {declared}"
-    if not value.type.tensor_type.HasField("shape"):
-        dimensions.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
-    if len(shape) != len(dimensions) or not all(isinstance(size, int) for size in shape):
-        raise InputError(mismatch)
-    for dimension, size in zip(dimensions, shape, strict=True):
-        is_empty = dimension.HasField("dim_value") and dimension.dim_value == size == 0
-        if size < 1 and not is_empty:
-            raise InputError(f"input {value.name!r}: shape {shape} has a dimension below 1")
-        if dimension.dim_value > 0 and dimension.dim_value != size:
-            raise InputError(mismatch)
-        if dimension.dim_param and sizes.setdefault(dimension.dim_param, size) != size:
-            raise InputError(
-                f"{mismatch}: {dimension.dim_param!r} is {sizes[dimension.dim_param]} elsewhere"
-            )
-        dimension.dim_value = size
-
-
-def _remedy(name: str, rank: int) -> str:
-    example = (1, 128, 128, 128)[:rank] if rank < 4 else (1, 3, 224, 224, 1, 1)[:rank]
-    text = ",".join(str(size) for size in example)
-    return f"give the shape, e.g. --shape {name}={text}, with names for sizes that stay open"
 
 
 def write_model(model: onnx.ModelProto, path: Path, read: Iterable[Path] = ()) -> None:

@@ -31,7 +31,8 @@ from tvm_sparse.frontends.graph_importer import (
     no_converter,
 )
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.frontends.untouched_weights import untouched_weights

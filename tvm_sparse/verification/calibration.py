@@ -28,7 +28,8 @@ from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.failures import without_warnings
 from tvm_sparse.frontends.graph_importer import no_converter
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.layer_report import LayersOf, explained
 from tvm_sparse.specs import TensorSpec

@@ -18,7 +18,8 @@ import onnx
 
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, InputError, TvmSparseError, VerificationError
-from tvm_sparse.frontends.onnx_file import bind_shapes, read_model
+from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.specs import TensorSpec
