@@ -65,6 +65,7 @@ from tvm_sparse.passes.lower.view_results import ViewResults
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.regions.plan_for_hints import PlanForHints
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
+from tvm_sparse.passes.sparsify.decisions import LAYERS
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
 from tvm_sparse.passes.sparsify.keeps_default import kept_by_tvm
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
@@ -76,7 +77,7 @@ from tvm_sparse.passes.sparsify.pack_expert_weights import PackExpertWeights
 from tvm_sparse.passes.sparsify.pack_recurrent_weights import PackRecurrentWeights
 from tvm_sparse.passes.sparsify.read_as_integers import OrReadAsIntegers
 from tvm_sparse.passes.sparsify.read_panels_in_place import ReadPanelsInPlace
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS, SparsifyWeights
+from tvm_sparse.passes.sparsify.sparsify_weights import SparsifyWeights
 from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups

@@ -17,7 +17,7 @@ from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import planned_for
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.plan_for_hints import PlanForHints, is_more
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.passes.sparsify.decisions import LAYERS
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 from tvm_sparse.zoo.recipes import recipe
 

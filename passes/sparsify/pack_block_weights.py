@@ -29,7 +29,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.block_rows import PackedBlocks
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import known_shape
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.sizes.block_linear import BlockLinear, Form
 from tvm_sparse.tilings.block_rows import best_form, block_rows_family
@@ -58,12 +58,12 @@ class PackBlockWeights(WeightsPass):
         def pack(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
             if not is_call_to(call, operators.BLOCK_MATMUL.name):
                 return None
-            decision, result = self._packed(call, name, emit)
-            decisions.append(decision)
+            decided, result = self._packed(call, name, emit)
+            decisions.append(decided)
             return result
 
         rewritten = rewrite_layers(mod, pack)
-        return rewritten.with_attr(LAYERS, [*(mod.attrs or {}).get(LAYERS, ()), *decisions])
+        return with_decisions(rewritten, decisions)
 
     def _packed(self, call: relax.Call, name: str, emit: Emit) -> tuple[dict[str, Any], relax.Expr]:
         """Return what was decided for a layer, and its result."""
@@ -79,17 +79,16 @@ class PackBlockWeights(WeightsPass):
         zeros, a_weight = 1 - layer.density, bits / weight.codes.size
         seconds = cycles / (self.cpu.cores * self.cpu.memory_system.clock_hz)
         rate = packed.nbytes / seconds / 1e9
-        decision = {
-            "layer": name,
-            "shape": list(weight.shape),
-            "density": layer.density,
-            "kernel": family.name,
-            "reason": f"{zeros:.0%} zeros: {a_weight:.2f} bits a weight, {rate:.0f} GB/s expected",
-            "is_refused": False,
-            "precision": problem.activations,
-            "seconds": seconds,
-        }
-        return decision, operators.from_panels(product, known_shape(call))
+        decided = decision(
+            name,
+            weight.shape,
+            layer.density,
+            family.name,
+            f"{zeros:.0%} zeros: {a_weight:.2f} bits a weight, {rate:.0f} GB/s expected",
+            seconds,
+            precision=problem.activations,
+        )
+        return decided, operators.from_panels(product, known_shape(call))
 
 
 def best_packed(

@@ -28,8 +28,8 @@ from tvm_sparse.formats.windows import WindowSparse
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
+from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
 from tvm_sparse.passes.sparsify.pack_block_weights import best_packed
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes import block_linear
 from tvm_sparse.sizes.block_linear import BlockLinear
@@ -58,14 +58,14 @@ class PackExpertWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its experts packed."""
-        decisions = list(mod.attrs[LAYERS]) if mod.attrs and LAYERS in mod.attrs else []
+        decisions: list[dict[str, Any]] = []
 
         def pack(call: relax.Call, name: str, _emit: Emit) -> relax.Expr | None:
             if is_call_to(call, operators.BLOCK_EXPERTS.name):
                 reason = _no_kernel_of_few_bits(call, self.cpu)
                 if not reason:
-                    decision, product = _packed_few_bits(call, name, self.cpu)
-                    decisions.append(decision)
+                    decided, product = _packed_few_bits(call, name, self.cpu)
+                    decisions.append(decided)
                     return product
                 _log.warning("%s reads its weights of few bits as float32: %s", name, reason)
                 call = _as_floats(call)
@@ -89,7 +89,7 @@ class PackExpertWeights:
             weights = [relax.const(arrays[part]) for part in WINDOW_ARRAYS]
             return operators.expert_linear(x, of, weights, problem, tiling)
 
-        return rewrite_layers(mod, pack).with_attr(LAYERS, decisions)
+        return with_decisions(rewrite_layers(mod, pack), decisions)
 
 
 def _one_expert(call: relax.Call) -> tuple[ExpertLinear, BlockCodes, BlockLinear]:
@@ -129,17 +129,16 @@ def _packed_few_bits(
     product = operators.packed_block_experts(x, of, packed, all_of_them, problem, asdict(tiling))
     cycles = problem.active * family.cycles(layer, tiling, cpu)
     bits = 8 * packed.nbytes / weight.codes.size
-    decision = {
-        "layer": name,
-        "shape": [problem.experts, problem.n, problem.k],
-        "density": density,
-        "kernel": f"{family.name}_of_experts",
-        "reason": f"{1 - density:.0%} zeros: {bits:.2f} bits a weight",
-        "is_refused": False,
-        "precision": of_one.activations,
-        "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
-    }
-    return decision, product
+    decided = decision(
+        name,
+        (problem.experts, problem.n, problem.k),
+        density,
+        f"{family.name}_of_experts",
+        f"{1 - density:.0%} zeros: {bits:.2f} bits a weight",
+        cycles / (cpu.cores * cpu.memory_system.clock_hz),
+        precision=of_one.activations,
+    )
+    return decided, product
 
 
 def _choose(problem: ExpertLinear, density: float, cpu: CpuProfile) -> Choice:
@@ -158,14 +157,13 @@ def _decision(
         if choice.sparse
         else expert_tiling(problem, cpu)
     )
-    cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
     threads = min(tiling.jobs, cpu.cores)
-    return {
-        "layer": name,
-        "shape": [problem.experts, problem.n, problem.k],
-        "density": density,
-        "kernel": "sparse_expert_linear" if choice.sparse else "expert_linear",
-        "reason": choice.reason,
-        "is_refused": choice.sparse_cycles == math.inf,
-        "seconds": cycles / (threads * cpu.memory_system.clock_hz),
-    }
+    return decision(
+        name,
+        (problem.experts, problem.n, problem.k),
+        density,
+        "sparse_expert_linear" if choice.sparse else "expert_linear",
+        choice.reason,
+        choice.cycles / (threads * cpu.memory_system.clock_hz),
+        is_refused=choice.is_refused,
+    )

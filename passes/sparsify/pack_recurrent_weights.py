@@ -27,7 +27,7 @@ from tvm_sparse.formats.recurrent import pack_recurrent, tile_rows
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
+from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.recurrent import (
@@ -53,7 +53,7 @@ class PackRecurrentWeights:
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its recurrent weights packed."""
-        decisions = list(mod.attrs[LAYERS]) if mod.attrs and LAYERS in mod.attrs else []
+        decisions: list[dict[str, Any]] = []
 
         def pack(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
             if not is_call_to(call, operators.RECURRENT.name) or "tiling" in call.attrs:
@@ -71,7 +71,7 @@ class PackRecurrentWeights:
                 operands[f"weight{number}"] = _packed(weight, rows, emit)
             return operators.recurrent(problem, operands, tiling)
 
-        return rewrite_layers(mod, pack).with_attr(LAYERS, decisions)
+        return with_decisions(rewrite_layers(mod, pack), decisions)
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,15 @@ class _Sparse:
         problem, choice = self.problem, self.choice
         tiling = self.tiling or recurrent_tiling(problem, cpu)
         threads = min(problem.directions * tiling.jobs * tiling.groups, cpu.cores)
-        cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
-        return {
-            "layer": name,
-            "shape": [problem.directions, problem.gates * problem.hidden, problem.hidden],
-            "density": self.density,
-            "kernel": "sparse_recurrent" if choice.sparse else "recurrent",
-            "reason": choice.reason,
-            "is_refused": choice.sparse_cycles == math.inf,
-            "seconds": cycles / (threads * cpu.memory_system.clock_hz),
-        }
+        return decision(
+            name,
+            (problem.directions, problem.gates * problem.hidden, problem.hidden),
+            self.density,
+            "sparse_recurrent" if choice.sparse else "recurrent",
+            choice.reason,
+            choice.cycles / (threads * cpu.memory_system.clock_hz),
+            is_refused=choice.is_refused,
+        )
 
 
 def _rows(problem: Recurrent, tiling: RecurrentTiling) -> Iterator[NDArray[np.intp]]:

@@ -2,8 +2,7 @@
 
 w is a constant, mostly zeros. A convolution with such a weight likewise becomes a `sparse_conv2d`
 between `image_to_panels` and `panels_to_image`. The cost model chooses the weights for which this
-is faster; the others stay as they are. The module attribute ``tvm_sparse.layers`` has one entry for
-each decision: `{"layer", "shape", "density", "kernel", "reason", "is_refused", "seconds"}`.
+is faster; the others stay as they are. Every decision is added to the module attribute `LAYERS`.
 
 Runs after constants are folded, and before anything is legalized.
 """
@@ -11,7 +10,6 @@ Runs after constants are folded, and before anything is legalized.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +31,7 @@ from tvm_sparse.passes.sparsify.constant_layers import (
     ConstantLayer,
     rewrite_constant_layers,
 )
+from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -57,7 +56,6 @@ from tvm_sparse.tilings.row_linear import SPARSE_ROW_LINEAR_FAMILY, SparseRowTil
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY, cut_in_parts
 
-LAYERS = "tvm_sparse.layers"
 """The attribute of the module."""
 
 
@@ -84,7 +82,7 @@ class SparsifyWeights(WeightsPass):
             )
 
         rewritten = rewrite_constant_layers(mod, self.cpu, sparsify, keep_float32=self.keep_float32)
-        return rewritten.with_attr(LAYERS, decisions)
+        return with_decisions(rewritten, decisions)
 
     def _in_parts(self, found: ConstantLayer, tiling: Tiling) -> Tiling:
         """Return the tiling with which cores can share a row, if an inference has few rows."""
@@ -190,14 +188,13 @@ def _decision(name: str, found: ConstantLayer, choice: Choice, cpu: CpuProfile) 
     else:
         dense = (found.dense or found).layer
         family, problem = dense_family(dense, cpu), dense.problem
-    cycles = choice.sparse_cycles if choice.sparse else choice.dense_cycles
-    return {
-        "layer": name,
-        "shape": list(found.weight_shape),
-        "density": layer.density,
-        "kernel": family.name,
-        "reason": choice.reason,
-        "is_refused": choice.sparse_cycles == math.inf,
-        "precision": _precision(family, problem.dtype),
-        "seconds": cycles / (cpu.cores * cpu.memory_system.clock_hz),
-    }
+    return decision(
+        name,
+        found.weight_shape,
+        layer.density,
+        family.name,
+        choice.reason,
+        choice.cycles / (cpu.cores * cpu.memory_system.clock_hz),
+        is_refused=choice.is_refused,
+        precision=_precision(family, problem.dtype),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm_sparse.cpu.rates import LAUNCH_CYCLES
@@ -25,6 +26,16 @@ class Choice:
     reason: str
     sparse_cycles: float
     dense_cycles: float
+
+    @property
+    def cycles(self) -> float:
+        """Return the expected cycles of the kernel that was chosen."""
+        return self.sparse_cycles if self.sparse else self.dense_cycles
+
+    @property
+    def is_refused(self) -> bool:
+        """Return whether there is no sparse kernel."""
+        return self.sparse_cycles == math.inf
 
 
 def choose(density: float, sparse: float, dense: float) -> Choice:

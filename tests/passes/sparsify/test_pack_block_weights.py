@@ -15,9 +15,9 @@ from tvm_sparse.layer_report import EXPANDED
 from tvm_sparse.passes import ExpandBlocks, PackBlockWeights, pipeline
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify import pack_block_weights
+from tvm_sparse.passes.sparsify.decisions import LAYERS
 from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS
 from tvm_sparse.passes.sparsify.pack_block_weights import best_packed
-from tvm_sparse.passes.sparsify.sparsify_weights import LAYERS
 from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.testing.few_bits import random_codes, two_of_four
 
