@@ -13,11 +13,11 @@ from tvm_sparse.passes.canonicalize.recompose_hard_swish import RecomposeHardSwi
 from tvm_sparse.passes.canonicalize.recompose_layer_norm import RecomposeLayerNorm
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
-from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.sink_views import SinkViews
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
+from tvm_sparse.passes.canonicalize.write_out_powers import WriteOutPowers
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
@@ -67,11 +67,11 @@ __all__ = [
     "RecomposeLayerNorm",
     "RecomposeSilu",
     "RecomposeSoftplus",
-    "RecomposeSquare",
     "SinkViews",
     "SparsifyWeights",
     "SplitLinear",
     "SplitReductions",
     "VectorizeMath",
     "WidenHalf",
+    "WriteOutPowers",
 ]

@@ -45,13 +45,13 @@ from tvm_sparse.passes.canonicalize.recompose_quantized_products import (
 )
 from tvm_sparse.passes.canonicalize.recompose_silu import RecomposeSilu
 from tvm_sparse.passes.canonicalize.recompose_softplus import RecomposeSoftplus
-from tvm_sparse.passes.canonicalize.recompose_square import RecomposeSquare
 from tvm_sparse.passes.canonicalize.split_exact_products import SplitExactProducts
 from tvm_sparse.passes.canonicalize.split_linear import SplitLinear
 from tvm_sparse.passes.canonicalize.split_reductions import SplitReductions
 from tvm_sparse.passes.canonicalize.split_transposed_conv import SplitTransposedConv
 from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedWeights
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
+from tvm_sparse.passes.canonicalize.write_out_powers import WriteOutPowers
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
 from tvm_sparse.passes.ir.shapes import planned_for, sizes_of
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
@@ -102,6 +102,7 @@ def canonicalize() -> Passes:
         ViewQuantizedWeights(),
         RecomposeQuantized(),
         KeepZeros(),
+        WriteOutPowers(),
         ComputeConstants(),
         relax.transform.FoldConstant(),
         RecomposeExperts(),
@@ -113,7 +114,6 @@ def canonicalize() -> Passes:
         RecomposeHardSwish(),
         RecomposeAttention(),
         FlattenRecurrentRows(),
-        RecomposeSquare(),
         SplitLinear(),
         SplitReductions(),
         SplitTransposedConv(),

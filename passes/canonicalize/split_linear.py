@@ -38,10 +38,12 @@ def _split(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
         return None
     weight = np.ascontiguousarray(linear.weight.value.numpy()[:, channels])
     product = relax.op.matmul(linear.x, relax.const(weight, linear.weight.ty.dtype))
+    # Reports find the parts of a layer by its name.
+    part = emit(product, linear.product.name)
     if linear.bias is None:
-        return product
+        return part
     bias = relax.const(linear.bias.value.numpy()[channels], linear.bias.ty.dtype)
-    return relax.op.add(emit(product), bias)
+    return relax.op.add(part, bias)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class Emit(Protocol):
     """Binds a call to a variable above the call that a rule looks at, and returns the variable.
 
     A variable that has the same value already is used again. Expressions that are no calls are
-    returned as they are. A layer gets the name that the file gives it.
+    returned as they are. Reports know a layer by the name of its variable: a call of the operator
+    that the rule looks at gets the name of that call, unless the rule gives another one.
     """
 
     def __call__(self, call: relax.Expr, name: str = "", /) -> relax.Expr:
@@ -61,6 +62,7 @@ class _Rewriter(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, rule: Rule, keep: Sequence[relax.Call]) -> None:
         super().__init__(mod)
         self.rule, self.keep, self.layer = rule, keep, ""
+        self.operator: tvm.ir.Op | None = None
         self.arguments: Sequence[relax.Expr] = ()
         self.emitted: dict[tuple[str, relax.Expr], list[relax.Var]] = {}
 
@@ -86,6 +88,8 @@ class _Rewriter(PyExprMutator):
         for var in known:
             if structural_equal(self.lookup(var), call):
                 return var
+        if not name and call.op == self.operator:
+            name = self.layer
         known.append(self.builder_.emit(call, name))
         return known[-1]
 
@@ -105,7 +109,7 @@ class _Rewriter(PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         visited = self.builder_.normalize(super().visit_call_(call))
-        self.arguments, replacement = call.args, None
+        self.arguments, self.operator, replacement = call.args, call.op, None
         if call not in self.keep:
             replacement = self.rule(visited, self.lookup, self.emit)
         return visited if replacement is None else replacement
