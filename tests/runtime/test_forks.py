@@ -98,6 +98,32 @@ def test_engines_work_after_a_fork(model, script):
     check_in_a_process(PROGRAM + script, model)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A model that callers compute themselves on one thread: ONNX Runtime runs no part of it."""
+    path = tmp_path_factory.mktemp("forks") / "model.onnx"
+    weights = {"w": pruned(np.random.default_rng(0), (512, 512), 0.3)}
+    write_onnx(path, [make_node("MatMul", ["x", "w"], ["y"])], {"x": [128, 512]}, ["y"], weights)
+    tvm_sparse.compile(path, threads=1).save(path.with_suffix(".so"))
+    return path
+
+
+def test_a_fork_waits_for_callers_that_compute(plain):
+    script = (
+        "expected = check(); in_child(check); in_child(check, sys.exit); check()\n"
+        "in_child(lambda: in_child(check), sys.exit)\n"
+        "def fork():\n"
+        "    for _ in range(4): in_child(check, sys.exit)\n"
+        "forker = threading.Thread(target=fork); forker.start()\n"
+        "while forker.is_alive(): check()\n"
+        "other = threading.Thread(target=check); other.start(); other.join()\n"
+        "in_child(check); check(); in_child(engine.close)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    pool.map(check, range(4))"
+    )
+    check_in_a_process(PROGRAM.replace("threads=2", "threads=1") + script, plain)
+
+
 def test_engines_with_streams_work_after_a_fork(model):
     script = (
         "expected, is_over = check(), threading.Event()\n"

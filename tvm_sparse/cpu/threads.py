@@ -63,6 +63,8 @@ def share_of_cores(cores: int, streams: int) -> int:
 
 def start_pool(threads: int) -> None:
     """Give the calling thread a TVM thread pool of `threads` threads, itself included."""
+    if getattr(_local, "threads", None) == threads:
+        return
     cores = [str(core) for core in sorted(os.sched_getaffinity(0))]
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", _SPINS)  # read by the first worker
     configure = tvm_ffi.get_global_func("runtime.config_threadpool")

@@ -270,7 +270,12 @@ class Engine:
                 counts.check_startable(self.threads * self.streams)
                 module = code.module if isinstance(code, LoadedLibrary) else code
                 self._machine = Machine(
-                    module, self.threads, self.streams, self.info.has_sizes, self._weights_of(code)
+                    module,
+                    self.threads,
+                    self.streams,
+                    self.info.has_sizes,
+                    self._weights_of(code),
+                    has_fallbacks=bool(self.info.fallbacks),
                 )
             return self._machine
 

@@ -170,7 +170,7 @@ class Session:
         with running():
             machine = self._engine.usable_machine()
             tensors = [to_tensor(ids), state, *self._caches]
-            result = machine.submit(lambda: machine.call(tensors, name)).result()
+            result = machine.run(tensors, name)
         return np.from_dlpack(result).astype("float32", copy=False)[0]
 
     def _checked(self, ids: Sequence[int]) -> NDArray[np.int64]:
