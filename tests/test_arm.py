@@ -438,6 +438,8 @@ def test_the_program_builds_for_this_machine_too(cases, tmp_path):
     case.run([program], library)
     result = subprocess.run([program, library], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[0] == "input x float32 [1,20,32]"
+    result = subprocess.run([program, "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("usage: run MODEL.so")
 
 
 def test_the_program_refuses_what_onnxruntime_has_to_run(tmp_path):

@@ -18,7 +18,7 @@ from tvm_sparse.cpu.precision import PrecisionOption, in_float32, processor
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.in_memory import is_in_memory, on_disk
 from tvm_sparse.frontends.load import has_sizes, names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
@@ -161,6 +161,11 @@ def compile(
             return compile(
                 path, shapes, strict=strict, verify=verify, distrusted=distrusted, **options
             )
+    if not isinstance(model, str | os.PathLike | tvm.IRModule):
+        raise ModelError(
+            "a model is the path of a file, its content, an onnx.ModelProto, a Relax module or a "
+            f"module of PyTorch; got {type(model).__name__}"
+        )
     model = cast("str | os.PathLike[str] | tvm.IRModule", model)
     if limit_time is not None or limit_memory is not None:
         whole = {"model": model, "shapes": shapes, "strict": strict, "verify": verify}

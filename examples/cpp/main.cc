@@ -14,6 +14,8 @@
 #include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/extra/module.h>
 
+#include <sched.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -47,11 +49,25 @@ struct Arguments {
   int runs = 10;
 };
 
+constexpr char kUsage[] =
+    "usage: run MODEL.so [--input FILE]... [--output FILE]... [--size NAME=N]... [--runs N] "
+    "[--threads N]";
+
+// TVM takes half of an x86 machine's processors by default. A number in the environment counts.
+void UseAllProcessors() {
+  cpu_set_t usable;
+  if (sched_getaffinity(0, sizeof(usable), &usable) != 0) return;
+  setenv("TVM_NUM_THREADS", std::to_string(CPU_COUNT(&usable)).c_str(), 0);
+}
+
 Arguments Parse(int argc, char** argv) {
   Arguments arguments;
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
-    if (word.rfind("--", 0) != 0 && arguments.library.empty()) {
+    if (word == "--help") {
+      std::cout << kUsage << "\n";
+      std::exit(0);
+    } else if (word.rfind("--", 0) != 0 && arguments.library.empty()) {
       arguments.library = word;
     } else if (i + 1 == argc) {
       throw std::runtime_error(word + ": needs a value");
@@ -72,7 +88,7 @@ Arguments Parse(int argc, char** argv) {
       throw std::runtime_error(word + ": unknown argument");
     }
   }
-  if (arguments.library.empty()) throw std::runtime_error("usage: run MODEL.so [--input FILE]...");
+  if (arguments.library.empty()) throw std::runtime_error(kUsage);
   return arguments;
 }
 
@@ -233,7 +249,9 @@ void Run(const Arguments& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    Run(Parse(argc, argv));
+    const Arguments arguments = Parse(argc, argv);
+    UseAllProcessors();
+    Run(arguments);
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 2;

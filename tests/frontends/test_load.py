@@ -22,6 +22,12 @@ def test_a_module_whose_function_has_another_name():
         tvm_sparse.compile(module)
 
 
+@pytest.mark.parametrize("model", [5, None, {"w": 1}, [1.0]])
+def test_what_is_no_model(model):
+    with pytest.raises(ModelError, match=f"got {type(model).__name__}$"):
+        tvm_sparse.compile(model)
+
+
 def test_a_module_without_functions():
     with pytest.raises(ModelError, match=r"no Relax function 'main' \(it has none at all\)"):
         tvm_sparse.compile(tvm.IRModule())
