@@ -156,6 +156,30 @@ def test_names_that_do_not_fit(shape, message):
         named_shapes(model_of({"a": ["n", 3]}), {"a": shape})
 
 
+def test_places_of_all_elements_are_counted(tmp_path):
+    """A mask is gathered at ``sequence * i + j``, as PyTorch's exporter writes it."""
+    nodes = [
+        make_node("Shape", ["x"], ["rows"], start=0, end=1),
+        make_node("Shape", ["x"], ["length"], start=1, end=2),
+        make_node("Squeeze", ["rows"], ["b"]),
+        make_node("Squeeze", ["length"], ["s"]),
+        make_node("Range", ["zero", "b", "one"], ["i"]),
+        make_node("Range", ["zero", "s", "one"], ["j"]),
+        make_node("Unsqueeze", ["i", "last"], ["column"]),
+        make_node("Mul", ["column", "s"], ["begins"]),
+        make_node("Add", ["begins", "j"], ["places"]),
+        make_node("Reshape", ["x", "minus"], ["all"]),
+        make_node("Gather", ["all", "places"], ["y"]),
+    ]
+    weights = {"zero": np.int64(0), "one": np.int64(1), "last": np.int64([1])}
+    weights["minus"] = np.int64([-1])
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["batch", "sequence"]}, ["y"], weights)
+    engine = tvm_sparse.compile(path)
+    for shape in ((1, 1), (3, 5), (2, 40)):
+        x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+        np.testing.assert_array_equal(engine.run([x])["y"], x)
+
+
 def test_what_no_formula_expresses_is_an_error(tmp_path):
     rng = np.random.default_rng(0)
     half = [

@@ -84,9 +84,10 @@ class Constants:
         cores = [_cut(array, repeats) for array in arrays]
         core_shape = [1 if axis in repeats else extent for axis, extent in enumerate(shape)]
         if all(_equal(cores[0], core) for core in cores[1:]):
-            core: relax.Expr | None = relax.const(cores[0])
+            core: relax.Expr | None = constant(cores[0])
         else:
-            core = self._steps(cores, core_shape, emit) or self._table(cores, core_shape, emit)
+            core = self._steps(cores, core_shape, emit)
+            core = self._table(cores, core_shape, emit) if core is None else core
         if core is None:
             raise ValueError(
                 f"a constant of shape {arrays[0].shape} follows the sizes in an unknown way"
@@ -140,7 +141,7 @@ class Constants:
             if not np.array_equal(wanted, array):
                 return None
         dtype = str(arrays[0].dtype)
-        total: relax.Expr = relax.const(np.full([1] * len(shape), next(iter(origins)), dtype))
+        total: relax.Expr = constant(np.full([1] * len(shape), next(iter(origins)), dtype))
         for axis, step in enumerate(steps):
             if not any(step):
                 continue
@@ -149,7 +150,7 @@ class Constants:
                 return None
             count = shape[axis]
             counted = emit(relax.op.arange(0, _int64(count), 1, dtype))
-            if factor != 1 or not isinstance(factor, int):
+            if not isinstance(factor, int) or factor != 1:
                 counted = emit(relax.op.multiply(counted, self._scalar(factor, dtype, emit)))
             own = [count if a == axis else 1 for a in range(len(shape))]
             total = emit(relax.op.add(total, emit(relax.op.reshape(counted, own))))
@@ -190,7 +191,7 @@ class Constants:
             self._limit(arrays, axis, flat.shape[place])
             end = _int64(shape[axis])
             sliced = relax.op.strided_slice(
-                relax.const(np.ascontiguousarray(whole)), [axis], [0], [end]
+                constant(np.ascontiguousarray(whole)), [axis], [0], [end]
             )
             return self._of_shape(emit(sliced), shape, emit)
         raise ValueError(
@@ -211,6 +212,11 @@ class Constants:
                 self.bounds[name] = min(self.bounds.get(name, most), most)
                 return
         raise ValueError("the length of a table's beginning is no size of the inputs")
+
+
+def constant(array: Array) -> relax.Expr:
+    """Return an array as a constant of its own type, which Relax would make int32 of int64."""
+    return relax.const(array, str(array.dtype))
 
 
 def _axes(array: Array) -> list[tuple[int, int]]:
