@@ -26,6 +26,8 @@ from tvm_sparse.schedules.operators.int8_linear import Int8Linear
 from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
+from tvm_sparse.schedules.operators.packed_attention import PackedAttention
+from tvm_sparse.schedules.operators.padding_map import count_rows, make_map
 from tvm_sparse.schedules.operators.pair_row_linear import pair_row_linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
@@ -58,6 +60,7 @@ __all__ = [
     "JoinedConv2d",
     "LayerNorm",
     "MaxPool2d",
+    "PackedAttention",
     "PanelsToImage",
     "Region",
     "SliceChannels",
@@ -73,6 +76,7 @@ __all__ = [
     "block_row_linear",
     "cached_attention",
     "conv2d",
+    "count_rows",
     "default_schedule",
     "depth_to_space",
     "depthwise_conv2d",
@@ -87,6 +91,7 @@ __all__ = [
     "kernel",
     "layer_norm",
     "linear",
+    "make_map",
     "max_pool2d",
     "pair_row_linear",
     "panels_to_image",

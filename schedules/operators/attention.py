@@ -196,11 +196,21 @@ class Attention(Stage):
                 x.tile(image, row).prefetch([0], channel + self.head_dim, *share)
             self.q.tile(image, row).prefetch([1], channel, *share)
 
+        self.see(row)
         queries, added = panel(self.q, row), self._bias(image, head, row)
         visited = ask if self.asks_ahead else None
-        self.job.score(queries, lambda b: panel(self.k, b), self.scale, added, visited)
+        keys, values = (self.key_panel(panel, x, row) for x in (self.k, self.v))
+        self.job.score(queries, keys, self.scale, added, visited)
         self.job.exponentiate()
-        self.job.average(lambda b: panel(self.v, b), store)
+        self.job.average(values, store)
+
+    def see(self, row: Expr) -> None:
+        """Tell the job what it must know about a row; the keys of a batch are the same for all."""
+
+    def key_panel(self, panel: Callable[[Panels, Expr], Any], x: Panels, row: Expr) -> Any:
+        """Return a function that returns a block of the keys or values that a row attends to."""
+        del row
+        return lambda block: panel(x, block)
 
     def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
         """Return the elements of the bias, which are added to the scores, if there is one."""

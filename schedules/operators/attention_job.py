@@ -71,6 +71,10 @@ class AttentionJob:
         """Allocate the scores."""
         return scratch(self.key_tokens * self.lanes, self.dtype)
 
+    def key_count(self) -> Expr:
+        """Return the number of keys."""
+        return size(self.key_tokens)
+
     def begin(self, key_panel: Callable[[Expr], Any], value_panel: Callable[[Expr], Any]) -> None:
         """Prepare a head, of which several blocks of queries may follow."""
 
@@ -172,7 +176,7 @@ class AttentionJob:
         """Replace the scores by their exponentials and add these up."""
         for u in self.vectors:
             self.total[u] = self.across(number(0))
-        with T.serial(T.int64(0), size(self.key_tokens)) as key:
+        with T.serial(T.int64(0), self.key_count()) as key:
             for u in self.vectors:
                 weight = T.bind(exp(self.scores[self.part(key, u)] - self.largest[u]))
                 T.buffer_store(self.scores, weight, [self.part(key, u)])
@@ -182,7 +186,7 @@ class AttentionJob:
 
     def share(self, shares: list[Expr]) -> None:
         """Multiply the exponentials by a vector for each vector of the lanes, and round them."""
-        with T.serial(T.int64(0), size(self.key_tokens)) as key:
+        with T.serial(T.int64(0), self.key_count()) as key:
             for u in self.vectors:
                 place = self.part(key, u)
                 weight = rounded(T.bind(self.scores[place] * shares[u]), self.roundings.weights)

@@ -55,7 +55,7 @@ class SizedAttentionJob(AttentionJob):
     def counted(self, score: Expr, key: Expr) -> Expr:
         """Return a score, or -inf behind the last key."""
         lowest = self.across(number(-math.inf, self.dtype))
-        return T.Select(key < size(self.key_tokens), score, lowest)
+        return T.Select(key < self.key_count(), score, lowest)
 
     def each_key_tile(
         self,
@@ -77,7 +77,7 @@ class SizedAttentionJob(AttentionJob):
 
     def each_key_block(self, visit: Callable[[Expr, Any], None]) -> None:
         """Call ``visit(block, keys)`` for the whole blocks of keys, then for the rest."""
-        keys = size(self.key_tokens)
+        keys = self.key_count()
         whole = opaque(keys // self.lanes)
         with T.serial(T.int64(0), whole) as block:
             visit(block, self.lanes)

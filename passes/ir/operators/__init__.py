@@ -69,6 +69,12 @@ from tvm_sparse.passes.ir.operators.layouts import (
 )
 from tvm_sparse.passes.ir.operators.linear import LINEAR, SPARSE_LINEAR, linear, sparse_linear
 from tvm_sparse.passes.ir.operators.operator import Operator
+from tvm_sparse.passes.ir.operators.packed_attention import (
+    PACKED_ATTENTION,
+    SENTENCE_ATTENTION,
+    packed_attention,
+    sentence_attention,
+)
 from tvm_sparse.passes.ir.operators.pool2d import (
     AVG_POOL2D,
     GLOBAL_AVG_POOL2D,
@@ -148,6 +154,7 @@ __all__ = [
     "LINEAR",
     "MAX_POOL2D",
     "OPERATORS",
+    "PACKED_ATTENTION",
     "PANELS_TO_IMAGE",
     "QUANTIZED",
     "QUANTIZED_CONV2D",
@@ -156,6 +163,7 @@ __all__ = [
     "ROUNDED_ATTENTION",
     "ROW_KERNELS",
     "ROW_LINEAR",
+    "SENTENCE_ATTENTION",
     "SOFTPLUS",
     "SPARSE_CONV2D",
     "SPARSE_LINEAR",
@@ -205,6 +213,7 @@ __all__ = [
     "max_pool2d",
     "of_layer",
     "operator_of",
+    "packed_attention",
     "packed_block_experts",
     "panels_to_image",
     "pool_of",
@@ -217,6 +226,7 @@ __all__ = [
     "rounded_attention",
     "roundings_of",
     "row_linear",
+    "sentence_attention",
     "softplus",
     "sparse_conv2d",
     "sparse_linear",

@@ -29,6 +29,7 @@ from tvm_sparse.passes.ir.operators.layouts import (
 )
 from tvm_sparse.passes.ir.operators.linear import LINEAR, SPARSE_LINEAR
 from tvm_sparse.passes.ir.operators.operator import Operator
+from tvm_sparse.passes.ir.operators.packed_attention import PACKED_ATTENTION, SENTENCE_ATTENTION
 from tvm_sparse.passes.ir.operators.pool2d import (
     AVG_POOL2D,
     GLOBAL_AVG_POOL2D,
@@ -48,6 +49,7 @@ RECORDS = (
     *INT8_OPERATORS,
     *(BLOCK_MATMUL, *BLOCK_ROWS),
     *(LAYER_NORM, ATTENTION, ROUNDED_ATTENTION, CACHED_ATTENTION),
+    *(PACKED_ATTENTION, SENTENCE_ATTENTION),
     *(MAX_POOL2D, AVG_POOL2D, GLOBAL_AVG_POOL2D, GLOBAL_MAX_POOL2D),
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),
     RECURRENT,
