@@ -4,6 +4,7 @@ from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
+from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -25,6 +26,8 @@ from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.passes.padding.drop_padding import DropPadding
+from tvm_sparse.passes.padding.map_padding import MapPadding
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
@@ -45,14 +48,17 @@ __all__ = [
     "ClampIndices",
     "ComputeConstants",
     "CutWideRows",
+    "DropPadding",
     "ExpandBlocks",
     "FlattenRecurrentRows",
     "FormRegions",
     "FuseEpilogue",
+    "GatherWhole",
     "KeepZeros",
     "LegalizeDynamicSlice",
     "LowerOperators",
     "LowerRegions",
+    "MapPadding",
     "MeasureSparsity",
     "MoveImagesToPanels",
     "MoveToPanels",

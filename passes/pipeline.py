@@ -31,6 +31,7 @@ from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
+from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -62,6 +63,13 @@ from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.lower.view_results import ViewResults
+from tvm_sparse.passes.padding.drop_padding import (
+    PACKED_LANES,
+    DropPadding,
+    decision,
+    with_rows,
+)
+from tvm_sparse.passes.padding.map_padding import MapPadding
 from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
 from tvm_sparse.passes.regions.plan_for_hints import PlanForHints
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
@@ -82,7 +90,7 @@ from tvm_sparse.passes.sparsify.token_network import model_key, token_network
 from tvm_sparse.records.keys import layer_key
 from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.records.used import UsedRecords
-from tvm_sparse.specs import Hints, each_hint
+from tvm_sparse.specs import Hints, PaddingOption, each_hint
 from tvm_sparse.tilings.families import KernelFor, Tiling, nothing_measured
 from tvm_sparse.tilings.layer import Layer
 
@@ -105,6 +113,7 @@ def canonicalize() -> Passes:
         WriteOutPowers(),
         ComputeConstants(),
         relax.transform.FoldConstant(),
+        GatherWhole(),
         RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
@@ -146,6 +155,7 @@ def lower(cpu: CpuProfile) -> Passes:
     """Turn all operators into scheduled PrimFuncs: ours by our kernels, the rest by default."""
     return [
         KeepZeros(),
+        MapPadding(),
         LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps(),
@@ -198,6 +208,7 @@ def front(
     cpu: CpuProfile,
     lookups: Lookups | None = None,
     keep_float32: Collection[str] = (),
+    padding: PaddingOption = "keep",
 ) -> Front:
     """Return a model whose operators work on panels: the front half of the pipeline.
 
@@ -211,6 +222,8 @@ def front(
         Looks up measured choices; the cost models choose where nothing was measured.
     keep_float32 : collection of str
         The names of layers whose panels are float32 whatever `cpu.activations` are.
+    padding : str
+        What becomes of padded tokens, as `DropPadding` takes it.
     """
     with planned_for(sizes_of(mod)):
         mod = canonical(mod, cpu)
@@ -219,6 +232,10 @@ def front(
         if is_refused:
             known = Lookups(source=known.source)
         lanes = known.lanes_for(token_network(mod, cpu))
+        drop = DropPadding(padding, lanes or PACKED_LANES)
+        mod = tvm.transform.Sequential([drop])(mod)
+        if decision(mod).get("mask"):
+            lanes = lanes or PACKED_LANES
         layers = set()
 
         def kernel_for(layer: Layer[Any]) -> Tiling | None:
@@ -227,7 +244,7 @@ def front(
                 layers.add(layer_key(layer))
             return tiling
 
-        with cpu.to_target():
+        with cpu.to_target(), planned_for(with_rows(mod, {})):
             on_lanes = dataclasses.replace(cpu, token_lanes=lanes or cpu.token_lanes)
             keep = OrReadAsIntegers(keep_float32, mod)
             mod = tvm.transform.Sequential(sparsify(on_lanes, kernel_for, keep))(mod)
@@ -247,6 +264,7 @@ def pipeline(
     precision: PrecisionOption = "float32",
     keep_float32: Collection[str] = (),
     hints: Hints | None = None,
+    padding: PaddingOption = "keep",
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -266,6 +284,9 @@ def pipeline(
         The names of layers whose panels are float32 whatever `precision` is.
     hints : mapping of str to int or sequence of int, optional
         Values of named sizes to plan for. The code computes all values.
+    padding : str
+        What becomes of padded tokens, as `DropPadding` takes it. If they cannot be dropped that
+        shall be, `ModelError` says why; TVM raises RuntimeError.
     """
     several = each_hint(hints or {})
 
@@ -281,12 +302,15 @@ def pipeline(
         computed = chosen(precision, cpu)
         if has_sizes:
             cpu, computed = in_float32(cpu, precision), "float32"
-        found = front(mod, cpu, lookups, keep_float32)
+        found = front(mod, cpu, lookups, keep_float32, padding)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
-        with target:
-            mod = tvm.transform.Sequential([PlanForHints(several), regions])(found.mod)
+        points = [with_rows(found.mod, hints) for hints in several]
+        with target, planned_for(points[0]):
+            mod = tvm.transform.Sequential([PlanForHints(points), regions])(found.mod)
             made = _report(mod, cpu, found.used, computed)
             (report or CompileReport.log)(made)
+            if made.refusal:
+                raise ModelError(made.refusal)
             if strict and made.warnings:
                 raise ModelError(made.warnings[0])
             mod = tvm.transform.Sequential(lower(cpu))(mod)
@@ -319,4 +343,8 @@ def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: st
     seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
     layers, used = layers_of(mod, regions), used.with_regions(formed)
     kept = kept_by_tvm(mod) if sizes_of(mod) else ""
-    return CompileReport(layers, tuple(formed), seconds, cpu.cores, used, precision, kept)
+    padding = {name: str(decision(mod).get(name, "")) for name in ("text", "mask", "refusal")}
+    return CompileReport(
+        layers, tuple(formed), seconds, cpu.cores, used, precision, kept,
+        padding["text"], padding["mask"], padding["refusal"],
+    )  # fmt: skip

@@ -64,16 +64,16 @@ MEASURED_BY_GENERATE = (
 
 
 def check_decoder_options(
-    precision: str, calibration: object, sizes: Mapping[str, Mapping[str, object] | None]
+    precision: str, calibration: object, others: Mapping[str, object]
 ) -> None:
     """Refuse what a decoder does not take.
 
     Raises
     ------
     InputError
-        If there is a calibration, or if `sizes`, by option, holds any.
+        If there is a calibration, or any of `others`, which are options of `compile` by name.
     """
-    for option, given in (*sizes.items(), ("calibration", calibration)):
+    for option, given in (*others.items(), ("calibration", calibration)):
         if given:
             raise InputError(f"{option}= is not for decoders; sessions take tokens one by one")
     if precision == "float16":

@@ -42,6 +42,7 @@ def compile_once(
     """Compile a model as it is; `explain` completes the report."""
     from tvm_sparse.building import build_lowered
     from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
+    from tvm_sparse.passes.padding.drop_padding import OUTPUTS
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
@@ -60,16 +61,19 @@ def compile_once(
             precision=cpu.activations,
             bounds=allowed(bounds, imported.bounds),
         )
-        mod = imported.mod
+        mod = imported.mod.with_attr(OUTPUTS, [spec.name for spec in info.outputs])
         del imported  # frees each weight as soon as a packed one replaces it
         reports: list[CompileReport] = []
         passes = pipeline(report=reports.append, strict=strict)
         try:
             with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT), tvm_target:
                 mod, weights, read_by = lift_weights(passes(mod))
-                info = replace(info, weights=Weights.of(weights, read_by))
+                placed = Weights.of(weights, read_by)
+                info = replace(info, weights=placed, mask=reports[0].packed_mask)
                 executable = build_lowered(describe(mod, info), tvm_target)
         except ModelError as error:
+            if reports and reports[0].refusal:
+                raise ModelError(f"{name}: {reports[0].refusal}") from error
             if strict and reports and reports[0].warnings:
                 raise ModelError("; ".join(reports[0].warnings)) from error
             raise

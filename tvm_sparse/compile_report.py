@@ -44,6 +44,12 @@ class CompileReport:
     kept_by_tvm : str
         One sentence on the operators that TVM lowers because their sizes are known at run time
         only; empty if there are none.
+    padding : str
+        Whether padded tokens are computed, and why; empty if the model has none, or nobody asked.
+    packed_mask : str
+        The input that says which tokens are computed; empty if all are.
+    refusal : str
+        Why padded tokens cannot be left out that shall be; with it, compiling fails.
     """
 
     layers: tuple[LayerReport, ...]
@@ -53,6 +59,9 @@ class CompileReport:
     records: UsedRecords = field(default_factory=UsedRecords)
     precision: str = "float32"
     kept_by_tvm: str = ""
+    padding: str = ""
+    packed_mask: str = ""
+    refusal: str = field(default="", repr=False)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -65,6 +74,8 @@ class CompileReport:
         parts = [self._layers()]
         if self.precision != "float32":
             parts.append(self._precision())
+        if self.padding:
+            parts.append(self.padding)
         if self.seconds:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             parts.append(f"{1e3 * self.seconds:.3g} ms expected on {threads}")

@@ -25,7 +25,15 @@ from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.loading import load
-from tvm_sparse.specs import CacheOption, FallbackOption, Hints, check_cache, each_hint
+from tvm_sparse.specs import (
+    CacheOption,
+    FallbackOption,
+    Hints,
+    PaddingOption,
+    check_cache,
+    check_padding,
+    each_hint,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -58,6 +66,7 @@ def compile(
     hints: Hints | None = None,
     bounds: Mapping[str, int] | None = None,
     cache: CacheOption = "auto",
+    padding: PaddingOption = "auto",
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -123,6 +132,11 @@ def compile(
     cache : str
         What a decoder keeps of past tokens: ``"float32"`` or ``"float16"``; ``"auto"`` is float16
         for weights of few bits, and otherwise the type of the file.
+    padding : str
+        What becomes of tokens that an attention mask leaves out. ``"drop"`` computes them no more:
+        sentences are packed one after another, and outputs have zeros for padded tokens.
+        ``"keep"`` computes them. ``"auto"`` drops them of models with open dimensions none of
+        whose outputs has an axis of tokens, such as the vectors of sentences.
 
     Returns
     -------
@@ -133,11 +147,11 @@ def compile(
     Raises
     ------
     ModelError
-        If the model cannot be read or imported, or if it is compiled `strict` and has a pruned
-        layer without a sparse kernel.
+        If the model cannot be read or imported, if it is compiled `strict` and has a pruned layer
+        without a sparse kernel, or if its padding shall be dropped and results depend on it.
     InputError
         If `shapes`, `hints` or `bounds` do not fit the model, `threads` or `streams` is below 1, or
-        `columns`, `overlap`, `fallback`, `precision` or `cache` has another value.
+        `columns`, `overlap`, `fallback`, `precision`, `cache` or `padding` has another value.
     TargetError
         If `target` is unknown, or `precision` is float16 and the target has no arithmetic for it.
     RecordsError
@@ -153,7 +167,7 @@ def compile(
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,
         "calibration": calibration, "streams": streams, "hints": hints, "bounds": bounds,
-        "cache": cache,
+        "cache": cache, "padding": padding,
     }  # fmt: skip
     if is_in_memory(model):
         options |= {"limit_time": limit_time, "limit_memory": limit_memory}
@@ -180,7 +194,8 @@ def compile(
         def attempt(found: Mapping[str, str]) -> Engine:
             known = {**(distrusted or {}), **found}
             engine = again(model, shapes, strict=strict, distrusted=known)
-            part = functools.partial(again, distrusted=known, hints=None, bounds=None)
+            plain: dict[str, Any] = {"hints": None, "bounds": None, "padding": "keep"}
+            part = functools.partial(again, distrusted=known, **plain)
             verify_engine(model, engine, calibration, part)
             return engine
 
@@ -193,19 +208,21 @@ def compile(
         threads = share_of_cores(profile(target).cores, streams)
     check_column_options(columns, overlap)
     check_cache(cache)
+    check_padding(padding)
     if not isinstance(records, RecordedPlans):
         records = RecordedPlans.read(None if records is None else Path(records))
     cpu = processor(target, threads, precision)
     if is_decoder(model, shapes):
-        check_decoder_options(precision, calibration, {"hints": hints, "bounds": bounds})
+        sizes = {"hints": hints, "bounds": bounds, "padding": padding == "drop"}
+        check_decoder_options(precision, calibration, sizes)
         passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
         return compile_decoder(model, passes, cpu, threads, streams, strict, cache)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
-    if named or has_sizes(model):
+    if named or has_sizes(model) or padding == "drop":
         cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
     passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
-    passes = functools.partial(passes, precision=precision, hints=hints)
+    passes = functools.partial(passes, precision=precision, hints=hints, padding=padding)
     once = functools.partial(
         compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, hints=each_hint(hints or {}), bounds=bounds or {},
@@ -264,6 +281,6 @@ def verify_engine(
     from tvm_sparse.verification import verify
 
     part = compile_part or functools.partial(
-        compile, threads=engine.threads, precision=engine.info.precision
+        compile, threads=engine.threads, precision=engine.info.precision, padding="keep"
     )
     return verify.verify(model, engine, part, inputs)

@@ -21,6 +21,9 @@ FallbackOption = Literal["onnxruntime", "off"]
 CacheOption = Literal["auto", "float32", "float16"]
 """The type in which a decoder keeps keys and values of past tokens."""
 
+PaddingOption = Literal["keep", "drop", "auto"]
+"""What becomes of the tokens that a mask leaves out: they are computed, or not."""
+
 RUN_SUBMODEL = "tvm_sparse.onnxruntime.run"
 """The name of the function that compiled code calls for a part that ONNX Runtime runs."""
 
@@ -139,6 +142,19 @@ def check_cache(cache: str) -> None:
     if cache not in get_args(CacheOption):
         known = ", ".join(map(repr, get_args(CacheOption)))
         raise InputError(f"cache must be one of {known}; got {cache!r}")
+
+
+def check_padding(padding: str) -> None:
+    """Refuse what says nothing about padded tokens.
+
+    Raises
+    ------
+    InputError
+        If `padding` is none of `PaddingOption`.
+    """
+    if padding not in get_args(PaddingOption):
+        known = ", ".join(map(repr, get_args(PaddingOption)))
+        raise InputError(f"padding must be one of {known}; got {padding!r}")
 
 
 def allowed(bounds: Mapping[str, int], tables: Mapping[str, int]) -> dict[str, int]:

@@ -17,6 +17,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.ir.shapes import planned_as
+from tvm_sparse.passes.padding.tokens import ROWS
 
 HINTS = "tvm_sparse.hints"
 """The attribute of a function that is planned for sizes of its own: their values by name."""
@@ -44,6 +45,8 @@ class PlanForHints:
         differing = [name for name, sizes in values.items() if len(sizes) > 1]
         if not differing:
             return mod
+        # The work of packed sentences is in proportion to their rows, however long they are.
+        differing = [ROWS] if ROWS in differing else differing
         totals = [math.prod(hints[name] for name in differing) for hints in self.hints]
         order = sorted(range(len(totals)), key=totals.__getitem__)
         main = mod[MAIN]

@@ -66,6 +66,8 @@ class _Mover(Mover):
             return self._layer_norm(call)
         if is_call_to(call, *_ATTENTIONS):
             return self._attention(call)
+        if is_call_to(call, operators.SENTENCE_ATTENTION.name):
+            return self._sentence_attention(call)
         if is_call_to(call, "relax.where"):
             return self._guard(call)
         return self._elementwise(call) if is_call_to(call, *UNARY, *BINARY) else None
@@ -253,6 +255,17 @@ class _Mover(Mover):
             query_panels, key_panels, value_panels, bias[0] if bias else None, attrs
         )
         return self._read(moved, (batch, tokens, channels), q_shape)
+
+    def _sentence_attention(self, call: relax.Call) -> relax.Expr:
+        """sentence_attention(q, k, v) => reshape(from_panels(packed_attention(to_panels(...))))"""
+        rows, lanes, heads, head_dim = known_extents(call)
+        shape = rows, lanes, heads * head_dim
+        panels = [
+            self._as_panels(self._flat(x, shape), Layout(*shape, lanes), self.cpu.activations)
+            for x in call.args[:3]
+        ]
+        moved = operators.packed_attention(call, panels, heads)
+        return self._read(moved, shape, (*shape[:2], heads, head_dim))
 
     def _flat(self, x: relax.Expr, shape: tuple[int, int, int]) -> relax.Expr:
         """Return `x` `(batch, tokens, heads, head_dim)` as `(batch, tokens, channels)`."""

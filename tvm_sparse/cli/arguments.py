@@ -79,6 +79,15 @@ def add_sizes(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_padding(command: argparse.ArgumentParser) -> None:
+    """Declare what becomes of padded tokens."""
+    command.add_argument(
+        "--padding", default="auto", metavar="auto|keep|drop",
+        help="tokens that an attention mask leaves out: drop computes them no more, and gives "
+        "zeros for them; auto does so if no output has an axis of tokens (default: auto)",
+    )  # fmt: skip
+
+
 def add_threads(command: argparse.ArgumentParser) -> None:
     """Declare the number of threads."""
     command.add_argument(

@@ -29,6 +29,7 @@ def declare(verbs: arguments.Verbs) -> None:
         help="links the library: gcc for the target, or zig (pip install ziglang) (default: auto)",
     )  # fmt: skip
     arguments.add_sizes(command)
+    arguments.add_padding(command)
     arguments.add_threads(command)
     arguments.add_precision(command)
     command.add_argument(
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse.columns.options import check_column_options
     from tvm_sparse.cpu.precision import processor
     from tvm_sparse.runtime import linking
+    from tvm_sparse.specs import check_padding
     from tvm_sparse.verification import verify
 
     read = arguments.read_files(options)
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     target = processor(options.target, options.threads, options.precision)
     linking.link_command(target.architecture, options.linker)
     check_column_options(options.columns, options.overlap)
+    check_padding(options.padding)
     plans = arguments.recorded_plans(options.records)
     inputs = files.read_npz(options.calibration) if options.calibration else None
 
@@ -91,6 +94,7 @@ def run(options: argparse.Namespace) -> None:
             hints=dict(options.hint) if model == options.model else None,
             bounds=dict(options.bound) if model == options.model else None,
             cache=options.cache,
+            padding=options.padding if model == options.model else "keep",
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:
@@ -124,6 +128,7 @@ def run(options: argparse.Namespace) -> None:
             | {"seconds": seconds, "bytes": size, "regions": regions}
             | {"layers": [asdict(layer) for layer in report.layers]}
             | {"expected_seconds": report.seconds, "warnings": report.warnings}
+            | {"padding": report.padding}
             | {"verification": asdict(verification) if verification else None}
         )
     else:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +18,11 @@ from tvm_sparse.runtime.arrays import Inputs, in_order, to_arrays, to_tensor
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
+from tvm_sparse.runtime.packing import Sentences, run_packed
 from tvm_sparse.runtime.pickling import reduced
 from tvm_sparse.runtime.running import CLOSED, running
 from tvm_sparse.runtime.session import Session
+from tvm_sparse.runtime.weights import by_function
 from tvm_sparse.specs import Sizes, TensorSpec
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ class Engine:
     the child; a fork waits for the calls that run. In a ``with`` block an engine is closed at the
     end.
 
-    An engine can be pickled: the pickle holds the whole library, as `save` writes it. For many
-    processes on one machine, paths that each gives to `tvm_sparse.load` are cheaper: the system
-    then keeps one copy of the file in memory.
+    An engine can be pickled, with the whole library. For many processes on one machine, paths that
+    each gives to `tvm_sparse.load` are cheaper: the system keeps one copy of the file in memory.
 
     Attributes
     ----------
@@ -88,12 +88,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce_ex__(self, protocol: int) -> tuple[Any, ...]:  # type: ignore[override]
@@ -155,6 +150,30 @@ class Engine:
         with running():
             result = self.usable_machine().run([to_tensor(array) for array in arrays])
         return to_arrays(result, self.info, arrays)
+
+    def run_packed(self, sentences: Sentences) -> list[dict[str, np.ndarray]]:
+        """Run sentences of different lengths in one inference, without work for padding.
+
+        The outputs are those of `run` for a padded batch, bit by bit.
+
+        Parameters
+        ----------
+        sentences : list of array, list of dict of array, or dict of list of array
+            The arrays ``(tokens,)`` of each sentence for every input, or for the only one; a mask
+            may be left out.
+
+        Returns
+        -------
+        list of dict of str to numpy.ndarray
+            The outputs of each sentence: ``(tokens, ...)``, or ``(...)`` of a whole sentence, which
+            are zeros if it has no tokens.
+
+        Raises
+        ------
+        InputError
+            If the library computes padded tokens (`padding`), or arrays do not fit.
+        """
+        return run_packed(self.info, self.run, sentences)
 
     def submit(self, inputs: Inputs = None, /, **named: Any) -> Future[dict[str, np.ndarray]]:
         """Start an inference in the background.
@@ -257,9 +276,7 @@ class Engine:
     def usable_machine(self) -> Machine:
         """Return the machine of this process, which is made if there is none; for sessions."""
         machine = self._machine
-        if machine is None or not machine.is_of_this_process:
-            machine = self._start()
-        return machine
+        return machine if machine and machine.is_of_this_process else self._start()
 
     def _start(self) -> Machine:
         """Return the machine of this process, which the first caller makes."""
@@ -268,24 +285,14 @@ class Engine:
                 code = self.open_code()
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
-                module = code.module if isinstance(code, LoadedLibrary) else code
-                self._machine = Machine(
-                    module,
-                    self.threads,
-                    self.streams,
-                    self.info.has_sizes,
-                    self._weights_of(code),
-                    has_fallbacks=bool(self.info.fallbacks),
-                )
+                module, tensors = code, self._weights
+                if isinstance(code, LoadedLibrary):
+                    module, tensors = code.module, code.weights
+                sizes = self.threads, self.streams, self.info.has_sizes
+                weights = by_function(self.info.weights, tensors)
+                falls_back = bool(self.info.fallbacks)
+                self._machine = Machine(module, *sizes, weights, has_fallbacks=falls_back)
             return self._machine
-
-    def _weights_of(self, code: tvm_ffi.Module | LibraryFile) -> dict[str, list[tvm_ffi.Tensor]]:
-        """Return the weights that are arguments, by function."""
-        placed = self.info.weights
-        if placed is None:
-            return {}
-        tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
-        return {name: placed.of_function(name, tensors) for name in placed.read_by}
 
     def open_code(self) -> tvm_ffi.Module | LibraryFile:
         """Return the code of an engine that is not closed."""

@@ -42,6 +42,8 @@ class LibraryInfo:
         The type that its activations are computed in.
     bounds : mapping of str to int
         The largest sizes of named dimensions that it was compiled for; others have no bound.
+    mask : str
+        The input that says which tokens are computed, of a library that packs them; else empty.
     decoder : Decoder or None
         What a session must know, if the model is a decoder, whose functions sessions call.
     weights : Weights or None
@@ -61,18 +63,20 @@ class LibraryInfo:
     threads: int = 0
     precision: DType = DType.FLOAT32
     bounds: Mapping[str, int] = field(default_factory=dict)
+    mask: str = ""
     decoder: Decoder | None = None
     weights: Weights | None = None
 
     @property
     def has_sizes(self) -> bool:
-        """Whether inputs may have shapes of several sizes; functions of a decoder have none."""
-        return self.decoder is None and not all(spec.is_static for spec in self.inputs)
+        """Whether tensors may have several sizes; those of functions of a decoder have not."""
+        is_static = all(spec.is_static for spec in self.inputs) and not self.mask
+        return self.decoder is None and not is_static
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
         fields = asdict(self)
-        usual = {"fallbacks": (), "precision": DType.FLOAT32, "bounds": {}}
+        usual = {"fallbacks": (), "precision": DType.FLOAT32, "bounds": {}, "mask": ""}
         fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         if self.weights is not None:
             fields["weights"] = self.weights.to_fields()

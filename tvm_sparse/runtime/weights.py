@@ -95,6 +95,13 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
+def by_function(weights: Weights | None, tensors: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return the last arguments of each function that reads weights."""
+    if weights is None:
+        return {}
+    return {name: weights.of_function(name, tensors) for name in weights.read_by}
+
+
 def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]]) -> Weights:
     """Write arrays behind the content of a file; return `weights` with where they begin.
 
