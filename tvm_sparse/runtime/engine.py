@@ -154,8 +154,6 @@ class Engine:
     def run_packed(self, sentences: Sentences) -> list[dict[str, np.ndarray]]:
         """Run sentences of different lengths in one inference, without work for padding.
 
-        The outputs are those of `run` for a padded batch, bit by bit.
-
         Parameters
         ----------
         sentences : list of array, list of dict of array, or dict of list of array
@@ -165,8 +163,7 @@ class Engine:
         Returns
         -------
         list of dict of str to numpy.ndarray
-            The outputs of each sentence: ``(tokens, ...)``, or ``(...)`` of a whole sentence, which
-            are zeros if it has no tokens.
+            The outputs of each sentence: ``(tokens, ...)``, or ``(...)`` of a whole sentence.
 
         Raises
         ------
