@@ -3,12 +3,18 @@
 import logging
 import os
 import signal
+import tempfile
 
 import pytest
 
 from tvm_sparse.errors import PLEASE_REPORT
+from tvm_sparse.files import CACHE_VARIABLE
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import ONNX Runtime before the package
+
+# Tests share compiled kernels, also those that compile in other processes, and no user's.
+_kernels = tempfile.TemporaryDirectory(prefix="tvm_sparse-test-kernels-")
+os.environ[CACHE_VARIABLE] = _kernels.name
 
 # A shell that starts the tests in the background lets them ignore some signals, and the programs
 # that they start, too. Tests of how programs end send these signals.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -9,7 +11,12 @@ from tvm import relax
 from tvm.relax import vm_build
 
 from tvm_sparse.compiling import on_all_cores, one_at_a_time
+from tvm_sparse.files import kernel_cache
+from tvm_sparse.kernel_objects import kernel_objects
 from tvm_sparse.passes.ir.left_out import without_passes
+from tvm_sparse.runtime.code import Code, CompiledCode
+from tvm_sparse.runtime.linking import can_link
+from tvm_sparse.runtime.objects import is_size_limited
 
 COMPACTION = "s_tir.CompactBufferAllocation"
 """TVM's pass that shrinks scratch memory to the part that is accessed; `build` leaves it out.
@@ -51,10 +58,45 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any = "d
 
 
 @one_at_a_time
-def build_lowered(mod: tvm.IRModule, target: tvm.target.Target) -> Any:
-    """Compile a module that a pipeline for Relax functions has lowered, as `build` does."""
+def compile_code(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    machine: str,
+    use_cache: bool,
+) -> Code:
+    """Compile a module that a pipeline for Relax functions has lowered.
+
+    Parameters
+    ----------
+    mod : IRModule
+        The module.
+    target : Target
+        The processor to compile for.
+    machine : str
+        The name of its architecture on Linux.
+    use_cache : bool
+        Whether kernels are looked up in the user's cache, and kept there.
+
+    Returns
+    -------
+    CompiledCode or tvm.runtime.Module
+        A module of TVM where nothing can be linked, and where passes are watched or the sizes of
+        files are limited, which object files in memory do not stand.
+    """
     with without_passes(COMPACTION):
-        return _build_in_parts(mod, target, tvm.transform.Sequential([]))
+        scope = tvm.transform.PassContext.current()
+        if scope.instruments or is_size_limited() or not can_link(machine):
+            return _build_in_parts(mod, target, tvm.transform.Sequential([])).mod
+        _, functions = _executable(mod)
+        with kernel_cache() if use_cache else contextlib.nullcontext() as cache:
+            objects = kernel_objects(parts_of(functions), target, cache)
+
+    def linked(kernels: Sequence[tvm.runtime.Module]) -> tvm.runtime.Module:
+        builder, _ = _executable(mod)
+        return _link(builder, mod, target, kernels)
+
+    executable = linked([])
+    return CompiledCode(executable, objects, linked, machine) if objects else executable
 
 
 def _build_in_parts(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline: Any) -> Any:
@@ -63,24 +105,38 @@ def _build_in_parts(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline
         relax_pipeline = relax.get_pipeline(relax_pipeline)
     with target:
         mod = relax_pipeline(mod)
-    external = list(mod.attrs.get("external_mods", []))
-    constants = dict(mod.attrs.get("const_name_to_constant", {}))
-    builder = relax.ExecBuilder()
-    mod = vm_build._vmcodegen(builder, mod)
+    builder, functions = _executable(mod)
     scope = tvm.transform.PassContext.current()
 
     def compiled(part: tvm.IRModule) -> tvm.runtime.Module:
         with scope:  # a context is in scope of one thread
             return tvm.tirx.build(part, target)
 
-    parts = parts_of(mod)
+    parts = parts_of(functions)
     # What watches the passes of a context was written for one thread.
     libraries = (
         [compiled(part) for part in parts] if scope.instruments else on_all_cores(compiled, parts)
     )
-    first = libraries.pop(0) if libraries else None
-    linked = vm_build._ffi_api.VMLink(builder, target, first, [*libraries, *external], constants)
-    return relax.VMExecutable(linked)
+    return relax.VMExecutable(_link(builder, mod, target, libraries))
+
+
+def _executable(mod: tvm.IRModule) -> tuple[relax.ExecBuilder, tvm.IRModule]:
+    """Return the instructions of the Relax functions of a module, and the PrimFuncs left."""
+    builder = relax.ExecBuilder()
+    return builder, vm_build._vmcodegen(builder, mod)
+
+
+def _link(
+    builder: relax.ExecBuilder,
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    libraries: Sequence[tvm.runtime.Module],
+) -> tvm.runtime.Module:
+    """Return an executable that has the constants of a module and calls libraries."""
+    external = list(mod.attrs.get("external_mods", []))
+    constants = dict(mod.attrs.get("const_name_to_constant", {}))
+    first, *others = libraries or [None]
+    return vm_build._ffi_api.VMLink(builder, target, first, [*others, *external], constants)
 
 
 def parts_of(mod: tvm.IRModule) -> list[tvm.IRModule]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tvm
 
-from tvm_sparse.building import build_lowered
+from tvm_sparse.building import compile_code
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import COMPILING
 from tvm_sparse.cpu.precision import needed_sets, resolve
@@ -88,6 +88,7 @@ def compile_decoder(
     streams: int,
     strict: bool,
     cache: CacheOption = "auto",
+    kernel_cache: bool = True,
 ) -> Engine:
     """Compile a decoder.
 
@@ -99,7 +100,7 @@ def compile_decoder(
         Returns the passes; `report` and `strict` are its last arguments.
     cpu : CpuProfile
         The processor.
-    threads, streams, strict, cache
+    threads, streams, strict, cache, kernel_cache
         As `tvm_sparse.compile` takes them.
 
     Raises
@@ -137,7 +138,8 @@ def compile_decoder(
                         merged.add(name, passes(mod))
                 lifted, weights, read_by = lift_weights(merged.module())
                 info = replace(info, weights=Weights.of(weights, read_by))
-                executable = build_lowered(describe(lifted, info), target)
+                described = describe(lifted, info)
+                code = compile_code(described, target, info.machine, kernel_cache)
         except ModelError as error:
             if strict and reports and reports[-1].warnings:
                 raise ModelError("; ".join(reports[-1].warnings)) from error
@@ -148,6 +150,6 @@ def compile_decoder(
         for warning in dict.fromkeys(text for other in reports[1:] for text in other.warnings):
             if warning not in known:
                 _log.warning("in calls of several tokens: %s", warning)
-    engine = Engine(executable.mod, info, threads, report, streams, weights)
+    engine = Engine(code, info, threads, report, streams, weights)
     engine.sources = ModelFiles(Path(model))
     return engine

@@ -36,11 +36,12 @@ def compile_once(
     hints: Sequence[Mapping[str, int]],
     bounds: Mapping[str, int],
     named: Mapping[str, Sequence[int | str]] | None,
+    use_cache: bool,
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
 ) -> Engine:
     """Compile a model as it is; `explain` completes the report."""
-    from tvm_sparse.building import build_lowered
+    from tvm_sparse.building import compile_code
     from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
     from tvm_sparse.passes.padding.drop_padding import OUTPUTS
 
@@ -70,7 +71,7 @@ def compile_once(
                 mod, weights, read_by = lift_weights(passes(mod))
                 placed = Weights.of(weights, read_by)
                 info = replace(info, weights=placed, mask=reports[0].packed_mask)
-                executable = build_lowered(describe(mod, info), tvm_target)
+                code = compile_code(describe(mod, info), tvm_target, info.machine, use_cache)
         except ModelError as error:
             if reports and reports[0].refusal:
                 raise ModelError(f"{name}: {reports[0].refusal}") from error
@@ -79,7 +80,7 @@ def compile_once(
             raise
         report = explain(*reports)
         report.log()
-    engine = Engine(executable.mod, info, threads, report, streams, weights)
+    engine = Engine(code, info, threads, report, streams, weights)
     if not isinstance(model, tvm.IRModule):
         from tvm_sparse.frontends.model_files import ModelFiles
 

@@ -67,6 +67,7 @@ def compile(
     bounds: Mapping[str, int] | None = None,
     cache: CacheOption = "auto",
     padding: PaddingOption = "auto",
+    kernel_cache: bool = True,
 ) -> Engine:
     """Compile a model for a CPU.
 
@@ -137,6 +138,9 @@ def compile(
         sentences are packed one after another, and outputs have zeros for padded tokens.
         ``"keep"`` computes them. ``"auto"`` drops them of models with open dimensions none of
         whose outputs has an axis of tokens, such as the vectors of sentences.
+    kernel_cache : bool
+        Whether compiled kernels are kept in the user's folder for caches, and taken from there.
+        What they compute is the same.
 
     Returns
     -------
@@ -167,7 +171,7 @@ def compile(
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,
         "calibration": calibration, "streams": streams, "hints": hints, "bounds": bounds,
-        "cache": cache, "padding": padding,
+        "cache": cache, "padding": padding, "kernel_cache": kernel_cache,
     }  # fmt: skip
     if is_in_memory(model):
         options |= {"limit_time": limit_time, "limit_memory": limit_memory}
@@ -216,7 +220,7 @@ def compile(
         sizes = {"hints": hints, "bounds": bounds, "padding": padding == "drop"}
         check_decoder_options(precision, calibration, sizes)
         passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
-        return compile_decoder(model, passes, cpu, threads, streams, strict, cache)
+        return compile_decoder(model, passes, cpu, threads, streams, strict, cache, kernel_cache)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
     if named or has_sizes(model) or padding == "drop":
         cpu, precision = in_float32(cpu, precision), "float32"
@@ -226,6 +230,7 @@ def compile(
     once = functools.partial(
         compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, hints=each_hint(hints or {}), bounds=bounds or {},
+        use_cache=kernel_cache,
     )  # fmt: skip
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for

@@ -36,7 +36,7 @@ def path(tmp_path):
 @pytest.fixture
 def failing(monkeypatch):
     """Return a function after which modules with the given operators cannot be built."""
-    build = building.build
+    build = building.compile_code
 
     def fail_at(*operators):
         def fails(mod, *arguments):
@@ -46,7 +46,7 @@ def failing(monkeypatch):
                     raise ValueError(f"no kernel of {operator}\nfor this target")
             return build(mod, *arguments)
 
-        monkeypatch.setattr(building, "build", fails)
+        monkeypatch.setattr(building, "compile_code", fails)
 
     return fail_at
 
@@ -102,8 +102,8 @@ def test_a_failure_of_no_node_is_passed_on(path, monkeypatch):
             raise RuntimeError("disk full")
         return build(mod, *_)
 
-    build = building.build
-    monkeypatch.setattr(building, "build", fails)
+    build = building.compile_code
+    monkeypatch.setattr(building, "compile_code", fails)
     with pytest.raises(CompilationError, match="disk full"):
         tvm_sparse.compile(path)
 
@@ -112,7 +112,7 @@ def test_want_of_memory_is_no_failure_of_a_node(path, monkeypatch):
     def fails(mod, *_):
         raise MemoryError
 
-    monkeypatch.setattr(building, "build", fails)
+    monkeypatch.setattr(building, "compile_code", fails)
     with pytest.raises(CompilationError, match="not enough memory"):
         tvm_sparse.compile(path)
 

@@ -15,7 +15,7 @@ import tvm
 
 import tvm_sparse
 from tvm_sparse.errors import LibraryError
-from tvm_sparse.runtime import objects, seal, writing
+from tvm_sparse.runtime import seal, writing
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.testing.models import onnxruntime_outputs
 
@@ -278,7 +278,7 @@ class TestFiles:
         def full(*arguments, **options):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        for module, name in ((objects.shutil, "copyfileobj"), (writing, "add_seal"), (os, "fsync")):
+        for module, name in ((Path, "write_bytes"), (writing, "add_seal"), (os, "fsync")):
             with monkeypatch.context() as patch:
                 patch.setattr(module, name, full)
                 with pytest.raises(LibraryError, match="cannot be written: No space left"):

@@ -37,6 +37,10 @@ def declare(verbs: arguments.Verbs) -> None:
         help="what a decoder keeps of past tokens; auto is float16 for weights of few bits, and "
         "otherwise the type of the file (default: auto)",
     )  # fmt: skip
+    command.add_argument(
+        "--no-cache", action="store_true",
+        help="compile every kernel, and keep none in the user's folder for caches",
+    )  # fmt: skip
     arguments.add_columns(command)
     arguments.add_records(command)
     command.add_argument(
@@ -95,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
             bounds=dict(options.bound) if model == options.model else None,
             cache=options.cache,
             padding=options.padding if model == options.model else "keep",
+            kernel_cache=not options.no_cache,
         )
 
     def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:

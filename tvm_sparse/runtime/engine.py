@@ -15,6 +15,7 @@ from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.errors import ClosedError, InputError, TargetError
 from tvm_sparse.runtime import library
 from tvm_sparse.runtime.arrays import Inputs, in_order, to_arrays, to_tensor
+from tvm_sparse.runtime.code import Code, runnable
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
@@ -61,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        code: tvm_ffi.Module | LibraryFile,
+        code: Code,
         info: LibraryInfo,
         threads: int | None = None,
         report: CompileReport | None = None,
@@ -74,7 +75,7 @@ class Engine:
         self.threads = threads or counts.share_of_cores(usable_cores(), streams)
         self.streams = streams
         self.report = report
-        self._code: tvm_ffi.Module | LibraryFile | None = code
+        self._code: Code | None = code
         self._weights = weights
         self._machine: Machine | None = None
 
@@ -282,16 +283,16 @@ class Engine:
                 code = self.open_code()
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
-                module, tensors = code, self._weights
-                if isinstance(code, LoadedLibrary):
-                    module, tensors = code.module, code.weights
+                tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
                 sizes = self.threads, self.streams, self.info.has_sizes
                 weights = by_function(self.info.weights, tensors)
                 falls_back = bool(self.info.fallbacks)
-                self._machine = Machine(module, *sizes, weights, has_fallbacks=falls_back)
+                self._machine = Machine(
+                    runnable(code), *sizes, weights, has_fallbacks=falls_back
+                )
             return self._machine
 
-    def open_code(self) -> tvm_ffi.Module | LibraryFile:
+    def open_code(self) -> Code:
         """Return the code of an engine that is not closed."""
         code = self._code
         if code is None:

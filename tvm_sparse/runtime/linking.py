@@ -52,6 +52,14 @@ def link_command(machine: str, linker: str = "auto") -> list[str]:
     )
 
 
+def can_link(machine: str) -> bool:
+    """Return whether there is a linker for a machine."""
+    try:
+        return bool(link_command(machine))
+    except LibraryError:
+        return False
+
+
 def link(command: Sequence[str], output: str, objects: Sequence[str], folder: Path) -> None:
     """Link objects and assembler files into a stripped shared library.
 

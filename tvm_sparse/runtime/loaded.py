@@ -113,13 +113,28 @@ def load_library(path: Path, file: BinaryIO, weights: Weights | None = None) -> 
                 f"{path}: was overwritten while an engine has it loaded; close that engine, and "
                 "replace files by renaming, as `save` does"
             )
-        load = tvm_ffi.get_global_func("ffi.Module.load_from_file.so")
         with quiet_runtime():
-            module = load(_unique_path(file), "so")
+            module = _load(file)
         mapped = [] if weights is None else map_weights(file, weights)
         library = LoadedLibrary(module, path, file, mapped)
         _loaded[identity] = library
         return library
+
+
+def load_code(file: BinaryIO) -> tvm_ffi.Module:
+    """Load an open file of compiled code; nothing is checked, and the file may be closed then.
+
+    Raises
+    ------
+    OSError, RuntimeError, ValueError
+        If the system cannot load the file.
+    """
+    with _lock:
+        return _load(file)
+
+
+def _load(file: BinaryIO) -> tvm_ffi.Module:
+    return tvm_ffi.get_global_func("ffi.Module.load_from_file.so")(_unique_path(file), "so")
 
 
 def _identify(file: BinaryIO) -> _Identity:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,12 @@ _SHARED_OBJECT = "library.so"
 _FILE_IN_FOLDER = re.compile(r'^(\s*\.file\s+\d+) "[^"]*" (".*")', re.MULTILINE)
 
 
-def write_shared_object(module: tvm.runtime.Module, folder: Path, command: Sequence[str]) -> Path:
+def write_shared_object(
+    module: tvm.runtime.Module,
+    folder: Path,
+    command: Sequence[str],
+    objects: Sequence[bytes] = (),
+) -> Path:
     """Link a compiled module into a shared object.
 
     Parameters
@@ -38,6 +42,8 @@ def write_shared_object(module: tvm.runtime.Module, folder: Path, command: Seque
         An empty folder, where the shared object and all that it is made of are written.
     command : sequence of str
         The command that links.
+    objects : sequence of bytes, optional
+        Object files that take the place of the code in `module`, which is empty.
 
     Returns
     -------
@@ -52,18 +58,21 @@ def write_shared_object(module: tvm.runtime.Module, folder: Path, command: Seque
         If a file cannot be written.
     """
     sources, options = [], []
-    parts = module._collect_dso_modules()
+    parts = [] if objects else module._collect_dso_modules()
     for number, part in enumerate(parts):
         if part.kind == "c":
             # A model without kernels comes as C code.
             options = [f"-I{path}" for path in _headers()]
             name = f"part{number}.{next(iter(part.get_write_formats()), 'c')}"
         else:
-            name = f"part{number}.{'s' if _is_size_limited() else 'o'}"
+            name = f"part{number}.{'s' if is_size_limited() else 'o'}"
         sources.append(name)
     on_all_cores(
         lambda number: _write_part(parts[number], folder / sources[number]), range(len(parts))
     )
+    for number, content in enumerate(objects):
+        sources.append(f"part{number}.o")
+        (folder / sources[-1]).write_bytes(content)
     if module.imports:
         sources.append(_write_constants(module, folder))
     link(command, _SHARED_OBJECT, [*options, *sources], folder)
@@ -78,7 +87,7 @@ def _headers() -> list[str]:
     ]
 
 
-def _is_size_limited() -> bool:
+def is_size_limited() -> bool:
     """Return whether the system limits the sizes of files, which holds for those in memory too."""
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
@@ -90,10 +99,14 @@ def _write_part(part: tvm.runtime.Module, path: Path) -> None:
         # The GNU assembler does not know LLVM's second name, that of the folder.
         path.write_text(_FILE_IN_FOLDER.sub(r"\1 \2", part.inspect_source("s")))
         return
+    path.write_bytes(written(part, kind))
+
+
+def written(part: tvm.runtime.Module, kind: str = "o") -> bytes:
+    """Return the object file of a part, or another kind of file, by way of the memory."""
     with os.fdopen(os.memfd_create("tvm_sparse"), "rb") as memory:
         part.write_to_file(f"/proc/self/fd/{memory.fileno()}", kind)
-        with path.open("wb") as file:
-            shutil.copyfileobj(memory, file)
+        return memory.read()
 
 
 def _write_constants(module: tvm.runtime.Module, folder: Path) -> str:

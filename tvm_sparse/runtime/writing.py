@@ -16,6 +16,7 @@ from tvm import relax
 
 from tvm_sparse.errors import LibraryError, border
 from tvm_sparse.files import replacing
+from tvm_sparse.runtime.code import CompiledCode
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.linking import link_command
 from tvm_sparse.runtime.objects import write_shared_object
@@ -34,7 +35,7 @@ def describe(mod: tvm.IRModule, info: LibraryInfo) -> tvm.IRModule:
 
 
 def write_library(
-    module: tvm.runtime.Module,
+    code: tvm.runtime.Module | CompiledCode,
     path: Path,
     info: LibraryInfo,
     linker: str = "auto",
@@ -45,8 +46,8 @@ def write_library(
 
     Parameters
     ----------
-    module : tvm.runtime.Module
-        The module that TVM compiled.
+    code : tvm.runtime.Module or CompiledCode
+        What TVM compiled.
     path : Path
         The file to write.
     info : LibraryInfo
@@ -54,7 +55,7 @@ def write_library(
     linker : str
         One of `tvm_sparse.runtime.linking.LINKERS`.
     read : iterable of Path
-        Files from which the module was made; the library may not replace any of them.
+        Files from which the code was made; the library may not replace any of them.
     weights : sequence of tensor
         The weights beside the code, as `info` says.
 
@@ -68,7 +69,11 @@ def write_library(
         border(LibraryError, f"{path}: cannot be written"),
         replacing(path, LibraryError, read) as temporary,
     ):
-        library = write_shared_object(module, temporary.parent, command)
+        if isinstance(code, CompiledCode):
+            module, objects = code.executable, code.objects
+        else:
+            module, objects = code, ()
+        library = write_shared_object(module, temporary.parent, command, objects)
         if info.weights is not None:
             arrays = [tensor.numpy() for tensor in weights]
             info = replace(info, weights=append_weights(library, info.weights, arrays))
