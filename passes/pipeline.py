@@ -32,6 +32,7 @@ from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
+from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -114,6 +115,7 @@ def canonicalize() -> Passes:
         ComputeConstants(),
         relax.transform.FoldConstant(),
         GatherWhole(),
+        FoldConstants(),
         RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),

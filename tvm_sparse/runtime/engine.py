@@ -28,7 +28,6 @@ from tvm_sparse.specs import Sizes, TensorSpec
 
 if TYPE_CHECKING:
     import tvm
-    import tvm_ffi
 
     from tvm_sparse.compile_report import CompileReport
 
@@ -287,9 +286,7 @@ class Engine:
                 sizes = self.threads, self.streams, self.info.has_sizes
                 weights = by_function(self.info.weights, tensors)
                 falls_back = bool(self.info.fallbacks)
-                self._machine = Machine(
-                    runnable(code), *sizes, weights, has_fallbacks=falls_back
-                )
+                self._machine = Machine(runnable(code), *sizes, weights, has_fallbacks=falls_back)
             return self._machine
 
     def open_code(self) -> Code:
