@@ -1,6 +1,6 @@
 """Nodes at which a pass, TVM or LLVM fails: ONNX Runtime runs them, or an error names them.
 
-A failure is played: the build of a module fails if it has a certain operator.
+A failure is played: the passes on a module fail if it has a certain operator.
 """
 
 import logging
@@ -10,9 +10,9 @@ import pytest
 from onnx.helper import make_node
 
 import tvm_sparse
-from tvm_sparse import building
 from tvm_sparse.errors import CompilationError, ModelError
 from tvm_sparse.frontends.load import import_module
+from tvm_sparse.passes import pipeline
 from tvm_sparse.testing.models import onnxruntime_outputs, write_onnx
 
 X = {"x": [2, 6, 16]}
@@ -36,7 +36,7 @@ def path(tmp_path):
 @pytest.fixture
 def failing(monkeypatch):
     """Return a function after which modules with the given operators cannot be built."""
-    build = building.compile_code
+    build = pipeline.front
 
     def fail_at(*operators):
         def fails(mod, *arguments):
@@ -46,7 +46,7 @@ def failing(monkeypatch):
                     raise ValueError(f"no kernel of {operator}\nfor this target")
             return build(mod, *arguments)
 
-        monkeypatch.setattr(building, "compile_code", fails)
+        monkeypatch.setattr(pipeline, "front", fails)
 
     return fail_at
 
@@ -102,8 +102,8 @@ def test_a_failure_of_no_node_is_passed_on(path, monkeypatch):
             raise RuntimeError("disk full")
         return build(mod, *_)
 
-    build = building.compile_code
-    monkeypatch.setattr(building, "compile_code", fails)
+    build = pipeline.front
+    monkeypatch.setattr(pipeline, "front", fails)
     with pytest.raises(CompilationError, match="disk full"):
         tvm_sparse.compile(path)
 
@@ -112,7 +112,7 @@ def test_want_of_memory_is_no_failure_of_a_node(path, monkeypatch):
     def fails(mod, *_):
         raise MemoryError
 
-    monkeypatch.setattr(building, "compile_code", fails)
+    monkeypatch.setattr(pipeline, "front", fails)
     with pytest.raises(CompilationError, match="not enough memory"):
         tvm_sparse.compile(path)
 
