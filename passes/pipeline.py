@@ -31,8 +31,8 @@ from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
-from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
+from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -113,9 +113,8 @@ def canonicalize() -> Passes:
         KeepZeros(),
         WriteOutPowers(),
         ComputeConstants(),
-        relax.transform.FoldConstant(),
-        GatherWhole(),
         FoldConstants(),
+        GatherWhole(),
         RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
