@@ -55,3 +55,23 @@ def test_running_a_library_loads_no_compiler_and_compiling_one_does(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), -np.sort(-rows)[..., :5])
     assert (tmp_path / "copy.so").read_bytes() == (tmp_path / "m.so").read_bytes()
     assert done.stdout.startswith("InputError with these inputs an index is out of range")
+
+
+RUN = """
+import sys
+from tvm_sparse.cli import main
+
+assert main.main(["run", sys.argv[1], "--input", f"x={sys.argv[2]}", "-o", sys.argv[3]]) == 0
+assert not {"tvm", "onnx", "onnxruntime"} & sys.modules.keys(), "more is imported than is needed"
+"""
+
+
+def test_the_program_that_runs_a_library_loads_no_compiler(tmp_path):
+    path = write_onnx(tmp_path / "m.onnx", [make_node("Relu", ["x"], ["y"])], {"x": [4]}, ["y"], {})
+    tvm_sparse.compile(path, threads=1).save(tmp_path / "m.so")
+    np.save(tmp_path / "x.npy", np.array([-1, 2, -3, 4], "float32"))
+    names = ("m.so", "x.npy", "y.npz")
+    command = [sys.executable, "-c", RUN, *(str(tmp_path / name) for name in names)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npz")["y"], [0, 2, 0, 4])

@@ -240,16 +240,18 @@ def recorded_plans(records: str | None) -> RecordedPlans:
 def read_files(options: argparse.Namespace) -> list[Path]:
     """Return the files that the options name as inputs; no result of the verb may replace one."""
     from tvm_sparse.errors import OutputError
-    from tvm_sparse.frontends.model_files import ModelFiles
-    from tvm_sparse.records.file import default_path
 
     given = vars(options)
     found = [given[name] for name in ("library", "calibration") if given.get(name)]
     found += [path for _, path in given.get("input", ())]
     if given.get("model"):
+        from tvm_sparse.frontends.model_files import ModelFiles
+
         found += ModelFiles(given["model"])
     records = given.get("records", "off")
     if records is None:
+        from tvm_sparse.records.file import default_path
+
         with contextlib.suppress(OutputError):
             found.append(default_path())
     elif str(records) != "off":

@@ -27,12 +27,13 @@ def declare(verbs: arguments.Verbs) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a library once and write its outputs."""
-    from tvm_sparse import compiler, files
+    from tvm_sparse import files
     from tvm_sparse.cli import console
+    from tvm_sparse.runtime.loading import load
 
     read = arguments.read_files(options)
     files.check_writable(options.output, read=read)
-    engine = compiler.load(options.library, options.threads)
+    engine = load(options.library, options.threads)
     inputs = {name: files.read_npy(path) for name, path in options.input}
     outputs = engine.run(inputs)
     files.write_npz(options.output, outputs, read)
