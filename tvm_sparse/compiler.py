@@ -30,6 +30,7 @@ from tvm_sparse.specs import (
     FallbackOption,
     Hints,
     PaddingOption,
+    allowed,
     check_cache,
     check_padding,
     each_hint,
@@ -47,7 +48,13 @@ __all__ = ["compile", "load", "verify_engine"]
 
 
 def compile(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto | tvm.IRModule | torch.nn.Module,
+    model: str
+    | os.PathLike[str]
+    | bytes
+    | onnx.ModelProto
+    | tvm.IRModule
+    | torch.nn.Module
+    | torch.export.ExportedProgram,
     shapes: Mapping[str, Sequence[int | str]] | Any | None = None,
     target: str = "native",
     threads: int | None = None,
@@ -75,10 +82,11 @@ def compile(
 
     Parameters
     ----------
-    model : str, PathLike, bytes, onnx.ModelProto, tvm.IRModule or torch.nn.Module
+    model : str, PathLike, bytes, onnx.ModelProto, tvm.IRModule, torch.nn.Module or ExportedProgram
         An ONNX file, or its content; a GGUF file or a folder in Hugging Face's layout of a language
         model; a Relax module whose function ``main`` has its weights as constants, and whose inputs
-        may have variables as sizes; or a module of PyTorch in evaluation mode.
+        may have variables as sizes; or a module of PyTorch in evaluation mode, or what
+        ``torch.export`` made of one, in which dimensions may be dynamic.
     shapes : mapping of str to sequence of int or str, optional
         Shapes of the ONNX inputs that have dynamic dimensions; a string names a dimension that each
         inference chooses. ``{"batch": 1}`` gives a dimension its size by its name in the file.
@@ -166,7 +174,8 @@ def compile(
         If a limit is exceeded, or the process that has limits crashes.
     """
     if is_module(model):
-        model, shapes = import_torch(model, shapes), None
+        (model, limits), shapes = import_torch(model, shapes), None
+        bounds = allowed(bounds or {}, limits)
     options: dict[str, Any] = {
         "target": target, "threads": threads, "columns": columns, "overlap": overlap,
         "records": records, "fallback": fallback, "precision": precision,

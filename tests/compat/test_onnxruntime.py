@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.helper import make_node
 
 import tvm_sparse
 import tvm_sparse.onnxruntime as ort
 from tvm_sparse.onnx_runtime import onnxruntime
-from tvm_sparse.testing.models import onnxruntime_outputs, write_mlp
+from tvm_sparse.testing.models import onnxruntime_outputs, write_mlp, write_onnx
 from tvm_sparse.zoo.random_weights import RandomWeights
 from tvm_sparse.zoo.transformers import BERT_TINY, bert
 
@@ -55,8 +56,32 @@ def test_it_is_a_session_of_onnxruntime_in_all_but_run(mlp):
     assert ort.get_available_providers() == onnxruntime.get_available_providers()
 
 
-def test_every_set_of_shapes_is_compiled_once(mlp):
+def test_one_library_takes_all_sizes(mlp, caplog):
     session = ort.InferenceSession(mlp, options())
+    for tokens in (20, 8, 64):
+        (y,) = session.run(None, feed(tokens))
+        expected = onnxruntime_outputs(mlp, feed(tokens))["y"]
+        np.testing.assert_allclose(y, expected, atol=1e-4 * np.abs(expected).max())
+    assert session._open.inputs[0].shape == ("batch", "tokens", 32)
+    assert len(session._engines) == 1
+    with pytest.raises(Exception, match="Got: 31 Expected: 32"):
+        session.run(None, {"x": np.zeros((1, 20, 31), "float32")})
+    assert not caplog.records
+
+
+def test_sizes_that_kernels_must_know_have_a_library_each(tmp_path, caplog):
+    nodes = [make_node("Einsum", ["x", "x"], ["y"], equation="bik,bjk->bij")]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["n", "k", 8]}, ["y"], {}, opset=13)
+    session = ort.InferenceSession(path, options())
+    for count in (4, 6):
+        x = np.random.default_rng(0).standard_normal((2, count, 8)).astype("float32")
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ x.swapaxes(1, 2), rtol=1e-4)
+    assert len(session._engines) == 2
+    assert "each set of shapes gets a library" in caplog.text
+
+
+def test_every_set_of_shapes_is_compiled_once(mlp):
+    session = ort.InferenceSession(mlp, options(shapes="8"))
     for tokens in (20, 8, 20):
         (y,) = session.run(None, feed(tokens))
         expected = onnxruntime_outputs(mlp, feed(tokens))["y"]
@@ -115,10 +140,6 @@ def test_models_in_memory_run_in_onnxruntime(mlp, caplog):
 
 
 def test_our_own_parts_in_onnxruntime_are_not_taken_over(tmp_path):
-    from onnx.helper import make_node
-
-    from tvm_sparse.testing.models import write_onnx
-
     nodes = [make_node("Det", ["x"], ["d"]), make_node("Relu", ["x"], ["y"])]
     path = write_onnx(tmp_path / "d.onnx", nodes, {"x": [3, 3]}, ["d", "y"], {})
     ort.take_over()

@@ -15,6 +15,7 @@ def declare(verbs: arguments.Verbs) -> None:
         verbs, "analyze", "shows each layer's kernel and all tensor columns, and why", run
     )
     arguments.add_model(command)
+    arguments.add_hints(command)
     arguments.add_threads(command)
     arguments.add_precision(command)
     arguments.add_columns(command)
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
             records,
             options.precision,
             calibration,
+            dict(options.hint),
         )
 
     measured = None
@@ -94,6 +96,8 @@ def run(options: argparse.Namespace) -> None:
             more["imposed"] = [gain.to_json() for gain in gains]
         console.print_json(found.to_json() | more)
         return
+    if found.planned_for:
+        streams.say(found.planned_for)
     if gains:
         console.print_gains(gains, found)
         return

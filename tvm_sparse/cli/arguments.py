@@ -68,14 +68,19 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def add_sizes(command: argparse.ArgumentParser) -> None:
     """Declare what is known of dimensions that each inference chooses."""
+    add_hints(command)
+    command.add_argument(
+        "--bound", type=named_size, action="append", default=[], metavar="NAME=512",
+        help="largest size that such a dimension may have",
+    )  # fmt: skip
+
+
+def add_hints(command: argparse.ArgumentParser) -> None:
+    """Declare the sizes that are planned for."""
     command.add_argument(
         "--hint", type=named_sizes, action="append", default=[], metavar="NAME=64",
         help="size to plan for of a dimension that each inference chooses (default: 1 for the "
         "first dimension, 64 for others); of several, as in batch=1,8, each gets a plan",
-    )  # fmt: skip
-    command.add_argument(
-        "--bound", type=named_size, action="append", default=[], metavar="NAME=512",
-        help="largest size that such a dimension may have",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ def declare(verbs: arguments.Verbs) -> None:
         verbs, "tune", "measures how each part of a model runs fastest on a CPU", run
     )
     arguments.add_model(command)
+    arguments.add_hints(command)
     command.add_argument(
         "--level", default="quick", choices=("quick", "normal", "thorough"),
         help="ten trials of each layer and region, some dozens, or all (default: quick)",
@@ -42,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from tvm_sparse import files
     from tvm_sparse.cli import console
     from tvm_sparse.cpu.precision import processor
+    from tvm_sparse.frontends.hinted import at_hints
     from tvm_sparse.records.file import default_path
     from tvm_sparse.report import tuned
     from tvm_sparse.tuning.tune import tune
@@ -66,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
                 progress=progress,
                 precision=options.precision,
                 calibration=inputs,
+                hints=dict(options.hint),
             )
     except (KeyboardInterrupt, ending.Ended):
         print(f"ended; what was measured is in {records}: run again to go on", file=sys.stderr)
@@ -74,6 +77,9 @@ def run(options: argparse.Namespace) -> None:
         console.print_json(tuned.to_json(parts))
     else:
         console.print_table(tuned.table(parts))
+        hinted = at_hints(options.model, dict(options.shape), dict(options.hint))
+        if hinted.sizes:
+            streams.say(hinted)
         streams.say(tuned.summary(parts, records))
     if options.plot:
         cpu = processor(options.target, options.threads, options.precision)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import tvm
+from tvm import relax, tirx
 
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.errors import InputError, ModelError, border
@@ -19,21 +20,36 @@ if TYPE_CHECKING:
 
 
 def is_module(model: object) -> bool:
-    """Return whether `model` is a module of PyTorch, which is not imported for that."""
+    """Return whether `model` is PyTorch's, a module or what it exported, without importing it."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(model, torch.nn.Module)
+    return torch is not None and (isinstance(model, torch.nn.Module) or _is_program(model))
 
 
-def import_torch(module: torch.nn.Module, example_inputs: Any) -> tvm.IRModule:
-    """Return a module of PyTorch in Relax, with its parameters as constants.
+def _is_program(model: object) -> bool:
+    # Its class is imported by whoever made one.
+    exported = sys.modules.get("torch.export")
+    return exported is not None and isinstance(model, exported.ExportedProgram)
+
+
+def import_torch(
+    module: torch.nn.Module | torch.export.ExportedProgram, example_inputs: Any
+) -> tuple[tvm.IRModule, dict[str, int]]:
+    """Return a module of PyTorch in Relax, with its parameters as constants, and its bounds.
 
     Parameters
     ----------
-    module : torch.nn.Module
-        The module; it should be in evaluation mode.
+    module : torch.nn.Module or torch.export.ExportedProgram
+        The module; it should be in evaluation mode. What ``torch.export`` made of one may have
+        dynamic dimensions; they are named after the first input that has them, and its axis, such
+        as ``ids_1``.
     example_inputs : sequence of torch.Tensor, or mapping of str to torch.Tensor
         The arguments of ``forward``, by position or by name. The compiled code takes tensors of
-        these shapes and dtypes.
+        these shapes and dtypes. An exported program needs none.
+
+    Returns
+    -------
+    tuple of IRModule and dict of str to int
+        The module, and the largest sizes of its dynamic dimensions by name.
 
     Raises
     ------
@@ -44,6 +60,10 @@ def import_torch(module: torch.nn.Module, example_inputs: Any) -> tvm.IRModule:
     """
     import torch
 
+    if _is_program(module):
+        if example_inputs:
+            raise InputError("an exported program has its shapes: give no example inputs beside it")
+        return _named(import_program(module, "the exported program"))
     names: Mapping[str, Any] = example_inputs if isinstance(example_inputs, Mapping) else {}
     args: Sequence[Any] = () if names else example_inputs
     if isinstance(args, torch.Tensor):
@@ -58,7 +78,29 @@ def import_torch(module: torch.nn.Module, example_inputs: Any) -> tvm.IRModule:
         raise InputError("the module is in training mode: call its .eval() first")
     with border(ModelError, f"{type(module).__name__} cannot be exported"), torch.no_grad():
         program = torch.export.export(module, tuple(args), dict(names))
-    return import_program(program, type(module).__name__)
+    return import_program(program, type(module).__name__), {}
+
+
+def _named(mod: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, int]]:
+    """Return a module whose variables have names that say where they are, and their bounds."""
+    main = mod["main"]
+    renamed: dict[tirx.Var, str] = {}
+    for param in main.params:
+        for axis, size in enumerate(param.ty.shape.values):
+            if isinstance(size, tirx.Var):
+                renamed.setdefault(size, f"{param.name}_{axis}")
+    limits = main.attrs.get(_BOUNDS, {})
+    bounds = {name: int(limits[v.name]) for v, name in renamed.items() if v.name in limits}
+    given = {var.name: tirx.Var(name, "int64") for var, name in renamed.items()}
+    main = relax.utils.copy_with_new_vars(main).bind_symbolic_vars(given)
+    for attribute in (_BOUNDS, "tir_var_lower_bound"):
+        main = main.without_attr(attribute)
+    mod.update_func(mod.get_global_var("main"), main)
+    return mod, bounds
+
+
+_BOUNDS = "tir_var_upper_bound"
+"""The attribute of a function with the largest sizes of its variables by name."""
 
 
 @one_at_a_time

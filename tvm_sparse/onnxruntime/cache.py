@@ -11,8 +11,10 @@ from typing import Any
 
 import tvm_sparse
 from tvm_sparse.cpu.this_machine import usable_cores
-from tvm_sparse.errors import LibraryError
+from tvm_sparse.errors import LibraryError, ModelError
 from tvm_sparse.frontends.model_files import ModelFiles
+from tvm_sparse.frontends.named_shapes import named_shapes
+from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.version import __version__
 
 _log = logging.getLogger("tvm_sparse")
@@ -20,10 +22,11 @@ _log = logging.getLogger("tvm_sparse")
 
 def compiled_library(
     model: Path,
-    shapes: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Sequence[int | str]],
     threads: int | None,
     precision: Any,
     cache: str,
+    hints: Mapping[str, int] | None = None,
 ) -> tvm_sparse.Engine:
     """Return an engine of a model, from a folder of libraries if it is there.
 
@@ -31,8 +34,8 @@ def compiled_library(
     ----------
     model : Path
         The ONNX file.
-    shapes, threads, precision
-        As `tvm_sparse.compile` takes them.
+    shapes, threads, precision, hints
+        As `tvm_sparse.compile` takes them. A library that is there may have other hints.
     cache : str
         The folder; empty for none. Whoever can write into it can run code in this process.
 
@@ -43,14 +46,14 @@ def compiled_library(
     """
     threads = threads or usable_cores()
     if not cache:
-        return tvm_sparse.compile(model, shapes, threads=threads, precision=precision)
+        return _compiled(model, shapes, threads, precision, hints)
     library = Path(cache).expanduser() / f"{_digest(model, shapes, threads, precision)}.so"
     if library.exists():
         try:
             return tvm_sparse.load(library, threads)
         except LibraryError as error:
             _log.warning("the library is compiled again: %s", error)
-    engine = tvm_sparse.compile(model, shapes, threads=threads, precision=precision)
+    engine = _compiled(model, shapes, threads, precision, hints)
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         engine.save(library)
@@ -59,7 +62,38 @@ def compiled_library(
     return engine
 
 
-def _digest(model: Path, shapes: Mapping[str, Sequence[int]], threads: int, precision: str) -> str:
+def open_shapes(model: Path) -> dict[str, tuple[int | str, ...]] | None:
+    """Return the shapes of the inputs of a file if its dynamic dimensions can stay open, else None.
+
+    Layers that are quantized have faster kernels where all sizes are known.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read.
+    """
+    proto, _ = read_model(model)
+    if any("Quantize" in node.op_type or "Integer" in node.op_type for node in proto.graph.node):
+        return None
+    return named_shapes(proto, None)
+
+
+def _compiled(
+    model: Path,
+    shapes: Mapping[str, Sequence[int | str]],
+    threads: int,
+    precision: Any,
+    hints: Mapping[str, int] | None,
+) -> tvm_sparse.Engine:
+    engine = tvm_sparse.compile(model, shapes, threads=threads, precision=precision, hints=hints)
+    if engine.report and engine.report.kept_by_tvm:
+        raise ModelError(engine.report.kept_by_tvm)
+    return engine
+
+
+def _digest(
+    model: Path, shapes: Mapping[str, Sequence[int | str]], threads: int, precision: str
+) -> str:
     """Return a name for a library, from all that it is made of."""
     found = hashlib.sha256()
     settings = [sorted((name, list(shape)) for name, shape in shapes.items()), threads, precision]

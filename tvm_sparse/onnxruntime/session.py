@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime that runs a compiled library for each set of shapes."""
+"""A session of ONNX Runtime that runs compiled code: one library for all sizes, or one each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import tvm_sparse
 from tvm_sparse.errors import InputError, TvmSparseError, reason
 from tvm_sparse.onnx_runtime import onnxruntime
-from tvm_sparse.onnxruntime.cache import compiled_library
+from tvm_sparse.onnxruntime.cache import compiled_library, open_shapes
 
 SHAPES = "tvm_sparse.shapes"
 """The entry of the session's configuration with the number of sets of shapes to compile."""
@@ -43,11 +43,13 @@ class InferenceSession(onnxruntime.InferenceSession):
     It is a session of ONNX Runtime in all else: it has the same arguments, attributes and methods,
     and holds the model in ONNX Runtime, too, which runs what is not compiled.
 
-    The first call with inputs of new shapes compiles the model for them, which takes seconds. That
-    is done for up to 8 sets of shapes; others run in ONNX Runtime, after one warning. Entries of
-    the session's configuration, which ``sess_options.add_session_config_entry`` sets, say
-    otherwise: ``"tvm_sparse.shapes"`` is the number of sets, ``"tvm_sparse.cache"`` a folder in
-    which libraries are kept for the next process (or the environment variable
+    The first call compiles the model, which takes seconds: a file with dynamic dimensions for all
+    their sizes, planned for those of this call. Where kernels need sizes that are known, the first
+    call with inputs of new shapes compiles the model for them, for up to 8 sets of shapes; others
+    run in ONNX Runtime, after one warning. Entries of the session's configuration, which
+    ``sess_options.add_session_config_entry`` sets, say otherwise: ``"tvm_sparse.shapes"`` is the
+    number of sets of shapes, each of which then has a library of its own, ``"tvm_sparse.cache"`` a
+    folder in which libraries are kept for the next process (or the environment variable
     ``TVM_SPARSE_CACHE``), and ``"tvm_sparse.precision"`` the precision.
 
     Parameters
@@ -80,6 +82,7 @@ class InferenceSession(onnxruntime.InferenceSession):
         super().__init__(path_or_bytes, sess_options, providers, provider_options, **others)
         self._lock = threading.Lock()
         self._engines: dict[Shapes, tvm_sparse.Engine | None] = {}
+        self._open: tvm_sparse.Engine | None = None
         self._options = sess_options
         self._refusal = self._why_not(path_or_bytes)
         if self._refusal:
@@ -112,7 +115,11 @@ class InferenceSession(onnxruntime.InferenceSession):
         engine = None if run_options is not None else self._engine_for(input_feed)
         if engine is None:
             return list(super().run(output_names, input_feed, run_options))
-        outputs = engine.run(dict(input_feed))
+        try:
+            outputs = engine.run(dict(input_feed))
+        except InputError:
+            # ONNX Runtime's own errors say best what is wrong with the sizes of a call.
+            return list(super().run(output_names, input_feed, run_options))
         try:
             return [outputs[name] for name in output_names or outputs]
         except KeyError as error:
@@ -135,6 +142,8 @@ class InferenceSession(onnxruntime.InferenceSession):
         # ONNX Runtime's own errors say best what is wrong with a call.
         if set(feed) != set(names) or not all(isinstance(feed[n], np.ndarray) for n in names):
             return None
+        if self._open is not None:
+            return self._open
         shapes = tuple(tuple(feed[name].shape) for name in names)
         if shapes not in self._engines:
             with self._lock:
@@ -143,6 +152,10 @@ class InferenceSession(onnxruntime.InferenceSession):
         return self._engines[shapes]
 
     def _compile(self, shapes: dict[str, tuple[int, ...]]) -> tvm_sparse.Engine | None:
+        if not self._engines and not self._entry(SHAPES):
+            self._open = self._for_all_sizes(shapes)
+        if self._open is not None:  # it may be that of another thread
+            return self._open
         shown = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         if len(self._engines) >= int(self._entry(SHAPES) or _MOST_SHAPES):
             if len(self._engines) == int(self._entry(SHAPES) or _MOST_SHAPES):
@@ -152,21 +165,42 @@ class InferenceSession(onnxruntime.InferenceSession):
                     self._path, len(self._engines), shown, SHAPES,
                 )  # fmt: skip
             return None
-        threads = self._options.intra_op_num_threads if self._options is not None else 0
         try:
-            return compiled_library(
-                self._path,
-                shapes,
-                threads or None,
-                self._entry(PRECISION) or "float32",
-                self._entry(CACHE) or os.environ.get(CACHE_VARIABLE, ""),
-            )
+            return compiled_library(self._path, shapes, **self._settings())
         except TvmSparseError as error:
             _log.warning(
                 "%s: ONNX Runtime runs inputs %s, since they cannot be compiled: %s",
                 self._path, shown, reason(error),
             )  # fmt: skip
             return None
+
+    def _for_all_sizes(self, shapes: dict[str, tuple[int, ...]]) -> tvm_sparse.Engine | None:
+        """Return an engine for all sizes, planned for `shapes`; None if each needs its own."""
+        settings = self._settings()
+        if settings["precision"] != "float32":
+            return None  # kernels in float16 need sizes that are known
+        try:
+            named = open_shapes(self._path)
+            if named is None:
+                return None
+            sizes = {
+                size: given
+                for name, shape in named.items()
+                for size, given in zip(shape, shapes[name], strict=False)
+                if isinstance(size, str)
+            }
+            return compiled_library(self._path, named, **settings, hints=sizes)
+        except TvmSparseError as error:
+            _log.warning("%s: each set of shapes gets a library: %s", self._path, reason(error))
+            return None
+
+    def _settings(self) -> dict[str, Any]:
+        threads = self._options.intra_op_num_threads if self._options is not None else 0
+        return {
+            "threads": threads or None,
+            "precision": self._entry(PRECISION) or "float32",
+            "cache": self._entry(CACHE) or os.environ.get(CACHE_VARIABLE, ""),
+        }
 
     def _entry(self, name: str) -> str:
         """Return an entry of the session's configuration, empty if there is none."""

@@ -15,9 +15,10 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.precision import PrecisionOption, chosen, processor
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, in_float32, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
+from tvm_sparse.frontends.hinted import Hinted, at_hints
 from tvm_sparse.frontends.load import import_module, import_step, no_fallback
 from tvm_sparse.layer_report import LayerReport, explained
 from tvm_sparse.passes import pipeline
@@ -25,6 +26,7 @@ from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
 from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.specs import Hints
 from tvm_sparse.verification.calibration import calibration_for
 
 
@@ -71,6 +73,8 @@ class Analysis:
         The model without regions, and with each region as a function.
     precision : str
         What activations are computed in; if the compiler chose it, also why.
+    planned_for : str
+        One sentence on the sizes that open dimensions have here; empty if none is open.
     """
 
     model: str
@@ -81,6 +85,7 @@ class Analysis:
     alone: tvm.IRModule = field(repr=False)
     together: tvm.IRModule = field(repr=False)
     precision: str = "float32"
+    planned_for: str = ""
 
     @property
     def seconds(self) -> float:
@@ -100,6 +105,7 @@ class Analysis:
             "threads": self.cpu.cores,
             "l2_bytes": self.cpu.l2_bytes,
             "precision": self.cpu.activations,
+            "planned_for": self.planned_for,
             "layers": [asdict(layer) for layer in self.layers],
             "regions": [_region_json(region) for region in self.regions],
         }
@@ -108,7 +114,7 @@ class Analysis:
 @one_at_a_time
 def analyze(
     model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     target: str = "native",
     threads: int | None = None,
     columns: ColumnRows = "auto",
@@ -116,13 +122,14 @@ def analyze(
     records: str | os.PathLike[str] | RecordedPlans | None = None,
     precision: PrecisionOption = "float32",
     calibration: Mapping[str, Any] | None = None,
+    hints: Hints | None = None,
 ) -> Analysis:
     """Report on the layers, the operators and the regions of a model.
 
     Parameters
     ----------
-    model, shapes, target, threads, columns, overlap, records, precision, calibration
-        As `tvm_sparse.compile` takes them.
+    model, shapes, target, threads, columns, overlap, records, precision, calibration, hints
+        As `tvm_sparse.compile` takes them. Open dimensions have the first sizes of `hints`.
 
     Returns
     -------
@@ -141,8 +148,11 @@ def analyze(
     if imported is not None:
         precision = "float32"  # as decoders are computed
     cpu = processor(target, threads, precision)
-    imported = imported or import_module(model, shapes, no_fallback(cpu.architecture))
-    calibrated = calibration_for(cpu, model, shapes, calibration)
+    hinted = Hinted(model, None, {}) if imported else at_hints(model, shapes, hints)
+    if hinted.sizes:
+        cpu, precision = in_float32(cpu, precision), "float32"
+    imported = imported or import_module(hinted.model, hinted.shapes, no_fallback(cpu.architecture))
+    calibrated = calibration_for(cpu, hinted.model, hinted.shapes, calibration)
     front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu), calibrated.keep_float32)
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
@@ -155,8 +165,9 @@ def analyze(
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
     why = f", not calibrated ({calibrated.refusal})" if calibrated.refusal else ""
     return Analysis(
-        name, cpu, layers, operators, regions, front.mod, together, chosen(precision, cpu) + why
-    )
+        name, cpu, layers, operators, regions, front.mod, together, chosen(precision, cpu) + why,
+        str(hinted),
+    )  # fmt: skip
 
 
 def alone_predictions(shape: RegionShape, cpu: CpuProfile) -> list[Prediction]:

@@ -14,12 +14,13 @@ import numpy as np
 import tvm
 
 from tvm_sparse.compile_decoder import refuse_decoder
-from tvm_sparse.cpu.precision import PrecisionOption, processor
+from tvm_sparse.cpu.precision import PrecisionOption, in_float32, processor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError, TuningError
 from tvm_sparse.files import scratch_folder
+from tvm_sparse.frontends.hinted import at_hints
 from tvm_sparse.frontends.load import import_module, no_fallback
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.passes import pipeline
@@ -28,6 +29,7 @@ from tvm_sparse.records.best import RecordedPlans, is_plan
 from tvm_sparse.records.file import check_file, default_path
 from tvm_sparse.records.keys import key_of
 from tvm_sparse.runtime.board import Board
+from tvm_sparse.specs import Hints
 from tvm_sparse.tuning import trials
 from tvm_sparse.tuning.devices import Builders, Device, RemoteDevice
 from tvm_sparse.tuning.lanes import lanes_parts
@@ -70,7 +72,7 @@ class Tuned(Part):
 
 def tune(
     model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
     target: str = "native",
     threads: int | None = None,
     *,
@@ -81,6 +83,7 @@ def tune(
     progress: Callable[[Progress | str], None] = lambda state: None,
     precision: PrecisionOption = "float32",
     calibration: Mapping[str, Any] | None = None,
+    hints: Hints | None = None,
 ) -> list[Tuned]:
     """Measure how the parts of a model can be computed and record the times.
 
@@ -108,6 +111,9 @@ def tune(
         As `tvm_sparse.compile` takes it; records of one precision do not serve another.
     calibration : mapping of str to array, optional
         As `tvm_sparse.compile` takes it, for layers that stay in float32.
+    hints : mapping of str to int or sequence of int, optional
+        As `tvm_sparse.compile` takes it: open dimensions have its first sizes in all measurements.
+        A library for any sizes uses the records if it is compiled with the same hints.
 
     Returns
     -------
@@ -156,12 +162,16 @@ def tune(
             progress("reading the model")
             refuse_decoder(model, shapes)
             where = cpu.architecture if board is None else "a board"
-            imported = import_module(model, shapes, no_fallback(where)).mod
+            hinted = at_hints(model, shapes, hints)
+            fixed, sizes = hinted.model, hinted.shapes
+            if hinted.sizes:
+                cpu = in_float32(cpu, precision)
+            imported = import_module(fixed, sizes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
-            keep = calibration_for(cpu, model, shapes, calibration).keep_float32
+            keep = calibration_for(cpu, fixed, sizes, calibration).keep_float32
             own = setting.own_folder()
-            subject = ModelSubject.of(model, shapes, own, target, cpu, store.path, keep)
+            subject = ModelSubject.of(fixed, sizes, own, target, cpu, store.path, keep)
             arguments = subject.arguments(setting.own_folder(), imported["main"])
             run("lanes", lanes_parts(mod, subject, arguments, setting))
             # The verdict on the whole model does not count: it is what is measured at the end.

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tvm
 
 import tvm_sparse
+from tvm_sparse.compat.pytorch.freezing import dynamic_sizes, freeze, numbers_of
 from tvm_sparse.errors import InputError, TvmSparseError, reason
 from tvm_sparse.frontends.pytorch import import_program
 
@@ -62,10 +64,11 @@ _OPTIONS = {
 
 
 class CompiledGraph:
-    """A graph of ``torch.compile``; the first call with new shapes compiles it.
+    """A graph of ``torch.compile``; the first call compiles it for all its dynamic sizes.
 
-    PyTorch itself runs a call, after one warning, if the graph cannot be compiled, if gradients are
-    asked for, if tensors are on another device, or after `_MOST_GRAPHS` sets of shapes.
+    Where kernels need sizes that are known, each set of shapes is compiled. PyTorch itself runs a
+    call, after one warning, if the graph cannot be compiled, if gradients are asked for, if tensors
+    are on another device, or after `_MOST_GRAPHS` sets of shapes.
     """
 
     def __init__(
@@ -75,7 +78,11 @@ class CompiledGraph:
         options: Mapping[str, Any],
     ) -> None:
         self._graph = graph
-        self._constants = tuple(i for i, value in enumerate(example_inputs) if _is_constant(value))
+        self._numbers = numbers_of(graph)
+        self._constants = tuple(
+            i for i, value in enumerate(example_inputs) if i in self._numbers or _is_constant(value)
+        )
+        self._sizes = dynamic_sizes(graph)
         self._options = options
         self._lock = threading.Lock()
         self._engines: dict[Key, tvm_sparse.Engine | None] = {}
@@ -106,12 +113,48 @@ class CompiledGraph:
         ]
 
     def _engine_for(self, args: Sequence[Any]) -> tvm_sparse.Engine | None:
-        key = tuple(_identity(value, i in self._constants) for i, value in enumerate(args))
+        key = self._key(args)
         if key not in self._engines:
             with self._lock:
+                if key not in self._engines and self._sizes:
+                    engine = self._for_all_sizes(args)
+                    self._sizes = self._sizes if engine else {}
+                    key = self._key(args)
+                    self._engines |= {key: engine} if engine else {}
                 if key not in self._engines:
                     self._engines[key] = self._compile(args)
         return self._engines[key]
+
+    def _key(self, args: Sequence[Any]) -> Key:
+        return tuple(
+            value.item()
+            if i in self._numbers
+            else _identity(value, i in self._constants, self._sizes.get(i, {}))
+            for i, value in enumerate(args)
+        )
+
+    def _for_all_sizes(self, args: Sequence[Any]) -> tvm_sparse.Engine | None:
+        """Return an engine for all dynamic sizes, planned for those of `args`; None if none is."""
+        variables = self._variables(args)
+        if any(args[i].device.type != "cpu" for i in variables):
+            return None
+        try:
+            program = freeze(self._graph, args, variables, self._sizes)
+            mod = import_program(program, "the graph")
+            hints = {
+                size.name: args[number].shape[axis]
+                for number, param in zip(variables, mod["main"].params, strict=True)
+                for axis, size in enumerate(param.ty.shape.values)
+                if isinstance(size, tvm.tirx.Var)
+            }
+            engine = tvm_sparse.compile(mod, **self._options, hints=hints)
+        except TvmSparseError as error:
+            _log.warning("each set of shapes of a graph is compiled: %s", reason(error))
+            return None
+        if engine.report and engine.report.kept_by_tvm:
+            _log.warning("each set of shapes of a graph is compiled, so that these are not slow")
+            return None
+        return engine
 
     def _compile(self, args: Sequence[Any]) -> tvm_sparse.Engine | None:
         import torch
@@ -123,10 +166,8 @@ class CompiledGraph:
         if any(isinstance(value, torch.Tensor) and value.device.type != "cpu" for value in args):
             self._warn("its tensors are not in the memory of the CPU")
             return None
-        from tvm_sparse.compat.pytorch.freezing import freeze
-
         try:
-            program = freeze(self._graph, args, variables)
+            program = freeze(self._graph, args, variables, {})
             return tvm_sparse.compile(import_program(program, "the graph"), **self._options)
         except TvmSparseError as error:
             self._warn(reason(error))
@@ -149,15 +190,15 @@ def _is_constant(value: object) -> bool:
     return isinstance(value, torch.nn.Parameter) or hasattr(value, "_dynamo_static_input_type")
 
 
-def _identity(value: Any, is_constant: bool) -> object:
+def _identity(value: Any, is_constant: bool, sizes: Mapping[int, str]) -> object:
     """Return what compiled code depends on: a constant's content, or a shape and a dtype."""
     import torch
 
     if not isinstance(value, torch.Tensor):
-        return value
+        return sizes.get(-1, value)
     if is_constant:
         return value.data_ptr(), 0 if value.is_inference() else value._version
-    return tuple(value.shape), value.dtype
+    return tuple(sizes.get(axis, size) for axis, size in enumerate(value.shape)), value.dtype
 
 
 def _to_array(tensor: torch.Tensor) -> np.ndarray:
