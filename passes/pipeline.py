@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,12 @@ from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
 from tvm_sparse.passes.lower.clamp_indices import ClampIndices
+from tvm_sparse.passes.lower.count_multiples import (
+    CountMultiples,
+    counted,
+    default_counts,
+    multiples_in,
+)
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
@@ -295,17 +301,25 @@ def pipeline(
     def run(mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         target = tvm.target.Target.current(allow_none=True)
         cpu = resolve(precision, CpuProfile.from_target(target) if target else native())
-        sizes = sizes_of(mod)
-        with planned_for(sizes | several[0]):
-            return whole(mod, cpu, target or cpu.to_target(), bool(sizes))
+        multiples = multiples_in(mod)
+        sizes = sizes_of(mod) | default_counts(multiples)
+        planned = [counted(hint, multiples) for hint in several]
+        with planned_for(sizes | planned[0]):
+            return whole(mod, cpu, target or cpu.to_target(), planned, bool(sizes))
 
-    def whole(mod: tvm.IRModule, cpu: CpuProfile, target: Any, has_sizes: bool) -> tvm.IRModule:
+    def whole(
+        mod: tvm.IRModule,
+        cpu: CpuProfile,
+        target: Any,
+        planned: Sequence[Mapping[str, int]],
+        has_sizes: bool,
+    ) -> tvm.IRModule:
         computed = chosen(precision, cpu)
         if has_sizes:
             cpu, computed = in_float32(cpu, precision), "float32"
         found = front(mod, cpu, lookups, keep_float32, padding)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
-        points = [with_rows(found.mod, hints) for hints in several]
+        points = [with_rows(found.mod, hints) for hints in planned]
         with target, planned_for(points[0]):
             mod = tvm.transform.Sequential([PlanForHints(points), regions])(found.mod)
             made = _report(mod, cpu, found.used, computed)
@@ -314,7 +328,7 @@ def pipeline(
                 raise ModelError(made.refusal)
             if strict and made.warnings:
                 raise ModelError(made.warnings[0])
-            mod = tvm.transform.Sequential(lower(cpu))(mod)
+            mod = tvm.transform.Sequential([CountMultiples(), *lower(cpu)])(mod)
             with without_passes(*[MEMORY_PLANNING] if has_branches(mod) else []):
                 return relax.get_pipeline("default_build")(mod)
 

@@ -1,8 +1,7 @@
 """Stages: operators that can be computed for any run of their output rows.
 
 `kernel` makes one stage a PrimFunc, which is parallel over runs of rows and chunks of channels.
-`tvm_sparse.schedules.tensor_column` makes several stages, which hand their rows to one another, one
-PrimFunc.
+`tvm_sparse.schedules.tensor_column` makes one of several stages that hand rows to one another.
 """
 
 from __future__ import annotations
@@ -64,6 +63,8 @@ class Stage(ABC):
         Emit what must happen once in a call, before the first of its threads starts.
     other_sizes : collection of int
         The sizes besides those of rows that its code depends on.
+    holds_runs : bool
+        Whether its memory holds what a run sees, so that the rows of a run have a bound.
     parts : int
         Parts of the channels that cores can share where an inference has few rows, see `sharing`.
     """
@@ -80,6 +81,7 @@ class Stage(ABC):
     writes_images: bool = False
     preparations: Collection[Callable[[], None]] = ()
     other_sizes: Collection[int] = ()
+    holds_runs: bool = False
     parts: int = 1
 
     @abstractmethod
@@ -290,7 +292,7 @@ def _run_rows(stage: Stage) -> Collection[int]:
     if row_block == 1:
         return {1}
     if isinstance(rows, Extent) or isinstance(row_block, Extent):
-        return stage.tiles.any_runs()
+        return range(1, row_block + 1) if stage.holds_runs else stage.tiles.any_runs()
     return {min(rows, row_block), rows % row_block} - {0}
 
 

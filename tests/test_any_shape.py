@@ -164,8 +164,8 @@ def test_several_hints():
 
 
 def test_what_keeps_the_lowering_of_tvm_is_named_once(caplog):
-    height, builder = tirx.Var("height", "int64"), relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((5, 3, height, 8), "float32"))
+    width, builder = tirx.Var("width", "int64"), relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((5, 3, 8, width), "float32"))
     weight = relax.const(np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype("float32"))
     with builder.function("main", [x]):
         with builder.dataflow():

@@ -61,6 +61,7 @@ def compile_once(
             threads=cpu.cores,
             precision=cpu.activations,
             bounds=allowed(bounds, imported.bounds),
+            multiples=imported.multiples,
         )
         mod = imported.mod.with_attr(OUTPUTS, [spec.name for spec in info.outputs])
         del imported  # frees each weight as soon as a packed one replaces it

@@ -234,10 +234,16 @@ class Sizes:
     ----------
     bounds : mapping of str to int, optional
         The largest sizes that are allowed.
+    multiples : mapping of str to int, optional
+        The numbers that must divide sizes.
     """
 
-    def __init__(self, bounds: Mapping[str, int] | None = None) -> None:
-        self._bounds = bounds or {}
+    def __init__(
+        self,
+        bounds: Mapping[str, int] | None = None,
+        multiples: Mapping[str, int] | None = None,
+    ) -> None:
+        self._bounds, self._multiples = bounds or {}, multiples or {}
         self._found: dict[str, tuple[int, str]] = {}
 
     def bind(self, name: str, size: int, where: str) -> None:
@@ -246,7 +252,8 @@ class Sizes:
         Raises
         ------
         InputError
-            If another input has another size by this name, or the size is out of bounds.
+            If another input has another size by this name, or the size is out of bounds or no
+            multiple of what it must be.
         """
         known, other = self._found.setdefault(name, (size, where))
         if known != size:
@@ -256,6 +263,12 @@ class Sizes:
             )
         if size < 1:
             raise InputError(f"input {where!r}: {name!r} is {size}; it must be at least 1")
+        multiple = self._multiples.get(name, 1)
+        if size % multiple:
+            raise InputError(
+                f"input {where!r}: {name!r} is {size}, and the strides of the network need a "
+                f"multiple of {multiple}; resize or pad the image"
+            )
         most = self._bounds.get(name, size)
         if size > most:
             raise InputError(

@@ -1,4 +1,4 @@
-"""f(c) => the constant that f computes: views, and float32 arithmetic, by NumPy
+"""f(c) => the constant that f computes: views, float32 arithmetic and choices, by NumPy
 
 TVM's `FoldConstant` compiles a function for each call. Exporters reshape the bias of every
 convolution, and every normalization has a scale that is computed of constants, so that it would
@@ -32,11 +32,14 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
     "relax.sqrt": np.sqrt,
 }
 """Operators that IEEE 754 defines to the last bit."""
+CHOICES: dict[str, Callable[..., Any]] = {"relax.isnan": np.isnan, "relax.where": np.where}
+"""Operators that compare or copy numbers, as the limits of activations do."""
+ON_NUMBERS = ARITHMETIC | CHOICES
 
 
 @tvm.transform.module_pass(opt_level=0, name="ComputeConstants")
 class ComputeConstants:
-    """Replace views and float32 arithmetic of constants by constants."""
+    """Replace views, float32 arithmetic and choices of constants by constants."""
 
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without such calls."""
@@ -45,22 +48,23 @@ class ComputeConstants:
 
 def _compute(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
     shape = static_shape(call)
-    if shape is None or not is_call_to(call, TRANSPOSE, *SAME_ORDER, *ARITHMETIC):
+    if shape is None or not is_call_to(call, TRANSPOSE, *SAME_ORDER, *ON_NUMBERS):
         return None
     sources = [lookup(call.args[0])]
-    if call.op.name in ARITHMETIC:
+    if call.op.name in ON_NUMBERS:
         sources = [lookup(arg) for arg in call.args]
     if not all(isinstance(source, tvm.ir.GenericConst) for source in sources):
         return None
     arrays = [source.value.numpy() for source in sources]
-    if call.op.name in ARITHMETIC:
-        if any(source.ty.dtype != "float32" for source in sources):
+    if call.op.name in ON_NUMBERS:
+        floats = sources[1:] if is_call_to(call, "relax.where") else sources
+        if any(source.ty.dtype != "float32" for source in floats):
             return None
         with np.errstate(all="ignore"):
-            result = np.asarray(ARITHMETIC[call.op.name](*arrays))
+            result = np.asarray(ON_NUMBERS[call.op.name](*arrays))
     elif is_call_to(call, TRANSPOSE):
         axes = call.attrs.axes
         result = np.transpose(arrays[0], None if axes is None else [int(axis) for axis in axes])
     else:
         result = arrays[0]
-    return relax.const(np.ascontiguousarray(result).reshape(shape), sources[0].ty.dtype)
+    return relax.const(np.ascontiguousarray(result).reshape(shape), call.ty.dtype)

@@ -108,7 +108,9 @@ def extents_of(value: relax.Expr) -> tuple[int, ...] | None:
 
 
 def image_extents(value: relax.Expr) -> tuple[int, ...] | None:
-    """Return the extents of a tensor of which only the first one, the batch, may be an `Extent`.
+    """Return the extents of a tensor of which the batch may be an `Extent`, and the height.
+
+    The height is the axis 2 of a tensor with four axes; the batch is the first axis of all.
 
     Returns
     -------
@@ -116,7 +118,13 @@ def image_extents(value: relax.Expr) -> tuple[int, ...] | None:
         None if there are other unknown extents.
     """
     extents = extents_of(value)
-    return None if extents is None or is_symbolic(extents[1:]) else extents
+    return None if extents is None or not is_image_shape(extents) else extents
+
+
+def is_image_shape(extents: Sequence[int]) -> bool:
+    """Whether all extents but the batch, and the height of an image, are known integers."""
+    inner = (*extents[1:2], *extents[3:]) if len(extents) == 4 else extents[1:]
+    return not is_symbolic(inner)
 
 
 def known_shape(value: relax.Expr) -> tuple[int, ...]:

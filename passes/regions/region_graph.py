@@ -189,14 +189,15 @@ def _connect(
         sources = {}
         for name, (tensor, rows) in stage.panels.items():
             value = read[name]
+            is_windowed = rows not in (None, RowMap())
+            if len(stages) > 1 and is_windowed and isinstance(stage.tensor.rows, Extent):
+                return None
             if value in made:
                 is_image = len(known_extents(value)) == 4  # Scratch memory holds panels only.
                 if rows is None or is_image:
                     return None
                 sources[name] = made[value]
                 continue
-            if isinstance(stage.tensor.rows, Extent) and rows not in (None, RowMap()):
-                return None
             if value not in inputs:
                 inputs[value] = len(inputs)
                 tensors.append(tensor)

@@ -25,7 +25,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators import Layout
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
+from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL, Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.layer import Layer
@@ -171,7 +171,7 @@ def rewrite_constant_layers(
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
-        product = compute(emit(found.panels))
+        product = operators.of_height(compute(emit(found.panels)), found.panels)
         return found.read(emit(operators.of_layer(product, name)))
 
     return rewrite_layers(mod, rewrite)
@@ -199,8 +199,8 @@ def refusal(call: relax.Call) -> str:
         return "its sizes are not known"
     if 0 in shape:
         return "it has no rows"
-    if name != "matmul" and is_symbolic(shape[1:]):
-        return "its channels, height or width are symbolic, and the kernels take the batch only"
+    if name != "matmul" and not is_image_shape(shape):
+        return "its channels or width are symbolic, and the kernels take a batch and a height only"
     if name == "matmul" and len(weight_shape) != 2:
         return f"its weight has rank {len(weight_shape)}, and the kernels take rank 2"
     return "" if name == "matmul" else _refused_conv(call)

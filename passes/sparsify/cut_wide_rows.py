@@ -27,6 +27,7 @@ from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import extents_of, known_extents, known_size, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.constant_layers import refusal
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 
 STRIPS_OF_CORE = 4
@@ -69,6 +70,8 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     height, width = (1, shape[2]) if is_line else shape[2:]
     out_height, out_width = (1, out_shape[2]) if is_line else out_shape[2:]
     is_single = height == 1
+    if isinstance(height, Extent):
+        return None
     if not is_line and width <= (WIDEST_SINGLE if is_single else WIDEST):
         return None
     top, left, bottom, _ = padding

@@ -13,6 +13,7 @@ from tvm_sparse.passes.ir.rewriting import Lookup
 from tvm_sparse.passes.ir.shapes import image_extents
 from tvm_sparse.passes.ir.view_chains import CHANGES, follow
 from tvm_sparse.passes.ir.views import View
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.pool2d import Pool2d
 from tvm_sparse.sizes.resize2d import COORDINATES, Resize2d
 
@@ -150,6 +151,8 @@ def match_bilinear(
     if coordinates not in COORDINATES or out[3] < shape[3]:
         return None
     batch, channels, height, width = shape
+    if isinstance(height, Extent) and (out[2] % height != 0 or coordinates == "align_corners"):
+        return None
     return Resize2d(
         batch,
         channels,

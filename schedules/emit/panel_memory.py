@@ -37,7 +37,7 @@ class Panels(ABC):
         self.tensor = tensor
 
     @property
-    def channel_pitch(self) -> int:
+    def channel_pitch(self) -> Any:
         """Floats from one channel of a row to the next."""
         return self.tensor.lanes
 
@@ -210,9 +210,9 @@ class Images(TensorPanels):
         return at.image, channel, at.row, lane
 
     @property
-    def channel_pitch(self) -> int:
+    def channel_pitch(self) -> Any:
         """Floats from one channel of a row to the next."""
-        return self.tensor.rows * self.tensor.lanes
+        return factor(self.tensor.rows) * self.tensor.lanes
 
 
 @dataclass(frozen=True)

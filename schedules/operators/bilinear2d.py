@@ -18,6 +18,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.schedules.emit.buffers import converted, number, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.resize2d import Resize2d
 
@@ -69,15 +70,14 @@ class Bilinear2d(Stage):
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the line; the loads of the last channel may reach beyond its end."""
         super().allocate(run_rows)
-        size = self.block * self.pitch + self.width_out
-        self.memory = scratch(size, self.resize.dtype)
+        self.memory = scratch(self.block * self.pitch + self.width_out, self.resize.dtype)
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         resize, memory, width, out = self.resize, self.memory, self.width_in, self.width_out
         for row, _ in self.each_tile(first, end):
             tile = y.tile(image, row)
-            *between, share = _rows(resize, row)
+            *between, share = _rows(resize, row, size(self.x.tensor.rows))
             upper, lower = (self.x.tile(image, i) for i in between)
             with T.serial(T.int64(0), T.int64(resize.channels // self.block)) as block:
                 channel = T.bind(block * self.block)
@@ -105,12 +105,12 @@ class Bilinear2d(Stage):
         return vector_cycles(rows, 2, 1, 2) + vector_cycles(pixels, 2 + shuffles, 1, 2)
 
 
-def _rows(resize: Resize2d, row: Expr) -> tuple[Expr, Expr, Expr]:
+def _rows(resize: Resize2d, row: Expr, height: Expr) -> tuple[Expr, Expr, Expr]:
     """Return the two input rows that an output row lies between, and the second one's share."""
     scale, shift = resize.line(0)
     source = T.bind(T.Cast(ACTIVATIONS, row) * number(scale) + number(shift))
     floor = T.bind(T.floor(source))
-    last = T.int64(resize.height - 1)
+    last = height - 1
     upper = T.bind(T.Cast("int64", floor))
     rows = [T.bind(T.max(T.min(r, last), T.int64(0))) for r in (upper, upper + 1)]
     return rows[0], rows[1], T.bind(converted(source - floor, resize.dtype))

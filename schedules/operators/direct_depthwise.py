@@ -31,6 +31,7 @@ from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import select_pixels
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.row_blocks import visit_blocks
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -84,9 +85,9 @@ class DirectDepthwiseConv2d(DepthwiseConv2d):
 
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
-        problem, size = self.problem, self.tiling.channels
+        problem, count = self.problem, self.tiling.channels
         with self.each_chunk(chunk) as own_chunk:
-            channel = T.bind(own_chunk * size)
+            channel = T.bind(own_chunk * count)
 
             def visit_channels(count: int) -> None:
                 for row, tile_rows in self.each_tile(first, end):
@@ -100,7 +101,7 @@ class DirectDepthwiseConv2d(DepthwiseConv2d):
                     with T.serial(T.int64(0), T.int64(count)) as c:
                         self._visit_tile(T.int64(0), channel + c, tile_rows, tile, residual)
 
-            visit_blocks(own_chunk, problem.channels, size, visit_channels)
+            visit_blocks(own_chunk, problem.channels, count, visit_channels)
 
     def window_bytes(self) -> int:
         """Return that no row is gathered."""
@@ -108,9 +109,9 @@ class DirectDepthwiseConv2d(DepthwiseConv2d):
 
     def _row_seen(self, image: Expr, row: Expr) -> tuple[Expr, Tile]:
         """Return whether the image has a row, and the row, or the nearest one that it has."""
-        last = self.problem.height - 1
+        last = size(self.x.tensor.rows) - 1
         inside = T.bind(T.And(row >= 0, row <= last))
-        return inside, self.x.tile(image, T.max(T.min(row, T.int64(last)), T.int64(0)))
+        return inside, self.x.tile(image, T.max(T.min(row, last), T.int64(0)))
 
     def _multiply(self, base: Expr, channel: Expr, rows: int, vectors: int) -> None:
         """Multiply and add for the `vectors` vectors after lane `base` of the rows of a tile."""

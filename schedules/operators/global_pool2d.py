@@ -23,7 +23,8 @@ from tvm_sparse.schedules.emit.buffers import (
     number,
     vector,
 )
-from tvm_sparse.schedules.emit.sizes import declare, named, size
+from tvm_sparse.schedules.emit.sizes import declare, factor, named, size
+from tvm_sparse.sizes.extent import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 Shape: TypeAlias = tuple[int, int, int, int]
-"""Batch, which may be an `Extent`, channels, height, width."""
+"""Batch, channels, height, width; batch and height may be an `Extent`."""
 
 CHANNELS = 8
 """Channels that are combined side by side, in registers."""
@@ -51,8 +52,14 @@ def global_avg_pool2d(
         ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, of type `dtype`.
         All lanes of y hold the mean.
     """
-    share = number(1 / (shape[2] * shape[3]))
-    steps = 0.0, lambda a, b: a + b, lambda a: a * share
+
+    def mean(total: Expr) -> Expr:
+        height, width = shape[2:]
+        if not isinstance(height, Extent):
+            return total * number(1 / (height * width))
+        return total / T.Cast(DType.FLOAT32, size(height) * width)
+
+    steps = 0.0, lambda a, b: a + b, mean
     types = dtype, DType.FLOAT32
     return _pool("global_avg_pool2d", shape, lanes, lanes_out, cpu, types, *steps)
 
@@ -88,11 +95,11 @@ def _pool(
     ):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        images = size(batch)
+        images, height = size(batch), factor(height)
         x = argument("x", images * height, channels, lanes, dtype=dtype)
         declare(variables)
         y = argument("y", images, channels, lanes_out, dtype=dtype)
-        jobs = job_loop(images * chunks, batch * height * channels * lanes)
+        jobs = job_loop(images * chunks, math.prod(shape[:3]) * lanes)
         with jobs as job, T.sblock(name):
             image = T.axis.spatial(images, job // chunks)
             chunk = T.axis.spatial(T.int64(chunks), job % chunks)
@@ -105,7 +112,7 @@ def _pool(
             for c in range(side):
                 acc[c] = none
 
-            with T.serial(T.int64(0), T.int64(height)) as row:
+            with T.serial(T.int64(0), size(shape[2])) as row:
 
                 def add(lane: Expr | int, valid: int) -> None:
                     for c in range(side):

@@ -91,6 +91,7 @@ class ConvStage(LayerStage):
     """
 
     window: Window
+    holds_runs = True
 
     def __init__(
         self,

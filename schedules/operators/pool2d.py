@@ -35,6 +35,7 @@ from tvm_sparse.schedules.emit.buffers import (
     vector,
 )
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.operators.pool_line import PoolLine, round_up
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.pool2d import Pool2d
@@ -119,7 +120,7 @@ class _Pooling(Stage):
         self._fill_padding()
         for row, _ in self.each_tile(first, end):
             tile = y.tile(image, row)
-            window = self._rows_within(row, 0, pool.height)
+            window = self._rows_within(row, 0, size(self.x.tensor.rows))
             top = T.bind(row * pool.stride[0] - pool.padding[0])
             with T.serial(*window) as dy:
                 place = self.x.at(image, top + dy * pool.dilation[0])
@@ -203,12 +204,12 @@ class _Pooling(Stage):
         for lane in range(vectors * width, pool.lanes_out, width):
             y.store(zeros, 0, channel, vector(T.int64(lane), width))
 
-    def _rows_within(self, row: Expr, low: int, high: int) -> tuple[Expr, Expr]:
+    def _rows_within(self, row: Expr, low: int, high: Expr) -> tuple[Expr, Expr]:
         """Return the numbers of the window's first rows at or behind rows `low` and `high`."""
         pool = self.pool
         start = row * pool.stride[0] - pool.padding[0]
 
-        def first_from(limit: int) -> Expr:
+        def first_from(limit: Expr | int) -> Expr:
             steps = T.max(limit + (pool.dilation[0] - 1) - start, T.int64(0)) // pool.dilation[0]
             return T.bind(T.min(steps, T.int64(pool.kernel[0])))
 
@@ -218,7 +219,7 @@ class _Pooling(Stage):
         """Return one divided by the rows of the window that a mean counts."""
         pool = self.pool
         top, _, bottom, _ = pool.padding if pool.count_padding else (0, 0, 0, 0)
-        first, end = self._rows_within(row, -top, pool.height + bottom)
+        first, end = self._rows_within(row, -top, size(self.x.tensor.rows) + bottom)
         return T.bind(number(1) / T.Cast(self.sums, T.max(end - first, T.int64(1))))
 
     def _share(self, row_share: Expr, pixel: Expr | int, width: int) -> Expr:

@@ -50,8 +50,10 @@ class TestMistakes:
         message = fails("compile", "a.onnx", "-o", "a.so")
         assert "not a valid model" in message and '("/head/Nonsense", Nonsense,' in message
 
-    def test_missing_shape(self, fails, model):
-        message = fails("analyze", model)
+    def test_missing_shape(self, fails, tmp_path):
+        nodes = [make_node("LpPool", ["x"], ["y"], kernel_shape=[2, 2])]
+        path = write_onnx(tmp_path / "a.onnx", nodes, {"x": ["batch", 3, 8, 8]}, ["y"], {})
+        message = fails("analyze", path)
         assert "input 'x': dimension 0 ('batch') is dynamic" in message
         assert "--shape x=" in message
 

@@ -62,3 +62,15 @@ def test_a_missing_name_is_an_error():
 def test_people_can_read_it():
     assert repr(2 * N + 1) == "2*n + 1 (7)"
     assert repr(-(-S // 32)) == "-1*(-1*s (-37) // 32) (2)"
+
+
+def test_a_number_divides_a_sum_whose_products_it_divides():
+    assert (16 * N + 1) // 2 == 8 * N
+    assert (16 * N - 1) // 2 + 1 == 8 * N
+    assert -(-(32 * N) // 2) == 16 * N
+    assert (16 * N * S + 4 * N + 7) // 4 == 4 * N * S + N + 1
+    assert (16 * N + 1) % 2 == 1
+    odd = (3 * N + 1) // 2
+    for n in range(1, 9):
+        assert value_of(odd, {"n": n}) == (3 * n + 1) // 2
+        assert value_of((16 * N - 5) // 4, {"n": n}) == (16 * n - 5) // 4

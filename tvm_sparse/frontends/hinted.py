@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.load import has_sizes, import_module, names_in
+from tvm_sparse.frontends.onnx_file import read_model
+from tvm_sparse.frontends.strides import multiples_of
 from tvm_sparse.passes.ir.shapes import BATCH_HINT, DEFAULT_HINT, sizes_of
+from tvm_sparse.passes.lower.count_multiples import counted, default_counts
 from tvm_sparse.specs import Hints, TensorSpec, check_sizes, each_hint
 
 
@@ -72,11 +76,16 @@ def at_hints(
         check_sizes("hints=", given, ())
         return Hinted(model, shapes, {})
     check_sizes("hints=", given, (TensorSpec(name, shape, "") for name, shape in named.items()))
+    multiples = multiples_of(read_model(Path(model))[0], named)
     sizes: dict[str, int] = {}
     for shape in named.values():
         for axis, size in enumerate(shape):
             if isinstance(size, str):
                 sizes.setdefault(size, given.get(size, DEFAULT_HINT if axis else BATCH_HINT))
+    counts = default_counts(multiples) | counted(
+        {name: size for name, size in given.items() if name in multiples}, multiples
+    )
+    sizes |= {name: count * multiples[name] for name, count in counts.items()}
     fixed = {
         name: tuple(sizes[s] if isinstance(s, str) else s for s in shape)
         for name, shape in named.items()

@@ -27,6 +27,8 @@ class ImportedModel:
         The nodes that ONNX Runtime runs.
     bounds : mapping of str to int
         The largest values of named sizes that the model has tables for.
+    multiples : mapping of str to int
+        The numbers that divide named sizes; others have none.
     """
 
     mod: tvm.IRModule
@@ -34,6 +36,7 @@ class ImportedModel:
     outputs: tuple[TensorSpec, ...]
     fallbacks: tuple[Fallback, ...] = ()
     bounds: Mapping[str, int] = field(default_factory=dict)
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
     def constant_outputs(self) -> tuple[str, ...]:
         """Return the names of the outputs that depend on no input."""

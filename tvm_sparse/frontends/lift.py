@@ -17,6 +17,7 @@ from tvm_ffi import structural_equal, structural_map
 from tvm_sparse.errors import InputError
 from tvm_sparse.frontends.lifted_constants import Constants
 from tvm_sparse.frontends.probes import Sizes, formula
+from tvm_sparse.passes.lower.count_multiples import MULTIPLES
 
 
 def lift(
@@ -24,6 +25,7 @@ def lift(
     at: Sequence[Sizes],
     shapes: Sequence[Sequence[int | str]],
     constants: Callable[[Mapping[str, Any]], Constants],
+    multiples: Mapping[str, int],
 ) -> tuple[tvm.IRModule, Constants]:
     """Return the module for all sizes, and what its constants allow.
 
@@ -37,6 +39,10 @@ def lift(
         The shape of every input, with names.
     constants : callable
         Makes what lifts constants, from the variable of each named size.
+    multiples : mapping of str to int
+        The numbers that divide named sizes. The variable of such a size counts its multiples, and
+        so do the probes; the function has a last parameter with these variables, see
+        `tvm_sparse.passes.lower.count_multiples`.
 
     Raises
     ------
@@ -44,18 +50,23 @@ def lift(
         If the modules differ in another way than by sizes.
     """
     variables = {name: tirx.Var(name, "int64") for name in at[0]}
-    lifter = _Lifter(at, variables, constants(variables))
-    return lifter.lift([mod["main"] for mod in modules], shapes).with_attrs(
-        dict(modules[0].attrs or {})
-    ), lifter.constants
+    lifter = _Lifter(at, variables, constants(variables), multiples)
+    lifted = lifter.lift([mod["main"] for mod in modules], shapes)
+    lifted = lifted.with_attrs(dict(modules[0].attrs or {}))
+    return lifted.with_attr(MULTIPLES, dict(multiples)) if multiples else lifted, lifter.constants
 
 
 class _Lifter:
     """The state of one lifting."""
 
     def __init__(
-        self, at: Sequence[Sizes], variables: Mapping[str, Any], constants: Constants
+        self,
+        at: Sequence[Sizes],
+        variables: Mapping[str, Any],
+        constants: Constants,
+        multiples: Mapping[str, int],
     ) -> None:
+        self.multiples = multiples
         self.at, self.variables, self.constants = at, variables, constants
         self.builder = relax.BlockBuilder()
         self.known: dict[relax.Var, relax.Expr] = {}
@@ -72,9 +83,12 @@ class _Lifter:
             zip(*(main.params for main in mains), strict=True), shapes, strict=True
         ):
             self._bind(own)
-            extents = [self.variables[d] if isinstance(d, str) else d for d in shape]
+            extents = [self._extent(d) if isinstance(d, str) else d for d in shape]
             params.append(relax.Var(own[0].name, relax.TensorType(extents, own[0].ty.dtype)))
             self.known[own[0]] = params[-1]
+        if self.multiples:
+            counted = [self.variables[name] for name in self.multiples]
+            params.append(relax.Var("multiples", relax.ShapeType(counted)))
         builder = self.builder
         with builder.function("main", params):
             with builder.dataflow():
@@ -92,6 +106,11 @@ class _Lifter:
             mod.update_func(mod.get_global_var("main"), mod["main"].with_attrs(kept))
         # The result has a second name, which hides the tuple of several outputs.
         return relax.transform.CanonicalizeBindings()(mod)
+
+    def _extent(self, name: str) -> Any:
+        multiple = self.multiples.get(name, 1)
+        size = self.variables[name]
+        return size * tirx.IntImm("int64", multiple) if multiple > 1 else size
 
     def _binding(self, bindings: Sequence[relax.Binding]) -> None:
         self.where = str(bindings[0].var.name)

@@ -22,6 +22,7 @@ from tvm_sparse.frontends.named_shapes import Shape
 from tvm_sparse.frontends.onnx_file import read_model, tensor_array
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.frontends.probes import probes
+from tvm_sparse.frontends.strides import multiples_of
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 
@@ -42,11 +43,15 @@ def import_named(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> I
         If the model computes something else than sums and products of the sizes.
     """
     names = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
+    multiples = multiples_of(read_model(Path(path))[0], shapes)
     try:
         at = probes(names)
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    imported = [_at(path, shapes, sizes) for sizes in at]
+    imported = [
+        _at(path, shapes, {name: size * multiples.get(name, 1) for name, size in sizes.items()})
+        for sizes in at
+    ]
     first = imported[0]
     if any(one.fallbacks for one in imported):
         raise InputError(
@@ -58,12 +63,14 @@ def import_named(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> I
         at,
         list(shapes.values()),
         lambda variables: Constants(at, variables, lambda: _tables(path)),
+        multiples,
     )
     main = mod["main"]
     types = [main.ret_ty] if len(first.outputs) == 1 else main.ret_ty.fields
     outputs = map(tensor_spec, (spec.name for spec in first.outputs), types)
     inputs = (replace(spec, shape=tuple(shapes[spec.name])) for spec in first.inputs)
-    return ImportedModel(mod, tuple(inputs), tuple(outputs), bounds=constants.bounds)
+    bounds = {name: most * multiples.get(name, 1) for name, most in constants.bounds.items()}
+    return ImportedModel(mod, tuple(inputs), tuple(outputs), bounds=bounds, multiples=multiples)
 
 
 def _plain(mod: tvm.IRModule) -> tvm.IRModule:

@@ -13,8 +13,8 @@ from tvm_sparse.frontends.input_shapes import is_symbol, split_shapes
 Shape = tuple[int | str, ...]
 
 OF_IMAGES = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"))
-"""Operators whose kernels take any batch, and need the other sizes when they are compiled. A model
-with one keeps names of other sizes only if the user says so."""
+"""Operators whose kernels take any batch and height, and need other sizes when they are compiled. A
+model with one keeps names of other sizes only if the user says so."""
 
 NEED_SIZES = frozenset(
     (
@@ -72,10 +72,15 @@ def named_shapes(
             return None  # its shape is not known, which `bind_shapes` says
         named[name] = tuple(renamed.get(s, s) if isinstance(s, str) else s for s in known)
     is_open = any(isinstance(size, str) for shape in named.values() for size in shape)
-    has_other = any(isinstance(size, str) for shape in named.values() for size in shape[1:])
+    has_other = any(isinstance(size, str) for shape in named.values() for size in _others(shape))
     if not has_names and has_other and operators & OF_IMAGES:
         return None
     return named if is_open else None
+
+
+def _others(shape: Shape) -> Shape:
+    """Return the dimensions of an input that are neither a batch nor the height of an image."""
+    return (shape[1], *shape[3:]) if len(shape) == 4 else shape[1:]
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[Any, ...] | None:

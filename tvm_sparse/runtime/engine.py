@@ -227,7 +227,7 @@ class Engine:
     def _checked(self, inputs: Inputs, named: Mapping[str, Any]) -> list[np.ndarray]:
         if self.is_decoder:
             raise InputError("the model is a decoder: call engine.session(tokens=...).step(ids)")
-        sizes = Sizes(self.info.bounds)
+        sizes = Sizes(self.info.bounds, self.info.multiples)
         return [
             spec.check(value, sizes)
             for spec, value in zip(self.inputs, in_order(self.inputs, inputs, named), strict=True)

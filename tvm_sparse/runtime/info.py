@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tvm_sparse.dtypes import DType
 from tvm_sparse.runtime.field_types import check_fields
@@ -44,6 +45,8 @@ class LibraryInfo:
         The largest sizes of named dimensions that it was compiled for; others have no bound.
     mask : str
         The input that says which tokens are computed, of a library that packs them; else empty.
+    multiples : mapping of str to int
+        The numbers that must divide named dimensions; others have none.
     decoder : Decoder or None
         What a session must know, if the model is a decoder, whose functions sessions call.
     weights : Weights or None
@@ -64,6 +67,7 @@ class LibraryInfo:
     precision: DType = DType.FLOAT32
     bounds: Mapping[str, int] = field(default_factory=dict)
     mask: str = ""
+    multiples: Mapping[str, int] = field(default_factory=dict)
     decoder: Decoder | None = None
     weights: Weights | None = None
 
@@ -76,7 +80,8 @@ class LibraryInfo:
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""
         fields = asdict(self)
-        usual = {"fallbacks": (), "precision": DType.FLOAT32, "bounds": {}, "mask": ""}
+        usual: dict[str, Any] = {"fallbacks": (), "precision": DType.FLOAT32, "mask": ""}
+        usual |= {"bounds": {}, "multiples": {}}
         fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         if self.weights is not None:
             fields["weights"] = self.weights.to_fields()

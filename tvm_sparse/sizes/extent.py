@@ -193,6 +193,8 @@ def value_of(size: int, sizes: Mapping[str, int]) -> int:
 def floor_divide(dividend: int, divisor: int) -> Extent:
     """Return the whole quotient: a polynomial where `divisor` divides for all sizes.
 
+    A number divides a sum if it divides all products in it: ``(16 h + 1) // 2`` is ``8 h``.
+
     Raises
     ------
     ZeroDivisionError
@@ -203,6 +205,12 @@ def floor_divide(dividend: int, divisor: int) -> Extent:
         return _extent(exact)
     if int(divisor) == 0:
         raise ZeroDivisionError(f"{dividend!r} // {divisor!r}")
+    if not isinstance(divisor, Extent):
+        terms = dict(_terms(dividend))
+        rest = terms.pop((), 0) // divisor
+        exact = _divided(terms, _terms(divisor))
+        if exact is not None:
+            return _extent({**exact, (): rest})
     return _extent({(Quotient(dividend, divisor),): 1})
 
 

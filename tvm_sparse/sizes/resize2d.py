@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass, field
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 COORDINATES = ("half_pixel", "align_corners", "asymmetric")
+
+_LIKE_ANY = 8
+"""Rows of an image that shows which rows are seen in images of any height."""
 
 _ROUNDING = 2.0**-10
 """A bound, in rows, of the rounding error of a float32 position among some thousand rows."""
@@ -21,7 +25,8 @@ class Resize2d:
     Attributes
     ----------
     batch, channels, height, width : int
-        Extents of the input.
+        Extents of the input. Batch and height may be an `Extent`; the output then has a multiple of
+        the input's rows.
     out_height, out_width : int
         Extents of the output.
     coordinates : str
@@ -49,6 +54,10 @@ class Resize2d:
             raise ValueError(f"unknown coordinates {self.coordinates!r}; known: {COORDINATES}")
         if self.lanes_in < self.width or self.lanes_out < self.out_width:
             raise ValueError(f"fewer lanes than pixels in a row: {self}")
+        if isinstance(self.height, Extent) and (
+            self.out_height % self.height != 0 or self.coordinates == "align_corners"
+        ):
+            raise ValueError(f"the scale depends on a height that is not known: {self}")
         if self.out_width < self.width:
             raise ValueError(f"the image would become narrower: {self}")
 
@@ -69,13 +78,16 @@ class Resize2d:
         The extra rows are there because rounding may move a position to the row before.
         """
         scale, shift = self.line(0)
+        height, out_height = self.height, self.out_height
+        if isinstance(height, Extent):  # its rows are repeated a whole number of times
+            height, out_height = _LIKE_ANY, _LIKE_ANY * (out_height // height)
         before, after = 0, 1
-        for row in range(self.out_height):
-            place, at = scale * row + shift, row * self.height // self.out_height
+        for row in range(out_height):
+            place, at = scale * row + shift, row * height // out_height
             first = max(math.floor(place - _ROUNDING), 0)
-            last = min(math.floor(place + _ROUNDING) + 1, self.height - 1)
+            last = min(math.floor(place + _ROUNDING) + 1, height - 1)
             before, after = max(before, at - first), max(after, last + 1 - at)
-        return RowMap(self.height, before, after, self.out_height)
+        return RowMap(height, before, after, out_height)
 
     def line(self, axis: int) -> tuple[float, float]:
         """Return (scale, shift): output pixel i lies at ``scale * i + shift`` in the input."""

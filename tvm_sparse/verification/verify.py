@@ -141,10 +141,11 @@ def _at_sizes(
 ) -> Verification:
     """Verify at a few sizes of the named dimensions, or at those of given inputs."""
     names = {size for spec in engine.inputs for size in spec.shape if isinstance(size, str)}
-    tried = [
-        {name: min(size, engine.info.bounds.get(name, size)) for name in sorted(names)}
-        for size in VERIFIED_SIZES
-    ]
+    bounds, multiples = engine.info.bounds, engine.info.multiples
+    tried = []
+    for count in VERIFIED_SIZES:
+        sizes = {name: count * multiples.get(name, 1) for name in sorted(names)}
+        tried.append({name: min(size, bounds.get(name, size)) for name, size in sizes.items()})
     if inputs is not None:
         shapes = {name: np.shape(value) for name, value in inputs.items()}
         tried = [

@@ -37,6 +37,7 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     from_image,
     is_image,
     joined_conv2d,
+    of_height,
     sparse_conv2d,
     to_image,
 )
@@ -211,6 +212,7 @@ __all__ = [
     "layer_of",
     "linear",
     "max_pool2d",
+    "of_height",
     "of_layer",
     "operator_of",
     "packed_attention",

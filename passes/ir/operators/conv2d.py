@@ -21,7 +21,7 @@ from tvm_sparse.passes.ir.operators.epilogue import (
     tiling_for,
     with_attributes,
 )
-from tvm_sparse.passes.ir.operators.layouts import PANELS_TO_IMAGE
+from tvm_sparse.passes.ir.operators.layouts import IMAGE_TO_PANELS, PANELS_TO_IMAGE
 from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, sparse_density
 from tvm_sparse.passes.ir.operators.operator import (
     EPILOGUE_OPERANDS,
@@ -33,9 +33,10 @@ from tvm_sparse.passes.ir.operators.operator import (
     of_any_batch,
     tensor_type,
 )
-from tvm_sparse.passes.ir.shapes import known_extents
+from tvm_sparse.passes.ir.shapes import known_extents, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
@@ -104,6 +105,16 @@ def conv_of(call: relax.Call) -> Conv2d:
         rows, _, _ = known_extents(x)
         return Conv2d(batch=1, **(fields | {"height": rows}))  # all rows are one image
     return Conv2d(batch=batch_of(x, fields["height"]), **fields)
+
+
+def of_height(call: relax.Call, panels: relax.Call) -> relax.Call:
+    """Return the call of a kernel, chosen for a hint, for all heights of the images in `panels`."""
+    if not is_call_to(panels, IMAGE_TO_PANELS.name):
+        return call
+    height = known_extents(panels.args[0])[2]
+    if not isinstance(height, Extent) or not call.attrs or "conv" not in call.attrs:
+        return call
+    return with_attributes(call, conv={**call.attrs["conv"], "height": lowered(height)})
 
 
 def from_image(call: relax.Call, image: relax.Expr) -> relax.Call:

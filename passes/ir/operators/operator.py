@@ -28,8 +28,9 @@ from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.passes.ir.shapes import known_extents, lowered
+from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
 from tvm_sparse.schedules.stage import Stage
+from tvm_sparse.sizes.extent import Extent
 
 PREFIX = "relax.tvm_sparse."
 """The names of our operators begin with it; those of TVM's operators do not."""
@@ -179,7 +180,11 @@ def of_any_batch(sizes: Any) -> dict[str, Any]:
 
     A call works on as many images as its operand has, which `batch_of` returns.
     """
-    return {name: v for name, v in dataclasses.asdict(sizes).items() if name != "batch"}
+    return {
+        name: lowered(value) if isinstance(value, Extent) else value
+        for name, value in dataclasses.asdict(sizes).items()
+        if name != "batch"
+    }
 
 
 def batch_of(x: relax.Expr, height: int) -> int:
@@ -194,6 +199,10 @@ def fields_of(attrs: Mapping[str, Any]) -> dict[str, Any]:
     def field(name: str, value: Any) -> Any:
         if name == "dtype":
             return DType(value)
-        return value if isinstance(value, bool | int | str) else tuple(int(v) for v in value)
+        if isinstance(value, bool | int | str):
+            return value
+        if isinstance(value, tvm.ir.Expr):
+            return known_size(value)
+        return tuple(int(v) for v in value)
 
     return {name: field(name, value) for name, value in attrs.items()}

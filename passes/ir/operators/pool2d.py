@@ -19,7 +19,7 @@ from tvm_sparse.passes.ir.operators.operator import (
     of_any_batch,
     tensor_type,
 )
-from tvm_sparse.passes.ir.shapes import known_extents
+from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.pool2d import Pool2d
 
@@ -39,12 +39,12 @@ def global_avg_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.
 
     The result lies in panels of images of one pixel, which is repeated in all `lanes` lanes.
     """
-    return GLOBAL_AVG_POOL2D.call(x, image=list(image), lanes=lanes)
+    return GLOBAL_AVG_POOL2D.call(x, image=[lowered(extent) for extent in image], lanes=lanes)
 
 
 def global_max_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.Call:
     """Return the maximum over images; parameters and result as of `global_avg_pool2d`."""
-    return GLOBAL_MAX_POOL2D.call(x, image=list(image), lanes=lanes)
+    return GLOBAL_MAX_POOL2D.call(x, image=[lowered(extent) for extent in image], lanes=lanes)
 
 
 def pool_of(call: relax.Call) -> Pool2d:
@@ -67,7 +67,7 @@ def _infer_global(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
 
 def _images_of(call: relax.Call) -> tuple[int, int, int, int]:
     """Return the batch, channels, height and width of the images that a call looks at."""
-    (x,), (height, width) = call.args, (int(extent) for extent in call.attrs["image"])
+    (x,), (height, width) = call.args, (known_size(extent) for extent in call.attrs["image"])
     _, channels, _ = known_extents(x)
     return batch_of(x, height), channels, height, width
 

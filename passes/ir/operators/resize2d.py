@@ -18,7 +18,7 @@ from tvm_sparse.passes.ir.operators.operator import (
     of_any_batch,
     tensor_type,
 )
-from tvm_sparse.passes.ir.shapes import known_extents
+from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.resize2d import Resize2d
 
@@ -30,7 +30,7 @@ def upsample2d(
 
     The result lies in panels of `lanes` lanes.
     """
-    return UPSAMPLE2D.call(x, image=list(image), factors=list(factors), lanes=lanes)
+    return UPSAMPLE2D.call(x, image=list(map(lowered, image)), factors=list(factors), lanes=lanes)
 
 
 def bilinear2d(x: relax.Expr, resize: Resize2d) -> relax.Call:
@@ -56,7 +56,7 @@ def depth_to_space(
     lanes : int
         Lanes of the panels of the result.
     """
-    attrs = {"image": list(image), "block": list(block), "mode": mode, "lanes": lanes}
+    attrs = {"image": list(map(lowered, image)), "block": list(block), "mode": mode, "lanes": lanes}
     return DEPTH_TO_SPACE.call(x, **attrs)
 
 
@@ -88,7 +88,7 @@ def _infer_bilinear2d(call: relax.Call, _builder: relax.BlockBuilder) -> relax.T
 
 
 def _images(call: relax.Call) -> int:
-    return batch_of(call.args[0], int(call.attrs["image"][0]))
+    return batch_of(call.args[0], known_size(call.attrs["image"][0]))
 
 
 def _upsample2d(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:

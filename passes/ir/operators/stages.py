@@ -8,7 +8,7 @@ from tvm_sparse.cpu.profile import SHORTEST_VECTOR_BITS, CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
-from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
+from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic
 from tvm_sparse.schedules.stage import Stage
 
 
@@ -42,7 +42,7 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     if any(known is None for known in shapes):
         return None
     is_sized = any(is_symbolic(known or ()) for known in (shape, *shapes))
-    if is_symbolic(shape[1:]) or (is_sized and not operator.takes_sizes):
+    if not is_image_shape(shape) or (is_sized and not operator.takes_sizes):
         return None
     return operator.stage(call, images, cpu)
 

@@ -75,6 +75,19 @@ def test_arithmetic_of_constants_is_what_tvm_computes(operator):
     np.testing.assert_array_equal(*bits)
 
 
+def test_choices_of_constants_are_what_tvm_computes():
+    def network(emit, x):
+        constant = relax.const(ODD)
+        limit = emit(OPS.where(emit(OPS.isnan(constant)), relax.const(np.float32(7)), constant))
+        return emit(OPS.add(x, limit))
+
+    before = dataflow(network, (8,))
+    ours = added_constant(ComputeConstants()(before))
+    theirs = added_constant(relax.transform.FoldConstant()(before))
+    np.testing.assert_array_equal(ours.view("int32"), theirs.view("int32"))
+    assert ours.flat[0] == 7
+
+
 def added_constant(mod: tvm.IRModule) -> np.ndarray:
     """Return what the network adds to its input."""
     calls = [binding.value for binding in mod["main"].body.blocks[0].bindings]

@@ -1,0 +1,101 @@
+"""The numbers that must divide open heights of images: the strides of a network, multiplied.
+
+A network that halves its images and enlarges them again joins images of equal height only if their
+heights were even at every step. So an open height is a multiple of all strides on a way through
+the network, and every height inside is a whole number of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.external_data_helper import uses_external_data
+
+from tvm_sparse.frontends.named_shapes import OF_IMAGES, Shape
+from tvm_sparse.frontends.onnx_file import tensor_array
+
+HEIGHT_AXIS = 2
+"""The axis of the height of images ``(batch, channels, height, width)``."""
+
+_WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
+_SCALES = {"Resize": 2, "Upsample": 1}
+"""The operand with the factors of operators that enlarge."""
+
+
+def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Return the number that must divide each open height of images, by its name.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model.
+    shapes : mapping of str to shape
+        The shapes of its inputs.
+    """
+    if not {node.op_type for node in model.graph.node} & OF_IMAGES:
+        return {}
+    heights = {
+        size
+        for shape in shapes.values()
+        if len(shape) == 4
+        for axis, size in enumerate(shape)
+        if axis == HEIGHT_AXIS and isinstance(size, str)
+    }
+    return dict.fromkeys(sorted(heights), total_stride(model)) if heights else {}
+
+
+def total_stride(model: onnx.ModelProto) -> int:
+    """Return the least number of rows that all strides on the ways through a network divide."""
+    constants = _constants(model)
+    strides: dict[str, Fraction] = {value.name: Fraction(1) for value in model.graph.input}
+    seen = {1}
+    for node in model.graph.node:
+        known = [strides[name] for name in node.input if name in strides]
+        if not known:
+            continue
+        stride = max(known) * _own_stride(node, constants)
+        seen.add(stride.numerator)
+        for name in node.output if stride else ():
+            strides[name] = stride
+    return math.lcm(*seen - {0})
+
+
+def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any]) -> Fraction:
+    """Return how many rows of its input a row of a node's output stands for; 0 if unknown."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type in (*_WINDOWS, "ConvTranspose"):
+        strides: Sequence[int] = attributes.get("strides", (1, 1))
+        vertical = Fraction(strides[0] if len(strides) == 2 else 1)
+        return 1 / vertical if node.op_type == "ConvTranspose" else vertical
+    if node.op_type in ("DepthToSpace", "SpaceToDepth"):
+        block = Fraction(attributes["blocksize"])
+        return block if node.op_type == "SpaceToDepth" else 1 / block
+    if node.op_type in _SCALES:
+        place = _SCALES[node.op_type]
+        name = node.input[place] if len(node.input) > place else ""
+        scales = np.asarray(constants.get(name, attributes.get("scales", ())), "float64").ravel()
+        if len(scales) != 4 or scales[HEIGHT_AXIS] <= 0:
+            return Fraction(0)  # it takes the size of another image, which is known
+        return 1 / Fraction(float(scales[HEIGHT_AXIS])).limit_denominator(64)
+    return Fraction(1)
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, Any]:
+    """Return the small constants of a model by name."""
+    found = {
+        tensor.name: tensor_array(tensor, Path())
+        for tensor in model.graph.initializer
+        if math.prod(tensor.dims) <= 8 and not uses_external_data(tensor)
+    }
+    for node in model.graph.node:
+        is_tensor = node.op_type == "Constant" and node.attribute[0].name == "value"
+        if is_tensor and math.prod(node.attribute[0].t.dims) <= 8:
+            found[node.output[0]] = tensor_array(node.attribute[0].t, Path())
+    return found
