@@ -6,11 +6,16 @@ import signal
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tvm_sparse.errors import PLEASE_REPORT
 from tvm_sparse.files import CACHE_VARIABLE
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests may import ONNX Runtime before the package
+
+# Tests are right or wrong, however busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 # Tests share compiled kernels, also those that compile in other processes, and no user's.
 _kernels = tempfile.TemporaryDirectory(prefix="tvm_sparse-test-kernels-")
