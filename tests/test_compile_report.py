@@ -293,6 +293,31 @@ class TestFileLayers:
         assert (state.kernel, state.shape) == ("sparse_recurrent", (1, 64 * gates, 64))
         assert state.is_sparse and not state.is_lost
 
+    @pytest.mark.parametrize("columns", [[24, 24], [24, 30]])
+    def test_weights_that_are_joined(self, tmp_path, columns):
+        halves = {f"w{i}": weights(32, n) for i, n in enumerate(columns)}
+        nodes = [
+            ("Concat", tuple(halves), ("w",), "join", {"axis": 1}),
+            ("MatMul", ("x", "w"), ("y",), "/both", {}),
+        ]
+        path = self.model(tmp_path, nodes, {"x": [8, 32]}, halves)
+        ((name, operator, shape, nonzeros),) = self.layers(path)
+        assert (name, operator) == ("/both", "MatMul")
+        assert np.prod(shape) == 32 * sum(columns)
+        assert nonzeros == sum(np.count_nonzero(half) for half in halves.values())
+
+    def test_slices_that_are_joined_are_their_tensor(self, tmp_path):
+        at = {f"at{i}": np.array([16 * i]) for i in range(3)}
+        nodes = [
+            ("Slice", ("w", "at1", "at2"), ("lower",), "", {}),
+            ("Slice", ("w", "at0", "at1"), ("upper",), "", {}),
+            ("Concat", ("lower", "upper"), ("turned",), "", {"axis": 0}),
+            ("MatMul", ("x", "turned"), ("y",), "/turned", {}),
+        ]
+        w = weights(32, 48)
+        path = self.model(tmp_path, nodes, {"x": [8, 32]}, {"w": w, **at})
+        assert self.layers(path) == [("/turned", "MatMul", (32, 48), np.count_nonzero(w))]
+
     def test_analyze_names_every_layer(self, tmp_path):
         nodes = [
             ("Gather", ("table", "x"), ("e",), "/embed", {}),

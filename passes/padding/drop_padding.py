@@ -59,9 +59,11 @@ class DropPadding:
         main = _main_of(mod)
         if self.padding == "keep" or main is None:
             return mod
+        if self.padding == "auto" and not any(map(_is_open, main.params)):
+            return mod
         try:
             mask = _mask_of(main)
-            if self.padding == "auto" and not is_symbolic(extents_of(mask) or ()):
+            if self.padding == "auto" and not _is_open(mask):
                 return mod
             names = [str(name) for name in (mod.attrs or {}).get(OUTPUTS, ())]
             rewriting = _Rewriting(main, mask, self.lanes, names)
@@ -113,6 +115,10 @@ def with_rows(mod: tvm.IRModule, hints: Mapping[str, int]) -> dict[str, int]:
 def _main_of(mod: tvm.IRModule) -> relax.Function | None:
     found = [func for gvar, func in mod.functions_items() if gvar.name_hint == MAIN]
     return found[0] if found and isinstance(found[0], relax.Function) else None
+
+
+def _is_open(value: relax.Expr) -> bool:
+    return is_symbolic(extents_of(value) or ())
 
 
 def _bindings(main: relax.Function) -> list[relax.Binding]:

@@ -8,7 +8,7 @@ quantized weight is zero where it equals its zero point.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,13 @@ def _weighted(
                 yield from _weighted(inner, constants, folder)
         reads = [name for name in node.input if name]
         if reads and all(name in constants for name in reads):
-            largest = max((constants[name] for name in reads), key=lambda c: math.prod(c[0].dims))
+            read = [constants[name] for name in reads]
+            largest = max(read, key=lambda constant: math.prod(constant[0].dims))
+            if node.op_type == "Concat" and all(map(_is_weight, read)):
+                # Slices of one tensor, such as gates in another order, are that tensor.
+                parts = {id(tensor): tensor_array(tensor, folder) for tensor, _ in read}
+                if len(parts) > 1:
+                    largest = _joined(list(parts.values())), None
             if node.op_type == "DequantizeLinear":
                 largest = largest[0], _zero_point(node, 2, constants)
             constants |= dict.fromkeys(node.output, largest)
@@ -161,6 +167,19 @@ def _weighted(
             if node.op_type in _DEQUANTIZE:
                 zero_point = _zero_point(node, _DEQUANTIZE[node.op_type], constants)
             yield node, tensor, zero_point
+
+
+def _is_weight(constant: _Constant) -> bool:
+    tensor, zero_point = constant
+    is_dense = isinstance(tensor, onnx.TensorProto) and _is_float(tensor)
+    return is_dense and zero_point is None and len(tensor.dims) > 1
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> onnx.TensorProto:
+    """Return the weights that a Concat joins, such as those of both directions, as one tensor."""
+    if len({array.shape for array in arrays}) == 1:
+        return numpy_helper.from_array(np.stack(arrays))
+    return numpy_helper.from_array(np.concatenate([array.reshape(-1, 1) for array in arrays]))
 
 
 def _needed(graph: onnx.GraphProto) -> set[str]:

@@ -183,6 +183,12 @@ def test_attention_that_sees_padded_tokens_is_named(bias):
     tvm.ir.assert_structural_equal(after["main"], before["main"])
 
 
+def test_of_fixed_sizes_nothing_is_said():
+    sizes = {"batch": 2, "tokens": 5}
+    fixed = relax.transform.BindSymbolicVars(sizes)(embedding(bias=lambda b: None))
+    assert not decision(DropPadding("auto", LANES)(fixed))
+
+
 @pytest.mark.parametrize(
     ("pool", "name"),
     [
