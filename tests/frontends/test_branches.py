@@ -13,6 +13,8 @@ from tvm import relax
 
 import tvm_sparse
 from tvm_sparse.cpu.threads import start_pool
+from tvm_sparse.runtime.code import runnable
+from tvm_sparse.runtime.weights import by_function
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned
 
 CHANNELS, PIXELS = 32, 24
@@ -77,10 +79,12 @@ def image(sign):
 def calls_of(engine, inputs):
     """Return how often the virtual machine calls each function."""
     start_pool(engine.threads)
-    machine = relax.VirtualMachine(engine.open_code(), tvm.cpu())
+    machine = relax.VirtualMachine(runnable(engine.open_code()), tvm.cpu())
+    weights = by_function(engine.info.weights, engine._weights)
     called: Counter[str] = Counter()
     machine.set_instrument(lambda _f, name, before, *_: called.update([name] * bool(before)))
-    machine["main"](*(tvm.runtime.tensor(value) for value in inputs.values()))
+    tensors = map(tvm.runtime.tensor, inputs.values())
+    machine["main"](*tensors, *weights.get("main", ()))
     return called
 
 

@@ -128,11 +128,13 @@ def test_a_name_is_one_size_in_all_inputs():
     assert named_shapes(model_of({"a": [2, 3]}), None) is None
 
 
-def test_networks_of_images_keep_the_name_of_the_batch_by_themselves():
+def test_networks_of_images_keep_the_names_of_batch_and_height_by_themselves():
+    model = model_of({"a": ["n", 3, 8, "width"]}, "Conv")
+    assert named_shapes(model, None) is None
+    model = model_of({"a": ["n", 3, "height", 8]}, "Conv")
+    assert named_shapes(model, None) == {"a": ("n", 3, "height", 8)}
     model = model_of({"a": ["n", 3, 8, 8]}, "Conv")
     assert named_shapes(model, None) == {"a": ("n", 3, 8, 8)}
-    model = model_of({"a": ["n", 3, "height", 8]}, "Conv")
-    assert named_shapes(model, None) is None
     assert named_shapes(model, {"a": (1, 3, 8, 8)}) is None
     assert named_shapes(model, {"a": ("n", 3, 8, 8)}) == {"a": ("n", 3, 8, 8)}
 
