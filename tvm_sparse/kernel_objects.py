@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 
 import tvm
@@ -19,8 +18,6 @@ from tvm.target import codegen
 from tvm_sparse.compiling import on_all_cores
 from tvm_sparse.files import Cache
 from tvm_sparse.runtime.objects import written
-
-_log = logging.getLogger("tvm_sparse.cache")
 
 
 def kernel_objects(

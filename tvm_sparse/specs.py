@@ -139,9 +139,7 @@ def check_cache(cache: str) -> None:
     InputError
         If `cache` is none of `CacheOption`.
     """
-    if cache not in get_args(CacheOption):
-        known = ", ".join(map(repr, get_args(CacheOption)))
-        raise InputError(f"cache must be one of {known}; got {cache!r}")
+    _check_option("cache", cache, get_args(CacheOption))
 
 
 def check_padding(padding: str) -> None:
@@ -152,9 +150,12 @@ def check_padding(padding: str) -> None:
     InputError
         If `padding` is none of `PaddingOption`.
     """
-    if padding not in get_args(PaddingOption):
-        known = ", ".join(map(repr, get_args(PaddingOption)))
-        raise InputError(f"padding must be one of {known}; got {padding!r}")
+    _check_option("padding", padding, get_args(PaddingOption))
+
+
+def _check_option(name: str, value: str, options: Sequence[str]) -> None:
+    if value not in options:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, options))}; got {value!r}")
 
 
 def allowed(bounds: Mapping[str, int], tables: Mapping[str, int]) -> dict[str, int]:

@@ -146,9 +146,9 @@ def _weighted(
             largest = max(read, key=lambda constant: math.prod(constant[0].dims))
             if node.op_type == "Concat" and all(map(_is_weight, read)):
                 # Slices of one tensor, such as gates in another order, are that tensor.
-                parts = {id(tensor): tensor_array(tensor, folder) for tensor, _ in read}
+                parts = {id(tensor): tensor for tensor, _ in read}.values()
                 if len(parts) > 1:
-                    largest = _joined(list(parts.values())), None
+                    largest = _joined([tensor_array(part, folder) for part in parts]), None
             if node.op_type == "DequantizeLinear":
                 largest = largest[0], _zero_point(node, 2, constants)
             constants |= dict.fromkeys(node.output, largest)
