@@ -11,6 +11,7 @@ import tvm_sparse
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.resize import interpolation
 from tvm_sparse.frontends.onnx_importer import import_onnx
+from tvm_sparse.report.analysis import analyze
 from tvm_sparse.testing.models import onnxruntime_outputs, write_onnx
 
 
@@ -367,3 +368,28 @@ def test_suppression_of_boxes_is_not_left_to_tvm(tmp_path):
     path = write(tmp_path / "m.onnx", node, shapes, {"m": np.array([3])})
     with pytest.raises(ModelError, match="keeps other boxes"):
         import_onnx(path, no_fallback="not in this test")
+
+
+@pytest.mark.parametrize("operator", ["Max", "Min", "Sum"])
+@pytest.mark.parametrize("shapes", [[(2, 3)], [(2, 3), (3,)], [(2, 1), (1, 3), (4, 1, 1)]])
+def test_operators_of_any_number_of_tensors(tmp_path, operator, shapes):
+    inputs = {f"x{i}": image(*shape) * (i + 1) for i, shape in enumerate(shapes)}
+    inputs["x0"].flat[0] = np.inf
+    check(tmp_path, make_node(operator, [*inputs, "c"], ["y"]), inputs, {"c": image(3) - 1})
+    weights = {"c": image(3), "d": image(2, 3)}
+    check(tmp_path, make_node(operator, [*inputs], ["y"]), inputs)
+    graph = make_node(operator, ["c", "d"], ["y"])
+    check(tmp_path, graph, {}, weights)
+
+
+def test_a_maximum_with_a_constant_ends_no_region(tmp_path):
+    nodes = [
+        make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        make_node("Max", ["c", "low"], ["m"]),
+        make_node("Conv", ["m", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    weights = {"w": image(8, 8, 3, 3), "low": np.full((1, 1, 1, 1), -0.4, "float32")}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 8, 16, 16]}, ["y"], weights)
+    operators = [report.operator for report in analyze(path).operators]
+    between = operators[operators.index("conv2d") + 1 :]
+    assert between[: between.index("conv2d")] == ["elementwise"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
+import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.converters.node import Node
@@ -72,6 +74,17 @@ def modulo(node: Node) -> Any:
     same = emit(relax.op.logical_or(same, emit(relax.op.equal(x, zero))))
     whole = emit(relax.op.logical_and(emit(relax.op.isinf(y)), emit(relax.op.isfinite(x))))
     return relax.op.where(whole, emit(relax.op.where(same, x, y)), rest)
+
+
+_PAIRWISE = {"Max": relax.op.maximum, "Min": relax.op.minimum, "Sum": relax.op.add}
+
+
+def variadic(node: Node) -> Any:
+    """Convert Max, Min and Sum pair by pair; TVM's converter stacks copies of the operands."""
+    inputs, operator = [*node.inputs], _PAIRWISE[node.op_type]
+    if all(isinstance(value, tvm.ir.GenericConst) for value in inputs):
+        return node.by_tvm()
+    return functools.reduce(lambda x, y: node.emit(operator(x, y)), inputs)
 
 
 MOST_FACTORS = 8
