@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/tvm-sparse demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

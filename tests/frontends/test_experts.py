@@ -198,7 +198,6 @@ def wide_tokens(count):
         {"bits": 4, "block": 32, "normalize_routing_weights": 0},
         {"bits": 4, "block": 32, "normalize_routing_weights": 0, "k": 1},
     ],
-    ids=str,
 )
 def test_experts_of_few_bits(tmp_path, options, count):
     nodes, tensors = quantized_mixture(**options)
