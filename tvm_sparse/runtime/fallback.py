@@ -62,9 +62,9 @@ class _Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        # Threads that spin after their work would take cores from the compiled code behind it.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        # A part may have many small loops, such as those of an LSTM: threads spin between them. If
+        # they spun after the part, they would take cores from the compiled code behind it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=_PROVIDERS)
         # ONNX Runtime's errors share no base class below Exception.
