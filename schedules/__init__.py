@@ -37,7 +37,7 @@ from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.operators.sliding_row_linear import sliding_row_linear
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
-from tvm_sparse.schedules.operators.strips import from_strips, to_strips
+from tvm_sparse.schedules.operators.strips import from_strips, recut_strips, to_strips
 from tvm_sparse.schedules.operators.upsample2d import Upsample2d, upsample2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
@@ -96,6 +96,7 @@ __all__ = [
     "pair_row_linear",
     "panels_to_image",
     "recurrent",
+    "recut_strips",
     "row_linear",
     "sliding_row_linear",
     "sparse_conv2d",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import pytest
 from onnx.helper import make_node
@@ -134,21 +132,6 @@ def test_several_hints_and_a_verified_file(tmp_path):
     for rows in (2, 300, 900):
         given = {"x": np.random.default_rng(0).standard_normal((1, 3, rows, 32), "float32")}
         assert_close(engine.run(given), onnxruntime_outputs(path, given))
-
-
-def test_an_open_width_is_slow_with_a_word(tmp_path, caplog):
-    open_shape = [1, 3, "rows", "pixels"]
-    path = small(tmp_path / "halved.onnx", open_shape)
-    with pytest.raises(InputError, match=r"dimension 2 \('rows'\) is dynamic"):
-        tvm_sparse.compile(path)
-    with pytest.raises(InputError, match=r"for any rows, pixels: .*; give fixed sizes"):
-        tvm_sparse.compile(path, {"x": (1, 3, "rows", "pixels")})
-    path = small(tmp_path / "model.onnx", open_shape, stride=1)
-    with caplog.at_level(logging.WARNING, "tvm_sparse"):
-        engine = tvm_sparse.compile(path, {"x": (1, 3, "rows", "pixels")})
-    assert "1 nn.conv2d" in caplog.text
-    given = {"x": np.random.default_rng(0).standard_normal((1, 3, 12, 11), "float32")}
-    assert_close(engine.run(given), onnxruntime_outputs(path, given))
 
 
 def test_heights_that_the_strides_do_not_divide_evenly(tmp_path):

@@ -1,12 +1,14 @@
-"""CutWideRows: conv(x, w) => from_strips(conv(to_strips(x), w))
+"""CutWideRows: conv(x, w) => from_strips(conv(to_strips(x), w)), and so poolings
 
-and then f(from_strips(y)) => from_strips(f(y)), where f is elementwise.
+and then f(from_strips(y)) => from_strips(f(y)), see `above_joints`.
 
 A convolution of one axis, such as of sound, has a single row of thousands of positions. Its threads
 need parts of it, and a part's inputs shall stay in the L1 cache. So rows are cut into strips, each
-with the pixels beside it that it sees, and a strip becomes an image of the batch. Elementwise
-operators move above the joint, where they become epilogues. `conv1d` is a convolution of images of
-one row.
+with the pixels beside it that it sees, and a strip becomes an image of the batch. `conv1d` is a
+convolution of images of one row.
+
+Images whose width only an inference knows are cut, too: their strips have a width that kernels are
+made for, and an inference has as many strips as it needs.
 
 Runs before `MeasureSparsity`.
 """
@@ -22,21 +24,22 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import extents_of, known_extents, known_size, reshaped
-from tvm_sparse.passes.ir.view_chains import RESHAPING
-from tvm_sparse.passes.sparsify.constant_layers import refusal
+from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic, known_extents, reshaped
+from tvm_sparse.passes.sparsify.above_joints import move_above
+from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 
 STRIPS_OF_CORE = 4
 """Strips for each core that a row should be cut into, so that cores wait little for one another."""
 
+_POOLS = ("relax.nn.max_pool2d", "relax.nn.avg_pool2d")
+
 
 @tvm.transform.module_pass(opt_level=0, name="CutWideRows")
 class CutWideRows:
-    """Cut the rows of wide images, and of convolutions of one axis, into strips."""
+    """Cut the rows of wide images and of images of any width, and of convolutions of one axis."""
 
     def __init__(self, target: tvm.target.Target | CpuProfile) -> None:
         self.cpu = CpuProfile.of(target)
@@ -45,18 +48,19 @@ class CutWideRows:
         """Return `mod` with its wide convolutions on strips."""
 
         def rewrite(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+            moved = move_above(call, lookup, emit)
+            if moved is not None:
+                return moved
             if is_call_to(call, "relax.nn.conv1d", "relax.nn.conv2d"):
                 return _cut(call, emit, self.cpu)
-            if is_call_to(call, *UNARY, *BINARY):
-                return _move_above(call, lookup, emit)
-            return None
+            return _cut_pool(call, emit) if is_call_to(call, *_POOLS) else None
 
         return rewrite_calls(mod, rewrite)
 
 
 def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     x, weight = call.args
-    if not isinstance(weight, tvm.ir.GenericConst) or refusal(call):
+    if not isinstance(weight, tvm.ir.GenericConst) or refusal(call, of_any_width=True):
         return None
     shape, out_shape = known_extents(x), known_extents(call)
     is_line = is_call_to(call, "relax.nn.conv1d")
@@ -69,19 +73,18 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
         padding = [0, padding[0], 0, padding[1]]
     height, width = (1, shape[2]) if is_line else shape[2:]
     out_height, out_width = (1, out_shape[2]) if is_line else out_shape[2:]
-    is_single = height == 1
-    if isinstance(height, Extent):
+    is_single, is_open = height == 1, isinstance(width, Extent)
+    if isinstance(height, Extent) and not is_open:
         return None
-    if not is_line and width <= (WIDEST_SINGLE if is_single else WIDEST):
+    if not is_line and not is_open and width <= (WIDEST_SINGLE if is_single else WIDEST):
         return None
     top, left, bottom, _ = padding
-    strips = Strips.of(
-        width,
-        out_width,
-        left,
-        strides[1],
-        (array.shape[3] - 1) * dilation[1] + 1,
-        STRIPS_OF_CORE * cpu.cores if is_single else 1,
+    window = left, strides[1], (array.shape[3] - 1) * dilation[1] + 1
+    least = STRIPS_OF_CORE * cpu.cores if is_single else 1
+    strips = (
+        Strips.of_any_width(width, out_width, *window)
+        if is_open
+        else Strips.of(width, out_width, *window, least)
     )
     image = emit(reshaped(x, (*shape[:2], 1, width))) if is_line else x
     product = relax.op.nn.conv2d(
@@ -96,62 +99,28 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     return reshaped(emit(joined), out_shape) if is_line else joined
 
 
-def _move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    """f(view(from_strips(y)), q) => view(from_strips(f(y, q)))
-
-    q is a scalar, a constant for each channel, or strips of the same places.
-    """
-    shape = extents_of(call)
-    joints = [_joint(arg, lookup) for arg in call.args if extents_of(arg) == shape]
-    joint = next((found for found in joints if found is not None), None)
-    if joint is None or shape is None or call.ty.dtype != ACTIVATIONS:
+def _cut_pool(call: relax.Call, emit: Emit) -> relax.Expr | None:
+    """Cut the images of a pooling whose width is open."""
+    (x,), attrs = call.args, call.attrs
+    shape, out_shape = extents_of(x), extents_of(call)
+    if shape is None or out_shape is None or is_symbolic(shape[1:2]):
         return None
-    args = [_operand(arg, shape, joint, lookup) for arg in call.args]
-    if any(arg is None for arg in args):
+    if not isinstance(shape[3], Extent) or call.ty.dtype != ACTIVATIONS:
         return None
-    moved = emit(relax.Call(call.op, args, call.attrs))
-    batch, height = known_size(joint.attrs["batch"]), int(joint.attrs["height"])
-    joined = operators.from_strips(moved, operators.strips_of(joint), batch, height)
-    return joined if len(shape) == 4 else reshaped(emit(joined), shape)
-
-
-def _joint(value: relax.Expr, lookup: Lookup) -> relax.Call | None:
-    """Return the `from_strips` that a tensor of images, or of their single rows, comes from."""
-    call = lookup(value)
-    if is_call_to(call, *RESHAPING) and len(extents_of(value) or ()) == 3:
-        inner = lookup(call.args[0])
-        batch, channels, width = extents_of(value) or (0, 0, 0)
-        if extents_of(call.args[0]) != (batch, channels, 1, width):
-            return None
-        call = inner
-    return call if is_call_to(call, operators.FROM_STRIPS.name) else None
-
-
-def _operand(
-    value: relax.Expr, shape: tuple[int, ...], joint: relax.Call, lookup: Lookup
-) -> relax.Expr | None:
-    """Return `value` as an operand beside the strips of a joint, or None."""
-    if not isinstance(value.ty, relax.TensorType):
-        return value  # a scalar argument, as `clip` and `leakyrelu` have them
-    own = extents_of(value)
-    if own == shape:
-        found = _joint(value, lookup)
-        if found is not None and _alike(found, joint):
-            return found.args[0]
+    if (attrs["layout"], attrs["out_layout"]) != ("NCHW", "NCHW"):
         return None
-    if not isinstance(value, tvm.ir.GenericConst) or own is None:
-        return None
-    if math.prod(own) == 1:
-        return relax.const(value.value.numpy().reshape(()))
-    channels = shape[1]
-    behind = len(shape) - 2  # axes of an image behind its channels
-    if own[-1 - behind :] == (channels, *[1] * behind) and math.prod(own) == channels:
-        return relax.const(value.value.numpy().reshape(channels, 1, 1))
-    return None
-
-
-def _alike(a: relax.Call, b: relax.Call) -> bool:
-    """Whether two joints cut images in the same places."""
-    (x, y), (of_a, of_b) = (map(operators.strips_of, (a, b)), (a.attrs, b.attrs))
-    same = all(known_size(of_a[name]) == known_size(of_b[name]) for name in ("batch", "height"))
-    return same and (x.count, x.pixels, x.out_width) == (y.count, y.pixels, y.out_width)
+    (top, left, bottom, right), is_max = map(int, attrs["padding"]), is_call_to(call, _POOLS[0])
+    is_counted = bool(attrs["count_include_pad"]) and not attrs["ceil_mode"]
+    if not is_max and not is_counted and (left or right or attrs["ceil_mode"]):
+        return None  # it divides by the number of pixels inside the image
+    sizes, strides, dilation = (
+        tuple(int(n) for n in attrs[name]) for name in ("pool_size", "strides", "dilation")
+    )
+    reach = (sizes[1] - 1) * dilation[1] + 1
+    strips = Strips.of_any_width(shape[3], out_shape[3], left, strides[1], reach)
+    cut = emit(operators.to_strips(x, strips, beside=-math.inf if is_max else 0.0))
+    options = {"ceil_mode": bool(attrs["ceil_mode"])}
+    options |= {"count_include_pad": bool(attrs["count_include_pad"])}
+    pool = relax.op.nn.max_pool2d if is_max else relax.op.nn.avg_pool2d
+    pooled = pool(cut, sizes, strides, (top, 0, bottom, 0), dilation, **options)
+    return operators.from_strips(emit(pooled), strips, shape[0], out_shape[2])

@@ -10,7 +10,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Lookup
-from tvm_sparse.passes.ir.shapes import image_extents
+from tvm_sparse.passes.ir.shapes import extents_of, image_extents
 from tvm_sparse.passes.ir.view_chains import CHANGES, follow
 from tvm_sparse.passes.ir.views import View
 from tvm_sparse.sizes.extent import Extent
@@ -56,7 +56,7 @@ def match_pool2d(
 
 def is_global_pool(call: relax.Call) -> bool:
     """Whether `call` is the mean or the maximum over the pixels of its argument, an image."""
-    shape = image_extents(call.args[0]) if call.args else None
+    shape = extents_of(call.args[0]) if call.args else None
     if shape is None or len(shape) != 4:
         return False
     if is_call_to(call, "relax.nn.adaptive_avg_pool2d"):
@@ -76,7 +76,7 @@ def upsampling_factors(call: relax.Call) -> tuple[int, int] | None:
     if not is_call_to(call, "relax.image.resize2d"):
         return None
     attrs = call.attrs
-    shape, out = image_extents(call.args[0]), image_extents(call)
+    shape, out = extents_of(call.args[0]), extents_of(call)
     if shape is None or out is None or attrs["layout"] != "NCHW" or call.ty.dtype != ACTIVATIONS:
         return None
     if attrs["method"] != "nearest_neighbor" or out[2] % shape[2] or out[3] % shape[3]:

@@ -21,7 +21,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.operator import PREFIX
 from tvm_sparse.passes.ir.shapes import static_shape
-from tvm_sparse.passes.sparsify.constant_layers import refusal
+from tvm_sparse.passes.sparsify.refusals import refusal
 
 WEIGHTS = "tvm_sparse.weights"
 """The attribute of the module."""

@@ -23,7 +23,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.operators.layouts import dtype_named, lanes_of
 from tvm_sparse.passes.ir.operators.operator import dtype_of
-from tvm_sparse.passes.ir.shapes import broadcast, image_extents, known_size, reshaped
+from tvm_sparse.passes.ir.shapes import broadcast, extents_of, image_extents, known_size, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.image_operators import (
     is_global_pool,
@@ -64,14 +64,7 @@ class _Mover(Mover):
             panels = self._panels_of(call.args[0])
             return None if panels is None else relax.Call(call.op, [panels], call.attrs)
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
-            image = self.lookup(call.args[0])
-            if is_call_to(image, operators.TO_STRIPS.name):
-                strips, lanes = operators.strips_of(image), int(call.attrs["lanes"])
-                return operators.to_strips(image.args[0], strips, lanes, dtype_named(call))
-            panels = self._panels_of(operators.IMAGE_TO_PANELS.operand(call, "x"))
-            if panels is None or lanes_of(panels) != call.attrs["lanes"]:
-                return None
-            return panels if dtype_of(panels) == dtype_named(call) else None
+            return self._as_panels(call.args[0], _Form(int(call.attrs["lanes"]), dtype_named(call)))
         if is_call_to(call, "relax.split"):
             return self._split()
         shape = image_extents(call)
@@ -215,12 +208,15 @@ class _Mover(Mover):
 
     def _global_pool(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """mean(panels_to_image(p)) over the image => panels_to_image(global_avg_pool2d(p))"""
-        panels, image = self._panels_of(self.call.args[0]), image_extents(self.call.args[0])
+        panels, image = self._panels_of(self.call.args[0]), extents_of(self.call.args[0])
+        joint = self.lookup(self.call.args[0])
+        pixels = operators.strips_of(joint).pixels if operators.joins_panels(joint) else 0
+        panels = joint.args[0] if pixels else panels
         if panels is None or image is None:
             return None
         is_max = is_call_to(self.call, "relax.max")
         pool = operators.global_max_pool2d if is_max else operators.global_avg_pool2d
-        moved = pool(panels, image[2:], self.cpu.image_lanes(1, dtype_of(panels)))
+        moved = pool(panels, image[2:], self.cpu.image_lanes(1, dtype_of(panels)), pixels)
         pixel = operators.panels_to_image(self.emit(moved), (*image[:2], 1, 1))
         return pixel if len(shape) == 4 else reshaped(self.emit(pixel), shape)
 
@@ -282,7 +278,10 @@ class _Mover(Mover):
         panels = self._panels_of(image)
         if panels is not None and _Form.of(panels) == form:
             return panels
-        return self.emit(operators.image_to_panels(image, form.lanes, form.dtype))
+        cut, sizes = self.lookup(image), (form.lanes, form.dtype)
+        if is_call_to(cut, operators.TO_STRIPS.name):
+            return self.emit(operators.strip_panels(cut, self.lookup(cut.args[0]), *sizes))
+        return self.emit(operators.image_to_panels(image, *sizes))
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,18 @@ def masked(value: Expr, valid: int, other: Expr) -> Expr:
     return T.Shuffle([value, other], [i if i < valid else width + i for i in range(width)])
 
 
+def only_lanes(value: Expr, begin: Expr, end: Expr, other: Expr) -> Expr:
+    """Return a vector with the lanes outside of ``[begin, end)``, int64, replaced.
+
+    TVM can neither bind a vector of conditions nor write down one that it proves: the bounds should
+    be `opaque`.
+    """
+    width = value.ty.dtype.lanes
+    numbers = T.Ramp(T.int32(0), T.int32(1), width)
+    first, last = (T.Broadcast(T.Cast("int32", bound), width) for bound in (begin, end))
+    return T.Select(numbers >= first, T.Select(numbers < last, value, other), other)
+
+
 def prefetch(element: Expr, *, to_l1: bool = True) -> None:
     """Ask for the cache line of an element, which may lie beyond the buffer's end.
 

@@ -21,6 +21,8 @@ from tvm_sparse.schedules.emit.buffers import (
     job_loop,
     masked,
     number,
+    only_lanes,
+    opaque,
     vector,
 )
 from tvm_sparse.schedules.emit.sizes import declare, factor, named, size
@@ -35,46 +37,64 @@ if TYPE_CHECKING:
     from tvm_sparse.cpu.profile import CpuProfile
 
 Shape: TypeAlias = tuple[int, int, int, int]
-"""Batch, channels, height, width; batch and height may be an `Extent`."""
+"""Batch, channels, height, width; batch and height may be an `Extent`, and that of strips, too."""
+
+Strips: TypeAlias = tuple[int, int]
+"""How many strips a row of an image is cut into, and their pixels; the last one may have fewer."""
+
+WHOLE: Strips = (1, 0)
+"""The rows of images are not cut."""
 
 CHANNELS = 8
 """Channels that are combined side by side, in registers."""
 
 
 def global_avg_pool2d(
-    shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+    shape: Shape,
+    lanes: int,
+    lanes_out: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
+    strips: Strips = WHOLE,
 ) -> PrimFunc:
     """Build the mean over all pixels of images of shape `shape`, which is summed up in float32.
 
     Returns
     -------
     PrimFunc
-        ``(x [batch * height, channels, lanes], y [batch, channels, lanes_out])``, of type `dtype`.
-        All lanes of y hold the mean.
+        ``(x [batch * strips * height, channels, lanes], y [batch, channels, lanes_out])``, of type
+        `dtype`. All lanes of y hold the mean.
     """
 
     def mean(total: Expr) -> Expr:
         height, width = shape[2:]
-        if not isinstance(height, Extent):
+        if not isinstance(height * width, Extent):
             return total * number(1 / (height * width))
-        return total / T.Cast(DType.FLOAT32, size(height) * width)
+        return total / T.Cast(DType.FLOAT32, size(height) * size(width))
 
     steps = 0.0, lambda a, b: a + b, mean
     types = dtype, DType.FLOAT32
-    return _pool("global_avg_pool2d", shape, lanes, lanes_out, cpu, types, *steps)
+    return _pool("global_avg_pool2d", shape, strips, lanes, lanes_out, cpu, types, *steps)
 
 
 def global_max_pool2d(
-    shape: Shape, lanes: int, lanes_out: int, cpu: CpuProfile, dtype: DType = ACTIVATIONS
+    shape: Shape,
+    lanes: int,
+    lanes_out: int,
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
+    strips: Strips = WHOLE,
 ) -> PrimFunc:
     """Build the maximum over all pixels; see `global_avg_pool2d`."""
     steps = -math.inf, T.max, lambda a: a
-    return _pool("global_max_pool2d", shape, lanes, lanes_out, cpu, (dtype, dtype), *steps)
+    types = dtype, dtype
+    return _pool("global_max_pool2d", shape, strips, lanes, lanes_out, cpu, types, *steps)
 
 
 def _pool(
     name: str,
     shape: Shape,
+    strips: Strips,
     lanes: int,
     lanes_out: int,
     cpu: CpuProfile,
@@ -84,47 +104,56 @@ def _pool(
     finish: Callable[[Expr], Expr],
 ) -> PrimFunc:
     batch, channels, height, width = shape
+    count, pixels = strips
     side = min(CHANNELS, channels)
     chunks = -(-channels // side)
     dtype, combined = types
     values = cpu.vector_width(lanes, dtype)
     with (
-        named(shape) as variables,
+        named((*shape, count)) as variables,
         IRBuilder() as builder,
         T.prim_func(s_tir=True, private=True),
     ):
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        images, height = size(batch), factor(height)
-        x = argument("x", images * height, channels, lanes, dtype=dtype)
+        images, lines = size(batch), factor(height)
+        rows = lines * factor(count)
+        x = argument("x", images * rows, channels, lanes, dtype=dtype)
         declare(variables)
         y = argument("y", images, channels, lanes_out, dtype=dtype)
-        jobs = job_loop(images * chunks, math.prod(shape[:3]) * lanes)
+        jobs = job_loop(images * chunks, math.prod(shape[:3]) * count * lanes)
         with jobs as job, T.sblock(name):
             image = T.axis.spatial(images, job // chunks)
             chunk = T.axis.spatial(T.int64(chunks), job % chunks)
             # The last chunk overlaps the one before it, so that every chunk is whole.
             first = T.bind(T.min(chunk * side, T.int64(channels - side)))
-            T.reads(x[image * height : image * height + height, first : first + side, 0:lanes])
+            T.reads(x[image * rows : image * rows + rows, first : first + side, 0:lanes])
             T.writes(y[image, first : first + side, 0:lanes_out])
             none = filled(neutral, values, combined)
             acc = Registers(side, values, combined)
             for c in range(side):
                 acc[c] = none
 
-            with T.serial(T.int64(0), size(shape[2])) as row:
+            with T.serial(T.int64(0), size(height) * size(count)) as row:
 
-                def add(lane: Expr | int, valid: int) -> None:
+                def add(lane: Expr | int, choose: Callable[[Expr], Expr]) -> None:
                     for c in range(side):
-                        loaded = x[image * height + row, first + c, vector(lane, values)]
+                        loaded = x[image * rows + row, first + c, vector(lane, values)]
                         loaded = converted(loaded, combined)
-                        acc[c] = combine(acc[c], masked(loaded, valid, none))
+                        acc[c] = combine(acc[c], choose(loaded))
 
-                if width >= values:
-                    with T.serial(T.int64(0), T.int64(width // values)) as i:
-                        add(i * values, values)
-                if width % values:
-                    add(T.int64(width // values * values), width % values)
+                if pixels:
+                    left = T.bind(size(width) - row // lines * pixels)
+                    with T.serial(T.int64(0), T.int64(pixels // values)) as i:
+                        begin, end = opaque(T.int64(0)), opaque(left - i * values)
+                        add(i * values, lambda loaded: only_lanes(loaded, begin, end, none))
+                else:
+                    whole, rest = divmod(width, values)
+                    if whole:
+                        with T.serial(T.int64(0), T.int64(whole)) as i:
+                            add(i * values, lambda loaded: loaded)
+                    if rest:
+                        add(T.int64(whole * values), lambda loaded: masked(loaded, rest, none))
             for c in range(side):
                 result = T.Broadcast(converted(finish(_across(acc[c], combine)), dtype), lanes_out)
                 T.buffer_store(y, result, [image, first + c, vector(T.int64(0), lanes_out)])

@@ -1,15 +1,26 @@
-"""Copies between wide images and the panels of their strips."""
+"""Copies between images, whose width may be open, and the panels of their strips."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.dtypes import ACTIVATIONS, DType
-from tvm_sparse.schedules.emit.buffers import argument, converted, job_loop, number, vector
+from tvm_sparse.schedules.emit.buffers import (
+    argument,
+    converted,
+    filled,
+    job_loop,
+    number,
+    only_lanes,
+    opaque,
+    vector,
+)
 from tvm_sparse.schedules.emit.sizes import declare, named, size
+from tvm_sparse.sizes.strips import strip_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +38,14 @@ def to_strips(
     lanes: int,
     cpu: CpuProfile,
     dtype: DType = ACTIVATIONS,
+    beside: float = 0.0,
 ) -> tvm.tirx.PrimFunc:
     """Build the copy of images into panels of their strips.
 
     Parameters
     ----------
     images : tuple of int
-        Batch, which may be an `Extent`, channels and height of the images.
+        Batch, channels and height of the images; batch and height may be an `Extent`.
     strips : Strips
         How their rows are cut.
     lanes : int
@@ -42,12 +54,15 @@ def to_strips(
         Gives the vector length.
     dtype : DType
         Type of the panels; images are float32.
+    beside : float
+        The value of pixels outside of the images.
 
     Returns
     -------
     PrimFunc
         ``(x [batch, channels, height, width], y [batch * strips * height, channels, lanes])``,
-        x float32 and y of type `dtype`. Lanes behind a strip hold other pixels, or 0.
+        x float32 and y of type `dtype`. Lanes behind a strip hold other pixels, or `beside`. All
+        these functions take those of `strip_sizes` that are an `Extent` behind their operand.
     """
     batch, channels, height = images
     shape = batch, channels, height, strips.width
@@ -56,7 +71,7 @@ def to_strips(
     def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
         image, strip, line = place
         first = T.bind(strip * strips.step - strips.left)
-        with T.If(T.And(first >= 0, first + lanes <= strips.width)):
+        with T.If(T.And(first >= 0, first + lanes <= size(strips.width))):
             with T.Then(), T.serial(T.int64(0), T.int64(lanes // width)) as i:
                 values = x[image, channel, line, vector(first + i * width, width)]
                 T.buffer_store(
@@ -64,8 +79,8 @@ def to_strips(
                 )
             with T.Else(), T.serial(T.int64(0), T.int64(lanes)) as lane:
                 pixel = T.bind(first + lane)
-                T.buffer_store(y, number(0, dtype), [row, channel, lane])
-                with T.If(T.And(pixel >= 0, pixel < strips.width)), T.Then():
+                T.buffer_store(y, number(beside, dtype), [row, channel, lane])
+                with T.If(T.And(pixel >= 0, pixel < size(strips.width))), T.Then():
                     value = converted(x[image, channel, line, pixel], dtype)
                     T.buffer_store(y, value, [row, channel, lane])
 
@@ -95,20 +110,102 @@ def from_strips(
     batch, channels, height = images
     shape = batch, channels, height, strips.out_width
     width = cpu.vector_width(strips.pixels, dtype)
-    rest = strips.out_width - (strips.count - 1) * strips.pixels
 
     def copy(x: Expr, y: Expr, row: Expr, place: tuple[Expr, Expr, Expr], channel: Expr) -> None:
         image, strip, line = place
         first = T.bind(strip * strips.pixels)
-        with T.If(strip < strips.count - 1):
+        rest = size(strips.out_width) - (size(strips.count) - 1) * strips.pixels
+        with T.If(strip < size(strips.count) - 1):
             with T.Then(), T.serial(T.int64(0), T.int64(strips.pixels // width)) as i:
                 values = converted(x[row, channel, vector(i * width, width)], ACTIVATIONS)
                 T.buffer_store(y, values, [image, channel, line, vector(first + i * width, width)])
-            with T.Else(), T.serial(T.int64(0), T.int64(rest)) as pixel:
+            with T.Else(), T.serial(T.int64(0), rest) as pixel:
                 value = converted(x[row, channel, pixel], ACTIVATIONS)
                 T.buffer_store(y, value, [image, channel, line, first + pixel])
 
     return _copies("from_strips", shape, strips, lanes, dtype, copy)
+
+
+def recut_strips(
+    images: tuple[int, int, int],
+    before: Strips,
+    strips: Strips,
+    lanes: tuple[int, int],
+    cpu: CpuProfile,
+    dtype: DType = ACTIVATIONS,
+    beside: float = 0.0,
+) -> tvm.tirx.PrimFunc:
+    """Build the copy of panels of strips into panels of other strips of the same images.
+
+    Parameters
+    ----------
+    images : tuple of int
+        Batch, channels and height of the images.
+    before, strips : Strips
+        How they are cut in the operand, by `pixels` and `count`, and in the result.
+    lanes : tuple of int
+        Lanes of the operand and of the result.
+    cpu, dtype, beside
+        As `to_strips` takes them; both panels have type `dtype`.
+
+    Returns
+    -------
+    PrimFunc
+        ``(x [batch * strips * height, channels, lanes], y [batch * strips * height, channels,
+        lanes])``. The loops::
+
+            for row of y in parallel:
+                for vector of its lanes:
+                    find the two vectors of x that hold its pixels, and which of them exist
+                    for channel:
+                        two loads, a shuffle, and a choice between pixels and `beside`
+    """
+    batch, channels, height = images
+    width = cpu.vector_width(math.gcd(*lanes, before.pixels, strips.step), dtype)
+    ahead = -strips.left // width * width  # vectors of x begin at whole vectors of its strips
+    shift = -strips.left - ahead
+    sizes = strip_sizes(batch, height, before, strips)
+    with (
+        named(sizes) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
+        lines, had, counts = size(height), size(before.count), size(strips.count)
+        read, rows = (size(batch) * (size(cut.count) * lines) for cut in (before, strips))
+        T.func_name("recut_strips")
+        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
+        x = argument("x", read, channels, lanes[0], dtype=dtype)
+        declare(variables)
+        y = argument("y", rows, channels, lanes[1], dtype=dtype)
+        outside = filled(beside, width, dtype)
+        elements = batch * strips.count * height * channels * lanes[1]
+        with job_loop(rows, elements) as i, T.sblock("recut_strips"):
+            row = T.axis.spatial(rows, i)
+            T.reads(x[0:read, 0:channels, 0 : lanes[0]])
+            T.writes(y[0:rows, 0:channels, 0 : lanes[1]])
+            image, line = T.bind(row // (counts * lines)), T.bind(row % lines)
+            seen = T.bind(row // lines % counts * strips.step + ahead)
+
+            def place(pixel: Expr) -> tuple[Expr, Expr]:
+                """Return the row of x with a pixel, or another one of the image, and its lane."""
+                strip = T.bind(pixel // before.pixels)
+                held = T.max(T.min(strip, had - 1), T.int64(0))
+                lane = T.bind(pixel - strip * before.pixels)
+                return T.bind((image * had + held) * lines + line), lane
+
+            with T.serial(T.int64(0), T.int64(lanes[1] // width)) as v:
+                pixel = T.bind(seen + v * width)
+                (low, a), (high, b) = place(pixel), place(pixel + width)
+                first = T.bind(pixel + shift)
+                begin, end = opaque(-first), opaque(size(before.out_width) - first)
+                with T.serial(T.int64(0), T.int64(channels)) as channel:
+                    value = x[low, channel, vector(a, width)]
+                    if shift:
+                        more = x[high, channel, vector(b, width)]
+                        value = T.Shuffle([value, more], [shift + lane for lane in range(width)])
+                    value = only_lanes(value, begin, end, outside)
+                    T.buffer_store(y, value, [row, channel, vector(v * width, width)])
+    return builder.get()
 
 
 def _copies(
@@ -123,12 +220,13 @@ def _copies(
     batch, channels, height, _ = shape
     order = slice(None) if name == "to_strips" else slice(None, None, -1)
     with (
-        named(shape) as variables,
+        named(strip_sizes(batch, height, strips)) as variables,
         IRBuilder() as builder,
         T.prim_func(s_tir=True, private=True),
     ):
-        rows = size(batch) * (strips.count * height)
-        images, panels = (size(batch), *shape[1:]), (rows, channels, lanes)
+        lines, counts = size(height), size(strips.count)
+        rows = size(batch) * (size(strips.count) * lines)
+        images, panels = tuple(map(size, shape)), (rows, channels, lanes)
         T.func_name(name)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         (read, read_type), (written, written_type) = [(images, ACTIVATIONS), (panels, dtype)][order]
@@ -140,8 +238,8 @@ def _copies(
             row = T.axis.spatial(rows, i)
             T.reads(x[tuple(slice(0, extent) for extent in read)])
             T.writes(y[tuple(slice(0, extent) for extent in written)])
-            image = T.bind(row // (strips.count * height))
-            strip, line = T.bind(row // height % strips.count), T.bind(row % height)
+            image = T.bind(row // (counts * lines))
+            strip, line = T.bind(row // lines % counts), T.bind(row % lines)
             with T.serial(T.int64(0), T.int64(channels)) as channel:
                 copy(x, y, row, (image, strip, line), channel)
     return builder.get()

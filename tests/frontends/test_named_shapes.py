@@ -111,12 +111,12 @@ def test_names_of_the_user(tmp_path):
         np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-4)
 
 
-def model_of(shapes, operator="Add"):
+def model_of(shapes, operator="Add", *others):
     inputs = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
     ]
-    nodes = [make_node(operator, list(shapes), ["y"])]
+    nodes = [make_node(operator, list(shapes), ["y"]), *others]
     return onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", inputs, []))
 
 
@@ -128,9 +128,14 @@ def test_a_name_is_one_size_in_all_inputs():
     assert named_shapes(model_of({"a": [2, 3]}), None) is None
 
 
-def test_networks_of_images_keep_the_names_of_batch_and_height_by_themselves():
+def test_networks_of_images_keep_their_names_by_themselves_unless_pixels_are_blended():
     model = model_of({"a": ["n", 3, 8, "width"]}, "Conv")
-    assert named_shapes(model, None) is None
+    assert named_shapes(model, None) == {"a": ("n", 3, 8, "width")}
+    model = model_of({"a": ["n", 3, 8, "width"]}, "Conv", make_node("Resize", ["y"], ["z"]))
+    assert named_shapes(model, None) == {"a": ("n", 3, 8, "width")}
+    blends = make_node("Resize", ["y"], ["z"], mode="linear")
+    assert named_shapes(model_of({"a": ["n", 3, 8, "width"]}, "Conv", blends), None) is None
+    assert named_shapes(model_of({"a": ["n", "channels", 8, 8]}, "Conv"), None) is None
     model = model_of({"a": ["n", 3, "height", 8]}, "Conv")
     assert named_shapes(model, None) == {"a": ("n", 3, "height", 8)}
     model = model_of({"a": ["n", 3, 8, 8]}, "Conv")

@@ -1,4 +1,4 @@
-"""The numbers that must divide open heights of images."""
+"""The numbers that must divide open heights and widths of images."""
 
 import itertools
 
@@ -69,3 +69,12 @@ def test_only_open_heights_of_images_have_multiples(tmp_path):
     assert multiples_of(model, {"x": ("n", "rows", 64)}) == {}
     relu = model_of(tmp_path, [make_node("Relu", ["x"], ["y"])], "y")
     assert multiples_of(relu, {"x": ("n", 4, "rows", 64)}) == {}
+
+
+def test_widths_have_the_strides_of_their_own_axis(tmp_path):
+    nodes, last = halved(2)
+    nodes.append(make_node("MaxPool", [last], ["y"], kernel_shape=[1, 3], strides=[1, 3]))
+    model = model_of(tmp_path, nodes, "y")
+    assert multiples_of(model, {"x": ("n", 4, 32, "pixels")}) == {"pixels": 12}
+    assert multiples_of(model, {"x": ("n", 4, "rows", "pixels")}) == {"rows": 4, "pixels": 12}
+    assert multiples_of(model, {"x": ("n", 4, "side", "side")}) == {"side": 12}

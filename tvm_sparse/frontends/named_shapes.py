@@ -12,9 +12,13 @@ from tvm_sparse.frontends.input_shapes import is_symbol, split_shapes
 
 Shape = tuple[int | str, ...]
 
+WIDTH_AXIS = 3
+"""The axis of the width of images ``(batch, channels, height, width)``."""
+
 OF_IMAGES = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"))
-"""Operators whose kernels take any batch and height, and need other sizes when they are compiled. A
-model with one keeps names of other sizes only if the user says so."""
+"""Operators whose kernels take any batch, height and width, the latter but for those that
+`_needs_width` finds, and need other sizes when they are compiled. A model with one keeps names of
+other sizes only if the user says so."""
 
 NEED_SIZES = frozenset(
     (
@@ -72,15 +76,24 @@ def named_shapes(
             return None  # its shape is not known, which `bind_shapes` says
         named[name] = tuple(renamed.get(s, s) if isinstance(s, str) else s for s in known)
     is_open = any(isinstance(size, str) for shape in named.values() for size in shape)
-    has_other = any(isinstance(size, str) for shape in named.values() for size in _others(shape))
+    first_known = WIDTH_AXIS + (not any(map(_needs_width, model.graph.node)))
+    has_other = any(
+        isinstance(size, str) for shape in named.values() for size in _others(shape, first_known)
+    )
     if not has_names and has_other and operators & OF_IMAGES:
         return None
     return named if is_open else None
 
 
-def _others(shape: Shape) -> Shape:
-    """Return the dimensions of an input that are neither a batch nor the height of an image."""
-    return (shape[1], *shape[3:]) if len(shape) == 4 else shape[1:]
+def _needs_width(node: onnx.NodeProto) -> bool:
+    """Whether an operator of images needs the width when it is compiled: it blends pixels."""
+    modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+    return node.op_type in ("Resize", "Upsample") and bool(modes) and modes[0] != b"nearest"
+
+
+def _others(shape: Shape, first_known: int) -> Shape:
+    """Return the dimensions of an input but the batch, and those of an image before an axis."""
+    return (shape[1], *shape[first_known:]) if len(shape) == 4 else shape[1:]
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[Any, ...] | None:

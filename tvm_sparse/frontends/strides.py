@@ -1,8 +1,8 @@
-"""The numbers that must divide open heights of images: the strides of a network, multiplied.
+"""The numbers that must divide open heights and widths: the strides of a network, multiplied.
 
 A network that halves its images and enlarges them again joins images of equal height only if their
 heights were even at every step. So an open height is a multiple of all strides on a way through
-the network, and every height inside is a whole number of it.
+the network, and every height inside is a whole number of it. The same holds for widths.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from onnx.external_data_helper import uses_external_data
 from tvm_sparse.frontends.named_shapes import OF_IMAGES, Shape
 from tvm_sparse.frontends.onnx_file import tensor_array
 
-HEIGHT_AXIS = 2
-"""The axis of the height of images ``(batch, channels, height, width)``."""
+AXES = (2, 3)
+"""The axes of height and width of images ``(batch, channels, height, width)``."""
 
 _WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
 _SCALES = {"Resize": 2, "Upsample": 1}
@@ -30,7 +30,7 @@ _SCALES = {"Resize": 2, "Upsample": 1}
 
 
 def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Return the number that must divide each open height of images, by its name.
+    """Return the number that must divide each open height and width of images, by its name.
 
     Parameters
     ----------
@@ -41,18 +41,19 @@ def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[st
     """
     if not {node.op_type for node in model.graph.node} & OF_IMAGES:
         return {}
-    heights = {
-        size
-        for shape in shapes.values()
-        if len(shape) == 4
-        for axis, size in enumerate(shape)
-        if axis == HEIGHT_AXIS and isinstance(size, str)
-    }
-    return dict.fromkeys(sorted(heights), total_stride(model)) if heights else {}
+    found: dict[str, int] = {}
+    for axis in AXES:
+        names = {shape[axis] for shape in shapes.values() if len(shape) == 4}
+        for name in sorted(name for name in names if isinstance(name, str)):
+            found[name] = math.lcm(found.get(name, 1), total_stride(model, axis))
+    return found
 
 
-def total_stride(model: onnx.ModelProto) -> int:
-    """Return the least number of rows that all strides on the ways through a network divide."""
+def total_stride(model: onnx.ModelProto, axis: int = AXES[0]) -> int:
+    """Return the least number that all strides along an axis of images divide.
+
+    The strides on a way through the network are multiplied.
+    """
     constants = _constants(model)
     strides: dict[str, Fraction] = {value.name: Fraction(1) for value in model.graph.input}
     seen = {1}
@@ -60,20 +61,20 @@ def total_stride(model: onnx.ModelProto) -> int:
         known = [strides[name] for name in node.input if name in strides]
         if not known:
             continue
-        stride = max(known) * _own_stride(node, constants)
+        stride = max(known) * _own_stride(node, constants, axis)
         seen.add(stride.numerator)
         for name in node.output if stride else ():
             strides[name] = stride
     return math.lcm(*seen - {0})
 
 
-def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any]) -> Fraction:
-    """Return how many rows of its input a row of a node's output stands for; 0 if unknown."""
+def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -> Fraction:
+    """Return how many pixels of its input a pixel of a node's output stands for; 0 if unknown."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type in (*_WINDOWS, "ConvTranspose"):
         strides: Sequence[int] = attributes.get("strides", (1, 1))
-        vertical = Fraction(strides[0] if len(strides) == 2 else 1)
-        return 1 / vertical if node.op_type == "ConvTranspose" else vertical
+        along = Fraction(strides[axis - AXES[0]] if len(strides) == len(AXES) else 1)
+        return 1 / along if node.op_type == "ConvTranspose" else along
     if node.op_type in ("DepthToSpace", "SpaceToDepth"):
         block = Fraction(attributes["blocksize"])
         return block if node.op_type == "SpaceToDepth" else 1 / block
@@ -81,9 +82,9 @@ def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any]) -> Fraction:
         place = _SCALES[node.op_type]
         name = node.input[place] if len(node.input) > place else ""
         scales = np.asarray(constants.get(name, attributes.get("scales", ())), "float64").ravel()
-        if len(scales) != 4 or scales[HEIGHT_AXIS] <= 0:
+        if len(scales) != 4 or scales[axis] <= 0:
             return Fraction(0)  # it takes the size of another image, which is known
-        return 1 / Fraction(float(scales[HEIGHT_AXIS])).limit_denominator(64)
+        return 1 / Fraction(float(scales[axis])).limit_denominator(64)
     return Fraction(1)
 
 

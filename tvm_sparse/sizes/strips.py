@@ -14,6 +14,10 @@ MULTIPLE = 16
 """Strips begin at multiples of as many output pixels, which every vector divides."""
 
 
+OF_OPEN_WIDTH = 32
+"""Output pixels of a strip of images whose width is known at run time only. All strips of a network
+have the same, so that images of equal width are cut in the same places."""
+
 WIDEST = 2048
 """Pixels of the widest row of an image of several rows that stays whole."""
 
@@ -37,7 +41,8 @@ class Strips:
     step, left, span : int
         Input pixels from one strip to the next one, in front of the first one, and of each.
     width, out_width : int
-        Pixels of a row of the input image, and of the output image.
+        Pixels of a row of the input image, and of the output image. Where they are an `Extent`,
+        `count` is one, too.
     """
 
     count: int
@@ -78,3 +83,23 @@ class Strips:
             width=width,
             out_width=out_width,
         )
+
+    @staticmethod
+    def of_any_width(width: int, out_width: int, left: int, stride: int, reach: int) -> Strips:
+        """Return the strips of an operator on images of any width; parameters as of `of`."""
+        pixels = OF_OPEN_WIDTH
+        return Strips(
+            count=(out_width + (pixels - 1)) // pixels,
+            pixels=pixels,
+            step=pixels * stride,
+            left=left,
+            span=(pixels - 1) * stride + reach,
+            width=width,
+            out_width=out_width,
+        )
+
+
+def strip_sizes(batch: int, height: int, *cuts: Strips) -> tuple[int, ...]:
+    """Return the sizes of a copy of strips that may be known at run time only, in order."""
+    own = [size for cut in cuts for size in (cut.count, cut.width, cut.out_width)]
+    return (batch, height, *own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -34,17 +35,27 @@ def avg_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
     return AVG_POOL2D.call(x, pool=of_any_batch(pool))
 
 
-def global_avg_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.Call:
+def global_avg_pool2d(
+    x: relax.Expr, image: Sequence[int], lanes: int, strip_pixels: int = 0
+) -> relax.Call:
     """Return the mean over images of height and width `image`.
 
-    The result lies in panels of images of one pixel, which is repeated in all `lanes` lanes.
+    The result lies in panels of images of one pixel, which is repeated in all `lanes` lanes. The
+    rows of images are whole, or strips of `strip_pixels` pixels.
     """
-    return GLOBAL_AVG_POOL2D.call(x, image=[lowered(extent) for extent in image], lanes=lanes)
+    return GLOBAL_AVG_POOL2D.call(x, **_global_attrs(image, lanes, strip_pixels))
 
 
-def global_max_pool2d(x: relax.Expr, image: Sequence[int], lanes: int) -> relax.Call:
+def global_max_pool2d(
+    x: relax.Expr, image: Sequence[int], lanes: int, strip_pixels: int = 0
+) -> relax.Call:
     """Return the maximum over images; parameters and result as of `global_avg_pool2d`."""
-    return GLOBAL_MAX_POOL2D.call(x, image=[lowered(extent) for extent in image], lanes=lanes)
+    return GLOBAL_MAX_POOL2D.call(x, **_global_attrs(image, lanes, strip_pixels))
+
+
+def _global_attrs(image: Sequence[int], lanes: int, strip_pixels: int) -> dict[str, Any]:
+    size = [lowered(extent) for extent in image]
+    return {"image": size, "lanes": lanes, "strip_pixels": strip_pixels}
 
 
 def pool_of(call: relax.Call) -> Pool2d:
@@ -69,7 +80,13 @@ def _images_of(call: relax.Call) -> tuple[int, int, int, int]:
     """Return the batch, channels, height and width of the images that a call looks at."""
     (x,), (height, width) = call.args, (known_size(extent) for extent in call.attrs["image"])
     _, channels, _ = known_extents(x)
-    return batch_of(x, height), channels, height, width
+    return batch_of(x, height * _strips_of(call)), channels, height, width
+
+
+def _strips_of(call: relax.Call) -> int:
+    """Return into how many strips the rows of images are cut."""
+    pixels, width = int(call.attrs["strip_pixels"]), known_size(call.attrs["image"][1])
+    return (width + (pixels - 1)) // pixels if pixels else 1
 
 
 def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operator:
@@ -87,14 +104,15 @@ def _global(name: str, build: Callable[..., tvm.tirx.PrimFunc]) -> Operator:
     def kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
         (x,) = call.args
         lanes = lanes_of(x), int(call.attrs["lanes"])
-        return build(_images_of(call), *lanes, cpu, dtype_of(x))
+        strips = _strips_of(call), int(call.attrs["strip_pixels"])
+        return build(_images_of(call), *lanes, cpu, dtype_of(x), strips)
 
     return Operator(
         PREFIX + name,
         ("x",),
         infer=_infer_global,
         kernel=kernel,
-        sizes=_images_of,
+        sizes=lambda call: (*_images_of(call), _strips_of(call)),
         takes_sizes=True,
     )
 

@@ -40,10 +40,11 @@ from tvm_sparse.passes.ir.operators.quantized import QUANTIZED_CONV2D, QUANTIZED
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, DEPTH_TO_SPACE, UPSAMPLE2D
 from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
-from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, TO_STRIPS
+from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, RECUT_STRIPS, TO_STRIPS
 
 RECORDS = (
     *(TO_PANELS, FROM_PANELS, IMAGE_TO_PANELS, PANELS_TO_IMAGE, TO_STRIPS, FROM_STRIPS),
+    RECUT_STRIPS,
     *(SPARSE_LINEAR, LINEAR, AMX_LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
     *INT8_OPERATORS,

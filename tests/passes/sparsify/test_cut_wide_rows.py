@@ -7,11 +7,12 @@ import onnxruntime
 import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
-from tvm import relax
+from tvm import relax, tirx
 
 import tvm_sparse
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.shapes import known_size
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 from tvm_sparse.testing.models import dataflow, operators_of, pruned
@@ -105,3 +106,33 @@ def test_numbers(tmp_path, case, density):
     (expected,) = session.run(None, {"x": x})
     (y,) = tvm_sparse.compile(path, threads=2, fallback="off").run([x]).values()
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_images_of_any_width_are_cut_and_operators_of_pixels_move_above_the_joint():
+    weight, one = relax.const(weights(16, 8, 3, 3)), relax.const(weights(4, 16, 1, 1))
+    bias = np.linspace(-1, 1, 16, dtype="float32")
+    width = tirx.Var("width", "int64")
+    extent = known_size(width)
+    strips = Strips.of_any_width(extent * 2, extent, 1, 2, 3)
+
+    def before(emit, x):
+        y = emit(relax.op.nn.conv2d(x, weight, strides=2, padding=1))
+        y = emit(relax.op.add(y, relax.const(bias.reshape(1, 16, 1, 1))))
+        z = emit(relax.op.strided_slice(y, [1], [0], [4]))
+        y = emit(relax.op.nn.conv2d(y, one))
+        return emit(relax.op.concat([y, z], 1))
+
+    def after(emit, x):
+        y = emit(operators.to_strips(x, strips))
+        y = emit(relax.op.nn.conv2d(y, weight, strides=2, padding=(1, 0, 1, 0)))
+        y = emit(relax.op.add(y, relax.const(bias.reshape(16, 1, 1))))
+        z = emit(relax.op.strided_slice(y, [1], [0], [4]))
+        y = emit(relax.op.nn.conv2d(y, one))
+        y = emit(relax.op.concat([y, z], 1))
+        return emit(operators.from_strips(y, strips, 2, 5))
+
+    mod = CutWideRows(CPU)(dataflow(before, (2, 8, 10, 2 * width)))
+    mod = relax.transform.DeadCodeElimination()(mod)
+    tvm.ir.assert_structural_equal(
+        mod["main"], dataflow(after, (2, 8, 10, 2 * width))["main"], map_free_vars=True
+    )

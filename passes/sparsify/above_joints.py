@@ -1,0 +1,189 @@
+"""Rules that move operators above the joints of strips: f(from_strips(y)) => from_strips(f(y))
+
+f is elementwise, a choice or a concatenation of channels, a convolution of single pixels, or an
+enlargement by whole factors. So operators work on the strips, and elementwise ones become
+epilogues. `CutWideRows` makes the joints.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tvm
+from tvm import relax
+
+from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup
+from tvm_sparse.passes.ir.shapes import broadcast, extents_of, known_extents, lowered, reshaped
+from tvm_sparse.passes.ir.view_chains import RESHAPING
+from tvm_sparse.passes.sparsify.image_operators import upsampling_factors
+from tvm_sparse.passes.sparsify.refusals import refusal
+
+_CHANNEL_AXES = (1, -3)
+"""The two numbers of the axis of an image's channels, from the front and from the back."""
+
+
+def move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """Return what takes the place of a call of a joined image, or None."""
+    if is_call_to(call, *UNARY, *BINARY):
+        return _elementwise(call, lookup, emit)
+    if is_call_to(call, "relax.concat"):
+        return _concat(call, lookup, emit)
+    joint = lookup(call.args[0]) if call.args else None
+    if not is_call_to(joint, operators.FROM_STRIPS.name):
+        return None
+    if is_call_to(call, "relax.nn.conv2d"):
+        return _pixels(call, joint, emit)
+    if is_call_to(call, "relax.split"):
+        return _split(call, joint, emit)
+    if is_call_to(call, "relax.strided_slice"):
+        return _slice(call, joint, emit)
+    return _enlarged(call, joint, emit) if is_call_to(call, "relax.image.resize2d") else None
+
+
+def _again(joint: relax.Call, strips: relax.Expr, height: int | None = None) -> relax.Call:
+    """Return the joint of other strips of the same places."""
+    batch, rows = operators.images_joined(joint)
+    return operators.from_strips(
+        strips, operators.strips_of(joint), batch, rows if height is None else height
+    )
+
+
+def _elementwise(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """f(view(from_strips(y)), q) => view(from_strips(f(y, q)))
+
+    q is a scalar, a constant for each channel, a value for each channel of an image, or strips of
+    the same places.
+    """
+    shape = extents_of(call)
+    joints = [_joint(arg, lookup) for arg in call.args if extents_of(arg) == shape]
+    joint = next((found for found in joints if found is not None), None)
+    if joint is None or shape is None or call.ty.dtype != ACTIVATIONS:
+        return None
+    args = [_operand(arg, shape, joint, lookup, emit) for arg in call.args]
+    if any(arg is None for arg in args):
+        return None
+    joined = _again(joint, emit(relax.Call(call.op, args, call.attrs)))
+    return joined if len(shape) == 4 else reshaped(emit(joined), shape)
+
+
+def _joint(value: relax.Expr, lookup: Lookup) -> relax.Call | None:
+    """Return the `from_strips` that a tensor of images, or of their single rows, comes from."""
+    call = lookup(value)
+    if is_call_to(call, *RESHAPING) and len(extents_of(value) or ()) == 3:
+        inner = lookup(call.args[0])
+        batch, channels, width = extents_of(value) or (0, 0, 0)
+        if extents_of(call.args[0]) != (batch, channels, 1, width):
+            return None
+        call = inner
+    return call if is_call_to(call, operators.FROM_STRIPS.name) else None
+
+
+def _operand(
+    value: relax.Expr, shape: tuple[int, ...], joint: relax.Call, lookup: Lookup, emit: Emit
+) -> relax.Expr | None:
+    """Return `value` as an operand beside the strips of a joint, or None."""
+    if not isinstance(value.ty, relax.TensorType):
+        return value  # a scalar argument, as `clip` and `leakyrelu` have them
+    own = extents_of(value)
+    if own == shape:
+        return _alike(value, joint, lookup, emit)
+    if own is None:
+        return None
+    if isinstance(value, tvm.ir.GenericConst):
+        if math.prod(own) == 1:
+            return relax.const(value.value.numpy().reshape(()))
+        channels = shape[1]
+        behind = len(shape) - 2  # axes of an image behind its channels
+        if own[-1 - behind :] == (channels, *[1] * behind) and math.prod(own) == channels:
+            return relax.const(value.value.numpy().reshape(channels, 1, 1))
+    elif len(own) == 4 and own == (shape[0], shape[1], 1, 1):
+        return _of_strips(value, operators.strips_of(joint).count, emit)
+    return None
+
+
+def _of_strips(value: relax.Expr, count: int, emit: Emit) -> relax.Expr:
+    """Repeat ``(batch, channels, 1, 1)`` for all strips of an image; one image broadcasts."""
+    batch, channels, _, _ = known_extents(value)
+    if batch == 1:
+        return value
+    once = emit(reshaped(value, (batch, 1, channels, 1, 1)))
+    each = emit(broadcast(once, (batch, count, channels, 1, 1)))
+    return emit(reshaped(each, (batch * count, channels, 1, 1)))
+
+
+def _alike(value: relax.Expr, joint: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """Return the strips of `value`, images of the size of a joint, cut in its places."""
+    found, strips = _joint(value, lookup), operators.strips_of(joint)
+    if found is not None and operators.images_joined(found) == operators.images_joined(joint):
+        own = operators.strips_of(found)
+        if (own.count, own.pixels) == (strips.count, strips.pixels):
+            return found.args[0]
+    return None
+
+
+def _concat(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """concat(from_strips(y), ...) along the channels => from_strips(concat(y, ...))"""
+    fields, axis = lookup(call.args[0]), call.attrs["axis"]
+    if not isinstance(fields, relax.Tuple) or axis is None or int(axis) not in _CHANNEL_AXES:
+        return None
+    joints = [_joint(field, lookup) for field in fields if len(extents_of(field) or ()) == 4]
+    joint = next((found for found in joints if found is not None), None)
+    if joint is None or len(joints) < len(fields) or call.ty.dtype != ACTIVATIONS:
+        return None
+    strips = [_alike(field, joint, lookup, emit) for field in fields]
+    if any(one is None for one in strips):
+        return None
+    return _again(joint, emit(relax.op.concat(strips, 1)))
+
+
+def _split(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | None:
+    """split(from_strips(y)) of channels => from_strips(slice(y)), ..."""
+    if int(call.attrs["axis"]) not in _CHANNEL_AXES:
+        return None
+    begin, fields = 0, []
+    for field in call.ty.fields:
+        end = begin + int(field.shape[1])
+        part = emit(relax.op.strided_slice(joint.args[0], [1], [begin], [end]))
+        fields.append(emit(_again(joint, part)))
+        begin = end
+    return relax.Tuple(fields)
+
+
+def _slice(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | None:
+    """slice(from_strips(y)) of channels => from_strips(slice(y))"""
+    _, axes, *bounds = call.args
+    if len(axes) != 1 or int(axes[0].value) not in _CHANNEL_AXES:
+        return None
+    return _again(joint, emit(relax.op.strided_slice(joint.args[0], [1], *bounds)))
+
+
+def _pixels(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | None:
+    """conv(from_strips(y)) => from_strips(conv(y)), where conv sees one pixel of a row"""
+    weight, attrs = call.args[1], call.attrs
+    if not isinstance(weight, tvm.ir.GenericConst) or refusal(call, of_any_width=True):
+        return None
+    padding = [int(n) for n in attrs["padding"]]
+    if int(attrs["strides"][1]) != 1 or known_extents(weight)[3] != 1 or padding[1] or padding[3]:
+        return None
+    product = emit(relax.Call(call.op, [joint.args[0], weight], attrs))
+    return _again(joint, product, known_extents(call)[2])
+
+
+def _enlarged(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | None:
+    """resize2d(from_strips(y)) => from_strips(resize2d(y)), where each pixel is repeated"""
+    factors = upsampling_factors(call)
+    if factors is None:
+        return None
+    high, wide = factors
+    batch, height = operators.images_joined(joint)
+    lines, pixels = known_extents(joint.args[0])[2:]
+    size = relax.ShapeExpr([lowered(lines * high), lowered(pixels * wide)])
+    larger = emit(relax.Call(call.op, [joint.args[0], size], call.attrs))
+    own = operators.strips_of(joint)
+    out = dataclasses.replace(own, pixels=own.pixels * wide, out_width=own.out_width * wide)
+    return operators.from_strips(larger, out, batch, height * high)
