@@ -2,14 +2,16 @@
 
 TVM's `RewriteDataflowReshape` does this inside of a dataflow block, so that the virtual machine
 makes a view and copies nothing. It leaves the results of a block alone, which might be views of
-something that others read. Here, a result becomes a view if nothing else reads what it views, and
-a kernel computes that.
+something that others read. Here, a result becomes a view if nothing else reads what it views, a
+kernel computes that, and both have as many elements: TVM takes the first rows of an array for a
+reshape of it, too.
 
 Runs after `RewriteDataflowReshape`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import tvm
@@ -18,6 +20,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.shapes import extents_of
 
 _KERNEL = "relax.call_tir"
 
@@ -49,7 +52,13 @@ def _copies(mod: tvm.IRModule, block: Dataflow) -> list[relax.Call]:
         and is_call_to(block.lookup(call.args[1][0]), _KERNEL)
         and block.is_read_only_by(call.args[1][0], [result])
         and relax.analysis.has_reshape_pattern(mod[call.args[0]])
+        and _have_as_many_elements(call.args[1][0], result)
     ]
+
+
+def _have_as_many_elements(a: relax.Expr, b: relax.Expr) -> bool:
+    extents = extents_of(a), extents_of(b)
+    return None not in extents and math.prod(extents[0] or ()) == math.prod(extents[1] or ())
 
 
 @mutator
