@@ -187,6 +187,19 @@ def test_resize_of_some_axes(tmp_path, options, sizes, mode):
     check(tmp_path, node, {"x": image(1, 2, 6, 8)}, {"s": np.array(sizes)}, opset=18, atol=1e-4)
 
 
+PLACES = ["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]
+
+
+@pytest.mark.parametrize("places", PLACES)
+@pytest.mark.parametrize("sizes", [[1, 3], [3, 1], [1, 1]], ids=str)
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_resize_to_one_pixel(tmp_path, mode, sizes, places):
+    """The distance of the corners is zero then."""
+    options = {"mode": mode, "coordinate_transformation_mode": places}
+    node = make_node("Resize", ["x", "", "", "s"], ["y"], **options)
+    check(tmp_path, node, {"x": image(1, 2, 1, 5)}, {"s": np.array([1, 2, *sizes])})
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
 def test_attributes_of_other_modes_are_no_matter(tmp_path, mode):
     """PyTorch writes all of them, whatever the mode."""

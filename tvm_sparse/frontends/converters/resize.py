@@ -114,9 +114,9 @@ def _fits_tvm(
         return False
     if places not in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"):
         return False
-    return places == "align_corners" or all(
-        scale == new / size for size, new, scale in zip(shape, sizes, scales, strict=True)
-    )
+    if places == "align_corners":
+        return 1 not in sizes[2:]  # it divides by the distance of the corners
+    return all(scale == new / size for size, new, scale in zip(shape, sizes, scales, strict=True))
 
 
 def coordinates(places: str, size: int, new: int, scale: float) -> np.ndarray:
