@@ -116,6 +116,22 @@ def test_windows_over_the_border_of_a_pooling(tmp_path, operator, size, pads, co
     check(tmp_path, node, {"x": image(1, 2, size)}, opset=19)
 
 
+@pytest.mark.parametrize("operator, opset", [("MaxPool", 12), ("AveragePool", 19), ("LpPool", 18)])
+@pytest.mark.parametrize(
+    "size, window",
+    [
+        ([8, 32], {"kernel_shape": [1, 1], "strides": [1, 3]}),
+        ([4, 5], {"kernel_shape": [1, 3], "strides": [3, 3], "pads": [0, 1, 0, 1]}),
+        ([5, 7], {"kernel_shape": [2, 1], "strides": [2, 4], "pads": [1, 0, 1, 0]}),
+    ],
+    ids=str,
+)
+def test_windows_behind_the_image_are_none(tmp_path, operator, opset, size, window):
+    """ONNX's inference counts them before opset 22, and nobody computes them."""
+    node = make_node(operator, ["x"], ["y"], ceil_mode=1, **window)
+    check(tmp_path, node, {"x": image(1, 2, *size)}, opset=opset)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -25,6 +25,11 @@ from tvm_sparse.frontends.onnx_file import tensor_array
 _READ_BY_INFERENCE = 4096
 """The most elements of a constant that ONNX's inference reads: shapes, axes and the like."""
 
+_WINDOWS_BEHIND_THE_IMAGE = {"AveragePool", "LpPool", "MaxPool"}
+"""Poolings whose inference counts windows that start behind the image, though they are none."""
+_WITHOUT_THEM = 22
+"""The opset from which on it leaves them out, as ONNX Runtime always did."""
+
 
 class InvalidNode(ModelError):
     """A node contradicts the ONNX standard, or makes more than can be compiled."""
@@ -119,19 +124,27 @@ class _Walk:
             schema = onnx.defs.get_schema(node.op_type, self.opset)
             if missing := left_out(node, schema):
                 raise ValueError(missing)
-            made: Mapping[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
-                schema,
-                node,
-                {name: self.types[name] for name in names},
-                small,
-                opset_imports=[helper.make_opsetid("", self.opset)],
-            )
+            made = self._made(node, self.opset, small)
+            if node.op_type in _WINDOWS_BEHIND_THE_IMAGE and self.opset < _WITHOUT_THEM:
+                made = self._made(node, _WITHOUT_THEM, small)
         except onnx.defs.SchemaError:  # The operator is of another opset.
             return {}
         except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
             shapes = (checked.shape(i) for i in range(len(node.input)))
             known = " and ".join(str(shape) for shape in shapes if shape is not None)
             raise ValueError(f"{_without_kind(reason(error))} (it reads {known})") from error
+        return made
+
+    def _made(
+        self, node: onnx.NodeProto, opset: int, constants: Mapping[str, onnx.TensorProto]
+    ) -> Mapping[str, onnx.TypeProto]:
+        made: Mapping[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, opset),
+            node,
+            {name: self.types[name] for name in node.input if name},
+            dict(constants),
+            opset_imports=[helper.make_opsetid("", opset)],
+        )
         return made
 
 
