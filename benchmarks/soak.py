@@ -59,20 +59,24 @@ class State:
     descriptors: int
 
     @classmethod
-    def now(cls) -> State:
-        """Return the state after everything that nobody refers to was freed."""
+    def now(cls, threads: int | None = None) -> State:
+        """Return the state after everything that nobody refers to was freed.
+
+        The threads of an engine that was forgotten take a moment to end, or some on a busy machine:
+        it waits until there are `threads` again, or, if none are expected, until none ends.
+        """
         gc.collect()
-        threads, still = _count("task"), 0
-        # The threads of an engine that was forgotten take a moment to end, or some.
-        for _ in range(100):
-            time.sleep(0.05)
-            before, threads = threads, _count("task")
-            still = still + 1 if before == threads else 0
-            if still == 8:
+        found, still = _count("task"), 0
+        for _ in range(400):
+            is_settled = still == 8 if threads is None else found <= threads
+            if is_settled:
                 break
+            time.sleep(0.05)
+            before, found = found, _count("task")
+            still = still + 1 if before == found else 0
         ctypes.CDLL(None).malloc_trim(0)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return cls(pages * os.sysconf("SC_PAGESIZE"), threads, _count("fd"))
+        return cls(pages * os.sysconf("SC_PAGESIZE"), found, _count("fd"))
 
 
 def _count(kind: str) -> int:
@@ -124,7 +128,8 @@ def repeat(work: str, count: int, once: Callable[[int], None]) -> Growth:
     first = State.now()
     for number in range(count // 4, count):
         once(number)
-    return Growth(work, count, time.perf_counter() - start, first, State.now())
+    last = State.now(first.threads)
+    return Growth(work, count, time.perf_counter() - start, first, last)
 
 
 def soak(

@@ -29,6 +29,7 @@ from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.integers import word_density
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
 
@@ -107,7 +108,8 @@ def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     quantized = QuantizedWeight(array, scale.value.numpy(), operators.steps_of(call))
 
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
-        known = dataclasses.replace(layer.layer, is_quantized=True)
+        known, words = layer.layer, word_density(layer.layer.problem, array, cpu)
+        known = dataclasses.replace(known, is_quantized=True, word_density=words)
         dense = layer.dense and with_integers(layer.dense)
         return dataclasses.replace(layer, layer=known, dense=dense, quantized=quantized)
 

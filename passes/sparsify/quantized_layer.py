@@ -31,13 +31,14 @@ def quantized_layer(
     values, steps = quantized.values, quantized.steps
     scales = relax.const(quantized.scale * np.float32(steps.scale))
     if isinstance(problem, Linear):
-        packed, corrections = packed_int8(values.reshape(problem.n, problem.k), steps, tiling, cpu)
-        weights = [relax.const(packed), scales, relax.const(corrections)]
+        matrix = values.reshape(problem.n, problem.k)
+        *weight, corrections = map(relax.const, packed_int8(matrix, steps, tiling, cpu))
+        weights = [*weight, scales, corrections]
         fields = problem.n, steps, family.to_fields(tiling)
         return operators.int8_linear(family, panels, weights, *fields)
     assert isinstance(family, IntegerWindows)
     window = family.window(problem, cpu)
-    packed, corrections = packed_int8(window.matrix(values), steps, tiling, cpu)
-    offsets = relax.const(window.offsets())
-    weights = [relax.const(packed), offsets, scales, relax.const(corrections)]
+    matrix, distances = window.matrix(values), relax.const(window.offsets())
+    *weight, corrections = map(relax.const, packed_int8(matrix, steps, tiling, cpu))
+    weights = [*weight, distances, scales, corrections]
     return operators.int8_conv2d(family, panels, weights, problem, steps, family.to_fields(tiling))

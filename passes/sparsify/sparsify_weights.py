@@ -32,6 +32,7 @@ from tvm_sparse.passes.sparsify.constant_layers import (
     rewrite_constant_layers,
 )
 from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
+from tvm_sparse.passes.sparsify.quantized_layer import is_of_integers, quantized_layer
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -77,6 +78,8 @@ class SparsifyWeights(WeightsPass):
                 return None
             if isinstance(found.layer.problem, Linear) and is_symbolic(found.out_shape):
                 tiling = self._in_parts(found, tiling)
+            if is_of_integers(tiling):
+                return lambda panels: quantized_layer(panels, found, tiling, self.cpu)
             return lambda panels: sparse_layer(
                 found.rounded(panels), found.weight, found.layer, tiling
             )
@@ -170,8 +173,7 @@ _CALLS: dict[str, Callable[..., relax.Call]] = {
 
 def _constants(packed: PackedSparse, dtype: DType) -> list[relax.Expr]:
     values = packed.values.astype(dtype)
-    arrays = (packed.indptr, packed.channels, packed.offsets, values)
-    return [relax.const(array) for array in arrays]
+    return [relax.const(array) for array in (*packed.arrays[:-1], values)]
 
 
 def _precision(family: Family[Any, Any], dtype: DType) -> str:

@@ -250,4 +250,4 @@ class AmxProduct(Product):
         def read(channel: Expr, column: int, count: int) -> Expr:
             return self._sums[vector(sums(channel, column), count * COLUMN_LANES)]
 
-        return Sums(first, channels, numbers, read)
+        return Sums(lambda c: first + c, channels, numbers, read)

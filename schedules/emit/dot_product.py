@@ -75,7 +75,7 @@ class DotProduct(Product):
         words = rows * self.row_columns * self.column_pitch * self.column_lanes
         self._words = scratch(max(words, LEAST_SCRATCH), "uint32")
         self._sums = scratch(LEAST_SCRATCH, "int32")
-        self._registers = _Sums(self.channels * PLACE_COLUMNS, self.column_lanes)
+        self._registers = SumRegisters(self.channels * PLACE_COLUMNS, self.column_lanes)
 
     def keep(self, column: Expr, word: Expr, value: Expr) -> None:
         """Store a word of a column, counted from the first that `fill` gets."""
@@ -131,7 +131,7 @@ class DotProduct(Product):
                 for c, weight in enumerate(of_channels, first):
                     for b, x in enumerate(held):
                         i = c * columns + b
-                        sums[i] = self._dot(sums[i], x, weight)
+                        sums[i] = add_dot_products(self.dots, sums[i], x, weight)
         for i in numbers:
             T.buffer_store(self._sums, sums[i], [vector(T.int64(i * lanes), lanes)])
 
@@ -146,14 +146,6 @@ class DotProduct(Product):
             loaded = T.bind(self.weight[block, word, vector(T.int64(c), lanes)])
             yield c, [T.Shuffle([loaded], [i] * lanes) for i in range(lanes)]
 
-    def _dot(self, sums: Expr, x: Expr, weight: Expr) -> Expr:
-        lanes, dots = self.column_lanes, self.dots
-        kind = f"int{32 // dots.per_word}x{dots.per_word * lanes}"
-        operands = T.reinterpret(kind, x), T.reinterpret(kind, weight)
-        if not dots.adds:
-            return sums + T.call_llvm_pure_intrin(f"int32x{lanes}", dots.intrinsic, *operands)
-        return T.call_llvm_pure_intrin(f"int32x{lanes}", dots.intrinsic, sums, *operands)
-
     def _result(self, block: Expr, place: Expr, columns: int) -> Sums:
         first, lanes = T.bind(block * self.channels), self.column_lanes
         channels = T.int64(self.channels)
@@ -164,10 +156,20 @@ class DotProduct(Product):
         def read(channel: Expr, column: int, count: int) -> Expr:
             return self._sums[vector((channel * columns + column) * lanes, count * lanes)]
 
-        return Sums(first, channels, numbers, read)
+        return Sums(lambda c: first + c, channels, numbers, read)
 
 
-class _Sums:
+def add_dot_products(dots: DotProducts, sums: Expr, x: Expr, weight: Expr) -> Expr:
+    """Return vectors of sums with the dot products of vectors of words added."""
+    lanes = dots.lanes
+    kind = f"int{32 // dots.per_word}x{dots.per_word * lanes}"
+    operands = T.reinterpret(kind, x), T.reinterpret(kind, weight)
+    if not dots.adds:
+        return sums + T.call_llvm_pure_intrin(f"int32x{lanes}", dots.intrinsic, *operands)
+    return T.call_llvm_pure_intrin(f"int32x{lanes}", dots.intrinsic, sums, *operands)
+
+
+class SumRegisters:
     """Vectors of int32 sums in registers, as `Registers` holds floats."""
 
     def __init__(self, count: int, lanes: int) -> None:

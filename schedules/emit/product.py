@@ -45,10 +45,10 @@ class Sums:
 
     Attributes
     ----------
-    channel : Expr
-        Its first output channel.
+    channel : callable
+        Returns an output channel, counted from the first of the block.
     channels : Expr
-        Its output channels.
+        The number of its output channels.
     columns : tuple of Expr
         The numbers of its columns.
     vector : callable
@@ -56,7 +56,7 @@ class Sums:
         one another, of which the first is counted, too.
     """
 
-    channel: Expr
+    channel: Callable[[Expr], Expr]
     channels: Expr
     columns: tuple[Expr, ...]
     vector: Callable[[Expr, int, int], Expr]

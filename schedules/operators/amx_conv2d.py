@@ -33,7 +33,7 @@ def amx_conv2d(
     Returns
     -------
     PrimFunc
-        ``(x [N * H, C, lanes_in], weight [tiles, 16, 32], offsets [words], [bias [Co]],
+        ``(x [N * H, C, lanes_in], weight [tiles, 16, 32], distances [words], [bias [Co]],
         [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``, float16 but for the
         weight, which is uint16 from `pack_amx_linear` of the window's `matrix`, and for its
         `offsets`, int32.

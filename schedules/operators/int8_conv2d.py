@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.quantization import Quantization
@@ -11,13 +11,7 @@ from tvm_sparse.schedules.operators.int8_layer import Int8Layer, integers_for
 from tvm_sparse.schedules.operators.word_conv2d import WordConv2d
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
-from tvm_sparse.tilings.int8_conv2d import (
-    AMX_INT8_CONV2D_FAMILY,
-    INT8_CONV2D_FAMILY,
-    AmxInt8Conv2dTiling,
-    Int8Conv2dTiling,
-    IntegerWindows,
-)
+from tvm_sparse.tilings.int8 import AnyInt8Conv2dTiling, int8_family
 from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
@@ -29,7 +23,7 @@ def int8_conv2d(
     steps: Quantization,
     epilogue: Epilogue,
     cpu: CpuProfile,
-    tiling: Int8Conv2dTiling | AmxInt8Conv2dTiling,
+    tiling: AnyInt8Conv2dTiling,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a quantized convolution.
 
@@ -41,9 +35,9 @@ def int8_conv2d(
     Returns
     -------
     PrimFunc
-        ``(x [N * H, C, lanes_in], weight, offsets [words], scales [Co], corrections [Co], [bias
+        ``(x [N * H, C, lanes_in], *weight, distances [words], scales [Co], corrections [Co], [bias
         [Co]], [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``; weight and
-        corrections, int32, from `packed_int8` of the window's `matrix`, its `offsets`, int32,
+        corrections from `packed_int8` of the window's `matrix`, distances, int32, its `offsets`,
         scales float32, and the others of the problem's type.
     """
     return kernel(Int8Conv2d(problem, steps, epilogue, cpu, tiling))
@@ -62,8 +56,10 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the instructions and the number of cores.
-    tiling : Int8Conv2dTiling or AmxInt8Conv2dTiling
+    tiling : Int8Conv2dTiling, AmxInt8Conv2dTiling or SparseInt8Conv2dTiling
         The tiling that the weight was packed with.
+    density : float
+        Share of the weight's words that are not zero; only the costs depend on it.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
 
@@ -79,16 +75,14 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         steps: Quantization,
         epilogue: Epilogue,
         cpu: CpuProfile,
-        tiling: Int8Conv2dTiling | AmxInt8Conv2dTiling,
+        tiling: AnyInt8Conv2dTiling,
+        density: float = 1.0,
         *,
         reads_image: bool = False,
         writes_image: bool = False,
     ) -> None:
-        on_matrix_unit = isinstance(tiling, AmxInt8Conv2dTiling)
-        self.family: IntegerWindows[Any] = (
-            AMX_INT8_CONV2D_FAMILY if on_matrix_unit else INT8_CONV2D_FAMILY
-        )
-        self.layer, self.tiling = Layer(problem.planned, is_quantized=True), tiling
+        self.family = int8_family(tiling)
+        self.layer, self.tiling = Layer(problem.planned, density, True, density), tiling
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):
             raise ValueError(reason)

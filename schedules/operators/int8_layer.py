@@ -18,16 +18,21 @@ from tvm_sparse.cpu.integers import dot_products
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx import pack_tiles
 from tvm_sparse.formats.quantization import Quantization
-from tvm_sparse.formats.words import pack_words
+from tvm_sparse.formats.sparse import PackedSparse
+from tvm_sparse.formats.words import as_words, pack_words
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.dot_product import DotProduct
 from tvm_sparse.schedules.emit.product import Product
+from tvm_sparse.schedules.emit.sparse_dot_product import SparseDotProduct
 from tvm_sparse.schedules.emit.words import Integers
 from tvm_sparse.schedules.operators.word_layer import WordLayer
 from tvm_sparse.tilings.int8_conv2d import AmxInt8Conv2dTiling
 from tvm_sparse.tilings.int8_linear import AmxInt8LinearTiling
+from tvm_sparse.tilings.integers import dots_of
+from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_int8 import SparseInt8Tiling, word_layout
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -47,21 +52,29 @@ def integers_for(steps: Quantization, tiling: Any, cpu: CpuProfile) -> Integers:
 
 def packed_int8(
     values: NDArray[np.int8], steps: Quantization, tiling: Any, cpu: CpuProfile
-) -> tuple[NDArray[Any], NDArray[np.int32]]:
-    """Return a weight ``[N, K]`` as a kernel reads it, and the corrections ``[N]``."""
+) -> tuple[NDArray[Any], ...]:
+    """Return a weight ``[N, K]`` as a kernel reads it, and behind it the corrections ``[N]``.
+
+    The weight is an array, or the arrays of a `PackedSparse` of words. Corrections are the products
+    of the weight and inputs of zero, which the sums contain.
+    """
     words = integers_for(steps, tiling, cpu)
-    sums = values.sum(axis=1, dtype=np.int64) * words.zero_byte
+    corrections = (values.sum(axis=1, dtype=np.int64) * words.zero_byte).astype(np.int32)
     if isinstance(tiling, ON_MATRIX_UNIT):
-        packed = pack_tiles(values, tiling.inputs)
-    else:
-        packed = pack_words(
-            values.astype(np.int8 if words.per_word == 4 else np.int16), tiling.channels
-        )
-    return packed, sums.astype(np.int32)
+        return pack_tiles(values, tiling.inputs), corrections
+    integers = values.astype(np.int8 if words.per_word == 4 else np.int16)
+    if isinstance(tiling, SparseInt8Tiling):
+        matrix = as_words(integers)
+        n, k = matrix.shape
+        layout = word_layout(n, k, tiling, cpu)
+        return *PackedSparse.pack(matrix, layout).arrays, corrections
+    return pack_words(integers, tiling.channels), corrections
 
 
 class Int8Layer(WordLayer):
     """A quantized layer; a subclass is also a linear layer or a convolution on words."""
+
+    layer: Layer[Any]
 
     def of_integers(self, steps: Quantization, tiling: Any, words: int) -> None:
         """Choose the product of an output channel of some words; called after `cut`."""
@@ -73,8 +86,10 @@ class Int8Layer(WordLayer):
         if isinstance(tiling, ON_MATRIX_UNIT):
             self.preparations = (amx.ask_permission,)
             return AmxProduct(n, words, tiling.inputs // 4, *cut, amx.BYTES)
-        dots = dot_products(self.cpu)
-        assert dots is not None
+        dots = dots_of(self.cpu)
+        if isinstance(tiling, SparseInt8Tiling):
+            layout = word_layout(n, words, tiling, self.cpu)
+            return SparseDotProduct(layout, self.layer.word_density, tiling.columns, *cut, dots)
         return DotProduct(n, words, tiling.channels, *cut, dots)
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.quantization import Quantization
@@ -12,13 +12,7 @@ from tvm_sparse.schedules.operators.word_linear import WordLinear
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import Tensor
-from tvm_sparse.tilings.int8_linear import (
-    AMX_INT8_LINEAR_FAMILY,
-    INT8_LINEAR_FAMILY,
-    AmxInt8LinearTiling,
-    Int8LinearTiling,
-)
-from tvm_sparse.tilings.integers import IntegerFamily
+from tvm_sparse.tilings.int8 import AnyInt8LinearTiling, int8_family
 from tvm_sparse.tilings.layer import Layer
 
 if TYPE_CHECKING:
@@ -31,7 +25,7 @@ def int8_linear(
     steps: Quantization,
     epilogue: Epilogue,
     cpu: CpuProfile,
-    tiling: Int8LinearTiling | AmxInt8LinearTiling,
+    tiling: AnyInt8LinearTiling,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a quantized linear layer.
 
@@ -43,9 +37,9 @@ def int8_linear(
     Returns
     -------
     PrimFunc
-        ``(x [rows, K, lanes], weight, scales [N], corrections [N], [bias [N]], [residual [rows, N,
-        lanes]], y [rows, N, lanes])``; weight and corrections, int32, from `packed_int8`, scales
-        float32, and the others of the source's type.
+        ``(x [rows, K, lanes], *weight, scales [N], corrections [N], [bias [N]], [residual [rows, N,
+        lanes]], y [rows, N, lanes])``; weight and corrections from `packed_int8`, scales float32,
+        and the others of the source's type.
     """
     return kernel(Int8Linear(source, n, steps, epilogue, cpu, tiling))
 
@@ -65,8 +59,10 @@ class Int8Linear(Int8Layer, WordLinear):
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the instructions and the number of cores.
-    tiling : Int8LinearTiling or AmxInt8LinearTiling
+    tiling : Int8LinearTiling, AmxInt8LinearTiling or SparseInt8LinearTiling
         The tiling that the weight was packed with.
+    density : float
+        Share of the weight's words that are not zero; only the costs depend on it.
 
     Raises
     ------
@@ -81,26 +77,20 @@ class Int8Linear(Int8Layer, WordLinear):
         steps: Quantization,
         epilogue: Epilogue,
         cpu: CpuProfile,
-        tiling: Int8LinearTiling | AmxInt8LinearTiling,
+        tiling: AnyInt8LinearTiling,
+        density: float = 1.0,
     ) -> None:
         images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
         super().__init__(source, n, epilogue, cpu)
         problem = Linear(images * rows, lanes, n, k, source.dtype)
-        self.layer, self.tiling = Layer(problem, is_quantized=True), tiling
-        on_matrix_unit = isinstance(tiling, AmxInt8LinearTiling)
-        self.family: IntegerFamily[Linear, Any] = (
-            AMX_INT8_LINEAR_FAMILY if on_matrix_unit else INT8_LINEAR_FAMILY
-        )
+        self.layer, self.tiling = Layer(problem, density, True, density), tiling
+        self.family = int8_family(tiling)
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):
             raise ValueError(reason)
-        if on_matrix_unit:
-            pass_rows = AMX_INT8_LINEAR_FAMILY.pass_rows(problem)
-        else:
-            pass_rows = INT8_LINEAR_FAMILY.pass_rows(problem, cpu)
         self.words = integers_for(steps, tiling, cpu)
         column_lanes = self.column_lanes_of(tiling, cpu)
-        self.cut(column_lanes, -(-lanes // column_lanes), pass_rows)
+        self.cut(column_lanes, -(-lanes // column_lanes), self.family.pass_rows(problem, cpu))
         self.of_integers(steps, tiling, -(-k // self.words.per_word))
 
     def cycles(self) -> float:

@@ -62,7 +62,7 @@ class WordConv2d(WordLayer):
 
     def declare_tables(self) -> None:
         """Declare the distances of the words."""
-        self.offsets = argument("offsets", self.window.words, dtype="int32")
+        self.distances = argument("distances", self.window.words, dtype="int32")
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window, the words and the sums."""
@@ -88,7 +88,7 @@ class WordConv2d(WordLayer):
             column = T.bind(i * self.row_columns)
             bases = [T.bind(at * out_row_pitch) for at in self.rows_of(i, rows)]
             with T.serial(T.int64(0), T.int64(words)) as word:
-                offset = T.bind(T.Cast("int64", self.offsets[first + word]))
+                offset = T.bind(T.Cast("int64", self.distances[first + word]))
                 for c in range(self.row_columns):
                     rows_held = [self.memory.read(base + offset, c, lanes) for base in bases]
                     self.product.keep(column + c, word, side_by_side(rows_held))

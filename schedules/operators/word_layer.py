@@ -164,7 +164,7 @@ class WordLayer(LayerStage):
             outs = [(y.tile(image, at), self.residual_tile(image, at, 1)) for at in ats]
             pieces.append((i, column, place, outs))
         with T.serial(T.int64(0), sums.channels) as c:
-            channel = sums.channel + c
+            channel = sums.channel(c)
             for i, column, place, outs in pieces:
                 value = self.in_floats(sums.vector(c, i, count), channel)
                 if self.bias is not None:

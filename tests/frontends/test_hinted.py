@@ -51,7 +51,7 @@ def test_an_analysis_says_its_sizes(mlp):
     found = analyze(mlp, hints={"tokens": 20}, records=RecordedPlans(), threads=1)
     assert "tokens = 20" in found.planned_for
     assert found.to_json()["planned_for"] == found.planned_for
-    assert [layer.kernel for layer in found.layers] == ["linear", "sparse_linear"]
+    assert len(found.layers) == 2 and found.layers[1].density < 0.2
     assert analyze(mlp, {"x": (1, 7, 32)}, records=RecordedPlans(), threads=1).planned_for == ""
 
 

@@ -114,6 +114,32 @@ def test_answers_are_those_of_onnx_runtime(tmp_path, network, types, density):
         assert "int8" in precisions
 
 
+def test_words_of_zeros_are_skipped(tmp_path):
+    """A weight whose blocks of four inputs are pruned has sparse kernels of integers."""
+    nodes, weights = [make_node("MatMul", ["x", "w1"], ["a"])], {}
+    nodes += [make_node("Relu", ["a"], ["b"]), make_node("MatMul", ["b", "w2"], ["y"])]
+    random = np.random.default_rng(3)
+    for name in ("w1", "w2"):
+        kept = np.repeat(random.random((64, 256)) < 0.15, 4, axis=0)
+        weights[name] = (random.standard_normal((256, 256)) * kept / 6).astype("float32")
+    plain, path = tmp_path / "plain.onnx", tmp_path / "model.onnx"
+    write_onnx(plain, nodes, {"x": [1, 64, 256]}, ["y"], weights)
+    quantize_static(
+        plain,
+        path,
+        Samples((1, 64, 256)),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        extra_options={"WeightSymmetric": True},
+    )
+    model = tvm_sparse.compile(path)
+    x = np.random.default_rng(5).standard_normal((1, 64, 256)).astype("float32")
+    want, got = onnxruntime_outputs(path, {"x": x})["y"], model.run([x])["y"]
+    assert np.mean(np.abs(got - want) > 1e-4 * np.abs(want).max()) < 0.01
+    if native_has_integers() and not has_byte_matrix_unit(native()):
+        assert {layer.kernel for layer in model.report.layers} == {"sparse_int8_linear"}
+
+
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_scales_that_are_computed_when_the_model_runs(tmp_path, precision):
     nodes, shape, weights = tokens(1.0)

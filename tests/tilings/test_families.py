@@ -41,6 +41,7 @@ from tvm_sparse.tilings.int8_linear import AmxInt8LinearTiling, Int8LinearTiling
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LinearTiling
 from tvm_sparse.tilings.row_linear import RowTiling, SparseRowTiling
+from tvm_sparse.tilings.sparse_int8 import SparseInt8Conv2dTiling, SparseInt8LinearTiling
 
 CPU = profile("skylake-avx512")
 CONV = Conv2d(1, 16, 8, 8, 16, (3, 3), padding=(1, 1, 1, 1), lanes_in=8, lanes_out=8)
@@ -78,6 +79,8 @@ TILINGS = [
     AmxInt8LinearTiling(128),
     Int8Conv2dTiling(12),
     AmxInt8Conv2dTiling(128),
+    SparseInt8LinearTiling(6, 4),
+    SparseInt8Conv2dTiling(6, 4),
 ]
 FEW_BITS = ("few bits", "pairs", "windows")
 FITTING = {
@@ -88,8 +91,8 @@ FITTING = {
     "depthwise": {10},
     "narrow linear": {0, 3, 11},
     "narrow conv2d": {2, 9, 12},
-    "quantized linear": {0, 3, 14},
-    "quantized conv2d": {2, 9, 12, 16},
+    "quantized linear": {0, 3, 14, 18},
+    "quantized conv2d": {2, 9, 12, 16, 19},
     "few bits": {6},
     "pairs": {7},
     "windows": {8},
@@ -121,6 +124,7 @@ def test_names_of_families_in_records_do_not_change():
         *("conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
         *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
+        *("sparse_int8_linear", "sparse_int8_conv2d"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -145,6 +149,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         ["kernel", "inputs"],
         *(["kernel", "channels"], ["kernel", "inputs"]),
         *(["kernel", "channels"], ["kernel", "inputs"]),
+        *[["kernel", "group", "columns"]] * 2,
     ]
 
 

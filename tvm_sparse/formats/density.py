@@ -10,6 +10,20 @@ def density_of(weight: np.ndarray) -> float:
     return np.count_nonzero(weight) / max(weight.size, 1)
 
 
+def word_density_of(weight: np.ndarray, per_word: int) -> float:
+    """Return the share of the words of `per_word` inputs that are not all zeros.
+
+    Parameters
+    ----------
+    weight : ndarray
+        ``[N, K]``; zeros fill up the last word of an output channel.
+    per_word : int
+        Neighbouring inputs of a word.
+    """
+    whole = np.pad(weight != 0, ((0, 0), (0, -weight.shape[1] % per_word)))
+    return density_of(np.any(whole.reshape(len(weight), -1, per_word), axis=2, keepdims=True))
+
+
 def density_bucket(density: float) -> str:
     """Return the density in steps of a twentieth, within which times hardly differ."""
     return f"density {round(density * 20) / 20:.2f}" if density > 0.025 else "density 0.02"

@@ -14,6 +14,7 @@ tap's input differs: it lies in a panel of activations, or in the rows that `Win
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,15 +213,20 @@ class PackedSparse:
     offsets : ndarray of uint16, shape (steps * R,)
         Position of the non-zero's input, one of the layout's `tap_offsets`. Zero where a
         channel has run out of non-zeros.
-    values : ndarray of float32, shape (steps * R,)
-        Weights. Zero where a channel has run out of non-zeros.
+    values : ndarray, shape (steps * R,)
+        Weights, of the type of the weight. Zero where a channel has run out of non-zeros.
     """
 
     layout: SparseLayout
     indptr: NDArray[np.int32]
     channels: NDArray[np.int32]
     offsets: NDArray[np.uint16]
-    values: NDArray[np.float32]
+    values: NDArray[Any]
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that a kernel reads, in the order of its operands."""
+        return self.indptr, self.channels, self.offsets, self.values
 
     @staticmethod
     def from_dense(weight: NDArray[np.float32], lanes: int, tiling: SparseTiling) -> PackedSparse:
@@ -237,7 +243,7 @@ class PackedSparse:
         return PackedSparse.pack(weight.reshape(layout.n, layout.k), layout)
 
     @staticmethod
-    def pack(weight: NDArray[np.float32], layout: SparseLayout) -> PackedSparse:
+    def pack(weight: NDArray[Any], layout: SparseLayout) -> PackedSparse:
         """Pack the non-zeros (NaN included) of a weight of shape ``[N, K]``."""
         tiling, size, taps = layout.tiling, layout.chunk_channels, layout.block_taps
         blocks = [
@@ -252,7 +258,7 @@ class PackedSparse:
         indptr = np.concatenate([[0], np.cumsum(steps)]).astype("int32")
         return PackedSparse(layout, indptr, channels.astype("int32"), offsets, values)
 
-    def to_dense(self) -> NDArray[np.float32]:
+    def to_dense(self) -> NDArray[Any]:
         """Return the weight of shape ``[N, K]``; the inverse of `pack`."""
         layout = self.layout
         group = layout.tiling.group
@@ -266,14 +272,14 @@ class PackedSparse:
         first_tap = np.repeat(k_block, group) * layout.block_taps
         tap = first_tap + tap_of_offset[self.offsets[:used]]
         value = self.values[:used]
-        dense = np.zeros((layout.n, layout.k), "float32")
+        dense = np.zeros((layout.n, layout.k), value.dtype)
         kept = value != 0
         dense[channel[kept], tap[kept]] = value[kept]
         return dense
 
 
 def _pack_block(
-    block: NDArray[np.float32],
+    block: NDArray[Any],
     first_channel: int,
     tap_offsets: NDArray[np.int64],
     tiling: SparseTiling,
@@ -292,7 +298,7 @@ def _pack_block(
     step = first_step[place // group] + np.arange(len(place)) - row_start[place]
     slot = step * group + place % group
     offsets = np.zeros(first_step[-1] * group, "uint16")
-    values = np.zeros(first_step[-1] * group, "float32")
+    values = np.zeros(first_step[-1] * group, block.dtype)
     offsets[slot] = tap_offsets[tap]
     values[slot] = block[order[place], tap]
     return counts, order + first_channel, offsets, values

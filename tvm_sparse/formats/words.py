@@ -26,10 +26,14 @@ def pack_words(values: NDArray[Any], channels: int) -> NDArray[np.int32]:
     ndarray
         ``[blocks, words, channels]``, int32; zeros fill up the last word and the last block.
     """
-    n, k = values.shape
+    words = as_words(values)
+    whole = np.pad(words, ((0, -len(words) % channels), (0, 0)))
+    packed = whole.reshape(-1, channels, words.shape[1])
+    return np.ascontiguousarray(packed.transpose(0, 2, 1))
+
+
+def as_words(values: NDArray[Any]) -> NDArray[np.int32]:
+    """Return the words of a weight ``[N, K]``, int8 or int16; zeros fill up the last word."""
     per_word = 4 // values.itemsize
-    blocks, words = -(-n // channels), -(-k // per_word)
-    padded = np.zeros((blocks * channels, words * per_word), values.dtype)
-    padded[:n, :k] = values
-    packed = padded.view("<i4").reshape(blocks, channels, words)
-    return np.ascontiguousarray(packed.transpose(0, 2, 1)).astype("int32")
+    whole = np.pad(values, ((0, 0), (0, -values.shape[1] % per_word)))
+    return np.ascontiguousarray(whole).view("<i4").astype("int32")

@@ -88,7 +88,9 @@ def layer_key(layer: Layer[Any]) -> str:
 def layer_text(layer: Layer[Any]) -> str:
     """Return the structure of a layer: its sizes, and a bucket of the density of its weight."""
     problem = layer.problem
-    kind = _other_than_float32(problem.dtype) + (" quantized" if layer.is_quantized else "")
+    kind = _other_than_float32(problem.dtype)
+    if layer.is_quantized:
+        kind += f" quantized words {density_bucket(layer.word_density)}"
     return f"{problem.key}{kind} {density_bucket(layer.density)}"
 
 

@@ -20,6 +20,7 @@ from tvm_sparse.testing.models import write_onnx
 UNITS = {
     "AMX": ("sapphirerapids", ("avx512_fp16", "amx_int8"), True),
     "VNNI": ("sapphirerapids", ("avx512_fp16", "avx512_vnni"), False),
+    "AVX-512 VNNI": ("cascadelake", ("avx512_vnni",), False),
     "AVX-VNNI": ("x86-64-v3+vnni", ("avx_vnni",), False),
     "AVX-512": ("skylake-avx512", ("avx512bw",), False),
     "AVX2": ("x86-64-v3", ("avx2",), False),

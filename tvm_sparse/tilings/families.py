@@ -47,6 +47,11 @@ from tvm_sparse.tilings.row_linear import (
     delivery_cycles,
 )
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
+from tvm_sparse.tilings.sparse_int8 import (
+    SPARSE_INT8_CONV2D_FAMILY,
+    SPARSE_INT8_LINEAR_FAMILY,
+    SparseInt8Tiling,
+)
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 Tiling: TypeAlias = (
@@ -64,6 +69,7 @@ Tiling: TypeAlias = (
     | Conv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
+    | SparseInt8Tiling
     | Int8LinearTiling
     | AmxInt8LinearTiling
     | Int8Conv2dTiling
@@ -89,7 +95,12 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     AMX_INT8_LINEAR_FAMILY,
     INT8_CONV2D_FAMILY,
     AMX_INT8_CONV2D_FAMILY,
+    SPARSE_INT8_LINEAR_FAMILY,
+    SPARSE_INT8_CONV2D_FAMILY,
 )
+
+_SPECIAL = (*JOINED_FAMILIES, SPARSE_INT8_LINEAR_FAMILY, SPARSE_INT8_CONV2D_FAMILY)
+"""The sparse families of special cases, whose refusals would tell less."""
 
 
 def nothing_measured(_layer: Layer[Any]) -> None:
@@ -122,8 +133,8 @@ def sparse_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
     sizes = type(layer.problem)
     sparse = [family for family in FAMILIES if family.is_sparse and family.sizes is sizes]
     able = [family for family in sparse if not family.refusal(layer, cpu)]
-    if not able:  # a special case's refusal would tell less
-        return [family for family in sparse if family not in JOINED_FAMILIES][-1]
+    if not able:
+        return [family for family in sparse if family not in _SPECIAL][-1]
     if len(able) == 1:
         return able[0]
     return min(able, key=lambda family: family.cycles(layer, family.default(layer, cpu), cpu))

@@ -117,14 +117,15 @@ class AmxInt8LinearFamily(IntegerFamily[Linear, AmxInt8LinearTiling]):
         """Return the expected cycles of a layer, summed over the cores."""
         problem = layer.problem
         columns = problem.rows * problem.lanes / self.lanes(cpu)
-        passes = -(-problem.rows // self.pass_rows(problem))
+        passes = -(-problem.rows // self.pass_rows(problem, cpu))
         words = tiles_of(problem.k, TILE_BYTES) * TILE_WORDS
         # A tile holds twice the inputs of one of bfloat16 values.
         product = product_cycles(problem.n, 2 * words, tiling.inputs // 2, columns, passes)
         return product + columns * words * CONVERSION_CYCLES
 
-    def pass_rows(self, problem: Linear) -> int:
+    def pass_rows(self, problem: Linear, cpu: CpuProfile) -> int:
         """Return the rows that are computed together."""
+        del cpu
         return max(1, pass_lanes(tiles_of(problem.k, 4)) // problem.lanes)
 
     def register_tile(self, tiling: AmxInt8LinearTiling) -> tuple[object, ...]:

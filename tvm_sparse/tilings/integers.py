@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tvm_sparse.cpu.integers import DotProducts, dot_products, has_byte_matrix_unit
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.density import word_density_of
+from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.family import Family, SizesT, TilingT
 from tvm_sparse.tilings.layer import Layer
@@ -70,6 +75,22 @@ class IntegerFamily(Family[SizesT, TilingT]):
         if problem.stride[1] not in STRIDES:
             return f"a window of words takes no steps of {problem.stride[1]} pixels"
         return ""
+
+
+def word_density(problem: Any, values: NDArray[np.int8], cpu: CpuProfile) -> float:
+    """Return the share of the words of a quantized layer's weight that are not zero.
+
+    It is 1 where no kernel skips words: for convolutions of groups, and for processors without dot
+    products.
+    """
+    dots = dot_products(cpu)
+    if dots is None or (isinstance(problem, Conv2d) and problem.groups > 1):
+        return 1.0
+    if isinstance(problem, Conv2d):
+        matrix = WordWindow(problem, dots.per_word, dots.lanes).matrix(values)
+    else:
+        matrix = values.reshape(problem.n, problem.k)
+    return word_density_of(matrix, dots.per_word)
 
 
 def dots_of(cpu: CpuProfile) -> DotProducts:

@@ -24,11 +24,15 @@ class Layer(Generic[SizesT_co]):
         Non-zero fraction of its weight.
     is_quantized : bool
         Whether its weight consists of integers, and its input is rounded to integers.
+    word_density : float
+        Share of the words of integers of its weight, as the target's dot products take them, that
+        are not zero; 1 for a weight of floats.
     """
 
     problem: SizesT_co
     density: float = 1.0
     is_quantized: bool = False
+    word_density: float = 1.0
 
     @property
     def name(self) -> str:

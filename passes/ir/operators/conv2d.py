@@ -69,7 +69,7 @@ def conv2d(
 def amx_conv2d(
     x: relax.Expr,
     weight: relax.Expr,
-    offsets: relax.Expr,
+    distances: relax.Expr,
     conv: Conv2d,
     tiling: Mapping[str, Any] | None = None,
 ) -> relax.Call:
@@ -79,7 +79,7 @@ def amx_conv2d(
     ----------
     x : relax.Expr
         Panels, ``[rows, in_channels, lanes]``, float16.
-    weight, offsets : relax.Expr
+    weight, distances : relax.Expr
         The results of `pack_amx_linear` for the `matrix` of a `WordWindow`, and of its `offsets`.
     conv : Conv2d
         The convolution.
@@ -87,7 +87,7 @@ def amx_conv2d(
         The fields of an `AmxConv2dTiling`; the cost model chooses one if there are none.
     """
     fields = tiling_attributes(tiling or {})
-    return AMX_CONV2D.call(x, weight, offsets, conv=of_any_batch(conv), **fields)
+    return AMX_CONV2D.call(x, weight, distances, conv=of_any_batch(conv), **fields)
 
 
 def depthwise_conv2d(
@@ -202,7 +202,7 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
 SPARSE_CONV2D = _convolution("sparse_conv2d", SPARSE_OPERANDS, _sparse_conv2d)
 JOINED_CONV2D = _convolution("joined_conv2d", SPARSE_OPERANDS, _joined_conv2d)
 CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
-AMX_CONV2D = _convolution("amx_conv2d", ("x", "weight", "offsets"), _amx_conv2d)
+AMX_CONV2D = _convolution("amx_conv2d", ("x", "weight", "distances"), _amx_conv2d)
 DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
 
 CONVOLUTIONS = (

@@ -15,7 +15,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.conv2d import conv_of, infer_conv2d, on_images
 from tvm_sparse.passes.ir.operators.epilogue import epilogue_of
 from tvm_sparse.passes.ir.operators.layouts import panels_of
-from tvm_sparse.passes.ir.operators.linear import infer_linear
+from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, infer_linear, sparse_density
 from tvm_sparse.passes.ir.operators.operator import (
     EPILOGUE_OPERANDS,
     PREFIX,
@@ -25,8 +25,7 @@ from tvm_sparse.passes.ir.operators.operator import (
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.family import Family
-from tvm_sparse.tilings.int8_conv2d import AMX_INT8_CONV2D_FAMILY, INT8_CONV2D_FAMILY
-from tvm_sparse.tilings.int8_linear import AMX_INT8_LINEAR_FAMILY, INT8_LINEAR_FAMILY
+from tvm_sparse.tilings.int8 import INT8_CONV2D_FAMILIES, INT8_LINEAR_FAMILIES
 
 
 def int8_linear(
@@ -46,8 +45,8 @@ def int8_linear(
     x : relax.Expr
         Panels, ``[rows, in_channels, lanes]``, float32 or float16, not rounded yet.
     weights : sequence of relax.Expr
-        The packed weight; the scale of the sums of each output channel, float32; the sums that
-        stand for zeros, int32: see `packed_int8`.
+        The packed weight, or the four arrays of one without its zeros; the scale of the sums of
+        each output channel, float32; the sums that stand for zeros, int32: see `packed_int8`.
     channels : int
         Output channels.
     steps : Quantization
@@ -69,8 +68,8 @@ def int8_conv2d(
 ) -> relax.Call:
     """Convolve panels of images with a packed weight of integers.
 
-    Parameters are those of `int8_linear`; `weights` has the offsets of the window's words behind
-    the packed weight.
+    Parameters are those of `int8_linear`; `weights` has the distances of the window's words
+    behind the packed weight.
     """
     fields = {"steps": dataclasses.asdict(steps), "tiling": dict(tiling)}
     return _CONV2D[family.name].call(x, *weights, conv=of_any_batch(conv), **fields)
@@ -82,27 +81,36 @@ def _steps_of(call: relax.Call) -> Quantization:
     return Quantization(float(steps["scale"]), *numbers)
 
 
-def _tiling_of(call: relax.Call) -> tuple[Family[Any, Any], Any]:
-    family = next(f for f in _FAMILIES if is_call_to(call, PREFIX + f.name))
+def _tiling_of(call: relax.Call) -> tuple[Any, Any]:
+    families = *INT8_LINEAR_FAMILIES, *INT8_CONV2D_FAMILIES
+    family = next(f for f in families if is_call_to(call, PREFIX + f.name))
     return family, family.from_fields(call.attrs["tiling"])
 
 
 def _linear_stage(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
-    _, tiling = _tiling_of(call)
-    return schedules.Int8Linear(x, n, _steps_of(call), epilogue_of(call), cpu, tiling)
+    family, tiling = _tiling_of(call)
+    density = 1.0
+    if family.is_sparse:
+        words = n * -(-x.channels // family.per_word(cpu))
+        density = sparse_density(_LINEAR[family.name].operand(call, "values"), words)
+    return schedules.Int8Linear(x, n, _steps_of(call), epilogue_of(call), cpu, tiling, density)
 
 
 def _conv2d_stage(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
-    _, tiling = _tiling_of(call)
+    family, tiling = _tiling_of(call)
     conv, steps, images = conv_of(call), _steps_of(call), on_images(call)
-    return schedules.Int8Conv2d(conv, steps, epilogue_of(call), cpu, tiling, **images)
+    density = 1.0
+    if family.is_sparse:
+        words = conv.out_channels * family.window(conv, cpu).words
+        density = sparse_density(_CONV2D[family.name].operand(call, "values"), words)
+    return schedules.Int8Conv2d(conv, steps, epilogue_of(call), cpu, tiling, density, **images)
 
 
 def _linear(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
-        ("x", "weight", "scales", "corrections"),
+        (*_weight_operands(family), "scales", "corrections"),
         EPILOGUE_OPERANDS,
         infer=infer_linear,
         stage=_linear_stage,
@@ -113,7 +121,7 @@ def _linear(family: Family[Any, Any]) -> Operator:
 def _conv2d(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
-        ("x", "weight", "offsets", "scales", "corrections"),
+        (*_weight_operands(family), "distances", "scales", "corrections"),
         EPILOGUE_OPERANDS,
         infer=infer_conv2d,
         stage=_conv2d_stage,
@@ -122,13 +130,11 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
     )
 
 
-_FAMILIES: tuple[Family[Any, Any], ...] = (
-    INT8_LINEAR_FAMILY,
-    AMX_INT8_LINEAR_FAMILY,
-    INT8_CONV2D_FAMILY,
-    AMX_INT8_CONV2D_FAMILY,
-)
-_LINEAR = {family.name: _linear(family) for family in _FAMILIES[:2]}
-_CONV2D = {family.name: _conv2d(family) for family in _FAMILIES[2:]}
+def _weight_operands(family: Family[Any, Any]) -> tuple[str, ...]:
+    return SPARSE_OPERANDS if family.is_sparse else ("x", "weight")
+
+
+_LINEAR = {family.name: _linear(family) for family in INT8_LINEAR_FAMILIES}
+_CONV2D = {family.name: _conv2d(family) for family in INT8_CONV2D_FAMILIES}
 INT8_OPERATORS = (*_LINEAR.values(), *_CONV2D.values())
 """The records of the quantized layers, one for each family of kernels."""

@@ -56,7 +56,7 @@ def operands(problem, epilogue, tiling):
     arrays = {
         "x": image_panels(x, problem.lanes_in, junk=7).astype("float16"),
         "weight": pack_amx_linear(window.matrix(weight), tiling.inputs),
-        "offsets": window.offsets(),
+        "distances": window.offsets(),
     }
     if epilogue.bias:
         arrays["bias"] = rng.standard_normal(len(weight)).astype("float16")
@@ -170,7 +170,7 @@ def test_images_in_place():
     arrays, expected = operands(problem, PLAIN, AMX_CONV2D_FAMILY.default(Layer(problem), cpu))
     x = arrays["x"].reshape(32, 4, 32).transpose(1, 0, 2)[None].astype("float32")
     stage = AmxConv2d(problem, PLAIN, cpu, reads_image=True, writes_image=True)
-    inputs = [np.ascontiguousarray(x), arrays["weight"], arrays["offsets"]]
+    inputs = [np.ascontiguousarray(x), arrays["weight"], arrays["distances"]]
     y = run_kernel(kernel(stage), inputs, (1, 16, 32, 32), cpu)
     assert y.dtype == np.float32
     np.testing.assert_allclose(y, expected, rtol=6e-4, atol=1e-5 * np.abs(expected).max())

@@ -15,6 +15,7 @@ from tvm_sparse.testing.kernels import run_in_columns, run_kernel
 from tvm_sparse.testing.quantized import QUANTIZATIONS, UNITS, conv2d_sums, cpu_of, in_floats
 from tvm_sparse.tilings.int8_conv2d import AMX_INT8_CONV2D_FAMILY, INT8_CONV2D_FAMILY
 from tvm_sparse.tilings.layer import Layer
+from tvm_sparse.tilings.sparse_int8 import SPARSE_INT8_CONV2D_FAMILY
 
 SAME = (1, 1, 1, 1)
 SIZES = {
@@ -36,19 +37,24 @@ def family_of(unit):
     return AMX_INT8_CONV2D_FAMILY if UNITS[unit][2] else INT8_CONV2D_FAMILY
 
 
-def operands(unit, problem, steps, cpu):
-    """Return the tiling and the operands of a layer by name, and its exact result."""
-    family, layer = family_of(unit), Layer(problem, is_quantized=True)
+def operands(unit, problem, steps, cpu, zeros=None):
+    """Return the tiling and the operands of a layer by name, and its exact result.
+
+    A share of zeros makes the weight sparse.
+    """
+    family = family_of(unit) if zeros is None else SPARSE_INT8_CONV2D_FAMILY
+    layer = Layer(problem, is_quantized=True)
     assert not family.refusal(layer, cpu)
     tiling, window = family.default(layer, cpu), family.window(problem, cpu)
     rng = np.random.default_rng(0)
     values = rng.integers(-128, 128, (problem.out_channels, problem.channels, *problem.kernel))
-    values = values.astype("int8")
+    values = (values * (rng.random(values.shape) >= (zeros or 0))).astype("int8")
     x = (rng.standard_normal(problem.input.shape) * 60 * steps.scale).astype(problem.dtype)
     scales = rng.random(problem.out_channels).astype("float32")
-    packed, corrections = packed_int8(window.matrix(values), steps, tiling, cpu)
-    arrays = {"x": x, "weight": packed, "offsets": window.offsets(), "scales": scales}
-    arrays["corrections"] = corrections
+    *packed, corrections = packed_int8(window.matrix(values), steps, tiling, cpu)
+    names = ("weight",) if zeros is None else ("indptr", "channels", "offsets", "values")
+    arrays = {"x": x, **dict(zip(names, packed, strict=True)), "distances": window.offsets()}
+    arrays |= {"scales": scales, "corrections": corrections}
     return tiling, arrays, in_floats(conv2d_sums(x, values, steps, problem), scales)
 
 
@@ -60,6 +66,19 @@ def test_sums_are_exact(unit, size):
         pytest.skip(f"this processor has no {unit}")
     steps = QUANTIZATIONS[list(SIZES).index(size) % len(QUANTIZATIONS)]
     tiling, arrays, want = operands(unit, problem, steps, cpu)
+    func = int8_conv2d(problem, steps, Epilogue(), cpu, tiling)
+    got = run_kernel(func, list(arrays.values()), problem.output.shape, cpu)
+    np.testing.assert_array_equal(got[..., : problem.out_width], want)
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if not UNITS[unit][2]])
+@pytest.mark.parametrize(("size", "zeros"), [*((size, 0.8) for size in SIZES), ("3x3", 1.0)])
+def test_sums_of_sparse_weights_are_exact(unit, size, zeros):
+    cpu, problem, steps = cpu_of(unit), SIZES[size], QUANTIZATIONS[0]
+    if cpu is None:
+        pytest.skip(f"this processor has no {unit}")
+    tiling, arrays, want = operands(unit, problem, steps, cpu, zeros)
     func = int8_conv2d(problem, steps, Epilogue(), cpu, tiling)
     got = run_kernel(func, list(arrays.values()), problem.output.shape, cpu)
     np.testing.assert_array_equal(got[..., : problem.out_width], want)
@@ -87,11 +106,14 @@ def test_half_precision_with_an_epilogue(unit, size):
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("size", ["3x3 / 2", "narrow"])
-def test_in_columns(unit, size):
+@pytest.mark.parametrize("zeros", [None, 0.8])
+def test_in_columns(unit, size, zeros):
     cpu, problem, steps = cpu_of(unit), SIZES[size], QUANTIZATIONS[0]
     if cpu is None:
         pytest.skip(f"this processor has no {unit}")
-    tiling, arrays, want = operands(unit, problem, steps, cpu)
+    if zeros is not None and UNITS[unit][2]:
+        pytest.skip("the matrix unit skips no zeros")
+    tiling, arrays, want = operands(unit, problem, steps, cpu, zeros)
     stage = Int8Conv2d(problem, steps, Epilogue(), cpu, tiling)
     got = run_in_columns(stage, arrays, ColumnPlan(4, 2), cpu)
     np.testing.assert_array_equal(got[..., : problem.out_width], want)
