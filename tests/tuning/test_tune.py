@@ -136,9 +136,9 @@ def test_a_record_decides_the_plan(model, shape, monkeypatch):
     used = []
     schedule = lower_regions.tensor_column
 
-    def note(region, plan):
+    def note(region, plan, *others):
         used.append(plan)
-        return schedule(region, plan)
+        return schedule(region, plan, *others)
 
     monkeypatch.setattr(lower_regions, "tensor_column", note)
     compiler.compile(model, threads=1, records=RecordedPlans(Records(measured)))
