@@ -159,6 +159,31 @@ def test_windows_of_any_kind(tmp_path, attributes, of_axis):
         assert_close(engine.run(given), onnxruntime_outputs(path, given))
 
 
+@pytest.mark.parametrize(
+    ("layer", "direction"), [("LSTM", "bidirectional"), ("GRU", "reverse"), ("RNN", "forward")]
+)
+def test_recurrent_layers_take_the_steps_of_any_width(tmp_path, layer, direction):
+    rng, hidden = np.random.default_rng(0), 24
+    gates, directions = {"LSTM": 4, "GRU": 3, "RNN": 1}[layer], 1 + (direction == "bidirectional")
+    weights = {
+        "w0": weight(rng, 16, 3, 3, 3),
+        "w": weight(rng, directions, gates * hidden, 16),
+        "r": weight(rng, directions, gates * hidden, hidden, density=0.2),
+    }
+    nodes = [
+        make_node("Conv", ["x", "w0"], ["c"], **HALF),
+        make_node("MaxPool", ["c"], ["p"], kernel_shape=[6, 1]),
+        make_node("Squeeze", ["p", "two"], ["s"]),
+        make_node("Transpose", ["s"], ["t"], perm=[2, 0, 1]),
+        make_node(layer, ["t", "w", "r"], ["y"], hidden_size=hidden, direction=direction),
+    ]
+    path = small(tmp_path / "model.onnx", nodes, weights | {"two": np.array([2])})
+    engine = tvm_sparse.compile(path, {"x": (1, 3, 12, "pixels")}, hints={"pixels": 100})
+    for width in (2, 32, 34, 36, 302):
+        given = {"x": rng.standard_normal((1, 3, 12, width)).astype("float32")}
+        assert_close(engine.run(given), onnxruntime_outputs(path, given))
+
+
 def test_what_has_no_strips_is_slow_with_a_word(tmp_path, caplog):
     rng = np.random.default_rng(0)
     nodes = [make_node("Conv", ["x", "w"], ["c"], **SAME)]

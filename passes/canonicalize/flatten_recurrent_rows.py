@@ -16,7 +16,7 @@ from tvm import relax
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import constant_rank, is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import known_shape, static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, known_extents, reshaped
 
 
 @tvm.transform.module_pass(opt_level=0, name="FlattenRecurrentRows")
@@ -42,12 +42,12 @@ def _flatten(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     if not is_call_to(source, "relax.matmul") or constant_rank(source.args[1]) != 2:
         return None
     x, weight = source.args
-    *leading, channels = static_shape(x) or ()
+    *leading, channels = extents_of(x) or ()
     if len(leading) < 2:
         return None
-    rows = emit(relax.op.reshape(x, (math.prod(leading), channels)))
+    rows = emit(reshaped(x, (math.prod(leading), channels)))
     product = emit(relax.op.matmul(rows, weight))
     if bias is not None:
         product = emit(relax.op.add(product, bias))
-    named["xw"] = emit(relax.op.reshape(product, known_shape(named["xw"])))
+    named["xw"] = emit(reshaped(product, known_extents(named["xw"])))
     return operators.recurrent(operators.recurrent_of(call), named)

@@ -73,7 +73,7 @@ def _call_batched(
         if written:
             others = [-1] * (len(types) - len(written))
             return relax.op.call_tir_inplace(gvar, args, [*written, *others], types)
-        return relax.call_tir(gvar, args, types)
+        return relax.call_tir(gvar, [*args, *sizes], types)
     shape = known_extents(call)
     if call.op.name in _OF_ONE_LANE:
         operands = OPERATORS[call.op.name].operands_of(call)

@@ -25,6 +25,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.formats.windows import MOST_WINDOW
 from tvm_sparse.schedules.emit.buffers import argument, number, scratch, whole
 from tvm_sparse.schedules.emit.recurrent_activations import activation
+from tvm_sparse.schedules.emit.sizes import declare, named, size
 from tvm_sparse.schedules.operators.recurrent_tile import Part, Tile
 
 if TYPE_CHECKING:
@@ -61,18 +62,24 @@ def recurrent(
     Returns
     -------
     PrimFunc
-        Takes the operands, and then the results of `Recurrent.results`.
+        Takes the operands, the steps if they are an `Extent`, and the results of
+        `Recurrent.results`.
     """
-    with IRBuilder() as builder, T.prim_func(s_tir=True, private=True):
+    with (
+        named([problem.steps]) as variables,
+        IRBuilder() as builder,
+        T.prim_func(s_tir=True, private=True),
+    ):
         T.func_name(problem.cell)
         T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
         given = {
             name: argument(name, *shape, dtype=dtype) for name, (shape, dtype) in operands.items()
         }
+        declare(variables)
         results = {name: argument(name, *shape) for name, shape in problem.results().items()}
         with T.sblock(problem.cell):
-            T.reads(*(whole(given[name], shape) for name, (shape, _) in operands.items()))
-            T.writes(*(whole(results[name], shape) for name, shape in problem.results().items()))
+            T.reads(*(whole(given[n], [*map(size, shape)]) for n, (shape, _) in operands.items()))
+            T.writes(*(whole(results[n], [*map(size, s)]) for n, s in problem.results().items()))
             Layer(problem, tiling, {**given, **results}, cpu).compute()
     return builder.get()
 
@@ -102,7 +109,7 @@ class State:
 
     def finish(self, result: Expr) -> None:
         """Copy the values that the last step wrote."""
-        last = T.int64(self.problem.steps % 2)
+        last = size(self.problem.steps) % 2
         for index in _each(self.problem):
             T.buffer_store(result, self.memory[self.place(last, *index)], list(index))
 
@@ -143,13 +150,13 @@ class Layer:
             groups = self.tiling.groups
             with (
                 _parallel(problem.directions * groups) as job,
-                T.serial(T.int64(0), T.int64(problem.steps)) as step,
+                T.serial(T.int64(0), size(problem.steps)) as step,
             ):
                 direction, group = T.bind(job // groups), T.bind(job % groups)
                 for section in sections:
                     self._section(section, Part(direction, step, group, T.int64(0)))
         else:
-            with _threads(), T.serial(T.int64(0), T.int64(problem.steps)) as step:
+            with _threads(), T.serial(T.int64(0), size(problem.steps)) as step:
                 for section in sections:
                     with _wait_for_all(), _parallel(problem.directions * jobs) as job:
                         direction, share = T.bind(job // jobs), T.bind(job % jobs)

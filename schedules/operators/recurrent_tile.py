@@ -9,6 +9,7 @@ from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.emit.buffers import Registers, across, filled, vector
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.windows import multiply_windows
 from tvm_sparse.schedules.operators.recurrent_cell import MOST_VALUES, Cell
@@ -139,7 +140,7 @@ class Tile:
     def _time(self, sequence: Expr) -> tuple[Expr | None, Expr]:
         """Return whether the step belongs to a sequence, and which of its inputs it reads."""
         problem, step = self.problem, self.step
-        is_valid, length = None, T.int64(problem.steps)
+        is_valid, length = None, size(problem.steps)
         if "lengths" in self.buffers:
             length = T.bind(T.Cast("int64", self.buffers["lengths"][sequence]))
             is_valid = T.bind(step < length)

@@ -17,7 +17,8 @@ class Recurrent:
     cell : str
         ``lstm``, ``gru`` or ``rnn``.
     steps, batch, hidden : int
-        Steps of the longest sequence, sequences, and hidden units of each direction.
+        Steps of the longest sequence, which may be an `Extent`, sequences, and hidden units of each
+        direction.
     directions : int
         1, or 2 if a second direction reads the sequences from their ends.
     reverse : bool

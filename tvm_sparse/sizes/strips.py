@@ -14,9 +14,10 @@ MULTIPLE = 16
 """Strips begin at multiples of as many output pixels, which every vector divides."""
 
 
-OF_OPEN_WIDTH = 32
+OF_OPEN_WIDTH = 16
 """Output pixels of a strip of images whose width is known at run time only. All strips of a network
-have the same, so that images of equal width are cut in the same places."""
+have the same, so that images of equal width are cut in the same places. Of 16, 32 and 48, 16 were
+the fastest for the recognizer of PP-OCRv4 at every width from 96 to 640, by up to 40 %."""
 
 WIDEST = 2048
 """Pixels of the widest row of an image of several rows that stays whole."""

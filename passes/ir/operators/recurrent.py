@@ -4,6 +4,8 @@ A call has the operands that its attribute `operands` names, in that order. They
 `tvm_sparse.sizes.recurrent.Recurrent.operands`, and the recurrent weight: ``r`` as ONNX stores it,
 ``(directions, gates * hidden, hidden)``, until `PackRecurrentWeights` replaces it by ``weight0``,
 ... for each section. The results are a tuple.
+
+The steps are those of the operand ``xw``, of which an inference may bring any number.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tvm import relax
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, tensor_type
-from tvm_sparse.passes.ir.shapes import known_shape
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.recurrent import RecurrentTiling
 
@@ -45,6 +47,7 @@ def recurrent(
         The tuple of `Recurrent.results`, in that order.
     """
     attrs = {**dataclasses.asdict(problem), "clip": repr(problem.clip)}
+    del attrs["steps"]
     tiled = {} if tiling is None else {"tiling": dataclasses.asdict(tiling)}
     return RECURRENT.call(*operands.values(), operands=list(operands), **attrs, **tiled)
 
@@ -52,11 +55,14 @@ def recurrent(
 def recurrent_of(call: relax.Call) -> Recurrent:
     """Return the layer that a call computes."""
     kinds: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": float}
+    steps = known_extents(recurrent_operands(call)["xw"])[0]
     return Recurrent(
+        steps=steps,
         **{
             field.name: kinds[str(field.type)](call.attrs[field.name])
             for field in dataclasses.fields(Recurrent)
-        }
+            if field.name != "steps"
+        },
     )
 
 
@@ -79,10 +85,16 @@ def _kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
         int(fields["groups"]),
     )
     operands = {
-        name: (known_shape(operand), str(operand.ty.dtype))
+        name: (known_extents(operand), str(operand.ty.dtype))
         for name, operand in recurrent_operands(call).items()
     }
     return schedules.recurrent(recurrent_of(call), tiling, operands, cpu)
 
 
-RECURRENT = Operator(PREFIX + "recurrent", infer=_infer, kernel=_kernel)
+RECURRENT = Operator(
+    PREFIX + "recurrent",
+    infer=_infer,
+    kernel=_kernel,
+    sizes=lambda call: [recurrent_of(call).steps],
+    takes_sizes=True,
+)
