@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import tvm
 from tvm import relax
@@ -22,6 +23,7 @@ from tvm_sparse.passes.ir.shapes import broadcast, extents_of, known_extents, lo
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.image_operators import upsampling_factors
 from tvm_sparse.passes.sparsify.refusals import refusal
+from tvm_sparse.sizes.extent import Extent
 
 _CHANNEL_AXES = (1, -3)
 """The two numbers of the axis of an image's channels, from the front and from the back."""
@@ -61,7 +63,7 @@ def _elementwise(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | N
     """
     shape = extents_of(call)
     joints = [_joint(arg, lookup) for arg in call.args if extents_of(arg) == shape]
-    joint = next((found for found in joints if found is not None), None)
+    joint = _narrowest(joints)
     if joint is None or shape is None or call.ty.dtype != ACTIVATIONS:
         return None
     args = [_operand(arg, shape, joint, lookup, emit) for arg in call.args]
@@ -81,6 +83,12 @@ def _joint(value: relax.Expr, lookup: Lookup) -> relax.Call | None:
             return None
         call = inner
     return call if is_call_to(call, operators.FROM_STRIPS.name) else None
+
+
+def _narrowest(joints: Sequence[relax.Call | None]) -> relax.Call | None:
+    """Return the joint with the narrowest strips: those of enlarged images are wider."""
+    found = [joint for joint in joints if joint is not None]
+    return min(found, key=lambda joint: operators.strips_of(joint).pixels, default=None)
 
 
 def _operand(
@@ -117,13 +125,22 @@ def _of_strips(value: relax.Expr, count: int, emit: Emit) -> relax.Expr:
 
 
 def _alike(value: relax.Expr, joint: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    """Return the strips of `value`, images of the size of a joint, cut in its places."""
+    """Return the strips of `value`, images of the size of a joint, cut in its places.
+
+    Images of open width are cut again if they were cut in other places.
+    """
     found, strips = _joint(value, lookup), operators.strips_of(joint)
     if found is not None and operators.images_joined(found) == operators.images_joined(joint):
         own = operators.strips_of(found)
         if (own.count, own.pixels) == (strips.count, strips.pixels):
             return found.args[0]
-    return None
+    if not isinstance(strips.out_width, Extent) or value.ty.dtype != ACTIVATIONS:
+        return None
+    width = strips.out_width
+    places = dataclasses.replace(
+        strips, step=strips.pixels, left=0, span=strips.pixels, width=width
+    )
+    return emit(operators.to_strips(value, places))
 
 
 def _concat(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
@@ -132,7 +149,7 @@ def _concat(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     if not isinstance(fields, relax.Tuple) or axis is None or int(axis) not in _CHANNEL_AXES:
         return None
     joints = [_joint(field, lookup) for field in fields if len(extents_of(field) or ()) == 4]
-    joint = next((found for found in joints if found is not None), None)
+    joint = _narrowest(joints)
     if joint is None or len(joints) < len(fields) or call.ty.dtype != ACTIVATIONS:
         return None
     strips = [_alike(field, joint, lookup, emit) for field in fields]
