@@ -18,6 +18,7 @@ from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.decoders.lengths import check_independent, pasts_of
 from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_rows
+from tvm_sparse.frontends.decoders.tokens import tokens_of
 from tvm_sparse.frontends.decoders.view import View, is_form, view_at
 from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, no_converter
 from tvm_sparse.frontends.onnx_file import read_model
@@ -90,7 +91,7 @@ class DecoderFile:
         path = Path(path)
         model, folder = read_model(path)
         with border(ModelError, f"{path}: the decoder cannot be imported"), scratch_folder() as at:
-            ids = _ids_of(model.graph)
+            ids = tokens_of(model.graph)
             past, other_past = pasts_of(model)
             kind = _cache_type(model.graph, cache)
             view = view_at(model, folder, at, ROWS[0], past, kind)
@@ -162,31 +163,6 @@ def _cache_type(graph: onnx.GraphProto, cache: CacheOption) -> str:
         return cache
     has_few_bits = any(node.op_type in ("MatMulNBits", "QMoE") for node in graph.node)
     return "float16" if has_few_bits else ""
-
-
-def _ids_of(graph: onnx.GraphProto) -> str:
-    """Return the input that holds the tokens.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
-    """
-    integers = [
-        value.name
-        for value in graph.input
-        if value.type.tensor_type.elem_type in (TensorProto.INT64, TensorProto.INT32)
-        and len(value.type.tensor_type.shape.dim) == 2
-        and not any(text in value.name for text in ("mask", "position"))
-    ]
-    if "input_ids" in integers:
-        return "input_ids"
-    if len(integers) != 1:
-        raise ModelError(
-            "a decoder must have an input 'input_ids' of tokens, int64 (batch, tokens); models "
-            "that take embeddings are not supported"
-        )
-    return integers[0]
 
 
 def _last_extent(graph: onnx.GraphProto, name: str) -> int:

@@ -12,19 +12,25 @@ from tvm_sparse.frontends.decoders import group_query, standard, written_out
 from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
 from tvm_sparse.frontends.decoders.lengths import at_lengths
 from tvm_sparse.frontends.decoders.rewriting import rewrite
+from tvm_sparse.frontends.decoders.tokens import possible_tokens
 from tvm_sparse.frontends.value_types import value_types
 
 OF_ANY_LENGTH = (group_query,)
 """The forms of attention with a cache that are found in a file as it is."""
 AT_LENGTHS = (standard, written_out)
-"""Those that are found where the numbers of new and past tokens are fixed."""
-FORMS = (*OF_ANY_LENGTH, *AT_LENGTHS)
-"""All of them; each has `is_form` and `find`."""
+"""Those that are found where the numbers of new and past tokens are fixed. All of both kinds have
+`is_form` and `find`."""
 
 
 def is_form(graph: onnx.GraphProto) -> bool:
-    """Return whether a graph has attentions of a form that is known."""
-    return any(form.is_form(graph) for form in FORMS)
+    """Return whether a graph is a decoder, whose attentions have a form that is known.
+
+    Without tokens, keys and values of earlier steps are ordinary inputs and outputs, as those of
+    networks that listen to a stream.
+    """
+    if any(form.is_form(graph) for form in OF_ANY_LENGTH):
+        return True
+    return bool(possible_tokens(graph)) and any(form.is_form(graph) for form in AT_LENGTHS)
 
 
 @dataclass(frozen=True)

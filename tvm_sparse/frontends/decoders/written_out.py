@@ -28,9 +28,14 @@ _REPEATING = {*_TRANSPARENT, "Expand", "Reshape", "Transpose", "Unsqueeze", "Mul
 
 
 def is_form(graph: onnx.GraphProto) -> bool:
-    """Return whether a graph has caches that are extended by Concat."""
-    caches = _extended(graph)
-    return bool(caches) and any(node.op_type == "Softmax" for node in graph.node)
+    """Return whether a graph has caches that are extended by Concat, and that a softmax reads."""
+    dependent = set(_extended(graph))
+    for node in graph.node:
+        if not dependent.isdisjoint(node.input):
+            if node.op_type == "Softmax":
+                return True
+            dependent.update(node.output)
+    return False
 
 
 def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[FoundAttention]:
@@ -55,6 +60,7 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
 
 def _extended(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Return the nodes that extend a cache, by the output of the graph that they make."""
+    given = {value.name for value in graph.input}
     inputs = {value.name for value in graph.input if len(value.type.tensor_type.shape.dim) == 4}
     outputs = {value.name for value in graph.output}
     return {
@@ -63,7 +69,9 @@ def _extended(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
         if node.op_type == "Concat"
         and len(node.input) == 2
         and node.input[0] in inputs
+        and node.input[1] not in given
         and node.output[0] in outputs
+        and _attributes(node)["axis"] in (2, -2)
     }
 
 
