@@ -24,6 +24,7 @@ The blocks with a running maximum are those of "FlashAttention" (Dao et al., 202
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
@@ -83,7 +84,8 @@ def cached_attention(
     -------
     PrimFunc
         ``(q [1, tokens, heads * head_dim], k, v [1, tokens, kv_heads * head_dim], [cos, sin
-        [table_rows, rotated / 2]], keys, values, state [2], y [1, tokens, heads * head_dim])``.
+        [table_rows, rotated / 2]], [sinks [heads]], keys, values, state [2], y [1, tokens, heads
+        * head_dim])``.
         One tensor ``[1, tokens, (heads + 2 * kv_heads) * head_dim]`` stands for q, k and v if
         they are packed. The caches are written in place. The state is int32: the position of the
         first token, and how many of the tokens there are; rows of `y` behind them are 0.
@@ -214,7 +216,7 @@ class _Nest:
 
             with T.If(token < self.count):
                 with T.Then():
-                    factors = self._factors(at)
+                    factors = self._factors(at, T.bind(head * problem.group + member))
                     store(
                         lambda d: _sum(
                             self.sums[place * self.width + d] * factor
@@ -224,18 +226,20 @@ class _Nest:
                 with T.Else():
                     store(lambda _: number(0))
 
-    def _factors(self, at: list[Expr]) -> list[Expr]:
+    def _factors(self, at: list[Expr], query_head: Expr) -> list[Expr]:
         """Return what the sums of the parts are multiplied by."""
-        if len(at) == 1:
+        if len(at) == 1 and not self.problem.sinks:
             return [T.bind(number(1) / self.totals[at[0]])]
-        largest = self.largest[at[0]]
-        for place in at[1:]:
-            largest = T.max(largest, self.largest[place])
-        largest = T.bind(largest)
-        shares = [T.bind(_first(_exp(self.largest[place] - largest))) for place in at]
-        total = _sum(share * self.totals[place] for place, share in zip(at, shares, strict=True))
+        sinks = [self.rows.sinks[query_head]] if self.problem.sinks else []
+        largest = [*(self.largest[place] for place in at), *sinks]
+        highest = T.bind(functools.reduce(T.max, largest))
+        shares = [T.bind(_first(_exp(score - highest))) for score in largest]
+        totals = [self.totals[place] for place in at]
+        total = _sum(share * total for share, total in zip(shares, totals, strict=False))
+        for share in shares[len(at) :]:
+            total = total + share
         inverse = T.bind(number(1) / total)
-        return [T.bind(share * inverse) for share in shares]
+        return [T.bind(share * inverse) for share in shares[: len(at)]]
 
 
 class _Block:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CachedRows:
-    """Declares the new rows, packed or not, and the table of angles if there is one.
+    """Declares the new rows, packed or not, the table of angles and the sinks if there are any.
 
     Parameters
     ----------
@@ -50,6 +50,9 @@ class CachedRows:
                 argument(name, table_rows, problem.rotated // 2) for name in ("cos", "sin")
             )
             self.buffers += [self.cos, self.sin]
+        if problem.sinks:
+            self.sinks = argument("sinks", problem.heads)
+            self.buffers.append(self.sinks)
 
     def load(self, name: str, token: Expr, head: Expr, d: Expr) -> Expr:
         """Return a channel of a head of ``q``, ``k`` or ``v``."""

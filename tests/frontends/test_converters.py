@@ -422,3 +422,26 @@ def test_a_maximum_with_a_constant_ends_no_region(tmp_path):
     operators = [report.operator for report in analyze(path).operators]
     between = operators[operators.index("conv2d") + 1 :]
     assert between[: between.index("conv2d")] == ["elementwise"]
+
+
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_power_of_another_type(tmp_path, is_constant):
+    nodes = [
+        make_node("Cast", ["z"], ["floor"], to=onnx.TensorProto.INT64),
+        make_node("Pow", ["x", "e" if is_constant else "floor"], ["y"]),
+    ]
+    shapes, weights = {"x": [3, 2], "z": [2]}, {"e": np.array([3, 2], "int64")}
+    path = write_onnx(tmp_path / "m.onnx", nodes, shapes, ["y"], weights)
+    feeds = {"x": image(3, 2), "z": np.array([3, 2], "float32")}
+    engine = tvm_sparse.compile(path, threads=1, fallback="off")
+    expected = onnxruntime_outputs(path, feeds)["y"]
+    np.testing.assert_allclose(engine.run(feeds)["y"], expected, rtol=1e-5)
+
+
+def test_largest_values_in_any_order(tmp_path):
+    node = make_node("TopK", ["x", "k"], ["y", "i"], sorted=0, axis=1)
+    shapes, weights = {"x": [2, 9]}, {"k": np.array([9], "int64")}
+    path = write_onnx(tmp_path / "m.onnx", [node], shapes, ["y"], weights)
+    x = image(2, 9)
+    found = tvm_sparse.compile(path, threads=1).run({"x": x})["y"]
+    np.testing.assert_array_equal(np.sort(found, 1), np.sort(x, 1))

@@ -41,6 +41,9 @@ class CachedAttention:
         Whether queries, keys and values are one tensor, one behind the other.
     cache : str
         The type of the elements of the cache, ``float32`` or ``float16``.
+    sinks : bool
+        Whether each head of queries has a score of its own that takes a share of the weights, as if
+        of a position whose values are 0.
     """
 
     tokens: int
@@ -54,6 +57,7 @@ class CachedAttention:
     interleaved: bool = False
     packed: bool = False
     cache: str = "float32"
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

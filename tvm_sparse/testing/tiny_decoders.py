@@ -88,6 +88,15 @@ class TinyDecoder:
         Whether nodes rotate queries and keys before the attention.
     interleaved : int
         Whether neighbouring channels are rotated.
+    names_channels : bool
+        Whether the channels of caches have a name instead of a number, as the builder writes them
+        since its version 0.18.
+    window_cache : bool
+        Whether caches hold the tokens of the window only.
+    sinks : bool
+        Whether heads have scores of their own in the softmax, as those of gpt-oss.
+    short : int
+        The longest sequence for which `positions` angles are those of short ones; 0 for no others.
     """
 
     layers: int = 2
@@ -104,6 +113,10 @@ class TinyDecoder:
     bits: int = 0
     own_rotation: bool = False
     interleaved: int = 0
+    names_channels: bool = False
+    window_cache: bool = False
+    sinks: bool = False
+    short: int = 0
 
     def write(self, path: Path) -> Path:
         """Write the model, and return `path`."""
@@ -117,8 +130,11 @@ class TinyDecoder:
         self._lengths(out)
         frequencies = 10000.0 ** (-np.arange(0, self.head_dim, 2) / self.head_dim)
         angles = np.arange(self.positions)[:, None] * frequencies
-        out.weight("cos", np.cos(angles).astype("float32"))
-        out.weight("sin", np.sin(angles).astype("float32"))
+        tables = {"cos": np.cos(angles).astype("float32"), "sin": np.sin(angles).astype("float32")}
+        if self.short:
+            _choose_tables(out, tables, self.short)
+        for name in tables if not self.short else ():
+            out.weight(name, tables[name])
         table = out.weight("embedding", out.random(self.vocabulary, self.width))
         residual = out.node("Gather", [table, "input_ids"], "embedded")
         gamma = out.weight("gamma", 1 + out.random(self.width, scale=0.1))
@@ -184,12 +200,16 @@ class TinyDecoder:
                     "RotaryEmbedding", inputs, f"turned_{name}{i}", domain=MICROSOFT,
                     interleaved=self.interleaved,
                 )  # fmt: skip
-        shape: list[int | str] = ["batch_size", self.kv_heads, "past", self.head_dim]
+        head_dim = "channels" if self.names_channels else self.head_dim
+        shape: list[int | str] = ["batch_size", self.kv_heads, "past", head_dim]
         past, present = (
             [add(f"{which}.{i}.{part}", TensorProto.FLOAT, shape) for part in ("key", "value")]
             for add, which in ((out.add_input, "past_key_values"), (out.add_output, "present"))
         )
         tables = ["", ""] if self.own_rotation else ["cos", "sin"]
+        if self.sinks:
+            tables += ["", "", out.weight(f"sinks{i}", out.random(self.heads))]
+        window_cache = {"sliding_window_cache": 1} if self.window_cache else {}
         return out.node(
             "GroupQueryAttention",
             [*rows, *past, "seqlens_k", "total_length", *tables],
@@ -202,4 +222,25 @@ class TinyDecoder:
             rotary_interleaved=self.interleaved,
             local_window_size=self.window,
             softcap=self.softcap,
+            **window_cache,
         )
+
+
+def _choose_tables(out: GraphWriter, tables: dict[str, NDArray[np.float32]], short: int) -> None:
+    """Choose tables by the length of the sequence, as the builder does for LongRoPE."""
+    branches = []
+    for factor in (2, 1):
+        nodes = [
+            helper.make_node(
+                "Constant", [], [f"{name}_{factor}"],
+                value=numpy_helper.from_array(table * np.float32(factor)),
+            )
+            for name, table in tables.items()
+        ]  # fmt: skip
+        outputs = [
+            helper.make_tensor_value_info(f"{name}_{factor}", TensorProto.FLOAT, table.shape)
+            for name, table in tables.items()
+        ]
+        branches.append(helper.make_graph(nodes, f"tables_{factor}", [], outputs))
+    is_long = out.node("Greater", ["extent", out.weight("short", np.array(short))], "is_long")
+    out.node("If", [is_long], *tables, then_branch=branches[0], else_branch=branches[1])

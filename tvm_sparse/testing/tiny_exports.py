@@ -31,6 +31,9 @@ class TinyExport:
         The limit of scores; 0 for none.
     is_bool : bool
         Whether the mask is boolean.
+    tied : bool
+        Whether the head is the table of embeddings, and keys are turned as tensors of three
+        dimensions, as torch.onnx writes both.
     reads_past : bool
         Whether something else depends on the number of past tokens, which is not supported.
     """
@@ -46,6 +49,7 @@ class TinyExport:
     window: int = 0
     softcap: float = 0.0
     is_bool: bool = False
+    tied: bool = False
     reads_past: bool = False
 
     def write(self, path: Path) -> Path:
@@ -71,7 +75,11 @@ class TinyExport:
             x = out.node(
                 "Mul", [x, out.node("Cast", [past], "factor", to=TensorProto.FLOAT)], "bad"
             )
-        head = out.weight("head", out.random(self.width, self.vocabulary, scale=self.width**-0.5))
+        if self.tied:
+            head = out.node("Transpose", [table], "head", perm=[1, 0])
+        else:
+            weight = out.random(self.width, self.vocabulary, scale=self.width**-0.5)
+            head = out.weight("head", weight)
         out.node("MatMul", [x, head], "logits")
         return out.save(path, 24 if self.form == "scatter" else 23)
 
@@ -206,7 +214,7 @@ class TinyExport:
             flat = [extents[0], all_heads, *extents[2:]]
             joined = out.node("Concat", flat, f"{name}_joined", axis=0)
             repeated.append(out.node("Reshape", [copies, joined], f"{name}_repeated"))
-        keys = out.node("Transpose", [repeated[0]], f"kt{i}", perm=[0, 1, 3, 2])
+        keys = self._turned(out, repeated[0], i)
         scores = out.node("MatMul", [heads["q"], keys], f"scores{i}")
         root = out.weight(f"root{i}", np.float32(self.head_dim**0.5))
         scores = out.node("Div", [scores, root], f"scaled{i}")
@@ -221,6 +229,15 @@ class TinyExport:
             masked = out.node("Add", [scores, self._mask(out)], f"masked{i}")
         weights = out.node("Softmax", [masked], f"weights{i}", axis=-1)
         return out.node("MatMul", [weights, repeated[1]], f"y{i}")
+
+    def _turned(self, out: GraphWriter, keys: str, i: int) -> str:
+        if not self.tied:
+            return out.node("Transpose", [keys], f"kt{i}", perm=[0, 1, 3, 2])
+        three = out.weight(f"three{i}", np.array([self.heads, -1, self.head_dim]))
+        four = out.weight(f"four{i}", np.array([1, self.heads, self.head_dim, -1]))
+        rows = out.node("Reshape", [keys, three], f"k_three{i}")
+        turned = out.node("Transpose", [rows], f"k_turned{i}", perm=[0, 2, 1])
+        return out.node("Reshape", [turned, four], f"kt{i}")
 
 
 _PARTS = ("key", "value")

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from tvm_sparse.frontends.decoders.group_query import cache_shapes
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 from tvm_sparse.runtime.engine import Engine
@@ -77,14 +78,14 @@ class OnnxDecoder:
         self._presents = dict(zip(caches, presents, strict=True))
         self._firsts, self._totals = _lengths(model.graph)
         self.position = 0
-        self.past = {name: self._empty(name) for name in caches}
+        shapes = cache_shapes(model.graph)
+        self.past = {name: self._empty(name, shapes.get(name)) for name in caches}
 
-    def _empty(self, name: str) -> NDArray[np.generic]:
+    def _empty(self, name: str, shape: tuple[int, ...] | None) -> NDArray[np.generic]:
         """Return a cache without tokens; one that is written in place has a fixed size."""
         _, heads, room, channels = self._inputs[name]
-        return np.zeros(
-            (1, heads, room if isinstance(room, int) else 0, channels), self._types[name]
-        )
+        given = shape or (heads, room if isinstance(room, int) else 0, channels)
+        return np.zeros((1, *given), self._types[name])
 
     def step(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Append tokens; return their logits ``(tokens, vocabulary)``."""

@@ -32,7 +32,8 @@ def cached_attention(problem: CachedAttention, operands: Mapping[str, relax.Expr
         The sizes.
     operands : mapping of str to relax.Expr
         ``qkv``, or ``q``, ``k`` and ``v``, of shape ``(1, tokens, channels)``; ``cos`` and ``sin``
-        of shape ``(positions, rotated / 2)`` if the operator rotates; ``keys`` and ``values`` of
+        of shape ``(positions, rotated / 2)`` if the operator rotates; ``sinks`` of shape
+        ``(heads,)`` if it has any; ``keys`` and ``values`` of
         the shapes that `CachedAttention.caches` gives; ``state``, int32: the position of the first
         token and the number of tokens.
 

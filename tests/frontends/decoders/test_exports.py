@@ -14,6 +14,7 @@ FORMS = {
     "rows": TinyExport("rows", heads=6, kv_heads=3),
     "scatter": TinyExport("scatter"),
     "written out": TinyExport("written out"),
+    "written out, tied": TinyExport("written out", tied=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
 }

@@ -19,6 +19,11 @@ FORMS = {
     "window": TinyDecoder(window=6, kv_heads=1),
     "softcap": TinyDecoder(softcap=1.5),
     "4 bits": TinyDecoder(bits=4),
+    "channels with a name": TinyDecoder(names_channels=True, packed=False, own_rotation=True),
+    "4 bits, channels with a name": TinyDecoder(names_channels=True, bits=4),
+    "cache of a window": TinyDecoder(names_channels=True, window=6, window_cache=True),
+    "sinks": TinyDecoder(sinks=True, kv_heads=1),
+    "tables of short sequences": TinyDecoder(short=30),
 }
 
 
@@ -26,7 +31,7 @@ FORMS = {
 def test_twenty_tokens(name, tmp_path):
     """A prompt and 20 tokens that ONNX Runtime picks; then the caches."""
     path = FORMS[name].write(tmp_path / "tiny.onnx")
-    session, reference = tvm_sparse.compile(path, threads=2).session(tokens=64), OnnxDecoder(path)
+    session, reference = tvm_sparse.compile(path, threads=2).session(tokens=24), OnnxDecoder(path)
     # Kernels of codes round activations to 16 bits, and caches have 16 bits then.
     off = 5e-3 if FORMS[name].bits else 2e-5
     ids = [3, 1, 4, 1, 5]
@@ -38,7 +43,8 @@ def test_twenty_tokens(name, tmp_path):
     for i in range(2):
         for part, found in zip(("key", "value"), session.cache(i), strict=True):
             expected = reference.past[f"past_key_values.{i}.{part}"]
-            np.testing.assert_allclose(found, expected, atol=off)
+            # A cache of a window holds the last tokens.
+            np.testing.assert_allclose(found[:, :, -expected.shape[2] :], expected, atol=off)
 
 
 def test_analysis_shows_a_step(tmp_path):
@@ -78,6 +84,31 @@ def with_computed_tables(graph):
     attention(graph).input[7] = "computed"
 
 
+def with_two_directions(graph):
+    attention(graph).attribute.append(onnx.helper.make_attribute("causal", 0))
+
+
+def with_counts(graph):
+    attention(graph).input.extend([""] * 7 + ["seqlens_k"])
+
+
+def with_nameless_channels(graph):
+    graph.input[2].type.tensor_type.shape.dim[3].dim_param = "channels"
+    node = attention(graph)
+    relu = onnx.helper.make_node("Relu", [node.input[0]], ["unknown"], name="relu")
+    node.input[0] = "unknown"
+    graph.node.insert(list(graph.node).index(node), relu)
+
+
+def with_state(graph):
+    state = onnx.helper.make_tensor_value_info("past.0.conv", onnx.TensorProto.FLOAT, [1, 32])
+    graph.input.append(state)
+    (place,) = (i for i, node in enumerate(graph.node) if "embedded" in node.output)
+    graph.node[place].output[0] = "rows"
+    add = onnx.helper.make_node("Add", ["rows", "past.0.conv"], ["embedded"])
+    graph.node.insert(place + 1, add)
+
+
 def with_embeddings(graph):
     graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
 
@@ -95,6 +126,10 @@ def with_strange_node(graph):
         (with_attribute, "'smooth_softmax' .* is not supported"),
         (with_bias, "'attention_bias' is not supported"),
         (with_computed_tables, "tables of cosines and sines are computed"),
+        (with_two_directions, r"'causal' \(0\) is not supported"),
+        (with_counts, "'query_seqlens' is not supported"),
+        (with_nameless_channels, "with the numbers of heads and channels"),
+        (with_state, "'past.0.conv' is a state other than keys and values"),
         (with_embeddings, "must have an input 'input_ids'"),
         (with_strange_node, r"'strange' \(Unknown\) cannot be compiled"),
     ],
@@ -103,6 +138,12 @@ def test_refusals(change, message, tmp_path):
     path = changed(TinyDecoder().write(tmp_path / "tiny.onnx"), change)
     with pytest.raises(ModelError, match=message):
         tvm_sparse.compile(path, threads=1)
+
+
+def test_tables_of_long_sequences(tmp_path):
+    engine = tvm_sparse.compile(TinyDecoder(short=30).write(tmp_path / "tiny.onnx"), threads=1)
+    with pytest.raises(InputError, match="tables for sequences of up to 30"):
+        engine.session(tokens=31)
 
 
 def test_caches_of_half_precision(tmp_path):

@@ -40,7 +40,7 @@ class Sequence:
         result[..., first], result[..., second] = a * c - b * s, b * c + a * s
         return result
 
-    def attended(self, count, cos=None, sin=None):
+    def attended(self, count, cos=None, sin=None, sinks=None):
         """Return what the last `count` tokens see."""
         problem = self.problem
         q, k = self.rotated(self.q, cos, sin)[-count:], self.rotated(self.k, cos, sin)
@@ -52,8 +52,10 @@ class Sequence:
             scores = np.einsum("hd,phd->hp", row, keys) * problem.scale
             if problem.softcap:
                 scores = np.tanh(scores / problem.softcap) * problem.softcap
+            sink = np.full(problem.heads, -np.inf) if sinks is None else sinks.astype("float64")
+            scores = np.concatenate([scores, sink[:, None]], 1)
             weights = np.exp(scores - scores.max(1, keepdims=True))
-            weights /= weights.sum(1, keepdims=True)
+            weights = weights[:, :-1] / weights.sum(1, keepdims=True)
             result.append(np.einsum("hp,phd->hd", weights, values).reshape(-1))
         return np.array(result)
 
@@ -69,6 +71,8 @@ PROBLEMS = {
     "rotated": dataclasses.replace(GROUPED, rotated=16),
     "partly rotated": dataclasses.replace(GROUPED, rotated=8, interleaved=True),
     "packed": dataclasses.replace(GROUPED, packed=True, rotated=16),
+    "sinks": dataclasses.replace(GROUPED, sinks=True, rotated=16),
+    "sinks, two parts": dataclasses.replace(GROUPED, kv_heads=1, sinks=True),
     "half": dataclasses.replace(GROUPED, cache="float16"),
     "odd head": dataclasses.replace(GROUPED, head_dim=20, rotated=6),
     "wide": CachedAttention(16, heads=8, kv_heads=1, head_dim=64, scale=0.125, rotated=64),
@@ -81,6 +85,7 @@ def test_numpy(name):
     problem, rng = PROBLEMS[name], np.random.default_rng(0)
     angles = rng.uniform(-3, 3, (200, max(problem.rotated // 2, 1)))
     tables = [np.cos(angles).astype("float32"), np.sin(angles).astype("float32")]
+    sinks = rng.uniform(-2, 8, problem.heads).astype("float32") if problem.sinks else None
     cpu = dataclasses.replace(native(), cores=2)
     func = schedules.cached_attention(problem, 200, cpu)
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
@@ -100,12 +105,16 @@ def test_numpy(name):
         for operand, x in zip("qkv", rows, strict=True):
             sequence.append(operand, x[0, :count])
         inputs = [np.concatenate(rows, -1)] if problem.packed else rows
-        inputs = [*inputs, *(tables if problem.rotated else [])]
+        inputs = [
+            *inputs,
+            *(tables if problem.rotated else []),
+            *([sinks] if problem.sinks else []),
+        ]
         state = np.array([position, count], "int32")
         y = tvm.runtime.tensor(np.full((1, problem.tokens, widths[0]), np.nan, "float32"))
         kernel(*map(tvm.runtime.tensor, inputs), *caches, tvm.runtime.tensor(state), y)
         position += count
-        expected = sequence.attended(count, *tables)
+        expected = sequence.attended(count, *tables, sinks)
         tolerance = 3e-3 if problem.cache == "float16" else 2e-5
         np.testing.assert_allclose(y.numpy()[0, :count], expected, rtol=0, atol=tolerance)
         assert not y.numpy()[0, count:].any()

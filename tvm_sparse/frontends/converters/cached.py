@@ -14,7 +14,7 @@ DOMAIN, OPERATOR = "tvm_sparse.decoder", "CachedAttention"
 """An operator of ours, which no file has."""
 NAME = f"{DOMAIN}.{OPERATOR}"
 
-OPERANDS = ("q", "k", "v", "keys", "values", "state", "cos", "sin")
+OPERANDS = ("q", "k", "v", "keys", "values", "state", "cos", "sin", "sinks")
 """Its inputs; `k` and `v` are missing if `q` holds all three of them."""
 
 
@@ -23,7 +23,7 @@ def cached_attention(node: Node) -> Any:
     given = {name: node.inputs[i] for i, name in enumerate(OPERANDS) if node.inputs[i] is not None}
     heads, kv_heads = (int(node.attributes[name]) for name in ("num_heads", "kv_num_heads"))
     dtype, is_packed = str(given["q"].ty.dtype), "k" not in given
-    for name in ("q", "k", "v", "cos", "sin"):
+    for name in ("q", "k", "v", "cos", "sin", "sinks"):
         if name in given and str(given[name].ty.dtype) != "float32":
             given[name] = node.emit(relax.op.astype(given[name], "float32"))
     problem = CachedAttention(
@@ -37,6 +37,7 @@ def cached_attention(node: Node) -> Any:
         rotated=2 * int(given["cos"].ty.shape[1]) if "cos" in given else 0,
         interleaved=bool(node.attributes.get("interleaved", 0)),
         packed=is_packed,
+        sinks="sinks" in given,
         cache=str(given["keys"].ty.dtype),
     )
     names = ["qkv" if is_packed and name == "q" else name for name in given]

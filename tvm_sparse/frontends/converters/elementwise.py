@@ -92,8 +92,18 @@ MOST_FACTORS = 8
 
 
 def power(node: Node) -> Any:
-    """Convert Pow; TVM has no power of integers, so small constant ones become products."""
+    """Convert Pow; TVM has no power of integers, so small constant ones become products.
+
+    Exponents of another type get that of the base, as the result has it.
+    """
     dtype = node.dtype(0)
+    if dtype.startswith("float") and node.dtype(1) != dtype:
+        base, exponent = node.inputs[:2]
+        if isinstance(exponent, tvm.ir.GenericConst):
+            cast: Any = relax.const(exponent.value.numpy().astype(dtype), dtype)
+        else:
+            cast = node.emit(relax.op.astype(exponent, dtype))
+        return node.convert("Pow", [base, cast], node.attributes)
     if dtype.startswith("float") or not isinstance(node.inputs[0], relax.Var):
         return node.by_tvm()
     exponent = node.constant(1, "Y")

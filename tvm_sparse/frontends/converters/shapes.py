@@ -94,10 +94,12 @@ FIRST_WITH_SIZES = 13
 
 
 def top_k(node: Node) -> Any:
-    """Convert TopK; TVM takes all values where ONNX takes none."""
+    """Convert TopK; TVM takes all values where ONNX takes none, and sorts what may be unsorted."""
     shape, axis = node.shape(0), int(node.attributes.get("axis", -1))
     number = node.attributes.get("k") if node.opset < 10 else node.required(1, "K").item()
     if number != 0:
+        if not node.attributes.get("sorted", 1):
+            node.attributes["sorted"] = 1
         return node.by_tvm()
     for of_order in ("largest", "sorted"):
         node.attributes.get(of_order)

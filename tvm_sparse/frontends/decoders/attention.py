@@ -52,6 +52,10 @@ class FoundAttention:
         The queries, keys and values of the new tokens, or the one value that holds all of them.
     tables : tuple of str
         The cosines and sines of the angles by which queries and keys are to be rotated, if any.
+    sinks : str
+        For each head of queries the score of a position that has no value, if any.
+    head_dim : int
+        The channels of a head, 0 if only the cache says.
     heads_first : bool
         Whether rows and result have the shape ``(1, heads, tokens, head_dim)``.
     attributes : mapping
@@ -66,6 +70,8 @@ class FoundAttention:
     result: str
     rows: tuple[str, ...]
     tables: tuple[str, ...] = ()
+    sinks: str = ""
+    head_dim: int = 0
     heads_first: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     cache: str = ""
@@ -81,7 +87,7 @@ class FoundAttention:
                 before.append(_turn(name, turned))
                 before.append(_reshape(turned, rows[i], _ROWS))
             result = f"{self.result}_rows"
-        inputs = [*rows, *caches, STATE, *self.tables]
+        inputs = [*rows, *caches, STATE, *(self.tables or ("", "")), self.sinks]
         attend = helper.make_node(
             OPERATOR, inputs, [result], name=self.node, domain=DOMAIN, **self.attributes
         )

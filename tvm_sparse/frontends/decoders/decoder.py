@@ -98,8 +98,11 @@ class DecoderFile:
             one = view.rewritten(ids, ROWS[0], False)
             limit = table_rows(one)
             if view.is_at_lengths:
-                other = view_at(model, folder, at, ROWS[0], other_past, kind)
-                check_independent(one, other.rewritten(ids, ROWS[0], False))
+                with scratch_folder() as beside:
+                    other = view_at(model, folder, beside, ROWS[0], other_past, kind)
+                    check_independent(
+                        one, other.rewritten(ids, ROWS[0], False), (view.folder, other.folder)
+                    )
                 limit = min(limit or past + ROWS[-1], past + ROWS[-1])
             types = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
             logits = logits_of(model.graph, view.attentions)

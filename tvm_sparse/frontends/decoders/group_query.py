@@ -14,15 +14,26 @@ from onnx import helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.decoders.attention import FoundAttention
+from tvm_sparse.frontends.decoders.channels import Channels
 
 _READ = {
     "num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved", "local_window_size",
     "softcap",
 }  # fmt: skip
-_DEFAULTS: Mapping[str, Any] = {"smooth_softmax": (0, -1), "qk_output": (0,)}
+_IGNORED = {
+    "sliding_window_cache", "kv_cache_bit_width", "qk_norm_epsilon", "q_norm_epsilon",
+    "k_norm_epsilon",
+}  # fmt: skip
+"""Attributes of how the caller stores a cache, which a session does in its own way; and of inputs
+that are refused."""
+_DEFAULTS: Mapping[str, Any] = {"smooth_softmax": (0, -1), "qk_output": (0,), "causal": (1,)}
 """Values of other attributes that change nothing."""
-_OTHER_INPUTS = ("attention_bias", "head_sink", "k_scale", "v_scale")
-"""The inputs behind the position ids, which are those of the tokens in the cache."""
+_SINK = 11
+_OTHER_INPUTS = {
+    10: "attention_bias", 12: "k_scale", 13: "v_scale", 14: "q_norm_weight", 15: "k_norm_weight",
+    16: "query_seqlens",
+}  # fmt: skip
+"""Inputs behind the position ids, which are those of the tokens in the cache."""
 
 
 def is_form(graph: onnx.GraphProto) -> bool:
@@ -40,16 +51,18 @@ def find(model: onnx.ModelProto) -> Iterator[FoundAttention]:
         If one has an attribute or an input that is not supported.
     """
     graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
+    constants, channels = {tensor.name for tensor in graph.initializer}, Channels(graph)
     for node in _nodes(graph):
-        inputs = [*node.input, *[""] * 14]
+        inputs = [*node.input, *[""] * 17]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         where = f"node {node.name!r} (GroupQueryAttention)"
         for name, value in attributes.items():
-            if name not in _READ and value not in _DEFAULTS.get(name, (0, b"", b"NONE", "NONE")):
+            if name not in _READ | _IGNORED and value not in _DEFAULTS.get(
+                name, (0, b"", b"NONE", "NONE")
+            ):
                 raise ModelError(f"{where}: its attribute {name!r} ({value!r}) is not supported")
-        for name, value in zip(_OTHER_INPUTS, inputs[10:14], strict=True):
-            if value:
+        for place, name in _OTHER_INPUTS.items():
+            if inputs[place]:
                 raise ModelError(f"{where}: its input {name!r} is not supported")
         tables = tuple(inputs[7:9]) if attributes.get("do_rotary", 0) else ()
         if not constants.issuperset(tables):
@@ -73,8 +86,33 @@ def find(model: onnx.ModelProto) -> Iterator[FoundAttention]:
             result=node.output[0],
             rows=tuple(filter(None, inputs[:3])),
             tables=tables,
+            sinks=inputs[_SINK],
+            head_dim=channels.of(inputs[0]) // _sharing(node, attributes),
             attributes=given,
         )
+
+
+def cache_shapes(graph: onnx.GraphProto) -> dict[str, tuple[int, int, int]]:
+    """Return what a caller that feeds caches must know of them, by the names of the inputs.
+
+    The shapes are ``(heads, positions, channels)``. There are 0 positions at first, unless the
+    attention forgets the tokens before its window by itself.
+    """
+    channels = Channels(graph)
+    shapes: dict[str, tuple[int, int, int]] = {}
+    for node in _nodes(graph):
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        is_window = attributes.get("sliding_window_cache", 0)
+        positions = attributes["local_window_size"] if is_window else 0
+        head_dim = channels.of(node.input[0]) // _sharing(node, attributes)
+        shapes |= dict.fromkeys(node.input[3:5], (attributes["kv_num_heads"], positions, head_dim))
+    return shapes
+
+
+def _sharing(node: onnx.NodeProto, attributes: Mapping[str, Any]) -> int:
+    """Return how many heads the channels of the first operand are."""
+    heads = int(attributes["num_heads"])
+    return heads if node.input[1] else heads + 2 * int(attributes["kv_num_heads"])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

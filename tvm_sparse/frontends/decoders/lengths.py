@@ -6,12 +6,15 @@ computes what it can before anything runs, and what is left are the layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_importer import Refused, simplified
 from tvm_sparse.sizes.decoder import ROWS
 
@@ -101,32 +104,53 @@ def at_lengths(
     return simple
 
 
-def check_independent(first: onnx.ModelProto, second: onnx.ModelProto) -> None:
+def check_independent(
+    first: onnx.ModelProto, second: onnx.ModelProto, folders: tuple[Path, Path]
+) -> None:
     """Check that two rewritten decoders, looked at with other numbers of past tokens, are equal.
+
+    Parameters
+    ----------
+    first, second : onnx.ModelProto
+        The decoders.
+    folders : tuple of Path
+        The folders that the locations of their external weights are relative to.
 
     Raises
     ------
     ModelError
         If they are not.
     """
-    both = [
-        (
-            [(n.op_type, *n.input, *n.output, *map(str, n.attribute)) for n in model.graph.node],
-            {t.name: t.SerializeToString() for t in model.graph.initializer},
-        )
+    nodes = [
+        [(n.op_type, *n.input, *n.output, *map(str, n.attribute)) for n in model.graph.node]
         for model in (first, second)
     ]
-    if both[0] != both[1]:
-        names = sorted(
-            name
-            for name in both[0][1].keys() | both[1][1].keys()
-            if both[0][1].get(name) != both[1][1].get(name)
-        )
+    weights = [
+        {tensor.name: tensor for tensor in model.graph.initializer} for model in (first, second)
+    ]
+    names = sorted(
+        name
+        for name in weights[0].keys() | weights[1].keys()
+        if not _are_equal([held.get(name) for held in weights], folders)
+    )
+    if names or nodes[0] != nodes[1]:
         what = f" ({names[0]!r} does)" if names else ""
         raise ModelError(
             f"something else than attention depends on the number of past tokens{what}; a decoder "
             "must take positions from its input 'position_ids'"
         )
+
+
+def _are_equal(tensors: Sequence[onnx.TensorProto | None], folders: tuple[Path, Path]) -> bool:
+    """Return whether two weights are; those that were computed lie anywhere in their files."""
+    first, second = tensors
+    if first is None or second is None:
+        return False
+    if first.SerializeToString() == second.SerializeToString():
+        return True
+    return (first.dims, first.data_type) == (second.dims, second.data_type) and np.array_equal(
+        tensor_array(first, folders[0]), tensor_array(second, folders[1])
+    )
 
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)

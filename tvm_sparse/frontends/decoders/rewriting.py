@@ -39,7 +39,8 @@ def cache_of(graph: onnx.GraphProto, attention: FoundAttention) -> CacheSpec:
     """
     types = {value.name: value.type.tensor_type for value in graph.input}
     dims = [dim.dim_value for dim in types[attention.past[0]].shape.dim]
-    if len(dims) != 4 or not dims[1] or not dims[3]:
+    head_dim = dims[3] or attention.head_dim if len(dims) == 4 else 0
+    if not head_dim or not dims[1]:
         raise ModelError(
             f"the cache {attention.past[0]!r} must have the shape (batch, heads, past, channels), "
             "with the numbers of heads and channels"
@@ -50,7 +51,7 @@ def cache_of(graph: onnx.GraphProto, attention: FoundAttention) -> CacheSpec:
             f"the cache {attention.past[0]!r} has elements of another type than float32 and "
             "float16, which is not supported"
         )
-    return CacheSpec(dims[1], dims[3], attention.cache or dtype)
+    return CacheSpec(dims[1], head_dim, attention.cache or dtype)
 
 
 def rewrite(
@@ -111,7 +112,13 @@ def rewrite(
         nodes = _with_last_row(nodes, result, made)
     nodes = needed(nodes, result)
     read = {name for node in nodes for name in reads(node)}
-    if others := read & types.keys() - {ids, *positions}:
+    others = read & types.keys() - {ids, *positions}
+    if states := sorted(name for name in others if "past" in name):
+        raise ModelError(
+            f"the input {states[0]!r} is a state other than keys and values of an attention, such "
+            "as that of a convolution or a recurrence; sessions keep no such states"
+        )
+    if others:
         raise ModelError(
             f"the decoder computes with the input {sorted(others)[0]!r} outside of attention; "
             "sessions give it tokens and positions only"

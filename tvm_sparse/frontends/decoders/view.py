@@ -11,6 +11,7 @@ import onnx
 from tvm_sparse.frontends.decoders import group_query, standard, written_out
 from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
 from tvm_sparse.frontends.decoders.lengths import at_lengths
+from tvm_sparse.frontends.decoders.long_tables import with_short_tables
 from tvm_sparse.frontends.decoders.rewriting import rewrite
 from tvm_sparse.frontends.decoders.tokens import possible_tokens
 from tvm_sparse.frontends.value_types import value_types
@@ -82,6 +83,7 @@ def view_at(
     """
     for form in OF_ANY_LENGTH:
         if form.is_form(model.graph):
+            model = with_short_tables(model)
             return View(model, folder, _with(form.find(model), cache), False)
     (found, *_) = (form for form in AT_LENGTHS if form.is_form(model.graph))
     simple = at_lengths(model, folder, scratch, rows, past)

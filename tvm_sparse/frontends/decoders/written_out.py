@@ -209,13 +209,20 @@ class _Reader:
                     return None, factor, turns
                 factor *= number if node.op_type == "Mul" else 1 / number
             if node.op_type == "Transpose":
-                if list(_attributes(node)["perm"]) != [0, 1, 3, 2]:
+                # torch.onnx turns the last two axes of three, with all heads in the first one.
+                if list(_attributes(node)["perm"]) not in ([0, 1, 3, 2], [0, 2, 1]):
                     return None, factor, turns
                 turns += 1
+            if node.op_type == "Reshape" and not self._keeps_last_two(node):
+                return None, factor, turns
             if node.op_type == "Expand" and self.lengths.shapes[node.input[0]][2] != 1:
                 return None, factor, turns
             name = node.input[0]
         return self.extended[name], factor, turns
+
+    def _keeps_last_two(self, node: onnx.NodeProto) -> bool:
+        before, after = (self.lengths.shapes[name] for name in (node.input[0], node.output[0]))
+        return before[-2:] == after[-2:]
 
     def _weighted(self, name: str) -> onnx.NodeProto | None:
         """Return the product of a softmax and the values."""
