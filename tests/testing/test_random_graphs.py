@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tvm_sparse.testing.random_graphs import check
+from tvm_sparse.testing.random_graphs import check, images, reductions
 from tvm_sparse.testing.random_graphs.case import Case, Options, random_case
 from tvm_sparse.testing.random_graphs.graph import Graph, to_model
 from tvm_sparse.testing.random_graphs.run_nodes import Unfit
@@ -14,6 +14,7 @@ from tvm_sparse.testing.random_graphs.shrink import shrink
 
 COUNT, NODES = 100, 8
 MOST_REFUSED = 5
+WITH_A_MEAN = ("Layer", "Instance", "Group", "MeanVariance")
 
 
 @pytest.mark.slow
@@ -69,6 +70,35 @@ def test_results_keep_their_spread():
         array = graph.values[graph.settled(name)]
         assert 0.5 < array.std() < 2
         assert abs(array.mean()) < 1
+
+
+def test_graphs_are_valid_as_a_whole():
+    """The rule of pooling may not draw windows that ONNX counts, and ONNX Runtime does not."""
+    graph = Graph(0, opset=17)
+    graph.input(graph.normal([1, 2, 4, 5]))
+    for _ in range(200):
+        with graph.attempt():
+            graph.publish(images.pool(graph))
+    model = to_model(graph, graph.pool[1:])
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    assert len(model.graph.node) > 50
+    for value in inferred.graph.value_info:
+        shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        assert shape == graph.shape(value.name)
+
+
+@pytest.mark.parametrize("rule", [reductions.layer_norm, reductions.channel_norm])
+def test_equal_values_are_not_normalized(rule):
+    """What is left of them is the rounding of their mean."""
+    graph, drawn = Graph(0, opset=21), set()
+    graph.input(np.full([2, 2, 4, 5], 3.7, "float32"))
+    for _ in range(50):
+        with graph.attempt():
+            rule(graph)
+            drawn |= {node.op_type for node in graph.nodes}
+            raise Unfit("the next one has to read the same values")
+    assert drawn
+    assert drawn.isdisjoint({"Sub", *(f"{kind}Normalization" for kind in WITH_A_MEAN)})
 
 
 def test_wrong_outputs_are_noticed(monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import helper
 
 from tvm_sparse.testing.random_graphs.arithmetic import activate
 from tvm_sparse.testing.random_graphs.graph import Graph
@@ -139,7 +141,24 @@ def pool(graph: Graph) -> list[str]:
         window["count_include_pad"] = graph.between(0, 1)
     if graph.chance(0.2) and "auto_pad" not in window:
         window["ceil_mode"] = 1
-    return [graph.add(op_type, x, **window)]
+    y = graph.add(op_type, x, **window)
+    if _inferred_shape(graph, x) != graph.shape(y):
+        # Before opset 22, ONNX's inference counts windows that start behind the image. ONNX Runtime
+        # does not compute them, and refuses nodes to which both shapes matter.
+        raise Unfit("a window starts behind the image")
+    return [y]
+
+
+def _inferred_shape(graph: Graph, x: str) -> tuple[int, ...]:
+    """Return the shape that ONNX's inference says the newest node makes of an image."""
+    node = graph.nodes[-1]
+    (made,) = onnx.shape_inference.infer_node_outputs(
+        onnx.defs.get_schema(node.op_type, graph.opset),
+        node,
+        {x: helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, graph.shape(x))},
+        opset_imports=[helper.make_opsetid("", graph.opset)],
+    ).values()
+    return tuple(dim.dim_value for dim in made.tensor_type.shape.dim)
 
 
 def resize(graph: Graph) -> list[str]:

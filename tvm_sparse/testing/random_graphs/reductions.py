@@ -14,6 +14,11 @@ _REDUCTIONS = (
     *("ReduceSumSquare", "ReduceLogSumExp"),
 )
 
+_ROUNDING = 2.0**-22
+"""What the mean of equal values may be off, as a share of it."""
+_MOST_ROUNDING = 1e-5
+"""The most that normalized values may be off by it."""
+
 
 def reduce(graph: Graph, op_type: str, x: str, axes: list[int], keepdims: bool) -> str:
     """Add a reduction; its axes are an attribute or an operand, as the opset has it."""
@@ -60,6 +65,22 @@ def softmax(graph: Graph) -> list[str]:
     return [graph.add("Div", powers, reduce(graph, "ReduceSum", powers, [axis], True))]
 
 
+def _check_spread(x: Array, axes: list[int], epsilon: float) -> None:
+    """Refuse to normalize values that are nearly equal: what is left is the rounding of their mean.
+
+    Raises
+    ------
+    Unfit
+        If that would be seen.
+    """
+    if all(x.shape[axis] == 1 for axis in axes):  # the mean is exact
+        return
+    wide = x.astype("float64")
+    mean, spread = wide.mean(tuple(axes)), np.sqrt(wide.var(tuple(axes)) + epsilon)
+    if (_ROUNDING * np.abs(mean) / spread).max() > _MOST_ROUNDING:
+        raise Unfit("values that are normalized are nearly equal")
+
+
 def _scale(graph: Graph, shape: tuple[int, ...]) -> Array:
     return (1 + 0.3 * graph.normal(shape)).astype("float32")
 
@@ -72,6 +93,7 @@ def layer_norm(graph: Graph, x: str | None = None, axis: int | None = None) -> l
     epsilon = graph.choice([1e-5, 1e-6, 1e-3])
     if graph.opset >= 17 and graph.chance(0.5):
         axis = graph.choice([rank - 1, graph.between(0, rank - 1)]) if axis is None else axis
+        _check_spread(graph.values[x], list(range(axis, rank)), epsilon)
         scale: list[Array] = [_scale(graph, shape[axis:])]
         if graph.chance(0.7):
             scale.append(0.3 * graph.normal(shape[axis:]))
@@ -80,6 +102,8 @@ def layer_norm(graph: Graph, x: str | None = None, axis: int | None = None) -> l
     axis = graph.choice([rank - 1, graph.between(0, rank - 1)]) if axis is None else axis
     along = [graph.axis(rank, axis)]
     is_rms = graph.chance(0.2)
+    if not is_rms:
+        _check_spread(graph.values[x], along, epsilon)
     centered = x if is_rms else graph.add("Sub", x, reduce(graph, "ReduceMean", x, along, True))
     square = (
         graph.add("Pow", centered, scalar(graph, 2.0))
@@ -115,11 +139,16 @@ def channel_norm(graph: Graph) -> list[str]:
     if kind == "MeanVarianceNormalization":
         rest = list(range(2, len(graph.shape(x))))
         axes = graph.choice([[0, *rest], rest, [1], [1, 2]])
+        _check_spread(graph.values[x], axes, 1e-18)
         return [graph.add(kind, x, axes=axes)]
     pair = [_scale(graph, (channels,)), graph.vector(channels)]
     if kind == "InstanceNormalization" or graph.opset < 21:
-        return [graph.add("InstanceNormalization", x, *pair, epsilon=graph.choice([1e-5, 1e-3]))]
+        epsilon = graph.choice([1e-5, 1e-3])
+        _check_spread(graph.values[x], list(range(2, len(graph.shape(x)))), epsilon)
+        return [graph.add("InstanceNormalization", x, *pair, epsilon=epsilon)]
     groups = graph.choice([f for f in range(1, channels + 1) if channels % f == 0])
+    grouped = graph.values[x].reshape(graph.shape(x)[0], groups, -1)
+    _check_spread(grouped, [2], 1e-5)
     return [graph.add(kind, x, *pair, num_groups=groups)]
 
 
