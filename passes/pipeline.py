@@ -69,6 +69,7 @@ from tvm_sparse.passes.lower.count_multiples import (
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.passes.lower.view_reshapes import ViewReshapes
 from tvm_sparse.passes.lower.view_results import ViewResults
 from tvm_sparse.passes.padding.drop_padding import (
     PACKED_LANES,
@@ -174,7 +175,7 @@ def lower(cpu: CpuProfile) -> Passes:
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         # It knows a reshape by its loops: a scheduled one would be copied.
-        relax.transform.RewriteDataflowReshape(),
+        ViewReshapes(),
         ViewResults(),
         relax.transform.DeadCodeElimination(),
         ApplyDefaultSchedule(cpu),

@@ -1,12 +1,11 @@
 """result = call_tir(reshape, y) => v = R.reshape(y); result = v
 
-TVM's `RewriteDataflowReshape` does this inside of a dataflow block, so that the virtual machine
-makes a view and copies nothing. It leaves the results of a block alone, which might be views of
-something that others read. Here, a result becomes a view if nothing else reads what it views, a
-kernel computes that, and both have as many elements: TVM takes the first rows of an array for a
-reshape of it, too.
+`ViewReshapes` does this inside of a dataflow block, so that the virtual machine makes a view and
+copies nothing. It leaves the results of a block alone, which might be views of something that
+others read. Here, a result becomes a view if nothing else reads what it views, a kernel computes
+that, and both have as many elements: TVM takes the first rows of an array for a reshape of it, too.
 
-Runs after `RewriteDataflowReshape`.
+Runs after `ViewReshapes`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.shapes import extents_of
+from tvm_sparse.passes.lower.view_reshapes import reshapes
 
 _KERNEL = "relax.call_tir"
 
@@ -51,7 +51,7 @@ def _copies(mod: tvm.IRModule, block: Dataflow) -> list[relax.Call]:
         and len(call.args[1]) == 1
         and is_call_to(block.lookup(call.args[1][0]), _KERNEL)
         and block.is_read_only_by(call.args[1][0], [result])
-        and relax.analysis.has_reshape_pattern(mod[call.args[0]])
+        and reshapes(mod[call.args[0]])
         and _have_as_many_elements(call.args[1][0], result)
     ]
 
