@@ -14,6 +14,7 @@ from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.schedules.operators.elementwise import Elementwise
 from tvm_sparse.schedules.operators.expert_linear import expert_linear, sparse_expert_linear
+from tvm_sparse.schedules.operators.flat_conv2d import FlatConv2d, flat_conv2d
 from tvm_sparse.schedules.operators.global_pool2d import global_avg_pool2d, global_max_pool2d
 from tvm_sparse.schedules.operators.image_panels import (
     ImageToPanels,
@@ -54,6 +55,7 @@ __all__ = [
     "DepthToSpace",
     "DepthwiseConv2d",
     "Elementwise",
+    "FlatConv2d",
     "ImageToPanels",
     "Int8Conv2d",
     "Int8Linear",
@@ -82,6 +84,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_stage",
     "expert_linear",
+    "flat_conv2d",
     "from_panels",
     "from_strips",
     "global_avg_pool2d",

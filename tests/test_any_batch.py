@@ -192,7 +192,7 @@ def test_vectors_that_span_several_rows_of_narrow_images(columns):
     with planned_for({"batch": 4}), native().to_target():
         on_panels = pipeline.front(mod, cpu).mod
         kernels = [str(layer["kernel"]) for layer in on_panels.attrs[LAYERS]]
-        assert kernels == ["conv2d", "joined_linear", "joined_conv2d", "joined_linear"]
+        assert kernels == ["flat_conv2d", "joined_linear", "joined_conv2d", "joined_linear"]
         passes = [FormRegions(cpu, columns), *pipeline.lower(cpu)]
         lowered = relax.get_pipeline("default_build")(tvm.transform.Sequential(passes)(on_panels))
         built = relax.build(lowered, native().to_target(), relax_pipeline=None)

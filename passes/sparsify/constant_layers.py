@@ -29,6 +29,7 @@ from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
+from tvm_sparse.tilings.families import leaves_lanes_idle
 from tvm_sparse.tilings.integers import word_density
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
@@ -57,7 +58,8 @@ class ConstantLayer:
     out_shape : tuple of int
         Shape of the layer's output.
     dense : ConstantLayer, optional
-        The layer as dense kernels compute it, if its panels have other lanes.
+        The layer as dense kernels compute it, if that is another one: its panels have other lanes,
+        or it is a convolution of images whose rows have idle lanes.
     quantized : QuantizedWeight, optional
         The integers of a quantized layer, whose `panels` are not rounded yet.
     """
@@ -93,7 +95,7 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     if _exceeds(call, cpu.activations):
         cpu = dataclasses.replace(cpu, activations=ACTIVATIONS)
     conv = match_conv2d(call, cpu)
-    return _match_matmul(call, cpu) if conv is None else _convolution(call, conv)
+    return _match_matmul(call, cpu) if conv is None else _convolution(call, conv, cpu)
 
 
 def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
@@ -110,7 +112,8 @@ def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
         known, words = layer.layer, word_density(layer.layer.problem, array, cpu)
         known = dataclasses.replace(known, is_quantized=True, word_density=words)
-        dense = layer.dense and with_integers(layer.dense)
+        is_linear = layer.dense is not None and isinstance(layer.dense.layer.problem, Linear)
+        dense = with_integers(layer.dense) if layer.dense and is_linear else None
         return dataclasses.replace(layer, layer=known, dense=dense, quantized=quantized)
 
     return with_integers(found)
@@ -143,7 +146,7 @@ def rewrite_constant_layers(
     choose: Callable[[ConstantLayer, str], Compute | None],
     *,
     keep_float32: Collection[str] = (),
-    is_dense: bool = False,
+    computed_as: Callable[[ConstantLayer], ConstantLayer] = lambda found: found,
 ) -> tvm.IRModule:
     """Return `mod` with layers computed on panels: ``layer(x) => read(compute(panels(x)))``.
 
@@ -157,14 +160,13 @@ def rewrite_constant_layers(
         Takes a layer and its name, and returns how to compute it; None leaves it as it is.
     keep_float32 : collection of str
         The names of layers whose panels are float32 whatever `cpu.activations` are.
-    is_dense : bool
-        Whether the panels are those of the dense kernels.
+    computed_as : callable
+        Returns the layer to compute in place of one, such as its `dense` one.
     """
 
     def rewrite(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
         found = match_layer(call, _on(cpu, name, keep_float32))
-        if is_dense and found is not None:
-            found = found.dense or found
+        found = None if found is None else computed_as(found)
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
@@ -214,17 +216,23 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
     return one if permutes_windows(cpu) else on_lanes(cpu.panel_lanes(tokens), one)
 
 
-def _convolution(call: relax.Call, conv: Conv2d) -> ConstantLayer:
+def _convolution(call: relax.Call, conv: Conv2d, cpu: CpuProfile) -> ConstantLayer:
     weight = call.args[1].value.numpy()
     panels = operators.image_to_panels(call.args[0], conv.lanes_in, conv.dtype)
     shape = (conv.batch, conv.out_channels, conv.out_height, conv.out_width)
-    problem: Linear | Conv2d = conv.planned
-    weight_shape = weight.shape
-    if conv.is_linear:
-        weight = weight.reshape(conv.out_channels, conv.channels)
-        rows = int(conv.batch * conv.height)
-        problem = Linear(rows, conv.lanes_in, conv.out_channels, conv.channels, conv.dtype)
-    return ConstantLayer(Layer(problem, density_of(weight)), weight, weight_shape, panels, shape)
+    layer: Layer[Any] = Layer(conv.planned, density_of(weight))
+    found = ConstantLayer(layer, weight, weight.shape, panels, shape)
+    if not conv.is_linear:
+        return found
+    rows = int(conv.batch * conv.height)
+    problem = Linear(rows, conv.lanes_in, conv.out_channels, conv.channels, conv.dtype)
+    linear = Layer(problem, layer.density)
+    return dataclasses.replace(
+        found,
+        layer=linear,
+        weight=weight.reshape(conv.out_channels, conv.channels),
+        dense=found if leaves_lanes_idle(linear, layer, cpu) else None,
+    )
 
 
 def match_conv2d(call: relax.Expr, cpu: CpuProfile) -> Conv2d | None:

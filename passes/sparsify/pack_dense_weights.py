@@ -40,6 +40,7 @@ from tvm_sparse.tilings.depthwise_conv2d import (
     DepthwiseConv2dTiling,
 )
 from tvm_sparse.tilings.families import Tiling, dense_family, family_of
+from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY, FlatConv2dTiling
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
 from tvm_sparse.tilings.row_linear import ROW_LINEAR_FAMILY, RowTiling
@@ -55,6 +56,13 @@ class PackDenseWeights(WeightsPass):
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its dense layers rewritten."""
 
+        def computed_as(found: ConstantLayer) -> ConstantLayer:
+            if found.dense is None:
+                return found
+            measured = self.kernel_for(found.layer)
+            is_dense = measured is not None and not family_of(measured).is_sparse
+            return found if is_dense else found.dense
+
         def pack(found: ConstantLayer, _name: str) -> Compute:
             layer, cpu = found.layer, self.cpu
             tiling = self.kernel_for(layer)
@@ -66,7 +74,7 @@ class PackDenseWeights(WeightsPass):
             )
 
         return rewrite_constant_layers(
-            mod, self.cpu, pack, keep_float32=self.keep_float32, is_dense=True
+            mod, self.cpu, pack, keep_float32=self.keep_float32, computed_as=computed_as
         )
 
 
@@ -130,6 +138,17 @@ def _conv2d(
     return operators.conv2d(panels, packed, problem, fields)
 
 
+def _flat_conv2d(
+    panels: relax.Expr,
+    weight: NDArray[np.float32],
+    problem: Conv2d,
+    tiling: FlatConv2dTiling,
+    fields: dict[str, int],
+) -> relax.Call:
+    packed = relax.const(pack_conv2d(weight, problem.groups, tiling.channels))
+    return operators.flat_conv2d(panels, packed, problem, fields)
+
+
 def _amx_conv2d(
     panels: relax.Expr,
     weight: NDArray[np.float32],
@@ -159,6 +178,7 @@ _CALLS: dict[str, Callable[..., relax.Call]] = {
     AMX_LINEAR_FAMILY.name: _amx_linear,
     ROW_LINEAR_FAMILY.name: _row_linear,
     CONV2D_FAMILY.name: _conv2d,
+    FLAT_CONV2D_FAMILY.name: _flat_conv2d,
     AMX_CONV2D_FAMILY.name: _amx_conv2d,
     DEPTHWISE_CONV2D_FAMILY.name: _depthwise_conv2d,
 }

@@ -11,6 +11,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.schedules.emit.buffers import filled, opaque, vector
 from tvm_sparse.schedules.emit.sizes import factor, size
 from tvm_sparse.sizes.conv2d import Window
+from tvm_sparse.sizes.flat_window import FlatWindow
 from tvm_sparse.sizes.joined_window import JoinedWindow
 
 if TYPE_CHECKING:
@@ -131,6 +132,54 @@ def gather_joined(
                         fill_with_zeros(begin, window.pitch)
 
 
+def gather_flat(
+    x: Panels,
+    memory: Expr,
+    held: int,
+    window: FlatWindow,
+    image: Expr,
+    first_row: Expr,
+    rows: Expr,
+) -> None:
+    """Copy the image rows that a run of output rows sees into a window without gaps.
+
+    Parameters
+    ----------
+    x, memory, window, image, first_row
+        As `gather_window` takes them; all channels are copied.
+    held : int
+        Elements of the memory, whose end becomes zeros.
+    rows : Expr
+        The number of the image rows. Further rows of the window become zeros.
+    """
+    problem, stride = window.problem, window.problem.stride[0]
+    width = math.gcd(problem.lanes_in, window.width)
+    fill_with_zeros = _filling(memory, window, width)
+    if window.front:
+        fill_with_zeros(T.int64(0), window.front)
+    behind = -(-(held - window.end) // width) * width
+    fill_with_zeros(T.int64(held - behind), behind)
+    end = opaque(T.min(first_row + rows, size(x.tensor.rows)))
+    planes = len(window.origins)
+    # A row is stored in whole vectors: the zeros behind it give way to the next row.
+    with T.serial(T.int64(0), T.int64(problem.channels)) as c:
+        for number, phase in enumerate(window.phases):
+            for plane, origin in enumerate(window.origins):
+                place = (number * planes + plane) * window.plane_pitch + window.front
+                start = T.bind(c * window.channel_pitch + place)
+                with T.serial(T.int64(0), T.int64(window.phase_rows)) as row:
+                    source_row = opaque(first_row + (row * stride + phase))
+                    begin = T.bind(start + row * window.pitch)
+                    with T.If(T.And(source_row >= 0, source_row < end)):
+                        with T.Then():
+                            source = _source(x, image, source_row, c, 1, window)
+                            load = _loading(x, source, T.int64(0), width)
+                            store = _storing(memory, begin, width)
+                            _gather_plane(window, origin, width, load, store)
+                        with T.Else():
+                            fill_with_zeros(begin, -(-window.pitch // width) * width)
+
+
 def _filling(memory: Expr, window: Window, width: int) -> Callable[[Expr, int], None]:
     """Return the function that stores `count` zeros from a place on."""
     zero = filled(0, width, window.problem.dtype)
@@ -172,7 +221,7 @@ def _gather_plane(
 ) -> None:
     """Store every vector of a plane: pixels ``origin + lane * stride``, zeros beside the image."""
     stride, image_width = window.problem.stride[1], window.problem.width
-    vectors = window.pitch // width
+    vectors = -(-window.pitch // width)
     zero = filled(0, width, window.problem.dtype)
     pixels = [
         [origin + (i * width + lane) * stride for lane in range(width)] for i in range(vectors)

@@ -28,17 +28,14 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import longest_sum
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
-    argument,
     filled,
-    flat,
-    prefetch,
     scratch,
     vector,
 )
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_window
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
-from tvm_sparse.schedules.operators.layer import ConvStage
+from tvm_sparse.schedules.operators.dense_conv_layer import DenseConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d, Window
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
@@ -47,9 +44,6 @@ from tvm_sparse.tilings.layer import Layer
 if TYPE_CHECKING:
     import tvm
     from tvm.ir import Expr
-
-WEIGHTS_AHEAD = 1024
-"""Weights by which a weight is prefetched ahead of its use; taken from the dense linear kernel."""
 
 
 def conv2d(
@@ -72,7 +66,7 @@ def conv2d(
     return kernel(DenseConv2d(problem, epilogue, cpu, tiling))
 
 
-class DenseConv2d(ConvStage):
+class DenseConv2d(DenseConvStage):
     """A dense convolution.
 
     Parameters
@@ -101,26 +95,16 @@ class DenseConv2d(ConvStage):
         reads_image: bool = False,
         writes_image: bool = False,
     ) -> None:
-        super().__init__(problem, epilogue, cpu, reads_image=reads_image, writes_image=writes_image)
-        problem = self.problem
-        self.tiling = tiling = tiling or CONV2D_FAMILY.default(Layer(problem), cpu)
+        tiling = tiling or CONV2D_FAMILY.default(Layer(problem.planned), cpu)
+        images = {"reads_image": reads_image, "writes_image": writes_image}
+        super().__init__(problem, epilogue, cpu, tiling.channels, tiling.width, **images)
+        problem, self.tiling = self.problem, tiling
         self.window = Window(problem, tiling.width, problem.channels)
-        self.group_inputs = problem.channels // problem.groups
-        self.group_outputs = problem.out_channels // problem.groups
-        self.group_blocks = -(-self.group_outputs // tiling.channels)
-        self.blocks = self.group_blocks * problem.groups
         self.tiles = Tiles(tiling.rows)
         self.row_block, self.chunks = tiling.row_block, tiling.chunks
         taps, longest = math.prod(problem.kernel), longest_sum(problem.dtype)
         parts = min(-(-self.group_inputs * taps // longest), self.group_inputs)
         self.depth = -(-self.group_inputs // parts)
-
-    def declare_weight(self) -> None:
-        """Declare the packed weight and the bias."""
-        taps = (self.group_inputs, *self.problem.kernel, self.tiling.channels)
-        has_bias, dtype = self.epilogue.bias, self.problem.dtype
-        self.weight = argument("weight", self.blocks, *taps, dtype=dtype)
-        self.bias = argument("bias", self.tensor.channels, dtype=dtype) if has_bias else None
 
     def allocate(self, run_rows: Collection[int]) -> None:
         """Allocate the window and the accumulators."""
@@ -155,18 +139,9 @@ class DenseConv2d(ConvStage):
         product = CONV2D_FAMILY.cycles(Layer(self.problem), self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
 
-    def weight_bytes(self) -> int:
-        """Return the bytes of the weight."""
-        taps = self.group_inputs * math.prod(self.problem.kernel)
-        return self.problem.dtype.bytes * self.problem.out_channels * taps
-
     def window_bytes(self) -> int:
         """Return the bytes that a run gathers its inputs into, for each of its rows."""
         return self.problem.dtype.bytes * self.window.out_row_pitch
-
-    def key(self) -> str:
-        """Return the text that tuning records know the stage by; the tensors are not part of it."""
-        return f"{self.name} of {self.problem.key} {self.epilogue.key}"
 
     def _visit_tile(
         self, base: Expr, block: Expr, rows: int, y: Tile, residual: Tile | None
@@ -209,35 +184,26 @@ class DenseConv2d(ConvStage):
         """Multiply and add input channels ``[low, high)`` for all (row, lane) vectors of a tile."""
         problem, window, tiling = self.problem, self.window, self.tiling
         kh, kw = problem.kernel
-        size = self.group_inputs * kh * kw * tiling.channels
-        weights = flat(self.weight[block, 0, 0, 0, 0], size, problem.dtype)
-        first_channel = block // self.group_blocks * self.group_inputs
+        weights, inputs = self.weights_of(block), self.first_input(block) * window.channel_pitch
         # Offsets count from `lead` floats before the rows, see `Window.offset`.
-        base = T.bind(base + first_channel * window.channel_pitch + (window.front - window.lead))
+        base = T.bind(base + inputs + (window.front - window.lead))
         for i in range(tiling.channels * len(tile)):
             self.acc[i] = filled(0, tiling.width, problem.dtype)
         with T.serial(low, high) as c, T.serial(T.int64(0), T.int64(kh)) as dy:
             start = base + c * window.channel_pitch
             start = T.bind(start + dy * (problem.dilation[0] * window.row_pitch))
             for dx in range(kw):
-                tap = ((c * kh + dy) * kw + dx) * tiling.channels
-                prefetch(weights[tap + WEIGHTS_AHEAD])
                 places = [
                     i * window.out_row_pitch + lane + window.offset(0, 0, dx) for i, lane in tile
                 ]
-                sources = [T.bind(self.memory[vector(start + p, tiling.width)]) for p in places]
-                for k in range(tiling.channels):
-                    factor = T.bind(T.Broadcast(weights[tap + k], tiling.width))
-                    for v, source in enumerate(sources):
-                        i = k * len(tile) + v
-                        self.acc[i] = self.acc[i] + factor * source
+                sources = [self.memory[vector(start + p, tiling.width)] for p in places]
+                self.multiply_tap(weights, c, dy, dx, sources)
 
     def _store(
         self, k: int, block: Expr, tile: list[tuple[int, int]], y: Tile, residual: Tile | None
     ) -> None:
         width, vectors = self.tiling.width, self.window.vectors
-        channel = block // self.group_blocks * self.group_outputs
-        channel = channel + block % self.group_blocks * self.tiling.channels + k
+        channel = self.first_output(block) + k
         for v, (i, lane) in enumerate(tile):
             value = self.acc[k * len(tile) + v]
             lanes = vector(T.int64(lane), width)

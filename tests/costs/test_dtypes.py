@@ -18,6 +18,7 @@ from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.tilings.block_rows import BLOCK_ROWS_FAMILIES
 from tvm_sparse.tilings.families import FAMILIES
+from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY
 from tvm_sparse.tilings.joined_conv2d import as_conv2d
 from tvm_sparse.tilings.layer import Layer
 
@@ -51,7 +52,7 @@ LAYERS = {
 }
 
 FLOATS = [family for family in FAMILIES if family.name in LAYERS]
-"""Those of integers multiply the same integers whatever the panels are."""
+"""Those of integers multiply the same integers whatever the panels are, and one is of float32."""
 
 
 def region(dtype, height=512):
@@ -64,9 +65,16 @@ def region(dtype, height=512):
     return RegionShape(stages, (tensor,), (2,))
 
 
-def test_all_other_families_are_of_integers():
-    others = [family for family in FAMILIES if family not in FLOATS]
+def test_all_other_families_are_of_integers_or_of_float32():
+    others = [family for family in FAMILIES if family not in (*FLOATS, FLAT_CONV2D_FAMILY)]
     assert all("int8" in family.name or family in BLOCK_ROWS_FAMILIES for family in others)
+    rows = {"width": 20, "lanes_in": 32, "lanes_out": 32}
+    reasons = {
+        d: FLAT_CONV2D_FAMILY.refusal(Layer(dataclasses.replace(conv2d(d), **rows)), CPU)
+        for d in DType
+    }
+    assert not reasons[DType.FLOAT32]
+    assert "float32" in reasons[HALF]
 
 
 def test_one_line_says_what_activations_are():

@@ -36,6 +36,7 @@ from tvm_sparse.tilings.families import (
     kernel_from_fields,
     kernel_to_fields,
 )
+from tvm_sparse.tilings.flat_conv2d import FlatConv2dTiling
 from tvm_sparse.tilings.int8_conv2d import AmxInt8Conv2dTiling, Int8Conv2dTiling
 from tvm_sparse.tilings.int8_linear import AmxInt8LinearTiling, Int8LinearTiling
 from tvm_sparse.tilings.layer import Layer
@@ -71,6 +72,7 @@ TILINGS = [
     SparsePairTiling(4, 2),
     SparseWindowTiling(4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
+    FlatConv2dTiling(4, 2, 16, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
     JoinedLinearTiling(4, 16, rows=4, width=16),
     JoinedTiling(4, 8, rows=8, width=32),
@@ -86,13 +88,13 @@ FEW_BITS = ("few bits", "pairs", "windows")
 FITTING = {
     "linear": {0, 3},
     "rows": {1, 5},
-    "conv2d": {2, 9, 12},
-    "grouped": {9},
-    "depthwise": {10},
-    "narrow linear": {0, 3, 11},
-    "narrow conv2d": {2, 9, 12},
-    "quantized linear": {0, 3, 14, 18},
-    "quantized conv2d": {2, 9, 12, 16, 19},
+    "conv2d": {2, 9, 10, 13},
+    "grouped": {9, 10},
+    "depthwise": {11},
+    "narrow linear": {0, 3, 12},
+    "narrow conv2d": {2, 9, 13},
+    "quantized linear": {0, 3, 15, 19},
+    "quantized conv2d": {2, 9, 10, 13, 17, 20},
     "few bits": {6},
     "pairs": {7},
     "windows": {8},
@@ -105,7 +107,7 @@ def any_tiling(family):
     """Return a strategy of tilings that are of one family, of which most suit no layer."""
     kinds = get_type_hints(family.tiling)
     sizes = {name: st.booleans() if kind is bool else SIZES for name, kind in kinds.items()}
-    if "row_block" in kinds:  # whole tiles, which sparse convolutions insist on
+    if {"rows", "row_block"} <= set(kinds):  # whole tiles, which sparse convolutions insist on
         sizes |= {"rows": st.integers(1, 8), "row_block": st.integers(1, 99).map(lambda n: n * 840)}
     return st.builds(family.tiling, **sizes)
 
@@ -121,7 +123,7 @@ def test_names_of_families_in_records_do_not_change():
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
         *("linear", "amx_linear", "row_linear"),
         *("block_row_linear", "sparse_pair_row_linear", "sparse_window_row_linear"),
-        *("conv2d", "depthwise_conv2d"),
+        *("conv2d", "flat_conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
         *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
         *("sparse_int8_linear", "sparse_int8_conv2d"),
@@ -143,6 +145,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         of_rows,
         *[["kernel", "rows", "jobs"]] * 3,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
+        ["kernel", "channels", "vectors", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
         joined,
         joined,

@@ -8,30 +8,23 @@ eighth, the next one the second and the ninth. So the next row of each of them i
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from tvm_sparse.sizes.conv2d import Conv2d, Window
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.phased_window import PhasedWindow
 
 LEAST_LANES = 8
 """Fewest lanes of a row: those of the narrowest panels."""
 
 
 @dataclass(frozen=True)
-class JoinedWindow(Window):
+class JoinedWindow(PhasedWindow):
     """The input rows of a tile, stored ``[channels, phases, planes, rows, parts, lanes]``.
 
     The output rows of a tile are cut into `joined` equal parts, and a vector of outputs has a row
-    of each part; through each weight it meets one vector of inputs, at one distance. Phases are to
-    rows what planes are to pixels: a phase holds every ``stride``-th row, so that the inputs of
-    neighbouring output rows are neighbours. The zeros behind a row are those in front of the next.
-
-    Attributes
-    ----------
-    tile_rows : int
-        Output rows of a tile; the pitch of a channel follows from it.
+    of each part; through each weight it meets one vector of inputs, at one distance. The zeros
+    behind a row are those in front of the next.
     """
-
-    tile_rows: int = field(default=1, kw_only=True)
 
     @functools.cached_property
     def pitch(self) -> int:
@@ -48,25 +41,15 @@ class JoinedWindow(Window):
         """Parts of a tile: output rows of a vector; 0 if a row takes more than a vector."""
         return self.width // self.pitch
 
-    @functools.cached_property
-    def phases(self) -> tuple[int, ...]:
-        """The rows of the window, modulo the stride, that output rows see."""
-        return tuple(sorted({row % self.problem.stride[0] for row in self._rows}))
+    @property
+    def row_step(self) -> int:
+        """Elements from a row of a part to the next: a vector, which holds rows of all parts."""
+        return self.width
 
-    @functools.cached_property
-    def phase_rows(self) -> int:
-        """Input rows of a phase that the largest part sees."""
-        return self.vectors + max(self._rows) // self.problem.stride[0]
-
-    @functools.cached_property
-    def plane_pitch(self) -> int:
-        """Elements from one plane of a phase to the next."""
-        return self.phase_rows * self.width
-
-    @functools.cached_property
-    def channel_pitch(self) -> int:
-        """Elements from one channel to the next."""
-        return len(self.phases) * len(self.origins) * self.plane_pitch
+    @property
+    def steps(self) -> int:
+        """Rows of the largest part."""
+        return self.vectors
 
     @functools.cached_property
     def vectors(self) -> int:
@@ -81,19 +64,6 @@ class JoinedWindow(Window):
     def held(self) -> int:
         """Elements of the memory, with what the last vector reads in front of and behind rows."""
         return self.front + self.channels * self.channel_pitch + 2 * self.width
-
-    def offset(self, channel: int, dy: int, dx: int) -> int:
-        """Return the place of a weight's first input, in elements from ``front - lead`` on."""
-        plane, shift = self._reads[dx]
-        row, stride = self._rows[dy], self.problem.stride[0]
-        plane += self.phases.index(row % stride) * len(self.origins)
-        place = plane * self.plane_pitch + row // stride * self.width
-        return channel * self.channel_pitch + place + shift + self.lead
-
-    @functools.cached_property
-    def _rows(self) -> tuple[int, ...]:
-        """The row of the window that output row 0 sees through every vertical kernel position."""
-        return tuple(dy * self.problem.dilation[0] for dy in range(self.problem.kernel[0]))
 
 
 def row_lanes(lanes: int, width: int) -> int:

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.joined import JoinedLinearTiling, JoinedTiling
 from tvm_sparse.formats.sparse import SparseConvTiling, SparseTiling, slot_bytes
+from tvm_sparse.sizes.conv2d import Conv2d
+from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
 from tvm_sparse.tilings.block_rows import (
@@ -24,6 +26,7 @@ from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.family import Family
+from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY, FlatConv2dTiling
 from tvm_sparse.tilings.int8_conv2d import (
     AMX_INT8_CONV2D_FAMILY,
     INT8_CONV2D_FAMILY,
@@ -67,6 +70,7 @@ Tiling: TypeAlias = (
     | SparsePairTiling
     | SparseWindowTiling
     | Conv2dTiling
+    | FlatConv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
     | SparseInt8Tiling
@@ -88,6 +92,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     ROW_LINEAR_FAMILY,
     *BLOCK_ROWS_FAMILIES,
     CONV2D_FAMILY,
+    FLAT_CONV2D_FAMILY,
     DEPTHWISE_CONV2D_FAMILY,
     *JOINED_FAMILIES,
     AMX_CONV2D_FAMILY,
@@ -101,6 +106,11 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
 
 _SPECIAL = (*JOINED_FAMILIES, SPARSE_INT8_LINEAR_FAMILY, SPARSE_INT8_CONV2D_FAMILY)
 """The sparse families of special cases, whose refusals would tell less."""
+
+
+LARGEST_SHARE = 0.8
+"""Largest share of a linear layer's cycles with which a convolution without gaps takes its place. A
+linear layer gathers nothing, and costs less in tensor columns, where it computes any rows."""
 
 
 def nothing_measured(_layer: Layer[Any]) -> None:
@@ -126,6 +136,15 @@ def dense_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
     if len(dense) == 1:
         return dense[0]
     return min(dense, key=lambda f: f.cycles(layer, f.default(layer, cpu), cpu))
+
+
+def leaves_lanes_idle(linear: Layer[Linear], conv: Layer[Conv2d], cpu: CpuProfile) -> bool:
+    """Return whether a linear layer on images shall be a convolution without gaps between rows."""
+    family, flat = dense_family(linear, cpu), FLAT_CONV2D_FAMILY
+    if flat.refusal(conv, cpu):
+        return False
+    least = flat.cycles(conv, flat.default(conv, cpu), cpu)
+    return least < LARGEST_SHARE * family.cycles(linear, family.default(linear, cpu), cpu)
 
 
 def sparse_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:

@@ -40,6 +40,7 @@ from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY
 from tvm_sparse.tilings.conv2d import CONV2D_FAMILY
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY
+from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY
 from tvm_sparse.tilings.int8_conv2d import AMX_INT8_CONV2D_FAMILY, INT8_CONV2D_FAMILY
 from tvm_sparse.tilings.joined_conv2d import JOINED_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
@@ -64,6 +65,13 @@ def conv2d(
 ) -> relax.Call:
     """Convolve panels of images with a packed dense weight; `tiling` as of `linear`."""
     return CONV2D.call(x, weight, conv=of_any_batch(conv), **tiling_attributes(tiling or {}))
+
+
+def flat_conv2d(
+    x: relax.Expr, weight: relax.Expr, conv: Conv2d, tiling: Mapping[str, Any] | None = None
+) -> relax.Call:
+    """Convolve panels of images without gaps between rows; as `conv2d`."""
+    return FLAT_CONV2D.call(x, weight, conv=of_any_batch(conv), **tiling_attributes(tiling or {}))
 
 
 def amx_conv2d(
@@ -170,6 +178,11 @@ def _conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     return schedules.DenseConv2d(conv, epilogue_of(call), cpu, tiling, **on_images(call))
 
 
+def _flat_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
+    conv, tiling = conv_of(call), tiling_for(call, FLAT_CONV2D_FAMILY)
+    return schedules.FlatConv2d(conv, epilogue_of(call), cpu, tiling, **on_images(call))
+
+
 def _amx_conv2d(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     conv, tiling = conv_of(call), tiling_for(call, AMX_CONV2D_FAMILY)
     return schedules.AmxConv2d(conv, epilogue_of(call), cpu, tiling, **on_images(call))
@@ -202,11 +215,13 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
 SPARSE_CONV2D = _convolution("sparse_conv2d", SPARSE_OPERANDS, _sparse_conv2d)
 JOINED_CONV2D = _convolution("joined_conv2d", SPARSE_OPERANDS, _joined_conv2d)
 CONV2D = _convolution("conv2d", ("x", "weight"), _conv2d)
+FLAT_CONV2D = _convolution("flat_conv2d", ("x", "weight"), _flat_conv2d)
 AMX_CONV2D = _convolution("amx_conv2d", ("x", "weight", "distances"), _amx_conv2d)
 DEPTHWISE_CONV2D = _convolution("depthwise_conv2d", ("x", "weight"), _depthwise_conv2d)
 
 CONVOLUTIONS = (
-    *(SPARSE_CONV2D.name, CONV2D.name, AMX_CONV2D.name, DEPTHWISE_CONV2D.name),
+    *(SPARSE_CONV2D.name, CONV2D.name, FLAT_CONV2D.name, AMX_CONV2D.name),
+    DEPTHWISE_CONV2D.name,
     *(PREFIX + family.name for family in (INT8_CONV2D_FAMILY, AMX_INT8_CONV2D_FAMILY)),
 )
 """The names in Relax of the convolutions that can read and write images."""

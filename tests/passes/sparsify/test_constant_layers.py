@@ -5,7 +5,8 @@ import pytest
 from tvm import relax
 
 from tvm_sparse.cpu.profile import profile
-from tvm_sparse.passes.sparsify.constant_layers import match_conv2d, refusal
+from tvm_sparse.passes.sparsify.constant_layers import match_conv2d
+from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
 from tvm_sparse.testing.models import dataflow
 
