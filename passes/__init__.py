@@ -7,6 +7,7 @@ from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurre
 from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
+from tvm_sparse.passes.canonicalize.multiply_single_pixels import MultiplySinglePixels
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_gelu import RecomposeGelu
@@ -62,6 +63,7 @@ __all__ = [
     "MeasureSparsity",
     "MoveImagesToPanels",
     "MoveToPanels",
+    "MultiplySinglePixels",
     "PackBlockWeights",
     "PackDenseWeights",
     "PackRecurrentWeights",

@@ -35,6 +35,7 @@ from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
+from tvm_sparse.passes.canonicalize.multiply_single_pixels import MultiplySinglePixels
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_experts import RecomposeExperts
@@ -122,6 +123,7 @@ def canonicalize() -> Passes:
         ComputeConstants(),
         FoldConstants(),
         GatherWhole(),
+        MultiplySinglePixels(),
         RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
