@@ -24,7 +24,7 @@ from tvm_sparse.formats.quantization import Quantization, along, dequantized
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic, static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE
@@ -214,18 +214,20 @@ def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndar
 
 def _has_kernel(call: relax.Call) -> bool:
     """Whether the kernels of constant weights compute a layer of such sizes."""
-    shape = static_shape(call.args[0])
-    if shape is None or 0 in shape or call.ty.dtype != ACTIVATIONS or not static_shape(call):
+    shape = extents_of(call.args[0])
+    if shape is None or 0 in shape or call.ty.dtype != ACTIVATIONS or extents_of(call) is None:
         return False
     if is_call_to(call, "relax.matmul"):
-        return True
+        return not is_symbolic(shape[-1:])
+    if not is_image_shape((*shape[:-1], 1)):
+        return False
     attrs = call.attrs
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
-    # Longer rows are cut into strips, and meet kernels of floats.
+    # Longer rows are cut into strips, and meet kernels of floats; those of open width do not.
     widest = WIDEST_SINGLE if shape[2] == 1 else WIDEST
     is_narrow = (static_shape(call.args[1]) or (WIDEST_KERNEL + 1,))[-1] <= WIDEST_KERNEL
     is_plain = layouts == _LAYOUTS and int(attrs["groups"]) == 1
-    return is_plain and is_narrow and shape[3] <= widest
+    return is_plain and is_narrow and (is_symbolic(shape[3:]) or shape[3] <= widest)
 
 
 def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:

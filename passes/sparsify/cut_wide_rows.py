@@ -53,6 +53,8 @@ class CutWideRows:
                 return moved
             if is_call_to(call, "relax.nn.conv1d", "relax.nn.conv2d"):
                 return _cut(call, emit, self.cpu)
+            if is_call_to(call, operators.QUANTIZED_CONV2D.name):
+                return _cut_quantized(call, emit)
             return _cut_pool(call, emit) if is_call_to(call, *_POOLS) else None
 
         return rewrite_calls(mod, rewrite)
@@ -97,6 +99,27 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     )
     joined = operators.from_strips(emit(product), strips, shape[0], out_height)
     return reshaped(emit(joined), out_shape) if is_line else joined
+
+
+def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
+    """Cut the images of a quantized convolution whose width is open; zeros are rounded to zeros."""
+    x, values, scale = call.args
+    shape, out_shape = known_extents(x), known_extents(call)
+    if not isinstance(shape[3], Extent):
+        return None
+    attributes = {
+        name: call.attrs[name] if name == "groups" else [int(n) for n in call.attrs[name]]
+        for name in operators.CONV_ATTRIBUTES
+    }
+    top, left, bottom, _ = attributes["padding"]
+    reach = (known_extents(values)[3] - 1) * attributes["dilation"][1] + 1
+    window = left, attributes["strides"][1], reach
+    strips = Strips.of_any_width(shape[3], out_shape[3], *window)
+    cut = emit(operators.to_strips(x, strips))
+    attributes["padding"] = [top, 0, bottom, 0]
+    constants = values, scale, operators.steps_of(call)
+    product = emit(operators.quantized_conv2d(cut, *constants, attributes))
+    return operators.from_strips(product, strips, shape[0], out_shape[2])
 
 
 def _cut_pool(call: relax.Call, emit: Emit) -> relax.Expr | None:

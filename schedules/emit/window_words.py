@@ -9,6 +9,7 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.schedules.emit.buffers import HEAP_LEAST_BYTES, masked, scratch, vector
 from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.sizes import factor
 from tvm_sparse.schedules.emit.words import Words
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class WindowMemory:
         with T.serial(T.int64(0), T.int64(self._most_rows)) as i, T.If(i < rows), T.Then():
             row = T.bind(first + i)
             start = T.bind(i * window.row_pitch)
-            with T.If(T.And(row >= 0, row < window.problem.height)):
+            with T.If(T.And(row >= 0, row < factor(x.tensor.rows))):
                 with T.Then():
                     source = x.tile(image, row)
                     with T.serial(T.int64(0), T.int64(window.channels)) as channel:

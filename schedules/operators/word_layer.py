@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.columns.tiles import Tiles
+from tvm_sparse.columns.tiles import AnyRuns, Tiles
 from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import argument, converted, filled, opaque, vector
 from tvm_sparse.schedules.emit.expressions import bound
@@ -28,6 +28,7 @@ from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
 from tvm_sparse.schedules.emit.product import Part, Product, Sums
 from tvm_sparse.schedules.emit.words import Words
 from tvm_sparse.schedules.operators.layer import LayerStage
+from tvm_sparse.sizes.extent import Extent
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -70,7 +71,7 @@ class WordLayer(LayerStage):
         images, rows, n = self.tensor.images, self.tensor.rows, self.tensor.channels
         self.column_lanes, self.row_columns = column_lanes, row_columns
         self.joined = max(1, column_lanes // self.tensor.lanes)
-        self.pass_rows = max(1, min(rows, pass_rows))
+        self.pass_rows = max(1, pass_rows if isinstance(rows, Extent) else min(rows, pass_rows))
         self.tiles = Tiles(self.pass_rows, self.pass_rows)
         self.row_block = rows
         passes, cores = -(-rows // self.pass_rows), self.cpu.cores
@@ -97,8 +98,10 @@ class WordLayer(LayerStage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of an image."""
         self.product.begin()
-        passes = -(-self.most_rows // self.pass_rows)
-        with T.serial(T.int64(0), T.int64(passes)) as i:
+        passes: Expr = T.int64(-(-self.most_rows // self.pass_rows))
+        if isinstance(self.run_rows, AnyRuns):
+            passes = opaque((end - first + (self.pass_rows - 1)) // self.pass_rows)
+        with T.serial(T.int64(0), passes) as i:
             row = T.bind(first + i * self.pass_rows)
             rows = opaque(T.min(end - row, T.int64(self.pass_rows)))
             with T.If(rows > 0), T.Then():

@@ -25,6 +25,9 @@ from tvm_sparse.frontends.probes import probes
 from tvm_sparse.frontends.strides import multiples_of
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
+from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
+from tvm_sparse.passes.canonicalize.recompose_quantized_products import RecomposeQuantizedProducts
+from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedWeights
 
 
 def import_named(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> ImportedModel:
@@ -77,7 +80,9 @@ def _plain(mod: tvm.IRModule) -> tvm.IRModule:
     """Return an import without the functions of limits, which the importer writes out."""
     transform = relax.transform
     constants = [ComputeConstants(), transform.FoldConstant()]
-    passes = [transform.CanonicalizeBindings(), *constants, RecomposeClip()]
+    # Weights of integers are found before they are folded to floats.
+    quantized = [RecomposeQuantizedProducts(), ViewQuantizedWeights(), RecomposeQuantized()]
+    passes = [transform.CanonicalizeBindings(), *quantized, *constants, RecomposeClip()]
     return tvm.transform.Sequential(passes)(mod)
 
 

@@ -15,17 +15,17 @@ Shape = tuple[int | str, ...]
 WIDTH_AXIS = 3
 """The axis of the width of images ``(batch, channels, height, width)``."""
 
-OF_IMAGES = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"))
+OF_IMAGES = frozenset(
+    (
+        *("Conv", "ConvTranspose", "MaxPool", "AveragePool", "Resize", "Upsample"),
+        *("QLinearConv", "ConvInteger"),
+    )
+)
 """Operators whose kernels take any batch, height and width, the latter but for those that
 `_needs_width` finds, and need other sizes when they are compiled. A model with one keeps names of
 other sizes only if the user says so."""
 
-NEED_SIZES = frozenset(
-    (
-        *("LSTM", "GRU", "RNN", "NonMaxSuppression", "QLinearConv", "ConvInteger"),
-        "LpPool",
-    )
-)
+NEED_SIZES = frozenset(("LSTM", "GRU", "RNN", "NonMaxSuppression", "LpPool"))
 """Operators whose kernels need all sizes when they are compiled. A model with one keeps its own
 names only if the user says so."""
 

@@ -114,6 +114,7 @@ def _linear(family: Family[Any, Any]) -> Operator:
         EPILOGUE_OPERANDS,
         infer=infer_linear,
         stage=_linear_stage,
+        takes_sizes=True,
         with_epilogue=True,
     )
 
@@ -126,6 +127,7 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
         infer=infer_conv2d,
         stage=_conv2d_stage,
         images=lambda call: conv_of(call).batch,
+        takes_sizes=True,
         with_epilogue=True,
     )
 
