@@ -316,6 +316,13 @@ def test_a_board_has_all_forms_of_weights_of_few_bits(cases):
     ]
 
 
+def test_a_board_skips_words_of_zeros(cases):
+    report = tvm_sparse.compile(cases("quantized").model, target="rpi5").report
+    kernels = {layer.name: layer.kernel for layer in report.layers}
+    assert kernels["MatMul_of_d"] == "int8_linear"
+    assert kernels["MatMul_of_z"] == "sparse_int8_linear"
+
+
 def test_one_library_runs_three_shapes(program, tmp_path):
     model = write_transformer(tmp_path / "model.onnx")
     engine = tvm_sparse.compile(model, threads=1, columns="off")

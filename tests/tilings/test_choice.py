@@ -25,6 +25,8 @@ def test_reason_names_the_zeros_and_the_gain():
 
 def test_a_gain_must_be_worth_the_start_of_a_loop():
     assert choose(0.5, 1e6, 1e6 + LAUNCH_CYCLES).sparse
+    words = choose(0.2, 1e6, 2e6, word_density=0.6).reason
+    assert words == "80% zeros (40% of the words of integers): 2.0x faster sparse"
     assert not choose(0.5, 1e6, 1e6 + LAUNCH_CYCLES - 1).sparse
 
 

@@ -83,7 +83,8 @@ def in_floats(sums: NDArray[np.int64], scales: NDArray[np.float32]) -> NDArray[n
 def write_quantized(path: Path) -> Path:
     """Write a quantized model of convolutions and linear layers, as QDQ files have them."""
     rng = np.random.default_rng(0)
-    shapes = {"w0": (16, 3, 3, 3), "w1": (32, 16, 3, 3), "w2": (40, 32, 1, 1), "w3": (50, 70)}
+    shapes = {"w0": (16, 3, 3, 3), "w1": (32, 16, 3, 3), "w2": (40, 32, 1, 1), "w3": (50, 256)}
+    shapes["w4"] = (256, 256)
     weights: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
 
@@ -99,6 +100,8 @@ def write_quantized(path: Path) -> Path:
         axis, fan_in = (1, shape[0]) if len(shape) == 2 else (0, int(np.prod(shape[1:])))
         weights[name] = rng.integers(-127, 128, shape).astype("int8")
         scale = rng.uniform(0.5, 1, shape[axis]) / 70 / np.sqrt(fan_in)
+        if name == "w4":  # blocks of four inputs are zeros
+            weights[name] *= np.repeat(rng.random((64, 256)) < 0.15, 4, axis=0)
         weights[f"{name}_scale"] = scale.astype("float32")
         weights[f"{name}_zero"] = np.zeros(shape[axis], "int8")
         operands = [name, f"{name}_scale", f"{name}_zero"]
@@ -110,5 +113,6 @@ def write_quantized(path: Path) -> Path:
     nodes.append(make_node("Relu", ["a"], ["b"]))
     nodes.append(make_node("Conv", [rounded("b", 0.02, 0), "w1_f"], ["c"], **same))
     nodes.append(make_node("Conv", [rounded("c", 0.02, 120), "w2_f"], ["y"]))
-    nodes.append(make_node("MatMul", [rounded("t", 0.03, 100), "w3_f"], ["z"]))
-    return write_onnx(path, nodes, {"x": [1, 3, 30, 38], "t": [1, 21, 50]}, ["y", "z"], weights)
+    nodes.append(make_node("MatMul", [rounded("t", 0.03, 100), "w3_f"], ["d"]))
+    nodes.append(make_node("MatMul", [rounded("d", 0.02, 120), "w4_f"], ["z"]))
+    return write_onnx(path, nodes, {"x": [1, 3, 30, 38], "t": [1, 64, 50]}, ["y", "z"], weights)

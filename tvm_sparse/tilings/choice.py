@@ -38,9 +38,16 @@ class Choice:
         return self.sparse_cycles == math.inf
 
 
-def choose(density: float, sparse: float, dense: float) -> Choice:
-    """Return the choice between kernels of `sparse` and `dense` cycles."""
+def choose(
+    density: float, sparse: float, dense: float, word_density: float | None = None
+) -> Choice:
+    """Return the choice between kernels of `sparse` and `dense` cycles.
+
+    `word_density` is that of the words of a quantized weight, which its sparse kernel skips.
+    """
     zeros = f"{1 - density:.0%} zeros"
+    if word_density is not None and density < 0.95:
+        zeros += f" ({1 - word_density:.0%} of the words of integers)"
     if dense - sparse >= LAUNCH_CYCLES:  # a smaller gain is not worth another kernel
         return Choice(True, f"{zeros}: {dense / sparse:.1f}x faster sparse", sparse, dense)
     if dense > sparse:

@@ -198,7 +198,8 @@ def sparse_or_dense(layer: Layer[Any], cpu: CpuProfile, other: Layer[Any] | None
     if dense_layer != layer:  # its cycles include the delivery of the weight
         size = layer.density * layer.problem.n * layer.problem.k * slot_bytes(layer.problem.dtype)
         sparse_cycles = max(sparse_cycles, delivery_cycles(size, cpu))
-    return choose(layer.density, sparse_cycles, dense_cycles)
+    words = layer.word_density if layer.is_quantized else None
+    return choose(layer.density, sparse_cycles, dense_cycles, words)
 
 
 def default_family(layer: Layer[Any], cpu: CpuProfile) -> Family[Any, Any]:
