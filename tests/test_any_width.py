@@ -37,6 +37,7 @@ def write(path, height=HEIGHT, width="width"):
         "w6": weight(rng, 8, 64, 3, 3),
         "w7": weight(rng, 8, 24, 1, 3),
         "w8": weight(rng, 8, 20),
+        "w9": weight(rng, 32, 32, 2, 2),
         "twice": np.array([1, 1, 2, 2], "float32"),
     }
     nodes = [
@@ -59,7 +60,9 @@ def write(path, height=HEIGHT, width="width"):
         make_node("AveragePool", ["m"], ["v"], kernel_shape=[3, 3], count_include_pad=1, **SAME),
         make_node("Resize", ["v", "", "twice"], ["near"], mode="nearest", **floor),
         make_node("Add", ["near", "j"], ["sum"]),
-        make_node("Concat", ["near", "sum"], ["u"], axis=1),
+        make_node("ConvTranspose", ["v", "w9"], ["up"], strides=[2, 2]),
+        make_node("Add", ["sum", "up"], ["all"]),
+        make_node("Concat", ["near", "all"], ["u"], axis=1),
         make_node("Conv", ["u", "w6"], ["o"], **SAME),
         make_node("AveragePool", ["o"], ["t"], kernel_shape=[2, 2], strides=[2, 2]),
         make_node("Add", ["t", "t"], ["tt"]),

@@ -24,7 +24,7 @@ from tvm import relax
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
-from tvm_sparse.passes.ir.shapes import image_extents, reshaped
+from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic, reshaped
 
 LAYOUTS = {
     "relax.nn.conv1d_transpose": ("NCW", "IOW", "NCW"),
@@ -51,7 +51,7 @@ def _split(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
     if not is_call_to(call, *LAYOUTS) or call.ty.dtype != ACTIVATIONS:
         return None
     x, weight = call.args
-    shape, out_shape = image_extents(x), image_extents(call)
+    shape, out_shape = extents_of(x), extents_of(call)
     layouts = tuple(call.attrs[key] for key in ("data_layout", "kernel_layout", "out_layout"))
     if shape is None or out_shape is None or layouts != LAYOUTS[call.op.name]:
         return None
@@ -60,6 +60,8 @@ def _split(call: relax.Call, name: str, emit: Emit) -> relax.Expr | None:
         return None
     array = _outputs_first(weight.value.numpy(), int(call.attrs["groups"]))
     counts = [-(-out // stride) for out, stride in zip(out_shape[2:], strides, strict=True)]
+    if is_symbolic([count - size for count, size in zip(counts, shape[2:], strict=True)]):
+        return None
     groups = int(call.attrs["groups"])
     kinds = [
         [

@@ -1,8 +1,8 @@
 """Rules that move operators above the joints of strips: f(from_strips(y)) => from_strips(f(y))
 
-f is elementwise, a choice or a concatenation of channels, a convolution of single pixels, or an
-enlargement by whole factors. So operators work on the strips, and elementwise ones become
-epilogues. `CutWideRows` makes the joints.
+f is elementwise, a choice or a concatenation of channels, a convolution of single pixels, an
+enlargement by whole factors, or an arrangement of channels as blocks of pixels. So operators work
+on the strips, and elementwise ones become epilogues. `CutWideRows` makes the joints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
 from tvm_sparse.passes.ir.shapes import broadcast, extents_of, known_extents, lowered, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING
-from tvm_sparse.passes.sparsify.image_operators import upsampling_factors
+from tvm_sparse.passes.sparsify.image_operators import match_depth_to_space, upsampling_factors
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.extent import Extent
 
@@ -35,6 +35,8 @@ def move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
         return _elementwise(call, lookup, emit)
     if is_call_to(call, "relax.concat"):
         return _concat(call, lookup, emit)
+    if is_call_to(call, "relax.reshape"):
+        return _blocks(call, lookup, emit)
     joint = lookup(call.args[0]) if call.args else None
     if not is_call_to(joint, operators.FROM_STRIPS.name):
         return None
@@ -197,10 +199,35 @@ def _enlarged(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | N
     if factors is None:
         return None
     high, wide = factors
-    batch, height = operators.images_joined(joint)
     lines, pixels = known_extents(joint.args[0])[2:]
     size = relax.ShapeExpr([lowered(lines * high), lowered(pixels * wide)])
     larger = emit(relax.Call(call.op, [joint.args[0], size], call.attrs))
-    own = operators.strips_of(joint)
+    return _of_larger(joint, larger, factors)
+
+
+def _blocks(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    """depth_to_space(from_strips(y)) => from_strips(depth_to_space(y))"""
+    blocks = match_depth_to_space(call, lookup)
+    if blocks is None:
+        return None
+    joint = lookup(blocks.image)
+    if not is_call_to(joint, operators.FROM_STRIPS.name):
+        return None
+    (strips,), (high, wide) = joint.args, blocks.block
+    batch, channels, lines, pixels = known_extents(strips)
+    planes = channels // (high * wide)
+    is_first = blocks.mode == "DCR"
+    parts = (high, wide, planes) if is_first else (planes, high, wide)
+    order = [0, 3, 4, 1, 5, 2] if is_first else [0, 1, 4, 2, 5, 3]
+    parted = emit(reshaped(strips, (batch, *parts, lines, pixels)))
+    turned = emit(relax.op.permute_dims(parted, order))
+    larger = emit(reshaped(turned, (batch, planes, lines * high, pixels * wide)))
+    return _of_larger(joint, larger, blocks.block)
+
+
+def _of_larger(joint: relax.Call, strips: relax.Expr, factors: tuple[int, int]) -> relax.Call:
+    """Return the joint of strips that are larger by whole factors."""
+    (batch, height), own = operators.images_joined(joint), operators.strips_of(joint)
+    high, wide = factors
     out = dataclasses.replace(own, pixels=own.pixels * wide, out_width=own.out_width * wide)
-    return operators.from_strips(larger, out, batch, height * high)
+    return operators.from_strips(strips, out, batch, height * high)

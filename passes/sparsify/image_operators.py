@@ -112,9 +112,9 @@ class Blocks:
 
 def match_depth_to_space(call: relax.Call, lookup: Lookup) -> Blocks | None:
     """Return what `call` arranges as blocks of pixels, or None if it does something else."""
-    out = image_extents(call) if is_call_to(call, *CHANGES) else None
+    out = extents_of(call) if is_call_to(call, *CHANGES) else None
     view = follow(call, lookup) if out is not None and len(out) == 4 else None
-    shape = None if view is None else image_extents(view.base)
+    shape = None if view is None else extents_of(view.base)
     if view is None or out is None or shape is None or len(shape) != 4:
         return None
     batch, channels, height, width = shape

@@ -86,10 +86,9 @@ def named_shapes(
 
 
 def _needs_width(node: onnx.NodeProto) -> bool:
-    """Whether an operator of images needs the width when it is compiled: some enlarge them."""
+    """Whether an operator of images needs the width when it is compiled: it blends pixels."""
     modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
-    blends = bool(modes) and modes[0] != b"nearest"
-    return node.op_type == "ConvTranspose" or (node.op_type in ("Resize", "Upsample") and blends)
+    return node.op_type in ("Resize", "Upsample") and bool(modes) and modes[0] != b"nearest"
 
 
 def _others(shape: Shape, first_known: int) -> Shape:
