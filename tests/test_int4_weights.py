@@ -13,8 +13,8 @@ from tvm_sparse.decoders import decoder_model
 from tvm_sparse.errors import InputError, ModelError, OutputError
 from tvm_sparse.frontends.onnx_file import write_model
 from tvm_sparse.int4_weights import round_weights
-from tvm_sparse.testing.decoders import OnnxDecoder
 from tvm_sparse.testing.models import onnxruntime_outputs, write_mlp, write_onnx
+from tvm_sparse.verification.decoder import OnnxDecoder
 from tvm_sparse.zoo.decoders import LLAMA_TINY, RandomDecoder
 
 
@@ -49,8 +49,8 @@ def test_the_graph_of_rounded_weights_is_that_of_the_builder(tmp_path):
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name])
-    got = OnnxDecoder(tmp_path / "int4.onnx", LLAMA_TINY).step([1, 2, 3])
-    np.testing.assert_array_equal(got, OnnxDecoder(built, LLAMA_TINY).step([1, 2, 3]))
+    got = OnnxDecoder(tmp_path / "int4.onnx").step([1, 2, 3])
+    np.testing.assert_array_equal(got, OnnxDecoder(built).step([1, 2, 3]))
 
 
 def test_excluded_and_shared_weights(tmp_path):

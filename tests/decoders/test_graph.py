@@ -7,7 +7,8 @@ import pytest
 
 from tvm_sparse.decoders import decoder_model, write_decoder
 from tvm_sparse.errors import ModelError
-from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
+from tvm_sparse.testing.decoders import ReferenceDecoder
+from tvm_sparse.verification.decoder import OnnxDecoder
 from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 
@@ -47,9 +48,7 @@ CASES = {
 def test_onnx_runtime_computes_what_numpy_does(case, packed):
     config, kind, zeros, block = CASES[case]
     parameters = kind(config, zeros, block)
-    session = OnnxDecoder(
-        decoder_model(config, parameters, accuracy_level=1, packed=packed), config
-    )
+    session = OnnxDecoder(decoder_model(config, parameters, accuracy_level=1, packed=packed))
     reference = ReferenceDecoder(config, parameters)
     for ids in ([3, 200, 7, 7, 91], [12], [255], [0, 5, 6]):
         np.testing.assert_allclose(session.step(ids), reference.step(ids), atol=2e-3, rtol=1e-3)
@@ -60,8 +59,7 @@ def test_onnx_runtime_computes_what_numpy_does(case, packed):
 def test_activations_of_8_bits_change_little():
     parameters = RandomDecoder(LLAMA_TINY, 0.0, 32)
     rounded, exact = (
-        OnnxDecoder(decoder_model(LLAMA_TINY, parameters, accuracy_level=level), LLAMA_TINY)
-        for level in (4, 1)
+        OnnxDecoder(decoder_model(LLAMA_TINY, parameters, accuracy_level=level)) for level in (4, 1)
     )
     got, wanted = rounded.step([1, 2, 3]), exact.step([1, 2, 3])
     assert 0 < np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
@@ -73,7 +71,7 @@ def test_weights_beside_the_file_are_the_same(tmp_path):
     beside = write_decoder(tmp_path / "out.onnx", LLAMA_TINY, parameters, beside=True)
     assert {path.name for path in tmp_path.iterdir()} == {"in.onnx", "out.onnx", "out.onnx.data"}
     assert beside.stat().st_size < inside.stat().st_size / 4
-    first, second = (OnnxDecoder(path, LLAMA_TINY).step([5, 6]) for path in (inside, beside))
+    first, second = (OnnxDecoder(path).step([5, 6]) for path in (inside, beside))
     np.testing.assert_array_equal(first, second)
 
 

@@ -1,12 +1,10 @@
-"""Decoders to compare with: NumPy in float64, token by token, and ONNX Runtime with its cache."""
+"""A decoder to compare with: NumPy in float64, token by token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from tvm_sparse.decoders import DecoderConfig, QuantizedRows
@@ -19,7 +17,6 @@ from tvm_sparse.decoders.parameters import (
     expert_names,
     layer,
 )
-from tvm_sparse.onnx_runtime import onnxruntime
 
 
 class ReferenceDecoder:
@@ -107,43 +104,3 @@ class ReferenceDecoder:
         scores = np.exp((scores - scores.max(axis=1, keepdims=True)) / np.sqrt(config.head_size))
         shares = scores / scores.sum(axis=1, keepdims=True)
         return self._linear(np.einsum("ht,htd->hd", shares, values).ravel(), f"{name}.o_proj")
-
-
-class OnnxDecoder:
-    """A model of onnxruntime-genai's form, run by ONNX Runtime; what it caches is fed back.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto or Path
-        The model, or its file.
-    config : DecoderConfig
-        Its sizes.
-
-    Attributes
-    ----------
-    past : dict of str to array
-        The cached keys and values, (1, kv heads, tokens, head size) float32, by input.
-    """
-
-    def __init__(self, model: onnx.ModelProto | Path, config: DecoderConfig) -> None:
-        content = str(model) if isinstance(model, Path) else model.SerializeToString()
-        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        empty = np.zeros((1, config.kv_heads, 0, config.head_size), np.float32)
-        self.past = {
-            f"past_key_values.{index}.{part}": empty
-            for index in range(config.layers)
-            for part in ("key", "value")
-        }
-        self._tokens = 0
-
-    def step(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Append tokens; return their logits, (tokens, vocabulary)."""
-        self._tokens += len(ids)
-        feeds = {
-            "input_ids": np.array([ids], np.int64),
-            "attention_mask": np.ones((1, self._tokens), np.int64),
-            **self.past,
-        }
-        logits, *present = self._session.run(None, feeds)
-        self.past = dict(zip(self.past, present, strict=True))
-        return logits[0]

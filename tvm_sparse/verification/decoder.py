@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -32,8 +33,8 @@ class OnnxDecoder:
 
     Parameters
     ----------
-    path : str or PathLike
-        The model; its caches are inputs of rank 4, and outputs called ``present...``.
+    model : onnx.ModelProto, str or PathLike
+        The model, or its file; its caches are inputs of rank 4, and outputs called ``present...``.
     exact : bool
         Whether products that may round activations to 8 bits compute with floats instead.
 
@@ -47,11 +48,16 @@ class OnnxDecoder:
         The tokens so far.
     """
 
-    def __init__(self, path: str | os.PathLike[str], exact: bool = False) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | str | os.PathLike[str], exact: bool = False
+    ) -> None:
         options = exact_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
-        model, folder = read_model(path)
+        if isinstance(model, onnx.ModelProto):
+            folder = Path()
+        else:
+            model, folder = read_model(model)
         levels = [
             attribute
             for node in model.graph.node

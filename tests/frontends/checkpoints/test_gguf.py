@@ -12,8 +12,9 @@ from tvm_sparse.errors import ModelError, ToolError
 from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint, open_checkpoint
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model
-from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
+from tvm_sparse.testing.decoders import ReferenceDecoder
 from tvm_sparse.testing.gguf_files import write_gguf
+from tvm_sparse.verification.decoder import OnnxDecoder
 from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 gguf = pytest.importorskip("gguf")
@@ -54,7 +55,7 @@ def test_experts_are_taken_from_their_stacks(tmp_path):
     parameters = RandomDecoder(MIXTRAL_TINY)
     path = write_gguf(tmp_path / "model.gguf", MIXTRAL_TINY, parameters)
     rounded = Rounded(parameters, "Q4_0")
-    got = OnnxDecoder(as_onnx(path), MIXTRAL_TINY).step(IDS)
+    got = OnnxDecoder(as_onnx(path)).step(IDS)
     wanted = ReferenceDecoder(
         MIXTRAL_TINY, lambda name: (parameters if ROUTER in name else rounded)(name)
     ).step(IDS)
@@ -65,7 +66,7 @@ def test_experts_are_taken_from_their_stacks(tmp_path):
 def test_a_file_becomes_a_network(tmp_path, kind, architecture):
     parameters = RandomDecoder(LLAMA_TINY)
     path = write_gguf(tmp_path / "model.gguf", LLAMA_TINY, parameters, kind, architecture)
-    got = OnnxDecoder(as_onnx(path), LLAMA_TINY).step(IDS)
+    got = OnnxDecoder(as_onnx(path)).step(IDS)
     wanted = ReferenceDecoder(LLAMA_TINY, Rounded(parameters, kind)).step(IDS)
     assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
 

@@ -12,7 +12,8 @@ from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint, open_checkpoint
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.onnx_file import read_model
-from tvm_sparse.testing.decoders import OnnxDecoder, ReferenceDecoder
+from tvm_sparse.testing.decoders import ReferenceDecoder
+from tvm_sparse.verification.decoder import OnnxDecoder
 from tvm_sparse.zoo.decoders import LLAMA_TINY, MIXTRAL_TINY, RandomDecoder
 
 numpy_files = pytest.importorskip("safetensors.numpy")
@@ -63,7 +64,7 @@ def test_a_folder_becomes_a_network(tmp_path, dtype, shards):
     folder = write(tmp_path / "m", tensors(parameters, dtype), settings(), shards)
     if shards > 1:  # Mistral's folders hold the weights twice.
         numpy_files.save_file({"other": np.ones(3)}, folder / "consolidated.safetensors")
-    got = OnnxDecoder(as_onnx(folder), LLAMA_TINY).step(IDS)
+    got = OnnxDecoder(as_onnx(folder)).step(IDS)
     wanted = ReferenceDecoder(
         LLAMA_TINY,
         lambda name: None if (value := parameters(name)) is None else value.astype(dtype),
@@ -84,7 +85,7 @@ def test_qwen_2_has_biases_and_a_tied_head(tmp_path):
                          use_sliding_window=False)  # fmt: skip
     folder = write(tmp_path / "m", weights, described)
     assert open_checkpoint(folder).config == config
-    got = OnnxDecoder(as_onnx(folder), config).step(IDS)
+    got = OnnxDecoder(as_onnx(folder)).step(IDS)
     np.testing.assert_allclose(got, ReferenceDecoder(config, weights.get).step(IDS), atol=2e-3)
 
 
@@ -100,7 +101,7 @@ def test_mixtral_has_experts(tmp_path):
                          num_experts_per_tok=2)  # fmt: skip
     folder = write(tmp_path / "m", tensors(RandomDecoder(MIXTRAL_TINY)), described)
     assert open_checkpoint(folder).config == MIXTRAL_TINY
-    got = OnnxDecoder(as_onnx(folder), MIXTRAL_TINY).step(IDS)
+    got = OnnxDecoder(as_onnx(folder)).step(IDS)
     wanted = ReferenceDecoder(MIXTRAL_TINY, RandomDecoder(MIXTRAL_TINY)).step(IDS)
     np.testing.assert_allclose(got, wanted, atol=2e-3)
 
@@ -193,7 +194,7 @@ def test_floats_are_rounded_on_the_way(tmp_path):
             return value
         return quantize_rows(value)
 
-    got = OnnxDecoder(path, config).step(IDS)
+    got = OnnxDecoder(path).step(IDS)
     wanted = ReferenceDecoder(replace(config, tied=False), rounded).step(IDS)
     assert np.linalg.norm(got - wanted) < 0.05 * np.linalg.norm(wanted)
 
