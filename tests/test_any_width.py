@@ -188,6 +188,23 @@ def test_recurrent_layers_take_the_steps_of_any_width(tmp_path, layer, direction
         assert_close(engine.run(given), onnxruntime_outputs(path, given))
 
 
+def test_sound_of_any_length(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {"w": weight(rng, 32, 1, 5), "v": weight(rng, 32, 32, 3, density=0.2)}
+    nodes = [
+        make_node("Conv", ["x", "w"], ["c"], pads=[2, 1], strides=[2]),
+        make_node("Relu", ["c"], ["r"]),
+        make_node("Conv", ["r", "v"], ["d"], pads=[1, 1]),
+        make_node("Add", ["r", "d"], ["y"]),
+    ]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["n", 1, "samples"]}, ["y"], weights, 13)
+    engine = tvm_sparse.compile(path, {"x": ("n", 1, "samples")}, hints={"samples": 4000})
+    assert engine.info.multiples == {"samples": 2} and not engine.report.kept_by_tvm
+    for sounds, samples in ((1, 2), (2, 256), (1, 258), (3, 1000)):
+        given = {"x": rng.standard_normal((sounds, 1, samples)).astype("float32")}
+        assert_close(engine.run(given), onnxruntime_outputs(path, given))
+
+
 def test_what_has_no_strips_is_slow_with_a_word(tmp_path, caplog):
     rng = np.random.default_rng(0)
     nodes = [make_node("Conv", ["x", "w"], ["c"], **SAME)]

@@ -78,3 +78,11 @@ def test_widths_have_the_strides_of_their_own_axis(tmp_path):
     assert multiples_of(model, {"x": ("n", 4, 32, "pixels")}) == {"pixels": 12}
     assert multiples_of(model, {"x": ("n", 4, "rows", "pixels")}) == {"rows": 4, "pixels": 12}
     assert multiples_of(model, {"x": ("n", 4, "side", "side")}) == {"side": 12}
+
+
+def test_sound_has_the_strides_of_its_only_axis(tmp_path):
+    wave = {"kernel_shape": [4], "strides": [4]}
+    nodes = [make_node("MaxPool", ["x"], ["h"], **wave), make_node("MaxPool", ["h"], ["y"], **wave)]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["n", 4, "samples"]}, ["y"], {}, 13)
+    model = read_model(path)[0]
+    assert multiples_of(model, {"x": ("n", 4, "samples")}) == {"samples": 16}

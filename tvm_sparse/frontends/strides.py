@@ -21,8 +21,9 @@ from onnx.external_data_helper import uses_external_data
 from tvm_sparse.frontends.named_shapes import OF_IMAGES, Shape
 from tvm_sparse.frontends.onnx_file import tensor_array
 
-AXES = (2, 3)
-"""The axes of height and width of images ``(batch, channels, height, width)``."""
+HEIGHT, WIDTH = 2, -1
+"""The axes of images ``(batch, channels, height, width)``; sound ``(batch, channels, width)`` has
+the second one only."""
 
 _WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
 _SCALES = {"Resize": 2, "Upsample": 1}
@@ -30,7 +31,7 @@ _SCALES = {"Resize": 2, "Upsample": 1}
 
 
 def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Return the number that must divide each open height and width of images, by its name.
+    """Return the number that must divide each open height and width, by its name.
 
     Parameters
     ----------
@@ -42,14 +43,14 @@ def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[st
     if not {node.op_type for node in model.graph.node} & OF_IMAGES:
         return {}
     found: dict[str, int] = {}
-    for axis in AXES:
-        names = {shape[axis] for shape in shapes.values() if len(shape) == 4}
+    for axis, ranks in ((HEIGHT, (4,)), (WIDTH, (3, 4))):
+        names = {shape[axis] for shape in shapes.values() if len(shape) in ranks}
         for name in sorted(name for name in names if isinstance(name, str)):
             found[name] = math.lcm(found.get(name, 1), total_stride(model, axis))
     return found
 
 
-def total_stride(model: onnx.ModelProto, axis: int = AXES[0]) -> int:
+def total_stride(model: onnx.ModelProto, axis: int = HEIGHT) -> int:
     """Return the least number that all strides along an axis of images divide.
 
     The strides on a way through the network are multiplied.
@@ -73,7 +74,7 @@ def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type in (*_WINDOWS, "ConvTranspose"):
         strides: Sequence[int] = attributes.get("strides", (1, 1))
-        along = Fraction(strides[axis - AXES[0]] if len(strides) == len(AXES) else 1)
+        along = Fraction(strides[-1] if axis == WIDTH else strides[-2] if len(strides) > 1 else 1)
         return 1 / along if node.op_type == "ConvTranspose" else along
     if node.op_type in ("DepthToSpace", "SpaceToDepth"):
         block = Fraction(attributes["blocksize"])
@@ -82,7 +83,7 @@ def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -
         place = _SCALES[node.op_type]
         name = node.input[place] if len(node.input) > place else ""
         scales = np.asarray(constants.get(name, attributes.get("scales", ())), "float64").ravel()
-        if len(scales) != 4 or scales[axis] <= 0:
+        if len(scales) not in (3, 4) or (axis == HEIGHT and len(scales) == 3) or scales[axis] <= 0:
             return Fraction(0)  # it takes the size of another image, which is known
         return 1 / Fraction(float(scales[axis])).limit_denominator(64)
     return Fraction(1)

@@ -86,9 +86,18 @@ class Strips:
         )
 
     @staticmethod
-    def of_any_width(width: int, out_width: int, left: int, stride: int, reach: int) -> Strips:
-        """Return the strips of an operator on images of any width; parameters as of `of`."""
-        pixels = OF_OPEN_WIDTH
+    def of_any_width(
+        width: int,
+        out_width: int,
+        left: int,
+        stride: int,
+        reach: int,
+        pixels: int = OF_OPEN_WIDTH,
+    ) -> Strips:
+        """Return the strips, of `pixels` output pixels, of images of any width; others as of `of`.
+
+        The convolutions of one axis take `PREFERRED` pixels.
+        """
         return Strips(
             count=(out_width + (pixels - 1)) // pixels,
             pixels=pixels,
