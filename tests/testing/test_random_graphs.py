@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 
-from tvm_sparse.testing.random_graphs import check, images, reductions
+from tvm_sparse.testing.random_graphs import check, images, quantized, reductions
 from tvm_sparse.testing.random_graphs.case import Case, Options, random_case
 from tvm_sparse.testing.random_graphs.graph import Graph, to_model
-from tvm_sparse.testing.random_graphs.run_nodes import Unfit
+from tvm_sparse.testing.random_graphs.run_nodes import Unfit, run_nodes
 from tvm_sparse.testing.random_graphs.shrink import shrink
 
 COUNT, NODES = 100, 8
@@ -42,7 +42,8 @@ def test_a_seed_gives_one_graph():
 def test_graphs_are_of_many_kinds():
     cases = [random_case(seed) for seed in range(60)]
     kinds = {node.op_type for case in cases for node in case.model.graph.node}
-    assert {"Conv", "MatMul", "Softmax", "Concat", "Split", "Resize", "BatchNormalization"} < kinds
+    assert {"Conv", "MatMul", "Softmax", "Concat", "Split", "Resize"} < kinds
+    assert {"BatchNormalization", "QuantizeLinear"} < kinds
     assert len(kinds) > 50
     assert {case.options.columns for case in cases} > {"auto", "off"}
     for case in cases:
@@ -99,6 +100,19 @@ def test_equal_values_are_not_normalized(rule):
             raise Unfit("the next one has to read the same values")
     assert drawn
     assert drawn.isdisjoint({"Sub", *(f"{kind}Normalization" for kind in WITH_A_MEAN)})
+
+
+def test_last_bits_do_not_decide_what_is_rounded():
+    graph = Graph(0, opset=17)
+    x = graph.input(graph.normal([4, 30]))
+    for _ in range(10):
+        y = quantized.rounded(graph, x)
+        steps = graph.values[y].copy()
+        nodes = graph.nodes[-2:]
+        feeds = {name: graph.weights[name] for node in nodes for name in node.input[1:]}
+        feeds[x] = graph.values[x] * np.float32(1 + 1e-6)
+        (disturbed,) = run_nodes(nodes, feeds, [y], graph.opset)
+        np.testing.assert_array_equal(disturbed, steps)
 
 
 def test_wrong_outputs_are_noticed(monkeypatch):

@@ -15,6 +15,7 @@ from tvm_sparse.testing.random_graphs import (
     arithmetic,
     images,
     networks,
+    quantized,
     reductions,
     tokens,
     views,
@@ -41,6 +42,7 @@ _FILES = {
     "tokens": tokens.RULES,
     "images": images.RULES,
     "networks": networks.RULES,
+    "quantized": quantized.RULES,
 }
 
 

@@ -21,7 +21,7 @@ def _is_image(array: Array) -> bool:
     return array.ndim in (3, 4, 4, 5) and array.shape[1] <= 48
 
 
-def _window(graph: Graph, sizes: tuple[int, ...], most: int = 5) -> dict[str, Any]:
+def random_window(graph: Graph, sizes: tuple[int, ...], most: int = 5) -> dict[str, Any]:
     """Return the attributes of a window that fits an image."""
     rank = len(sizes)
     largest = [min(size, most) for size in sizes]
@@ -74,7 +74,7 @@ def convolution(graph: Graph) -> list[str]:
     inputs = graph.shape(x)[1]
     channels, groups = graph.choice(_CHANNELS), 1
     kind = graph.choice(["plain", "plain", "keep", "depthwise", "grouped", "pointwise"])
-    window = _window(graph, graph.shape(x)[2:])
+    window = random_window(graph, graph.shape(x)[2:])
     if kind in ("keep", "depthwise"):
         channels = inputs
     if kind == "depthwise":
@@ -133,7 +133,7 @@ def pool(graph: Graph) -> list[str]:
     x = graph.pick(_is_image)
     if graph.chance(0.3):
         return [graph.add(graph.choice(["GlobalAveragePool", "GlobalMaxPool"]), x)]
-    window = _window(graph, graph.shape(x)[2:], 3)
+    window = random_window(graph, graph.shape(x)[2:], 3)
     op_type = graph.choice(["MaxPool", "AveragePool"])
     if op_type == "AveragePool":
         if graph.opset < 19:
