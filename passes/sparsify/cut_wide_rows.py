@@ -26,6 +26,7 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic, known_extents, reshaped
+from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.above_joints import move_above
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.extent import Extent
@@ -52,7 +53,7 @@ class CutWideRows:
             if moved is not None:
                 return moved
             if is_call_to(call, "relax.nn.conv1d", "relax.nn.conv2d"):
-                return _cut(call, emit, self.cpu)
+                return _cut(call, lookup, emit, self.cpu)
             if is_call_to(call, operators.QUANTIZED_CONV2D.name):
                 return _cut_quantized(call, emit)
             return _cut_pool(call, emit) if is_call_to(call, *_POOLS) else None
@@ -60,7 +61,7 @@ class CutWideRows:
         return rewrite_calls(mod, rewrite)
 
 
-def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
+def _cut(call: relax.Call, lookup: Lookup, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     x, weight = call.args
     if not isinstance(weight, tvm.ir.GenericConst) or refusal(call, of_any_width=True):
         return None
@@ -88,7 +89,7 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
         if is_open
         else Strips.of(width, out_width, *window, least)
     )
-    image = emit(reshaped(x, (*shape[:2], 1, width))) if is_line else x
+    image = _of_one_row(x, lookup, emit) if is_line else x
     product = relax.op.nn.conv2d(
         emit(operators.to_strips(image, strips)),
         relax.const(array),
@@ -99,6 +100,15 @@ def _cut(call: relax.Call, emit: Emit, cpu: CpuProfile) -> relax.Expr | None:
     )
     joined = operators.from_strips(emit(product), strips, shape[0], out_height)
     return reshaped(emit(joined), out_shape) if is_line else joined
+
+
+def _of_one_row(line: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
+    """Return ``(batch, channels, width)`` as images of one row, such as joints of strips are."""
+    batch, channels, width = known_extents(line)
+    shape, view = (batch, channels, 1, width), lookup(line)
+    if is_call_to(view, *RESHAPING) and extents_of(view.args[0]) == shape:
+        return view.args[0]
+    return emit(reshaped(line, shape))
 
 
 def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
