@@ -34,6 +34,9 @@ class TinyExport:
     tied : bool
         Whether the head is the table of embeddings, and keys are turned as tensors of three
         dimensions, as torch.onnx writes both.
+    counts : bool
+        Whether the model counts positions from the past tokens, and casts what it caches, as
+        optimum writes models without an input of positions.
     reads_past : bool
         Whether something else depends on the number of past tokens, which is not supported.
     """
@@ -50,6 +53,7 @@ class TinyExport:
     softcap: float = 0.0
     is_bool: bool = False
     tied: bool = False
+    counts: bool = False
     reads_past: bool = False
 
     def write(self, path: Path) -> Path:
@@ -61,7 +65,10 @@ class TinyExport:
             out.add_input("nonpad_kv_seqlen", TensorProto.INT64, [1])
         else:
             out.add_input("attention_mask", TensorProto.INT64, ["batch_size", "total_length"])
-        out.add_input("position_ids", TensorProto.INT64, tokens)
+        if self.counts:
+            self._count(out)
+        else:
+            out.add_input("position_ids", TensorProto.INT64, tokens)
         out.add_output("logits", TensorProto.FLOAT, [*tokens, self.vocabulary])
         table = out.weight("embedding", out.random(self.vocabulary, self.width))
         x = out.node("Gather", [table, "input_ids"], "embedded")
@@ -82,6 +89,20 @@ class TinyExport:
             head = out.weight("head", weight)
         out.node("MatMul", [x, head], "logits")
         return out.save(path, 24 if self.form == "scatter" else 23)
+
+    def _count(self, out: GraphWriter) -> None:
+        """Compute positions from the numbers of past and new tokens."""
+        sizes = [
+            out.node("Gather", [out.node("Shape", [name], f"{name}_shape"), index], f"{name}_count")
+            for name, index in (
+                ("past_key_values.0.key", out.weight("of_past", np.array(2))),
+                ("input_ids", out.weight("of_new", np.array(1))),
+            )
+        ]
+        end = out.node("Add", sizes, "end")
+        counted = out.node("Range", [sizes[0], end, out.weight("step", np.array(1))], "counted")
+        first = out.weight("first_axis", np.array([0]))
+        out.node("Unsqueeze", [counted, first], "position_ids")
 
     def _angles(self, out: GraphWriter) -> tuple[str, str]:
         """Compute cosines and sines ``(1, 1, tokens, head_dim)`` of position ids, as Llama does."""
@@ -196,7 +217,11 @@ class TinyExport:
     ) -> str:
         repeated = []
         for cache, new, name in zip(past, (heads["k"], heads["v"]), present, strict=True):
-            whole = out.node("Concat", [cache, new], name, axis=2)
+            if self.counts:
+                joined = out.node("Concat", [cache, new], f"{name}_joined_rows", axis=2)
+                whole = out.node("Cast", [joined], name, to=TensorProto.FLOAT)
+            else:
+                whole = out.node("Concat", [cache, new], name, axis=2)
             group = self.heads // self.kv_heads
             axis = out.weight(f"{name}_axis", np.array([2]))
             shape = out.node("Shape", [whole], f"{name}_shape")

@@ -1,10 +1,13 @@
 """Decoders with Attention of the standard, and with attention written out, against ONNX Runtime."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import tvm_sparse
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.decoders.rewriting import table_rows
 from tvm_sparse.testing.tiny_exports import TinyExport
 from tvm_sparse.verification.decoder import OnnxDecoder
 
@@ -15,6 +18,7 @@ FORMS = {
     "scatter": TinyExport("scatter"),
     "written out": TinyExport("written out"),
     "written out, tied": TinyExport("written out", tied=True),
+    "written out, counted positions": TinyExport("written out", counts=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
 }
@@ -41,3 +45,18 @@ def test_other_uses_of_the_past(tmp_path):
     path = TinyExport("written out", reads_past=True).write(tmp_path / "tiny.onnx")
     with pytest.raises(ModelError, match="depends on the number of past tokens"):
         tvm_sparse.compile(path, threads=1)
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_rows_of_a_table_of_positions(offset):
+    """OPT reads its table two rows behind the position."""
+    nodes = [
+        helper.make_node("Cast", ["tvm_sparse_row"], ["position_ids"], to=onnx.TensorProto.INT64),
+        helper.make_node("Add", ["position_ids", "offset"], ["shifted"]),
+        helper.make_node("Unsqueeze", ["shifted", "axis"], ["wide"]),
+        helper.make_node("Gather", ["table", "wide"], ["embedded"]),
+    ]
+    weights = {"offset": np.array(offset), "axis": np.array([0]), "table": np.zeros((20, 4))}
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "positions", [], [], tensors)
+    assert table_rows(helper.make_model(graph)) == 20 - offset

@@ -17,6 +17,7 @@ from tvm_sparse.errors import ModelError, border
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.decoders.lengths import check_independent, pasts_of
+from tvm_sparse.frontends.decoders.positions import with_positions
 from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_rows
 from tvm_sparse.frontends.decoders.tokens import tokens_of
 from tvm_sparse.frontends.decoders.view import View, is_form, view_at
@@ -92,6 +93,7 @@ class DecoderFile:
         model, folder = read_model(path)
         with border(ModelError, f"{path}: the decoder cannot be imported"), scratch_folder() as at:
             ids = tokens_of(model.graph)
+            model = with_positions(model, folder, ids)
             past, other_past = pasts_of(model)
             kind = _cache_type(model.graph, cache)
             view = view_at(model, folder, at, ROWS[0], past, kind)

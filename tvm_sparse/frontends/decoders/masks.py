@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.frontends.submodel import needed, reads
-from tvm_sparse.onnx_runtime import onnxruntime
+from tvm_sparse.frontends.decoders.evaluation import computed
+from tvm_sparse.frontends.submodel import needed
 
 HIDDEN = -1e4
 """A mask that is added to scores hides a position by this number, or a smaller one."""
@@ -84,40 +84,14 @@ def _visible(
 
 def _computed(model: onnx.ModelProto, folder: Path, name: str, total: int) -> NDArray[np.generic]:
     """Return a value that depends on masks, positions and shapes, for a sequence without holes."""
-    graph = model.graph
-    nodes = needed(graph.node, name)
-    read = {name} | {value for node in nodes for value in reads(node)}
-    inputs = [value for value in graph.input if value.name in read]
-    weights = [tensor for tensor in graph.initializer if tensor.name in read]
-    output = onnx.ValueInfoProto(name=name)
-    part = helper.make_model(
-        helper.make_graph(nodes, "mask", inputs, [output], weights),
-        opset_imports=model.opset_import,
-        ir_version=model.ir_version,
-        functions=model.functions,
-    )
-    feeds = {}
-    for value in inputs:
+
+    def fed(value: onnx.ValueInfoProto) -> NDArray[np.generic]:
         kind = value.type.tensor_type
         shape = [dim.dim_value for dim in kind.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
         if "position" in value.name and len(shape) == 2:
-            feeds[value.name] = np.arange(total - shape[1], total)[None].astype(dtype)
-        elif "mask" in value.name:
-            feeds[value.name] = np.ones(shape, dtype)
-        else:
-            feeds[value.name] = np.zeros(shape, dtype)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
-    try:
-        session = onnxruntime.InferenceSession(
-            part.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        (result,) = session.run([name], feeds)
-    # ONNX Runtime's errors share no base class below Exception.
-    except Exception as error:
-        raise ModelError(f"the mask {name!r} cannot be computed: {error}") from error
-    return np.asarray(result)
+            return np.arange(total - shape[1], total)[None].astype(dtype)
+        return np.ones(shape, dtype) if "mask" in value.name else np.zeros(shape, dtype)
+
+    (result,) = computed(model, folder, needed(model.graph.node, name), [name], fed)
+    return result

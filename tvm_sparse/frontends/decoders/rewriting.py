@@ -155,7 +155,7 @@ def logits_of(graph: onnx.GraphProto, attentions: Iterable[FoundAttention]) -> s
 def table_rows(model: onnx.ModelProto) -> int:
     """Return the rows of the smallest table of positions that a rewritten model has, else 0."""
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    rows = []
+    rows, offsets = [], _position_offsets(model.graph)
     for node in model.graph.node:
         for position in {"RotaryEmbedding": (1, 2, 3), "CachedAttention": (6,)}.get(
             node.op_type, ()
@@ -163,9 +163,31 @@ def table_rows(model: onnx.ModelProto) -> int:
             name = node.input[position] if position < len(node.input) else ""
             if len(shapes.get(name, ())) == 2:
                 rows.append(int(shapes[name][0]))
-        if node.op_type == "Gather" and "position" in node.input[1] and node.input[0] in shapes:
-            rows.append(int(shapes[node.input[0]][0]))
+        if node.op_type == "Gather" and node.input[1] in offsets and node.input[0] in shapes:
+            rows.append(int(shapes[node.input[0]][0]) - offsets[node.input[1]])
     return min(rows, default=0)
+
+
+def _position_offsets(graph: onnx.GraphProto) -> dict[str, int]:
+    """Return the values that are positions plus a number, such as 2 in OPT."""
+    numbers = {
+        tensor.name: int(numpy_helper.to_array(tensor).ravel()[0])
+        for tensor in graph.initializer
+        if not tensor.dims or list(tensor.dims) == [1]
+        if tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
+    }
+    offsets: dict[str, int] = {}
+    for node in graph.node:
+        read = [offsets[name] for name in node.input if name in offsets]
+        if node.op_type == "Cast" and node.input[0].startswith(_PREFIX):
+            offsets[node.output[0]] = 0
+        elif read and node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
+            offsets[node.output[0]] = read[0]
+        elif read and node.op_type == "Add":
+            added = [numbers[name] for name in node.input if name in numbers]
+            if added:
+                offsets[node.output[0]] = read[0] + added[0]
+    return offsets
 
 
 def _with_scale(attention: FoundAttention, spec: CacheSpec) -> FoundAttention:

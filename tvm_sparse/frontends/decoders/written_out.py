@@ -24,6 +24,7 @@ from tvm_sparse.frontends.decoders.masks import window_of
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _TRANSPARENT = {"Cast", "Identity", "Dropout"}
+_COPYING = ("Cast", "Identity")
 _REPEATING = {*_TRANSPARENT, "Expand", "Reshape", "Transpose", "Unsqueeze", "Mul", "Div"}
 
 
@@ -51,28 +52,43 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
     found = [reader.attention(node) for node in model.graph.node if node.op_type == "Softmax"]
     attentions = [one for one in found if one is not None]
     used = {name for one in attentions for name in one.present}
-    if others := _extended(model.graph).keys() - used:
+    if others := {one.present for one in _extended(model.graph).values()} - used:
         raise ModelError(
-            f"the cache {sorted(others)[0]!r} belongs to no attention of a form that is known"
+            f"the cache {sorted(others)[0]!r} belongs to no attention of a form that is known: a "
+            "softmax of scaled, perhaps softly limited and masked products of queries and keys, "
+            "times the values (biases of scores, such as ALiBi, and sinks are not supported)"
         )
     yield from attentions
 
 
-def _extended(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Return the nodes that extend a cache, by the output of the graph that they make."""
+@dataclass(frozen=True)
+class _Extended:
+    """A cache with the new tokens: the node that extends it, and the output of the graph."""
+
+    node: onnx.NodeProto
+    present: str
+
+
+def _extended(graph: onnx.GraphProto) -> dict[str, _Extended]:
+    """Return the extended caches by the values that hold them."""
     given = {value.name for value in graph.input}
     inputs = {value.name for value in graph.input if len(value.type.tensor_type.shape.dim) == 4}
     outputs = {value.name for value in graph.output}
-    return {
-        node.output[0]: node
-        for node in graph.node
-        if node.op_type == "Concat"
-        and len(node.input) == 2
-        and node.input[0] in inputs
-        and node.input[1] not in given
-        and node.output[0] in outputs
-        and _attributes(node)["axis"] in (2, -2)
-    }
+    copies = {node.input[0]: node.output[0] for node in graph.node if node.op_type in _COPYING}
+    found: dict[str, _Extended] = {}
+    for node in graph.node:
+        if (
+            node.op_type == "Concat"
+            and len(node.input) == 2
+            and node.input[0] in inputs
+            and node.input[1] not in given
+            and _attributes(node)["axis"] in (2, -2)
+        ):
+            names = node.output[0], copies.get(node.output[0], "")
+            present = next((name for name in names if name in outputs), "")
+            if present:
+                found |= {name: _Extended(node, present) for name in names if name}
+    return found
 
 
 @dataclass
@@ -117,16 +133,16 @@ class _Reader:
         if values is None or key_turns != 1 or value_turns or value_factor != 1.0:
             raise ModelError(f"{where} is computed in a form that is not known")
         heads = self.lengths.heads(scores.product.output[0])
-        kv_heads = self.lengths.heads(keys.input[0])
+        kv_heads = self.lengths.heads(keys.node.input[0])
         scale = scores.factor * factor * key_factor * (scores.softcap or 1.0)
         if not scores.masks:
             raise ModelError(f"{where} has no mask: the tokens of a prompt see later ones")
         return FoundAttention(
             node=softmax.name,
-            past=(keys.input[0], values.input[0]),
-            present=(keys.output[0], values.output[0]),
+            past=(keys.node.input[0], values.node.input[0]),
+            present=(keys.present, values.present),
             result=result.output[0],
-            rows=(query, keys.input[1], values.input[1]),
+            rows=(query, keys.node.input[1], values.node.input[1]),
             heads_first=True,
             attributes={
                 "num_heads": heads,
@@ -192,8 +208,8 @@ class _Reader:
             name = node.input[0]
         return name, factor
 
-    def _cache(self, name: str) -> tuple[onnx.NodeProto | None, float, int]:
-        """Return the node that extends the cache of which heads are repeated.
+    def _cache(self, name: str) -> tuple[_Extended | None, float, int]:
+        """Return the extended cache of which heads are repeated.
 
         With it, the factor by which it is multiplied, and how often positions and channels are
         swapped.
