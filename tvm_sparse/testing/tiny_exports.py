@@ -37,6 +37,8 @@ class TinyExport:
     counts : bool
         Whether the model counts positions from the past tokens, and casts what it caches, as
         optimum writes models without an input of positions.
+    room : int
+        The tokens for which the mask reads a table, as in GPT-Neo; 0 for no table.
     reads_past : bool
         Whether something else depends on the number of past tokens, which is not supported.
     """
@@ -54,6 +56,7 @@ class TinyExport:
     is_bool: bool = False
     tied: bool = False
     counts: bool = False
+    room: int = 0
     reads_past: bool = False
 
     def write(self, path: Path) -> Path:
@@ -206,6 +209,11 @@ class TinyExport:
         given = out.node("Cast", ["attention_mask"], "given", to=TensorProto.BOOL)
         middle = out.weight("middle", np.array([1]))
         seen = out.node("And", [seen, out.node("Unsqueeze", [given, middle], "wide")], "visible")
+        if self.room:
+            table = out.weight("mask_table", np.ones((1, 1, self.room), bool))
+            ends = [out.weight("z1", np.array([0])), out.node("Unsqueeze", ["total", "z1"], "t1")]
+            part = out.node("Slice", [table, *ends, out.weight("a2", np.array([2]))], "table_part")
+            seen = out.node("And", [seen, part], "in_table")
         if self.is_bool:
             return out.node("Unsqueeze", [seen, middle], "mask")
         limits = [out.weight("nothing", np.float32(0)), out.weight("low", np.float32(-3.4e38))]

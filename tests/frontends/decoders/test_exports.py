@@ -7,6 +7,7 @@ from onnx import helper, numpy_helper
 
 import tvm_sparse
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.decoders.decoder import DecoderFile
 from tvm_sparse.frontends.decoders.rewriting import table_rows
 from tvm_sparse.testing.tiny_exports import TinyExport
 from tvm_sparse.verification.decoder import OnnxDecoder
@@ -18,6 +19,7 @@ FORMS = {
     "scatter": TinyExport("scatter"),
     "written out": TinyExport("written out"),
     "written out, tied": TinyExport("written out", tied=True),
+    "written out, a table of masks": TinyExport("written out", room=256),
     "written out, counted positions": TinyExport("written out", counts=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
@@ -39,6 +41,11 @@ def test_twenty_tokens(name, tmp_path):
         for part, found in zip(("key", "value"), session.cache(i), strict=True):
             expected = reference.past[f"past_key_values.{i}.{part}"][:, :, : reference.position]
             np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_session_is_as_long_as_a_table_of_masks(tmp_path):
+    path = TinyExport("written out", room=256, layers=1).write(tmp_path / "tiny.onnx")
+    assert DecoderFile.read(path).decoder.limit == 256
 
 
 def test_other_uses_of_the_past(tmp_path):

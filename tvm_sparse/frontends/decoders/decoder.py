@@ -16,7 +16,7 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.errors import ModelError, border
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
-from tvm_sparse.frontends.decoders.lengths import check_independent, pasts_of
+from tvm_sparse.frontends.decoders.lengths import TooLong, check_independent, pasts_of
 from tvm_sparse.frontends.decoders.positions import with_positions
 from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_rows
 from tvm_sparse.frontends.decoders.tokens import tokens_of
@@ -62,6 +62,8 @@ class DecoderFile:
         What a session must know.
     cache : str
         The type of the elements of caches; that of the file if it is empty.
+    past : int
+        The past tokens at which the model is looked at, if it is at fixed lengths.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class DecoderFile:
     logits: str
     decoder: Decoder
     cache: str
+    past: int
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], cache: CacheOption = "auto") -> DecoderFile:
@@ -94,9 +97,8 @@ class DecoderFile:
         with border(ModelError, f"{path}: the decoder cannot be imported"), scratch_folder() as at:
             ids = tokens_of(model.graph)
             model = with_positions(model, folder, ids)
-            past, other_past = pasts_of(model)
             kind = _cache_type(model.graph, cache)
-            view = view_at(model, folder, at, ROWS[0], past, kind)
+            past, other_past, view = _longest_view(model, folder, at, kind)
             one = view.rewritten(ids, ROWS[0], False)
             limit = table_rows(one)
             if view.is_at_lengths:
@@ -114,7 +116,7 @@ class DecoderFile:
                 ids="int32" if types[ids] == TensorProto.INT32 else "int64",
                 limit=limit,
             )
-            return cls(path, model, folder, ids, logits, decoder, kind)
+            return cls(path, model, folder, ids, logits, decoder, kind, past)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -134,13 +136,14 @@ class DecoderFile:
         ModelError
             If a node cannot be imported.
         """
-        past, _ = pasts_of(self.model)
         weights: dict[str, Any] = dict.fromkeys(t.name for t in self.model.graph.initializer)
         for rows in self.decoder.rows:
             with scratch_folder() as scratch:
                 for last_only in (False, True) if rows > 1 else (False,):
                     with border(ModelError, f"{self.path}: the decoder cannot be imported"):
-                        view = view_at(self.model, self.folder, scratch, rows, past, self.cache)
+                        view = view_at(
+                            self.model, self.folder, scratch, rows, self.past, self.cache
+                        )
                         mod = self._module(view, rows, last_only, weights)
                     yield function_name(rows, last_only), mod
 
@@ -161,6 +164,26 @@ class DecoderFile:
                 f"{error.reasons[min(error.reasons)]}; ONNX Runtime does not run nodes of decoders"
             ) from error
         return mod.with_attr(FILE_LAYERS, layers)
+
+
+def _longest_view(
+    model: onnx.ModelProto, folder: Path, scratch: Path, kind: str
+) -> tuple[int, int, View]:
+    """Return the numbers of past tokens at which a decoder can be looked at, and how it is there.
+
+    Raises
+    ------
+    ModelError
+        If there are none, or the decoder has something that is not supported.
+    """
+    first: TooLong | None = None
+    for past, other in pasts_of(model):
+        try:
+            return past, other, view_at(model, folder, scratch, ROWS[0], past, kind)
+        except TooLong as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def _cache_type(graph: onnx.GraphProto, cache: CacheOption) -> str:

@@ -18,15 +18,20 @@ from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_importer import Refused, simplified
 from tvm_sparse.sizes.decoder import ROWS
 
-PAST = 16384
-"""The past tokens at which decoders are looked at. A larger window of a mask would not be seen, so
-sessions hold no more."""
-OTHER_PAST = 12288
-"""A second number. Whatever else than attention depends on the past shows in a difference."""
+PASTS = tuple((1 << power) - ROWS[-1] * (power < 14) for power in range(14, 7, -1))
+"""The past tokens at which decoders are looked at; the first number that a decoder takes counts.
+Those with tables of a fixed size, such as GPT-Neo's masks, take no more than the tables hold. A
+larger window of a mask would not be seen, so sessions hold no more."""
 
 
-def pasts_of(model: onnx.ModelProto) -> tuple[int, int]:
-    """Return two numbers of past tokens at which a decoder can be looked at.
+class TooLong(ModelError):
+    """A decoder does not take as many past tokens."""
+
+
+def pasts_of(model: onnx.ModelProto) -> list[tuple[int, int]]:
+    """Return pairs of numbers of past tokens at which a decoder may be looked at.
+
+    Whatever else than attention depends on the past shows in a difference of the two.
 
     Raises
     ------
@@ -35,10 +40,10 @@ def pasts_of(model: onnx.ModelProto) -> tuple[int, int]:
     """
     room = room_of(model)
     if not room:
-        return PAST, OTHER_PAST
+        return [(past, past * 3 // 4) for past in PASTS]
     if room < ROWS[-1] + 2:
         raise ModelError(f"its caches have room for {room} tokens, and {ROWS[-1] + 2} are needed")
-    return room - ROWS[-1], room - ROWS[-1] - 1
+    return [(room - ROWS[-1], room - ROWS[-1] - 1)]
 
 
 def room_of(model: onnx.ModelProto) -> int:
@@ -64,7 +69,8 @@ def at_lengths(
     Raises
     ------
     ModelError
-        If an input has another shape than those of decoders, or ONNX Runtime refuses the model.
+        If an input has another shape than those of decoders; `TooLong` if ONNX Runtime refuses the
+        model.
     """
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
@@ -98,7 +104,7 @@ def at_lengths(
     try:
         simple = simplified(bound, folder, scratch)
     except Refused as error:
-        raise ModelError(f"ONNX Runtime refuses the decoder: {error}") from error
+        raise TooLong(f"ONNX Runtime refuses the decoder: {error}") from error
     for value, given in zip(simple.graph.output, model.graph.output, strict=True):
         value.CopyFrom(given)
     return simple
