@@ -24,16 +24,21 @@ if TYPE_CHECKING:
     from tvm_sparse.errors import TvmSparseError
     from tvm_sparse.runtime.engine import Engine
     from tvm_sparse.runtime.loading import load
+    from tvm_sparse.runtime.session import step_sessions
 
 from tvm_sparse.version import __version__
 
-__all__ = ["Engine", "TvmSparseError", "__version__", "compile", "load", "passes", "schedules"]
+__all__ = [
+    "Engine", "TvmSparseError", "__version__", "compile", "load", "passes", "schedules",
+    "step_sessions",
+]  # fmt: skip
 
 _HOME = {
     "Engine": "runtime.engine",
     "TvmSparseError": "errors",
     "compile": "compiler",
     "load": "runtime.loading",
+    "step_sessions": "runtime.session",
 }
 
 

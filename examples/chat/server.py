@@ -7,8 +7,8 @@
 
 The model is one that `tvm-sparse compile` wrote, or a file that it takes. The tokenizer, and the
 template of a chat, lie beside it. Requests that come at the same time take a session each and wait
-for a free one. A session keeps what it has read: a request whose text begins like the one before
-reads only what is new.
+for a free one; their tokens are computed in one call, which reads the weights once. A session keeps
+what it has read: a request whose text begins like the one before reads only what is new.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ from starlette.routing import Route
 
 import tvm_sparse
 from tvm_sparse.errors import InputError
-from tvm_sparse.generation.generate import Progress, generate
+from tvm_sparse.generation.generate import Progress, Session, generate
 from tvm_sparse.generation.model_folder import folder_of, stop_tokens_beside, tokenizer_beside
 from tvm_sparse.generation.sampling import Sampler
 from tvm_sparse.generation.text import Tokenizer, until_stop_word
+from tvm_sparse.generation.together import Member, Together
 
 
 @dataclass
@@ -51,8 +53,8 @@ class Question:
 class Conversation:
     """A session, and the tokens that it has read."""
 
-    def __init__(self, engine: tvm_sparse.Engine, tokens: int) -> None:
-        self.session = engine.session(tokens=tokens)
+    def __init__(self, session: Session, writing: Callable[[], AbstractContextManager]) -> None:
+        self.session, self.writing = session, writing
         self.read: list[int] = []
 
     def answer(self, prompt: list[int], tokens: int, **options: Any) -> Iterator[int]:
@@ -64,9 +66,10 @@ class Conversation:
         told = list(prompt)
         try:
             new = prompt[known:]
-            for token in generate(self.session, new, tokens, before=prompt[:known], **options):
-                told.append(token)
-                yield token
+            with self.writing():
+                for token in generate(self.session, new, tokens, before=prompt[:known], **options):
+                    told.append(token)
+                    yield token
         finally:
             self.read = told[: self.session.position]
 
@@ -92,8 +95,16 @@ class Server:
         self.stop = stop_tokens_beside(model)
         self.template = chat_template(folder_of(model))
         self.free: asyncio.Queue[Conversation] = asyncio.Queue()
+        together = Together()
         for _ in range(sessions):
-            self.free.put_nowait(Conversation(engine, context))
+            session = engine.session(tokens=context)
+            if sessions > 1:
+                member = Member(session, together)
+                self.free.put_nowait(Conversation(member, together.writing))
+            else:
+                self.free.put_nowait(Conversation(session, nullcontext))
+        # Guesses make steps of several tokens, which are computed alone.
+        self.lookup = 3 if sessions == 1 else 0
 
     def app(self) -> Starlette:
         """Return the application of the routes."""
@@ -162,7 +173,7 @@ class Server:
             question.tokens,
             sampler=question.sampler,
             stop=self.stop,
-            lookup=3,
+            lookup=self.lookup,
             progress=question.progress,
         )
         try:

@@ -17,7 +17,6 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from tvm_sparse.dtypes import DType
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.operators import operator_of
 
 CALLS_WITH_TYPES = ("relax.call_tir", "relax.call_dps_packed", "relax.call_pure_packed")
 """Calls of functions that know nothing of Relax: their operands and results keep their types."""
@@ -60,19 +59,6 @@ def _is_widened(func: relax.Function) -> bool:
     return bool(half) and not any(_is_half(var.ty) for var in matched)
 
 
-def _writes(call: relax.Expr) -> list[relax.Expr]:
-    """Return the operands that a call writes in place."""
-    operator = operator_of(call)
-    return [] if operator is None else [call.args[i] for i in operator.in_place(call)]
-
-
-def _written(func: relax.Function) -> set[relax.Expr]:
-    """Return what calls in a function write in place."""
-    written: set[relax.Expr] = set()
-    relax.analysis.post_order_visit(func, lambda expr: written.update(_writes(expr)))
-    return written
-
-
 def _is_same_type(cast: relax.Call) -> bool:
     return bool(cast.args[0].ty.dtype == cast.attrs["dtype"])
 
@@ -86,7 +72,7 @@ class _Widener(PyExprMutator):
     """Casts every value of float16 as soon as it is there, so that the others see float32 only."""
 
     def visit_function_(self, func: relax.Function) -> relax.Expr:
-        self.params = set(func.params) - _written(func)
+        self.params = set(func.params)
         return super().visit_function_(func)
 
     def visit_var_(self, var: relax.Var) -> relax.Expr:
@@ -102,8 +88,6 @@ class _Widener(PyExprMutator):
         visited = super().visit_call_(call)
         if is_call_to(visited, "relax.astype") and _is_same_type(visited):
             return visited.args[0]
-        if _writes(visited):
-            return self.builder_.normalize(visited)
         if visited.op.name in CALLS_WITH_TYPES:
             operands = zip(visited.args[1:], call.args[1:], strict=True)
             args = [call.args[0], *(self._as_given(new, old) for new, old in operands)]

@@ -68,12 +68,7 @@ def _call_batched(
     """
     args = list(call.args)
     if isinstance(call.ty, relax.TupleType):
-        types = list(call.ty.fields)
-        written = OPERATORS[call.op.name].in_place(call)
-        if written:
-            others = [-1] * (len(types) - len(written))
-            return relax.op.call_tir_inplace(gvar, args, [*written, *others], types)
-        return relax.call_tir(gvar, [*args, *sizes], types)
+        return relax.call_tir(gvar, [*args, *sizes], list(call.ty.fields))
     shape = known_extents(call)
     if call.op.name in _OF_ONE_LANE:
         operands = OPERATORS[call.op.name].operands_of(call)

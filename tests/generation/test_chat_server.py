@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import tvm_sparse
 from tvm_sparse.testing.sessions import WordySession, byte_tokenizer
+from tvm_sparse.testing.tiny_decoders import TinyDecoder
 
 pytest.importorskip("tokenizers")
 testclient = pytest.importorskip("starlette.testclient")
@@ -142,3 +145,19 @@ def test_the_session_is_free_after_an_error(client, engine):
         ask(client)
     session.step = read
     assert ask(client).status_code == 200
+
+
+def test_requests_at_the_same_time(server, tmp_path):
+    """Each of two requests gets the text that it gets alone."""
+    byte_tokenizer(tmp_path)
+    decoder = TinyDecoder(layers=1, vocabulary=256).write(tmp_path / "tiny.onnx")
+    engine = tvm_sparse.compile(decoder, threads=1)
+    made = server.Server(tmp_path / "model.so", engine, sessions=2, context=64)
+    with testclient.TestClient(made.app()) as client:
+        prompts = ["ab", "cde"]
+        alone = [ask(client, prompt=prompt, max_tokens=30).json() for prompt in prompts]
+        with ThreadPoolExecutor(2) as pool:
+            work = [pool.submit(ask, client, prompt=p, max_tokens=30) for p in prompts]
+            replies = [each.result().json() for each in work]
+    for reply, expected in zip(replies, alone, strict=True):
+        assert reply["choices"] == expected["choices"]

@@ -87,6 +87,62 @@ def test_several_sessions(engine):
                 np.testing.assert_array_equal(logits, other)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 17])
+def test_sessions_together(engine, count):
+    """Sessions of several lengths and rooms that step together compute what each does alone."""
+    together, alone = ([engine.session(tokens=30 + 5 * i) for i in range(count)] for _ in "ab")
+    ids = list(range(count))
+    for i, both in enumerate(zip(together, alone, strict=True)):
+        for session in both:
+            session.step([i + 1] * (1 + i))
+    for _ in range(4):
+        found = tvm_sparse.step_sessions(together, ids)
+        expected = np.concatenate([s.step([i]) for s, i in zip(alone, ids, strict=True)])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        ids = expected.argmax(1).tolist()
+        assert ids == found.argmax(1).tolist()
+    for session, other in zip(together, alone, strict=True):
+        assert session.position == other.position
+        np.testing.assert_allclose(session.cache(1), other.cache(1), atol=1e-5)
+        np.testing.assert_allclose(session.step([3, 4]), other.step([3, 4]), atol=1e-5)
+
+
+def test_sessions_together_in_threads(engine):
+    """Calls that name the same sessions in other orders wait for each other, and not forever."""
+    sessions = [engine.session(tokens=64) for _ in range(3)]
+    threads = [
+        threading.Thread(
+            target=lambda order=order: [
+                tvm_sparse.step_sessions([sessions[i] for i in order], [1, 1, 1]) for _ in range(9)
+            ]
+        )
+        for order in ([0, 1, 2], [2, 1, 0])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert [session.position for session in sessions] == [18] * 3
+
+
+def test_wrong_sessions_together(engine, path):
+    first, full = engine.session(tokens=9), engine.session(tokens=2)
+    full.step([1, 2])
+    other = tvm_sparse.compile(path, threads=1).session()
+    for sessions, ids, message in (
+        ([], [], "one session or more"),
+        ([first], [1, 2], "1 sessions and 2 tokens"),
+        ([first, first], [1, 2], "stands there twice"),
+        ([first, other], [1, 2], "several engines"),
+        ([first, full], [1, 2], "has 2 of at most 2 tokens"),
+        ([first, engine.session()], [1, 50], "50 is no token"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tvm_sparse.step_sessions(sessions, ids)
+        assert first.position == 0
+
+
 def test_saved(engine, tmp_path):
     engine.save(tmp_path / "tiny.so")
     loaded = tvm_sparse.load(tmp_path / "tiny.so", threads=2)

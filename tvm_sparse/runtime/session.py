@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
 import threading
 from collections.abc import Sequence
@@ -11,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.errors import InputError
-from tvm_sparse.runtime.arrays import to_tensor
-from tvm_sparse.runtime.running import running
+from tvm_sparse.runtime.session_calls import CacheMemory, Call, Part
 from tvm_sparse.sizes.cached_attention import blocks_for
-from tvm_sparse.sizes.decoder import function_name
 
 if TYPE_CHECKING:
     from tvm_sparse.runtime.engine import Engine
+
+ALIGNMENT = 64
+"""Bytes at a multiple of which caches begin: compiled code loads whole vectors."""
 
 MOST_TOKENS = 4096
 """The tokens of a session if nobody says how many."""
@@ -60,13 +63,13 @@ class Session:
         self._engine, self._decoder, self._tokens = engine, decoder, tokens
         self._position = 0
         self._lock = threading.Lock()
-        # The system gives zeroed memory page by page, when it is written.
-        arrays = [
-            np.zeros(shape, cache.dtype)
+        self._arrays = [
+            _aligned(shape, cache.dtype)
             for cache in decoder.caches
             for shape in cache.shapes(blocks_for(tokens))
         ]
-        self._arrays, self._caches = arrays, [to_tensor(array) for array in arrays]
+        self._memory = CacheMemory(self._arrays)
+        self._call = Call(engine, decoder)
 
     def __repr__(self) -> str:
         return f"Session({self._position} of {self._tokens} tokens)"
@@ -111,10 +114,9 @@ class Session:
             position, done = self._position, 0
             self._check_room(len(tokens))
             for rows, used in self._decoder.chunks(len(tokens)):
-                chunk = np.zeros((1, rows), self._decoder.ids)
-                chunk[0, :used] = tokens[done : done + used]
+                part = Part(self._memory, position, tokens[done : done + used])
+                found = self._call([part], rows, last_only)
                 done += used
-                found = self._call(function_name(rows, last_only), chunk, position, used)
                 if not last_only:
                     logits.append(found[:used])
                 elif done == len(tokens):
@@ -162,17 +164,6 @@ class Session:
         of_values = values.transpose(0, 1, 3, 2, 4).reshape(*of_keys.shape[:2], -1)
         return of_keys[None, :, :count], of_values[None, :, :count, : spec.head_dim]
 
-    def _call(
-        self, name: str, ids: NDArray[np.generic], position: int, used: int
-    ) -> NDArray[np.float32]:
-        """Return the logits ``(rows, vocabulary)`` of a call."""
-        state = to_tensor(np.array([position, used], "int32"))
-        with running():
-            machine = self._engine.usable_machine()
-            tensors = [to_tensor(ids), state, *self._caches]
-            result = machine.run(tensors, name)
-        return np.from_dlpack(result).astype("float32", copy=False)[0]
-
     def _checked(self, ids: Sequence[int]) -> NDArray[np.int64]:
         array = np.asarray(ids)
         if array.ndim != 1 or not array.size or array.dtype.kind not in "iu":
@@ -182,7 +173,7 @@ class Session:
             raise InputError(f"{wrong} is no token: the vocabulary has {self._decoder.vocabulary}")
         return array.astype("int64")
 
-    def _check_room(self, count: int) -> None:
+    def _check_room(self, count: int = 1) -> None:
         if self._position + count > self._tokens:
             most = self._decoder.limit
             limit = f" (the model takes up to {most})" if most else ""
@@ -191,3 +182,69 @@ class Session:
                 f"more do not fit: rewind or reset it, or make one with "
                 f"engine.session(tokens=...){limit}"
             )
+
+
+def step_sessions(sessions: Sequence[Session], ids: Sequence[int]) -> NDArray[np.float32]:
+    """Append a token to each of several sessions of an engine.
+
+    All tokens meet a weight while it is in a core's caches, so that up to 16 take little longer
+    than one. Each attends to the tokens of its own session.
+
+    Parameters
+    ----------
+    sessions : sequence of Session
+        The sessions, all different.
+    ids : sequence of int
+        The token of each.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``(sessions, vocabulary)``: the logits behind the token of each. They are those that
+        `Session.step` returns, but for the rounding of sums in another order.
+
+    Raises
+    ------
+    InputError
+        If there is not one token a session, a session stands there twice or has no room, sessions
+        belong to several engines, or a token is not in the vocabulary. All sessions then stay as
+        they were.
+    RunError, TargetError, ClosedError
+        As `Engine.run` raises them.
+    """
+    if not sessions or len(sessions) != len(ids):
+        raise InputError(
+            f"{len(sessions)} sessions and {len(ids)} tokens: there must be one session or more, "
+            "and one token for each"
+        )
+    if len({id(session) for session in sessions}) < len(sessions):
+        raise InputError("a session stands there twice: a call appends one token to each")
+    if any(session._engine is not sessions[0]._engine for session in sessions):
+        raise InputError("the sessions belong to several engines: step those of each in a call")
+    tokens = sessions[0]._checked(ids)
+    call = sessions[0]._call
+    logits, done = [], 0
+    with contextlib.ExitStack() as held:
+        # All callers take the locks in the same order, so that none waits for another in a ring.
+        for session in sorted(sessions, key=id):
+            held.enter_context(session._lock)
+        for session in sessions:
+            session._check_room()
+        for rows, used in sessions[0]._decoder.chunks(len(sessions)):
+            parts = [
+                Part(session._memory, session._position, tokens[i : i + 1])
+                for i, session in enumerate(sessions[done : done + used], done)
+            ]
+            logits.append(call(parts, rows)[:used])
+            done += used
+        for session in sessions:
+            session._position += 1
+    return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+
+def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
+    """Return zeros; the system gives their memory page by page, when it is written."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].view(dtype).reshape(shape)

@@ -91,6 +91,13 @@ class CachedAttention:
         return next(parts for parts in range(1, threads + 1) if not self.kv_heads * parts % threads)
 
 
+STATE_COLUMNS = 5
+"""The numbers of a row of a call's state. A row that holds a token begins with the position of the
+token and the number of its sequence, or -1 if the row holds none. Behind them stands what is said
+of the sequence that has the number of the row: its first row, its rows, and the blocks of its
+cache."""
+
+
 def blocks_for(tokens: int) -> int:
     """Return the blocks of a cache for a number of tokens."""
     return -(-tokens // BLOCK)

@@ -83,8 +83,9 @@ class Decoder:
 def function_name(rows: int, last_only: bool) -> str:
     """Return the name of the function that computes `rows` tokens.
 
-    Its parameters are the tokens ``(1, rows)``, the state ``(2,)`` of int32: the position of the
-    first token and how many there are; and the caches, keys and values in turn. Its result are the
-    logits ``(1, rows, vocabulary)``, or with `last_only` ``(1, 1, vocabulary)``.
+    Its parameters are the tokens ``(1, rows)``, the state ``(rows, 5)`` as `call_state` makes it,
+    and for each attention the addresses of the caches of keys and of values of each sequence, int64
+    ``(2, rows)``. Its result are the logits ``(1, rows, vocabulary)``, or with `last_only` those
+    behind the last token of the first sequence, ``(1, 1, vocabulary)``.
     """
     return f"{'last' if last_only and rows > 1 else 'rows'}_{rows}"

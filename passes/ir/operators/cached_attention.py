@@ -1,8 +1,7 @@
 """Attention of new tokens to caches of keys and values, which a call extends in place.
 
-The caches are parameters of the function, with blocks of positions whose number is known only when
-a session is made. The state says at which position the new tokens begin, and how many there are.
-The sizes of the activations do not depend on it.
+The caches are memory of sessions, of which a call gets the addresses. The state says to which
+sequence a token belongs, and at which position it stands. No size depends on either.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, tensor_typ
 from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.sizes.cached_attention import CachedAttention
 
-CACHES = ("keys", "values")
-
 
 def cached_attention(problem: CachedAttention, operands: Mapping[str, relax.Expr]) -> relax.Call:
     """Append the keys and values of new tokens to caches, and attend to all that they hold.
@@ -33,14 +30,13 @@ def cached_attention(problem: CachedAttention, operands: Mapping[str, relax.Expr
     operands : mapping of str to relax.Expr
         ``qkv``, or ``q``, ``k`` and ``v``, of shape ``(1, tokens, channels)``; ``cos`` and ``sin``
         of shape ``(positions, rotated / 2)`` if the operator rotates; ``sinks`` of shape
-        ``(heads,)`` if it has any; ``keys`` and ``values`` of
-        the shapes that `CachedAttention.caches` gives; ``state``, int32: the position of the first
-        token and the number of tokens.
+        ``(heads,)`` if it has any; ``places`` int64 ``(2, tokens)``, the addresses of the caches
+        of keys and of values of each sequence; ``state`` int32 ``(tokens, STATE_COLUMNS)``.
 
     Returns
     -------
     relax.Call
-        A tuple of both caches and the result ``(1, tokens, heads * head_dim)``.
+        The result ``(1, tokens, heads * head_dim)``.
     """
     attrs = {**dataclasses.asdict(problem), "scale": repr(problem.scale)}
     attrs |= {"softcap": repr(problem.softcap), "operands": list(operands)}
@@ -68,9 +64,8 @@ def operands_of(call: relax.Call) -> dict[str, relax.Expr]:
 
 
 def _infer(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
-    problem, operands = problem_of(call), operands_of(call)
-    result = tensor_type(1, problem.tokens, problem.heads * problem.head_dim)
-    return relax.TupleType([*(operands[name].ty for name in CACHES), result])
+    problem = problem_of(call)
+    return tensor_type(1, problem.tokens, problem.heads * problem.head_dim)
 
 
 def _kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
@@ -79,9 +74,4 @@ def _kernel(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.cached_attention(problem_of(call), rows, cpu)
 
 
-CACHED_ATTENTION = Operator(
-    PREFIX + "cached_attention",
-    infer=_infer,
-    kernel=_kernel,
-    in_place=lambda call: [list(operands_of(call)).index(name) for name in CACHES],
-)
+CACHED_ATTENTION = Operator(PREFIX + "cached_attention", infer=_infer, kernel=_kernel)

@@ -95,8 +95,6 @@ class Operator:
         Returns the sizes of a call that `kernel` takes as parameters where they are an `Extent`.
     takes_sizes : bool
         Whether `stage` and `kernel` compute calls with sizes that are known at run time only.
-    in_place : callable
-        Returns the positions of the arguments that `kernel` writes. They are the first results.
     """
 
     name: str
@@ -110,7 +108,6 @@ class Operator:
     legalize: Legalize | None = None
     sizes: Callable[[relax.Call], Sequence[int]] = _none
     takes_sizes: bool = False
-    in_place: Callable[[relax.Call], Sequence[int]] = _none
 
     @property
     def is_own(self) -> bool:

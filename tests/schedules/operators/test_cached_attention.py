@@ -9,7 +9,7 @@ import tvm
 from tvm_sparse import schedules
 from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import native
-from tvm_sparse.sizes.cached_attention import CachedAttention, blocks_for
+from tvm_sparse.sizes.cached_attention import STATE_COLUMNS, CachedAttention, blocks_for
 
 GROUPED = CachedAttention(tokens=4, heads=6, kv_heads=2, head_dim=16, scale=0.25)
 
@@ -81,7 +81,7 @@ PROBLEMS = {
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_numpy(name):
-    """Steps of several lengths, up to position 150, give what all tokens together give."""
+    """Steps of several lengths and sequences give what all tokens of a sequence together give."""
     problem, rng = PROBLEMS[name], np.random.default_rng(0)
     angles = rng.uniform(-3, 3, (200, max(problem.rotated // 2, 1)))
     tables = [np.cos(angles).astype("float32"), np.sin(angles).astype("float32")]
@@ -90,31 +90,63 @@ def test_numpy(name):
     func = schedules.cached_attention(problem, 200, cpu)
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
     kernel = build(module, cpu.to_target())["main"]
-    caches = [
-        tvm.runtime.tensor(np.zeros(shape, problem.cache))
-        for shape in problem.caches(blocks_for(150))
-    ]
-    sequence, position = Sequence(problem), 0
     widths = [problem.heads * problem.head_dim] + [problem.kv_heads * problem.head_dim] * 2
-    counts = [3, 1, 4, 1, 2] + [problem.tokens] * (139 // problem.tokens)
-    for count in counts:
-        count = min(count, problem.tokens)
+    sequences = [Sequence(problem) for _ in range(SEQUENCES)]
+    memories = [caches_of(problem, 150 + 70 * i) for i in range(SEQUENCES)]
+    for counts in steps_of(problem):
+        state, places = state_of(problem, sequences, memories, counts)
         rows = [
             rng.standard_normal((1, problem.tokens, width)).astype("float32") for width in widths
         ]
-        for operand, x in zip("qkv", rows, strict=True):
-            sequence.append(operand, x[0, :count])
+        first = 0
+        for sequence, count in zip(sequences, counts, strict=False):
+            for operand, x in zip("qkv", rows, strict=True):
+                sequence.append(operand, x[0, first : first + count])
+            first += count
         inputs = [np.concatenate(rows, -1)] if problem.packed else rows
         inputs = [
             *inputs,
             *(tables if problem.rotated else []),
             *([sinks] if problem.sinks else []),
         ]
-        state = np.array([position, count], "int32")
         y = tvm.runtime.tensor(np.full((1, problem.tokens, widths[0]), np.nan, "float32"))
-        kernel(*map(tvm.runtime.tensor, inputs), *caches, tvm.runtime.tensor(state), y)
-        position += count
-        expected = sequence.attended(count, *tables, sinks)
-        tolerance = 3e-3 if problem.cache == "float16" else 2e-5
-        np.testing.assert_allclose(y.numpy()[0, :count], expected, rtol=0, atol=tolerance)
-        assert not y.numpy()[0, count:].any()
+        kernel(*map(tvm.runtime.tensor, [*inputs, places, state]), y)
+        tolerance, first = 3e-3 if problem.cache == "float16" else 2e-5, 0
+        for sequence, count in zip(sequences, counts, strict=False):
+            expected = sequence.attended(count, *tables, sinks)
+            found = y.numpy()[0, first : first + count]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+            first += count
+        assert not y.numpy()[0, first:].any()
+
+
+SEQUENCES = 3
+
+
+def steps_of(problem):
+    """Return how many tokens of each sequence are in a call: up to position 150 in the first."""
+    steps, most = [[3], [1], [4], [1, 1], [2, 1], [1, 2, 1]], problem.tokens
+    steps += [[most]] * (135 // most) + [[1, 1, 1], [1, 1, 2]]
+    return [counts for counts in steps if sum(counts) <= most]
+
+
+def caches_of(problem, tokens):
+    memory = []
+    for shape in problem.caches(blocks_for(tokens)):
+        # Keep the memory of a tensor of TVM, whose address is a multiple of a vector's size.
+        memory.append(tvm.runtime.tensor(np.zeros(shape, problem.cache)))
+    return memory
+
+
+def state_of(problem, sequences, memories, counts):
+    state = np.zeros((problem.tokens, STATE_COLUMNS), "int32")
+    places = np.zeros((2, problem.tokens), "int64")
+    state[:, 1], first = -1, 0
+    for i, count in enumerate(counts):
+        position = len(sequences[i].k)
+        state[first : first + count, 0] = position + np.arange(count)
+        state[first : first + count, 1] = i
+        state[i, 2:] = first, count, memories[i][0].shape[1]
+        places[:, i] = [np.from_dlpack(cache).ctypes.data for cache in memories[i]]
+        first += count
+    return state, places

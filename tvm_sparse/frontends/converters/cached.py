@@ -14,7 +14,7 @@ DOMAIN, OPERATOR = "tvm_sparse.decoder", "CachedAttention"
 """An operator of ours, which no file has."""
 NAME = f"{DOMAIN}.{OPERATOR}"
 
-OPERANDS = ("q", "k", "v", "keys", "values", "state", "cos", "sin", "sinks")
+OPERANDS = ("q", "k", "v", "cos", "sin", "sinks", "places", "state")
 """Its inputs; `k` and `v` are missing if `q` holds all three of them."""
 
 
@@ -30,7 +30,7 @@ def cached_attention(node: Node) -> Any:
         tokens=node.shape(0)[1],
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=int(given["keys"].ty.shape[3]),
+        head_dim=int(node.attributes["head_dim"]),
         scale=float(node.attributes["scale"]),
         window=int(node.attributes.get("window", 0)),
         softcap=float(node.attributes.get("softcap", 0.0)),
@@ -38,15 +38,8 @@ def cached_attention(node: Node) -> Any:
         interleaved=bool(node.attributes.get("interleaved", 0)),
         packed=is_packed,
         sinks="sinks" in given,
-        cache=str(given["keys"].ty.dtype),
+        cache=node.text("cache_type", "float32"),
     )
     names = ["qkv" if is_packed and name == "q" else name for name in given]
-    order = [*(n for n in names if n not in _LAST), *_LAST]
-    operands = dict(zip(names, given.values(), strict=True))
-    call = node.emit(cached_call(problem, {name: operands[name] for name in order}))
-    result = node.emit(relax.TupleGetItem(call, 2))
+    result = node.emit(cached_call(problem, dict(zip(names, given.values(), strict=True))))
     return result if dtype == "float32" else relax.op.astype(result, dtype)
-
-
-_LAST = ("keys", "values", "state")
-"""The operands behind the others in a call."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from onnx import helper
 from tvm_sparse.frontends.converters.cached import DOMAIN, OPERATOR
 
 STATE = "tvm_sparse_state"
-"""The name of the input that says at which position the tokens begin, and how many there are."""
+"""The name of the input that says which sequences and positions the tokens of a call have."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,14 @@ class FoundAttention:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     cache: str = ""
 
-    def replacement(self, caches: Sequence[str]) -> list[onnx.NodeProto]:
-        """Return the nodes that take the place of the attention."""
+    def replacement(self, places: str) -> list[onnx.NodeProto]:
+        """Return the nodes that take the place of the attention.
+
+        Parameters
+        ----------
+        places : str
+            The value with the addresses of its caches.
+        """
         rows = [*self.rows, "", ""][:3]
         before: list[onnx.NodeProto] = []
         result = self.result
@@ -87,7 +93,7 @@ class FoundAttention:
                 before.append(_turn(name, turned))
                 before.append(_reshape(turned, rows[i], _ROWS))
             result = f"{self.result}_rows"
-        inputs = [*rows, *caches, STATE, *(self.tables or ("", "")), self.sinks]
+        inputs = [*rows, *(self.tables or ("", "")), self.sinks, places, STATE]
         attend = helper.make_node(
             OPERATOR, inputs, [result], name=self.node, domain=DOMAIN, **self.attributes
         )

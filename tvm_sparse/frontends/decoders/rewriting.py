@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,10 +14,8 @@ from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.cached import DOMAIN
 from tvm_sparse.frontends.decoders.attention import STATE, FoundAttention
 from tvm_sparse.frontends.submodel import needed, reads
+from tvm_sparse.sizes.cached_attention import STATE_COLUMNS
 from tvm_sparse.sizes.decoder import CacheSpec
-
-BLOCKS = "blocks"
-"""The name of the dimension of caches that a session chooses."""
 
 _PREFIX = "tvm_sparse_"
 _CACHE_TYPES = {
@@ -26,6 +25,8 @@ _CACHE_TYPES = {
 }
 _ROWWISE = {"Add", "Cast", "Div", "Identity", "Mul", "Tanh"}
 """Operators that may follow the head, each of whose results comes from one element."""
+_COUNT = 3
+"""The column of the state that says how many rows a sequence has."""
 _PRODUCTS = {"Gemm", "MatMul", "MatMulNBits"}
 
 
@@ -84,21 +85,19 @@ def rewrite(
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
     specs = [cache_of(graph, attention) for attention in attentions]
-    caches = [(f"{_PREFIX}keys{i}", f"{_PREFIX}values{i}") for i in range(len(specs))]
+    places = [f"{_PREFIX}places{i}" for i in range(len(specs))]
     inputs = [
         helper.make_tensor_value_info(ids, types[ids], [1, rows]),
-        helper.make_tensor_value_info(STATE, TensorProto.INT32, [2]),
+        helper.make_tensor_value_info(STATE, TensorProto.INT32, [rows, STATE_COLUMNS]),
     ]
     replaced: dict[str, list[onnx.NodeProto]] = {}
     made: list[onnx.TensorProto] = []
-    for names, spec, attention in zip(caches, specs, attentions, strict=True):
-        replaced[attention.result] = _with_scale(attention, spec).replacement(names)
+    for place, spec, attention in zip(places, specs, attentions, strict=True):
+        replaced[attention.result] = _with_sizes(attention, spec).replacement(place)
         for name, shape in attention.shapes().items():
             if name not in {tensor.name for tensor in made}:
                 made.append(numpy_helper.from_array(np.array(shape), name))
-        shapes = spec.shapes(BLOCKS)
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
-        inputs += map(helper.make_tensor_value_info, names, [kind] * 2, shapes)
+        inputs.append(helper.make_tensor_value_info(place, TensorProto.INT64, [2, rows]))
     result = logits_of(graph, attentions)
     nodes = [
         new
@@ -157,7 +156,7 @@ def table_rows(model: onnx.ModelProto) -> int:
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     rows, offsets = [], _position_offsets(model.graph)
     for node in model.graph.node:
-        for position in {"RotaryEmbedding": (1, 2, 3), "CachedAttention": (6,)}.get(
+        for position in {"RotaryEmbedding": (1, 2, 3), "CachedAttention": (3,)}.get(
             node.op_type, ()
         ):
             name = node.input[position] if position < len(node.input) else ""
@@ -190,10 +189,10 @@ def _position_offsets(graph: onnx.GraphProto) -> dict[str, int]:
     return offsets
 
 
-def _with_scale(attention: FoundAttention, spec: CacheSpec) -> FoundAttention:
-    attributes = dict(attention.attributes)
-    attributes["scale"] = attributes.get("scale") or 1 / math.sqrt(spec.head_dim)
-    return FoundAttention(**{**attention.__dict__, "attributes": attributes})
+def _with_sizes(attention: FoundAttention, spec: CacheSpec) -> FoundAttention:
+    scale = attention.attributes.get("scale") or 1 / math.sqrt(spec.head_dim)
+    sizes = {"scale": scale, "head_dim": spec.head_dim, "cache_type": spec.dtype}
+    return replace(attention, attributes={**attention.attributes, **sizes})
 
 
 def _element_type(graph: onnx.GraphProto, name: str) -> onnx.TypeProto:
@@ -206,28 +205,19 @@ def _element_type(graph: onnx.GraphProto, name: str) -> onnx.TypeProto:
 def _positions(
     name: str, kind: int, rows: int, made: list[onnx.TensorProto]
 ) -> list[onnx.NodeProto]:
-    """Return the nodes that compute positions ``(1, rows)``; unused rows get the last one."""
+    """Return the nodes that compute positions ``(1, rows)``, which are a column of the state."""
     own = f"{_PREFIX}{rows}_{name}"  # other numbers of rows have other constants
-
-    def constant(suffix: str, values: object) -> str:
-        made.append(numpy_helper.from_array(np.array(values), f"{own}_{suffix}"))
-        return made[-1].name
-
-    def node(op_type: str, inputs: Sequence[str], output: str, **attributes: int) -> onnx.NodeProto:
-        return helper.make_node(op_type, inputs, [output], name=output, **attributes)
-
-    steps = constant("steps", np.arange(rows, dtype="int64")[None])
-    first, second, one = (constant(text, [i]) for text, i in (("0", 0), ("1", 1), ("one", 1)))
+    made.append(numpy_helper.from_array(np.array(0), f"{own}_0"))
+    made.append(numpy_helper.from_array(np.array([1, rows]), f"{own}_shape"))
     return [
-        node("Cast", [STATE], f"{own}_state", to=TensorProto.INT64),
-        node("Gather", [f"{own}_state", first], f"{own}_first"),
-        node("Gather", [f"{own}_state", second], f"{own}_count"),
-        node("Add", [f"{own}_first", steps], f"{own}_all"),
-        node("Add", [f"{own}_first", f"{own}_count"], f"{own}_end"),
-        node("Sub", [f"{own}_end", one], f"{own}_last"),
-        node("Min", [f"{own}_all", f"{own}_last"], f"{own}_used"),
-        node("Cast", [f"{own}_used"], name, to=kind),
+        _gather(STATE, f"{own}_0", f"{own}_column", axis=1),
+        helper.make_node("Reshape", [f"{own}_column", f"{own}_shape"], [f"{own}_row"], name=own),
+        helper.make_node("Cast", [f"{own}_row"], [name], name=name, to=kind),
     ]
+
+
+def _gather(values: str, places: str, output: str, axis: int) -> onnx.NodeProto:
+    return helper.make_node("Gather", [values, places], [output], name=output, axis=axis)
 
 
 def _with_last_row(
@@ -240,22 +230,24 @@ def _with_last_row(
         head = above[0]
     read = head.input[0] if head.op_type in _PRODUCTS else result
     at = f"{_PREFIX}last"
-    made.append(numpy_helper.from_array(np.array([1], "int64"), f"{at}_1"))
+    made.append(numpy_helper.from_array(np.array([0]), f"{at}_0"))
+    made.append(numpy_helper.from_array(np.array(_COUNT), f"{at}_3"))
     made.append(numpy_helper.from_array(np.array([1], "int32"), f"{at}_one"))
     picking = [
-        helper.make_node("Gather", [STATE, f"{at}_1"], [f"{at}_count"], name=f"{at}_count"),
+        _gather(STATE, f"{at}_0", f"{at}_sequence", axis=0),
+        _gather(f"{at}_sequence", f"{at}_3", f"{at}_count", axis=1),
         helper.make_node("Sub", [f"{at}_count", f"{at}_one"], [at], name=at),
     ]
     if read == result:
         every = f"{_PREFIX}every_row"
-        pick = helper.make_node("Gather", [every, at], [result], name=f"{at}_row", axis=1)
+        pick = _gather(every, at, result, axis=1)
         renamed = onnx.NodeProto()
         renamed.CopyFrom(makers[result])
         renamed.output[list(renamed.output).index(result)] = every
         others = [renamed if node is makers[result] else node for node in nodes]
         return [*others, *picking, pick]
     row = f"{at}_row"
-    pick = helper.make_node("Gather", [read, at], [row], name=row, axis=1)
+    pick = _gather(read, at, row, axis=1)
     changed = onnx.NodeProto()
     changed.CopyFrom(head)
     changed.input[0] = row
