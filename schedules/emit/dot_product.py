@@ -20,7 +20,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.integers import DotProducts
 from tvm_sparse.schedules.emit.buffers import argument, opaque, scratch, vector
-from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums
+from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums, each_of_chunk
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -83,12 +83,6 @@ class DotProduct(Product):
         place = (column * self.column_pitch + word) * lanes
         T.buffer_store(self._words, value, [vector(place, lanes)])
 
-    def begin(self) -> None:
-        """Emit nothing: the registers need no configuration."""
-
-    def end(self) -> None:
-        """Emit nothing."""
-
     def compute(
         self,
         rows: Expr,
@@ -98,12 +92,7 @@ class DotProduct(Product):
     ) -> None:
         """Compute the product with rows of columns, as `Product.compute`."""
         fill(Part(0, self.words))
-        first, count = T.int64(0), self.blocks
-        if chunk is not None:
-            first, count = T.bind(chunk * self.share), self.share
-        end = opaque(T.min(T.int64(count), T.int64(self.blocks) - first))
-        with T.serial(T.int64(0), T.int64(count)) as i, T.If(i < end), T.Then():
-            block = T.bind(first + i)
+        with each_of_chunk(chunk, self.share, self.blocks) as block:
             for place, columns in self._each_place(rows):
                 self._multiply(block, place, columns)
                 store(self._result(block, place, columns))

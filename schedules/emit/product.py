@@ -7,9 +7,14 @@ values. The matrix unit and the dot products of vectors multiply them by words o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tvm.tirx.script import builder as T
+
+from tvm_sparse.schedules.emit.buffers import opaque
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -115,10 +120,19 @@ class Product(ABC):
             Stores sums, after the epilogue, in the result.
         """
 
-    @abstractmethod
-    def begin(self) -> None:
-        """Emit what a thread does before its first product."""
+    def begin(self) -> None:  # noqa: B027
+        """Emit what a thread does before its first product: by default, nothing."""
 
-    @abstractmethod
-    def end(self) -> None:
-        """Emit what a thread does after its last product."""
+    def end(self) -> None:  # noqa: B027
+        """Emit what a thread does after its last product: by default, nothing."""
+
+
+@contextmanager
+def each_of_chunk(chunk: Expr | None, share: int, count: int) -> Iterator[Expr]:
+    """Open a loop over the `share` blocks of a chunk, of `count` in all, or over all of them."""
+    first, most = T.int64(0), count
+    if chunk is not None:
+        first, most = T.bind(chunk * share), share
+    end = opaque(T.min(T.int64(most), T.int64(count) - first))
+    with T.serial(T.int64(0), T.int64(most)) as i, T.If(i < end), T.Then():
+        yield T.bind(first + i)

@@ -24,7 +24,7 @@ from tvm_sparse.cpu.integers import DotProducts
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout
 from tvm_sparse.schedules.emit.buffers import argument, flat, opaque, prefetch, scratch, vector
 from tvm_sparse.schedules.emit.dot_product import SumRegisters, add_dot_products
-from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums
+from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums, each_of_chunk
 from tvm_sparse.schedules.emit.sparse_walk import PREFETCH_DISTANCE
 
 if TYPE_CHECKING:
@@ -99,12 +99,6 @@ class SparseDotProduct(Product):
         at = place * self.place_words + (word * self.columns + beside) * lanes
         T.buffer_store(self._words, value, [vector(at, lanes)])
 
-    def begin(self) -> None:
-        """Emit nothing: the registers need no configuration."""
-
-    def end(self) -> None:
-        """Emit nothing."""
-
     def compute(
         self,
         rows: Expr,
@@ -114,16 +108,9 @@ class SparseDotProduct(Product):
     ) -> None:
         """Compute the product with rows of columns, as `Product.compute`."""
         fill(Part(0, self.layout.k))
-        first, count = T.int64(0), self.layout.groups
-        if chunk is not None:
-            first, count = T.bind(chunk * self.share), self.share
-        end = opaque(T.min(T.int64(count), T.int64(self.layout.groups) - first))
         columns = T.bind(rows * self.row_columns)
-        places = T.bind((columns + (self.columns - 1)) // self.columns)
-        groups = T.int64(count)
-        each = T.serial(T.int64(0), places), T.serial(T.int64(0), groups)
-        with each[0] as place, each[1] as i, T.If(i < end), T.Then():
-            group = T.bind(first + i)
+        places = T.serial(T.int64(0), T.bind((columns + (self.columns - 1)) // self.columns))
+        with places as place, each_of_chunk(chunk, self.share, self.layout.groups) as group:
             self._multiply(group, place)
             if self.row_columns % self.columns == 0:
                 store(self._result(group, place, range(self.columns)))
