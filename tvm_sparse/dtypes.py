@@ -26,6 +26,21 @@ class DType(StrEnum):
         return self.bits // 8
 
 
+_OF_ML_DTYPES = ("bfloat16", "float8", "float4", "int4", "uint4")
+
+
+def element_type(name: object) -> str:
+    """Return the name of a type of elements; raise TypeError for another object.
+
+    NumPy knows those of ml_dtypes, such as bfloat16, only if something has imported it.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{name!r} names no type")
+    if not name.startswith(_OF_ML_DTYPES):
+        np.dtype(name)
+    return name
+
+
 def bytes_of(dtype: str) -> int:
     """Return the bytes of an element of any type that NumPy knows by this name."""
     return np.dtype(str(dtype)).itemsize

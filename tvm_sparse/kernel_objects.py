@@ -17,6 +17,7 @@ from tvm.target import codegen
 
 from tvm_sparse.compiling import on_all_cores
 from tvm_sparse.files import Cache
+from tvm_sparse.passes.lower.vectorize_math import VECTORIZABLE
 from tvm_sparse.runtime.objects import written
 
 
@@ -67,7 +68,7 @@ def _settings(scope: tvm.transform.PassContext) -> list[str]:
 
 @functools.cache
 def _compiler() -> list[object]:
-    """Return what tells this build of TVM, with LLVM inside, from others."""
+    """Return what tells this build of TVM, with LLVM inside and what we add to it, from others."""
     files = sorted(file for folder in libinfo.package_lib_paths() for file in folder.glob("*.so"))
     status = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return [tvm.__version__, codegen.llvm_version_major(), status]
+    return [tvm.__version__, codegen.llvm_version_major(), status, VECTORIZABLE]

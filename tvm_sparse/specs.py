@@ -314,6 +314,8 @@ def unknown_input(name: object, known: Iterable[str], dimensions: Iterable[str] 
         Dimensions, where their names would do as well.
     """
     names, sizes = list(known), list(dimensions)
+    if not names:
+        return InputError(f"unknown input {name!r}: the model has no inputs")
     near = difflib.get_close_matches(str(name), [*names, *sizes], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     also = f", and its dimensions {', '.join(sizes)}" if sizes else ""

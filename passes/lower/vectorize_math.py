@@ -29,6 +29,13 @@ HALF_FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
 }
 """The same functions of float16 values."""
 
+VECTORIZABLE = ("tirx.nearbyint",)
+"""Functions that LLVM has vector code for, which TVM does not know. A loop with one would be
+computed one number after another, or gather and scatter them."""
+
+for _name in VECTORIZABLE:
+    tvm.ir.register_op_attr(_name, "TVectorizable", True)
+
 
 @tvm.transform.module_pass(opt_level=0, name="VectorizeMath")
 class VectorizeMath:

@@ -16,7 +16,7 @@ from tvm_sparse.testing.models import pruned, write_onnx
 
 # The program with another verb: it is busy in a temporary folder, in one way or another.
 PROGRAM = """
-import ctypes, sys, tempfile, threading, time
+import ctypes, os, sys, tempfile, threading, time
 from tvm_sparse.cli import main
 from tvm_sparse.errors import ModelError
 
@@ -32,6 +32,13 @@ def in_code_that_hides_errors():
             time.sleep(100)
         except BaseException:
             pass
+
+def in_foreign_code_that_complains():
+    try:
+        time.sleep(100)
+    except BaseException:
+        os.write(2, b"a block is left")
+        raise
 
 def in_code_that_raises_another_error():
     try:

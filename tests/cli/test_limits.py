@@ -44,6 +44,11 @@ def test_a_crash():
     assert err.startswith("error: the compiler crashed (SIGSEGV)") and err.count("\n") == 1
 
 
+def test_a_signal_after_python_has_given_up_its_handlers():
+    status, err = ended("signal.signal(2, signal.SIG_DFL); os.kill(os.getpid(), 2)")
+    assert (status, err) == (130, "")
+
+
 def test_the_system_takes_memory_back():
     status, err = ended("os.kill(os.getpid(), signal.SIGKILL)")
     assert status == 2 and "for want of memory" in err and err.count("\n") == 1

@@ -14,7 +14,7 @@ import pytest
 import tvm
 
 import tvm_sparse
-from tvm_sparse.errors import LibraryError
+from tvm_sparse.errors import InputError, LibraryError
 from tvm_sparse.runtime import seal, writing
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.testing.models import onnxruntime_outputs
@@ -168,6 +168,8 @@ class TestLibrary:
             {"threads": True},
             {"threads": "2"},
             {"precision": "float31"},
+            {"inputs": [{"name": "x", "shape": [1], "dtype": "flo~at32"}]},
+            {"inputs": [{"name": "x", "shape": [1], "dtype": None}]},
             {"fallbacks": [{"nodes": [1], "operator": "a", "reason": "b"}]},
             {"no_such_field": 1},
         ],
@@ -184,6 +186,11 @@ class TestLibrary:
         resealed(saved, tmp_path / "a.so", info.to_json())
         with pytest.raises(LibraryError, match="names 0 outputs, and its code computes 1"):
             tvm_sparse.load(tmp_path / "a.so", threads=2).run([x])
+
+    def test_a_description_without_inputs(self, compiled, saved, x, tmp_path):
+        resealed(saved, tmp_path / "a.so", replace(compiled.info, inputs=()).to_json())
+        with pytest.raises(InputError, match="unknown input 'x': the model has no inputs"):
+            tvm_sparse.load(tmp_path / "a.so", threads=2).run({"x": x})
 
     def test_devices_and_pipes(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")

@@ -106,6 +106,27 @@ def test_engines_of_a_file_share_its_pages(library):
     assert [line for line in maps_of("tiny.so") if line in mapped] == mapped
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"start": -1},
+        {"start": "64"},
+        {"table": [[0, [2, 3], "flo~at32"]]},
+        {"table": [[0, [2, -3], "float32"]]},
+        {"table": [[0.5, [2, 3], "float32"]]},
+        {"table": [[0, [2, 3]]]},
+        {"read_by": {"main": [1]}},
+        {"read_by": {"main": [-1]}},
+    ],
+    ids=str,
+)
+def test_fields_that_describe_no_weights(damage):
+    fields = Weights.of(tensors_of([np.zeros((2, 3), "float32")]), {"main": (0,)}).to_fields()
+    assert Weights.from_fields(fields).table[0].dtype == "float32"
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Weights.from_fields(fields | damage)
+
+
 def test_damaged_weights(library, tmp_path):
     content = bytearray(library.read_bytes())
     content[tvm_sparse.load(library).info.weights.start + 10] ^= 1

@@ -90,10 +90,27 @@ _is_unwinding = False
 def _ask(number: int, frame: FrameType | None) -> None:
     if not _is_unwinding:
         os._exit(128 + number)
+    if not _asked:
+        _let_only_us_speak()
     _asked.append(number)
-    # What is lost on the way is not worth a message any more.
-    sys.unraisablehook = lambda _: None
     raise Ended(number)
+
+
+def _let_only_us_speak() -> None:
+    """Drop what Python and TVM say of what the exception leaves behind: the program ends."""
+    global _errors
+    sys.unraisablehook = lambda _: None
+    try:
+        _errors, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # standard error is closed, or no descriptor is left
+        return
+    sys.stderr = os.fdopen(_errors, "w", buffering=1, errors="backslashreplace", closefd=False)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+
+
+_errors = 2
+"""The descriptor of standard error."""
 
 
 def _watch(read: int) -> None:
@@ -106,6 +123,6 @@ def _watch(read: int) -> None:
     cleanup = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     cleanup.start()
     cleanup.join(_CLEANUP_SECONDS)
-    if os.isatty(2):
-        os.write(2, _SHOW_CURSOR.encode())
+    if os.isatty(_errors):
+        os.write(_errors, _SHOW_CURSOR.encode())
     os._exit(128 + asked[0])

@@ -107,6 +107,8 @@ def _status(status: int, late: str, gigabytes: str) -> int:
         return os.waitstatus_to_exitcode(status)
     elif os.WIFEXITED(status):
         text = "the compiler gave up; what it said stands above, if it could say something"
+    elif os.WTERMSIG(status) in _HANDED_ON:  # it came when Python had given up its handlers
+        return 128 + os.WTERMSIG(status)
     elif os.WTERMSIG(status) == signal.SIGKILL:
         text = "the system ended the compiler, probably for want of memory; close other programs"
     else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import DType, element_type
 from tvm_sparse.runtime.field_types import check_fields
 from tvm_sparse.runtime.versions import installed_tvm
 from tvm_sparse.runtime.weights import Weights
@@ -93,7 +93,7 @@ class LibraryInfo:
         fields = json.loads(text)
         for name in ("inputs", "outputs"):
             fields[name] = tuple(
-                TensorSpec(spec["name"], tuple(spec["shape"]), spec["dtype"])
+                TensorSpec(spec["name"], tuple(spec["shape"]), element_type(spec["dtype"]))
                 for spec in fields[name]
             )
         for name in ("constant_outputs", "instruction_sets"):

@@ -15,6 +15,8 @@ import numpy as np
 import tvm_ffi
 from numpy.typing import NDArray
 
+from tvm_sparse.dtypes import element_type
+
 if TYPE_CHECKING:
     import tvm
 
@@ -79,16 +81,32 @@ class Weights:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Weights:
-        """Return what `to_fields` made a dictionary of."""
+        """Return what `to_fields` made a dictionary of.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it made no such dictionary.
+        """
         table = tuple(
-            Weight(int(offset), tuple(shape), dtype) for offset, shape, dtype in fields["table"]
+            Weight(_count(offset), tuple(map(_count, shape)), element_type(dtype))
+            for offset, shape, dtype in fields["table"]
         )
-        read_by = {name: tuple(numbers) for name, numbers in fields["read_by"].items()}
-        return cls(table, read_by, int(fields["start"]))
+        read_by = {name: tuple(map(_count, found)) for name, found in fields["read_by"].items()}
+        if any(number >= len(table) for found in read_by.values() for number in found):
+            raise ValueError(f"there are {len(table)} weights")
+        return cls(table, read_by, _count(fields["start"]))
 
     def of_function(self, name: str, tensors: Sequence[Any]) -> list[Any]:
         """Return those of all weights, `tensors`, that a function reads."""
         return [tensors[number] for number in self.read_by.get(name, ())]
+
+
+def _count(number: Any) -> int:
+    """Return a number that counts something; raise ValueError for another one."""
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"{number!r} counts nothing")
+    return number
 
 
 def _aligned(offset: int) -> int:

@@ -8,9 +8,10 @@ import scipy.special
 import tvm
 from tvm import relax
 
-from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.passes.ir.operators import softplus
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
+from tvm_sparse.testing.kernels import assembly
 
 REFERENCES = {
     relax.op.exp: np.exp,
@@ -92,3 +93,15 @@ def test_of_a_condition_or_an_integer(op, dtype):
     x = np.random.default_rng(0).integers(0, 2, (5, 33)).astype(dtype)
     got = relax.VirtualMachine(library, tvm.cpu())["main"](tvm.runtime.tensor(x)).numpy()
     np.testing.assert_allclose(got, REFERENCES[op](x.astype("float64")), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["skylake-avx512", "x86-64-v3"])
+def test_rounding_to_even_is_vector_code(target):
+    cpu = profile(target)
+    lanes = cpu.vector_bits // 32
+    x = tvm.te.placeholder((64, lanes), "float32", name="x")
+    y = tvm.te.compute(x.shape, lambda *i: tvm.tirx.nearbyint(x(*i)))
+    schedule = tvm.s_tir.Schedule(tvm.te.create_prim_func([x, y]))
+    schedule.vectorize(schedule.get_loops(schedule.get_sblock("compute"))[-1])
+    text = assembly(VectorizeMath()(schedule.mod)["main"], cpu)
+    assert re.search(r"v(rndscale|round)ps", text) and not re.search("gather|scatter|roundss", text)
