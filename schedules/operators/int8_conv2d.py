@@ -82,7 +82,8 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         writes_image: bool = False,
     ) -> None:
         self.family = int8_family(tiling)
-        self.layer, self.tiling = Layer(problem.planned, density, True, density), tiling
+        self.layer = Layer(problem.planned, density, is_quantized=True, word_density=density)
+        self.tiling = tiling
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):
             raise ValueError(reason)

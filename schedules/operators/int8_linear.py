@@ -83,7 +83,8 @@ class Int8Linear(Int8Layer, WordLinear):
         images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
         super().__init__(source, n, epilogue, cpu)
         problem = Linear(images * rows, lanes, n, k, source.dtype)
-        self.layer, self.tiling = Layer(problem, density, True, density), tiling
+        self.layer = Layer(problem, density, is_quantized=True, word_density=density)
+        self.tiling = tiling
         self.family = int8_family(tiling)
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):

@@ -68,8 +68,6 @@ class Columns:
     ----------
     words : int
         Words of a column.
-    of_row : int
-        Columns of a row.
     of_pass : int
         Columns that are computed together.
     passes : float
@@ -79,7 +77,6 @@ class Columns:
     """
 
     words: int
-    of_row: int
     of_pass: int
     passes: float
     cycles: float
@@ -172,10 +169,11 @@ class SparseInt8LinearFamily(SparseIntegers[Linear, SparseInt8LinearTiling]):
     def columns(self, problem: Linear, cpu: CpuProfile) -> Columns:
         """Return the columns of a layer."""
         dots, rows = dots_of(cpu), min(self.pass_rows(problem, cpu), problem.rows)
-        of_row, words = -(-problem.lanes // dots.lanes), -(-problem.k // dots.per_word)
+        words = -(-problem.k // dots.per_word)
+        of_row = -(-problem.lanes // dots.lanes)
         of_pass = -(-rows // max(1, dots.lanes // problem.lanes)) * of_row
         made = problem.rows * problem.lanes / dots.lanes * words * CONVERSION_CYCLES
-        return Columns(words, of_row, of_pass, problem.rows / rows, made)
+        return Columns(words, of_pass, problem.rows / rows, made)
 
 
 class SparseInt8Conv2dFamily(
@@ -198,7 +196,7 @@ class SparseInt8Conv2dFamily(
         of_pass = -(-rows // max(1, window.lanes // problem.lanes_out)) * window.columns
         passes = int(problem.batch) * int(problem.out_height) / rows
         made = self.gathering_cycles(window, window.words)
-        return Columns(window.words, window.columns, of_pass, passes, made)
+        return Columns(window.words, of_pass, passes, made)
 
 
 SPARSE_INT8_LINEAR_FAMILY = SparseInt8LinearFamily()
