@@ -114,6 +114,38 @@ def test_answers_are_those_of_onnx_runtime(tmp_path, network, types, density):
         assert "int8" in precisions
 
 
+@pytest.mark.parametrize("operator", ["Conv", "Gemm"])
+def test_the_bias_of_a_pruned_channel_is_not_rounded(tmp_path, operator):
+    """ONNX Runtime's optimizations round it to steps of the scales, which are 1 here."""
+    random = np.random.default_rng(0)
+    shape, transposed = ((8, 4, 1, 1), {}) if operator == "Conv" else ((8, 4), {"transB": 1})
+    values = random.integers(-127, 128, shape).astype("int8") * (np.arange(8) % 2).reshape(
+        -1, *[1] * (len(shape) - 1)
+    ).astype("int8")
+    weights = {
+        "w": values,
+        "ws": np.where(np.arange(8) % 2, 0.01, 1.0).astype("float32"),
+        "wz": np.zeros(8, "int8"),
+        "s": np.array(0.02, "float32"),
+        "z": np.array(120, "uint8"),
+        "b": random.standard_normal(8).astype("float32"),
+    }
+    nodes = [
+        make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=0),
+        make_node(operator, ["d", "wf", "b"], ["c"], **transposed),
+        make_node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
+        make_node("DequantizeLinear", ["cq", "s", "z"], ["y"]),
+    ]
+    x_shape = (1, 4, 5, 6) if operator == "Conv" else (9, 4)
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": list(x_shape)}, ["y"], weights)
+    x = random.standard_normal(x_shape).astype("float32")
+    got, want = tvm_sparse.compile(path).run([x])["y"], onnxruntime_outputs(path, {"x": x})["y"]
+    np.testing.assert_allclose(got[:, ::2], want[:, ::2], atol=1e-5)
+    assert np.mean(np.abs(got - want) > 1e-4) < 0.01
+
+
 def test_words_of_zeros_are_skipped(tmp_path):
     """A weight whose blocks of four inputs are pruned has sparse kernels of integers."""
     nodes, weights = [make_node("MatMul", ["x", "w1"], ["a"])], {}

@@ -42,8 +42,10 @@ from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.specs import Fallback
 
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
-# reshapes, the second moves transposes out of attention.
-_DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer"]
+# reshapes, the second moves transposes out of attention. The third changes results: it rounds a
+# bias of floats to the steps of a quantized layer's sums, which are coarse where a channel of
+# zeros has any scale.
+_DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer", "WeightBiasQuantization"]
 
 
 def import_onnx(
