@@ -25,7 +25,8 @@ def token_network(mod: tvm.IRModule, cpu: CpuProfile) -> TokenNetwork:
     layers = []
     for found in constant_layers(mod, cpu):
         if is_call_to(found.panels, operators.TO_PANELS.name):
-            *batch, tokens, depth = known_extents(operators.TO_PANELS.operand(found.panels, "x"))
+            shape = known_extents(operators.TO_PANELS.operand(found.panels, "x"))
+            *batch, tokens, depth = shape if len(shape) > 1 else (1, *shape)
             sizes = int(math.prod(batch)), int(tokens), depth, found.weight.shape[0]
             layers.append((*sizes, found.layer.density))
     return TokenNetwork(tuple(layers))

@@ -7,6 +7,10 @@ import onnx
 import pytest
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.frontends.load import import_module
+from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 
 node = onnx.helper.make_node
@@ -74,3 +78,12 @@ def test_the_last_axis_by_its_number(tmp_path, operator, shape):
     x = rng.standard_normal((rows, 32)).astype("float32")
     want = onnxruntime_outputs(path, {"x": x})["y"]
     np.testing.assert_allclose(tvm_sparse.compile(path).run({"x": x})["y"], want, atol=1e-5)
+
+
+def test_a_vector_is_a_token(tmp_path):
+    weight = pruned(np.random.default_rng(0), (64, 96), 0.2)
+    path = write_onnx(
+        tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"])], {"x": [64]}, ["y"], {"w": weight}
+    )
+    (layer,) = token_network(pipeline.canonical(import_module(path).mod, native()), native()).layers
+    assert layer[:4] == (1, 1, 64, 96)
