@@ -18,7 +18,7 @@ from tvm import relax
 
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
-from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.expressions import is_call_to, of_channels
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls, rewrite_layers
 from tvm_sparse.passes.ir.shapes import static_shape
@@ -119,10 +119,5 @@ def _of_rows(value: relax.Expr, shape: tuple[int, ...]) -> relax.Expr | None:
         return value  # It is a scalar argument, as `clip` has them.
     if not isinstance(value, tvm.ir.GenericConst):
         return None
-    array, behind = value.value.numpy(), len(shape) - 2
-    if array.size == 1:
-        return relax.const(array.reshape(()))
-    # Axes are counted from the last one: a constant may lack the first axes.
-    of_channels = array.ndim > behind and array.shape[-behind - 1 :] == (shape[1], *shape[2:])
-    is_of_all = of_channels and array.size == shape[1]
-    return relax.const(array.reshape(shape[1])) if is_of_all else None
+    array = of_channels(value, shape[1], len(shape))
+    return None if array is None else relax.const(array)

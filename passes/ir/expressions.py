@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 
@@ -33,3 +36,26 @@ def integers(argument: relax.Expr) -> list[int] | None:
     fields = argument.fields if isinstance(argument, relax.Tuple) else [None]
     known = [int(field) for field in fields if isinstance(field, tvm.tirx.IntImm)]
     return known if len(known) == len(fields) else None
+
+
+def of_channels(constant: relax.Expr, channels: int, rank: int) -> NDArray[Any] | None:
+    """Return the number, or the number of each channel, that a constant is, or None.
+
+    Parameters
+    ----------
+    constant : relax.Expr
+        A constant operand beside images; it may lack their first axes.
+    channels, rank : int
+        The channels and the number of axes of the images.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        ``()`` or ``(channels,)``.
+    """
+    array = constant.value.numpy()
+    if array.size == 1:
+        return array.reshape(())
+    places = (channels, *[1] * (rank - 2))
+    is_of_channels = array.shape[1 - rank :] == places and array.size == channels
+    return array.reshape(channels) if is_of_channels else None

@@ -8,7 +8,6 @@ on the strips, and elementwise ones become epilogues. `CutWideRows` makes the jo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import tvm
@@ -16,7 +15,7 @@ from tvm import relax
 
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.passes.ir import operators
-from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.expressions import is_call_to, of_channels
 from tvm_sparse.passes.ir.operators.elementwise import BINARY, UNARY
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup
 from tvm_sparse.passes.ir.shapes import broadcast, extents_of, known_extents, lowered, reshaped
@@ -105,12 +104,9 @@ def _operand(
     if own is None:
         return None
     if isinstance(value, tvm.ir.GenericConst):
-        if math.prod(own) == 1:
-            return relax.const(value.value.numpy().reshape(()))
-        channels = shape[1]
-        behind = len(shape) - 2  # axes of an image behind its channels
-        if own[-1 - behind :] == (channels, *[1] * behind) and math.prod(own) == channels:
-            return relax.const(value.value.numpy().reshape(channels, 1, 1))
+        array = of_channels(value, shape[1], len(shape))
+        if array is not None:
+            return relax.const(array.reshape(-1, 1, 1) if array.ndim else array)
     elif len(own) == 4 and own == (shape[0], shape[1], 1, 1):
         return _of_strips(value, operators.strips_of(joint).count, emit)
     return None

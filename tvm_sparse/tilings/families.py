@@ -27,17 +27,14 @@ from tvm_sparse.tilings.conv2d import CONV2D_FAMILY, Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DEPTHWISE_CONV2D_FAMILY, DepthwiseConv2dTiling
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY, FlatConv2dTiling
+from tvm_sparse.tilings.int8 import AnyInt8Conv2dTiling, AnyInt8LinearTiling
 from tvm_sparse.tilings.int8_conv2d import (
     AMX_INT8_CONV2D_FAMILY,
     INT8_CONV2D_FAMILY,
-    AmxInt8Conv2dTiling,
-    Int8Conv2dTiling,
 )
 from tvm_sparse.tilings.int8_linear import (
     AMX_INT8_LINEAR_FAMILY,
     INT8_LINEAR_FAMILY,
-    AmxInt8LinearTiling,
-    Int8LinearTiling,
 )
 from tvm_sparse.tilings.joined_conv2d import JOINED_FAMILIES
 from tvm_sparse.tilings.layer import Layer
@@ -53,7 +50,6 @@ from tvm_sparse.tilings.sparse_conv2d import SPARSE_CONV2D_FAMILY
 from tvm_sparse.tilings.sparse_int8 import (
     SPARSE_INT8_CONV2D_FAMILY,
     SPARSE_INT8_LINEAR_FAMILY,
-    SparseInt8Tiling,
 )
 from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
@@ -73,11 +69,8 @@ Tiling: TypeAlias = (
     | FlatConv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
-    | SparseInt8Tiling
-    | Int8LinearTiling
-    | AmxInt8LinearTiling
-    | Int8Conv2dTiling
-    | AmxInt8Conv2dTiling
+    | AnyInt8LinearTiling
+    | AnyInt8Conv2dTiling
 )
 
 KernelFor: TypeAlias = Callable[[Layer[Any]], Tiling | None]
