@@ -23,6 +23,7 @@ import transformers
 from torch import nn
 
 BATCH, TOKENS, FEATURES, HEADS, LAYERS = 2, 7, 16, 2, 2
+EXPERTS = 4
 
 Case = tuple[nn.Module, dict[str, torch.Tensor]]
 
@@ -153,6 +154,63 @@ class SelfAttention(nn.Module):
         return self.attention(x, x, x, need_weights=self.need_weights)[0]
 
 
+class Mixture(nn.Module):
+    """Experts behind a router, in the loop of transformers 4: each computes its own tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(FEATURES)
+        self.router = nn.Linear(FEATURES, EXPERTS, bias=False)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(FEATURES, 24), nn.SiLU(), nn.Linear(24, FEATURES))
+            for _ in range(EXPERTS)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.norm(x).view(-1, FEATURES)
+        likely = nn.functional.softmax(self.router(rows), dim=1)
+        shares, chosen = torch.topk(likely, 2, dim=-1)
+        shares = shares / shares.sum(dim=-1, keepdim=True)
+        return x + self.mixed(rows, shares, chosen).reshape(x.shape)
+
+    def mixed(self, rows: torch.Tensor, shares: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(rows)
+        is_sent = nn.functional.one_hot(chosen, num_classes=EXPERTS).permute(2, 1, 0)
+        for number, expert in enumerate(self.experts):
+            rank, token = torch.where(is_sent[number])
+            result = expert(rows[None, token].reshape(-1, FEATURES)) * shares[token, rank, None]
+            total.index_add_(0, token, result)
+        return total
+
+
+class MaskedMixture(Mixture):
+    """The same, where every expert computes all tokens, and most shares are 0."""
+
+    def mixed(self, rows: torch.Tensor, shares: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        every = torch.zeros(len(rows), EXPERTS).scatter_(1, chosen, shares)
+        results = torch.stack([expert(rows) for expert in self.experts], -2)
+        return (results * every[..., None]).sum(-2)
+
+
+class StackedMixture(Mixture):
+    """The same with stacked weights, as in gpt-oss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.experts
+        self.first = nn.Parameter(torch.empty(EXPERTS, FEATURES, 48))
+        self.first_bias = nn.Parameter(torch.empty(EXPERTS, 48))
+        self.last = nn.Parameter(torch.empty(EXPERTS, 24, FEATURES))
+
+    def mixed(self, rows: torch.Tensor, shares: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        every = torch.zeros(len(rows), EXPERTS).scatter_(1, chosen, shares)
+        copies = rows.repeat(EXPERTS, 1).view(EXPERTS, -1, FEATURES)
+        both = torch.bmm(copies, self.first) + self.first_bias[:, None]
+        gates, values = both[..., ::2].clamp(max=3.0), both[..., 1::2]
+        results = torch.bmm(gates * torch.sigmoid(1.5 * gates) * (values + 1), self.last)
+        return (results * every.T[..., None]).sum(0)
+
+
 def tokens() -> dict[str, torch.Tensor]:
     return {"x": torch.randn(BATCH, TOKENS, FEATURES)}
 
@@ -187,6 +245,9 @@ MODELS: dict[str, Callable[[], Case]] = {
     "mha_weights": lambda: blocks(lambda: SelfAttention(need_weights=True, batch_first=True)),
     "mha_tokens_first": lambda: blocks(lambda: SelfAttention(False, batch_first=False)),
     "encoder": lambda: encoder_layer("gelu"),
+    "mixture": lambda: blocks(Mixture),
+    "mixture_masked": lambda: blocks(MaskedMixture),
+    "mixture_stacked": lambda: blocks(StackedMixture),
     "encoder_relu": lambda: encoder_layer("relu"),
 }
 
@@ -202,6 +263,10 @@ FIXTURES = (
     "encoder-dynamo-20",
     "gpt2-dynamo-18",
     "mha-dynamo-18",
+    "mixture-dynamo-18",
+    "mixture-script-17",
+    "mixture_masked-dynamo-20",
+    "mixture_stacked-script-17",
     "mha_weights-script-14",
     "qkv_sdpa-script-17",
     "silu-dynamo-18",

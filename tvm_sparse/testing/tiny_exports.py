@@ -11,6 +11,7 @@ import numpy as np
 from onnx import TensorProto
 
 from tvm_sparse.testing.tiny_decoders import GraphWriter
+from tvm_sparse.testing.tiny_mixtures import write_mixture
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class TinyExport:
         The tokens for which the mask reads a table, as in GPT-Neo; 0 for no table.
     reads_past : bool
         Whether something else depends on the number of past tokens, which is not supported.
+    experts : int
+        The experts of a mixture behind each attention; 0 for no mixture.
     """
 
     form: str
@@ -58,6 +61,7 @@ class TinyExport:
     counts: bool = False
     room: int = 0
     reads_past: bool = False
+    experts: int = 0
 
     def write(self, path: Path) -> Path:
         """Write the model, and return `path`."""
@@ -79,6 +83,9 @@ class TinyExport:
         for i in range(self.layers):
             y = self._layer(out, x, cos, sin, i)
             x = out.node("Add", [x, y], f"sum{i}")
+            if self.experts:
+                y = write_mixture(out, x, self.width, self.experts, i)
+                x = out.node("Add", [x, y], f"mixed{i}")
         if self.reads_past:
             shape = out.node("Shape", ["past_key_values.0.key"], "shape_of_past")
             past = out.node("Gather", [shape, out.weight("two", np.array(2))], "past_length")

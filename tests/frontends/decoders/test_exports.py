@@ -23,6 +23,7 @@ FORMS = {
     "written out, counted positions": TinyExport("written out", counts=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
+    "written out, experts": TinyExport("written out", experts=4, layers=1),
 }
 
 
@@ -30,14 +31,17 @@ FORMS = {
 def test_twenty_tokens(name, tmp_path):
     """A prompt of 17 tokens and 20 tokens that ONNX Runtime picks; then the caches."""
     path = FORMS[name].write(tmp_path / "tiny.onnx")
-    session, reference = tvm_sparse.compile(path, threads=2).session(tokens=64), OnnxDecoder(path)
+    engine = tvm_sparse.compile(path, threads=2)
+    session, reference = engine.session(tokens=64), OnnxDecoder(path)
+    kernels = [layer.kernel for layer in engine.report.layers]
+    assert kernels.count("expert_linear") == 3 * bool(FORMS[name].experts)
     ids = [(7 * i + 3) % 50 for i in range(17)]
     for _ in range(20):
         expected, found = reference.step(ids), session.step(ids)
         np.testing.assert_allclose(found, expected, atol=2e-5)
         ids = [int(expected[-1].argmax())]
         assert ids == [int(found[-1].argmax())]
-    for i in range(2):
+    for i in range(FORMS[name].layers):
         for part, found in zip(("key", "value"), session.cache(i), strict=True):
             expected = reference.past[f"past_key_values.{i}.{part}"][:, :, : reference.position]
             np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tvm_sparse.frontends.canonical.known_values import KnownValues, Shape
-from tvm_sparse.frontends.canonical.light import with_light_weights
+from tvm_sparse.frontends.canonical.known_values import KnownValues
+from tvm_sparse.frontends.canonical.static_types import static_types
 from tvm_sparse.frontends.canonical.subgraphs import constant_of, inlined, nodes_within
 
 CONTROL_FLOW = ("If", "Loop", "Scan")
@@ -72,7 +72,7 @@ class _Writer:
         is_converted: Callable[[onnx.NodeProto], bool],
         budget: int,
     ) -> None:
-        self._types = _types(model)
+        self._types = static_types(model)
         self._shapes = {
             name: shape for name, (_, shape) in self._types.items() if shape is not None
         }
@@ -275,26 +275,3 @@ class _Part:
             if name:
                 node = helper.make_node("Identity", [source], [name], self.prefix + name)
                 self.nodes.append(node)
-
-
-def _types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape | None]]:
-    """Return element types and static shapes of the values of the main graph."""
-    found: dict[str, tuple[int, Shape | None]] = {}
-
-    def infer(light: onnx.ModelProto) -> onnx.ModelProto:
-        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            tensor = value.type.tensor_type
-            dims = tensor.shape.dim
-            is_static = tensor.HasField("shape") and all(d.HasField("dim_value") for d in dims)
-            shape = tuple(d.dim_value for d in dims) if is_static else None
-            found[value.name] = tensor.elem_type, shape
-        return light
-
-    try:
-        with_light_weights(model, infer)
-    except RuntimeError:  # shape inference gives up, and nothing is known
-        return {}
-    for tensor in model.graph.initializer:
-        found[tensor.name] = tensor.data_type, tuple(tensor.dims)
-    return found

@@ -1,0 +1,180 @@
+"""Mixtures of experts in the forms that exporters write, and graphs that only resemble them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+from onnx.helper import make_node
+
+import tvm_sparse
+from tvm_sparse.frontends.canonical.expert_mixtures import gather_experts
+from tvm_sparse.testing.models import onnxruntime_outputs
+from tvm_sparse.testing.one_operator import write
+
+DATA = Path(__file__).parents[1] / "data"
+EXPORTS = sorted(path.stem for path in DATA.glob("mixture*.onnx"))
+EXPERTS, CHOSEN, HIDDEN, INNER, TOKENS = 5, 2, 12, 20, 7
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports(name):
+    path = DATA / f"{name}.onnx"
+    engine = tvm_sparse.compile(path, threads=2, fallback="off")
+    kernels = [layer.kernel for layer in engine.report.layers if len(layer.shape) == 3]
+    assert kernels.count("expert_linear") == 4  # two layers of two mixtures
+    rng = np.random.default_rng(0)
+    for scale in (1, 5):
+        x = (scale * rng.standard_normal(engine.inputs[0].shape)).astype("float32")
+        (want,) = onnxruntime_outputs(path, {engine.inputs[0].name: x}).values()
+        (got,) = engine.run([x]).values()
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+def constants(**more):
+    rng = np.random.default_rng(1)
+    tensors = {"router": rng.standard_normal((HIDDEN, EXPERTS)).astype("float32")}
+    for expert in range(EXPERTS):
+        tensors[f"a{expert}"] = rng.standard_normal((HIDDEN, INNER)).astype("float32")
+        tensors[f"b{expert}"] = rng.standard_normal((INNER, HIDDEN)).astype("float32")
+        tensors[f"n{expert}"] = np.array(expert)
+    return {
+        **tensors,
+        "k": np.array([CHOSEN]),
+        "zeros": np.zeros((TOKENS, HIDDEN), "float32"),
+        "no_shares": np.zeros((TOKENS, EXPERTS), "float32"),
+        "last": np.array([-1]),
+        **more,
+    }
+
+
+def router():
+    return [
+        make_node("MatMul", ["x", "router"], ["logits"]),
+        make_node("TopK", ["logits", "k"], ["top", "chosen"]),
+        make_node("Softmax", ["top"], ["shares"]),
+        make_node("ScatterElements", ["no_shares", "chosen", "shares"], ["every"], axis=1),
+    ]
+
+
+def expert(number, rows, activation="Relu"):
+    return [
+        make_node("MatMul", [rows, f"a{number}"], [f"in{number}"]),
+        make_node(activation, [f"in{number}"], [f"act{number}"]),
+        make_node("MatMul", [f"act{number}", f"b{number}"], [f"out{number}"]),
+    ]
+
+
+def masked(order=range(EXPERTS), activations=("Relu",) * EXPERTS, squared=None):
+    """Every expert computes all tokens; expert `i` of the graph gets the share of `order[i]`."""
+    nodes, total = router(), "zeros"
+    for number, share in enumerate(order):
+        nodes += expert(number, "x", activations[number])
+        nodes += [
+            make_node("Gather", ["every", f"n{share}"], [f"flat{number}"], axis=1),
+            make_node("Unsqueeze", [f"flat{number}", "last"], [f"share{number}"]),
+            make_node("Mul", [f"out{number}", f"share{number}"], [f"part{number}"]),
+        ]
+        part = f"part{number}"
+        if number == squared:
+            nodes.append(make_node("Mul", [part, f"share{number}"], [f"twice{number}"]))
+            part = f"twice{number}"
+        nodes.append(make_node("Add", [total, part], [f"sum{number}"]))
+        total = f"sum{number}"
+    return [*nodes, make_node("Relu", [total], ["y"])]
+
+
+def sent(order=range(EXPERTS)):
+    """A loop whose experts read the tokens that are sent to them, by numbers of tokens alone."""
+    nodes, total = router(), "zeros"
+    for number, wanted in enumerate(order):
+        nodes += [
+            make_node("Equal", ["chosen", f"n{wanted}"], [f"is{number}"]),
+            make_node("NonZero", [f"is{number}"], [f"at{number}"]),
+            make_node("Transpose", [f"at{number}"], [f"place{number}"], perm=[1, 0]),
+            make_node("GatherND", ["shares", f"place{number}"], [f"flat{number}"]),
+            make_node("Unsqueeze", [f"flat{number}", "last"], [f"share{number}"]),
+            make_node("Gather", [f"at{number}", "first"], [f"token{number}"]),
+            make_node("Gather", ["x", f"token{number}"], [f"rows{number}"]),
+            *expert(number, f"rows{number}"),
+            make_node("Mul", [f"share{number}", f"out{number}"], [f"part{number}"]),
+            make_node("Unsqueeze", [f"token{number}", "last"], [f"where{number}"]),
+            make_node(
+                "ScatterND", [total, f"where{number}", f"part{number}"], [f"sum{number}"],
+                reduction="add",
+            ),
+        ]  # fmt: skip
+        total = f"sum{number}"
+    return [*nodes, make_node("Relu", [total], ["y"])]
+
+
+def rewritten(path):
+    return gather_experts(onnx.load(path, load_external_data=False), path.parent)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [masked(), masked(order=[3, 0, 4, 1, 2]), sent(), sent(order=[4, 3, 2, 1, 0])],
+    ids=["masked", "masked, another order", "sent", "sent, another order"],
+)
+def test_only_chosen_experts_are_computed(tmp_path, nodes):
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    tensors = constants(first=np.array(0))
+    path = write(tmp_path / "m.onnx", nodes, {"x": x}, TensorProto.FLOAT, tensors, opset=18)
+    model = rewritten(path)
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 3  # the router's, and one for each layer of the experts
+    assert not {"NonZero", "ScatterND"}.intersection(n.op_type for n in model.graph.node)
+    (want,) = onnxruntime_outputs(path, {"x": x}).values()
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (same,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(same, want, atol=1e-4)
+    (got,) = tvm_sparse.compile(path, fallback="off").run({"x": x}).values()
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        masked(order=[1, 1, 2, 3, 4]),
+        masked(activations=["Relu"] * 4 + ["Tanh"]),
+        masked(squared=3),
+        sent(order=[2, 1, 2, 3, 4]),
+    ],
+    ids=[
+        "a share of two experts",
+        "another activation",
+        "a share twice",
+        "an expert with others' tokens",
+    ],
+)
+def test_what_only_resembles_a_mixture_stays(tmp_path, nodes):
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    tensors = constants(first=np.array(0))
+    path = write(tmp_path / "m.onnx", nodes, {"x": x}, TensorProto.FLOAT, tensors, opset=18)
+    before = onnx.load(path)
+    assert rewritten(path) == before
+
+
+def test_results_that_are_read_elsewhere_are_still_computed(tmp_path):
+    nodes = masked()
+    nodes[-1] = make_node("Add", ["sum4", "out2"], ["y"])
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    path = write(tmp_path / "m.onnx", nodes, {"x": x}, TensorProto.FLOAT, constants(), opset=18)
+    (want,) = onnxruntime_outputs(path, {"x": x}).values()
+    (got,) = tvm_sparse.compile(path, fallback="off").run({"x": x}).values()
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_weights_in_another_file(tmp_path):
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    path = write(tmp_path / "m.onnx", masked(), {"x": x}, TensorProto.FLOAT, constants(), opset=18)
+    (want,) = onnxruntime_outputs(path, {"x": x}).values()
+    onnx.save(onnx.load(path), path, save_as_external_data=True, size_threshold=64)
+    assert len([n for n in rewritten(path).graph.node if n.op_type == "MatMul"]) == 3
+    (got,) = tvm_sparse.compile(path, fallback="off").run({"x": x}).values()
+    np.testing.assert_allclose(got, want, atol=1e-4)
