@@ -11,7 +11,9 @@ from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.conv2d import DenseConv2d, conv2d
 from tvm_sparse.schedules.operators.depth_to_space import DepthToSpace, depth_to_space
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
+from tvm_sparse.schedules.operators.dequantize_words import DequantizeWords
 from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
+from tvm_sparse.schedules.operators.dynamic_range import dynamic_range
 from tvm_sparse.schedules.operators.elementwise import Elementwise
 from tvm_sparse.schedules.operators.expert_linear import expert_linear, sparse_expert_linear
 from tvm_sparse.schedules.operators.flat_conv2d import FlatConv2d, flat_conv2d
@@ -32,6 +34,7 @@ from tvm_sparse.schedules.operators.padding_map import count_rows, make_map
 from tvm_sparse.schedules.operators.pair_row_linear import pair_row_linear
 from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
+from tvm_sparse.schedules.operators.quantize_words import quantize_words
 from tvm_sparse.schedules.operators.recurrent import recurrent
 from tvm_sparse.schedules.operators.row_linear import row_linear, sparse_row_linear
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
@@ -54,6 +57,7 @@ __all__ = [
     "DenseLinear",
     "DepthToSpace",
     "DepthwiseConv2d",
+    "DequantizeWords",
     "Elementwise",
     "FlatConv2d",
     "ImageToPanels",
@@ -83,6 +87,7 @@ __all__ = [
     "depth_to_space",
     "depthwise_conv2d",
     "depthwise_stage",
+    "dynamic_range",
     "expert_linear",
     "flat_conv2d",
     "from_panels",
@@ -98,6 +103,7 @@ __all__ = [
     "max_pool2d",
     "pair_row_linear",
     "panels_to_image",
+    "quantize_words",
     "recurrent",
     "recut_strips",
     "row_linear",

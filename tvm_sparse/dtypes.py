@@ -10,10 +10,14 @@ import numpy as np
 
 
 class DType(StrEnum):
-    """The type of a tensor's elements; its value is the name that NumPy and TVM know."""
+    """The type of a tensor's elements; its value is the name that NumPy and TVM know.
+
+    A word holds the integers of several neighbouring channels; all other types are `FLOATS`.
+    """
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    WORDS = "uint32"
 
     @functools.cached_property
     def bits(self) -> int:
@@ -25,6 +29,9 @@ class DType(StrEnum):
         """Bytes of an element."""
         return self.bits // 8
 
+
+FLOATS = (DType.FLOAT32, DType.FLOAT16)
+"""The types that are computed in."""
 
 _OF_ML_DTYPES = ("bfloat16", "float8", "float4", "int4", "uint4")
 

@@ -2,7 +2,7 @@
 
 The call is a `quantized_matmul`, or a `quantized_conv2d` for a convolution. Both keep the integers
 of the weight. All other constants become the floats that they stand for. The scales and zero points
-are constants, and those of activations are single numbers.
+of activations are single numbers: constants, or what an inference computes.
 
 Rounding moves down the graph: it commutes with whatever keeps the order of numbers and moves them
 as they are, such as poolings, transposes and ReLU, and doing it twice changes nothing. So it meets
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.dtypes import ACTIVATIONS
@@ -24,6 +25,7 @@ from tvm_sparse.formats.quantization import Quantization, along, dequantized
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.run_time_steps import steps_of_parts
 from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic, static_shape
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
@@ -143,22 +145,14 @@ def _layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     steps, weight = _rounding_of(call.args[0], lookup), _layer_weight(call, lookup)
     if steps is None or not steps.has_byte or weight is None:
         return None
-    values, scales = weight
-    x = _unrounded(call.args[0], steps, lookup, emit)
-    constants = relax.const(values), relax.const(scales)
-    if is_call_to(call, "relax.matmul"):
-        return operators.quantized_matmul(x, *constants, steps)
-    attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
-    return operators.quantized_conv2d(x, *constants, steps, attributes)
+    return _on_integers(call, _unrounded(call.args[0], steps, lookup, emit), weight, steps)
 
 
 def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
-    """matmul(dequantize(quantize(x, s, z)), w) => s * (matmul(round(x / s + z), w) - z * sum(w))
+    """matmul(dequantize(quantize(x, s, z), s, z), dequantize(w)) => quantized_matmul(x, w, (s, z))
 
     s and z are numbers that are known when the model runs.
     """
-    if not is_call_to(call, "relax.matmul"):
-        return None
     outer = _above(call.args[0], lookup, MOVING)
     if not is_call_to(outer[1], DEQUANTIZE):
         return None
@@ -173,24 +167,22 @@ def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
         return None
     if any(t.ty.dtype != ACTIVATIONS for t in (x, scale, outer[1])):
         return None
-    values, scales = weight
-    low = int(np.iinfo(str(inner.ty.dtype)).min)
-    scale, zero = (emit(relax.op.reshape(number, (1,))) for number in (scale, zero))
-    above = emit(relax.op.subtract(emit(relax.op.astype(zero, ACTIVATIONS)), _number(low)))
-    factor = emit(relax.op.divide(_number(1), scale))
-    steps = emit(relax.op.add(emit(relax.op.multiply(x, factor)), above))
-    steps = _again([*outer[0], *path], steps, emit)
-    constants = relax.const(values), relax.const(scales)
-    product = operators.quantized_matmul(
-        steps, *constants, Quantization(1.0, 0, 0, 255), needs_float32=True
-    )
-    sums = scales * values.sum(axis=0, dtype=np.int64)
-    zeros = emit(relax.op.multiply(relax.const(sums.astype("float32")), above))
-    return relax.op.multiply(emit(relax.op.subtract(emit(product), zeros)), scale)
+    steps = steps_of_parts(x, scale, zero, lookup, emit)
+    return _on_integers(call, _again([*outer[0], *path], x, emit), weight, steps)
 
 
-def _number(value: float) -> relax.Expr:
-    return relax.const(np.full(1, value, "float32"))
+def _on_integers(
+    call: relax.Call,
+    x: relax.Expr,
+    weight: tuple[NDArray[np.int8], NDArray[np.float32]],
+    steps: operators.Steps,
+) -> relax.Call:
+    """Return a layer as one of integers that rounds `x` itself."""
+    values, scales = (relax.const(array) for array in weight)
+    if is_call_to(call, "relax.matmul"):
+        return operators.quantized_matmul(x, values, scales, steps)
+    attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
+    return operators.quantized_conv2d(x, values, scales, steps, attributes)
 
 
 def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:
@@ -277,7 +269,7 @@ def _share(mod: tvm.IRModule) -> tvm.IRModule:
         if is_call_to(call, operators.FAKE_QUANTIZE.name):
             seen.add((call.args[0], operators.steps_of(call)))
             return emit(call)
-        if not is_call_to(call, *operators.QUANTIZED):
+        if not is_call_to(call, *operators.QUANTIZED) or operators.run_time_steps_of(call):
             return None
         x, steps = call.args[0], operators.steps_of(call)
         if (x, steps) not in seen:

@@ -23,21 +23,21 @@ from tvm_sparse.formats.density import density_of
 from tvm_sparse.formats.quantization import QuantizedWeight
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
-from tvm_sparse.passes.ir.operators import Layout
+from tvm_sparse.passes.ir.operators import Layout, RunTimeSteps
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import leaves_lanes_idle
-from tvm_sparse.tilings.integers import word_density
+from tvm_sparse.tilings.integers import word_density, word_form
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
 
 _LAYERS = ("relax.matmul", "relax.nn.conv2d")
 
 Compute: TypeAlias = Callable[[relax.Expr], relax.Call]
-"""Returns the call that computes a layer from its panels."""
+"""Returns the call that computes a layer from its operand, see `ConstantLayer.operand`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class ConstantLayer:
         or it is a convolution of images whose rows have idle lanes.
     quantized : QuantizedWeight, optional
         The integers of a quantized layer, whose `panels` are not rounded yet.
+    steps : RunTimeSteps, optional
+        What such a layer rounds its input to if only an inference knows it.
     """
 
     layer: Layer[Any]
@@ -71,11 +73,30 @@ class ConstantLayer:
     out_shape: tuple[int, ...]
     dense: ConstantLayer | None = None
     quantized: QuantizedWeight | None = None
+    steps: RunTimeSteps | None = None
 
-    def rounded(self, panels: relax.Expr) -> relax.Expr:
-        """Return panels as a kernel of floats takes them."""
-        quantized = self.quantized
-        return panels if quantized is None else operators.fake_quantize(panels, quantized.steps)
+    def operand(self, emit: Emit, cpu: CpuProfile) -> relax.Expr:
+        """Bind the panels that all kernels of the layer read: words if an inference rounds them.
+
+        Layers that read the same tensor share them.
+        """
+        panels = emit(self.panels)
+        if self.steps is None:
+            return panels
+        form, covers = word_form(cpu), self.steps.covers
+        return emit(operators.quantize_words(panels, self.steps.value, form, covers=covers))
+
+    def rounded(self, operand: relax.Expr, cpu: CpuProfile) -> relax.Expr:
+        """Return the panels that a kernel of floats takes, for what `operand` returned."""
+        if self.quantized is None:
+            return operand
+        if self.quantized.steps is not None:
+            return operators.fake_quantize(operand, self.quantized.steps)
+        assert self.steps is not None
+        problem = self.layer.problem
+        channels = problem.k if isinstance(problem, Linear) else problem.channels
+        sizes = channels, problem.dtype
+        return operators.dequantize_words(operand, self.steps.value, word_form(cpu), *sizes)
 
     def read(self, product: relax.Expr) -> relax.Call:
         """Return the layer's output from its panels."""
@@ -100,21 +121,25 @@ def match_layer(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
 
 def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     """Return a quantized layer as one of floats whose panels are rounded, or None."""
-    if call.attrs.get("needs_float32"):
-        cpu = dataclasses.replace(cpu, activations=ACTIVATIONS)
-    found, (_, values, scale) = match_layer(operators.in_floats(call), cpu), call.args
+    found, (_, values, scale) = match_layer(operators.in_floats(call), cpu), call.args[:3]
     if found is None:
         return None
     array = values.value.numpy()
     array = array.T if is_call_to(call, operators.QUANTIZED_MATMUL.name) else array
-    quantized = QuantizedWeight(array, scale.value.numpy(), operators.steps_of(call))
+    given = operators.run_time_steps_of(call)
+    steps = None if given else operators.steps_of(call)
+    quantized = QuantizedWeight(array, scale.value.numpy(), steps)
 
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
         known, words = layer.layer, word_density(layer.layer.problem, array, cpu)
-        known = dataclasses.replace(known, is_quantized=True, word_density=words)
+        known = dataclasses.replace(
+            known, is_quantized=True, word_density=words, is_dynamic=given is not None
+        )
         is_linear = layer.dense is not None and isinstance(layer.dense.layer.problem, Linear)
         dense = with_integers(layer.dense) if layer.dense and is_linear else None
-        return dataclasses.replace(layer, layer=known, dense=dense, quantized=quantized)
+        return dataclasses.replace(
+            layer, layer=known, dense=dense, quantized=quantized, steps=given
+        )
 
     return with_integers(found)
 
@@ -170,7 +195,7 @@ def rewrite_constant_layers(
         compute = None if found is None else choose(found, name)
         if found is None or compute is None:
             return None
-        product = operators.of_height(compute(emit(found.panels)), found.panels)
+        product = operators.of_height(compute(found.operand(emit, cpu)), found.panels)
         return found.read(emit(operators.of_layer(product, name)))
 
     return rewrite_layers(mod, rewrite)

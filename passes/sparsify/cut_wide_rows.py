@@ -113,7 +113,7 @@ def _of_one_row(line: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
 
 def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
     """Cut the images of a quantized convolution whose width is open; zeros are rounded to zeros."""
-    x, values, scale = call.args
+    x, values, scale = call.args[:3]
     shape, out_shape = known_extents(x), known_extents(call)
     if not isinstance(shape[3], Extent):
         return None
@@ -127,8 +127,8 @@ def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
     strips = Strips.of_any_width(shape[3], out_shape[3], *window)
     cut = emit(operators.to_strips(x, strips))
     attributes["padding"] = [top, 0, bottom, 0]
-    constants = values, scale, operators.steps_of(call)
-    product = emit(operators.quantized_conv2d(cut, *constants, attributes))
+    steps = operators.run_time_steps_of(call) or operators.steps_of(call)
+    product = emit(operators.quantized_conv2d(cut, values, scale, steps, attributes))
     return operators.from_strips(product, strips, shape[0], out_shape[2])
 
 

@@ -32,7 +32,8 @@ from tvm_sparse.passes.sparsify.image_operators import (
     match_pool2d,
     upsampling_factors,
 )
-from tvm_sparse.passes.sparsify.mover import Mover, move_all
+from tvm_sparse.passes.sparsify.mover import Mover, move_all, without_views
+from tvm_sparse.schedules.operators.dynamic_range import Valid
 from tvm_sparse.sizes.strips import WIDEST
 
 CHANNEL_AXIS = 1
@@ -67,6 +68,8 @@ class _Mover(Mover):
             return self._as_panels(call.args[0], _Form(int(call.attrs["lanes"]), dtype_named(call)))
         if is_call_to(call, "relax.split"):
             return self._split()
+        if is_call_to(call, operators.DYNAMIC_RANGE.name):
+            return self._range()
         shape = image_extents(call)
         if shape is None or call.ty.dtype != ACTIVATIONS:
             return None
@@ -93,6 +96,14 @@ class _Mover(Mover):
         if not is_call_to(call, operators.PANELS_TO_IMAGE.name):
             return None
         return operators.PANELS_TO_IMAGE.operand(call, "x")
+
+    def _range(self) -> relax.Expr | None:
+        """dynamic_range(view(panels_to_image(p))) => dynamic_range(p) of the image's pixels"""
+        image = without_views(self.call.args[0], self.lookup)
+        panels, shape = self._panels_of(image), image_extents(image)
+        if panels is None or shape is None:
+            return None
+        return operators.dynamic_range(panels, Valid(1, shape[3]))
 
     def _elementwise(self, shape: tuple[int, ...]) -> relax.Expr | None:
         """f(panels_to_image(p), q) => panels_to_image(f(p, image_to_panels(q)))"""

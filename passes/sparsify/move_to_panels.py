@@ -32,7 +32,8 @@ from tvm_sparse.passes.ir.shapes import (
     lowered,
     reshaped,
 )
-from tvm_sparse.passes.sparsify.mover import Mover, move_all
+from tvm_sparse.passes.sparsify.mover import Mover, move_all, without_views
+from tvm_sparse.schedules.operators.dynamic_range import Valid
 
 _ATTENTIONS = (
     *("relax.nn.attention", "relax.nn.attention_bias"),
@@ -70,6 +71,8 @@ class _Mover(Mover):
             return self._sentence_attention(call)
         if is_call_to(call, "relax.where"):
             return self._guard(call)
+        if is_call_to(call, operators.DYNAMIC_RANGE.name):
+            return self._range(call)
         return self._elementwise(call) if is_call_to(call, *UNARY, *BINARY) else None
 
     def _panels_of(self, value: relax.Expr) -> tuple[relax.Expr, tuple[int, ...]] | None:
@@ -149,6 +152,16 @@ class _Mover(Mover):
         blind = self.emit(relax.op.isnan(panels))
         moved = relax.op.where(blind, relax.const(0, dtype_of(panels)), panels)
         return self._read(moved, panel_shape, shape)
+
+    def _range(self, call: relax.Call) -> relax.Expr | None:
+        """dynamic_range(view(from_panels(p))) => dynamic_range(p) of the lanes that hold tokens"""
+        x = self.lookup(without_views(call.args[0], self.lookup))
+        if not is_call_to(x, operators.FROM_PANELS.name):
+            return None
+        panels = operators.FROM_PANELS.operand(x, "x")
+        layout = Layout.of(known_extents(x), lanes_of(panels))
+        valid = Valid(-(-layout.tokens // layout.lanes), layout.tokens)
+        return operators.dynamic_range(panels, valid)
 
     def _read(
         self, panels: relax.Call, panel_shape: tuple[int, ...], shape: tuple[int, ...]

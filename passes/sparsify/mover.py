@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
+from tvm_sparse.passes.ir.view_chains import RESHAPING
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,21 @@ class Mover(ABC):
         """Return the expression that takes the place of the call, or None."""
 
 
+def without_views(value: relax.Expr, lookup: Lookup) -> relax.Expr:
+    """Return the tensor above reshapes and transposes, whose elements are those of `value`."""
+    while is_call_to(lookup(value), *RESHAPING, "relax.permute_dims"):
+        value = lookup(value).args[0]
+    return value
+
+
 def move_all(mod: tvm.IRModule, cpu: CpuProfile, mover: type[Mover]) -> tvm.IRModule:
     """Return `mod` with a rule applied to every call, in the order of execution."""
-    mod = rewrite_calls(mod, lambda *context: mover(cpu, *context).move())
+
+    def move(*context: Any) -> relax.Expr | None:
+        at = mover(cpu, *context)
+        if is_call_to(at.call, operators.QUANTIZE_WORDS.name):
+            return at.emit(at.call)  # layers share the words of their panels
+        return at.move()
+
+    mod = rewrite_calls(mod, move)
     return relax.transform.CanonicalizeBindings()(mod)

@@ -70,7 +70,7 @@ class PackDenseWeights(WeightsPass):
             if is_of_integers(chosen):
                 return lambda panels: quantized_layer(panels, found, chosen, cpu)
             return lambda panels: dense_layer(
-                found.rounded(panels), found.weight, layer, tiling, cpu
+                found.rounded(panels, cpu), found.weight, layer, tiling, cpu
             )
 
         return rewrite_constant_layers(

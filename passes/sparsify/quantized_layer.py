@@ -8,6 +8,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.quantization import RoundedBefore
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
@@ -25,20 +26,23 @@ def is_of_integers(tiling: Any) -> bool:
 def quantized_layer(
     panels: relax.Expr, found: ConstantLayer, tiling: Any, cpu: CpuProfile
 ) -> relax.Call:
-    """Return the call that computes a quantized layer on panels that are not rounded yet."""
+    """Return the call that computes a quantized layer on the panels of its operand."""
     family, problem, quantized = family_of(tiling), found.layer.problem, found.quantized
     assert quantized is not None
-    values, steps = quantized.values, quantized.steps
-    scales = relax.const(quantized.scale * np.float32(steps.scale))
+    values, known = quantized.values, quantized.steps
+    scales = relax.const(quantized.scale * np.float32(1 if known is None else known.scale))
+    given = [] if found.steps is None else [found.steps.value]
     if isinstance(problem, Linear):
         matrix = values.reshape(problem.n, problem.k)
-        *weight, corrections = map(relax.const, packed_int8(matrix, steps, tiling, cpu))
-        weights = [*weight, scales, corrections]
+        *weight, corrections = map(relax.const, packed_int8(matrix, known, tiling, cpu))
+        weights = [*weight, scales, corrections, *given]
+        steps = known or RoundedBefore(problem.k, problem.dtype)
         fields = problem.n, steps, family.to_fields(tiling)
         return operators.int8_linear(family, panels, weights, *fields)
     assert isinstance(family, IntegerWindows)
     window = family.window(problem, cpu)
     matrix, distances = window.matrix(values), relax.const(window.offsets())
-    *weight, corrections = map(relax.const, packed_int8(matrix, steps, tiling, cpu))
-    weights = [*weight, distances, scales, corrections]
+    *weight, corrections = map(relax.const, packed_int8(matrix, known, tiling, cpu))
+    weights = [*weight, distances, scales, corrections, *given]
+    steps = known or RoundedBefore(problem.channels, problem.dtype)
     return operators.int8_conv2d(family, panels, weights, problem, steps, family.to_fields(tiling))

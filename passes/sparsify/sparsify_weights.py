@@ -81,7 +81,7 @@ class SparsifyWeights(WeightsPass):
             if is_of_integers(tiling):
                 return lambda panels: quantized_layer(panels, found, tiling, self.cpu)
             return lambda panels: sparse_layer(
-                found.rounded(panels), found.weight, found.layer, tiling
+                found.rounded(panels, self.cpu), found.weight, found.layer, tiling
             )
 
         rewritten = rewrite_constant_layers(mod, self.cpu, sparsify, keep_float32=self.keep_float32)

@@ -115,8 +115,9 @@ class WindowMemory:
         return [at for at in starts if at < first or at + window.step > end]
 
     def _zeros(self, lanes: int) -> Expr:
-        zero = T.uint16(0) if self.window.pairs_pixels else T.uint32(self.words.zero)
-        return T.Broadcast(zero, lanes)
+        if self.window.pairs_pixels:
+            return T.Broadcast(T.uint16(0), lanes)
+        return self.words.zeros(lanes)
 
     def _zero(self, at: Expr) -> None:
         step = self.window.step

@@ -14,6 +14,7 @@ from tvm.tirx.script import builder as T
 
 from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.schedules.emit.bfloat16_pairs import bfloat16_of, pairs_of
+from tvm_sparse.schedules.emit.buffers import across
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -26,14 +27,11 @@ class Words(ABC):
     ----------
     per_word : int
         Values of a word.
-    zero : int
-        The word whose values all stand for zero.
     most_lanes : int
         Lanes of panels that are converted together.
     """
 
     per_word: int
-    zero: int = 0
     most_lanes: int = 16
 
     @abstractmethod
@@ -51,9 +49,13 @@ class Words(ABC):
             uint32 vectors of equal lanes; the first value is in the lowest bits.
         """
 
-    @abstractmethod
     def halves(self, values: Expr) -> Expr:
         """Return a vector as values of 16 bits, for words of two such values."""
+        raise ValueError(f"{type(self).__name__} has no values of 16 bits")
+
+    def zeros(self, lanes: int) -> Expr:
+        """Return words whose values all stand for zero."""
+        return T.Broadcast(T.uint32(0), lanes)
 
     def pieces(self, lanes: int) -> Iterator[tuple[int, int]]:
         """Yield the first lane and the lanes of the pieces that are converted together."""
@@ -113,28 +115,16 @@ class Integers(Words):
             return 0
         return self.steps.zero_point - self.steps.low - (128 if self.is_signed else 0)
 
-    @property
-    def zero(self) -> int:  # type: ignore[override]
-        """The word whose values all stand for zero."""
-        return (self.zero_byte % 256) * 0x01010101
+    def zeros(self, lanes: int) -> Expr:
+        """Return words whose values all stand for zero."""
+        return T.Broadcast(T.uint32((self.zero_byte % 256) * 0x01010101), lanes)
 
     def of(self, values: Sequence[Expr]) -> list[Expr]:
         """Return words of the nearest integers; ties go to the even distance from zero."""
-        lanes, bits = values[0].ty.dtype.lanes, 32 // self.per_word
-        words: Expr | None = None
-        for i, value in enumerate(values):
-            part = self._distances(value)
-            if i < self.per_word - 1:
-                part = T.bitwise_and(part, _filled((1 << bits) - 1, lanes))
-            if i:
-                part = T.shift_left(part, _filled(bits * i, lanes))
-            words = T.bind(part if words is None else T.bitwise_or(words, part))
-        assert words is not None
+        words = joined([self._distances(value) for value in values], self.per_word)
         if self.zero_byte % 256:
-            bytes_ = T.reinterpret(f"int8x{4 * lanes}", words)
-            shift = (self.zero_byte + 128) % 256 - 128
-            words = T.reinterpret(f"int32x{lanes}", bytes_ + T.Broadcast(T.int8(shift), 4 * lanes))
-        return [T.reinterpret(f"uint32x{lanes}", words)]
+            words = with_added(words, T.int8((self.zero_byte + 128) % 256 - 128))
+        return [words]
 
     def halves(self, values: Expr) -> Expr:
         """Return the nearest integers of 16 bits."""
@@ -154,8 +144,32 @@ class Integers(Words):
         return T.reinterpret(f"int32x{lanes}", moved)
 
 
+def joined(integers: Sequence[Expr], per_word: int) -> Expr:
+    """Return words, uint32, of the low bits of int32 values; the first is in the lowest bits."""
+    lanes, bits = integers[0].ty.dtype.lanes, 32 // per_word
+    words: Expr | None = None
+    for i, part in enumerate(integers):
+        if i < per_word - 1:
+            part = T.bitwise_and(part, _filled((1 << bits) - 1, lanes))
+        if i:
+            part = T.shift_left(part, _filled(bits * i, lanes))
+        words = T.bind(part if words is None else T.bitwise_or(words, part))
+    return T.reinterpret(_type("uint32", lanes), words)
+
+
+def with_added(words: Expr, byte: Expr) -> Expr:
+    """Return words with an int8 number added to each of their bytes."""
+    lanes = words.ty.dtype.lanes
+    bytes_ = T.reinterpret(f"int8x{4 * lanes}", words) + T.Broadcast(byte, 4 * lanes)
+    return T.reinterpret(_type("uint32", lanes), bytes_)
+
+
+def _type(name: str, lanes: int) -> str:
+    return f"{name}x{lanes}" if lanes > 1 else name
+
+
 def _filled(value: int, lanes: int) -> Expr:
-    return T.Broadcast(T.int32(value), lanes)
+    return across(T.int32(value), lanes)
 
 
 def _float(value: float, lanes: int) -> Expr:

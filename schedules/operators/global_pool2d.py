@@ -25,6 +25,7 @@ from tvm_sparse.schedules.emit.buffers import (
     opaque,
     vector,
 )
+from tvm_sparse.schedules.emit.lanes import across_lanes
 from tvm_sparse.schedules.emit.sizes import declare, factor, named, size
 from tvm_sparse.sizes.extent import Extent
 
@@ -155,17 +156,8 @@ def _pool(
                     if rest:
                         add(T.int64(whole * values), lambda loaded: masked(loaded, rest, none))
             for c in range(side):
-                result = T.Broadcast(converted(finish(_across(acc[c], combine)), dtype), lanes_out)
+                result = T.Broadcast(
+                    converted(finish(across_lanes(acc[c], combine)), dtype), lanes_out
+                )
                 T.buffer_store(y, result, [image, first + c, vector(T.int64(0), lanes_out)])
     return builder.get()
-
-
-def _across(value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
-    """Combine the lanes of a vector to a scalar."""
-    lanes = value.ty.dtype.lanes
-    while lanes > 1:
-        lanes //= 2
-        whole = T.bind(value)
-        low, high = (T.Shuffle([whole], list(range(i, i + lanes))) for i in (0, lanes))
-        value = combine(low, high)
-    return value

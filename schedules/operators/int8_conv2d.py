@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.formats.quantization import RoundedBefore
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.int8_layer import Int8Layer, integers_for
+from tvm_sparse.schedules.operators.int8_layer import Int8Layer, Steps, integers_for
 from tvm_sparse.schedules.operators.word_conv2d import WordConv2d
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def int8_conv2d(
     problem: Conv2d,
-    steps: Quantization,
+    steps: Steps,
     epilogue: Epilogue,
     cpu: CpuProfile,
     tiling: AnyInt8Conv2dTiling,
@@ -35,10 +35,11 @@ def int8_conv2d(
     Returns
     -------
     PrimFunc
-        ``(x [N * H, C, lanes_in], *weight, distances [words], scales [Co], corrections [Co], [bias
-        [Co]], [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co, lanes_out])``; weight and
-        corrections from `packed_int8` of the window's `matrix`, distances, int32, its `offsets`,
-        scales float32, and the others of the problem's type.
+        ``(x [N * H, C, lanes_in], *weight, distances [words], scales [Co], corrections [Co],
+        [run_time_steps [2]], [bias [Co]], [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co,
+        lanes_out])``; weight and corrections from `packed_int8` of the window's `matrix`,
+        distances, int32, its `offsets`, scales and steps float32, and the others of the problem's
+        type; x may consist of words.
     """
     return kernel(Int8Conv2d(problem, steps, epilogue, cpu, tiling))
 
@@ -50,8 +51,8 @@ class Int8Conv2d(Int8Layer, WordConv2d):
     ----------
     problem : Conv2d
         The convolution, of one group.
-    steps : Quantization
-        The numbers that the input is rounded to.
+    steps : Quantization or RoundedBefore
+        The numbers that the input is rounded to, or that it consists of words already.
     epilogue : Epilogue
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
@@ -72,7 +73,7 @@ class Int8Conv2d(Int8Layer, WordConv2d):
     def __init__(
         self,
         problem: Conv2d,
-        steps: Quantization,
+        steps: Steps,
         epilogue: Epilogue,
         cpu: CpuProfile,
         tiling: AnyInt8Conv2dTiling,
@@ -82,14 +83,17 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         writes_image: bool = False,
     ) -> None:
         self.family = int8_family(tiling)
-        self.layer = Layer(problem.planned, density, is_quantized=True, word_density=density)
+        is_dynamic = isinstance(steps, RoundedBefore)
+        self.layer = Layer(
+            problem.planned, density, is_quantized=True, word_density=density, is_dynamic=is_dynamic
+        )
         self.tiling = tiling
         self.name = self.family.name
         if reason := self.family.refusal(self.layer, cpu):
             raise ValueError(reason)
         window = self.family.window(problem, cpu)
         images = {"reads_image": reads_image, "writes_image": writes_image}
-        super().__init__(window, epilogue, cpu, **images)
+        super().__init__(window, epilogue, cpu, takes_words=is_dynamic, **images)
         self.words = integers_for(steps, tiling, cpu)
         column_lanes = self.column_lanes_of(tiling, cpu)
         self.cut(column_lanes, window.columns, self.family.pass_rows(window))

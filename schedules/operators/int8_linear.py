@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.formats.quantization import RoundedBefore
 from tvm_sparse.schedules.emit.epilogue import Epilogue
-from tvm_sparse.schedules.operators.int8_layer import Int8Layer, integers_for
+from tvm_sparse.schedules.operators.int8_layer import Int8Layer, Steps, integers_for
 from tvm_sparse.schedules.operators.word_linear import WordLinear
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.linear import Linear
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def int8_linear(
     source: Tensor,
     n: int,
-    steps: Quantization,
+    steps: Steps,
     epilogue: Epilogue,
     cpu: CpuProfile,
     tiling: AnyInt8LinearTiling,
@@ -37,9 +37,10 @@ def int8_linear(
     Returns
     -------
     PrimFunc
-        ``(x [rows, K, lanes], *weight, scales [N], corrections [N], [bias [N]], [residual [rows, N,
-        lanes]], y [rows, N, lanes])``; weight and corrections from `packed_int8`, scales float32,
-        and the others of the source's type.
+        ``(x [rows, K, lanes], *weight, scales [N], corrections [N], [run_time_steps [2]], [bias
+        [N]], [residual [rows, N, lanes]], y [rows, N, lanes])``; weight and corrections from
+        `packed_int8`, scales and steps float32, and the others of the source's type, or of the type
+        of `steps` if x consists of words.
     """
     return kernel(Int8Linear(source, n, steps, epilogue, cpu, tiling))
 
@@ -50,11 +51,11 @@ class Int8Linear(Int8Layer, WordLinear):
     Parameters
     ----------
     source : Tensor
-        The input, float32 or float16.
+        The input, float32 or float16, or words.
     n : int
         Output channels.
-    steps : Quantization
-        The numbers that the input is rounded to.
+    steps : Quantization or RoundedBefore
+        The numbers that the input is rounded to, or that it consists of words already.
     epilogue : Epilogue
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
@@ -74,16 +75,21 @@ class Int8Linear(Int8Layer, WordLinear):
         self,
         source: Tensor,
         n: int,
-        steps: Quantization,
+        steps: Steps,
         epilogue: Epilogue,
         cpu: CpuProfile,
         tiling: AnyInt8LinearTiling,
         density: float = 1.0,
     ) -> None:
         images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
-        super().__init__(source, n, epilogue, cpu)
-        problem = Linear(images * rows, lanes, n, k, source.dtype)
-        self.layer = Layer(problem, density, is_quantized=True, word_density=density)
+        is_dynamic, dtype = isinstance(steps, RoundedBefore), source.dtype
+        if isinstance(steps, RoundedBefore):
+            k, dtype = steps.channels, steps.dtype
+        super().__init__(source, n, epilogue, cpu, dtype)
+        problem = Linear(images * rows, lanes, n, k, dtype)
+        self.layer = Layer(
+            problem, density, is_quantized=True, word_density=density, is_dynamic=is_dynamic
+        )
         self.tiling = tiling
         self.family = int8_family(tiling)
         self.name = self.family.name
@@ -92,7 +98,7 @@ class Int8Linear(Int8Layer, WordLinear):
         self.words = integers_for(steps, tiling, cpu)
         column_lanes = self.column_lanes_of(tiling, cpu)
         self.cut(column_lanes, -(-lanes // column_lanes), self.family.pass_rows(problem, cpu))
-        self.of_integers(steps, tiling, -(-k // self.words.per_word))
+        self.of_integers(steps, tiling, -(-source.channels // self.words.per_word))
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

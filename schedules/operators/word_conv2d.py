@@ -8,11 +8,13 @@ weights. `tvm_sparse.schedules.operators.word_layer` has the other loops.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.formats.word_window import WordWindow
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -37,6 +39,8 @@ class WordConv2d(WordLayer):
         Gives the number of cores.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
+    takes_words : bool
+        Whether the input consists of words instead of activations.
     """
 
     def __init__(
@@ -47,11 +51,15 @@ class WordConv2d(WordLayer):
         *,
         reads_image: bool,
         writes_image: bool,
+        takes_words: bool = False,
     ) -> None:
         problem = window.problem
+        source = problem.input
+        if takes_words:
+            source = replace(source, channels=window.channels, dtype=DType.WORDS)
         self.window, self.problem = window, problem.planned
         super().__init__(
-            problem.input,
+            source,
             problem.rows_seen,
             problem.output,
             epilogue,

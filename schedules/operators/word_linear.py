@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import filled, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.panel_memory import Tile
@@ -35,10 +36,20 @@ class WordLinear(WordLayer):
         The bias, residual and activation that follow the product.
     cpu : CpuProfile
         Gives the number of cores.
+    dtype : DType, optional
+        The type of the result; by default, that of the input.
     """
 
-    def __init__(self, source: Tensor, n: int, epilogue: Epilogue, cpu: CpuProfile) -> None:
-        super().__init__(source, RowMap(), replace(source, channels=n), epilogue, cpu)
+    def __init__(
+        self,
+        source: Tensor,
+        n: int,
+        epilogue: Epilogue,
+        cpu: CpuProfile,
+        dtype: DType | None = None,
+    ) -> None:
+        result = replace(source, channels=n, dtype=dtype or source.dtype)
+        super().__init__(source, RowMap(), result, epilogue, cpu)
 
     def key(self) -> str:
         """Return the text that tuning records know the stage by; the tensors are not part of it."""
@@ -74,7 +85,8 @@ class WordLinear(WordLayer):
                 side_by_side([source[0, channel + i, at] for source in sources])
                 for i in range(count)
             ]
-            values += [filled(0, lanes, self.source.dtype)] * (self.words.per_word - count)
+            missing = self.words.per_word - count
+            values += [filled(0, lanes, self.source.dtype)] * missing if missing else []
             self._keep(column, lane, word, self.words.of(values))
 
     def _keep(self, column: Expr, lane: int, word: Expr, vectors: list[Expr]) -> None:

@@ -71,7 +71,7 @@ def test_all_other_families_are_of_integers_or_of_float32():
     rows = {"width": 20, "lanes_in": 32, "lanes_out": 32}
     reasons = {
         d: FLAT_CONV2D_FAMILY.refusal(Layer(dataclasses.replace(conv2d(d), **rows)), CPU)
-        for d in DType
+        for d in (DType.FLOAT32, HALF)
     }
     assert not reasons[DType.FLOAT32]
     assert "float32" in reasons[HALF]

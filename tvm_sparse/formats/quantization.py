@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tvm_sparse.dtypes import DType
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -52,6 +54,22 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class RoundedBefore:
+    """That a layer takes words of integers whose scale and zero point only an inference knows.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of the input.
+    dtype : DType
+        The type of the layer's result.
+    """
+
+    channels: int
+    dtype: DType
+
+
+@dataclass(frozen=True)
 class QuantizedWeight:
     """The integers of a quantized layer.
 
@@ -61,13 +79,13 @@ class QuantizedWeight:
         int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero.
     scale : numpy.ndarray
         float32, ``(out_channels,)``: the distance of two neighbouring weights.
-    steps : Quantization
-        The numbers that the layer rounds its input to.
+    steps : Quantization, optional
+        The numbers that the layer rounds its input to; None if only an inference knows them.
     """
 
     values: NDArray[np.int8]
     scale: NDArray[np.float32]
-    steps: Quantization
+    steps: Quantization | None
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,31 @@ A word holds four int8 or two int16 values of neighbouring input channels of an 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class WordForm:
+    """What words of integers look like.
+
+    Attributes
+    ----------
+    per_word : int
+        4 integers of 8 bits, or 2 of 16, which are distances from the zero point.
+    is_signed : bool
+        Whether integers of 8 bits are signed.
+    """
+
+    per_word: int = 4
+    is_signed: bool = False
+
+    def words(self, channels: int) -> int:
+        """Return the words of some channels."""
+        return -(-channels // self.per_word)
 
 
 def pack_words(values: NDArray[Any], channels: int) -> NDArray[np.int32]:

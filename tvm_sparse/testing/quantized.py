@@ -14,6 +14,7 @@ from onnx.helper import make_node
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.cpu.this_machine import cpu_flags
 from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.formats.words import WordForm
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing.models import write_onnx
 
@@ -73,6 +74,23 @@ def conv2d_sums(
 def distances(x: NDArray[Any], steps: Quantization) -> NDArray[np.int64]:
     """Return the distances of rounded values from zero, in steps."""
     return (steps.integers(x.astype(np.float32)) - steps.zero_point).astype(np.int64)
+
+
+def words_of(
+    x: NDArray[Any], steps: Quantization, form: WordForm
+) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    """Return panels ``[rows, K, lanes]`` as words, and the steps that an inference finds."""
+    low = -128 if form.is_signed else 0
+    integers = distances(x, steps)
+    zero = 0 if form.per_word == 2 else steps.zero_point - steps.low + low
+    rows, channels, lanes = integers.shape
+    fill = np.zeros((rows, -channels % form.per_word, lanes), integers.dtype)
+    whole = np.concatenate([integers, fill], axis=1) + zero
+    kind = "<i2" if form.per_word == 2 else "<u1"
+    groups = whole.reshape(rows, -1, form.per_word, lanes).transpose(0, 1, 3, 2)
+    packed = np.ascontiguousarray(groups.astype(kind)).view("<u4")[..., 0]
+    above = steps.zero_point - steps.low
+    return packed, np.array([steps.scale, above], "float32")
 
 
 def in_floats(sums: NDArray[np.int64], scales: NDArray[np.float32]) -> NDArray[np.float32]:

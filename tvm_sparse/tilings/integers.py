@@ -11,6 +11,7 @@ from tvm_sparse.cpu.integers import DotProducts, dot_products, has_byte_matrix_u
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.density import word_density_of
 from tvm_sparse.formats.word_window import WordWindow
+from tvm_sparse.formats.words import WordForm
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.family import Family, SizesT, TilingT
 from tvm_sparse.tilings.layer import Layer
@@ -52,7 +53,17 @@ class IntegerFamily(Family[SizesT, TilingT]):
             return "the target has no AMX int8 unit"
         if not self.on_matrix_unit and dot_products(cpu) is None:
             return "the target has no dot products of integers"
+        if layer.is_dynamic and self.per_word(cpu) != word_form(cpu).per_word:
+            return "dynamic quantization makes words of 4 integers, for the matrix unit"
+        if layer.is_dynamic and self._pairs_pixels(layer.problem, cpu):
+            return "a window of pairs of pixels is not quantized dynamically"
         return super().refusal(layer, cpu)
+
+    def _pairs_pixels(self, problem: Any, cpu: CpuProfile) -> bool:
+        """Return whether a window of words consists of pairs of pixels."""
+        if not isinstance(problem, Conv2d):
+            return False
+        return WordWindow(problem, self.per_word(cpu), self.lanes(cpu)).pairs_pixels
 
     def lanes(self, cpu: CpuProfile) -> int:
         """Return the lanes of a column."""
@@ -91,6 +102,14 @@ def word_density(problem: Any, values: NDArray[np.int8], cpu: CpuProfile) -> flo
     else:
         matrix = values.reshape(problem.n, problem.k)
     return word_density_of(matrix, dots.per_word)
+
+
+def word_form(cpu: CpuProfile) -> WordForm:
+    """Return what words look like that are made before a layer, for all kernels of a target."""
+    dots = dot_products(cpu)
+    if dots is None or has_byte_matrix_unit(cpu):
+        return WordForm()
+    return WordForm(dots.per_word, dots.is_signed)
 
 
 def dots_of(cpu: CpuProfile) -> DotProducts:

@@ -27,12 +27,15 @@ class Layer(Generic[SizesT_co]):
     word_density : float
         Share of the words of integers of its weight, as the target's dot products take them, that
         are not zero; 1 for a weight of floats.
+    is_dynamic : bool
+        Whether only an inference knows the scale and the zero point of its input.
     """
 
     problem: SizesT_co
     density: float = 1.0
     is_quantized: bool = False
     word_density: float = 1.0
+    is_dynamic: bool = False
 
     @property
     def name(self) -> str:

@@ -43,6 +43,7 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     sparse_conv2d,
     to_image,
 )
+from tvm_sparse.passes.ir.operators.dynamic_range import DYNAMIC_RANGE, dynamic_range
 from tvm_sparse.passes.ir.operators.elementwise import (
     FAKE_QUANTIZE,
     HARDSWISH,
@@ -94,10 +95,13 @@ from tvm_sparse.passes.ir.operators.quantized import (
     QUANTIZED,
     QUANTIZED_CONV2D,
     QUANTIZED_MATMUL,
+    RunTimeSteps,
+    Steps,
     fake_quantize,
     in_floats,
     quantized_conv2d,
     quantized_matmul,
+    run_time_steps_of,
     steps_of,
 )
 from tvm_sparse.passes.ir.operators.recurrent import (
@@ -114,6 +118,12 @@ from tvm_sparse.passes.ir.operators.resize2d import (
     depth_to_space,
     resize_of,
     upsample2d,
+)
+from tvm_sparse.passes.ir.operators.rounded_words import (
+    DEQUANTIZE_WORDS,
+    QUANTIZE_WORDS,
+    dequantize_words,
+    quantize_words,
 )
 from tvm_sparse.passes.ir.operators.row_linear import (
     ROW_LINEAR,
@@ -148,6 +158,8 @@ __all__ = [
     "CONV_ATTRIBUTES",
     "DEPTHWISE_CONV2D",
     "DEPTH_TO_SPACE",
+    "DEQUANTIZE_WORDS",
+    "DYNAMIC_RANGE",
     "EXPERT_LINEAR",
     "FAKE_QUANTIZE",
     "FLAT_CONV2D",
@@ -167,6 +179,7 @@ __all__ = [
     "QUANTIZED",
     "QUANTIZED_CONV2D",
     "QUANTIZED_MATMUL",
+    "QUANTIZE_WORDS",
     "RECURRENT",
     "RECUT_STRIPS",
     "ROUNDED_ATTENTION",
@@ -183,6 +196,8 @@ __all__ = [
     "WITH_EPILOGUE",
     "Layout",
     "Operator",
+    "RunTimeSteps",
+    "Steps",
     "activation_of",
     "amx_conv2d",
     "amx_linear",
@@ -199,6 +214,8 @@ __all__ = [
     "conv_of",
     "depth_to_space",
     "depthwise_conv2d",
+    "dequantize_words",
+    "dynamic_range",
     "expert_codes_of",
     "expert_linear",
     "expert_linear_of",
@@ -230,6 +247,7 @@ __all__ = [
     "packed_block_experts",
     "panels_to_image",
     "pool_of",
+    "quantize_words",
     "quantized_conv2d",
     "quantized_matmul",
     "recurrent",
@@ -239,6 +257,7 @@ __all__ = [
     "rounded_attention",
     "roundings_of",
     "row_linear",
+    "run_time_steps_of",
     "sentence_attention",
     "softplus",
     "sparse_conv2d",

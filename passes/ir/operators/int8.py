@@ -10,18 +10,22 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.quantization import Quantization
+from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.conv2d import conv_of, infer_conv2d, on_images
 from tvm_sparse.passes.ir.operators.epilogue import epilogue_of
 from tvm_sparse.passes.ir.operators.layouts import panels_of
-from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, infer_linear, sparse_density
+from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, sparse_density
 from tvm_sparse.passes.ir.operators.operator import (
     EPILOGUE_OPERANDS,
     PREFIX,
     Operator,
+    dtype_of,
     of_any_batch,
+    tensor_type,
 )
+from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.tilings.family import Family
@@ -33,7 +37,7 @@ def int8_linear(
     x: relax.Expr,
     weights: Sequence[relax.Expr],
     channels: int,
-    steps: Quantization,
+    steps: Quantization | RoundedBefore,
     tiling: Mapping[str, Any],
 ) -> relax.Call:
     """Multiply panels by a packed weight of integers.
@@ -43,18 +47,19 @@ def int8_linear(
     family : Family
         The family of the kernel.
     x : relax.Expr
-        Panels, ``[rows, in_channels, lanes]``, float32 or float16, not rounded yet.
+        Panels, ``[rows, in_channels, lanes]``, float32 or float16, not rounded yet; or of words.
     weights : sequence of relax.Expr
         The packed weight, or the four arrays of one without its zeros; the scale of the sums of
-        each output channel, float32; the sums that stand for zeros, int32: see `packed_int8`.
+        each output channel, float32; the sums that stand for zeros, int32: see `packed_int8`. For
+        panels of words, what they were rounded to, as from `dynamic_range`, follows.
     channels : int
         Output channels.
-    steps : Quantization
-        The numbers that `x` is rounded to.
+    steps : Quantization or RoundedBefore
+        The numbers that `x` is rounded to, or that it consists of words.
     tiling : mapping
         The fields of the tiling that the weight was packed with.
     """
-    fields = {"steps": dataclasses.asdict(steps), "tiling": dict(tiling)}
+    fields = _fields_of(steps) | {"tiling": dict(tiling)}
     return _LINEAR[family.name].call(x, *weights, channels=channels, **fields)
 
 
@@ -63,7 +68,7 @@ def int8_conv2d(
     x: relax.Expr,
     weights: Sequence[relax.Expr],
     conv: Conv2d,
-    steps: Quantization,
+    steps: Quantization | RoundedBefore,
     tiling: Mapping[str, Any],
 ) -> relax.Call:
     """Convolve panels of images with a packed weight of integers.
@@ -71,12 +76,18 @@ def int8_conv2d(
     Parameters are those of `int8_linear`; `weights` has the distances of the window's words
     behind the packed weight.
     """
-    fields = {"steps": dataclasses.asdict(steps), "tiling": dict(tiling)}
+    fields = _fields_of(steps) | {"tiling": dict(tiling)}
     return _CONV2D[family.name].call(x, *weights, conv=of_any_batch(conv), **fields)
 
 
-def _steps_of(call: relax.Call) -> Quantization:
+def _fields_of(steps: Quantization | RoundedBefore) -> dict[str, Any]:
+    return {"steps": dataclasses.asdict(steps), _GIVEN: isinstance(steps, RoundedBefore)}
+
+
+def _steps_of(call: relax.Call) -> Quantization | RoundedBefore:
     steps = call.attrs["steps"]
+    if call.attrs[_GIVEN]:
+        return RoundedBefore(int(steps["channels"]), DType(steps["dtype"]))
     numbers = (int(steps[name]) for name in ("zero_point", "low", "high"))
     return Quantization(float(steps["scale"]), *numbers)
 
@@ -87,12 +98,19 @@ def _tiling_of(call: relax.Call) -> tuple[Any, Any]:
     return family, family.from_fields(call.attrs["tiling"])
 
 
+def _infer_linear(call: relax.Call, _builder: relax.BlockBuilder) -> relax.Type:
+    rows, _, lanes = known_extents(call.args[0])
+    steps = _steps_of(call)
+    dtype = steps.dtype if isinstance(steps, RoundedBefore) else dtype_of(call.args[0])
+    return tensor_type(rows, int(call.attrs["channels"]), lanes, dtype=dtype)
+
+
 def _linear_stage(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     x, n = panels_of(call.args[0], images), int(call.attrs["channels"])
     family, tiling = _tiling_of(call)
     density = 1.0
     if family.is_sparse:
-        words = n * -(-x.channels // family.per_word(cpu))
+        words = n * (x.channels if call.attrs[_GIVEN] else -(-x.channels // family.per_word(cpu)))
         density = sparse_density(_LINEAR[family.name].operand(call, "values"), words)
     return schedules.Int8Linear(x, n, _steps_of(call), epilogue_of(call), cpu, tiling, density)
 
@@ -111,8 +129,8 @@ def _linear(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
         (*_weight_operands(family), "scales", "corrections"),
-        EPILOGUE_OPERANDS,
-        infer=infer_linear,
+        (_GIVEN, *EPILOGUE_OPERANDS),
+        infer=_infer_linear,
         stage=_linear_stage,
         takes_sizes=True,
         with_epilogue=True,
@@ -123,7 +141,7 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
         (*_weight_operands(family), "distances", "scales", "corrections"),
-        EPILOGUE_OPERANDS,
+        (_GIVEN, *EPILOGUE_OPERANDS),
         infer=infer_conv2d,
         stage=_conv2d_stage,
         images=lambda call: conv_of(call).batch,
@@ -135,6 +153,9 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
 def _weight_operands(family: Family[Any, Any]) -> tuple[str, ...]:
     return SPARSE_OPERANDS if family.is_sparse else ("x", "weight")
 
+
+_GIVEN = "run_time_steps"
+"""The optional operand of a layer whose panels are words."""
 
 _LINEAR = {family.name: _linear(family) for family in INT8_LINEAR_FAMILIES}
 _CONV2D = {family.name: _conv2d(family) for family in INT8_CONV2D_FAMILIES}

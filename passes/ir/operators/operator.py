@@ -163,7 +163,7 @@ def tensor_type(*shape: Any, dtype: DType = ACTIVATIONS) -> relax.TensorType:
 
 
 def dtype_of(value: relax.Expr) -> DType:
-    """Return the type of the elements of a tensor of activations."""
+    """Return the type of the elements of a tensor of activations, or of words."""
     return DType(str(value.ty.dtype))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm import relax
 
 from tvm_sparse.cpu.profile import SHORTEST_VECTOR_BITS, CpuProfile
-from tvm_sparse.dtypes import ACTIVATIONS, DType
+from tvm_sparse.dtypes import ACTIVATIONS, FLOATS, DType
 from tvm_sparse.passes.ir.operators.conv2d import is_image
 from tvm_sparse.passes.ir.operators.table import operator_of
 from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic
@@ -30,7 +30,7 @@ def stage_of(call: relax.Expr, images: int, cpu: CpuProfile) -> Stage | None:
     if shape is None or len(shape) != 3 + is_image(call):
         return None
     dtype = str(call.ty.dtype)
-    known = set(DType) if cpu.has_half else {ACTIVATIONS}
+    known = set(FLOATS) if cpu.has_half else {ACTIVATIONS}
     if dtype not in known:
         return None
     if len(shape) == 3 and shape[2] % (SHORTEST_VECTOR_BITS // DType(dtype).bits) != 0:

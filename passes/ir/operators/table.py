@@ -18,6 +18,7 @@ from tvm_sparse.passes.ir.operators.conv2d import (
     JOINED_CONV2D,
     SPARSE_CONV2D,
 )
+from tvm_sparse.passes.ir.operators.dynamic_range import DYNAMIC_RANGE
 from tvm_sparse.passes.ir.operators.elementwise import CONCAT, ELEMENTWISE, SLICE
 from tvm_sparse.passes.ir.operators.expert_linear import EXPERT_LINEAR, SPARSE_EXPERT_LINEAR
 from tvm_sparse.passes.ir.operators.int8 import INT8_OPERATORS
@@ -40,6 +41,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
 from tvm_sparse.passes.ir.operators.quantized import QUANTIZED_CONV2D, QUANTIZED_MATMUL
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, DEPTH_TO_SPACE, UPSAMPLE2D
+from tvm_sparse.passes.ir.operators.rounded_words import DEQUANTIZE_WORDS, QUANTIZE_WORDS
 from tvm_sparse.passes.ir.operators.row_linear import ROW_LINEAR, SPARSE_ROW_LINEAR
 from tvm_sparse.passes.ir.operators.strips import FROM_STRIPS, RECUT_STRIPS, TO_STRIPS
 
@@ -57,6 +59,7 @@ RECORDS = (
     RECURRENT,
     *(EXPERT_LINEAR, SPARSE_EXPERT_LINEAR, BLOCK_EXPERTS, *PACKED_BLOCK_EXPERTS),
     *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
+    *(DYNAMIC_RANGE, QUANTIZE_WORDS, DEQUANTIZE_WORDS),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )
 OPERATORS: dict[str, Operator] = {operator.name: operator for operator in RECORDS}

@@ -8,6 +8,7 @@ from tvm.script import relax as R
 from tvm_sparse.formats.quantization import Quantization
 from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
 from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.run_time_steps import parts_of
 
 BYTES = Quantization(0.5, 3, 0, 255)
 SCALE, ZERO = relax.const(0.5, "float32"), relax.const(3, "uint8")
@@ -192,25 +193,43 @@ def test_a_layer_reads_the_rounded_tensor_that_something_else_reads():
     assert layer.value.args[0].same_as(rounding.var)
 
 
-def test_scales_that_are_known_when_the_model_runs():
-    """The input is scaled, and the products of zeros are subtracted from the exact sums."""
-    x, scale = (relax.Var(n, relax.TensorType(s, "float32")) for n, s in (("x", (2, 4)), ("s", ())))
-    zero = relax.Var("z", relax.TensorType((), "uint8"))
+def run_time_layer(scale, zero, **numbers):
+    """Return the layer of a module whose input is rounded by what an inference knows."""
+    x = relax.Var("x", relax.TensorType((2, 4), "float32"))
     values = np.arange(-6, 6, dtype="int8").reshape(4, 3)
     builder = relax.BlockBuilder()
-    with builder.function("main", [x, scale, zero]):
+    params = [p for p in (x, scale, zero) if isinstance(p, relax.Var)]
+    with builder.function("main", params):
         with builder.dataflow():
+            if numbers:
+                source = builder.emit(relax.op.nn.relu(x)) if numbers["of_other"] else x
+                steps = builder.emit(operators.dynamic_range(source))
+                scale, zero = parts_of(steps, builder.emit)
             seen = rounded(builder, x, scale, zero)
             w = weight(builder, values, np.float32(0.5))
             y = builder.emit_output(relax.op.matmul(seen, w))
         builder.emit_func_output(y)
     after = RecomposeQuantized()(builder.get())
     (layer,) = (c for c in called(after) if c.op.name == operators.QUANTIZED_MATMUL.name)
-    assert operators.steps_of(layer) == Quantization(1.0, 0, 0, 255)
-    assert layer.attrs["needs_float32"]
-    assert names(after)[-4:] == ["multiply", "quantized_matmul", "subtract", "multiply"]
-    sums = called(after)[-4].args[0]
-    np.testing.assert_array_equal(sums.value.numpy(), values.sum(0) * np.float32(0.5))
+    np.testing.assert_array_equal(layer.args[1].value.numpy(), values)
+    return after, operators.run_time_steps_of(layer)
+
+
+def test_scales_that_are_known_when_the_model_runs():
+    """The steps are a scale, and the distance of the zero point from the least integer."""
+    scale = relax.Var("s", relax.TensorType((), "float32"))
+    zero = relax.Var("z", relax.TensorType((), "uint8"))
+    after, steps = run_time_layer(scale, zero)
+    assert not steps.covers
+    assert names(after)[-2:] == ["concat", "quantized_matmul"]
+
+
+@pytest.mark.parametrize("of_other", [False, True])
+def test_scales_of_the_range_of_a_tensor(of_other):
+    """The layer takes the range itself, which covers only the tensor that it was found of."""
+    after, steps = run_time_layer(None, None, of_other=of_other)
+    assert steps.covers != of_other
+    assert names(after)[-2:] == ["dynamic_range", "quantized_matmul"]
 
 
 def test_scales_that_are_not_known_stay():

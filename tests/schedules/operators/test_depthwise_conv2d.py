@@ -9,7 +9,7 @@ from llvm_mca import inner_loop
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import FLOATS, DType
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.direct_depthwise import depthwise_conv2d, depthwise_stage
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -86,7 +86,7 @@ def test_any_convolution_in_half_precision(problem, epilogue):
 needs_avx512 = pytest.mark.skipif(native().vector_lanes() < 16, reason="this CPU has no AVX-512")
 
 
-@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("name", [pytest.param("skylake-avx512", marks=needs_avx512), "haswell"])
 @pytest.mark.parametrize(("column", "step", "overlap"), [(9, 2, "carry"), (5, 3, "recompute")])
 def test_in_columns(column, step, overlap, name, dtype):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.costs.elementwise import FUNCTIONS
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import FLOATS, DType
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.elementwise import Elementwise
@@ -100,7 +100,7 @@ def test_copies_of_channels(lanes):
 
 
 def test_operands_of_different_types():
-    tensors = [Tensor(1, 2, 3, 16, dtype) for dtype in DType]
+    tensors = [Tensor(1, 2, 3, 16, dtype) for dtype in FLOATS]
     with pytest.raises(ValueError, match="differ in more than their channels"):
         Concat(tensors, native())
 

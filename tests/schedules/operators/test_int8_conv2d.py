@@ -7,13 +7,22 @@ import pytest
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.int8_conv2d import Int8Conv2d, int8_conv2d
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.testing.kernels import run_in_columns, run_kernel
-from tvm_sparse.testing.quantized import QUANTIZATIONS, UNITS, conv2d_sums, cpu_of, in_floats
+from tvm_sparse.testing.quantized import (
+    QUANTIZATIONS,
+    UNITS,
+    conv2d_sums,
+    cpu_of,
+    in_floats,
+    words_of,
+)
 from tvm_sparse.tilings.int8_conv2d import AMX_INT8_CONV2D_FAMILY, INT8_CONV2D_FAMILY
+from tvm_sparse.tilings.integers import word_form
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.sparse_int8 import SPARSE_INT8_CONV2D_FAMILY
 
@@ -69,6 +78,30 @@ def test_sums_are_exact(unit, size):
     func = int8_conv2d(problem, steps, Epilogue(), cpu, tiling)
     got = run_kernel(func, list(arrays.values()), problem.output.shape, cpu)
     np.testing.assert_array_equal(got[..., : problem.out_width], want)
+    assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", SIZES)
+def test_words_of_run_time(unit, size):
+    """The image is padded with the zero point, which only an inference knows."""
+    cpu, problem, steps = cpu_of(unit), SIZES[size], Quantization(0.03, 77, 0, 255)
+    if cpu is None:
+        pytest.skip(f"this processor has no {unit}")
+    layer, family = Layer(problem, is_quantized=True, is_dynamic=True), family_of(unit)
+    if family.refusal(layer, cpu):
+        assert family.window(problem, cpu).pairs_pixels
+        return
+    tiling, arrays, want = operands(unit, problem, steps, cpu)
+    x, zero = arrays.pop("x"), word_form(cpu).per_word == 4
+    words, given = words_of(x, steps, word_form(cpu))
+    arrays["corrections"] = arrays["corrections"] // (77 if zero else 1)
+    rounded = RoundedBefore(problem.channels, problem.dtype)
+    func = int8_conv2d(problem, rounded, Epilogue(), cpu, tiling)
+    inputs = [words, *arrays.values(), given]
+    got = run_kernel(func, inputs, problem.output.shape, cpu)
+    want = want * given[0]
+    np.testing.assert_allclose(got[..., : problem.out_width], want, rtol=1e-6, atol=1e-6)
     assert np.isfinite(got).all()
 
 

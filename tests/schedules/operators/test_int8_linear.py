@@ -1,5 +1,7 @@
 """Quantized linear layers against exact sums of integers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,14 +10,23 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
 from tvm_sparse.schedules.operators.int8_linear import Int8Linear, int8_linear
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.testing.kernels import assembly, run_in_columns, run_kernel
-from tvm_sparse.testing.quantized import QUANTIZATIONS, UNITS, cpu_of, in_floats, linear_sums
+from tvm_sparse.testing.quantized import (
+    QUANTIZATIONS,
+    UNITS,
+    cpu_of,
+    in_floats,
+    linear_sums,
+    words_of,
+)
 from tvm_sparse.tilings.int8_linear import AMX_INT8_LINEAR_FAMILY, INT8_LINEAR_FAMILY
+from tvm_sparse.tilings.integers import word_form
 from tvm_sparse.tilings.layer import Layer
 
 PLAIN = Epilogue()
@@ -85,6 +96,31 @@ def test_what_follows_the_product(unit, dtype, n, k):
     got = run_kernel(func, [*arrays.values(), bias, residual], want.shape, cpu)
     bound = 1e-6 if dtype == DType.FLOAT32 else 1e-3
     np.testing.assert_allclose(got, want, rtol=bound, atol=bound * np.abs(want).max())
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize(("n", "k", "lanes"), [(33, 131, 8), (40, 64, 48), (1700, 70, 32)])
+def test_words_of_run_time(unit, n, k, lanes):
+    """Scale and zero point are operands, and the epilogue follows the sums as it does elsewhere."""
+    cpu, steps = cpu_of(unit), Quantization(0.03, 77, 0, 255)
+    if cpu is None:
+        pytest.skip(f"this processor has no {unit}")
+    tensor = Tensor(1, 3, k, lanes)
+    tiling = tiling_of(unit, tensor, n, cpu)
+    arrays, _ = operands(tensor, n, steps, tiling, cpu)
+    values = np.random.default_rng(0).integers(-128, 128, (n, k)).astype("int8")
+    packed, corrections = packed_int8(values, None, tiling, cpu)
+    words, given = words_of(arrays["x"], steps, word_form(cpu))
+    rng = np.random.default_rng(1)
+    bias = rng.standard_normal(n).astype("float32")
+    sums = linear_sums(arrays["x"], values, steps).astype("float32")
+    want = sums * (arrays["scales"] * given[0])[:, None] + bias[:, None]
+    source = replace(tensor, channels=words.shape[1], dtype=DType.WORDS)
+    rounded, epilogue = RoundedBefore(k, DType.FLOAT32), Epilogue(bias=True)
+    func = int8_linear(source, n, rounded, epilogue, cpu, tiling)
+    inputs = [words, packed, arrays["scales"], corrections, given, bias]
+    got = run_kernel(func, inputs, want.shape, cpu)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import FLOATS, DType
 from tvm_sparse.formats.sparse import PackedSparse, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
@@ -84,7 +84,7 @@ def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epi
     check(random_weight(n, k, density), rows, lanes, tiling, epilogue, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DType)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("k_block", [200, 100, 70])
 def test_epilogue_comes_once_however_many_k_blocks(k_block, dtype):
     tiling, lanes = SparseTiling(4, k_block, chunks=2), 2 * native().vector_lanes(dtype)

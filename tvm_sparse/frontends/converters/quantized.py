@@ -16,6 +16,9 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.converters.node import Node, shape_of
+from tvm_sparse.passes.ir import operators
+from tvm_sparse.passes.ir.run_time_steps import parts_of
+from tvm_sparse.passes.ir.shapes import extents_of
 
 _WIDTHS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 """The element types that `quantize` has, and their bits."""
@@ -61,6 +64,14 @@ def dynamic_range(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
 
     As in ONNX Runtime, a tensor of zeros has a scale of 1.
     """
+    if extents_of(x) is not None:
+        flat = node.emit(relax.op.reshape(x, (1,))) if x.ty.ndim == 0 else x
+        return parts_of(node.emit(operators.dynamic_range(flat)), node.emit)
+    return _written_out(node, x)
+
+
+def _written_out(node: Node, x: relax.Expr) -> tuple[relax.Expr, relax.Expr]:
+    """Return the same of a tensor whose sizes are not known."""
     emit, zero = node.emit, relax.const(0.0, "float32")
     high = emit(relax.op.maximum(emit(relax.op.max(x)), zero))
     low = emit(relax.op.minimum(emit(relax.op.min(x)), zero))
