@@ -64,7 +64,14 @@ def equal_blocks(inputs: int) -> int:
     return -(-tiles // blocks) * TILE_INPUTS
 
 
-def product_cycles(n: int, k: int, inputs: int, columns: float, passes: float) -> float:
+def product_cycles(
+    n: int,
+    k: int,
+    inputs: int,
+    columns: float,
+    passes: float,
+    memory_cycles: float = MEMORY_CYCLES,
+) -> float:
     """Return the cycles of the product of a weight ``[N, K]`` and columns of pairs.
 
     Parameters
@@ -76,10 +83,12 @@ def product_cycles(n: int, k: int, inputs: int, columns: float, passes: float) -
     columns : float
         Tiles of panels, of 16 lanes, that meet every tile of the weight.
     passes : float
-        Passes over the weight.
+        Passes over the weight that bring it from L3.
+    memory_cycles : float
+        Further cycles for each tile of the weight, to bring it from memory.
     """
     down, across = tiles_of(n, TILE_CHANNELS), tiles_of(k, TILE_INPUTS)
     parts = -(-across * TILE_INPUTS // inputs)
-    brought = passes * WEIGHT_CYCLES + MEMORY_CYCLES
+    brought = passes * WEIGHT_CYCLES + memory_cycles
     tiles = down * across * (columns * TILE_CYCLES + brought)
     return tiles + down * columns * parts * RESULT_CYCLES
