@@ -84,6 +84,18 @@ def test_signals_end_the_child(number):
         os.kill(child, 0)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_child_that_crashes_because_of_a_signal(number):
+    """As C++ does with an exception where it expects none."""
+    process = start(
+        f"signal.signal({number:d}, lambda *_: os.abort()); print(flush=True); time.sleep(60)"
+    )
+    assert process.stdout.readline() == "started\n" and process.stdout.readline() == "\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "")
+
+
 def test_the_child_ends_with_its_parent():
     process = start("print(os.getpid(), flush=True); time.sleep(60)")
     process.stdout.readline()

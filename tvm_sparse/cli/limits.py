@@ -84,18 +84,23 @@ def in_child(seconds: float | None, gigabytes: float) -> int | None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return None
     end, is_late = time.monotonic() + (seconds or _NO_LIMIT), False
+    asked = 0
     while True:
         found = signal.sigtimedwait(signals, max(end - time.monotonic(), 0))
         if found is None:
             os.kill(child, signal.SIGKILL if is_late else signal.SIGTERM)
             end, is_late = time.monotonic() + GRACE_SECONDS, True
         elif found.si_signo != signal.SIGCHLD:
+            asked = asked or found.si_signo
             if found.si_code < _FROM_TERMINAL:
                 os.kill(child, found.si_signo)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # C++ may abort as the exception of a signal passes through it: the signal ended it.
+            if asked and os.WIFSIGNALED(status):
+                return 128 + asked
             return _status(status, f"{seconds:g}" if is_late else "", f"{gigabytes:.1f}")
 
 
