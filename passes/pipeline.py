@@ -17,7 +17,7 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import PlanFor
 from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import one_at_a_time
-from tvm_sparse.cpu.precision import PrecisionOption, chosen, in_float32, resolve
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.layer_report import (
@@ -242,10 +242,10 @@ def front(
         if is_refused:
             known = Lookups(source=known.source)
         lanes = known.lanes_for(token_network(mod, cpu))
-        drop = DropPadding(padding, lanes or PACKED_LANES)
-        mod = tvm.transform.Sequential([drop])(mod)
+        packed = lanes or max(PACKED_LANES, cpu.vector_lanes(cpu.activations))
+        mod = tvm.transform.Sequential([DropPadding(padding, packed)])(mod)
         if decision(mod).get("mask"):
-            lanes = lanes or PACKED_LANES
+            lanes = packed
         layers = set()
 
         def kernel_for(layer: Layer[Any]) -> Tiling | None:
@@ -308,24 +308,20 @@ def pipeline(
         sizes = sizes_of(mod) | default_counts(multiples)
         planned = [counted(hint, multiples) for hint in several]
         with planned_for(sizes | planned[0]):
-            return whole(mod, cpu, target or cpu.to_target(), planned, bool(sizes))
+            return whole(mod, cpu, target or cpu.to_target(), planned)
 
     def whole(
         mod: tvm.IRModule,
         cpu: CpuProfile,
         target: Any,
         planned: Sequence[Mapping[str, int]],
-        has_sizes: bool,
     ) -> tvm.IRModule:
-        computed = chosen(precision, cpu)
-        if has_sizes:
-            cpu, computed = in_float32(cpu, precision), "float32"
         found = front(mod, cpu, lookups, keep_float32, padding)
         regions = FormRegions(cpu, columns, overlap, found.plan_for)
         points = [with_rows(found.mod, hints) for hints in planned]
         with target, planned_for(points[0]):
             mod = tvm.transform.Sequential([PlanForHints(points), regions])(found.mod)
-            made = _report(mod, cpu, found.used, computed)
+            made = _report(mod, cpu, found.used, chosen(precision, cpu))
             (report or CompileReport.log)(made)
             if made.refusal:
                 raise ModelError(made.refusal)

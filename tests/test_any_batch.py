@@ -18,6 +18,7 @@ from tvm_sparse.passes.ir.shapes import planned_for
 from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.plan_for_hints import PlanForHints, is_more
 from tvm_sparse.passes.sparsify.decisions import LAYERS
+from tvm_sparse.testing.kernels import relative_rms
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 from tvm_sparse.zoo.recipes import recipe
 
@@ -114,6 +115,18 @@ def test_any_batch_whatever_the_hint(reference, options):
         x = rng.standard_normal((batch, 3, 20, 24)).astype("float32")
         (got,) = engine.run([x]).values()
         np.testing.assert_allclose(got, reference(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")
+@pytest.mark.parametrize("columns", ["auto", "off"])
+def test_any_batch_in_float16(reference, columns):
+    engine = tvm_sparse.compile(classifier(), precision="float16", columns=columns)
+    assert "float32" not in {layer.precision for layer in engine.report.layers}
+    rng = np.random.default_rng(0)
+    for batch in BATCHES:
+        x = rng.standard_normal((batch, 3, 20, 24)).astype("float32")
+        (got,) = engine.run([x]).values()
+        assert relative_rms(got, reference(x)) < 1e-2
 
 
 @pytest.mark.parametrize("batches", [(1, 8), (6, 2, 20)])

@@ -12,7 +12,10 @@ import tvm
 from tvm import relax, tirx
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError
+from tvm_sparse.testing.kernels import relative_rms
 from tvm_sparse.testing.models import pruned
 
 CHANNELS, HEADS, WIDE, WORDS = 32, 2, 64, 50
@@ -25,14 +28,14 @@ def plain(mod: tvm.IRModule):
     return lambda *arrays: main(*map(tvm.runtime.tensor, arrays)).numpy()
 
 
-def transformer(bias: str = "keys") -> tvm.IRModule:
+def transformer(bias: str = "keys", channels: int = CHANNELS) -> tvm.IRModule:
     """Return one layer of a transformer on ``ids, mask`` of any batch and sequence."""
     rng, builder = np.random.default_rng(0), relax.BlockBuilder()
     batch, sequence = (tirx.Var(name, "int64") for name in ("batch", "sequence"))
     op, emit, const = relax.op, builder.emit, relax.const
     ids = relax.Var("ids", relax.TensorType((batch, sequence), "int64"))
     mask = relax.Var("mask", relax.TensorType((batch, sequence), "float32"))
-    ones, zeros = const(np.ones(CHANNELS, "float32")), const(np.zeros(CHANNELS, "float32"))
+    ones, zeros = const(np.ones(channels, "float32")), const(np.zeros(channels, "float32"))
 
     def linear(x, k, n):
         weight = const(pruned(rng, (k, n), 0.2) / np.float32(np.sqrt(0.2 * k)))
@@ -42,27 +45,27 @@ def transformer(bias: str = "keys") -> tvm.IRModule:
         return emit(op.nn.layer_norm(x, ones, zeros, axes=[-1], epsilon=1e-5))
 
     def heads(x):
-        split = emit(op.reshape(x, (batch, sequence, HEADS, CHANNELS // HEADS)))
+        split = emit(op.reshape(x, (batch, sequence, HEADS, channels // HEADS)))
         return emit(op.permute_dims(split, [0, 2, 1, 3]))
 
     with builder.function("main", [ids, mask]):
         with builder.dataflow():
-            table = const(rng.standard_normal((WORDS, CHANNELS)).astype("float32"))
+            table = const(rng.standard_normal((WORDS, channels)).astype("float32"))
             x = norm(emit(op.take(table, ids, axis=0, mode="clip")))
             away = emit(op.multiply(emit(op.subtract(const(np.float32(1)), mask)), const(-3e38)))
             away = emit(op.expand_dims(away, [1, 2]))
             if bias == "queries":
                 rows = emit(op.expand_dims(mask, [1, 3]))
                 away = emit(op.add(away, rows))
-            q, k, v = (linear(x, CHANNELS, CHANNELS) for _ in range(3))
+            q, k, v = (linear(x, channels, channels) for _ in range(3))
             turned = emit(op.permute_dims(heads(k), [0, 1, 3, 2]))
             scores = emit(op.multiply(emit(op.matmul(heads(q), turned)), const(np.float32(0.25))))
             shares = emit(op.nn.softmax(emit(op.add(scores, away)), axis=-1))
             mixed = emit(op.permute_dims(emit(op.matmul(shares, heads(v))), [0, 2, 1, 3]))
-            mixed = emit(op.reshape(mixed, (batch, sequence, CHANNELS)))
-            x = norm(emit(op.add(x, linear(mixed, CHANNELS, CHANNELS))))
-            wide = emit(op.nn.gelu(linear(x, CHANNELS, WIDE)))
-            out = builder.emit_output(norm(emit(op.add(x, linear(wide, WIDE, CHANNELS)))))
+            mixed = emit(op.reshape(mixed, (batch, sequence, channels)))
+            x = norm(emit(op.add(x, linear(mixed, channels, channels))))
+            wide = emit(op.nn.gelu(linear(x, channels, WIDE)))
+            out = builder.emit_output(norm(emit(op.add(x, linear(wide, WIDE, channels)))))
         builder.emit_func_output(out)
     return builder.get()
 
@@ -183,11 +186,24 @@ def test_what_keeps_the_lowering_of_tvm_is_named_once(caplog):
     np.testing.assert_allclose(got, plain(mod)(*given), rtol=1e-4, atol=1e-5)
 
 
-def test_float16_is_refused_with_a_word(caplog):
-    with caplog.at_level(logging.WARNING, "tvm_sparse"):
-        engine = tvm_sparse.compile(transformer(), precision="float16", target="sapphirerapids")
-    assert engine.info.precision == "float32"
-    assert "computed in float32" in caplog.text
+@pytest.mark.parametrize("target", ["sapphirerapids", "rpi5"])
+def test_float16_for_another_machine(target):
+    engine = tvm_sparse.compile(transformer(channels=64), precision="auto", target=target)
+    assert engine.info.precision is DType.FLOAT16
+    assert ("amx-tile" in engine.info.instruction_sets) == (target == "sapphirerapids")
+
+
+@pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")
+@pytest.mark.parametrize("bias", ["keys", "queries"])
+@pytest.mark.parametrize("channels", [32, 64])  # heads of 32 channels fit the tiles of AMX
+def test_float16_of_any_shape(bias, channels):
+    mod = transformer(bias, channels)
+    engine, reference = tvm_sparse.compile(mod, precision="float16"), plain(mod)
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (1, 8), (3, 17), (2, 32), (5, 40), (1, 129), (2, 200)):
+        given = arrays(rng, *shape)
+        (got,) = engine.run(given).values()
+        assert relative_rms(got, reference(*given)) < 5e-3
 
 
 def resident_mb() -> float:

@@ -9,7 +9,9 @@ import pytest
 from onnx.helper import make_node
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import InputError
+from tvm_sparse.testing.kernels import relative_rms
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_onnx
 
 HEIGHT = 24
@@ -117,6 +119,18 @@ def test_any_width_whatever_the_hint(model, engine, other):
         expected = onnxruntime_outputs(model, given)
         assert_close(engine.run(given), expected)
         assert_close(other.run(given), expected)
+
+
+@pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")
+def test_any_width_in_float16(model):
+    engine = tvm_sparse.compile(model, precision="float16")
+    assert "float16" in {layer.precision for layer in engine.report.layers}
+    rng = np.random.default_rng(0)
+    for images, count in [(1, 1), (3, 5), (1, 17), (1, 60)]:
+        given = image(rng, images, HEIGHT, count * STRIDE)
+        outputs = engine.run(given)
+        for name, want in onnxruntime_outputs(model, given).items():
+            assert relative_rms(outputs[name], want) < 1e-2
 
 
 def test_sizes_that_a_library_refuses(other):

@@ -14,13 +14,13 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.compile_apart import compile_apart
 from tvm_sparse.compile_decoder import check_decoder_options, compile_decoder, is_decoder
 from tvm_sparse.compile_once import compile_once
-from tvm_sparse.cpu.precision import PrecisionOption, in_float32, processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.in_memory import is_in_memory, on_disk
-from tvm_sparse.frontends.load import has_sizes, names_in, no_fallback
+from tvm_sparse.frontends.load import names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
 from tvm_sparse.records.best import RecordedPlans
 from tvm_sparse.runtime.engine import Engine
@@ -231,8 +231,6 @@ def compile(
         passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
         return compile_decoder(model, passes, cpu, threads, streams, strict, cache, kernel_cache)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
-    if named or has_sizes(model) or padding == "drop":
-        cpu, precision = in_float32(cpu, precision), "float32"
     refusal = no_fallback(cpu.architecture, fallback)
     passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
     passes = functools.partial(passes, precision=precision, hints=hints, padding=padding)
@@ -244,7 +242,7 @@ def compile(
     if cpu.activations is DType.FLOAT16:
         from tvm_sparse.verification.calibration import calibration_for
 
-        calibrated = calibration_for(cpu, model, fixed, calibration)
+        calibrated = calibration_for(cpu, model, shapes, hints, calibration)
         passes = functools.partial(passes, keep_float32=calibrated.keep_float32)
         once = functools.partial(once, pipeline=passes, explain=calibrated.explain)
     if isinstance(model, tvm.IRModule) or named:

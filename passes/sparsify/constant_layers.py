@@ -27,6 +27,7 @@ from tvm_sparse.passes.ir.operators import Layout, RunTimeSteps
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic
 from tvm_sparse.passes.sparsify.refusals import refusal
+from tvm_sparse.passes.sparsify.token_lanes import token_lanes
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import leaves_lanes_idle
@@ -236,7 +237,8 @@ def _match_matmul(call: relax.Expr, cpu: CpuProfile) -> ConstantLayer | None:
 
     tokens = x_shape[-2] if len(x_shape) > 1 else 1
     if rows > most_rows(cpu) or is_symbolic(x_shape):
-        return on_lanes(cpu.panel_lanes(tokens, cpu.activations), dtype=cpu.activations)
+        lanes = token_lanes(cpu, cpu.activations, tokens)
+        return on_lanes(lanes, dtype=cpu.activations)
     one = on_lanes(1)
     return one if permutes_windows(cpu) else on_lanes(cpu.panel_lanes(tokens), one)
 

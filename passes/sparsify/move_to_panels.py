@@ -33,6 +33,7 @@ from tvm_sparse.passes.ir.shapes import (
     reshaped,
 )
 from tvm_sparse.passes.sparsify.mover import Mover, move_all, without_views
+from tvm_sparse.passes.sparsify.token_lanes import token_lanes
 from tvm_sparse.schedules.operators.dynamic_range import Valid
 
 _ATTENTIONS = (
@@ -216,7 +217,7 @@ class _Mover(Mover):
             return None
         found = self._panels_of(x)
         dtype = dtype_of(found[0]) if found else self.cpu.activations
-        lanes = lanes_of(found[0]) if found else self.cpu.panel_lanes(shape[-2], dtype)
+        lanes = lanes_of(found[0]) if found else token_lanes(self.cpu, dtype, shape[-2])
         if lanes == 1:  # its kernel normalizes a vector of tokens at a time
             return None
         panels = found[0] if found else self._as_panels(x, Layout.of(shape, lanes), dtype)
@@ -246,7 +247,7 @@ class _Mover(Mover):
         scale = call.attrs["scale"]
         channels = heads * head_dim
         dtype = self.cpu.activations
-        lanes = self.cpu.panel_lanes(max(tokens, key_tokens), dtype)
+        lanes = token_lanes(self.cpu, dtype, tokens, key_tokens)
         query_panels, key_panels, value_panels = (
             self._as_panels(
                 self._flat(x, (batch, t, channels)), Layout(batch, t, channels, lanes), dtype

@@ -18,6 +18,7 @@ from tvm_sparse.schedules.emit.buffers import (
     converted,
     filled,
     masked,
+    only_lanes,
     scratch,
     vector,
 )
@@ -40,7 +41,7 @@ class AttentionTiles:
 
     Parameters
     ----------
-    key_tokens : int
+    key_tokens : int or Expr
         Keys of a sequence.
     head_dim : int
         Channels of a head, a multiple of 32.
@@ -48,14 +49,14 @@ class AttentionTiles:
         Lanes of all panels, a multiple of 32.
     """
 
-    def __init__(self, key_tokens: int, head_dim: int, lanes: int) -> None:
+    def __init__(self, key_tokens: int | Expr, head_dim: int, lanes: int) -> None:
         self.head_dim, self.lanes = head_dim, lanes
         self.steps, self.key_steps = head_dim // SIDE, -(-key_tokens // SIDE)
-        keys = self.key_steps * SIDE
+        pairs = self.key_steps * (SIDE // 2)
         self._queries = _words(head_dim * lanes // 2)
-        self._keys = _words(head_dim * keys // 2)
-        self._values = _words(head_dim * keys // 2)
-        self._weights = _words(lanes * keys // 2)
+        self._keys = _words(pairs * head_dim)
+        self._values = _words(pairs * head_dim)
+        self._weights = _words(pairs * lanes)
 
     def keys(self, tile: Expr, step: Expr | int) -> Expr:
         """Return the first element of a tile of 16 keys and a step of 32 channels."""
@@ -96,7 +97,7 @@ class AttentionTiles:
         return converted(panel[vector(index, PAIRS)], DType.FLOAT32)
 
     def store_keys(self, panel: Any, block: Expr, keys: int) -> None:
-        """Store a block of keys of a panel as tiles with a key in each row."""
+        """Store the first keys of a block of a panel as tiles with a key in each row."""
         first = T.bind(block * (self.lanes // PAIRS))
         count = -(-keys // PAIRS) * self.steps
         with T.serial(T.int64(0), T.int64(count)) as i:
@@ -112,18 +113,23 @@ class AttentionTiles:
                 place = ((first + tile) * self.steps + step) * _TILE + row * PAIRS
                 T.buffer_store(self._keys, words, [vector(place, PAIRS)])
 
-    def store_values(self, panel: Any, block: Expr, keys: int) -> None:
+    def store_values(self, panel: Any, block: Expr, keys: int | Expr) -> None:
         """Store a block of values of a panel as tiles with a channel in each row.
 
-        Behind the last key lie zeros.
+        Behind the last key lie zeros, in the whole block if the number of keys is an expression.
         """
+        count = keys if isinstance(keys, int) else self.lanes
         first = T.bind(block * (self.lanes // SIDE))
         zeros = filled(0, SIDE, DType.FLOAT16)
         with T.serial(T.int64(0), T.int64(self.head_dim)) as channel:
             tile, row = T.bind(channel // PAIRS), T.bind(channel % PAIRS)
-            for k in range(-(-keys // SIDE)):
+            for k in range(-(-count // SIDE)):
                 values = panel[vector(channel * self.lanes + k * SIDE, SIDE)]
-                bits = bfloat16_of(masked(values, keys - k * SIDE, zeros))
+                if isinstance(keys, int):
+                    values = masked(values, keys - k * SIDE, zeros)
+                else:
+                    values = only_lanes(values, T.int64(0), keys - k * SIDE, zeros)
+                bits = bfloat16_of(values)
                 words = T.reinterpret(f"uint32x{PAIRS}", bits)
                 place = (tile * self.key_steps + (first + k)) * _TILE + row * PAIRS
                 T.buffer_store(self._values, words, [vector(place, PAIRS)])
@@ -169,6 +175,9 @@ def _pairs_of(even: Expr, odd: Expr) -> Expr:
     return (low >> across(T.uint32(16), lanes)) | (high & across(T.uint32(0xFFFF0000), lanes))
 
 
-def _words(count: int) -> Expr:
+def _words(count: int | Expr) -> Expr:
     """Allocate words of 32 bits, in memory of their own."""
-    return scratch(max(count, HEAP_LEAST_BYTES // 4), "uint32")
+    least = HEAP_LEAST_BYTES // 4
+    if isinstance(count, int):
+        return scratch(max(count, least), "uint32")
+    return T.alloc_buffer((T.max(count, T.int64(least)),), "uint32")

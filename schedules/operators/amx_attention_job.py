@@ -43,7 +43,7 @@ from tvm_sparse.schedules.emit.buffers import (
 from tvm_sparse.schedules.emit.buffers import vector as vector_at
 from tvm_sparse.schedules.emit.half_math import RAISED, raised_exp_of_negative
 from tvm_sparse.schedules.operators.attention_job import Element
-from tvm_sparse.schedules.operators.half_attention_job import SUMMED_KEYS, HalfAttentionJob
+from tvm_sparse.schedules.operators.half_attention_job import HalfAttentionJob
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -76,8 +76,8 @@ class AmxAttentionJob(HalfAttentionJob):
     ) -> None:
         super().__init__(tokens, key_tokens, head_dim, lanes, cpu, roundings)
         self.columns = lanes // SIDE
-        self.steps, self.key_steps = head_dim // SIDE, -(-key_tokens // SIDE)
-        self.tiles = AttentionTiles(key_tokens, head_dim, lanes)
+        self.steps = head_dim // SIDE
+        self.tiles = AttentionTiles(self.tiled_keys(), head_dim, lanes)
         self.tile_sums = scratch(SIDE * SIDE, DType.FLOAT32)
 
     @staticmethod
@@ -89,15 +89,28 @@ class AmxAttentionJob(HalfAttentionJob):
             return f"{head_dim} channels of a head, or {lanes} lanes, are no multiple of {SIDE}"
         return ""
 
+    def configure(self) -> None:
+        """Configure the tile registers."""
+        amx.configure()
+
     def begin(self, key_panel: Callable[[Expr], Any], value_panel: Callable[[Expr], Any]) -> None:
         """Store the keys and values of a head as tiles."""
-        amx.configure()
-        self.each_key_block(lambda block, n: self.tiles.store_keys(key_panel(block), block, n))
+        self.each_key_block(
+            lambda block, n: self.tiles.store_keys(key_panel(block), block, self.stored(n))
+        )
         self.each_key_block(lambda block, n: self.tiles.store_values(value_panel(block), block, n))
 
     def end(self) -> None:
         """Leave the tile registers."""
         amx.release()
+
+    def tiled_keys(self) -> int | Expr:
+        """Return the most keys that tiles are stored for."""
+        return self.key_tokens
+
+    def stored(self, keys: int) -> int:
+        """Return how many scores are computed for some keys of a block."""
+        return keys
 
     def score(
         self,
@@ -114,14 +127,14 @@ class AmxAttentionJob(HalfAttentionJob):
 
         def visit_keys(block: Expr, keys: int) -> None:
             for u in range(self.columns):
-                self._score_block(block, keys, u, added)
+                self.score_block(block, keys, u, added)
             if visited is not None:
                 with T.serial(T.int64(0), T.int64(keys)) as i:
                     visited(block * self.lanes + i)
 
         self.each_key_block(visit_keys)
 
-    def _score_block(self, block: Expr, keys: int, u: int, added: Element | None) -> None:
+    def score_block(self, block: Expr, keys: int, u: int, added: Element | None) -> None:
         """Compute the scores of a block of keys and one vector of queries."""
         first = T.bind(block * self.lanes)
 
@@ -184,16 +197,19 @@ class AmxAttentionJob(HalfAttentionJob):
                 words = T.reinterpret(f"uint32x{PAIRS}", T.Shuffle(bits, unpacked(b)))
                 self.tiles.store_weights(2 * u + b, pair, words)
 
-        whole, rest = divmod(self.key_tokens, SUMMED_KEYS)
-        if whole:
-            with T.serial(T.int64(0), T.int64(whole)) as group:
-                visit(group * SUMMED_KEYS, SUMMED_KEYS)
-        if rest:
-            visit(T.int64(self.key_tokens - rest), rest)
+        self.each_key_group(visit)
         none = [T.Broadcast(T.int16(0), SIDE)] * 2
-        for pair in range(-(-self.key_tokens // 2), self.key_steps * PAIRS):
+        for pair in self.pairs_behind():
             for u in self.vectors:
                 keep(T.int64(pair), u, none)
+
+    def key_steps(self) -> int | Expr:
+        """Return the steps of 32 keys that are multiplied."""
+        return self.tiles.key_steps
+
+    def pairs_behind(self) -> range:
+        """Return the pairs of keys of the last tile behind the last key."""
+        return range(-(-self.key_tokens // 2), self.tiles.key_steps * PAIRS)
 
     def average(
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
@@ -207,7 +223,7 @@ class AmxAttentionJob(HalfAttentionJob):
         with T.serial(T.int64(0), T.int64(self.steps)) as step:
             for u in range(self.columns):
                 self._multiply(
-                    self.key_steps,
+                    self.key_steps(),
                     lambda a, k: self.tiles.values(step * 2 + a, k),
                     functools.partial(self._weights, u),
                 )
@@ -222,7 +238,7 @@ class AmxAttentionJob(HalfAttentionJob):
 
     def _multiply(
         self,
-        steps: int,
+        steps: int | Expr,
         a_tile: Callable[[int, Expr], Expr],
         b_tile: Callable[[int, Expr], Expr],
         tiles: int = 2,
@@ -231,7 +247,7 @@ class AmxAttentionJob(HalfAttentionJob):
         results: Sequence[tuple[int, int]] = [(a, b) for a in range(tiles) for b in range(2)]
         for a, b in results:
             amx.zero(2 * a + b)
-        with T.serial(T.int64(0), T.int64(steps)) as step:
+        with T.serial(T.int64(0), T.int64(steps) if isinstance(steps, int) else steps) as step:
             for a in range(tiles):
                 amx.load(4 + a, a_tile(a, step))
             for b in range(2):
@@ -251,7 +267,8 @@ class AmxAttentionJob(HalfAttentionJob):
                 key = first + (start + i)
                 sums = self.tile_sums[vector_at((start + i) * SIDE, SIDE)]
                 score = converted(sums, self.dtype)
-                score = T.bind(score if added is None else score + added(key, u))
+                score = score if added is None else score + added(key, u)
+                score = T.bind(self.counted(score, key))
                 T.buffer_store(self.scores, score, [self.part(key, u)])
                 scores.append(score)
             while len(scores) > 1:
@@ -267,6 +284,6 @@ class AmxAttentionJob(HalfAttentionJob):
 
 
 def _sum(values: list[Expr]) -> Expr:
-    """Return the sum, added up in pairs."""
-    half = len(values) // 2
-    return values[0] if not half else _sum(values[:half]) + _sum(values[half:])
+    """Return the sum, added up in pairs as if zeros followed."""
+    half = (len(values) + 1) // 2
+    return values[0] if len(values) == 1 else _sum(values[:half]) + _sum(values[half:])

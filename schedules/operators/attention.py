@@ -38,7 +38,9 @@ from tvm_sparse.schedules.operators.amx_attention_job import AmxAttentionJob
 from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
 from tvm_sparse.schedules.operators.half_attention_job import HalfAttentionJob
 from tvm_sparse.schedules.operators.panels import panel_rows
+from tvm_sparse.schedules.operators.sized_amx_attention_job import SizedAmxAttentionJob
 from tvm_sparse.schedules.operators.sized_attention_job import SizedAttentionJob
+from tvm_sparse.schedules.operators.sized_half_attention_job import SizedHalfAttentionJob
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -138,13 +140,16 @@ class Attention(Stage):
         keys = Tensor(batch, panel_rows(1, key_tokens, lanes), channels, lanes, dtype)
         self.panels = {"q": (self.tensor, RowMap()), "k": (keys, None), "v": (keys, None)}
         self.chunks = heads
-        self.kind = AttentionJob if dtype == DType.FLOAT32 else HalfAttentionJob
+        is_float32 = dtype == DType.FLOAT32
+        self.kind = AttentionJob if is_float32 else HalfAttentionJob
         if isinstance(key_tokens, Extent) or isinstance(tokens, Extent):
-            self.kind = SizedAttentionJob
+            self.kind = SizedAttentionJob if is_float32 else SizedHalfAttentionJob
         # The matrix unit meets the weights before they are divided by their sum.
         takes_tiles = dtype == DType.FLOAT16 and roundings.is_empty
         if takes_tiles and not AmxAttentionJob.refusal(head_dim, lanes, cpu):
-            self.kind, self.preparations = AmxAttentionJob, (amx.ask_permission,)
+            is_sized = self.kind is SizedHalfAttentionJob
+            self.kind = SizedAmxAttentionJob if is_sized else AmxAttentionJob
+            self.preparations = (amx.ask_permission,)
             if batch * heads % cpu.cores == 0 or batch * heads >= JOBS_PER_CORE * cpu.cores:
                 self.row_block = self.tensor.rows
         self.other_sizes = tokens, key_tokens
@@ -168,24 +173,29 @@ class Attention(Stage):
     def compute(self, y: Panels, image: Expr, first: Expr, end: Expr, chunk: Expr | None) -> None:
         """Compute rows ``[first, end)`` of a sequence."""
         with self.each_chunk(chunk) as head:
-            keys, values = (self._panels(x, image, head) for x in (self.k, self.v))
-            self.job.begin(keys, values)
+            self.job.configure()
+            self.see_head(image, head)
             for row, _ in self.each_tile(first, end):
+                self.see_row(image, head, row, first)
                 self._attend(y.tile(image, row), image, head, row)
             self.job.end()
 
-    def _panels(self, x: Panels, image: Expr, head: Expr) -> Callable[[Expr], Any]:
-        """Return a function that returns the channels of a head of a row of panels."""
+    def see_head(self, image: Expr, head: Expr) -> None:
+        """Prepare the keys and values of a head, which are the same for all rows."""
+        channel = T.bind(head * self.head_dim)
+        self.job.begin(*(self.panels_of(x, image, channel) for x in (self.k, self.v)))
+
+    def see_row(self, image: Expr, head: Expr, row: Expr, first: Expr) -> None:
+        """Prepare what a row needs, in a run of rows from `first` on."""
+
+    def panels_of(self, x: Panels, image: Expr, channel: Expr) -> Callable[[Expr], Any]:
+        """Return a function that returns the channels of a head, from `channel` on, of a row."""
         size = self.head_dim * self.tensor.lanes
-        return lambda row: x.tile(image, row).flat(T.bind(head * self.head_dim), T.int64(0), size)
+        return lambda row: x.tile(image, row).flat(channel, T.int64(0), size)
 
     def _attend(self, y: Tile, image: Expr, head: Expr, row: Expr) -> None:
         """Compute a head of a block of queries."""
         channel = T.bind(head * self.head_dim)
-
-        def panel(x: Panels, of_row: Expr) -> Any:
-            size = self.head_dim * self.tensor.lanes
-            return x.tile(image, of_row).flat(channel, T.int64(0), size)
 
         def store(value: Expr, d: Expr, lanes: Expr) -> None:
             y.store(value, 0, channel + d, lanes)
@@ -196,21 +206,18 @@ class Attention(Stage):
                 x.tile(image, row).prefetch([0], channel + self.head_dim, *share)
             self.q.tile(image, row).prefetch([1], channel, *share)
 
-        self.see(row)
-        queries, added = panel(self.q, row), self._bias(image, head, row)
+        q, k, v = (self.panels_of(x, image, channel) for x in (self.q, self.k, self.v))
+        queries, added = q(row), self._bias(image, head, row)
         visited = ask if self.asks_ahead else None
-        keys, values = (self.key_panel(panel, x, row) for x in (self.k, self.v))
+        keys, values = (self.key_panel(panel, row) for panel in (k, v))
         self.job.score(queries, keys, self.scale, added, visited)
         self.job.exponentiate()
         self.job.average(values, store)
 
-    def see(self, row: Expr) -> None:
-        """Tell the job what it must know about a row; the keys of a batch are the same for all."""
-
-    def key_panel(self, panel: Callable[[Panels, Expr], Any], x: Panels, row: Expr) -> Any:
+    def key_panel(self, panel: Callable[[Expr], Any], row: Expr) -> Callable[[Expr], Any]:
         """Return a function that returns a block of the keys or values that a row attends to."""
         del row
-        return lambda block: panel(x, block)
+        return panel
 
     def _bias(self, image: Expr, head: Expr, row: Expr) -> Element | None:
         """Return the elements of the bias, which are added to the scores, if there is one."""
@@ -230,7 +237,7 @@ class Attention(Stage):
         width = math.gcd(self.tensor.lanes, self.cpu.vector_lanes(self.tensor.dtype))
         vectors = tensor.images * tensor.rows * tensor.lanes // width
         scores = vectors * self.chunks * self.key_tokens
-        if self.kind is AmxAttentionJob:
+        if issubclass(self.kind, AmxAttentionJob):
             products = scores * (AMX_SCORE + AMX_PRODUCT * self.head_dim)
             return products + AMX_OPERAND * tensor.elements
         products = 2 * scores * self.head_dim / FMA_PER_CYCLE / DENSE_SHARE
@@ -242,7 +249,7 @@ class Attention(Stage):
 
     def run_cycles(self) -> float:
         """Return the cycles in which keys and values become tiles of the matrix unit."""
-        is_on_tiles = self.kind is AmxAttentionJob
+        is_on_tiles = issubclass(self.kind, AmxAttentionJob)
         return AMX_OPERAND * self.key_tokens * self.tensor.channels if is_on_tiles else 0.0
 
     def weight_bytes(self) -> int:

@@ -75,11 +75,14 @@ class AttentionJob:
         """Return the number of keys."""
         return size(self.key_tokens)
 
+    def configure(self) -> None:
+        """Make the processor ready."""
+
     def begin(self, key_panel: Callable[[Expr], Any], value_panel: Callable[[Expr], Any]) -> None:
-        """Prepare a head, of which several blocks of queries may follow."""
+        """Prepare the keys and values of a head, which several blocks of queries may follow."""
 
     def end(self) -> None:
-        """Leave a head."""
+        """Leave the processor as it was before `configure`."""
 
     def as_score(self, bias: Expr) -> Expr:
         """Return a value or vector of the bias, float32, as one that is added to scores."""
@@ -141,14 +144,14 @@ class AttentionJob:
                         score = score * factor
                     score = rounded(T.bind(score), self.roundings.scores)
                     score = T.bind(score if added is None else score + added(key, u))
-                    score = rounded(score, self.roundings.biased)
+                    score = self.counted(rounded(score, self.roundings.biased), key)
                     T.buffer_store(self.scores, score, [self.part(key, u)])
-                    self.largest[u] = T.max(self.largest[u], self.counted(score, key))
+                    self.largest[u] = T.max(self.largest[u], score)
 
         self.each_key_tile(key_panel, visit_keys)
 
     def counted(self, score: Expr, _key: Expr) -> Expr:
-        """Return a score as one of those whose largest is looked for."""
+        """Return a score as it is kept."""
         return score
 
     def each_key_tile(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.tirx import Select
 from tvm.tirx.script import builder as T
@@ -30,6 +30,7 @@ from tvm_sparse.schedules.emit.half_math import exp_of_negative
 from tvm_sparse.schedules.emit.panel_memory import Distances
 from tvm_sparse.schedules.emit.tiles import each_tile
 from tvm_sparse.schedules.operators.attention_job import AttentionJob, Element
+from tvm_sparse.sizes.extent import Extent
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -47,6 +48,10 @@ SUMMED_PRODUCTS = 64
 
 SUMMED_KEYS = 4
 """Exponentials that are added up in float16 before they are converted for the sum in float32."""
+
+
+KeyBlocks: TypeAlias = "Iterator[tuple[Expr, int | Expr]]"
+"""Blocks of keys: the number of each, and its keys."""
 
 
 class HalfAttentionJob(AttentionJob):
@@ -74,7 +79,7 @@ class HalfAttentionJob(AttentionJob):
         self.size = head_dim * lanes
         self.scaled = scratch(self.size, self.dtype)
         self.group = max(SUMMED_PRODUCTS // lanes, 1)
-        self.has_groups = key_tokens > self.group * lanes
+        self.has_groups = isinstance(key_tokens, Extent) or key_tokens > self.group * lanes
         self.sums = scratch(self.tile * lanes, self.dtype)
         reads_pairs = cpu.weights_per_load(self.dtype) == 1
         self.pairs = scratch(self.size, "uint32") if reads_pairs else None
@@ -129,13 +134,18 @@ class HalfAttentionJob(AttentionJob):
                     sums = [sum(sums[i + 1 : i + 2], sums[i]) for i in range(0, len(sums), 2)]
                 self.total[u] = self.total[u] + converted(sums[0], DType.FLOAT32)
 
-        with T.serial(T.int64(0), T.int64(self.key_tokens // SUMMED_KEYS)) as group:
-            visit(group * SUMMED_KEYS, SUMMED_KEYS)
-        rest = self.key_tokens % SUMMED_KEYS
-        if rest:
-            visit(T.int64(self.key_tokens - rest), rest)
+        self.each_key_group(visit)
         shares = [filled(1, self.width) / self.total[u] for u in self.vectors]
         self.share([T.bind(converted(share, self.dtype)) for share in shares])
+
+    def each_key_group(self, visit: Callable[[Expr, int], None]) -> None:
+        """Call ``visit(first, count)`` for all keys, `SUMMED_KEYS` or the rest at a time."""
+        whole, rest = divmod(self.key_tokens, SUMMED_KEYS)
+        if whole:
+            with T.serial(T.int64(0), T.int64(whole)) as group:
+                visit(group * SUMMED_KEYS, SUMMED_KEYS)
+        if rest:
+            visit(T.int64(self.key_tokens - rest), rest)
 
     def average(
         self, value_panel: Callable[[Expr], Any], store: Callable[[Expr, Expr, Expr], None]
@@ -150,7 +160,7 @@ class HalfAttentionJob(AttentionJob):
                         lanes = vector_at(T.int64(u * self.width), self.width)
                         yield i * vectors + u, start + i, lanes
 
-            def add(block: Expr, keys: int) -> None:
+            def add(block: Expr, keys: int | Expr) -> None:
                 panel = value_panel(block)
                 rows = Distances(lambda index: panel[index], start * self.lanes)
                 factor = self.factors(rows, count)
@@ -171,24 +181,33 @@ class HalfAttentionJob(AttentionJob):
                 for a in range(count * vectors):
                     zeros = self.across(number(0, self.dtype))
                     T.buffer_store(self.sums, zeros, [self.part(T.int64(0), a)])
-            whole, rest = divmod(self.key_tokens, self.lanes)
-            groups, left = divmod(whole, self.group)
-            if groups:
-                with T.serial(T.int64(0), T.int64(groups)) as group:
-                    self.clear(count)
-                    with T.serial(T.int64(0), T.int64(self.group)) as j:
-                        add(group * self.group + j, self.lanes)
-                    keep_sums()
-            if left or rest:
+            for blocks in self.each_sum():
                 self.clear(count)
-                if left:
-                    with T.serial(T.int64(0), T.int64(left)) as j:
-                        add(j + groups * self.group, self.lanes)
-                if rest:
-                    add(T.int64(whole), rest)
+                for block, keys in blocks:
+                    add(block, keys)
                 keep_sums()
             for a, d, lanes in places():
                 sum_of = self.sums[self.part(T.int64(0), a)] if self.has_groups else self.acc[a]
                 store(sum_of, d, lanes)
 
         each_tile(self.head_dim, self.tile, visit_tile)
+
+    def each_sum(self) -> Iterator[KeyBlocks]:
+        """Yield the blocks, and how many keys each has, whose products are summed from zero."""
+        whole, rest = divmod(self.key_tokens, self.lanes)
+        groups, left = divmod(whole, self.group)
+        if groups:
+            with T.serial(T.int64(0), T.int64(groups)) as group:
+                yield self.blocks_of(group * self.group, T.int64(self.group))
+        if left or rest:
+            yield self.blocks_of(T.int64(groups * self.group), T.int64(left), rest)
+
+    def blocks_of(self, first: Expr, count: Expr, rest: int | Expr = 0) -> KeyBlocks:
+        """Yield `count` whole blocks of keys, and the one behind them if `rest` keys are in it."""
+        with T.serial(T.int64(0), count) as j:
+            yield first + j, self.lanes
+        if not isinstance(rest, int):
+            with T.If(rest > 0), T.Then():
+                yield first + count, rest
+        elif rest:
+            yield first + count, rest

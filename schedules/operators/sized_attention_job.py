@@ -2,8 +2,8 @@
 
 The keys of whole blocks are visited as in `AttentionJob`. Those of the last block are visited in
 small tiles, of which the last one may reach behind the last key: the memory of the scores has room
-for that, and such scores are neither the largest nor read again. So results are the same, bit by
-bit, as if the numbers were known before.
+for that, and such scores are -inf. So results are the same, bit by bit, as if the numbers were
+known before.
 """
 
 from __future__ import annotations
@@ -57,13 +57,17 @@ class SizedAttentionJob(AttentionJob):
         lowest = self.across(number(-math.inf, self.dtype))
         return T.Select(key < self.key_count(), score, lowest)
 
+    def small_tile(self) -> int:
+        """Return the keys of a tile in the last block."""
+        return next(n for n in SMALL_TILES if n <= self.tile and self.lanes % n == 0)
+
     def each_key_tile(
         self,
         key_panel: Callable[[Expr], Any],
         visit: Callable[[Expr, Callable[[Expr], Expr], Expr, int], None],
     ) -> None:
         """Call ``visit(block, panel, start, count)`` for tiles of keys that cover all of them."""
-        small = next(n for n in SMALL_TILES if n <= self.tile and self.lanes % n == 0)
+        small = self.small_tile()
 
         def visit_keys(block: Expr, keys: int | Expr) -> None:
             panel = self.factors(key_panel(block))

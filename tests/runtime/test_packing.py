@@ -8,14 +8,16 @@ import tvm
 from tvm import relax, tirx
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import native
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.specs import TensorSpec
+from tvm_sparse.testing.kernels import relative_rms
 from tvm_sparse.testing.models import pruned
 
 CHANNELS, HEADS, WORDS, MOST = 32, 2, 50, 300
 
 
-def encoder() -> tvm.IRModule:
+def encoder(channels: int = CHANNELS) -> tvm.IRModule:
     """Return a layer of a transformer, and of its result: the tokens, their mean, the first one."""
     rng, builder = np.random.default_rng(0), relax.BlockBuilder()
     batch, tokens = (tirx.Var(name, "int64") for name in ("batch", "tokens"))
@@ -24,21 +26,21 @@ def encoder() -> tvm.IRModule:
         relax.Var(name, relax.TensorType((batch, tokens), "int64"))
         for name in ("ids", "kinds", "mask")
     )
-    ones, zeros = const(np.ones(CHANNELS, "float32")), const(np.zeros(CHANNELS, "float32"))
+    ones, zeros = const(np.ones(channels, "float32")), const(np.zeros(channels, "float32"))
 
     def linear(x, k, n):
         weight = const(pruned(rng, (k, n), 0.2) / np.float32(np.sqrt(0.2 * k)))
         return emit(op.add(emit(op.matmul(x, weight)), const(np.full(n, 0.1, "float32"))))
 
     def table(count, ids):
-        rows = const(rng.standard_normal((count, CHANNELS)).astype("float32"))
+        rows = const(rng.standard_normal((count, channels)).astype("float32"))
         return emit(op.take(rows, ids, axis=0, mode="clip"))
 
     def norm(x):
         return emit(op.nn.layer_norm(x, ones, zeros, axes=[-1], epsilon=1e-5))
 
     def heads(x):
-        return emit(op.reshape(x, (batch, tokens, HEADS, CHANNELS // HEADS)))
+        return emit(op.reshape(x, (batch, tokens, HEADS, channels // HEADS)))
 
     with builder.function("main", [ids, kinds, mask]):
         with builder.dataflow():
@@ -48,12 +50,12 @@ def encoder() -> tvm.IRModule:
             seen = emit(op.astype(mask, "float32"))
             away = emit(op.subtract(const(1, "float32"), emit(op.expand_dims(seen, [1, 2]))))
             bias = emit(op.multiply(away, const(np.finfo("float32").min, "float32")))
-            q, k, v = (heads(linear(x, CHANNELS, CHANNELS)) for _ in range(3))
+            q, k, v = (heads(linear(x, channels, channels)) for _ in range(3))
             mixed = emit(op.nn.attention(q, k, v, bias, 0.25))
-            mixed = emit(op.reshape(mixed, (batch, tokens, CHANNELS)))
-            x = norm(emit(op.add(x, linear(mixed, CHANNELS, CHANNELS))))
-            wide = emit(op.nn.gelu(linear(x, CHANNELS, 2 * CHANNELS)))
-            x = norm(emit(op.add(x, linear(wide, 2 * CHANNELS, CHANNELS))))
+            mixed = emit(op.reshape(mixed, (batch, tokens, channels)))
+            x = norm(emit(op.add(x, linear(mixed, channels, channels))))
+            wide = emit(op.nn.gelu(linear(x, channels, 2 * channels)))
+            x = norm(emit(op.add(x, linear(wide, 2 * channels, channels))))
             counted = emit(op.maximum(emit(op.sum(seen, 1, True)), const(1e-9, "float32")))
             product = emit(op.multiply(x, emit(op.expand_dims(seen, [2]))))
             mean = emit(op.divide(emit(op.sum(product, 1)), counted))
@@ -106,6 +108,25 @@ def test_valid_tokens_have_the_bits_of_the_padded_execution(dropped, kept, kind)
         some = valid.any(1)
         np.testing.assert_array_equal(got[2][some], want[2][some])
         assert not got[2][~some].any()
+
+
+@pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")
+@pytest.mark.parametrize("channels", [32, 64])  # heads of 32 channels fit the tiles of AMX
+def test_sentences_in_float16(channels):
+    half, whole = (
+        tvm_sparse.compile(encoder(channels), padding=padding, precision=precision)
+        for padding, precision in (("drop", "float16"), ("keep", "float32"))
+    )
+    rng = np.random.default_rng(0)
+    for kind in ("full", "right", "left", "holes"):
+        for shape in ((1, 1), (3, 17), (7, 70)):
+            given = arrays(rng, masks(rng, shape, kind) | (np.arange(shape[1]) == 0))
+            (got, *means), (want, *others) = (e.run(given).values() for e in (half, whole))
+            valid = given["mask"].astype(bool)
+            assert relative_rms(got[valid], want[valid]) < 5e-3
+            assert not got[~valid].any()
+            for mean, other in zip(means, others, strict=True):
+                assert relative_rms(mean, other) < 5e-3
 
 
 def test_sentences_of_any_length(dropped):

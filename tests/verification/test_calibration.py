@@ -5,9 +5,10 @@ import pytest
 from onnx import TensorProto
 from onnx.helper import make_node
 
+from tvm_sparse.cpu.precision import processor
 from tvm_sparse.errors import InputError
 from tvm_sparse.testing.models import write_onnx
-from tvm_sparse.verification.calibration import LARGEST, calibrate
+from tvm_sparse.verification.calibration import LARGEST, calibrate, calibration_for
 
 SIZE = 8
 
@@ -96,3 +97,20 @@ def test_what_decides_about_shapes_is_not_guessed(tmp_path):
     ]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, SIZE], "size": [2]}, ["y"], {})
     assert "give inputs" in calibrate(path).refusal
+
+
+@pytest.mark.parametrize(("tokens", "found"), [(3, set()), (9, {"first", "second"})])
+def test_open_dimensions_have_the_sizes_of_the_inputs_or_of_the_hints(tmp_path, tokens, found):
+    """The sum of all tokens leaves the range from the fifth token on."""
+    nodes = [
+        make_node("MatMul", ["x", "w0"], ["a"], name="first"),
+        make_node("ReduceSum", ["a", "axes"], ["b"], name="sum", keepdims=1),
+        make_node("MatMul", ["b", "w1"], ["y"], name="second"),
+    ]
+    eye = np.eye(SIZE, dtype=np.float32)
+    weights = {"w0": LARGEST / 4 * eye, "w1": eye, "axes": np.array([1], np.int64)}
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, "tokens", SIZE]}, ["y"], weights)
+    cpu = processor("rpi5", None, "float16")
+    ones = {"x": np.ones((1, tokens, SIZE), np.float32)}
+    assert set(calibration_for(cpu, path, inputs=ones).layers) == found
+    assert calibration_for(cpu, path, hints={"tokens": tokens}).refusal == ""

@@ -6,7 +6,6 @@ converts it takes longer for that than it saves by reading half the bytes.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -15,8 +14,6 @@ from tvm_sparse.cpu.integers import has_byte_matrix_unit
 from tvm_sparse.cpu.profile import CpuProfile, profile
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import InputError, TargetError
-
-_log = logging.getLogger("tvm_sparse")
 
 Precision = Literal["float32", "float16", "auto"]
 
@@ -60,21 +57,6 @@ def resolve(precision: PrecisionOption, cpu: CpuProfile) -> CpuProfile:
             "use float32 or auto, or a target that has it, such as sapphirerapids or rpi5"
         )
     return replace(cpu, activations=DType.FLOAT16)
-
-
-def in_float32(cpu: CpuProfile, precision: PrecisionOption) -> CpuProfile:
-    """Return a processor that computes in float32, for a model with sizes of run time.
-
-    The logger ``tvm_sparse`` says so if `precision` asks for float16 by name.
-    """
-    if cpu.activations is DType.FLOAT32:
-        return cpu
-    if precision == "float16":
-        _log.warning(
-            "the model is computed in float32: kernels in float16 need sizes that are known when "
-            "it is compiled"
-        )
-    return resolve("float32", cpu)
 
 
 def chosen(precision: PrecisionOption, cpu: CpuProfile) -> str:

@@ -15,7 +15,7 @@ from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_o
 from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
-from tvm_sparse.cpu.precision import PrecisionOption, chosen, in_float32, processor
+from tvm_sparse.cpu.precision import PrecisionOption, chosen, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.frontends.hinted import Hinted, at_hints
@@ -149,10 +149,8 @@ def analyze(
         precision = "float32"  # as decoders are computed
     cpu = processor(target, threads, precision)
     hinted = Hinted(model, None, {}) if imported else at_hints(model, shapes, hints)
-    if hinted.sizes:
-        cpu, precision = in_float32(cpu, precision), "float32"
     imported = imported or import_module(hinted.model, hinted.shapes, no_fallback(cpu.architecture))
-    calibrated = calibration_for(cpu, hinted.model, hinted.shapes, calibration)
+    calibrated = calibration_for(cpu, model, shapes, hints, calibration)
     front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu), calibrated.keep_float32)
     planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
     together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)

@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 
 from tvm_sparse.compile_decoder import refuse_decoder
-from tvm_sparse.cpu.precision import PrecisionOption, in_float32, processor
+from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
@@ -164,12 +164,10 @@ def tune(
             where = cpu.architecture if board is None else "a board"
             hinted = at_hints(model, shapes, hints)
             fixed, sizes = hinted.model, hinted.shapes
-            if hinted.sizes:
-                cpu = in_float32(cpu, precision)
             imported = import_module(fixed, sizes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
-            keep = calibration_for(cpu, fixed, sizes, calibration).keep_float32
+            keep = calibration_for(cpu, model, shapes, hints, calibration).keep_float32
             own = setting.own_folder()
             subject = ModelSubject.of(fixed, sizes, own, target, cpu, store.path, keep)
             arguments = subject.arguments(setting.own_folder(), imported["main"])

@@ -28,11 +28,13 @@ from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.failures import without_warnings
 from tvm_sparse.frontends.graph_importer import no_converter
+from tvm_sparse.frontends.hinted import at_hints
 from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.load import names_in
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
 from tvm_sparse.layer_report import LayersOf, explained
-from tvm_sparse.specs import TensorSpec
+from tvm_sparse.specs import Hints, TensorSpec
 from tvm_sparse.verification.comparison import Arrays, Reference, Refused
 from tvm_sparse.verification.inputs import UnknownInput, example_inputs
 
@@ -78,7 +80,8 @@ class Calibration:
 def calibration_for(
     cpu: CpuProfile,
     model: str | os.PathLike[str] | tvm.IRModule,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Any | None = None,
+    hints: Hints | None = None,
     inputs: Mapping[str, Any] | None = None,
 ) -> Calibration:
     """Return the layers of a model that stay in float32 where it is computed in float16.
@@ -87,14 +90,20 @@ def calibration_for(
     ----------
     cpu : CpuProfile
         The processor, which says in what a model is computed; float32 needs no calibration.
-    model, shapes, inputs
-        As `calibrate` takes them; nothing is known of a Relax module.
+    model, shapes, hints
+        As `tvm_sparse.compile` takes them; nothing is known of a Relax module.
+    inputs
+        As `calibrate` takes them. Open dimensions have their sizes, or else those of `hints`.
     """
     if cpu.activations is DType.FLOAT32:
         return Calibration()
     if isinstance(model, tvm.IRModule):
         return Calibration(refusal="ONNX Runtime cannot run a Relax module")
-    return calibrate(model, shapes, inputs)
+    if names_in(model, shapes) is None:
+        return calibrate(model, shapes, inputs)
+    if inputs is None:
+        return calibrate(model, at_hints(model, shapes, hints).shapes)
+    return calibrate(model, {name: np.shape(value) for name, value in inputs.items()}, inputs)
 
 
 def calibrate(

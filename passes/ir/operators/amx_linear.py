@@ -48,5 +48,6 @@ AMX_LINEAR = Operator(
     EPILOGUE_OPERANDS,
     infer=infer_linear,
     stage=_amx_linear,
+    takes_sizes=True,
     with_epilogue=True,
 )

@@ -10,7 +10,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators.attention import roundings_of
 from tvm_sparse.passes.ir.operators.layouts import lanes_of
-from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, infer_same
+from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, infer_same
 from tvm_sparse.passes.ir.shapes import known_extents, known_size
 from tvm_sparse.schedules.stage import Stage
 
@@ -64,6 +64,7 @@ def _stage(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
         lanes=lanes_of(q),
         scale=float(call.attrs["scale"]),
         cpu=cpu,
+        dtype=dtype_of(q),
         roundings=roundings_of(call),
     )
 

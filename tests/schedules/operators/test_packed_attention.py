@@ -6,6 +6,7 @@ import tvm
 
 from tvm_sparse.building import build
 from tvm_sparse.cpu.profile import native
+from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.operators.attention import attention
 from tvm_sparse.schedules.operators.packed_attention import PackedAttention
 from tvm_sparse.schedules.operators.padding_map import count_rows, make_map
@@ -72,15 +73,20 @@ def test_other_numbers_are_no_mask(maps):
         built["count"](tvm.runtime.tensor(mask), tvm.runtime.tensor(np.zeros(1, "int64")))
 
 
-@pytest.mark.parametrize(("lanes", "head_dim"), [(16, 16), (8, 7)])
-def test_sentences_attend_to_their_own_tokens_only(lanes, head_dim):
+@pytest.mark.parametrize(
+    ("lanes", "head_dim", "dtype"),
+    [(16, 16, "float32"), (8, 7, "float32"), (16, 7, "float16"), (32, 32, "float16")],
+)
+def test_sentences_attend_to_their_own_tokens_only(lanes, head_dim, dtype):
+    """On AMX where there is one, if lanes and channels are multiples of 32."""
     rng, heads, lengths, cpu = np.random.default_rng(0), 3, (40, 1, lanes, 2 * lanes + 3), native()
     longest, channels = max(lengths), heads * head_dim
     mask = np.arange(longest) < np.array(lengths)[:, None]
     source, first, count, place = packed_map(mask, lanes, False)
-    qkv = [rng.standard_normal((len(lengths), longest, channels)).astype("float32") for _ in "qkv"]
+    qkv = [rng.standard_normal((len(lengths), longest, channels)).astype(dtype) for _ in "qkv"]
     packed = [np.ascontiguousarray(x.reshape(-1, channels)[source].transpose(0, 2, 1)) for x in qkv]
-    stage = PackedAttention(len(first), longest, heads, head_dim, lanes, 0.3, cpu)
+    packed = [with_junk(x, first, count) for x in packed]
+    stage = PackedAttention(len(first), longest, heads, head_dim, lanes, 0.3, cpu, DType(dtype))
     inputs = [*packed, first.astype("int32"), count.astype("int32")]
     got = run_kernel(kernel(stage), inputs, packed[0].shape, cpu)
     got = got.transpose(0, 2, 1).reshape(-1, channels)[place[mask]]
@@ -90,8 +96,21 @@ def test_sentences_attend_to_their_own_tokens_only(lanes, head_dim):
     panels = [
         np.ascontiguousarray(x.reshape(rows, lanes, channels).transpose(0, 2, 1)) for x in wide
     ]
-    bias = np.where(mask, 0, np.finfo("float32").min).astype("float32")[:, None, None]
-    func = attention(len(lengths), longest, longest, heads, head_dim, lanes, 0.3, bias.shape, cpu)
+    bias = np.where(mask, 0, -np.inf).astype("float32")[:, None, None]
+    sizes = (len(lengths), longest, longest, heads, head_dim, lanes)
+    func = attention(*sizes, 0.3, bias.shape, cpu, DType(dtype))
     want = run_kernel(func, [*panels, bias], panels[0].shape, cpu)
     want = want.transpose(0, 2, 1).reshape(len(lengths), blocks, channels)[:, :longest][mask]
-    np.testing.assert_array_equal(got, want)
+    if lanes % 32:
+        np.testing.assert_array_equal(got, want)
+    else:  # another kernel of the matrix unit adds up other zeros
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-3)
+
+
+def with_junk(x, first, count):
+    """Fill the lanes behind the keys of each sentence with numbers that nobody may see."""
+    x = x.copy()
+    for row in range(len(first)):
+        behind = np.arange(x.shape[2]) + (row - first[row]) * x.shape[2] >= count[row]
+        x[row][:, behind] = np.nan
+    return x
