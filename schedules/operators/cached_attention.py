@@ -80,8 +80,8 @@ def cached_attention(
     -------
     PrimFunc
         ``(q [1, tokens, heads * head_dim], k, v [1, tokens, kv_heads * head_dim], [cos, sin
-        [table_rows, rotated / 2]], [sinks [heads]], places [2, tokens], state [tokens,
-        STATE_COLUMNS], y [1, tokens, heads * head_dim])``.
+        [table_rows, rotated / 2]], [sinks [heads]], [slopes [heads]], places [2, tokens],
+        state [tokens, STATE_COLUMNS], y [1, tokens, heads * head_dim])``.
         One tensor ``[1, tokens, (heads + 2 * kv_heads) * head_dim]`` stands for q, k and v if
         they are packed. The places are int64: the addresses of the caches of keys, and of those of
         values, of each sequence, which are written. Rows of `y` without a token are 0.
@@ -229,6 +229,7 @@ class _Nest:
                 at=job * self.memory.room + rows_at,
                 query=head * self.memory.room + rows_at,
                 scores=scores,
+                slopes=self.rows.slopes if problem.slopes else None,
             ).compute()  # fmt: skip
 
     def combine(self, y: Expr) -> None:

@@ -87,10 +87,11 @@ class CachedBlock:
         at: Expr,
         query: Expr,
         scores: Expr,
+        slopes: Expr | None,
     ) -> None:
         self.rows, self.problem, self.head = rows, rows.problem, head
         self.keys, self.values, self.position = keys, values, position
-        self.block, self.valid, self.scores = block, valid, scores
+        self.block, self.valid, self.scores, self.slopes = block, valid, scores, slopes
         self.first_row, self.at, self.query = T.bind(first_row), T.bind(at), T.bind(query)
         self.count = rows.together
         self.tiles = 1 << (ACCUMULATORS // self.count).bit_length() - 1
@@ -134,7 +135,8 @@ class CachedBlock:
             own = T.bind(T.Cast("int32", self.position + self._token(r)))
             for u in range(tiles):
                 place = T.bind((step * tiles + u) * TILE)
-                score = self._shown(scores[r * tiles + u], self.block * BLOCK + place, own)
+                first_place = self.block * BLOCK + place
+                score = self._shown(r, scores[r * tiles + u], first_place, own)
                 T.buffer_store(self.scores, score, [vector(r * BLOCK + place, TILE)])
 
     def _ask_ahead(self, tile: Expr, d: Expr) -> None:
@@ -148,12 +150,18 @@ class CachedBlock:
     def _token(self, r: int) -> Expr:
         return (self.first_row + r) // self.problem.group
 
-    def _shown(self, score: Expr, first: Expr, own: Expr) -> Expr:
+    def _shown(self, r: int, score: Expr, first: Expr, own: Expr) -> Expr:
         """Return scores of positions from `first` on, hidden where the token does not see them."""
         cap = self.problem.softcap
         if cap:
             score = bound(tanh(T.bind(score * filled(1 / cap, TILE)))) * filled(cap, TILE)
         place = T.bind(T.Ramp(T.Cast("int32", first), T.int32(1), TILE))
+        if self.slopes is not None:
+            group = self.problem.group
+            member = T.bind((self.first_row + r) % group)
+            slope = T.bind(self.slopes[self.head * group + member])
+            distance = T.Cast(f"float32x{TILE}", place - T.Broadcast(own, TILE))
+            score = score + distance * T.Broadcast(slope, TILE)
         is_seen = place <= T.Broadcast(own, TILE)
         if self.problem.window:
             before = T.Broadcast(own - self.problem.window, TILE)

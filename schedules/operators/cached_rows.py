@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class CachedRows:
-    """Declares the new rows, packed or not, the table of angles and the sinks if there are any.
+    """Declares the new rows, packed or not, the table of angles, sinks and slopes if there are any.
 
     Parameters
     ----------
@@ -53,6 +53,9 @@ class CachedRows:
         if problem.sinks:
             self.sinks = argument("sinks", problem.heads)
             self.buffers.append(self.sinks)
+        if problem.slopes:
+            self.slopes = argument("slopes", problem.heads)
+            self.buffers.append(self.slopes)
 
     def load(self, name: str, token: Expr, head: Expr, d: Expr) -> Expr:
         """Return a channel of a head of ``q``, ``k`` or ``v``."""

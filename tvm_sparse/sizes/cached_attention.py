@@ -44,6 +44,8 @@ class CachedAttention:
     sinks : bool
         Whether each head of queries has a score of its own that takes a share of the weights, as if
         of a position whose values are 0.
+    slopes : bool
+        Whether each head of queries has a slope, by which scores grow from position to position.
     """
 
     tokens: int
@@ -58,6 +60,7 @@ class CachedAttention:
     packed: bool = False
     cache: str = "float32"
     sinks: bool = False
+    slopes: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

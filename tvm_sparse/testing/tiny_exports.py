@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from tvm_sparse.testing.tiny_decoders import GraphWriter
 from tvm_sparse.testing.tiny_mixtures import write_mixture
+from tvm_sparse.testing.tiny_positions import biases, count_positions
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class TinyExport:
         The tokens for which the mask reads a table, as in GPT-Neo; 0 for no table.
     reads_past : bool
         Whether something else depends on the number of past tokens, which is not supported.
+    slopes : bool
+        Whether scores grow from position to position, by a slope of each head (ALiBi). Without a
+        form of its own, the mask has it; written out, it is a sum of three dimensions, as in Bloom.
     experts : int
         The experts of a mixture behind each attention; 0 for no mixture.
     """
@@ -61,6 +65,7 @@ class TinyExport:
     counts: bool = False
     room: int = 0
     reads_past: bool = False
+    slopes: bool = False
     experts: int = 0
 
     def write(self, path: Path) -> Path:
@@ -73,7 +78,7 @@ class TinyExport:
         else:
             out.add_input("attention_mask", TensorProto.INT64, ["batch_size", "total_length"])
         if self.counts:
-            self._count(out)
+            count_positions(out)
         else:
             out.add_input("position_ids", TensorProto.INT64, tokens)
         out.add_output("logits", TensorProto.FLOAT, [*tokens, self.vocabulary])
@@ -99,20 +104,6 @@ class TinyExport:
             head = out.weight("head", weight)
         out.node("MatMul", [x, head], "logits")
         return out.save(path, 24 if self.form == "scatter" else 23)
-
-    def _count(self, out: GraphWriter) -> None:
-        """Compute positions from the numbers of past and new tokens."""
-        sizes = [
-            out.node("Gather", [out.node("Shape", [name], f"{name}_shape"), index], f"{name}_count")
-            for name, index in (
-                ("past_key_values.0.key", out.weight("of_past", np.array(2))),
-                ("input_ids", out.weight("of_new", np.array(1))),
-            )
-        ]
-        end = out.node("Add", sizes, "end")
-        counted = out.node("Range", [sizes[0], end, out.weight("step", np.array(1))], "counted")
-        first = out.weight("first_axis", np.array([0]))
-        out.node("Unsqueeze", [counted, first], "position_ids")
 
     def _angles(self, out: GraphWriter) -> tuple[str, str]:
         """Compute cosines and sines ``(1, 1, tokens, head_dim)`` of position ids, as Llama does."""
@@ -192,10 +183,12 @@ class TinyExport:
                 inputs[place + 1] = out.node("TensorScatter", operands, present[place], axis=2)
             inputs += ["", "", "", "nonpad_kv_seqlen"]
         else:
-            inputs += [self._mask(out) if self.window else "", *past]
+            has_mask = self.window or self.slopes
+            inputs += [self._mask(out) if has_mask else "", *past]
             outputs += present
         return out.node(
-            "Attention", inputs, *outputs, is_causal=int(not self.window), softcap=self.softcap,
+            "Attention", inputs, *outputs, is_causal=int("mask" not in inputs[3:4]),
+            softcap=self.softcap,
             **sizes,
         )  # fmt: skip
 
@@ -225,6 +218,9 @@ class TinyExport:
             return out.node("Unsqueeze", [seen, middle], "mask")
         limits = [out.weight("nothing", np.float32(0)), out.weight("low", np.float32(-3.4e38))]
         numbers = out.node("Where", [seen, *limits], "added")
+        if self.slopes and self.form != "written out":
+            whole = out.node("Unsqueeze", [numbers, middle], "all_heads")
+            return out.node("Add", [whole, biases(out, self.heads)], "mask")
         return out.node("Unsqueeze", [numbers, middle], "mask")
 
     def _written_out(
@@ -256,6 +252,8 @@ class TinyExport:
             repeated.append(out.node("Reshape", [copies, joined], f"{name}_repeated"))
         keys = self._turned(out, repeated[0], i)
         scores = out.node("MatMul", [heads["q"], keys], f"scores{i}")
+        if self.slopes:
+            scores = out.node("Add", [scores, biases(out, self.heads)], f"biased{i}")
         root = out.weight(f"root{i}", np.float32(self.head_dim**0.5))
         scores = out.node("Div", [scores, root], f"scaled{i}")
         if self.softcap:

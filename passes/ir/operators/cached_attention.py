@@ -29,9 +29,10 @@ def cached_attention(problem: CachedAttention, operands: Mapping[str, relax.Expr
         The sizes.
     operands : mapping of str to relax.Expr
         ``qkv``, or ``q``, ``k`` and ``v``, of shape ``(1, tokens, channels)``; ``cos`` and ``sin``
-        of shape ``(positions, rotated / 2)`` if the operator rotates; ``sinks`` of shape
-        ``(heads,)`` if it has any; ``places`` int64 ``(2, tokens)``, the addresses of the caches
-        of keys and of values of each sequence; ``state`` int32 ``(tokens, STATE_COLUMNS)``.
+        of shape ``(positions, rotated / 2)`` if the operator rotates; ``sinks`` and
+        ``slopes`` of shape ``(heads,)`` if it has any; ``places`` int64 ``(2, tokens)``, the
+        addresses of the caches of keys and of values of each sequence; ``state`` int32
+        ``(tokens, STATE_COLUMNS)``.
 
     Returns
     -------

@@ -23,6 +23,11 @@ FORMS = {
     "written out, counted positions": TinyExport("written out", counts=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
+    "standard, slopes": TinyExport("standard", slopes=True),
+    "written out, slopes": TinyExport("written out", slopes=True, kv_heads=4),
+    "written out, slopes, window, bool": TinyExport(
+        "written out", slopes=True, window=6, is_bool=True
+    ),
     "written out, experts": TinyExport("written out", experts=4, layers=1),
 }
 

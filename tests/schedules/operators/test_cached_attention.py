@@ -40,7 +40,7 @@ class Sequence:
         result[..., first], result[..., second] = a * c - b * s, b * c + a * s
         return result
 
-    def attended(self, count, cos=None, sin=None, sinks=None):
+    def attended(self, count, cos=None, sin=None, sinks=None, slopes=None):
         """Return what the last `count` tokens see."""
         problem = self.problem
         q, k = self.rotated(self.q, cos, sin)[-count:], self.rotated(self.k, cos, sin)
@@ -52,6 +52,8 @@ class Sequence:
             scores = np.einsum("hd,phd->hp", row, keys) * problem.scale
             if problem.softcap:
                 scores = np.tanh(scores / problem.softcap) * problem.softcap
+            if slopes is not None:
+                scores += slopes[:, None] * np.arange(1 - len(keys), 1)
             sink = np.full(problem.heads, -np.inf) if sinks is None else sinks.astype("float64")
             scores = np.concatenate([scores, sink[:, None]], 1)
             weights = np.exp(scores - scores.max(1, keepdims=True))
@@ -73,6 +75,8 @@ PROBLEMS = {
     "packed": dataclasses.replace(GROUPED, packed=True, rotated=16),
     "sinks": dataclasses.replace(GROUPED, sinks=True, rotated=16),
     "sinks, two parts": dataclasses.replace(GROUPED, kv_heads=1, sinks=True),
+    "slopes": dataclasses.replace(GROUPED, slopes=True, window=40),
+    "slopes, sinks, two parts": dataclasses.replace(GROUPED, kv_heads=1, slopes=True, sinks=True),
     "half": dataclasses.replace(GROUPED, cache="float16"),
     "odd head": dataclasses.replace(GROUPED, head_dim=20, rotated=6),
     "wide": CachedAttention(16, heads=8, kv_heads=1, head_dim=64, scale=0.125, rotated=64),
@@ -86,6 +90,7 @@ def test_numpy(name):
     angles = rng.uniform(-3, 3, (200, max(problem.rotated // 2, 1)))
     tables = [np.cos(angles).astype("float32"), np.sin(angles).astype("float32")]
     sinks = rng.uniform(-2, 8, problem.heads).astype("float32") if problem.sinks else None
+    slopes = rng.uniform(-0.2, 0.7, problem.heads).astype("float32") if problem.slopes else None
     cpu = dataclasses.replace(native(), cores=2)
     func = schedules.cached_attention(problem, 200, cpu)
     module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
@@ -108,12 +113,13 @@ def test_numpy(name):
             *inputs,
             *(tables if problem.rotated else []),
             *([sinks] if problem.sinks else []),
+            *([slopes] if problem.slopes else []),
         ]
         y = tvm.runtime.tensor(np.full((1, problem.tokens, widths[0]), np.nan, "float32"))
         kernel(*map(tvm.runtime.tensor, [*inputs, places, state]), y)
         tolerance, first = 3e-3 if problem.cache == "float16" else 2e-5, 0
         for sequence, count in zip(sequences, counts, strict=False):
-            expected = sequence.attended(count, *tables, sinks)
+            expected = sequence.attended(count, *tables, sinks, slopes)
             found = y.numpy()[0, first : first + count]
             np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
             first += count

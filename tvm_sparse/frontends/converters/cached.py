@@ -14,7 +14,7 @@ DOMAIN, OPERATOR = "tvm_sparse.decoder", "CachedAttention"
 """An operator of ours, which no file has."""
 NAME = f"{DOMAIN}.{OPERATOR}"
 
-OPERANDS = ("q", "k", "v", "cos", "sin", "sinks", "places", "state")
+OPERANDS = ("q", "k", "v", "cos", "sin", "sinks", "slopes", "places", "state")
 """Its inputs; `k` and `v` are missing if `q` holds all three of them."""
 
 
@@ -23,7 +23,7 @@ def cached_attention(node: Node) -> Any:
     given = {name: node.inputs[i] for i, name in enumerate(OPERANDS) if node.inputs[i] is not None}
     heads, kv_heads = (int(node.attributes[name]) for name in ("num_heads", "kv_num_heads"))
     dtype, is_packed = str(given["q"].ty.dtype), "k" not in given
-    for name in ("q", "k", "v", "cos", "sin", "sinks"):
+    for name in ("q", "k", "v", "cos", "sin", "sinks", "slopes"):
         if name in given and str(given[name].ty.dtype) != "float32":
             given[name] = node.emit(relax.op.astype(given[name], "float32"))
     problem = CachedAttention(
@@ -38,6 +38,7 @@ def cached_attention(node: Node) -> Any:
         interleaved=bool(node.attributes.get("interleaved", 0)),
         packed=is_packed,
         sinks="sinks" in given,
+        slopes="slopes" in given,
         cache=node.text("cache_type", "float32"),
     )
     names = ["qkv" if is_packed and name == "q" else name for name in given]

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from tvm_sparse.frontends.converters.cached import DOMAIN, OPERATOR
@@ -54,6 +56,8 @@ class FoundAttention:
         The cosines and sines of the angles by which queries and keys are to be rotated, if any.
     sinks : str
         For each head of queries the score of a position that has no value, if any.
+    slopes : tuple of float
+        For each head of queries what its scores grow by from position to position, if they do.
     head_dim : int
         The channels of a head, 0 if only the cache says.
     heads_first : bool
@@ -71,6 +75,7 @@ class FoundAttention:
     rows: tuple[str, ...]
     tables: tuple[str, ...] = ()
     sinks: str = ""
+    slopes: tuple[float, ...] = ()
     head_dim: int = 0
     heads_first: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -93,7 +98,8 @@ class FoundAttention:
                 before.append(_turn(name, turned))
                 before.append(_reshape(turned, rows[i], _ROWS))
             result = f"{self.result}_rows"
-        inputs = [*rows, *(self.tables or ("", "")), self.sinks, places, STATE]
+        slopes = f"{self.result}{_SLOPES}" if self.slopes else ""
+        inputs = [*rows, *(self.tables or ("", "")), self.sinks, slopes, places, STATE]
         attend = helper.make_node(
             OPERATOR, inputs, [result], name=self.node, domain=DOMAIN, **self.attributes
         )
@@ -103,14 +109,19 @@ class FoundAttention:
         heads = f"{_HEADS}{self.attributes['num_heads']}"
         return [*before, attend, _reshape(result, split, heads), _turn(split, self.result)]
 
-    def shapes(self) -> dict[str, list[int]]:
-        """Return the shapes that nodes of `replacement` read, by the names of the constants."""
-        if not self.heads_first:
-            return {}
-        heads = int(self.attributes["num_heads"])
-        return {_ROWS: [0, 0, -1], f"{_HEADS}{heads}": [0, 0, heads, -1]}
+    def constants(self) -> dict[str, NDArray[np.generic]]:
+        """Return what nodes of `replacement` read, by the names of the constants."""
+        found: dict[str, NDArray[np.generic]] = {}
+        if self.slopes:
+            found[f"{self.result}{_SLOPES}"] = np.array(self.slopes, np.float32)
+        if self.heads_first:
+            heads = int(self.attributes["num_heads"])
+            found[_ROWS] = np.array([0, 0, -1])
+            found[f"{_HEADS}{heads}"] = np.array([0, 0, heads, -1])
+        return found
 
 
+_SLOPES = "_slopes"
 _ROWS, _HEADS = "tvm_sparse_rows", "tvm_sparse_heads"
 
 

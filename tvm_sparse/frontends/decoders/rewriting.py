@@ -94,9 +94,9 @@ def rewrite(
     made: list[onnx.TensorProto] = []
     for place, spec, attention in zip(places, specs, attentions, strict=True):
         replaced[attention.result] = _with_sizes(attention, spec).replacement(place)
-        for name, shape in attention.shapes().items():
+        for name, array in attention.constants().items():
             if name not in {tensor.name for tensor in made}:
-                made.append(numpy_helper.from_array(np.array(shape), name))
+                made.append(numpy_helper.from_array(array, name))
         inputs.append(helper.make_tensor_value_info(place, TensorProto.INT64, [2, rows]))
     result = logits_of(graph, attentions)
     nodes = [

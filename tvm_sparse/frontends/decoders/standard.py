@@ -15,7 +15,7 @@ from onnx import helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
-from tvm_sparse.frontends.decoders.masks import window_of
+from tvm_sparse.frontends.decoders.masks import Mask, mask_of
 
 _READ = {"is_causal", "q_num_heads", "kv_num_heads", "scale", "softcap", "softmax_precision"}
 _PAST = slice(4, 6)
@@ -37,7 +37,7 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
     """
     graph = model.graph
     inputs = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
-    windows: dict[tuple[str, bool], int] = {}
+    masks: dict[tuple[str, bool], Mask] = {}
     for node in _nodes(graph):
         where = f"node {node.name!r} (Attention)"
         past = _past(graph, node)
@@ -55,8 +55,11 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
                 f"{where}: without a mask and 'is_causal', the tokens of a prompt see later ones"
             )
         key = mask, is_causal
-        if mask and key not in windows:
-            windows[key] = window_of(model, folder, [mask], lengths.rows, lengths.past, is_causal)
+        if mask and key not in masks:
+            masks[key] = mask_of(model, folder, {mask: 1.0}, lengths.rows, lengths.past, is_causal)
+        found = masks.get(key, Mask())
+        if found.slopes and attributes.get("softcap", 0.0):
+            raise ModelError(f"{where}: slopes of scores that are softly limited")
         kv_heads = inputs[past[0]][1].dim_value
         heads_first = "q_num_heads" not in attributes
         yield FoundAttention(
@@ -66,6 +69,7 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
             result=node.output[0],
             rows=_rows(graph, node),
             heads_first=heads_first,
+            slopes=found.slopes,
             attributes={
                 "num_heads": lengths.heads(node.input[0])
                 if heads_first
@@ -73,7 +77,7 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
                 "kv_num_heads": kv_heads,
                 "scale": float(attributes.get("scale", 0.0)),
                 "softcap": float(attributes.get("softcap", 0.0)),
-                "window": windows.get(key, 0),
+                "window": found.window,
             },
         )
 

@@ -20,17 +20,19 @@ from onnx import helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
-from tvm_sparse.frontends.decoders.masks import window_of
+from tvm_sparse.frontends.decoders.extended_caches import ExtendedCache, extended_caches
+from tvm_sparse.frontends.decoders.masks import HIDDEN, Mask, mask_of
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _TRANSPARENT = {"Cast", "Identity", "Dropout"}
-_COPYING = ("Cast", "Identity")
+_RANK = 4
+"""The dimensions of a value with a batch and heads."""
 _REPEATING = {*_TRANSPARENT, "Expand", "Reshape", "Transpose", "Unsqueeze", "Mul", "Div"}
 
 
 def is_form(graph: onnx.GraphProto) -> bool:
     """Return whether a graph has caches that are extended by Concat, and that a softmax reads."""
-    dependent = set(_extended(graph))
+    dependent = set(extended_caches(graph))
     for node in graph.node:
         if not dependent.isdisjoint(node.input):
             if node.op_type == "Softmax":
@@ -52,56 +54,27 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
     found = [reader.attention(node) for node in model.graph.node if node.op_type == "Softmax"]
     attentions = [one for one in found if one is not None]
     used = {name for one in attentions for name in one.present}
-    if others := {one.present for one in _extended(model.graph).values()} - used:
+    if others := {one.present for one in extended_caches(model.graph).values()} - used:
         raise ModelError(
             f"the cache {sorted(others)[0]!r} belongs to no attention of a form that is known: a "
             "softmax of scaled, perhaps softly limited and masked products of queries and keys, "
-            "times the values (biases of scores, such as ALiBi, and sinks are not supported)"
+            "times the values (sinks are not supported)"
         )
     yield from attentions
-
-
-@dataclass(frozen=True)
-class _Extended:
-    """A cache with the new tokens: the node that extends it, and the output of the graph."""
-
-    node: onnx.NodeProto
-    present: str
-
-
-def _extended(graph: onnx.GraphProto) -> dict[str, _Extended]:
-    """Return the extended caches by the values that hold them."""
-    given = {value.name for value in graph.input}
-    inputs = {value.name for value in graph.input if len(value.type.tensor_type.shape.dim) == 4}
-    outputs = {value.name for value in graph.output}
-    copies = {node.input[0]: node.output[0] for node in graph.node if node.op_type in _COPYING}
-    found: dict[str, _Extended] = {}
-    for node in graph.node:
-        if (
-            node.op_type == "Concat"
-            and len(node.input) == 2
-            and node.input[0] in inputs
-            and node.input[1] not in given
-            and _attributes(node)["axis"] in (2, -2)
-        ):
-            names = node.output[0], copies.get(node.output[0], "")
-            present = next((name for name in names if name in outputs), "")
-            if present:
-                found |= {name: _Extended(node, present) for name in names if name}
-    return found
 
 
 @dataclass
 class _Scores:
     """What stands between the product of queries and keys, and the softmax.
 
-    With a soft cap, they are ``softcap * tanh(factor * product)``.
+    With a soft cap, they are ``softcap * tanh(factor * product)``. What is added is multiplied by
+    factors, too.
     """
 
     product: onnx.NodeProto
     factor: float = 1.0
     softcap: float = 0.0
-    masks: list[str] = field(default_factory=list)
+    masks: dict[str, float] = field(default_factory=dict)
 
 
 class _Reader:
@@ -115,8 +88,8 @@ class _Reader:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.extended = _extended(model.graph)
-        self.windows: dict[tuple[str, ...], int] = {}
+        self.extended = extended_caches(model.graph)
+        self.masks: dict[tuple[tuple[str, float], ...], Mask] = {}
 
     def attention(self, softmax: onnx.NodeProto) -> FoundAttention | None:
         """Return the attention that a softmax belongs to, None if it belongs to none."""
@@ -124,40 +97,57 @@ class _Reader:
         if scores is None:
             return None
         query, factor = self._scaled(scores.product.input[0])
+        query = self._with_batch(query)
         keys, key_factor, key_turns = self._cache(scores.product.input[1])
-        result = self._weighted(softmax.output[0])
-        if keys is None or result is None:
+        weighted = self._weighted(softmax.output[0])
+        if keys is None or weighted is None:
             return None
-        values, value_factor, value_turns = self._cache(result.input[1])
+        read, result = weighted
+        values, value_factor, value_turns = self._cache(read)
         where = f"the attention of {softmax.name!r} (Softmax)"
         if values is None or key_turns != 1 or value_turns or value_factor != 1.0:
             raise ModelError(f"{where} is computed in a form that is not known")
-        heads = self.lengths.heads(scores.product.output[0])
-        kv_heads = self.lengths.heads(keys.node.input[0])
+        heads = math.prod(self.lengths.shapes[scores.product.output[0]][:-2])
+        kv_heads = self.lengths.heads(keys.past)
         scale = scores.factor * factor * key_factor * (scores.softcap or 1.0)
         if not scores.masks:
             raise ModelError(f"{where} has no mask: the tokens of a prompt see later ones")
+        mask = self._mask(scores.masks)
+        if mask.slopes and scores.softcap:
+            raise ModelError(f"{where} has slopes of scores that are softly limited")
+        # Without heads of a query, all heads have the same slope.
+        slopes = mask.slopes if len(mask.slopes) in (0, heads) else mask.slopes * heads
         return FoundAttention(
             node=softmax.name,
-            past=(keys.node.input[0], values.node.input[0]),
+            past=(keys.past, values.past),
             present=(keys.present, values.present),
-            result=result.output[0],
+            result=result,
             rows=(query, keys.node.input[1], values.node.input[1]),
             heads_first=True,
+            slopes=slopes,
             attributes={
                 "num_heads": heads,
                 "kv_num_heads": kv_heads,
                 "scale": scale,
                 "softcap": scores.softcap,
-                "window": self._window(tuple(scores.masks)),
+                "window": mask.window,
             },
         )
 
-    def _window(self, masks: tuple[str, ...]) -> int:
-        if masks not in self.windows:
+    def _mask(self, masks: Mapping[str, float]) -> Mask:
+        key = tuple(masks.items())
+        if key not in self.masks:
             rows, past = self.lengths.rows, self.lengths.past
-            self.windows[masks] = window_of(self.model, self.folder, masks, rows, past, False)
-        return self.windows[masks]
+            self.masks[key] = mask_of(self.model, self.folder, masks, rows, past, False)
+        return self.masks[key]
+
+    def _with_batch(self, name: str) -> str:
+        """Return a value ``(1, heads, tokens, channels)`` of which another one is a view."""
+        node = self.makers.get(name)
+        is_view = node is not None and node.op_type == "Reshape" and self._keeps_last_two(node)
+        if len(self.lengths.shapes[name]) == _RANK or node is None or not is_view:
+            return name
+        return self._with_batch(node.input[0])
 
     def _scores(self, name: str) -> _Scores | None:
         """Read from the input of a softmax up to a product, None if there is none."""
@@ -166,7 +156,8 @@ class _Reader:
             return None
         if node.op_type == "MatMul":
             return _Scores(node)
-        if node.op_type in _TRANSPARENT:
+        is_view = node.op_type == "Reshape" and self._keeps_last_two(node)
+        if node.op_type in _TRANSPARENT or is_view:
             return self._scores(node.input[0])
         if node.op_type in ("Mul", "Div"):
             scores, factor = self._scores(node.input[0]), self._number(node.input[1])
@@ -177,6 +168,7 @@ class _Reader:
                 scores.softcap *= factor
             else:
                 scores.factor *= factor
+            scores.masks = {name: factor * known for name, known in scores.masks.items()}
             return scores
         if node.op_type == "Tanh":
             scores = self._scores(node.input[0])
@@ -184,18 +176,28 @@ class _Reader:
                 scores.softcap = 1.0
             return scores
         if node.op_type in ("Add", "Where"):
-            for name, mask in self._masked(node):
+            for name, mask, factor in self._masked(node):
                 scores = self._scores(name)
                 if scores is not None:
-                    scores.masks.append(mask)
+                    scores.masks[mask] = factor
                     return scores
         return None
 
-    def _masked(self, node: onnx.NodeProto) -> list[tuple[str, str]]:
-        if node.op_type == "Where":
-            return [(node.input[1], node.input[0])]
-        a, b = node.input
-        return [(a, b), (b, a)]
+    def _masked(self, node: onnx.NodeProto) -> list[tuple[str, str, float]]:
+        """Return what may be scores and a mask, and the factor of the mask."""
+        if node.op_type != "Where":
+            a, b = node.input
+            return [(a, b, 1.0), (b, a, 1.0)]
+        seen, first, second = node.input
+        return [
+            (scores, seen, sign)
+            for scores, other, sign in ((first, second, 1.0), (second, first, -1.0))
+            if self._is_low(other)
+        ]
+
+    def _is_low(self, name: str) -> bool:
+        tensor = self.constants.get(name)
+        return tensor is not None and bool((tensor_array(tensor, self.folder) <= HIDDEN).all())
 
     def _scaled(self, name: str) -> tuple[str, float]:
         """Return the value of which another one is a multiple, and the factor."""
@@ -208,7 +210,7 @@ class _Reader:
             name = node.input[0]
         return name, factor
 
-    def _cache(self, name: str) -> tuple[_Extended | None, float, int]:
+    def _cache(self, name: str) -> tuple[ExtendedCache | None, float, int]:
         """Return the extended cache of which heads are repeated.
 
         With it, the factor by which it is multiplied, and how often positions and channels are
@@ -240,18 +242,30 @@ class _Reader:
         before, after = (self.lengths.shapes[name] for name in (node.input[0], node.output[0]))
         return before[-2:] == after[-2:]
 
-    def _weighted(self, name: str) -> onnx.NodeProto | None:
-        """Return the product of a softmax and the values."""
+    def _weighted(self, name: str) -> tuple[str, str] | None:
+        """Return the values that a softmax is multiplied by, and the product with all heads."""
         while True:
             readers = [node for node in self.readers.get(name, []) if node.op_type != "IsNaN"]
             if len(readers) != 1:
                 return None
             (node,) = readers
             if node.op_type == "MatMul" and node.input[0] == name:
-                return node
-            if node.op_type not in (*_TRANSPARENT, "Where"):
+                result = self._heads_of(node.output[0])
+                return None if result is None else (node.input[1], result)
+            is_view = node.op_type == "Reshape" and self._keeps_last_two(node)
+            if node.op_type not in (*_TRANSPARENT, "Where") and not is_view:
                 return None
             name = node.output[0]
+
+    def _heads_of(self, name: str) -> str | None:
+        """Return a value with all its heads, which may be a view of it."""
+        if len(self.lengths.shapes[name]) == _RANK:
+            return name
+        readers = self.readers.get(name, [])
+        is_view = len(readers) == 1 and readers[0].op_type == "Reshape"
+        if is_view and self._keeps_last_two(readers[0]):
+            return self._heads_of(readers[0].output[0])
+        return None
 
     def _number(self, name: str) -> float | None:
         """Return a constant of one element."""
