@@ -39,6 +39,25 @@ class DecoderConfig:
         for one layer and no router.
     active_experts : int
         Experts that a token is sent to; their shares of the sum add up to 1.
+    windows : tuple of int
+        A window for each layer in place of `window`, if they differ.
+    local_frequencies : tuple of float, optional
+        The angles of layers with a window, if they are others than those of layers without.
+    rotary_scale : float
+        What cosines and sines are multiplied by.
+    head_norms : bool
+        Whether an RMS norm of each head of queries and keys stands before the rotation.
+    result_norms : bool
+        Whether an RMS norm stands behind attention and behind the gated layer, before they are
+        added, as in Gemma 2.
+    embedding_scale : float
+        What embeddings are multiplied by.
+    activation : str
+        The function of the gates: ``silu`` or ``gelu_tanh``.
+    attention_scale : float
+        What scores are multiplied by; 0 for ``head_size ** -0.5``.
+    softcap, logit_softcap : float
+        What scores and logits are limited to by the hyperbolic tangent; 0 for no limit.
     """
 
     layers: int
@@ -56,6 +75,16 @@ class DecoderConfig:
     frequencies: tuple[float, ...] | None = None
     experts: int = 0
     active_experts: int = 2
+    windows: tuple[int, ...] = ()
+    local_frequencies: tuple[float, ...] | None = None
+    rotary_scale: float = 1.0
+    head_norms: bool = False
+    result_norms: bool = False
+    embedding_scale: float = 1.0
+    activation: str = "silu"
+    attention_scale: float = 0.0
+    softcap: float = 0.0
+    logit_softcap: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network.
@@ -77,6 +106,8 @@ class DecoderConfig:
             )
         if self.experts and not 1 <= self.active_experts <= self.experts <= _MOST["layers"]:
             raise ModelError(f"a decoder with {self.active_experts} of {self.experts} experts")
+        if self.windows and len(self.windows) != self.layers:
+            raise ModelError(f"a decoder of {self.layers} layers with {len(self.windows)} windows")
         pairs = self.head_size / 2 if self.frequencies is None else len(self.frequencies)
         if pairs % 8 or pairs * 2 > self.head_size:
             raise ModelError(
@@ -94,12 +125,28 @@ class DecoderConfig:
         """The channels of all key heads."""
         return self.kv_heads * self.head_size
 
-    def rotary_tables(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return cosines and sines of the angles, each (context, pairs) float32."""
-        if self.frequencies is None:
+    def window_of(self, layer: int) -> int:
+        """Return how many positions a token attends to in a layer; 0 if all."""
+        return self.windows[layer] if self.windows else self.window
+
+    def is_local(self, layer: int) -> bool:
+        """Return whether a layer has the angles of layers with a window."""
+        return self.local_frequencies is not None and self.window_of(layer) > 0
+
+    def rotary_tables(self, local: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return cosines and sines of the angles, each (context, pairs) float32.
+
+        Parameters
+        ----------
+        local : bool
+            Whether they are those of layers with a window.
+        """
+        given = self.local_frequencies if local else self.frequencies
+        if given is None:
             pairs = np.arange(0, self.head_size, 2, dtype=np.float64) / self.head_size
             frequencies = self.rope_theta**-pairs
         else:
-            frequencies = np.array(self.frequencies, np.float64)
+            frequencies = np.array(given, np.float64)
         angles = np.outer(np.arange(self.context, dtype=np.float64), frequencies)
-        return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        cosines, sines = np.cos(angles) * self.rotary_scale, np.sin(angles) * self.rotary_scale
+        return cosines.astype(np.float32), sines.astype(np.float32)

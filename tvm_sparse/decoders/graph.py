@@ -19,12 +19,15 @@ import math
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from tvm_sparse.decoders.config import DecoderConfig
 from tvm_sparse.decoders.experts import append_experts
+from tvm_sparse.decoders.interface import inputs_of, key_lengths, outputs_of
 from tvm_sparse.decoders.nodes import MICROSOFT, Nodes, Store
 from tvm_sparse.decoders.parameters import (
+    BEFORE_GATED,
+    BEHIND_GATED,
     EMBEDDINGS,
     HEAD,
     LAST_NORM,
@@ -34,8 +37,6 @@ from tvm_sparse.decoders.parameters import (
     layer,
 )
 from tvm_sparse.decoders.quantized_rows import QuantizedRows, stacked_or_none
-
-_MASK = "/model/attn_mask_reformat/attn_mask_subgraph"
 
 
 def decoder_model(
@@ -80,8 +81,8 @@ def decoder_model(
     graph = helper.make_graph(
         nodes.nodes,
         "main_graph",
-        builder.inputs(),
-        builder.outputs(),
+        inputs_of(config),
+        outputs_of(config),
         list(nodes.initializers.values()),
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MICROSOFT, 1)]
@@ -106,11 +107,7 @@ class _Decoder:
     def build(self) -> None:
         """Append all nodes."""
         nodes, config = self._nodes, self._config
-        lengths, longest = self._lengths()
-        tables = [
-            nodes.weight(name, table)
-            for name, table in zip(("cos_cache", "sin_cache"), config.rotary_tables(), strict=True)
-        ]
+        lengths = key_lengths(nodes)
         x = skip = self._embedding()
         for index in range(config.layers):
             path = f"/model/layers.{index}"
@@ -121,47 +118,28 @@ class _Decoder:
                 )  # fmt: skip
             else:
                 normal, x = self._skip_norm(index, "input", x, skip)
-            skip = self._attention(index, normal, [lengths, longest, *tables])
-            normal, x = self._skip_norm(index, "post_attention", x, skip)
+            skip = self._attention(index, normal, [*lengths, *self._tables(index)])
+            before = "post_attention"
+            if config.result_norms:
+                skip = self._norm(index, "post_attention_layernorm", skip)
+                before = BEFORE_GATED.removesuffix("_layernorm")
+            normal, x = self._skip_norm(index, before, x, skip)
             skip = self._gated_layer(index, normal)
+            if config.result_norms:
+                skip = self._norm(index, BEHIND_GATED, skip)
         normal, _ = self._skip_norm(config.layers, "final_norm", x, skip, LAST_NORM)
         # The head of a tied network may be quantized where the embeddings are not.
         head = self._parameters(HEAD)
         if head is None:
             head = self._linear_weight(EMBEDDINGS)
-        nodes.linear("/lm_head", normal, head, output="logits")
-
-    def inputs(self) -> list[onnx.ValueInfoProto]:
-        """Return the inputs of the graph."""
-        return [
-            helper.make_tensor_value_info(
-                "input_ids", TensorProto.INT64, ["batch_size", "sequence_length"]
-            ),
-            helper.make_tensor_value_info(
-                "attention_mask", TensorProto.INT64, ["batch_size", "total_sequence_length"]
-            ),
-            *self._caches("past_key_values", "past_sequence_length"),
-        ]
-
-    def outputs(self) -> list[onnx.ValueInfoProto]:
-        """Return the outputs of the graph."""
-        shape = ["batch_size", "sequence_length", self._config.vocabulary]
-        return [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape),
-            *self._caches("present", "total_sequence_length"),
-        ]
-
-    def _caches(self, name: str, length: str) -> list[onnx.ValueInfoProto]:
-        config = self._config
-        return [
-            helper.make_tensor_value_info(
-                f"{name}.{index}.{part}",
-                TensorProto.FLOAT,
-                ["batch_size", config.kv_heads, length, config.head_size],
-            )
-            for index in range(config.layers)
-            for part in ("key", "value")
-        ]
+        if not config.logit_softcap:
+            nodes.linear("/lm_head", normal, head, output="logits")
+            return
+        logits = nodes.linear("/lm_head", normal, head)
+        cap = nodes.weight("logit_softcap", np.array(config.logit_softcap, np.float32))
+        share = nodes.op("Div", "/lm_head/softcap/Div", logits, cap)
+        limited = nodes.op("Tanh", "/lm_head/softcap/Tanh", share)
+        nodes.op("Mul", "/lm_head/softcap/Mul", limited, cap, outputs=("logits",))
 
     def _vector(self, name: str) -> NDArray:
         value = self._parameters(name)
@@ -173,16 +151,20 @@ class _Decoder:
         assert value is not None
         return value
 
-    def _lengths(self) -> tuple[str, str]:
-        """Return the lengths of the keys less 1, int32 [batch], and the longest, an int32."""
-        nodes = self._nodes
-        total = nodes.op("ReduceSum", f"{_MASK}/ReduceSum", "attention_mask", nodes.constant([1]),
-                         keepdims=0)  # fmt: skip
-        less = nodes.op("Sub", f"{_MASK}/Sub", total, nodes.constant([1]))
-        lengths = nodes.op("Cast", f"{_MASK}/Sub/Cast", less, to=TensorProto.INT32)
-        shape = nodes.op("Shape", f"{_MASK}/Shape", "attention_mask")
-        longest = nodes.op("Gather", f"{_MASK}/Gather", shape, nodes.constant(1), axis=0)
-        return lengths, nodes.op("Cast", f"{_MASK}/Gather/Cast", longest, to=TensorProto.INT32)
+    def _tables(self, index: int) -> list[str]:
+        """Return the tables of cosines and sines of a layer."""
+        is_local = self._config.is_local(index)
+        names = [f"{part}_cache{'_local' * is_local}" for part in ("cos", "sin")]
+        if names[0] in self._nodes.initializers:
+            return names
+        tables = self._config.rotary_tables(is_local)
+        return [self._nodes.weight(*named) for named in zip(names, tables, strict=True)]
+
+    def _norm(self, index: int, part: str, x: str) -> str:
+        """Append an RMS norm of a layer."""
+        name = f"model.layers.{index}.{part}.weight"
+        path = f"/model/layers.{index}/{part}"
+        return self._nodes.norm(path, x, self._vector(name), self._config.norm_epsilon, name)
 
     def _embedding(self) -> str:
         nodes, path = self._nodes, "/model/embed_tokens"
@@ -190,7 +172,11 @@ class _Decoder:
         if isinstance(table, QuantizedRows):
             table = table.dense()
         stored = nodes.weight(EMBEDDINGS, table.astype(np.float32))
-        return nodes.op("Gather", f"{path}/Gather", stored, "input_ids")
+        embedded = nodes.op("Gather", f"{path}/Gather", stored, "input_ids")
+        if self._config.embedding_scale == 1.0:
+            return embedded
+        scale = np.array(self._config.embedding_scale, np.float32)
+        return nodes.op("Mul", f"{path}/Mul", embedded, nodes.weight("embedding_scale", scale))
 
     def _skip_norm(
         self, index: int, place: str, x: str, skip: str, name: str = ""
@@ -220,26 +206,41 @@ class _Decoder:
         )
         attended = self._nodes.op(
             "GroupQueryAttention", f"{path}/GroupQueryAttention",
-            *self._projections(path, x, name), *past, *rest, "", "", "",
+            *self._projections(index, x, name), *past, *rest, "", "", "",
             outputs=(f"{path}/GroupQueryAttention/output_0", *present), domain=MICROSOFT,
             num_heads=config.heads, kv_num_heads=config.kv_heads,
-            scale=1 / math.sqrt(config.head_size),
-            local_window_size=config.window or -1, softcap=0.0, do_rotary=1,
+            scale=config.attention_scale or 1 / math.sqrt(config.head_size),
+            local_window_size=config.window_of(index) or -1, softcap=config.softcap, do_rotary=1,
             rotary_interleaved=0,
         )  # fmt: skip
         return self._linear(f"{path}/o_proj", attended, f"{name}.o_proj")
 
-    def _projections(self, path: str, x: str, name: str) -> tuple[str, str, str]:
+    def _projections(self, index: int, x: str, name: str) -> tuple[str, str, str]:
         """Return query, key and value, or all three in one and two empty names."""
+        path, config = f"/model/layers.{index}/attn", self._config
         parts = ("q_proj", "k_proj", "v_proj")
-        if self._packed:
+        if self._packed and not config.head_norms:
             weights = [self._linear_weight(f"{name}.{part}.weight") for part in parts]
             stacked = stacked_or_none(weights)
             if stacked is not None:
                 product = self._nodes.linear(f"{path}/qkv_proj", x, stacked)
                 return self._packed_bias(path, product, name), "", ""
         q, k, v = (self._linear(f"{path}/{part}", x, f"{name}.{part}") for part in parts)
+        if config.head_norms:
+            q = self._head_norm(index, "q_norm", q, config.heads)
+            k = self._head_norm(index, "k_norm", k, config.kv_heads)
         return q, k, v
+
+    def _head_norm(self, index: int, part: str, x: str, heads: int) -> str:
+        """Append an RMS norm of each head."""
+        nodes, config, path = self._nodes, self._config, f"/model/layers.{index}/attn/{part}"
+        split = nodes.constant([0, 0, heads, config.head_size])
+        weight = self._vector(f"{layer(index)}self_attn.{part}.weight")
+        rows = nodes.op("Reshape", f"{path}/Reshape_1", x, split)
+        stored = f"model.layers.{index}.attn.{part}.layernorm.weight"
+        normal = nodes.norm(path, rows, weight, config.norm_epsilon, stored)
+        flat = nodes.constant([0, 0, heads * config.head_size])
+        return nodes.op("Reshape", f"{path}/Reshape_2", normal, flat)
 
     def _packed_bias(self, path: str, product: str, name: str) -> str:
         """Add the biases of query, key and value, below each other, if there are any."""
@@ -256,13 +257,16 @@ class _Decoder:
         return self._nodes.add_bias(f"{path}/qkv_proj", product, np.concatenate(biases))
 
     def _gated_layer(self, index: int, x: str) -> str:
-        """Append ``down(silu(gate(x)) * up(x))``, or a mixture of such layers."""
+        """Append ``down(f(gate(x)) * up(x))``, or a mixture of such layers."""
         if self._config.experts:
             return append_experts(self._nodes, self._config, self._parameters, index, x)
         nodes, path, name = self._nodes, f"/model/layers.{index}/mlp", f"{layer(index)}mlp"
         gate = self._linear(f"{path}/gate_proj", x, f"{name}.gate_proj")
         up = self._linear(f"{path}/up_proj", x, f"{name}.up_proj")
-        sigmoid = nodes.op("Sigmoid", f"{path}/act_fn/Sigmoid", gate)
-        active = nodes.op("Mul", f"{path}/act_fn/Mul", gate, sigmoid)
+        if self._config.activation == "gelu_tanh":
+            active = nodes.op("FastGelu", f"{path}/act_fn/FastGelu", gate, domain=MICROSOFT)
+        else:
+            sigmoid = nodes.op("Sigmoid", f"{path}/act_fn/Sigmoid", gate)
+            active = nodes.op("Mul", f"{path}/act_fn/Mul", gate, sigmoid)
         product = nodes.op("Mul", f"{path}/Mul", active, up)
         return self._linear(f"{path}/down_proj", product, f"{name}.down_proj")

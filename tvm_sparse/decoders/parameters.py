@@ -24,6 +24,9 @@ It is asked for one parameter at a time, so that a model need not fit into memor
 EMBEDDINGS = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 LAST_NORM = "model.norm.weight"
+BEFORE_GATED, BEHIND_GATED = "pre_feedforward_layernorm", "post_feedforward_layernorm"
+"""How Gemma 2 calls the norms around a gated layer. The norm behind attention has the name of the
+one that stands before the gated layer in other networks."""
 
 
 def layer(index: int) -> str:
@@ -54,6 +57,10 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
             "self_attn.o_proj": (hidden, config.query_width),
             "post_attention_layernorm": (hidden,),
         }
+        if config.head_norms:
+            parts |= dict.fromkeys(("self_attn.q_norm", "self_attn.k_norm"), (config.head_size,))
+        if config.result_norms:
+            parts |= dict.fromkeys((BEFORE_GATED, BEHIND_GATED), (hidden,))
         if config.experts:
             parts[ROUTER] = (config.experts, hidden)
             for expert in range(config.experts):

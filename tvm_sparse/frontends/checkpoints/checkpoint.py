@@ -81,7 +81,7 @@ class Checkpoint:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise ModelError(
                 f"{self.path}: the weight {unknown[0]!r}{more} is no part of the networks that can "
-                "be read: Llama's, Mistral's, Mixtral's and Qwen 2's"
+                "be read: Llama's, Mistral's, Mixtral's, Qwen's, Phi 3's and Gemma's"
             )
         try:
             with border(ModelError, "its weights cannot be read"):
