@@ -47,6 +47,20 @@ def test_json(call, decoder):
     assert found["decode_tokens_per_second"] > 0
 
 
+def test_perplexity(call, decoder):
+    ids = np.random.default_rng(0).integers(0, 256, 40).tolist()
+    ask = ("generate", decoder, "--ids", ",".join(map(str, ids)), "--perplexity")
+    found = json.loads(call(*ask, "--context", 64, "--json")[1])
+    logits = tvm_sparse.load(decoder).session(tokens=64).step(ids)[:-1].astype("float64")
+    known = logits[np.arange(39), ids[1:]] - np.log(np.exp(logits).sum(-1))
+    np.testing.assert_allclose(found["perplexity"], np.exp(-known.mean()), rtol=1e-4)
+    assert (found["scored"], found["tokens"], found["window"]) == (39, 40, 64)
+    status, out, _ = call(*ask, "--context", 10)
+    assert status == 0 and "over 20 of 40 tokens, in windows of 10" in out
+    status, _, err = call(*ask, "--tokens", 3)
+    assert status and "--perplexity writes nothing" in err
+
+
 def test_text(call, decoder, folder):
     pytest.importorskip("tokenizers")
     byte_tokenizer(folder)

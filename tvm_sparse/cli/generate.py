@@ -12,12 +12,17 @@ from tvm_sparse.cli import arguments, streams
 from tvm_sparse.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from tvm_sparse.generation.text import Tokenizer
     from tvm_sparse.runtime.engine import Engine
 
 _LIBRARY = ".so"
 
 _TOKENS = 128
 """The most tokens that are written if nobody says how many."""
+
+
+_WINDOW = 512
+"""The tokens of a window for perplexity if nobody says how many."""
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -61,6 +66,10 @@ def declare(verbs: arguments.Verbs) -> None:
         "nothing but the time (default: 0; 3 for text that repeats itself)",
     )  # fmt: skip
     command.add_argument(
+        "--perplexity", action="store_true",
+        help="write nothing: say how well the model predicts the prompt, in windows of --context",
+    )  # fmt: skip
+    command.add_argument(
         "--tokenizer", type=Path, metavar="FILE",
         help="tokenizer.json (default: that beside the model)",
     )  # fmt: skip
@@ -72,19 +81,16 @@ def run(options: argparse.Namespace) -> None:
     """Write text with a language model."""
     from tvm_sparse.cli import console
     from tvm_sparse.generation.generate import Progress, generate
-    from tvm_sparse.generation.model_folder import stop_tokens_beside, tokenizer_beside
+    from tvm_sparse.generation.model_folder import stop_tokens_beside
     from tvm_sparse.generation.sampling import Sampler
-    from tvm_sparse.generation.text import Tokenizer, until_stop_word
+    from tvm_sparse.generation.text import until_stop_word
 
     _check(options)
+    if options.perplexity:
+        _measure(options)
+        return
     sampler = Sampler(options.temperature, options.top_p, options.seed)
-    tokenizer = None
-    if options.ids is None:
-        tokenizer = Tokenizer(options.tokenizer or tokenizer_beside(options.model))
-        text = sys.stdin.read() if options.prompt == "-" else options.prompt
-        prompt = tokenizer.encode(text)
-    else:
-        prompt = options.ids
+    prompt, tokenizer = _prompt(options)
     stop = frozenset() if options.ignore_eos else stop_tokens_beside(options.model)
     with console.progress(f"preparing {options.model}"):
         engine = _engine(options)
@@ -118,6 +124,44 @@ def run(options: argparse.Namespace) -> None:
         print(_summary(progress), file=sys.stderr)
 
 
+def _prompt(options: argparse.Namespace) -> tuple[list[int], Tokenizer | None]:
+    """Return the tokens of the prompt, and what makes text of tokens unless they were given."""
+    from tvm_sparse.generation.model_folder import tokenizer_beside
+    from tvm_sparse.generation.text import Tokenizer
+
+    if options.ids is not None:
+        return options.ids, None
+    tokenizer = Tokenizer(options.tokenizer or tokenizer_beside(options.model))
+    text = sys.stdin.read() if options.prompt == "-" else options.prompt
+    return tokenizer.encode(text), tokenizer
+
+
+def _measure(options: argparse.Namespace) -> None:
+    """Say how well a model predicts the prompt."""
+    from dataclasses import asdict
+
+    from tvm_sparse.cli import console
+    from tvm_sparse.generation.perplexity import perplexity
+
+    ids, _ = _prompt(options)
+    with console.progress(f"preparing {options.model}"):
+        engine = _engine(options)
+        limit = engine.info.decoder.limit if engine.info.decoder else 0
+        window = options.context or min(_WINDOW, limit or _WINDOW)
+        session = engine.session(tokens=window)
+    with console.progress(f"reading {len(ids)} tokens"):
+        found = perplexity(session, ids, window)
+    rate = found.tokens / found.seconds
+    if options.json:
+        named = {"perplexity" if k == "value" else k: v for k, v in asdict(found).items()}
+        console.print_json({**named, "window": window, "tokens_per_second": rate})
+    else:
+        print(
+            f"perplexity {found.value:.4f} over {found.scored} of {found.tokens} tokens, in "
+            f"windows of {window}; {rate:.1f} tokens a second"
+        )
+
+
 def token_ids(text: str) -> list[int]:
     """Return the numbers in ``1,2,3``."""
     try:
@@ -134,6 +178,13 @@ def _check(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} is {value}; it must be {least} or more")
     if options.temperature == 0 and (options.top_p != 1 or options.seed is not None):
         raise InputError("--top-p and --seed say nothing without --temperature above 0")
+    if options.perplexity:
+        drawn = options.temperature or options.lookup or options.tokens or options.stop
+        if drawn or options.ignore_eos:
+            raise InputError(
+                "--perplexity writes nothing, so --temperature, --lookup, --tokens, --stop and "
+                "--ignore-eos say nothing"
+            )
     if options.ids is not None:
         unused = [f"--{name}" for name in ("stop", "tokenizer") if getattr(options, name)]
         if unused:
