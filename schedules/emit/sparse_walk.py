@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tvm
 from tvm.tirx.script import builder as T
 
+from tvm_sparse.cpu.rates import CACHE_LINE_BYTES
 from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.sparse import SparseLayout
 from tvm_sparse.schedules.emit.buffers import Registers, argument, filled, flat, prefetch, vector
@@ -158,8 +159,7 @@ class SparseGroup:
         unit, width, dtype = arguments.unit, arguments.width, arguments.dtype
         first, by_element = step * self._size, width * dtype.bits == NEON_BITS
         if not by_element:
-            prefetch(self._positions[first + PREFETCH_DISTANCE])
-            prefetch(weights[first + PREFETCH_DISTANCE])
+            self._hint(step)
         joins = by_element or dtype == DType.FLOAT16
         for r, count in _pieces(self._size, OFFSETS_OF_LOAD if joins else 1):
             if count == 1:
@@ -175,6 +175,24 @@ class SparseGroup:
                     yield offset, T.bind(T.Broadcast(weights[first + r + i], width))
                 else:  # TVM allows no more lanes out of a shuffle than into it
                     yield offset, T.bind(T.Shuffle([loaded] * (width // count), [i] * width))
+
+    def _hint(self, step: Expr) -> None:
+        """Ask for the weights of later steps.
+
+        A hint takes the place of a load. In float16, hints of every step are 6 to 10 % of the
+        loads, so that the steps whose weights share a cache line give one. In float32, where a
+        step has twice the bytes, a hint in every step is as fast.
+        """
+        ahead, dtype = step * self._size + PREFETCH_DISTANCE, self._arguments.dtype
+        steps = max(CACHE_LINE_BYTES // dtype.bytes // self._size, 1)
+        if dtype == DType.FLOAT32 or steps == 1:
+            prefetch(self._positions[ahead])
+            prefetch(self._weights[ahead])
+            return
+        shared = 1 << (steps.bit_length() - 1)
+        with T.If(T.EQ(step % shared, T.int64(0))), T.Then():
+            prefetch(self._positions[ahead])
+            prefetch(self._weights[ahead])
 
 
 def _pieces(size: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -132,6 +132,19 @@ def test_asks_for_residuals_where_outputs_do_not_fit(k_block):
     assert hints(8, FULL) == hints(8, PLAIN)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "group", "shared"),
+    [(DType.FLOAT16, 8, 4), (DType.FLOAT16, 5, 4), (DType.FLOAT16, 12, 2), (DType.FLOAT32, 8, 1)],
+)
+def test_steps_of_a_cache_line_share_a_hint(dtype, group, shared):
+    tiling, cpu = SparseTiling(group, 256), profile("sapphirerapids")
+    script = sparse_linear(2, 64, 64, 256, tiling, PLAIN, cpu, dtype).script()
+    assert "llvm.prefetch" in script
+    assert re.findall(r"if \S+ % T.int64\((\d+)\) == T.int64\(0\)", script) == (
+        [str(shared)] if shared > 1 else []
+    )
+
+
 def test_kernel_is_shared_by_weights_of_one_shape():
     cpu = native()
     tiling, lanes = SparseTiling(4, 32), cpu.vector_lanes()
