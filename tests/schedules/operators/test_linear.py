@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import FLOATS, DType
 from tvm_sparse.formats.dense import pack_linear
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.linear import linear
@@ -35,7 +35,7 @@ def build(func, cpu):
     rows=st.integers(1, 4),
     vectors=st.integers(1, 4),
     epilogue=st.sampled_from([Epilogue(), FULL, Epilogue(bias=True), Epilogue(residual=True)]),
-    dtype=st.sampled_from(DType),
+    dtype=st.sampled_from(FLOATS),
 )
 def test_any_size(n, k, rows, vectors, epilogue, dtype):
     cpu = native()

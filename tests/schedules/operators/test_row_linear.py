@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.dtypes import DType
+from tvm_sparse.dtypes import FLOATS
 from tvm_sparse.formats.rows import pack_rows, tile_channels
 from tvm_sparse.formats.windows import WINDOWS, WindowSparse
 from tvm_sparse.schedules.emit.epilogue import Epilogue
@@ -63,7 +63,7 @@ def check(weight, rows, kernel, arrays, epilogue, cpu=None):
     tile=st.integers(1, 4),
     jobs=st.integers(1, 3),
     epilogue=st.sampled_from(EPILOGUES),
-    stored=st.sampled_from(DType),
+    stored=st.sampled_from(FLOATS),
 )
 def test_dense_of_any_size(n, k, rows, width, vectors, tile, jobs, epilogue, stored):
     width = width if width <= n else 1

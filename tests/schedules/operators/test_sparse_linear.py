@@ -75,7 +75,7 @@ def random_weight(n, k, density, seed=0):
     split=st.booleans(),
     tile=st.integers(1, 3),
     epilogue=st.sampled_from([PLAIN, FULL, Epilogue(bias=True), Epilogue(residual=True)]),
-    dtype=st.sampled_from(DType),
+    dtype=st.sampled_from(FLOATS),
 )
 def test_any_size(n, k, density, rows, vectors, group, k_block, split, tile, epilogue, dtype):
     n = 2 * n if split else n
