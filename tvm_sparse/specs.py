@@ -6,6 +6,7 @@ The check of a caller's arrays is here too.
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,6 +55,10 @@ class TensorSpec:
     def _dimensions(self) -> str:
         return ", ".join("?" if size == -1 else str(size) for size in self.shape)
 
+    @functools.cached_property
+    def _dtype(self) -> np.dtype:
+        return np.dtype(self.dtype)
+
     @property
     def is_static(self) -> bool:
         """Whether all dimensions are numbers that are known."""
@@ -99,6 +104,8 @@ class TensorSpec:
         InputError
             If `value` has another shape or dtype; nothing is converted silently.
         """
+        if type(value) is np.ndarray and value.dtype == self._dtype and value.shape == self.shape:
+            return value
         # Importing numpy.ma takes as long as an inference; who has such an array has imported it.
         masked = sys.modules.get("numpy.ma")
         if masked is not None and isinstance(value, masked.MaskedArray):
@@ -107,7 +114,7 @@ class TensorSpec:
             )
         with border(InputError, f"input {self.name!r}: not an array", f"expected {self}"):
             array = np.asarray(value)
-        if array.dtype != np.dtype(self.dtype):
+        if array.dtype != self._dtype:
             raise InputError(
                 f"input {self.name!r}: expected dtype {self.dtype}, got {array.dtype}; "
                 f"convert it with .astype({self.dtype!r})"

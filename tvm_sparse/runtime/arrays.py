@@ -26,7 +26,8 @@ def to_arrays(
     taken = list(inputs)
     outputs: dict[str, np.ndarray] = {}
     for spec, tensor in zip(info.outputs, tensors, strict=True):
-        array = _to_array(tensor)
+        # NumPy shares the memory of types that it has by itself, and gets a copy of others.
+        array = np.from_dlpack(tensor) if spec.dtype in _OF_NUMPY else tensor.numpy()
         # An output may be a view of an input, of another output or of a weight.
         if spec.name in info.constant_outputs or any(
             np.may_share_memory(array, other) for other in taken
@@ -90,7 +91,7 @@ def in_order(
 
 def to_tensor(array: np.ndarray) -> tvm_ffi.Tensor:
     """Return `array` as TVM takes it: in its own memory if DLPack allows that, else as a copy."""
-    if array.dtype.name not in _OF_NUMPY:
+    if array.dtype not in _DTYPES_OF_NUMPY:
         import tvm
 
         return tvm.runtime.tensor(array)
@@ -100,19 +101,14 @@ def to_tensor(array: np.ndarray) -> tvm_ffi.Tensor:
     return tvm_ffi.from_dlpack(array)
 
 
-def _to_array(tensor: Any) -> np.ndarray:
-    """Return `tensor` for NumPy: in its own memory, or as a copy if NumPy lacks its dtype."""
-    if str(tensor.dtype) not in _OF_NUMPY:
-        return tensor.numpy()
-    return np.from_dlpack(tensor)
-
-
 def prepare_types(info: LibraryInfo) -> None:
     """Import what converts the inputs and outputs of a library, if NumPy lacks a type of theirs."""
     if any(spec.dtype not in _OF_NUMPY for spec in (*info.inputs, *info.outputs)):
         import tvm  # noqa: F401
 
 
-_OF_NUMPY = frozenset(np.dtype(code).name for code in np.typecodes["AllInteger"] + "?efd")
+_DTYPES_OF_NUMPY = frozenset(map(np.dtype, np.typecodes["AllInteger"] + "?efd"))
 """Types that NumPy has by itself. It has others, such as bfloat16, from ml_dtypes; DLPack refuses
 them, and TVM copies them."""
+
+_OF_NUMPY = frozenset(dtype.name for dtype in _DTYPES_OF_NUMPY)

@@ -21,7 +21,7 @@ from tvm_sparse.runtime.loaded import LibraryFile, LoadedLibrary
 from tvm_sparse.runtime.machine import STARTING, Machine
 from tvm_sparse.runtime.packing import Sentences, run_packed
 from tvm_sparse.runtime.pickling import reduced
-from tvm_sparse.runtime.running import CLOSED, running
+from tvm_sparse.runtime.running import CLOSED, RUNNING
 from tvm_sparse.runtime.session import Session
 from tvm_sparse.runtime.weights import by_function
 from tvm_sparse.specs import Sizes, TensorSpec
@@ -147,7 +147,7 @@ class Engine:
             If the engine is closed.
         """
         arrays = self._checked(inputs, named)
-        with running():
+        with RUNNING:
             result = self.usable_machine().run([to_tensor(array) for array in arrays])
         return to_arrays(result, self.info, arrays)
 
@@ -193,12 +193,12 @@ class Engine:
             As `run` raises them, for what is known before the inference.
         """
         arrays = self._checked(inputs, named)
-        with running():
+        with RUNNING:
             machine = self.usable_machine()
             tensors = [to_tensor(array) for array in arrays]
 
             def infer() -> dict[str, np.ndarray]:
-                with running():
+                with RUNNING:
                     result = machine.call(tensors)
                 return to_arrays(result, self.info, arrays)
 

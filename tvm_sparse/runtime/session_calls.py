@@ -11,7 +11,7 @@ import tvm_ffi
 from numpy.typing import NDArray
 
 from tvm_sparse.runtime.arrays import to_tensor
-from tvm_sparse.runtime.running import running
+from tvm_sparse.runtime.running import RUNNING
 from tvm_sparse.sizes.cached_attention import STATE_COLUMNS
 from tvm_sparse.sizes.decoder import Decoder, function_name
 
@@ -86,7 +86,7 @@ class Call:
         memories = [part.memory for part in parts]
         places = memories[0].alone(rows) if len(parts) == 1 else _places(memories, rows)
         given = [to_tensor(ids), to_tensor(_state(parts, rows)), *places]
-        with running():
+        with RUNNING:
             machine = self._engine.usable_machine()
             result = machine.run(given, function_name(rows, last_only))
         return np.from_dlpack(result).astype("float32", copy=False)[0]
