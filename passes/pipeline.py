@@ -20,13 +20,6 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.precision import PrecisionOption, chosen, resolve
 from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
-from tvm_sparse.layer_report import (
-    EXPANDED,
-    FILE_LAYERS,
-    LayerReport,
-    layer_reports,
-    with_expanded,
-)
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
@@ -79,13 +72,13 @@ from tvm_sparse.passes.padding.drop_padding import (
     with_rows,
 )
 from tvm_sparse.passes.padding.map_padding import MapPadding
-from tvm_sparse.passes.regions.form_regions import REGIONS, FormRegions
+from tvm_sparse.passes.regions.fewer_threads import is_small, may_be_small
+from tvm_sparse.passes.regions.form_regions import FormRegions
 from tvm_sparse.passes.regions.plan_for_hints import PlanForHints
+from tvm_sparse.passes.reporting import compile_report
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
-from tvm_sparse.passes.sparsify.decisions import LAYERS
 from tvm_sparse.passes.sparsify.fuse_epilogue import FuseEpilogue
-from tvm_sparse.passes.sparsify.keeps_default import kept_by_tvm
-from tvm_sparse.passes.sparsify.measure_sparsity import WEIGHTS, MeasureSparsity
+from tvm_sparse.passes.sparsify.measure_sparsity import MeasureSparsity
 from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.passes.sparsify.move_to_panels import MoveToPanels
 from tvm_sparse.passes.sparsify.pack_block_weights import PackBlockWeights
@@ -265,6 +258,16 @@ def front(
         return Front(mod, known.plan_for, used)
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A model with its regions, for a processor; `made` says what became of it."""
+
+    mod: tvm.IRModule
+    cpu: CpuProfile
+    made: CompileReport
+    point: Mapping[str, int]
+
+
 def pipeline(
     columns: ColumnRows = "auto",
     overlap: OverlapOption = "auto",
@@ -275,6 +278,7 @@ def pipeline(
     keep_float32: Collection[str] = (),
     hints: Hints | None = None,
     padding: PaddingOption = "keep",
+    fewer_threads: bool = False,
 ) -> tvm.transform.Pass:
     """Return the whole pipeline, for the target in scope or else for this machine.
 
@@ -297,6 +301,8 @@ def pipeline(
     padding : str
         What becomes of padded tokens, as `DropPadding` takes it. If they cannot be dropped that
         shall be, `ModelError` says why; TVM raises RuntimeError.
+    fewer_threads : bool
+        Whether a network that is too small for several threads is planned for one.
     """
     several = each_hint(hints or {})
 
@@ -316,49 +322,29 @@ def pipeline(
         target: Any,
         planned: Sequence[Mapping[str, int]],
     ) -> tvm.IRModule:
-        found = front(mod, cpu, lookups, keep_float32, padding)
-        regions = FormRegions(cpu, columns, overlap, found.plan_for)
-        points = [with_rows(found.mod, hints) for hints in planned]
-        with target, planned_for(points[0]):
-            mod = tvm.transform.Sequential([PlanForHints(points), regions])(found.mod)
-            made = _report(mod, cpu, found.used, chosen(precision, cpu))
+        def planned_on(cpu: CpuProfile, lookups: Lookups | None) -> _Planned:
+            found = front(mod, cpu, lookups, keep_float32, padding)
+            regions = FormRegions(cpu, columns, overlap, found.plan_for)
+            points = [with_rows(found.mod, hints) for hints in planned]
+            with cpu.to_target(), planned_for(points[0]):
+                formed = tvm.transform.Sequential([PlanForHints(points), regions])(found.mod)
+                made = compile_report(formed, cpu, found.used, chosen(precision, cpu))
+            return _Planned(formed, cpu, made, points[0])
+
+        plan = planned_on(cpu, lookups)
+        if fewer_threads and not sizes_of(mod) and may_be_small(plan.mod, plan.made, cpu):
+            alone = planned_on(dataclasses.replace(cpu, cores=1), None)
+            if is_small(plan.made, alone.made):
+                plan, target = alone, alone.cpu.to_target()
+        made = plan.made
+        with target, planned_for(plan.point):
             (report or CompileReport.log)(made)
             if made.refusal:
                 raise ModelError(made.refusal)
             if strict and made.warnings:
                 raise ModelError(made.warnings[0])
-            mod = tvm.transform.Sequential([CountMultiples(), *lower(cpu)])(mod)
+            mod = tvm.transform.Sequential([CountMultiples(), *lower(plan.cpu)])(plan.mod)
             with without_passes(*[MEMORY_PLANNING] if has_branches(mod) else []):
                 return relax.get_pipeline("default_build")(mod)
 
     return run
-
-
-def layers_of(mod: tvm.IRModule, regions: Mapping[str, int]) -> tuple[LayerReport, ...]:
-    """Return what became of the layers of a module from `front`.
-
-    Parameters
-    ----------
-    mod : IRModule
-        The module.
-    regions : mapping of str to int
-        The number of the region of each operator that is in one, by the name of its result.
-    """
-    file_layers = mod.attrs.get(FILE_LAYERS, ())
-    layers = layer_reports(mod.attrs[WEIGHTS], mod.attrs[LAYERS], file_layers, regions)
-    return with_expanded(layers, mod.attrs.get(EXPANDED, {}))
-
-
-def _report(mod: tvm.IRModule, cpu: CpuProfile, used: UsedRecords, precision: str) -> CompileReport:
-    """Return what became of the layers and the regions of a module from `FormRegions`."""
-    formed = mod.attrs.get(REGIONS, ())
-    regions = {str(name): i for i, region in enumerate(formed) for name in region["layers"]}
-    alone = (layer for layer in mod.attrs[LAYERS] if str(layer["layer"]) not in regions)
-    seconds = sum(float(part["seconds"]) for part in (*formed, *alone))
-    layers, used = layers_of(mod, regions), used.with_regions(formed)
-    kept = kept_by_tvm(mod) if sizes_of(mod) else ""
-    padding = {name: str(decision(mod).get(name, "")) for name in ("text", "mask", "refusal")}
-    return CompileReport(
-        layers, tuple(formed), seconds, cpu.cores, used, precision, kept,
-        padding["text"], padding["mask"], padding["refusal"],
-    )  # fmt: skip

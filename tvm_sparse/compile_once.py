@@ -58,7 +58,6 @@ def compile_once(
             machine=cpu.architecture,
             instruction_sets=needed_sets(cpu, is_quantized=is_quantized(imported.mod)),
             fallbacks=imported.fallbacks,
-            threads=cpu.cores,
             precision=cpu.activations,
             bounds=allowed(bounds, imported.bounds),
             multiples=imported.multiples,
@@ -71,7 +70,8 @@ def compile_once(
             with border(CompilationError, f"{name} cannot be compiled", PLEASE_REPORT), tvm_target:
                 mod, weights, read_by = lift_weights(passes(mod))
                 placed = Weights.of(weights, read_by)
-                info = replace(info, weights=placed, mask=reports[0].packed_mask)
+                mask, cores = reports[0].packed_mask, reports[0].threads
+                info = replace(info, weights=placed, mask=mask, threads=cores)
                 code = compile_code(describe(mod, info), tvm_target, info.machine, use_cache)
         except ModelError as error:
             if reports and reports[0].refusal:

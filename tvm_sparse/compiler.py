@@ -96,7 +96,8 @@ def compile(
         The name of a CPU profile; ``"native"`` is this machine. Suffixes add or take away what
         half precision uses: ``"x86-64-v4+fp16"``, ``"sapphirerapids-amx"``.
     threads : int, optional
-        Threads that an inference runs on; by default all cores that this process may use.
+        Threads that an inference runs on. By default one for a small network, whose callers then
+        compute their calls themselves, and otherwise all cores that this process may use.
     columns : "auto", "off" or int
         Whether operators are grouped into regions that run as tensor columns; a number is the rows
         of a column.
@@ -234,6 +235,7 @@ def compile(
     refusal = no_fallback(cpu.architecture, fallback)
     passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
     passes = functools.partial(passes, precision=precision, hints=hints, padding=padding)
+    passes = functools.partial(passes, fewer_threads=threads is None)
     once = functools.partial(
         compile_once, pipeline=passes, cpu=cpu, threads=threads, streams=streams, named=named,
         no_fallback=refusal, hints=each_hint(hints or {}), bounds=bounds or {},

@@ -90,7 +90,8 @@ def compare(
     inputs : mapping of str to array, optional
         The inputs; by default `random_inputs` of the model.
     threads : int, optional
-        The number of threads of every engine; by default all usable cores.
+        The number of threads of every engine; by default all usable cores, of which ours uses one
+        for a small network.
     rounds : int
         Number of rounds.
     seconds : float
@@ -120,7 +121,7 @@ def compare(
     unknown = [engine for engine in engines if engine not in (OURS, *PEERS)]
     if unknown:
         raise InputError(f"unknown engine {unknown[0]!r}: it is one of {', '.join(PEERS)}")
-    threads = threads or native().cores
+    given, threads = threads, threads or native().cores
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         work = None
@@ -145,10 +146,11 @@ def compare(
                 path = static if model is not None else None
                 if engine == OURS:
                     path = library or _compile(
-                        contender, model, shapes, threads, scratch, options or {}, progress
+                        contender, model, shapes, given, scratch, options or {}, progress
                     )
                 progress(f"loading {engine}")
-                _load(contender, path, threads, names, scratch, stack)
+                own_threads = given if engine == OURS else threads
+                _load(contender, path, own_threads, names, scratch, stack)
             except PeerError as error:
                 contender.fail(str(error))
             return contender
@@ -183,7 +185,7 @@ def _compile(
     contender: _Contender,
     model: Path | None,
     shapes: Mapping[str, Sequence[int]] | None,
-    threads: int,
+    threads: int | None,
     scratch: Path,
     options: Mapping[str, Any],
     progress: Callable[[str], None],
@@ -209,7 +211,7 @@ def _compile(
 def _load(
     contender: _Contender,
     path: Path | None,
-    threads: int,
+    threads: int | None,
     names: Sequence[str],
     scratch: Path,
     stack: ExitStack,

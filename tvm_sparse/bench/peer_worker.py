@@ -125,14 +125,15 @@ def open_openvino(path: str, threads: int, float32: bool = False) -> Engine:
     )
 
 
-def open_tvm_sparse(path: str, threads: int) -> Engine:
-    """Open a library that `tvm_sparse` compiled."""
+def open_tvm_sparse(path: str, threads: int | None) -> Engine:
+    """Open a library that `tvm_sparse` compiled, on its own number of threads if none is given."""
     import tvm_sparse
 
     engine = tvm_sparse.load(path, threads=threads)
+    is_small = threads is None and engine.threads == 1
     return Engine(
         tvm_sparse.__version__,
-        "",
+        "one thread, as compiled" if is_small else "",
         run=engine.run,
         arrays=lambda outputs: list(outputs.values()),
         precision=str(engine.info.precision),
@@ -168,7 +169,7 @@ class Worker:
         compiler.compile(model, **options).save(library)
         return {"seconds": time.perf_counter() - start}
 
-    def load(self, path: str, threads: int, float32: bool = False) -> dict[str, Any]:
+    def load(self, path: str, threads: int | None, float32: bool = False) -> dict[str, Any]:
         """Load a model, or a library if the engine is ours; perhaps told to compute in float32."""
         module, open_model = ENGINES[self.kind]
         importlib.import_module(module)

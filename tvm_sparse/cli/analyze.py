@@ -16,7 +16,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )
     arguments.add_model(command)
     arguments.add_hints(command)
-    arguments.add_threads(command)
+    arguments.add_threads(command, arguments.SMALL_NETWORKS)
     arguments.add_precision(command)
     arguments.add_columns(command)
     arguments.add_records(command)

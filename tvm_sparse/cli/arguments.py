@@ -93,11 +93,13 @@ def add_padding(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_threads(command: argparse.ArgumentParser) -> None:
+SMALL_NETWORKS = "one for a small network, else all usable cores"
+"""The threads that compiled code runs on by default."""
+
+
+def add_threads(command: argparse.ArgumentParser, default: str = "all usable cores") -> None:
     """Declare the number of threads."""
-    command.add_argument(
-        "--threads", type=int, metavar="N", help="threads (default: all usable cores)"
-    )
+    command.add_argument("--threads", type=int, metavar="N", help=f"threads (default: {default})")
 
 
 def add_precision(command: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def declare(verbs: arguments.Verbs) -> None:
         help="size of a dimension that inferences choose, at which a library is measured",
     )  # fmt: skip
     arguments.add_board(command, "a board")
-    arguments.add_threads(command)
+    arguments.add_threads(command, arguments.SMALL_NETWORKS)
     arguments.add_precision(command)
     arguments.add_columns(command)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")

@@ -30,7 +30,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )  # fmt: skip
     arguments.add_sizes(command)
     arguments.add_padding(command)
-    arguments.add_threads(command)
+    arguments.add_threads(command, arguments.SMALL_NETWORKS)
     arguments.add_precision(command)
     command.add_argument(
         "--cache", default="auto", metavar="auto|float32|float16",

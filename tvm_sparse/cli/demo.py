@@ -13,7 +13,7 @@ def declare(verbs: arguments.Verbs) -> None:
     command = arguments.add_verb(
         verbs, "demo", "builds pruned models, compiles, checks and measures them", run
     )
-    arguments.add_threads(command)
+    arguments.add_threads(command, arguments.SMALL_NETWORKS)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write all results here")
 
 

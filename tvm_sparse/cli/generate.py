@@ -73,7 +73,7 @@ def declare(verbs: arguments.Verbs) -> None:
         "--tokenizer", type=Path, metavar="FILE",
         help="tokenizer.json (default: that beside the model)",
     )  # fmt: skip
-    arguments.add_threads(command)
+    arguments.add_threads(command, "those of the library")
     arguments.add_json(command)
 
 

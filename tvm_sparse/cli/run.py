@@ -21,7 +21,7 @@ def declare(verbs: arguments.Verbs) -> None:
         "-o", "--output", type=Path, default=Path("outputs.npz"), metavar="FILE.npz",
         help="where the outputs go (default: outputs.npz)",
     )  # fmt: skip
-    arguments.add_threads(command)
+    arguments.add_threads(command, "those of the library")
     arguments.add_json(command)
 
 

@@ -18,7 +18,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )
     command.add_argument("library", type=Path, metavar="LIB.so", help="library compiled from it")
     arguments.add_calibration(command)
-    arguments.add_threads(command)
+    arguments.add_threads(command, arguments.SMALL_NETWORKS)
     arguments.add_json(command)
     limits.declare(command)
 

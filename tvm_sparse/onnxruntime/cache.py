@@ -44,7 +44,6 @@ def compiled_library(
     ModelError, InputError
         As `tvm_sparse.compile` raises them.
     """
-    threads = threads or usable_cores()
     if not cache:
         return _compiled(model, shapes, threads, precision, hints)
     library = Path(cache).expanduser() / f"{_digest(model, shapes, threads, precision)}.so"
@@ -81,7 +80,7 @@ def open_shapes(model: Path) -> dict[str, tuple[int | str, ...]] | None:
 def _compiled(
     model: Path,
     shapes: Mapping[str, Sequence[int | str]],
-    threads: int,
+    threads: int | None,
     precision: Any,
     hints: Mapping[str, int] | None,
 ) -> tvm_sparse.Engine:
@@ -92,12 +91,13 @@ def _compiled(
 
 
 def _digest(
-    model: Path, shapes: Mapping[str, Sequence[int | str]], threads: int, precision: str
+    model: Path, shapes: Mapping[str, Sequence[int | str]], threads: int | None, precision: str
 ) -> str:
     """Return a name for a library, from all that it is made of."""
     found = hashlib.sha256()
-    settings = [sorted((name, list(shape)) for name, shape in shapes.items()), threads, precision]
-    found.update(json.dumps([*settings, __version__]).encode())
+    known = sorted((name, list(shape)) for name, shape in shapes.items())
+    settings = [known, threads or f"of {usable_cores()}", precision, __version__]
+    found.update(json.dumps(settings).encode())
     for path in ModelFiles(model):
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())

@@ -33,6 +33,11 @@ class UsedRecords:
     by_records: int = 0
     by_cost_model: int = 0
 
+    @property
+    def are_used(self) -> bool:
+        """Whether there are any."""
+        return bool(self.lanes or self.layers or self.by_records)
+
     def with_regions(self, regions: Sequence[Mapping[str, Any]]) -> UsedRecords:
         """Return the same with the regions counted by who planned them.
 

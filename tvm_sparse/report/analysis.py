@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from tvm import relax
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption, check_column_options
 from tvm_sparse.columns.shapes import RegionShape, part
+from tvm_sparse.compile_report import CompileReport
 from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.costs.regions import Prediction, predict_alone
 from tvm_sparse.cpu.precision import PrecisionOption, chosen, processor
@@ -23,9 +24,12 @@ from tvm_sparse.frontends.load import import_module, import_step, no_fallback
 from tvm_sparse.layer_report import LayerReport, explained
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.regions.fewer_threads import is_small, may_be_small
 from tvm_sparse.passes.regions.form_regions import PREFIX, REGION, FormRegions
 from tvm_sparse.passes.regions.region_planner import PlannedRegion, RegionPlanner
+from tvm_sparse.passes.reporting import compile_report, layers_of
 from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.specs import Hints
 from tvm_sparse.verification.calibration import calibration_for
 
@@ -111,6 +115,17 @@ class Analysis:
         }
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """A model for a processor without regions and with them; `made` says what became of it."""
+
+    cpu: CpuProfile
+    alone: tvm.IRModule
+    together: tvm.IRModule
+    regions: tuple[PlannedRegion, ...]
+    made: CompileReport
+
+
 @one_at_a_time
 def analyze(
     model: str | os.PathLike[str] | tvm.IRModule,
@@ -151,20 +166,28 @@ def analyze(
     hinted = Hinted(model, None, {}) if imported else at_hints(model, shapes, hints)
     imported = imported or import_module(hinted.model, hinted.shapes, no_fallback(cpu.architecture))
     calibrated = calibration_for(cpu, model, shapes, hints, calibration)
-    front = pipeline.front(imported.mod, cpu, records.lookups_on(cpu), calibrated.keep_float32)
-    planner = RegionPlanner(cpu, columns, overlap, front.plan_for)
-    together = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(front.mod)
-    regions = tuple(planner.planned)
-    operators = _operators(together, regions)
+
+    def planned_on(cpu: CpuProfile, lookups: Lookups) -> _Planned:
+        found = pipeline.front(imported.mod, cpu, lookups, calibrated.keep_float32)
+        planner = RegionPlanner(cpu, columns, overlap, found.plan_for)
+        formed = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(found.mod)
+        made = compile_report(formed, cpu, found.used, precision)
+        return _Planned(cpu, found.mod, formed, tuple(planner.planned), made)
+
+    plan = planned_on(cpu, records.lookups_on(cpu))
+    if threads is None and not hinted.sizes and may_be_small(plan.together, plan.made, cpu):
+        alone = planned_on(replace(cpu, cores=1), Lookups())
+        plan = alone if is_small(plan.made, alone.made) else plan
+    operators = _operators(plan.together, plan.regions)
     numbers = {
         operator.name: operator.region for operator in operators if operator.region is not None
     }
-    layers = explained(pipeline.layers_of(front.mod, numbers), calibrated.layers)
+    layers = explained(layers_of(plan.alone, numbers), calibrated.layers)
     name = "module" if isinstance(model, tvm.IRModule) else Path(model).stem
     why = f", not calibrated ({calibrated.refusal})" if calibrated.refusal else ""
     return Analysis(
-        name, cpu, layers, operators, regions, front.mod, together, chosen(precision, cpu) + why,
-        str(hinted),
+        name, plan.cpu, layers, operators, plan.regions, plan.alone, plan.together,
+        chosen(precision, cpu) + why, str(hinted),
     )  # fmt: skip
 
 

@@ -71,7 +71,8 @@ class Engine:
         counts.check_threads(threads)
         counts.check_streams(streams)
         self.info = info
-        self.threads = threads or counts.share_of_cores(usable_cores(), streams)
+        share = counts.share_of_cores(usable_cores(), streams)
+        self.threads = threads or min(info.threads or share, share)
         self.streams = streams
         self.report = report
         self._code: Code | None = code
@@ -83,7 +84,8 @@ class Engine:
             ", ".join(map(str, specs)) for specs in (self.info.inputs, self.info.outputs)
         )
         streams = "" if self.streams == 1 else f"{self.streams} streams of "
-        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {streams}{self.threads} threads)"
+        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
+        return f"Engine({inputs} -> {outputs}; {self.info.cpu}, {streams}{threads})"
 
     def __enter__(self) -> Engine:
         return self

@@ -18,9 +18,9 @@ def load(path: str | os.PathLike[str], threads: int | None = None, streams: int 
     path : str or PathLike
         The library.
     threads : int, optional
-        Threads that an inference runs on; by default all cores that this process may use, or the
-        share of one stream. The logger ``tvm_sparse`` gets one warning if the library was compiled
-        for another number.
+        Threads that an inference runs on; by default those that the library was compiled for, or
+        all cores that this process may use, or the share of one stream, if they are fewer. The
+        logger ``tvm_sparse`` gets one warning if the library was compiled for another number.
     streams : int
         Inferences that may run at once, each on `threads` threads.
 

@@ -84,11 +84,11 @@ class Engine(EngineProperties):
             )
         self._path = model_to_path(model)
         self._scheduler, self._cores, streams = shares(num_cores, num_streams, scheduler)
+        self._threads = None if num_cores is None else share_of_cores(self._cores, streams)
         self._examples: dict[str, np.ndarray] = {}
         self._nodes = 0
         if library.is_library(Path(self._path)):
-            threads = share_of_cores(self._cores, streams)
-            self._engine = tvm_sparse.load(self._path, threads, streams)
+            self._engine = tvm_sparse.load(self._path, self._threads, streams)
         else:
             self._engine = self._compile(batch_size, input_shapes, streams, options)
         fixed = batch_size is not None and batch_size > 0
@@ -109,7 +109,7 @@ class Engine(EngineProperties):
         model, _ = read_model(self._path)
         self._nodes = len(model.graph.node)
         bound = input_shapes(model, batch_size, shapes)
-        threads = share_of_cores(self._cores, streams)
+        threads = self._threads
         if fits(model, bound):
             engine = compiler.compile(
                 self._path, bound, threads=threads, streams=streams, **options
