@@ -1,4 +1,4 @@
-"""Models of one operator, quantized or of com.microsoft, compared with ONNX Runtime."""
+"""Models of one operator, quantized or of another domain, compared with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write(
     path : Path
         The file.
     nodes : sequence of onnx.NodeProto
-        The nodes, of the standard or of com.microsoft; they compute ``y``.
+        The nodes, of the standard, of ai.onnx.ml or of com.microsoft; they compute ``y``.
     inputs, tensors : mapping of str to array
         The inputs, and the constants.
     output : int
@@ -45,7 +45,8 @@ def write(
     result = helper.make_tensor_value_info("y", output, None)
     constants = [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()]
     graph = helper.make_graph(nodes, "quantized", given, [result], constants)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid("", opset)]
+    opsets += [helper.make_opsetid(domain, 1) for domain in ("ai.onnx.ml", "com.microsoft")]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 

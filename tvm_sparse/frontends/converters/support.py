@@ -40,6 +40,8 @@ LIMITS = {
     "RMSNormalization": "all axes of float16",
     "SimplifiedLayerNormalization": "the output of statistics",
     "Scan": "lengths known at run time only, loops of more than 512 nodes",
+    "ai.onnx.ml.Imputer": "other types than float32",
+    "ai.onnx.ml.LinearRegressor": "other types than float32, `post_transform`",
     "com.microsoft.Attention": "caches of past keys, biases of scores, rotary embedding",
     "com.microsoft.EmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.GatherBlockQuantized": "blocks along another axis than the last, in bytes",
@@ -67,8 +69,8 @@ the attribute.
 - **written out**: by the function that defines the operator in the standard; a loop by the nodes of
   its iterations.
 - **TVM**: TVM's converter, under supervision.
-- **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` that are not
-  at the end of the table, and with those of `ai.onnx.ml`.
+- **ONNX Runtime**: nobody converts it. So it is with all operators of `com.microsoft` and of
+  `ai.onnx.ml` that are not at the end of the table.
 
 | operator | converted by | not |
 | --- | --- | --- |

@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvm_sparse.frontends.converters import (
     cached,
+    classical,
     elementwise,
     experts,
     fused,
@@ -115,6 +116,8 @@ OURS |= {
         ),
     )
 }
+
+OURS |= {f"ai.onnx.ml.{name}": convert for name, convert in classical.CLASSICAL.items()}
 
 INNER: dict[str, Callable[[Node], Any]] = {cached.NAME: cached.cached_attention}
 """Operators that no file has: this package writes them into graphs."""
