@@ -8,6 +8,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_node, make_tensor_value_info
 
 import tvm_sparse
+from tvm_sparse.frontends import submodel
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.testing import models
 
@@ -67,10 +68,13 @@ def unoptimizable(path):
     return path
 
 
-def test_a_part_that_cannot_be_optimized_runs_as_it_is(tmp_path, caplog):
+@pytest.mark.parametrize("can_be_open", [True, False])
+def test_a_part_that_cannot_be_optimized_runs_as_it_is(tmp_path, caplog, monkeypatch, can_be_open):
     path = unoptimizable(tmp_path / "m.onnx")
     with pytest.raises(Exception, match="rank 3"):
         onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    if not can_be_open:
+        monkeypatch.setattr(submodel, "optimizable", lambda part: part)
     engine = tvm_sparse.compile(path)
     x = np.random.default_rng(1).standard_normal((5, 2, 4, 1)).astype("float32")
     with caplog.at_level(logging.WARNING, "tvm_sparse"):
@@ -79,7 +83,7 @@ def test_a_part_that_cannot_be_optimized_runs_as_it_is(tmp_path, caplog):
             expected = models.onnxruntime_outputs(path, inputs)
             np.testing.assert_allclose(engine.run(inputs)["y"], expected["y"], rtol=1e-5, atol=1e-6)
     if engine.info.fallbacks:
-        assert "without optimizations, since it says" in caplog.text
+        assert ("without optimizations, since it says" in caplog.text) == (not can_be_open)
 
 
 def test_an_engine_of_a_comparison_runs_what_cannot_be_optimized(tmp_path):

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.onnx_file import external_tensors, graphs_of, tensor_array
+from tvm_sparse.frontends.optimizable import optimizable
 from tvm_sparse.frontends.value_types import ValueType
 from tvm_sparse.specs import TensorSpec
 
@@ -168,7 +169,7 @@ class ModelGraph:
             )
         part.ir_version = self.model.ir_version
         part.functions.extend(self.model.functions)
-        content = part.SerializeToString(deterministic=True)
+        content = optimizable(part).SerializeToString(deterministic=True)
         specs = tuple(_spec(name, types[name]) for name in outputs)
         return inputs, Submodel(hashlib.sha256(content).hexdigest(), content, specs)
 

@@ -14,28 +14,56 @@ from tvm_sparse.specs import TensorSpec, unknown_input
 
 
 def to_arrays(
-    result: Any, info: LibraryInfo, inputs: Sequence[np.ndarray]
+    result: Any,
+    info: LibraryInfo,
+    inputs: Sequence[np.ndarray],
+    given: Sequence[tvm_ffi.Tensor],
 ) -> dict[str, np.ndarray]:
-    """Return the outputs that compiled code computed from `inputs`; they are the caller's own."""
-    tensors = [result] if isinstance(result, tvm_ffi.Tensor) else list(result)
+    """Return the outputs that compiled code computed; they are the caller's own.
+
+    Parameters
+    ----------
+    result : tensor or array of tensor
+        What the code returned.
+    info : LibraryInfo
+        What the library says about itself.
+    inputs : sequence of numpy.ndarray
+        The inputs.
+    given : sequence of tensor
+        The inputs as the code got them.
+    """
+    tensors = [result] if isinstance(result, tvm_ffi.Tensor) else _items(result)
     if len(tensors) != len(info.outputs):
         raise LibraryError(
             f"the library's description names {len(info.outputs)} outputs, and its code computes "
             f"{len(tensors)}; compile the model again"
         )
-    taken = list(inputs)
+    # NumPy's own test of whether two arrays share memory takes longer for each pair.
+    taken = [
+        (first := tensor.data_ptr(), first + array.nbytes)
+        for tensor, array in zip(given, inputs, strict=True)
+    ]
     outputs: dict[str, np.ndarray] = {}
     for spec, tensor in zip(info.outputs, tensors, strict=True):
         # NumPy shares the memory of types that it has by itself, and gets a copy of others.
         array = np.from_dlpack(tensor) if spec.dtype in _OF_NUMPY else tensor.numpy()
-        # An output may be a view of an input, of another output or of a weight.
-        if spec.name in info.constant_outputs or any(
-            np.may_share_memory(array, other) for other in taken
-        ):
-            array = array.copy()
-        taken.append(array)
-        outputs[spec.name] = array
+        first = tensor.data_ptr()
+        last = first + array.nbytes
+        # An output may be a view of a weight, of an input or of another output.
+        is_view = spec.name in info.constant_outputs
+        for begin, end in taken:
+            is_view = is_view or (first < end and begin < last)
+        taken.append((first, last))
+        outputs[spec.name] = array.copy() if is_view else array
     return outputs
+
+
+def _items(result: Any) -> list[Any]:
+    """Return the items of an array of TVM, which is slow to iterate over."""
+    return [_GET_ITEM(result, position) for position in range(len(result))]
+
+
+_GET_ITEM = tvm_ffi.get_global_func("ffi.ArrayGetItem")
 
 
 Inputs: TypeAlias = "Mapping[str, Any] | Sequence[Any] | Any | None"
@@ -61,11 +89,13 @@ def in_order(
     InputError
         If an input is missing or unknown, or inputs are given in both ways.
     """
-    names = [spec.name for spec in specs]
     if named and inputs is not None:
         raise InputError("inputs are given both by name and without one; choose one way")
     if inputs is None:
         inputs = named or {}
+    if type(inputs) in (list, tuple) and len(inputs) == len(specs):
+        return list(inputs)
+    names = [spec.name for spec in specs]
     if not isinstance(inputs, Mapping):
         # An array of PyTorch has no base class that is known here.
         if hasattr(inputs, "__array__") and len(names) == 1:
@@ -80,6 +110,8 @@ def in_order(
                 f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
             )
         return list(inputs)
+    if list(inputs) == names:
+        return list(inputs.values())
     for name in inputs:
         if name not in names:
             raise unknown_input(name, names)

@@ -150,8 +150,9 @@ class Engine:
         """
         arrays = self._checked(inputs, named)
         with RUNNING:
-            result = self.usable_machine().run([to_tensor(array) for array in arrays])
-        return to_arrays(result, self.info, arrays)
+            tensors = [to_tensor(array) for array in arrays]
+            result = self.usable_machine().run(tensors)
+        return to_arrays(result, self.info, arrays, tensors)
 
     def run_packed(self, sentences: Sentences) -> list[dict[str, np.ndarray]]:
         """Run sentences of different lengths in one inference, without work for padding.
@@ -202,7 +203,7 @@ class Engine:
             def infer() -> dict[str, np.ndarray]:
                 with RUNNING:
                     result = machine.call(tensors)
-                return to_arrays(result, self.info, arrays)
+                return to_arrays(result, self.info, arrays, tensors)
 
             return machine.submit(infer)
 
