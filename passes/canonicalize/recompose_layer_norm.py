@@ -12,14 +12,14 @@ with both means over the last axes and :math:`\gamma`, :math:`\beta` of the shap
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax.dpl import DFPattern, is_const, is_op, rewrite_call, wildcard
 
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
+from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import extents_of
 
 
@@ -31,63 +31,80 @@ class RecomposeLayerNorm:
         self, mod: tvm.IRModule, _context: tvm.transform.PassContext
     ) -> tvm.IRModule:
         """Return `mod` with every written-out LayerNorm as one operator."""
-        pattern, after = _LayerNormPattern(), mod.clone()
-        for gvar, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                # The pattern with beta comes first: inside it, the one without beta matches, too.
-                for root in (pattern.shifted, pattern.scaled):
-                    if _has_mean(func):  # the search takes longer than all other passes like it
-                        func = rewrite_call(root, pattern.rewrite, func)
-                        func = relax.analysis.remove_all_unused(func)
-                after[gvar] = func
-        return after
+        return rewrite_calls(mod, _layer_norm)
 
 
-def _has_mean(func: relax.Function) -> bool:
-    """Return whether a function calls `relax.mean`, as every written-out LayerNorm does."""
-    found: list[relax.Expr] = []
+def _layer_norm(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
+    if is_call_to(call, "relax.multiply"):
+        for normalized, gamma in _both_ways(call):
+            found = _scaled(lookup(normalized), gamma, lookup)
+            if found is not None:
+                return found
+    if is_call_to(call, "relax.add"):
+        for scaled, beta in _both_ways(call):
+            found = _shifted(lookup(scaled), beta)
+            if found is not None:
+                return found
+    return None
 
-    def visit(expr: relax.Expr) -> None:
-        if is_call_to(expr, "relax.mean"):
-            found.append(expr)
 
-    relax.analysis.post_order_visit(func, visit)
-    return bool(found)
+def _both_ways(call: relax.Call) -> Iterator[tuple[relax.Expr, relax.Expr]]:
+    first, second = call.args
+    yield first, second
+    yield second, first
 
 
-class _LayerNormPattern:
-    def __init__(self) -> None:
-        self.x, self.gamma, self.beta = wildcard(), wildcard(), wildcard()
-        self.epsilon, exponent = is_const(), is_const()
-        self.mean = is_op("relax.mean")(self.x)
-        centred = is_op("relax.subtract")(self.x, self.mean)
-        self.power = is_op("relax.power")(centred, exponent)
-        self.exponent = exponent
-        square = self.power | is_op("relax.multiply")(centred, centred)
-        self.variance = is_op("relax.mean")(square)
-        deviation = is_op("relax.sqrt")(_commuted("add", self.variance, self.epsilon))
-        normalized = is_op("relax.divide")(centred, deviation)
-        self.scaled = _commuted("multiply", normalized, self.gamma)
-        self.shifted = _commuted("add", self.scaled, self.beta)
-
-    def rewrite(self, call: relax.Call, found: Mapping[DFPattern, relax.Expr]) -> relax.Expr:
-        x, gamma = found[self.x], found[self.gamma]
-        axes = _trailing_axes(x, found[self.mean])
-        epsilon = uniform_value(found[self.epsilon])
-        if axes is None or axes != _trailing_axes(x, found[self.variance]) or epsilon is None:
-            return call
-        if self.power in found and uniform_value(found[self.exponent]) != 2.0:
-            return call
+def _scaled(normalized: relax.Expr, gamma: relax.Expr, lookup: Lookup) -> relax.Expr | None:
+    """Return ``normalized * gamma`` as a LayerNorm without shift, or None if it is none."""
+    if not is_call_to(normalized, "relax.divide"):
+        return None
+    difference, deviation = normalized.args
+    centred, root = lookup(difference), lookup(deviation)
+    if not is_call_to(centred, "relax.subtract") or not is_call_to(root, "relax.sqrt"):
+        return None
+    x, mean, total = centred.args[0], lookup(centred.args[1]), lookup(root.args[0])
+    if not is_call_to(mean, "relax.mean") or not mean.args[0].same_as(x):
+        return None
+    if not is_call_to(total, "relax.add"):
+        return None
+    axes = _trailing_axes(x, mean)
+    for squares, constant in _both_ways(total):
+        variance, epsilon = lookup(squares), uniform_value(constant)
+        if epsilon is None or not _is_variance(variance, difference, lookup):
+            continue
+        if axes is None or axes != _trailing_axes(x, variance):
+            continue
         shape = (extents_of(x) or ())[-len(axes) :]
+        if extents_of(gamma) != shape:
+            continue
         zero = relax.const(np.zeros(shape), x.ty.dtype)
-        beta = found.get(self.beta, zero)
-        if not extents_of(gamma) == extents_of(beta) == shape:
-            return call
-        return relax.op.nn.layer_norm(x, gamma, beta, axes, epsilon)
+        return relax.op.nn.layer_norm(x, gamma, zero, axes, epsilon)
+    return None
 
 
-def _commuted(op: str, a: DFPattern, b: DFPattern) -> DFPattern:
-    return is_op(f"relax.{op}")(a, b) | is_op(f"relax.{op}")(b, a)
+def _is_variance(variance: relax.Expr, difference: relax.Expr, lookup: Lookup) -> bool:
+    """Return whether an expression is the mean of the squares of a difference."""
+    if not is_call_to(variance, "relax.mean"):
+        return False
+    square = lookup(variance.args[0])
+    if not is_call_to(square, "relax.power", "relax.multiply"):
+        return False
+    base, other = square.args
+    if not base.same_as(difference):
+        return False
+    is_product = is_call_to(square, "relax.multiply")
+    return other.same_as(difference) if is_product else uniform_value(other) == 2.0
+
+
+def _shifted(scaled: relax.Expr, beta: relax.Expr) -> relax.Expr | None:
+    """Return ``scaled + beta`` as one LayerNorm, or None if it is none."""
+    if not is_call_to(scaled, "relax.nn.layer_norm"):
+        return None
+    x, gamma, zero = scaled.args
+    if uniform_value(zero) != 0.0 or extents_of(beta) != extents_of(gamma):
+        return None
+    axes, epsilon = [int(axis) for axis in scaled.attrs.axes], float(scaled.attrs.epsilon)
+    return relax.op.nn.layer_norm(x, gamma, beta, axes, epsilon)
 
 
 def _trailing_axes(x: relax.Expr, mean: relax.Call) -> list[int] | None:

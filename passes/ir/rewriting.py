@@ -10,9 +10,8 @@ There are three kinds of rules:
 - `rewrite_with_sources`: the rule merges a call with the call above it, which is only allowed
   where nothing else reads that one's result.
 
-Three passes do not use this frame. `RecomposeLayerNorm` matches a pattern of nine operators with
-alternatives, which TVM's pattern language states best. `LegalizeDynamicSlice` and `LowerRegions`
-replace calls by functions that they add to the module.
+Two passes do not use this frame: `LegalizeDynamicSlice` and `LowerRegions` replace calls by
+functions that they add to the module.
 """
 
 from __future__ import annotations
