@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
+def count_nonzeros(weight: np.ndarray) -> int:
+    """Return how many elements of a weight are not zero; NaN is not."""
+    # NumPy compares float32 by vectors and counts truths by vectors, but no floats.
+    return int(np.count_nonzero(weight != 0 if weight.dtype == np.float32 else weight))
+
+
 def density_of(weight: np.ndarray) -> float:
     """Return the non-zero fraction of a weight; 0 if the weight has no elements."""
-    return np.count_nonzero(weight) / max(weight.size, 1)
+    return count_nonzeros(weight) / max(weight.size, 1)
 
 
 def word_density_of(weight: np.ndarray, per_word: int) -> float:

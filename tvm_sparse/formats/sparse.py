@@ -286,14 +286,15 @@ def _pack_block(
 ) -> tuple[NDArray[np.integer], ...]:
     """Return steps of each group, channels, offsets and values of one (chunk, K block)."""
     group = tiling.group
-    nonzeros = np.count_nonzero(block, axis=1)
+    filled = block != 0
+    nonzeros = np.count_nonzero(filled, axis=1)
     window = np.arange(len(block)) // tiling.window
     order = np.lexsort((-nonzeros, window))
     # Members of a group are stored together, so a repeated channel is stored twice, alike.
     order = np.pad(order, (0, -len(order) % group), mode="edge")
     counts = nonzeros[order].reshape(-1, group).max(axis=1)
     first_step = np.concatenate([[0], np.cumsum(counts)])
-    place, tap = np.nonzero(block[order])
+    place, tap = np.nonzero(filled[order])
     row_start = np.concatenate([[0], np.cumsum(nonzeros[order])])
     step = first_step[place // group] + np.arange(len(place)) - row_start[place]
     slot = step * group + place % group

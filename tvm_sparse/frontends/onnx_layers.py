@@ -18,6 +18,7 @@ import onnx
 from onnx import numpy_helper
 
 from tvm_sparse.formats.blocks import misfit, unpacked
+from tvm_sparse.formats.density import count_nonzeros
 from tvm_sparse.frontends.few_bits import OPERATOR as _FEW_BITS
 from tvm_sparse.frontends.few_bits import sizes_of
 from tvm_sparse.frontends.onnx_file import tensor_array
@@ -227,7 +228,9 @@ def _nonzeros(
     if isinstance(tensor, onnx.SparseTensorProto):
         return int(np.count_nonzero(tensor_array(tensor.values, folder)))
     values = tensor_array(tensor, folder)
-    return int(np.count_nonzero(values if zero_point is None else values != zero_point))
+    if zero_point is None:
+        return count_nonzeros(values)
+    return int(np.count_nonzero(values != zero_point))
 
 
 def _nonzero_codes(
