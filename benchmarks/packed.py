@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from sized_models import sized
 
 import tvm_sparse
+from tvm_sparse.dtypes import DType
 from tvm_sparse.onnx_runtime import onnxruntime
 from tvm_sparse.runtime.engine import Engine
+from tvm_sparse.testing.kernels import relative_rms
 
 Ids = NDArray[np.int64]
 Vectors = list[NDArray[np.float32]]
@@ -38,6 +40,8 @@ SPREAD = 0.7
 """The standard deviation of the logarithm of lengths."""
 VOCABULARY = 1000
 """Ids are smaller; they change no time."""
+HALF_ERROR = 1e-2
+"""The error of vectors of float16, as a share of the vectors, RMS."""
 TOKENS, VECTOR = "last_hidden_state", "pooler_output"
 
 
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE")
+    parser.add_argument("--precision", default="float32", help="float32, float16 or auto")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
     arguments = parser.parse_args()
 
@@ -112,6 +117,7 @@ def main() -> None:
     options = {
         "shapes": dict.fromkeys(inputs, ("batch", "sequence")),
         "threads": arguments.threads,
+        "precision": arguments.precision,
         "hints": {"batch": arguments.sentences, "sequence": int(arguments.mean)},
     }
     packed = tvm_sparse.compile(path, padding="drop", **options)
@@ -133,17 +139,25 @@ def main() -> None:
         for _ in range(arguments.batches)
     ]  # fmt: skip
     for batch in batches:
-        check(batch, modes)
+        check(batch, modes, packed.info.precision)
         counts = [len(one) for one in batch]
         print(f"{len(batch)} sentences, {sum(counts)} tokens, the longest {max(counts)}")
     print(flush=True)
     report(timed(batches, modes, arguments.rounds))
 
 
-def check(batch: Sequence[Ids], modes: Mapping[str, Callable[[Sequence[Ids]], Vectors]]) -> None:
-    """Raise unless all modes return the same vectors, those of our libraries bit by bit."""
+def check(
+    batch: Sequence[Ids],
+    modes: Mapping[str, Callable[[Sequence[Ids]], Vectors]],
+    precision: DType,
+) -> None:
+    """Raise unless all modes return the same vectors: our libraries of float32 bit by bit."""
     first, *others = (np.array(mode(batch)) for mode in modes.values())
     for name, found in zip(list(modes)[1:], others, strict=True):
+        if precision is DType.FLOAT16:
+            most = relative_rms(found, first)
+            assert most < HALF_ERROR, f"{name}: {most:.1e} of the vectors"
+            continue
         is_ours = name != "onnxruntime"
         tolerance = {"rtol": 0, "atol": 0} if is_ours else {"rtol": 1e-3, "atol": 1e-4}
         np.testing.assert_allclose(found, first, **tolerance, err_msg=name)
