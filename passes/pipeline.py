@@ -60,6 +60,7 @@ from tvm_sparse.passes.lower.count_multiples import (
     default_counts,
     multiples_in,
 )
+from tvm_sparse.passes.lower.legalize_quantize import legalize_quantize
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
@@ -161,7 +162,7 @@ def lower(cpu: CpuProfile) -> Passes:
         MapPadding(),
         LowerRegions(cpu),
         LowerOperators(cpu),
-        relax.transform.LegalizeOps(),
+        relax.transform.LegalizeOps({"relax.quantize": legalize_quantize}),
         ClampIndices(),
         CheckDivisors(),
         relax.transform.AnnotateTIROpPattern(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.dtypes import DType
@@ -22,6 +21,9 @@ if TYPE_CHECKING:
 
 MOST = 255
 """How far the largest integer lies above the least one."""
+
+LEAST_SCALE = 2.0**-100
+"""The inverse of a smaller scale may be infinite."""
 
 
 class RunTimeSteps:
@@ -55,17 +57,17 @@ class RunTimeIntegers(Words):
     ----------
     steps : RunTimeSteps
         The numbers.
-    covers : bool
-        Whether the steps reach from the least value to the largest one. A quotient is then one of
-        small numbers, and the exact one follows from that with the inverse and what is left over.
+    divides : bool
+        Whether each value is divided by the scale. Otherwise the quotient follows from a product
+        with the inverse and what that leaves of the value, which takes a fraction of the time. It
+        needs a scale from `LEAST_SCALE` on, and steps that reach from the least value to the
+        largest one.
     """
 
-    def __init__(self, steps: RunTimeSteps, covers: bool) -> None:
-        self.steps, self.covers = steps, covers
+    def __init__(self, steps: RunTimeSteps, *, divides: bool) -> None:
+        self.steps, self.divides = steps, divides
         self.per_word = steps.form.per_word
-        # The inverse of a subnormal number may be infinite.
-        largest = number(float(np.finfo(np.float32).max))
-        self._inverse: Expr = T.bind(T.min(number(1) / steps.scale, largest))
+        self._inverse: Expr = T.bind(number(1) / steps.scale)
         self._low: Expr = T.bind(number(ROUNDING) - steps.above)
         self._high: Expr = T.bind(number(ROUNDING + MOST) - steps.above)
 
@@ -87,7 +89,7 @@ class RunTimeIntegers(Words):
     def _quotient(self, value: Expr, lanes: int) -> Expr:
         """Return values divided by the scale."""
         scale, inverse = (across(n, lanes) for n in (self.steps.scale, self._inverse))
-        if not self.covers:
+        if self.divides:
             # The sum with `ROUNDING` has digits for this many steps; the bounds are nearer.
             most = float(1 << 21)
             near = T.max(value / scale, across(number(-most), lanes))

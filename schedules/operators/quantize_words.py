@@ -25,7 +25,7 @@ from tvm_sparse.schedules.emit.buffers import (
     vector,
     whole,
 )
-from tvm_sparse.schedules.emit.run_time_words import RunTimeIntegers, RunTimeSteps
+from tvm_sparse.schedules.emit.run_time_words import LEAST_SCALE, RunTimeIntegers, RunTimeSteps
 from tvm_sparse.schedules.emit.sizes import declare, named, size
 from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import Tensor
@@ -83,9 +83,9 @@ def quantize_words(
             part = T.axis.spatial(T.int64(parts), job % parts)
             T.reads(whole(x, (extent, channels, lanes)), whole(given, (2,)))
             T.writes(whole(y, (extent, count, lanes)))
-            words = RunTimeIntegers(RunTimeSteps(given, form), covers)
+            steps = RunTimeSteps(given, form)
 
-            def round_word(word: Expr, held: int) -> None:
+            def round_word(words: RunTimeIntegers, word: Expr, held: int) -> None:
                 for lane, width in words.pieces(lanes):
                     at = vector(T.int64(lane), width)
                     values = [x[row, word * form.per_word + i, at] for i in range(held)]
@@ -96,9 +96,21 @@ def quantize_words(
             full, rest = divmod(channels, form.per_word)
             first = T.bind(part * share)
             end = opaque(T.min(first + share, T.int64(full)))
-            with T.serial(T.int64(0), T.int64(share)) as i, T.If(first + i < end), T.Then():
-                round_word(T.bind(first + i), form.per_word)
-            if rest:
-                with T.If(T.EQ(part, T.int64(parts - 1))), T.Then():
-                    round_word(T.int64(full), rest)
+
+            def round_part(divides: bool) -> None:
+                words = RunTimeIntegers(steps, divides=divides)
+                with T.serial(T.int64(0), T.int64(share)) as i, T.If(first + i < end), T.Then():
+                    round_word(words, T.bind(first + i), form.per_word)
+                if rest:
+                    with T.If(T.EQ(part, T.int64(parts - 1))), T.Then():
+                        round_word(words, T.int64(full), rest)
+
+            if covers:
+                with T.If(steps.scale < LEAST_SCALE):
+                    with T.Then():
+                        round_part(divides=True)
+                    with T.Else():
+                        round_part(divides=False)
+            else:
+                round_part(divides=True)
     return builder.get()
