@@ -26,6 +26,7 @@ from tvm_sparse.schedules.operators.image_panels import (
 )
 from tvm_sparse.schedules.operators.int8_conv2d import Int8Conv2d
 from tvm_sparse.schedules.operators.int8_linear import Int8Linear
+from tvm_sparse.schedules.operators.int8_rows import int8_row_linear
 from tvm_sparse.schedules.operators.joined_conv2d import JoinedConv2d, joined_conv2d
 from tvm_sparse.schedules.operators.layer_norm import LayerNorm, layer_norm
 from tvm_sparse.schedules.operators.linear import DenseLinear, linear
@@ -95,6 +96,7 @@ __all__ = [
     "global_avg_pool2d",
     "global_max_pool2d",
     "image_to_panels",
+    "int8_row_linear",
     "joined_conv2d",
     "kernel",
     "layer_norm",

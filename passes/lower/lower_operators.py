@@ -16,6 +16,7 @@ from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import (
     FROM_PANELS,
+    INT8_ROW_LINEAR,
     OPERATORS,
     ROW_KERNELS,
     ROW_LINEAR,
@@ -88,7 +89,10 @@ def _call_batched(
     return relax.call_tir(gvar, [*args, *sizes], tensor_type(*shape, dtype=dtype_of(call)))
 
 
-_OF_ONE_LANE = (ROW_LINEAR.name, SPARSE_ROW_LINEAR.name, *ROW_KERNELS)
+_OF_ONE_LANE = (
+    *(ROW_LINEAR.name, SPARSE_ROW_LINEAR.name, INT8_ROW_LINEAR.name),
+    *ROW_KERNELS,
+)
 
 
 def _is_view(call: relax.Call) -> bool:

@@ -31,6 +31,7 @@ from tvm_sparse.passes.sparsify.token_lanes import token_lanes
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import leaves_lanes_idle
+from tvm_sparse.tilings.int8_rows import INT8_ROW_FAMILY
 from tvm_sparse.tilings.integers import word_density, word_form
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.row_linear import most_rows, permutes_windows
@@ -128,18 +129,25 @@ def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     array = values.value.numpy()
     array = array.T if is_call_to(call, operators.QUANTIZED_MATMUL.name) else array
     given = operators.run_time_steps_of(call)
-    steps = None if given else operators.steps_of(call)
-    quantized = QuantizedWeight(array, scale.value.numpy(), steps)
+    constant = None if given else operators.steps_of(call)
 
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
         known, words = layer.layer, word_density(layer.layer.problem, array, cpu)
+        steps = given
+        if constant is not None and INT8_ROW_FAMILY.takes(known.problem, cpu):
+            # Its kernel takes words, which are made apart from it: channels become lanes.
+            above = constant.zero_point - constant.low
+            numbers = relax.const(np.array([constant.scale, above], ACTIVATIONS))
+            steps = RunTimeSteps(numbers, covers=False)
         known = dataclasses.replace(
-            known, is_quantized=True, word_density=words, is_dynamic=given is not None
+            known, is_quantized=True, word_density=words, is_dynamic=steps is not None
         )
+        of_integers = constant if steps is None else None
+        quantized = QuantizedWeight(array, scale.value.numpy(), of_integers)
         is_linear = layer.dense is not None and isinstance(layer.dense.layer.problem, Linear)
         dense = with_integers(layer.dense) if layer.dense and is_linear else None
         return dataclasses.replace(
-            layer, layer=known, dense=dense, quantized=quantized, steps=given
+            layer, layer=known, dense=dense, quantized=quantized, steps=steps
         )
 
     return with_integers(found)

@@ -12,9 +12,11 @@ from tvm_sparse.formats.quantization import RoundedBefore
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
+from tvm_sparse.schedules.operators.int8_rows import pack_int8_rows
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.families import family_of
 from tvm_sparse.tilings.int8_conv2d import IntegerWindows
+from tvm_sparse.tilings.int8_rows import Int8RowTiling
 from tvm_sparse.tilings.integers import IntegerFamily
 
 
@@ -32,6 +34,11 @@ def quantized_layer(
     values, known = quantized.values, quantized.steps
     scales = relax.const(quantized.scale * np.float32(1 if known is None else known.scale))
     given = [] if found.steps is None else [found.steps.value]
+    if isinstance(tiling, Int8RowTiling):
+        matrix = values.reshape(problem.n, problem.k)
+        weight, corrections = map(relax.const, pack_int8_rows(matrix, tiling, cpu))
+        weights = [weight, scales, corrections, *given]
+        return operators.int8_row_linear(panels, weights, problem, family.to_fields(tiling))
     if isinstance(problem, Linear):
         matrix = values.reshape(problem.n, problem.k)
         *weight, corrections = map(relax.const, packed_int8(matrix, known, tiling, cpu))

@@ -39,6 +39,7 @@ from tvm_sparse.tilings.families import (
 from tvm_sparse.tilings.flat_conv2d import FlatConv2dTiling
 from tvm_sparse.tilings.int8_conv2d import AmxInt8Conv2dTiling, Int8Conv2dTiling
 from tvm_sparse.tilings.int8_linear import AmxInt8LinearTiling, Int8LinearTiling
+from tvm_sparse.tilings.int8_rows import Int8RowTiling
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LinearTiling
 from tvm_sparse.tilings.row_linear import RowTiling, SparseRowTiling
@@ -57,6 +58,7 @@ LAYERS = {
     "narrow conv2d": Layer(replace(CONV, dtype=DType.FLOAT16), 0.1),
     "quantized linear": replace(LINEAR, is_quantized=True),
     "quantized conv2d": Layer(CONV, 0.1, is_quantized=True),
+    "quantized rows": Layer(Linear(4, 1, 64, 48), 0.1, is_quantized=True, is_dynamic=True),
     "few bits": Layer(BlockLinear(4, 64, 48, 4, 16), 0.1),
     "pairs": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.PAIRS), 0.5),
     "windows": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.WINDOWS, steps=40), 0.1),
@@ -83,6 +85,7 @@ TILINGS = [
     AmxInt8Conv2dTiling(128),
     SparseInt8LinearTiling(6, 4),
     SparseInt8Conv2dTiling(6, 4),
+    Int8RowTiling(16, 4, 4, 2),
 ]
 FEW_BITS = ("few bits", "pairs", "windows")
 FITTING = {
@@ -95,6 +98,7 @@ FITTING = {
     "narrow conv2d": {2, 9, 13},
     "quantized linear": {0, 3, 15, 19},
     "quantized conv2d": {2, 9, 10, 13, 17, 20},
+    "quantized rows": {1, 5, 21},
     "few bits": {6},
     "pairs": {7},
     "windows": {8},
@@ -126,7 +130,7 @@ def test_names_of_families_in_records_do_not_change():
         *("conv2d", "flat_conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
         *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
-        *("sparse_int8_linear", "sparse_int8_conv2d"),
+        *("sparse_int8_linear", "sparse_int8_conv2d", "int8_row_linear"),
     ]
     assert [kernel_to_fields(tiling)["kernel"] for tiling in TILINGS] == names
     assert [family_of(tiling) for tiling in TILINGS] == list(FAMILIES)
@@ -153,6 +157,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         *(["kernel", "channels"], ["kernel", "inputs"]),
         *(["kernel", "channels"], ["kernel", "inputs"]),
         *[["kernel", "group", "columns"]] * 2,
+        of_rows,
     ]
 
 

@@ -36,6 +36,7 @@ from tvm_sparse.tilings.int8_linear import (
     AMX_INT8_LINEAR_FAMILY,
     INT8_LINEAR_FAMILY,
 )
+from tvm_sparse.tilings.int8_rows import INT8_ROW_FAMILY, Int8RowTiling
 from tvm_sparse.tilings.joined_conv2d import JOINED_FAMILIES
 from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.tilings.linear import LINEAR_FAMILY, LinearTiling
@@ -69,6 +70,7 @@ Tiling: TypeAlias = (
     | FlatConv2dTiling
     | AmxConv2dTiling
     | DepthwiseConv2dTiling
+    | Int8RowTiling
     | AnyInt8LinearTiling
     | AnyInt8Conv2dTiling
 )
@@ -95,6 +97,7 @@ FAMILIES: tuple[Family[Any, Any], ...] = (
     AMX_INT8_CONV2D_FAMILY,
     SPARSE_INT8_LINEAR_FAMILY,
     SPARSE_INT8_CONV2D_FAMILY,
+    INT8_ROW_FAMILY,
 )
 
 _SPECIAL = (*JOINED_FAMILIES, SPARSE_INT8_LINEAR_FAMILY, SPARSE_INT8_CONV2D_FAMILY)

@@ -59,6 +59,7 @@ from tvm_sparse.passes.ir.operators.expert_linear import (
     expert_linear_of,
 )
 from tvm_sparse.passes.ir.operators.int8 import int8_conv2d, int8_linear
+from tvm_sparse.passes.ir.operators.int8_rows import INT8_ROW_LINEAR, int8_row_linear
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM, layer_norm
 from tvm_sparse.passes.ir.operators.layouts import (
     FROM_PANELS,
@@ -169,6 +170,7 @@ __all__ = [
     "GLOBAL_MAX_POOL2D",
     "HARDSWISH",
     "IMAGE_TO_PANELS",
+    "INT8_ROW_LINEAR",
     "JOINED_CONV2D",
     "LAYER_NORM",
     "LINEAR",
@@ -233,6 +235,7 @@ __all__ = [
     "in_floats",
     "int8_conv2d",
     "int8_linear",
+    "int8_row_linear",
     "is_image",
     "joined_conv2d",
     "joins_panels",

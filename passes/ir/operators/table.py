@@ -22,6 +22,7 @@ from tvm_sparse.passes.ir.operators.dynamic_range import DYNAMIC_RANGE
 from tvm_sparse.passes.ir.operators.elementwise import CONCAT, ELEMENTWISE, SLICE
 from tvm_sparse.passes.ir.operators.expert_linear import EXPERT_LINEAR, SPARSE_EXPERT_LINEAR
 from tvm_sparse.passes.ir.operators.int8 import INT8_OPERATORS
+from tvm_sparse.passes.ir.operators.int8_rows import INT8_ROW_LINEAR
 from tvm_sparse.passes.ir.operators.layer_norm import LAYER_NORM
 from tvm_sparse.passes.ir.operators.layouts import (
     FROM_PANELS,
@@ -50,7 +51,7 @@ RECORDS = (
     RECUT_STRIPS,
     *(SPARSE_LINEAR, LINEAR, AMX_LINEAR, SPARSE_ROW_LINEAR, ROW_LINEAR),
     *(SPARSE_CONV2D, JOINED_CONV2D, CONV2D, FLAT_CONV2D, AMX_CONV2D, DEPTHWISE_CONV2D),
-    *INT8_OPERATORS,
+    *(*INT8_OPERATORS, INT8_ROW_LINEAR),
     *(BLOCK_MATMUL, *BLOCK_ROWS),
     *(LAYER_NORM, ATTENTION, ROUNDED_ATTENTION, CACHED_ATTENTION),
     *(PACKED_ATTENTION, SENTENCE_ATTENTION),
