@@ -28,6 +28,7 @@ from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
+from tvm_sparse.passes.canonicalize.multiply_frames import MultiplyFrames
 from tvm_sparse.passes.canonicalize.multiply_single_pixels import MultiplySinglePixels
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
@@ -118,6 +119,7 @@ def canonicalize() -> Passes:
         FoldConstants(),
         GatherWhole(),
         MultiplySinglePixels(),
+        MultiplyFrames(),
         RecomposeExperts(),
         RecomposeLayerNorm(),
         RecomposeGelu(),
