@@ -19,7 +19,7 @@ from tvm_sparse.errors import InputError, border
 FallbackOption = Literal["onnxruntime", "off"]
 """What becomes of nodes that are not compiled: ONNX Runtime runs them, or they are an error."""
 
-CacheOption = Literal["auto", "float32", "float16"]
+CacheOption = Literal["auto", "float32", "float16", "int8"]
 """The type in which a decoder keeps keys and values of past tokens."""
 
 PaddingOption = Literal["keep", "drop", "auto"]

@@ -30,20 +30,16 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tvm.ir import PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import (
     argument,
-    converted,
     filled,
     number,
     scratch,
     vector,
 )
-from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.operators.cached_block import (
     HIDDEN,
     CachedBlock,
@@ -51,6 +47,7 @@ from tvm_sparse.schedules.operators.cached_block import (
     exp_vector,
     first_lane,
 )
+from tvm_sparse.schedules.operators.cached_memory import CacheMemory
 from tvm_sparse.schedules.operators.cached_rows import CachedRows
 from tvm_sparse.sizes.cached_attention import BLOCK, STATE_COLUMNS, TILE
 
@@ -116,13 +113,10 @@ class _Sequence:
         self.first, self.count, self.blocks = (nest.said(number, column) for column in (2, 3, 4))
         self.room = T.bind(self.first * nest.problem.group + number * (nest.memory.together - 1))
 
-    def cache(self, which: int) -> Expr:
+    def cache(self, which: int) -> CacheMemory:
         """Return the cache of keys (0) or of values (1)."""
-        problem = self.nest.problem
-        kind = PointerType(PrimType(problem.cache))
-        pointer = T.bind(T.reinterpret(kind, self.nest.places[T.int64(which), self.number]))
-        shape = (size(e) if isinstance(e, int) else e for e in problem.caches(self.blocks)[which])
-        return T.decl_buffer(tuple(shape), problem.cache, data=pointer)
+        address = self.nest.places[T.int64(which), self.number]
+        return CacheMemory(self.nest.problem, which, address, self.blocks)
 
 
 class _Nest:
@@ -155,20 +149,16 @@ class _Nest:
         """Store the keys and values of the new tokens, and their queries in scratch memory."""
         problem = self.problem
         with _each(problem.kv_heads) as head, self._tokens() as (token, sequence):
-            keys, values, dtype = sequence.cache(0), sequence.cache(1), DType(problem.cache)
+            keys, values = sequence.cache(0), sequence.cache(1)
             position = self.said(token, 0)
             block, place = T.bind(position // BLOCK), T.bind(position % BLOCK)
-            tile, lane = T.bind(place // TILE), T.bind(place % TILE)
-
-            def keep_key(d: Expr, value: Expr) -> None:
-                T.buffer_store(
-                    keys, converted(value, DType(problem.cache)), [head, block, tile, d, lane]
-                )
-
-            self.rows.rotated("k", token, head, position, keep_key)
-            with T.serial(T.int64(0), T.int64(problem.head_dim)) as d:
-                value = converted(self.rows.load("v", token, head, d), dtype)
-                T.buffer_store(values, value, [head, block, d // TILE, place, d % TILE])
+            with keys.storing(head, block, place) as keep_key:
+                self.rows.rotated("k", token, head, position, keep_key)
+            with (
+                values.storing(head, block, place) as keep_value,
+                T.serial(T.int64(0), T.int64(problem.head_dim)) as d,
+            ):
+                keep_value(d, self.rows.load("v", token, head, d))
             with T.serial(T.int64(0), T.int64(problem.group)) as member:
                 row = T.bind(head * self.memory.room + self._row(sequence, token, member))
 

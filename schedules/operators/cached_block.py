@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from tvm_sparse.dtypes import DType
 from tvm_sparse.schedules.emit.buffers import (
     Registers,
-    converted,
     filled,
     prefetch,
     scratch,
@@ -23,6 +21,7 @@ from tvm_sparse.sizes.cached_attention import BLOCK, TILE
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
+    from tvm_sparse.schedules.operators.cached_memory import CacheMemory
     from tvm_sparse.sizes.cached_attention import CachedAttention
 
 ACCUMULATORS = 8
@@ -76,8 +75,8 @@ class CachedBlock:
     def __init__(
         self,
         rows: RowMemory,
-        keys: Expr,
-        values: Expr,
+        keys: CacheMemory,
+        values: CacheMemory,
         head: Expr,
         block: Expr,
         valid: Expr,
@@ -117,20 +116,20 @@ class CachedBlock:
         for i in range(self.count * tiles):
             scores[i] = filled(0, TILE)
         first = T.bind(step * tiles)
-        lanes = vector(T.int64(0), TILE)
         with T.serial(T.int64(0), T.int64(head_dim)) as d:
             if rows.most_groups <= ASKING_GROUPS:
                 self._ask_ahead(first, d)
-            keys = [
-                T.bind(
-                    converted(self.keys[self.head, self.block, first + u, d, lanes], DType.FLOAT32)
-                )
-                for u in range(tiles)
-            ]
+            keys = [self.keys.load(self.head, self.block, first + u, d) for u in range(tiles)]
             for r in range(self.count):
                 query = T.bind(T.Broadcast(rows.queries[(self.query + r) * head_dim + d], TILE))
                 for u, key in enumerate(keys):
                     scores[r * tiles + u] = scores[r * tiles + u] + key * query
+        if self.keys.has_scales:
+            for u in range(tiles):
+                place = (step * tiles + u) * TILE
+                scale = T.bind(self.keys.scales(self.head, self.block, place))
+                for r in range(self.count):
+                    scores[r * tiles + u] = scores[r * tiles + u] * scale
         for r in range(self.count):
             own = T.bind(T.Cast("int32", self.position + self._token(r)))
             for u in range(tiles):
@@ -142,10 +141,10 @@ class CachedBlock:
     def _ask_ahead(self, tile: Expr, d: Expr) -> None:
         """Ask for a part of the next block: the processor itself asks within a page only."""
         ahead = self.block + 1
-        prefetch(self.keys[self.head, ahead, tile, d, T.int64(0)], to_l1=False)
+        prefetch(self.keys.elements[self.head, ahead, tile, d, T.int64(0)], to_l1=False)
         vectors = tile * self.problem.head_dim + d * self.tiles
         place = [vectors // BLOCK, vectors % BLOCK, T.int64(0)]
-        prefetch(self.values[(self.head, ahead, *place)], to_l1=False)
+        prefetch(self.values.elements[(self.head, ahead, *place)], to_l1=False)
 
     def _token(self, r: int) -> Expr:
         return (self.first_row + r) // self.problem.group
@@ -187,8 +186,10 @@ class CachedBlock:
             # A hidden position weighs nothing even if all positions of the block are hidden.
             is_hidden = score <= filled(HIDDEN, TILE)
             weight = T.bind(tirx.Select(is_hidden, filled(0, TILE), grown))
-            T.buffer_store(self.scores, weight, [place])
             total[0] = total[0] + weight
+            if self.values.has_scales:
+                weight = weight * self.values.scales(self.head, self.block, i * TILE)
+            T.buffer_store(self.scores, weight, [place])
         shrinks[r] = exp_vector(before - largest)
         weights = _total(total[0])
         T.buffer_store(rows.totals, rows.totals[at] * first_lane(shrinks[r]) + weights, [at])
@@ -205,16 +206,8 @@ class CachedBlock:
         for r in range(self.count):
             for u in range(width):
                 sums[r * width + u] = rows.sums[place(r, u)] * shrinks[r]
-        lanes = vector(T.int64(0), TILE)
         with T.serial(T.int64(0), self.valid) as i:
-            values = [
-                T.bind(
-                    converted(
-                        self.values[self.head, self.block, first + u, i, lanes], DType.FLOAT32
-                    )
-                )
-                for u in range(width)
-            ]
+            values = [self.values.load(self.head, self.block, first + u, i) for u in range(width)]
             for r in range(self.count):
                 weight = T.bind(T.Broadcast(self.scores[r * BLOCK + i], TILE))
                 for u, value in enumerate(values):
@@ -222,10 +215,6 @@ class CachedBlock:
         for r in range(self.count):
             for u in range(width):
                 T.buffer_store(rows.sums, sums[r * width + u], [place(r, u)])
-
-
-def _loaded(value: Expr) -> Expr:
-    return T.bind(converted(value, DType.FLOAT32))
 
 
 def _largest(value: Expr) -> Expr:

@@ -33,9 +33,9 @@ def declare(verbs: arguments.Verbs) -> None:
     arguments.add_threads(command, arguments.SMALL_NETWORKS)
     arguments.add_precision(command)
     command.add_argument(
-        "--cache", default="auto", metavar="auto|float32|float16",
+        "--cache", default="auto", metavar="auto|float32|float16|int8",
         help="what a decoder keeps of past tokens; auto is float16 for weights of few bits, and "
-        "otherwise the type of the file (default: auto)",
+        "otherwise the type of the file (default: auto); int8 is a quarter of float32",
     )  # fmt: skip
     command.add_argument(
         "--no-cache", action="store_true",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import operator
 import threading
 from collections.abc import Sequence
@@ -13,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.errors import InputError
+from tvm_sparse.runtime.cache_arrays import CacheArrays
 from tvm_sparse.runtime.session_calls import CacheMemory, Call, Part
 from tvm_sparse.sizes.cached_attention import blocks_for
 
 if TYPE_CHECKING:
     from tvm_sparse.runtime.engine import Engine
-
-ALIGNMENT = 64
-"""Bytes at a multiple of which caches begin: compiled code loads whole vectors."""
 
 MOST_TOKENS = 4096
 """The tokens of a session if nobody says how many."""
@@ -63,12 +60,9 @@ class Session:
         self._engine, self._decoder, self._tokens = engine, decoder, tokens
         self._position = 0
         self._lock = threading.Lock()
-        self._arrays = [
-            _aligned(shape, cache.dtype)
-            for cache in decoder.caches
-            for shape in cache.shapes(blocks_for(tokens))
-        ]
-        self._memory = CacheMemory(self._arrays)
+        blocks = blocks_for(tokens)
+        self._caches = [CacheArrays(cache, blocks) for cache in decoder.caches]
+        self._memory = CacheMemory([array for cache in self._caches for array in cache.elements])
         self._call = Call(engine, decoder)
 
     def __repr__(self) -> str:
@@ -156,13 +150,10 @@ class Session:
         Returns
         -------
         tuple of numpy.ndarray
-            Keys and values ``(1, heads, position, head_dim)``, as ONNX has them.
+            Keys and values ``(1, heads, position, head_dim)``, as ONNX has them. What is kept as
+            integers becomes float32.
         """
-        spec, count = self._decoder.caches[layer], self._position
-        keys, values = self._arrays[2 * layer : 2 * layer + 2]
-        of_keys = keys.transpose(0, 1, 2, 4, 3).reshape(spec.kv_heads, -1, spec.head_dim)
-        of_values = values.transpose(0, 1, 3, 2, 4).reshape(*of_keys.shape[:2], -1)
-        return of_keys[None, :, :count], of_values[None, :, :count, : spec.head_dim]
+        return self._caches[layer].copies(self._position)
 
     def _checked(self, ids: Sequence[int]) -> NDArray[np.int64]:
         array = np.asarray(ids)
@@ -240,11 +231,3 @@ def step_sessions(sessions: Sequence[Session], ids: Sequence[int]) -> NDArray[np
         for session in sessions:
             session._position += 1
     return logits[0] if len(logits) == 1 else np.concatenate(logits)
-
-
-def _aligned(shape: tuple[int, ...], dtype: str) -> NDArray[np.generic]:
-    """Return zeros; the system gives their memory page by page, when it is written."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.zeros(size + ALIGNMENT, np.uint8)
-    begin = -memory.ctypes.data % ALIGNMENT
-    return memory[begin : begin + size].view(dtype).reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,8 @@ class CachedAttention:
     packed : bool
         Whether queries, keys and values are one tensor, one behind the other.
     cache : str
-        The type of the elements of the cache, ``float32`` or ``float16``.
+        The type of the elements of the cache, ``float32``, ``float16`` or ``int8``. Elements of
+        ``int8`` have a scale for each position and head.
     sinks : bool
         Whether each head of queries has a score of its own that takes a share of the weights, as if
         of a position whose values are 0.
@@ -88,6 +90,11 @@ class CachedAttention:
             (self.kv_heads, blocks, BLOCK // TILE, self.head_dim, TILE),
             (self.kv_heads, blocks, self.value_vectors, BLOCK, TILE),
         )
+
+    def elements(self, blocks: Any) -> tuple[Any, Any]:
+        """Return the numbers of elements of the caches of keys and values."""
+        keys, values = self.caches(blocks)
+        return math.prod(keys), math.prod(values)
 
     def splits(self, threads: int) -> int:
         """Return into how many parts the positions of a head are cut, so that threads share."""

@@ -22,7 +22,8 @@ class CacheSpec:
     kv_heads, head_dim : int
         Heads of keys and values, and the channels of each.
     dtype : str
-        The type of the elements.
+        The type of the elements. Behind those of ``int8`` lie their scales, float32 of each head
+        and position.
     """
 
     kv_heads: int

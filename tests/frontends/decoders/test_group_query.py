@@ -155,9 +155,28 @@ def test_caches_of_half_precision(tmp_path):
     assert session.cache(0)[0].dtype == "float16"
 
 
+def test_caches_of_bytes(tmp_path):
+    """Elements are off by up to a 254th of the largest of their head; `cache` returns floats."""
+    path = TinyDecoder(layers=2).write(tmp_path / "tiny.onnx")
+    engine = tvm_sparse.compile(path, threads=1, cache="int8", verify=True)
+    exact = tvm_sparse.compile(path, threads=1, cache="float32").session()
+    session, reference = engine.session(), OnnxDecoder(path)
+    ids = list(range(20))
+    expected = reference.step(ids)
+    assert 0 < np.abs(session.step(ids) - expected).max() < 3e-2 * np.abs(expected).max()
+    exact.step(ids)
+    for found, wanted in zip(session.cache(0), exact.cache(0), strict=True):
+        assert found.dtype == "float32"
+        step = np.abs(wanted).max(-1, keepdims=True) / 127
+        assert (np.abs(found - wanted) <= 0.51 * step).all()
+    before = session.step([3, 4])
+    session.rewind(2)
+    np.testing.assert_array_equal(session.step([3, 4]), before)
+
+
 def test_options(tmp_path):
     path = TinyDecoder().write(tmp_path / "tiny.onnx")
-    with pytest.raises(InputError, match="cache must be one of 'auto', 'float32', 'float16'"):
+    with pytest.raises(InputError, match="one of 'auto', 'float32', 'float16', 'int8'"):
         tvm_sparse.compile(path, threads=1, cache="int4")
     with pytest.raises(InputError, match="hints= is not for decoders"):
         tvm_sparse.compile(path, threads=1, hints={"sequence_length": 4})
