@@ -202,18 +202,17 @@ def compile(
     if verify:
         if isinstance(model, tvm.IRModule):
             raise InputError("verify= is for ONNX files: ONNX Runtime cannot run a Relax module")
-        again: Callable[..., Engine] = functools.partial(compile, **options)
         from tvm_sparse.verification import verify as verification
 
-        def attempt(found: Mapping[str, str]) -> Engine:
-            known = {**(distrusted or {}), **found}
-            engine = again(model, shapes, strict=strict, distrusted=known)
+        def attempt(found: Mapping[str, str], used: PrecisionOption) -> Engine:
+            chosen = {**options, "precision": used, "distrusted": {**(distrusted or {}), **found}}
+            engine = compile(model, shapes, strict=strict, **chosen)
             plain: dict[str, Any] = {"hints": None, "bounds": None, "padding": "keep"}
-            part = functools.partial(again, distrusted=known, **plain)
+            part: Callable[..., Engine] = functools.partial(compile, **{**chosen, **plain})
             verify_engine(model, engine, calibration, part)
             return engine
 
-        return verification.until_right(attempt, fallback == "onnxruntime")
+        return verification.until_right(attempt, fallback == "onnxruntime", precision)
     from tvm_sparse.passes import pipeline
 
     check_threads(threads)

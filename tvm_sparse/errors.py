@@ -74,11 +74,13 @@ class VerificationError(TvmSparseError):
     ----------
     node : str
         The name of the first node that differs; empty if it is not known.
+    is_rounding : bool
+        Whether it was computed in float16, whose rounding may be the reason.
     """
 
-    def __init__(self, message: str, node: str = "") -> None:
+    def __init__(self, message: str, node: str = "", is_rounding: bool = False) -> None:
         super().__init__(message)
-        self.node = node
+        self.node, self.is_rounding = node, is_rounding
 
 
 class ToolError(TvmSparseError):

@@ -15,6 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from tvm_sparse.passes.canonicalize.attention_scores import MASKED
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.shapes import extents_of, is_symbolic, planned_as
 from tvm_sparse.passes.padding.masks import Masks
@@ -31,6 +32,11 @@ PACKED_LANES = 16
 """Tokens of a panel of packed sentences. The last panel of a sentence is half empty on average, so
 that wider panels compute more lanes for nothing than they save loads: of sentences with 54 tokens
 on average, panels of 32 lanes took 8 to 29 % longer than those of 16, with AVX2 and AVX-512."""
+
+OLDER_MASK = -1e4
+"""What older exporters add to the scores of masked tokens. Their weight is 0 in float32 unless a
+score is 9,896 above that of a real token, which no trained network comes near to; but the graph is
+no proof of it."""
 
 OUTPUTS = "tvm_sparse.outputs"
 """The attribute of a module with the names of the outputs of ``main``, for messages."""
@@ -62,11 +68,12 @@ class DropPadding:
         if self.padding == "auto" and not any(map(_is_open, main.params)):
             return mod
         try:
-            mask = _mask_of(main)
+            hidden = OLDER_MASK if self._must_drop else MASKED
+            mask = _mask_of(main, hidden)
             if self.padding == "auto" and not _is_open(mask):
                 return mod
             names = [str(name) for name in (mod.attrs or {}).get(OUTPUTS, ())]
-            rewriting = _Rewriting(main, mask, self.lanes, names)
+            rewriting = _Rewriting(main, mask, self.lanes, names, hidden)
             packed = rewriting.function(keeps_outputs=self.padding == "drop")
         except _NoMask as why:
             refusal = f"padding='drop' is for models with a mask of tokens: {why}"
@@ -125,11 +132,11 @@ def _bindings(main: relax.Function) -> list[relax.Binding]:
     return [binding for block in main.body.blocks for binding in block.bindings]
 
 
-def _mask_of(main: relax.Function) -> relax.Var:
-    """Return the input that all attentions have as their mask."""
+def _mask_of(main: relax.Function, hidden: float) -> relax.Var:
+    """Return the input that all attentions have as their mask, with a bias of at most `hidden`."""
     bound = {binding.var: binding.value for binding in _bindings(main)}
     candidates = [p for p in main.params if len(extents_of(p) or ()) == 2]
-    masks = Masks(candidates, lambda value: bound.get(value, value))
+    masks = Masks(candidates, lambda value: bound.get(value, value), hidden)
     attentions = [(var, call) for var, call in bound.items() if is_call_to(call, *ATTENTIONS)]
     used: list[relax.Var] = []
     for var, call in attentions:
@@ -138,9 +145,15 @@ def _mask_of(main: relax.Function) -> relax.Var:
         if view is None or not hides(masks, call.args[3], view.base):
             if not candidates:
                 raise _NoMask("it has no input of two axes, as a mask of tokens has")
+            layer = f"{str(var.name)!r} (attention)"
+            masks.hidden = OLDER_MASK
+            if read and view is not None and hides(masks, call.args[3], view.base):
+                raise Refusal(
+                    f"{layer} only adds {float(read.at_masked):g} to the scores of padded tokens, "
+                    "which is no proof that their weight is 0; padding='drop' takes it for one"
+                )
             raise Refusal(
-                f"{str(var.name)!r} (attention) has no mask that gives each padded token the "
-                "weight 0, and nothing else"
+                f"{layer} has no mask that gives each padded token the weight 0, and nothing else"
             )
         used += [] if any(view.base.same_as(known) for known in used) else [view.base]
     if len(used) != 1:
@@ -152,7 +165,12 @@ class _Rewriting:
     """Makes the function of packed tokens."""
 
     def __init__(
-        self, main: relax.Function, mask: relax.Var, lanes: int, outputs: Sequence[str]
+        self,
+        main: relax.Function,
+        mask: relax.Var,
+        lanes: int,
+        outputs: Sequence[str],
+        hidden: float,
     ) -> None:
         self.main, self.mask, self.outputs = main, mask, outputs
         self.builder = relax.BlockBuilder()
@@ -160,7 +178,7 @@ class _Rewriting:
         self.known: dict[relax.Var, Packed] = {}
         bound = {binding.var: binding.value for binding in _bindings(main)}
         self.map = PaddingMap.of(mask, lanes)
-        masks = Masks([mask], lambda value: bound.get(value, value))
+        masks = Masks([mask], lambda value: bound.get(value, value), hidden)
         self.packer = Packer(Tokens(self.map, self.emit), masks, self.known)
 
     def emit(self, value: relax.Expr, name: str = "lv") -> relax.Expr:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.canonicalize.attention_scores import MASKED
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import integers, is_call_to, uniform_value
 from tvm_sparse.passes.ir.operators.elementwise import ELEMENTWISE
@@ -294,5 +293,5 @@ def hides(masks: Masks, bias: relax.Expr, mask: relax.Var) -> bool:
     sentences, *repeated, keys = found.view.axes
     wanted = replace(found.view, axes=(sentences, keys))
     repeats = all(step == 0 for axis in repeated for _, step in axis)
-    is_hidden = bool(found.at_masked <= MASKED) and bool(found.at_other == 0)
+    is_hidden = bool(found.at_masked <= masks.hidden) and bool(found.at_other == 0)
     return same(wanted, own) and repeats and is_hidden

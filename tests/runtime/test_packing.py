@@ -15,9 +15,10 @@ from tvm_sparse.testing.kernels import relative_rms
 from tvm_sparse.testing.models import pruned
 
 CHANNELS, HEADS, WORDS, MOST = 32, 2, 50, 300
+LOWEST = float(np.finfo("float32").min)
 
 
-def encoder(channels: int = CHANNELS) -> tvm.IRModule:
+def encoder(channels: int = CHANNELS, hidden: float = LOWEST) -> tvm.IRModule:
     """Return a layer of a transformer, and of its result: the tokens, their mean, the first one."""
     rng, builder = np.random.default_rng(0), relax.BlockBuilder()
     batch, tokens = (tirx.Var(name, "int64") for name in ("batch", "tokens"))
@@ -49,7 +50,7 @@ def encoder(channels: int = CHANNELS) -> tvm.IRModule:
             x = norm(emit(op.add(x, table(MOST, positions))))
             seen = emit(op.astype(mask, "float32"))
             away = emit(op.subtract(const(1, "float32"), emit(op.expand_dims(seen, [1, 2]))))
-            bias = emit(op.multiply(away, const(np.finfo("float32").min, "float32")))
+            bias = emit(op.multiply(away, const(hidden, "float32")))
             q, k, v = (heads(linear(x, channels, channels)) for _ in range(3))
             mixed = emit(op.nn.attention(q, k, v, bias, 0.25))
             mixed = emit(op.reshape(mixed, (batch, tokens, channels)))
@@ -108,6 +109,18 @@ def test_valid_tokens_have_the_bits_of_the_padded_execution(dropped, kept, kind)
         some = valid.any(1)
         np.testing.assert_array_equal(got[2][some], want[2][some])
         assert not got[2][~some].any()
+
+
+def test_masks_of_older_exporters_are_dropped_on_demand():
+    dropped = tvm_sparse.compile(encoder(hidden=-1e4), padding="drop")
+    kept = tvm_sparse.compile(encoder(hidden=-1e4), padding="keep")
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (3, 17), (7, 33)):
+        given = arrays(rng, masks(rng, shape, "right"))
+        got, want = (list(engine.run(given).values()) for engine in (dropped, kept))
+        valid = given["mask"].astype(bool)
+        np.testing.assert_array_equal(got[0][valid], want[0][valid])
+        np.testing.assert_array_equal(got[1], want[1])
 
 
 @pytest.mark.skipif(not native().has_half, reason="this CPU has no float16 arithmetic")

@@ -16,6 +16,7 @@ from tvm_sparse import compiler
 from tvm_sparse.errors import InputError, VerificationError
 from tvm_sparse.frontends.graph_importer import GraphImporter
 from tvm_sparse.testing.models import pruned, write_mlp, write_onnx
+from tvm_sparse.verification import verify
 
 X = {"x": [2, 6, 16]}
 
@@ -173,3 +174,16 @@ def test_a_loaded_library(tmp_path):
 def test_relax_modules_cannot_be_verified():
     with pytest.raises(InputError, match="verify"):
         tvm_sparse.compile(tvm.IRModule(), verify=True)
+
+
+def test_what_is_not_exact_enough_in_float16_becomes_float32(caplog):
+    def attempt(distrusted, precision):
+        if precision != "float32":
+            raise VerificationError("output 'y' differs", is_rounding=True)
+        return precision, distrusted
+
+    with caplog.at_level(logging.WARNING, "tvm_sparse"):
+        assert verify.until_right(attempt, True, "auto") == ("float32", {})
+    assert caplog.messages == ["output 'y' differs. It is compiled in float32 now"]
+    with pytest.raises(VerificationError, match="differs"):
+        verify.until_right(attempt, True, "float16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from tvm_sparse.cli import arguments, limits, streams
 from tvm_sparse.errors import LibraryError
 
 if TYPE_CHECKING:
+    from tvm_sparse.cpu.precision import PrecisionOption
     from tvm_sparse.runtime.engine import Engine
     from tvm_sparse.verification.verify import Verification
 
@@ -81,7 +83,12 @@ def run(options: argparse.Namespace) -> None:
     plans = arguments.recorded_plans(options.records)
     inputs = files.read_npz(options.calibration) if options.calibration else None
 
-    def compiled(model: Path, distrusted: Mapping[str, str], strict: bool = False) -> Engine:
+    def compiled(
+        model: Path,
+        distrusted: Mapping[str, str],
+        precision: PrecisionOption,
+        strict: bool = False,
+    ) -> Engine:
         return compiler.compile(
             model,
             dict(options.shape) if model == options.model else None,
@@ -93,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
             strict,
             fallback=options.fallback,
             distrusted=distrusted,
-            precision=options.precision,
+            precision=precision,
             calibration=inputs,
             hints=dict(options.hint) if model == options.model else None,
             bounds=dict(options.bound) if model == options.model else None,
@@ -102,9 +109,11 @@ def run(options: argparse.Namespace) -> None:
             kernel_cache=not options.no_cache,
         )
 
-    def written(distrusted: Mapping[str, str]) -> tuple[Engine, Verification | None]:
+    def written(
+        distrusted: Mapping[str, str], precision: PrecisionOption
+    ) -> tuple[Engine, Verification | None]:
         update(f"compiling {options.model}")
-        engine = compiled(options.model, distrusted, options.strict)
+        engine = compiled(options.model, distrusted, precision, options.strict)
         verification = None
         with files.replacing(options.output, LibraryError, read) as temporary:
             engine.save(temporary, options.linker)
@@ -112,14 +121,14 @@ def run(options: argparse.Namespace) -> None:
                 update(f"comparing {options.model} with ONNX Runtime")
                 # The engine itself would have LLVM compile the model once more.
                 loaded = compiler.load(temporary, options.threads)
-                verification = compiler.verify_engine(
-                    options.model, loaded, inputs, lambda part: compiled(part, distrusted)
-                )
+                part = functools.partial(compiled, distrusted=distrusted, precision=precision)
+                verification = compiler.verify_engine(options.model, loaded, inputs, part)
         return engine, verification
 
     start = time.perf_counter()
     with console.progress(f"compiling {options.model}") as update:
-        engine, verification = verify.until_right(written, options.fallback == "onnxruntime")
+        can_fall_back = options.fallback == "onnxruntime"
+        engine, verification = verify.until_right(written, can_fall_back, options.precision)
     seconds = time.perf_counter() - start
     size = options.output.stat().st_size
     report = engine.report

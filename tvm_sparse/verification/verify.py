@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
+from tvm_sparse.cpu.precision import PrecisionOption
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, InputError, TvmSparseError, VerificationError
 from tvm_sparse.frontends.input_shapes import bind_shapes
@@ -193,7 +194,8 @@ def _at_shapes(
         bisection = Bisection(proto, folder, arrays, compile_part, precision)
         blame, node = bisection.blame(wrong[0].output)
         if precision is DType.FLOAT16:  # the sum of many roundings is no node's fault
-            node, blame = "", f"{blame}; compile the model in float32, or give --calibration inputs"
+            remedy = "compile the model in float32, or give --calibration inputs"
+            raise VerificationError(f"{_described(wrong)}; {blame}; {remedy}", is_rounding=True)
         raise VerificationError(f"{_described(wrong)}; {blame}. {PLEASE_REPORT}", node)
     return Verification(tuple(found))
 
@@ -206,15 +208,23 @@ def _without_padding(engine: Engine, inputs: Mapping[str, np.ndarray]) -> Mappin
     return {**inputs, engine.info.mask: np.ones_like(inputs[engine.info.mask])}
 
 
-def until_right(attempt: Callable[[Mapping[str, str]], Result], can_fall_back: bool) -> Result:
+def until_right(
+    attempt: Callable[[Mapping[str, str], PrecisionOption], Result],
+    can_fall_back: bool,
+    precision: PrecisionOption,
+) -> Result:
     """Compile and verify a model, with each node that differs run by ONNX Runtime instead.
 
     Parameters
     ----------
     attempt : callable
-        Compiles and verifies the model, where ONNX Runtime runs the nodes that the mapping names.
+        Compiles and verifies the model in a precision, where ONNX Runtime runs the nodes that the
+        mapping names.
     can_fall_back : bool
         Whether ONNX Runtime may run nodes.
+    precision : str
+        As `tvm_sparse.compile` takes it. What is not exact enough in float16 becomes float32 if it
+        is ``"auto"``.
 
     Raises
     ------
@@ -224,8 +234,12 @@ def until_right(attempt: Callable[[Mapping[str, str]], Result], can_fall_back: b
     distrusted: dict[str, str] = {}
     while True:
         try:
-            return attempt(distrusted)
+            return attempt(distrusted, precision)
         except VerificationError as error:
+            if error.is_rounding and precision == "auto":
+                _log.warning("%s. It is compiled in float32 now", error)
+                precision = "float32"
+                continue
             known = error.node in distrusted or len(distrusted) == MOST_DISTRUSTED
             if not error.node or known or not can_fall_back:
                 raise

@@ -153,6 +153,19 @@ def test_first_tokens_are_packed_even_if_the_mask_leaves_them_out():
     assert decision(after)["keeps_first"]
 
 
+def test_an_older_mask_is_no_proof_but_may_be_taken_for_one():
+    def older(b):
+        return b.emit(OP.maximum(Builder.bias(b), relax.const(-1e4, "float32")))
+
+    before = embedding(bias=older)
+    assert (
+        "'attend' (attention) only adds -10000"
+        in decision(DropPadding("auto", LANES)(before))["text"]
+    )
+    after = DropPadding("drop", LANES)(before)
+    assert decision(after)["mask"] and not decision(after).get("refusal")
+
+
 def weak(b):
     return b.emit(OP.multiply(Builder.bias(b), relax.const(1e-36, "float32")))
 
