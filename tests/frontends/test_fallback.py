@@ -16,7 +16,7 @@ from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_te
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.convex_groups import between, convex_groups, order_of_groups
 from tvm_sparse.frontends.fallback import DOMAIN, SUBMODEL, partition
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.nodes import reads
 from tvm_sparse.frontends.value_types import value_types
 
 

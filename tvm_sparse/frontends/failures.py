@@ -21,8 +21,9 @@ from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.graph_importer import first_line, no_converter
 from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.nodes import qualified
 from tvm_sparse.frontends.onnx_file import read_model
-from tvm_sparse.frontends.submodel import ModelGraph, qualified
+from tvm_sparse.frontends.submodel import ModelGraph
 
 FAILED = "compiling it failed"
 """How the reason of such a node in `Engine.info.fallbacks` begins."""

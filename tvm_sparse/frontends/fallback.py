@@ -15,7 +15,8 @@ import onnx
 from onnx import helper
 
 from tvm_sparse.frontends.convex_groups import between, convex_groups, order_of_groups
-from tvm_sparse.frontends.submodel import ModelGraph, Submodel, qualified, reads
+from tvm_sparse.frontends.nodes import qualified, reads
+from tvm_sparse.frontends.submodel import ModelGraph, Submodel
 from tvm_sparse.frontends.value_types import ValueType, with_sampled_shapes
 from tvm_sparse.specs import Fallback
 

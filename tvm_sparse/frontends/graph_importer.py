@@ -20,9 +20,10 @@ from tvm_sparse.frontends import node_values
 from tvm_sparse.frontends.converters.table import INNER, OURS, convert_node, operator_name
 from tvm_sparse.frontends.element_types import ELEMENT_TYPES, element_type
 from tvm_sparse.frontends.fallback import DOMAIN
+from tvm_sparse.frontends.nodes import reads
 from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_recurrent import RECURRENT, convert_recurrent
-from tvm_sparse.frontends.submodel import Submodel, reads
+from tvm_sparse.frontends.submodel import Submodel
 from tvm_sparse.frontends.value_types import ValueType
 from tvm_sparse.specs import RUN_SUBMODEL
 

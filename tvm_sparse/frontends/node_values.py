@@ -11,7 +11,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.element_types import DTYPES
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.nodes import reads
 from tvm_sparse.frontends.value_types import ValueType
 
 

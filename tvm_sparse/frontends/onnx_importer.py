@@ -32,9 +32,9 @@ from tvm_sparse.frontends.graph_importer import (
 )
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.input_shapes import bind_shapes
+from tvm_sparse.frontends.nodes import qualified
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
-from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.frontends.untouched_weights import untouched_weights
 from tvm_sparse.frontends.value_types import ValueType, value_types
 from tvm_sparse.layer_report import FILE_LAYERS

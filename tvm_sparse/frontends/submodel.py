@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tvm_sparse.errors import ModelError
+from tvm_sparse.frontends.nodes import qualified, reads
 from tvm_sparse.frontends.onnx_file import external_tensors, graphs_of, tensor_array
 from tvm_sparse.frontends.optimizable import optimizable
 from tvm_sparse.frontends.value_types import ValueType
@@ -38,39 +39,6 @@ class Submodel:
     key: str
     content: bytes
     outputs: tuple[TensorSpec, ...]
-
-
-def qualified(node: onnx.NodeProto) -> str:
-    """Return the operator of a node, with its domain if that is not ONNX's own."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-def reads(node: onnx.NodeProto) -> list[str]:
-    """Return the values that a node reads, those that its inner graphs capture too."""
-    names = dict.fromkeys(name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names |= dict.fromkeys(_captured(graph))
-    return list(names)
-
-
-def needed(nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
-    """Return the nodes that a result depends on, in their order."""
-    wanted, kept = {result}, []
-    for node in reversed(nodes):
-        if not wanted.isdisjoint(node.output):
-            kept.append(node)
-            wanted.update(reads(node))
-    return kept[::-1]
-
-
-def _captured(graph: onnx.GraphProto) -> Iterator[str]:
-    own = {value.name for value in (*graph.input, *graph.initializer)}
-    own |= {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
-        yield from (name for name in reads(node) if name not in own)
-        own.update(node.output)
-    yield from (value.name for value in graph.output if value.name not in own)
 
 
 class ModelGraph:

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper
 
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
-from tvm_sparse.frontends.submodel import qualified
+from tvm_sparse.frontends.nodes import qualified
 
 PRODUCTS = {"Gemm", "MatMul"}
 ELEMENTWISE = {

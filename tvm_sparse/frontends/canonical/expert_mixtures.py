@@ -35,7 +35,7 @@ from tvm_sparse.frontends.canonical.expert_proof import Sum, summed
 from tvm_sparse.frontends.canonical.expert_router import Router, router_of
 from tvm_sparse.frontends.canonical.expert_weights import ChosenWeights
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.nodes import reads
 
 
 def gather_experts(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:

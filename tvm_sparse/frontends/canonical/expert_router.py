@@ -13,7 +13,7 @@ from tvm_sparse.frontends.canonical.expert_bodies import is_product
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
 from tvm_sparse.frontends.canonical.known_values import Shape
 from tvm_sparse.frontends.canonical.static_types import static_types
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.nodes import reads
 
 _VIEWS = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 

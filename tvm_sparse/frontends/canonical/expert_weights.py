@@ -22,7 +22,7 @@ from tvm_sparse.frontends.canonical.expert_bodies import (
     in_step,
 )
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
-from tvm_sparse.frontends.submodel import qualified
+from tvm_sparse.frontends.nodes import qualified
 
 _LAST = 3
 """The axis of the channels."""

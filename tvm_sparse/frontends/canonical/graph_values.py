@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from tvm_sparse.frontends.nodes import reads
 from tvm_sparse.frontends.onnx_file import tensor_array
-from tvm_sparse.frontends.submodel import reads
 from tvm_sparse.onnx_runtime import onnxruntime
 
 _RANDOM = ("Bernoulli", "Multinomial", "Random")

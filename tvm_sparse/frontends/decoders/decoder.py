@@ -22,9 +22,9 @@ from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_r
 from tvm_sparse.frontends.decoders.tokens import tokens_of
 from tvm_sparse.frontends.decoders.view import View, is_form, view_at
 from tvm_sparse.frontends.graph_importer import GraphImporter, NotConverted, no_converter
+from tvm_sparse.frontends.nodes import qualified
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.onnx_layers import file_layers
-from tvm_sparse.frontends.submodel import qualified
 from tvm_sparse.layer_report import FILE_LAYERS
 from tvm_sparse.sizes.decoder import ROWS, Decoder, function_name
 from tvm_sparse.specs import CacheOption, TensorSpec

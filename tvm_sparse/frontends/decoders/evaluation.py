@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.frontends.submodel import reads
+from tvm_sparse.frontends.nodes import reads
 from tvm_sparse.onnx_runtime import onnxruntime
 
 

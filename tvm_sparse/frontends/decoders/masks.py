@@ -18,7 +18,7 @@ from onnx import helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.decoders.evaluation import computed
-from tvm_sparse.frontends.submodel import needed
+from tvm_sparse.frontends.nodes import needed
 
 HIDDEN = -1e4
 """A mask that is added to scores hides a position by this number, or a smaller one."""

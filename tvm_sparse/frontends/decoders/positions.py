@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tvm_sparse.frontends.decoders.evaluation import computed
-from tvm_sparse.frontends.submodel import needed, reads
+from tvm_sparse.frontends.nodes import needed, reads
 
 POSITIONS = "tvm_sparse_position_ids"
 """The name of the new input."""

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.converters.cached import DOMAIN
 from tvm_sparse.frontends.decoders.attention import STATE, FoundAttention
-from tvm_sparse.frontends.submodel import needed, reads
+from tvm_sparse.frontends.nodes import needed, reads
 from tvm_sparse.sizes.cached_attention import STATE_COLUMNS
 from tvm_sparse.sizes.decoder import CacheSpec
 
