@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, metavar="N", help="layers (default: 4)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads (default: 2)")
     parser.add_argument("--steps", type=int, default=15, metavar="N", help="steps of a measurement")
-    parser.add_argument("--cache", default="auto", metavar="auto|float32|float16")
+    parser.add_argument("--cache", default="auto", metavar="auto|float32|float16|int8")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short sequences")
     options = parser.parse_args()
     positions = (1, 16, 100) if options.tiny else (1, 16, 500, 1000, 2000)

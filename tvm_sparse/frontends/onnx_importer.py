@@ -21,6 +21,7 @@ from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
 from tvm_sparse.frontends.canonical.checker import fault
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
+from tvm_sparse.frontends.canonical.expert_mixtures import gather_experts
 from tvm_sparse.frontends.canonical.light import with_light_weights
 from tvm_sparse.frontends.checks.nodes import check_nodes
 from tvm_sparse.frontends.fallback import partition
@@ -93,6 +94,7 @@ def _imported(
 ) -> ImportedModel:
     model = canonical(model, folder, lambda node: not no_converter(node))
     check_nodes(model, folder)  # before ONNX Runtime computes constants, of whatever size
+    model = gather_experts(model, folder)
     layers = [layer.to_json() for layer in file_layers(model, folder)]
     names = {node.name for node in model.graph.node}
     distrusted = {node: why for node, why in (distrusted or {}).items() if node in names}

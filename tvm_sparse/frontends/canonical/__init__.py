@@ -17,7 +17,6 @@ from tvm_sparse.frontends.canonical.block_products import multiply_blocks
 from tvm_sparse.frontends.canonical.control_flow import write_out
 from tvm_sparse.frontends.canonical.empty_inputs import replace_empty_inputs
 from tvm_sparse.frontends.canonical.empty_operands import drop_empty_operands
-from tvm_sparse.frontends.canonical.expert_mixtures import gather_experts
 from tvm_sparse.frontends.canonical.functions import inline_functions
 from tvm_sparse.frontends.canonical.opset import raise_opset
 from tvm_sparse.frontends.canonical.sparse_tensors import make_dense
@@ -49,5 +48,4 @@ def canonical(
     model = dequantize_constants(model, folder)
     model = replace_empty_inputs(model)
     model = write_out(model, folder, is_converted)
-    model = gather_experts(model, folder)
     return drop_empty_operands(model)

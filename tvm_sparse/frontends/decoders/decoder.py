@@ -16,6 +16,7 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.errors import ModelError, border
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.canonical import canonical
+from tvm_sparse.frontends.canonical.expert_mixtures import gather_experts
 from tvm_sparse.frontends.decoders.lengths import TooLong, check_independent, pasts_of
 from tvm_sparse.frontends.decoders.positions import with_positions
 from tvm_sparse.frontends.decoders.rewriting import cache_of, logits_of, table_rows
@@ -153,6 +154,7 @@ class DecoderFile:
     ) -> tvm.IRModule:
         model = view.rewritten(self.ids, rows, last_only)
         model = canonical(model, view.folder, lambda node: not no_converter(node))
+        model = gather_experts(model, view.folder)
         layers = [layer.to_json() for layer in file_layers(model, view.folder)]
         try:
             mod = GraphImporter(view.folder, lambda: None, {}, weights=weights).convert(model)
