@@ -321,6 +321,8 @@ def test_a_board_skips_words_of_zeros(cases):
     kernels = {layer.name: layer.kernel for layer in report.layers}
     assert kernels["MatMul_of_d"] == "int8_linear"
     assert kernels["MatMul_of_z"] == "sparse_int8_linear"
+    assert kernels["MatMulInteger_of_d_sums"] == "int8_linear"
+    assert kernels["MatMulInteger_of_mean_sums"] == "int8_row_linear"
 
 
 def test_one_library_runs_three_shapes(program, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 from onnx.helper import make_node
 
 from tvm_sparse.cpu.profile import CpuProfile, profile
@@ -99,7 +99,10 @@ def in_floats(sums: NDArray[np.int64], scales: NDArray[np.float32]) -> NDArray[n
 
 
 def write_quantized(path: Path) -> Path:
-    """Write a quantized model of convolutions and linear layers, as QDQ files have them."""
+    """Write a quantized model of convolutions and linear layers, as QDQ files have them.
+
+    Two more layers, of which one is of a single row, have scales that an inference finds.
+    """
     rng = np.random.default_rng(0)
     shapes = {"w0": (16, 3, 3, 3), "w1": (32, 16, 3, 3), "w2": (40, 32, 1, 1), "w3": (50, 256)}
     shapes["w4"] = (256, 256)
@@ -124,6 +127,19 @@ def write_quantized(path: Path) -> Path:
         weights[f"{name}_zero"] = np.zeros(shape[axis], "int8")
         operands = [name, f"{name}_scale", f"{name}_zero"]
         nodes.append(make_node("DequantizeLinear", operands, [f"{name}_f"], axis=axis))
+
+    def dynamic(value: str, channels: int) -> str:
+        named = [f"{value}_{name}" for name in ("bytes", "step", "offset", "sums", "factors")]
+        integers, scale, zero, sums, factors = named
+        weights[f"{value}_w"] = rng.integers(-127, 127, (256, channels)).astype("int8")
+        weights[f"{value}_ws"] = rng.uniform(0.5, 1, channels).astype("float32") / 1000
+        nodes.append(make_node("DynamicQuantizeLinear", [value], [integers, scale, zero]))
+        nodes.append(make_node("MatMulInteger", [integers, f"{value}_w", zero], [sums]))
+        nodes.append(make_node("Cast", [sums], [f"{sums}_f"], to=TensorProto.FLOAT))
+        nodes.append(make_node("Mul", [scale, f"{value}_ws"], [factors]))
+        nodes.append(make_node("Mul", [f"{sums}_f", factors], [f"{value}_product"]))
+        return f"{value}_product"
+
     same = {"pads": [1, 1, 1, 1]}
     nodes.append(
         make_node("Conv", [rounded("x", 0.03, 128), "w0_f"], ["a"], strides=[2, 2], **same)
@@ -133,4 +149,6 @@ def write_quantized(path: Path) -> Path:
     nodes.append(make_node("Conv", [rounded("c", 0.02, 120), "w2_f"], ["y"]))
     nodes.append(make_node("MatMul", [rounded("t", 0.03, 100), "w3_f"], ["d"]))
     nodes.append(make_node("MatMul", [rounded("d", 0.02, 120), "w4_f"], ["z"]))
-    return write_onnx(path, nodes, {"x": [1, 3, 30, 38], "t": [1, 64, 50]}, ["y", "z"], weights)
+    nodes.append(make_node("ReduceMean", ["d"], ["mean"], axes=[1], keepdims=1))
+    outputs = ["y", "z", dynamic("d", 40), dynamic("mean", 24)]
+    return write_onnx(path, nodes, {"x": [1, 3, 30, 38], "t": [1, 64, 50]}, outputs, weights)
