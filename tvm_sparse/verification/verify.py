@@ -191,11 +191,10 @@ def _at_shapes(
         why = f"ONNX Runtime {onnxruntime.__version__} cannot run the model: {refusal}"
         return Verification(refusal=why)
     if wrong := [one for one in found if one.is_error]:
-        bisection = Bisection(proto, folder, arrays, compile_part, precision)
-        blame, node = bisection.blame(wrong[0].output)
         if precision is DType.FLOAT16:  # the sum of many roundings is no node's fault
             remedy = "compile the model in float32, or give --calibration inputs"
-            raise VerificationError(f"{_described(wrong)}; {blame}; {remedy}", is_rounding=True)
+            raise VerificationError(f"{_described(wrong)}; {remedy}", is_rounding=True)
+        blame, node = Bisection(proto, folder, arrays, compile_part).blame(wrong[0].output)
         raise VerificationError(f"{_described(wrong)}; {blame}. {PLEASE_REPORT}", node)
     return Verification(tuple(found))
 
