@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tvm_sparse.cpu.profile import PROFILES, profile
-from tvm_sparse.dtypes import ACTIVATIONS
+from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.formats.sparse import PackedSparse, SparseLayout, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear
@@ -95,6 +95,26 @@ def test_a_tile_of_more_rows_loads_fewer_weights():
     tilings = [replace(default(768, 768, 8, 16, cpu), group=4, rows=rows) for rows in (1, 2, 4)]
     cycles = [SPARSE_LINEAR_FAMILY.cycles(layer, tiling, cpu) for tiling in tilings]
     assert cycles == sorted(cycles, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "lanes", "density", "tile"),
+    [
+        (28, 32, 0.15, 4),
+        (56, 64, 0.15, 2),
+        (28, 32, 0.1, 2),
+        (56, 64, 0.1, 1),
+        (2, 64, 0.2, 1),  # one panel for each core
+        (8, 128, 0.2, 1),
+        (9, 32, 0.2, 3),  # no whole tiles
+    ],
+)
+def test_dense_weights_of_float16_meet_wider_tiles(rows, lanes, density, tile):
+    cpu = replace(profile("sapphirerapids"), cores=2)
+    layer = Layer(Linear(rows, lanes, 256, 256, DType.FLOAT16), density)
+    assert SPARSE_LINEAR_FAMILY.default(layer, cpu).rows == tile
+    in_float32 = Layer(Linear(rows, lanes, 256, 256), density)
+    assert SPARSE_LINEAR_FAMILY.default(in_float32, cpu).rows == 1
 
 
 def test_cores_that_wait_cost_time():

@@ -14,6 +14,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE
 from tvm_sparse.dtypes import DType, longest_sum
 from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout, SparseTiling
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.family import Family
 from tvm_sparse.tilings.jobs import waiting
@@ -37,6 +38,16 @@ L1_SHARE = 0.75
 LEAST_WINDOW = 96
 """Fewest output channels that are sorted together for `cut_in_parts`: of fewer, the members of a
 group have numbers of non-zeros that differ more."""
+
+WIDE_VECTORS = 4
+"""Vectors of a tile in float16 with AVX-512, if the weight is dense enough."""
+
+WIDE_DENSITY = 0.125
+"""Density from which on a tile has `WIDE_VECTORS` vectors. It takes a fifth fewer loads than one of
+two vectors, but its K blocks are half as deep: groups end sooner, and partial sums are added more
+often. Measured on a Xeon with AVX512-FP16 and AMX, on six layers of BERT-base and ResNet-50: the
+wide tile takes 0.86 to 0.96 of the time with 80 % of zeros, 0.87 to 0.97 with 85 %, as long with
+90 %, and up to 1.2 times as long with 95 %."""
 
 GROUPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Output channels of a group that the tuner tries."""
@@ -67,7 +78,7 @@ class SparseLinearFamily(Family[Linear, SparseTiling]):
         problem = layer.problem
         n, k, rows, lanes = problem.n, problem.k, problem.rows, problem.lanes
         vectors = lanes // cpu.vector_width(lanes, problem.dtype)
-        tile = _row_tile(rows, vectors)
+        tile = _wide_tile(layer, vectors, cpu) or _row_tile(rows, vectors)
         group = max(2 if tile > 1 else 4, sparse_accumulators(cpu) // (vectors * tile))
         reach = min(
             _l1_channels(tile * lanes, problem.dtype, cpu),
@@ -188,6 +199,21 @@ def _row_tile(rows: int, vectors: int) -> int:
     if vectors > 1 or rows == 1:
         return 1
     return next((tile for tile in range(2, MOST_ROWS + 1) if rows % tile == 0), 2)
+
+
+def _wide_tile(layer: Layer[Linear], vectors: int, cpu: CpuProfile) -> int | None:
+    """Return the rows of a tile of `WIDE_VECTORS` vectors, or None if it is not worth it.
+
+    Every core gets whole tiles. If cores shared the channels of a tile, each would read all inputs,
+    of which the others computed a part: BERT-base at 128 tokens on two cores gains nothing.
+    """
+    rows, dtype = layer.problem.rows, layer.problem.dtype
+    is_wide = dtype == DType.FLOAT16 and cpu.weights_per_load(dtype) == 1
+    if not is_wide or layer.density <= WIDE_DENSITY or isinstance(rows, Extent):
+        return None
+    tile, rest = divmod(WIDE_VECTORS, vectors)
+    fits = rest == 0 and rows % tile == 0 and rows // cpu.cores >= tile
+    return tile if fits and tile > 1 else None
 
 
 def _l1_channels(elements: int, dtype: DType, cpu: CpuProfile) -> int:
