@@ -176,9 +176,6 @@ class InferenceSession(onnxruntime.InferenceSession):
 
     def _for_all_sizes(self, shapes: dict[str, tuple[int, ...]]) -> tvm_sparse.Engine | None:
         """Return an engine for all sizes, planned for `shapes`; None if each needs its own."""
-        settings = self._settings()
-        if settings["precision"] != "float32":
-            return None  # kernels in float16 need sizes that are known
         try:
             named = open_shapes(self._path)
             if named is None:
@@ -189,7 +186,7 @@ class InferenceSession(onnxruntime.InferenceSession):
                 for size, given in zip(shape, shapes[name], strict=False)
                 if isinstance(size, str)
             }
-            return compiled_library(self._path, named, **settings, hints=sizes)
+            return compiled_library(self._path, named, **self._settings(), hints=sizes)
         except TvmSparseError as error:
             _log.warning("%s: each set of shapes gets a library: %s", self._path, reason(error))
             return None
