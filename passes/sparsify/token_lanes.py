@@ -15,6 +15,11 @@ where they are half empty otherwise, 0.50.
 """
 
 
+def open_lanes(cpu: CpuProfile, dtype: DType) -> int:
+    """Return the most lanes of panels of an open number of tokens."""
+    return max(OPEN_LANES, cpu.vector_lanes(dtype))
+
+
 def token_lanes(cpu: CpuProfile, dtype: DType, *tokens: int) -> int:
     """Return how many tokens form a panel: fewer if a number of tokens is open.
 
@@ -30,4 +35,4 @@ def token_lanes(cpu: CpuProfile, dtype: DType, *tokens: int) -> int:
     lanes = cpu.panel_lanes(max(tokens), dtype)
     if cpu.token_lanes or not is_symbolic(tokens):
         return lanes
-    return min(lanes, max(OPEN_LANES, cpu.vector_lanes(dtype)))
+    return min(lanes, open_lanes(cpu, dtype))

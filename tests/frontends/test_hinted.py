@@ -59,10 +59,13 @@ def test_a_library_for_any_sizes_has_the_keys_of_its_hints_in_the_records(mlp):
     cpu, hints = native(), {"batch": 3, "tokens": 40}
     found = at_hints(mlp, None, hints)
     keys = []
-    for mod in (import_module(mlp, named=names_in(mlp, None)), import_module(mlp, found.shapes)):
+    for mod, own_cpu in (
+        (import_module(mlp, named=names_in(mlp, None)), cpu),
+        (import_module(mlp, found.shapes), found.on(cpu)),
+    ):
         with planned_for(hints):
-            canonical = pipeline.canonical(mod.mod, cpu)
-            layers = [layer_key(own.layer) for own in constant_layers(canonical, cpu)]
-            keys.append((layers, network_key(token_network(canonical, cpu))))
+            canonical = pipeline.canonical(mod.mod, own_cpu)
+            layers = [layer_key(own.layer) for own in constant_layers(canonical, own_cpu)]
+            keys.append((layers, network_key(token_network(canonical, own_cpu))))
     assert keys[0] == keys[1]
     assert len(keys[0][0]) == 2

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.frontends.load import has_sizes, import_module, names_in
 from tvm_sparse.frontends.onnx_file import read_model
 from tvm_sparse.frontends.strides import multiples_of
 from tvm_sparse.passes.ir.shapes import BATCH_HINT, DEFAULT_HINT, sizes_of
 from tvm_sparse.passes.lower.count_multiples import counted, default_counts
+from tvm_sparse.passes.sparsify.token_lanes import open_lanes
 from tvm_sparse.specs import Hints, TensorSpec, check_sizes, each_hint
 
 
@@ -35,11 +37,20 @@ class Hinted:
         The shapes of the inputs of a file.
     sizes : mapping of str to int
         The sizes of its open dimensions by name; empty if none is open.
+    has_open_tokens : bool
+        Whether an axis of an input behind the batch is open that may count tokens.
     """
 
     model: str | os.PathLike[str] | tvm.IRModule
     shapes: Mapping[str, Sequence[int]] | None
     sizes: Mapping[str, int]
+    has_open_tokens: bool = False
+
+    def on(self, cpu: CpuProfile) -> CpuProfile:
+        """Return a processor with the lanes of panels that a library for any sizes has there."""
+        lanes = open_lanes(cpu, cpu.activations)
+        fewer = lanes < 2 * cpu.vector_lanes(cpu.activations)
+        return replace(cpu, token_lanes=lanes) if self.has_open_tokens and fewer else cpu
 
     def __str__(self) -> str:
         """Return the sizes as one sentence; empty if none is open."""
@@ -90,13 +101,19 @@ def at_hints(
         name: tuple(sizes[s] if isinstance(s, str) else s for s in shape)
         for name, shape in named.items()
     }
-    return Hinted(model, fixed, sizes)
+    return Hinted(model, fixed, sizes, any(map(_has_open_tokens, named.values())))
+
+
+def _has_open_tokens(shape: Sequence[int | str]) -> bool:
+    """Whether a shape is that of sequences of any number of tokens."""
+    return len(shape) in (2, 3) and any(isinstance(size, str) for size in shape[1:])
 
 
 def _module_at(model: tvm.IRModule, shapes: Any | None, given: Mapping[str, int]) -> Hinted:
     if not has_sizes(model):
         check_sizes("hints=", given, ())
         return Hinted(model, shapes, {})
-    check_sizes("hints=", given, import_module(model).inputs)
-    sizes = sizes_of(model) | dict(given)
-    return Hinted(relax.transform.BindSymbolicVars(sizes)(model), shapes, sizes)
+    inputs = import_module(model).inputs
+    check_sizes("hints=", given, inputs)
+    sizes, is_open = sizes_of(model) | dict(given), any(_has_open_tokens(i.shape) for i in inputs)
+    return Hinted(relax.transform.BindSymbolicVars(sizes)(model), shapes, sizes, is_open)

@@ -164,6 +164,7 @@ def analyze(
         precision = "float32"  # as decoders are computed
     cpu = processor(target, threads, precision)
     hinted = Hinted(model, None, {}) if imported else at_hints(model, shapes, hints)
+    cpu = hinted.on(cpu)
     imported = imported or import_module(hinted.model, hinted.shapes, no_fallback(cpu.architecture))
     calibrated = calibration_for(cpu, model, shapes, hints, calibration)
 

@@ -147,7 +147,7 @@ def layer_parts(
     """
     cpu = setting.cpu
     lanes = lookups.lanes_for(token_network(mod, cpu))
-    own_cpu = replace(cpu, token_lanes=lanes or 0)
+    own_cpu = replace(cpu, token_lanes=lanes or cpu.token_lanes)
     counts: collections.Counter[str] = collections.Counter()
     layers: dict[str, ConstantLayer] = {}
     for own in constant_layers(mod, own_cpu, keep_float32):

@@ -163,7 +163,7 @@ def tune(
             refuse_decoder(model, shapes)
             where = cpu.architecture if board is None else "a board"
             hinted = at_hints(model, shapes, hints)
-            fixed, sizes = hinted.model, hinted.shapes
+            fixed, sizes, cpu = hinted.model, hinted.shapes, hinted.on(cpu)
             imported = import_module(fixed, sizes, no_fallback(where)).mod
             mod = pipeline.canonical(imported, cpu)
             setting = Setting(target, cpu, folder, trials_per_region or most, hopeless)
