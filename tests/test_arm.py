@@ -142,7 +142,7 @@ class Case:
     def compile(self, target, precision="float32"):
         path = self.folder / f"{target}-{precision}.so"
         options = {"columns": self.columns or "auto", "precision": precision}
-        tvm_sparse.compile(self.model, self.shapes, target=target, **options).save(path)
+        tvm_sparse.compile(self.model, self.shapes, target=target, threads=4, **options).save(path)
         if self.columns:
             assert b"tensor_column_" in path.read_bytes(), "no region has been formed"
         return path
@@ -308,7 +308,7 @@ def test_the_program_computes_in_float16_what_this_machine_does(program, cases, 
 
 
 def test_a_board_has_all_forms_of_weights_of_few_bits(cases):
-    report = tvm_sparse.compile(cases("few bits").model, target="rpi5").report
+    report = tvm_sparse.compile(cases("few bits").model, target="rpi5", threads=4).report
     kernels = [layer.kernel for layer in report.layers]
     assert kernels == [
         *("block_row_linear", "block_row_linear"),
@@ -317,7 +317,7 @@ def test_a_board_has_all_forms_of_weights_of_few_bits(cases):
 
 
 def test_a_board_skips_words_of_zeros(cases):
-    report = tvm_sparse.compile(cases("quantized").model, target="rpi5").report
+    report = tvm_sparse.compile(cases("quantized").model, target="rpi5", threads=4).report
     kernels = {layer.name: layer.kernel for layer in report.layers}
     assert kernels["MatMul_of_d"] == "int8_linear"
     assert kernels["MatMul_of_z"] == "sparse_int8_linear"
