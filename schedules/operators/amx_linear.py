@@ -102,7 +102,3 @@ class AmxLinear(WordLinear):
         """Return the compute cycles of all rows, summed over cores."""
         product = AMX_LINEAR_FAMILY.cycles(self.layer, self.tiling, self.cpu)
         return product + self.epilogue.cycles(self.tensor, self.cpu)
-
-    def key(self) -> str:
-        """Return the text that tuning records know the stage by; the tensors are not part of it."""
-        return f"{self.name} channels={self.source.channels} {self.epilogue.key}"
