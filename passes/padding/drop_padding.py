@@ -136,18 +136,17 @@ def _mask_of(main: relax.Function, hidden: float) -> relax.Var:
     """Return the input that all attentions have as their mask, with a bias of at most `hidden`."""
     bound = {binding.var: binding.value for binding in _bindings(main)}
     candidates = [p for p in main.params if len(extents_of(p) or ()) == 2]
-    masks = Masks(candidates, lambda value: bound.get(value, value), hidden)
+    masks = Masks(candidates, lambda value: bound.get(value, value))
     attentions = [(var, call) for var, call in bound.items() if is_call_to(call, *ATTENTIONS)]
     used: list[relax.Var] = []
     for var, call in attentions:
         read = masks.read(call.args[3]) if len(call.args) > 3 else None
         view = None if read is None else read.view
-        if view is None or not hides(masks, call.args[3], view.base):
+        if view is None or not hides(masks, call.args[3], view.base, hidden):
             if not candidates:
                 raise _NoMask("it has no input of two axes, as a mask of tokens has")
             layer = f"{str(var.name)!r} (attention)"
-            masks.hidden = OLDER_MASK
-            if read and view is not None and hides(masks, call.args[3], view.base):
+            if read and view is not None and hides(masks, call.args[3], view.base, OLDER_MASK):
                 raise Refusal(
                     f"{layer} only adds {float(read.at_masked):g} to the scores of padded tokens, "
                     "which is no proof that their weight is 0; padding='drop' takes it for one"
@@ -178,8 +177,8 @@ class _Rewriting:
         self.known: dict[relax.Var, Packed] = {}
         bound = {binding.var: binding.value for binding in _bindings(main)}
         self.map = PaddingMap.of(mask, lanes)
-        masks = Masks([mask], lambda value: bound.get(value, value), hidden)
-        self.packer = Packer(Tokens(self.map, self.emit), masks, self.known)
+        masks = Masks([mask], lambda value: bound.get(value, value))
+        self.packer = Packer(Tokens(self.map, self.emit), masks, self.known, hidden)
 
     def emit(self, value: relax.Expr, name: str = "lv") -> relax.Expr:
         """Bind a call to a new variable, and return that."""

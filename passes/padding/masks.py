@@ -18,7 +18,6 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvm_sparse.passes.canonicalize.attention_scores import MASKED
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.places import Places, broadcast_view, same
 from tvm_sparse.passes.ir.rewriting import Lookup
@@ -64,14 +63,10 @@ class Masks:
         The inputs ``(batch, tokens)``.
     lookup : callable
         Returns the expression that a variable is bound to.
-    hidden : float
-        The largest bias of attention that gives a key the weight 0.
     """
 
-    def __init__(
-        self, candidates: Collection[relax.Var], lookup: Lookup, hidden: float = MASKED
-    ) -> None:
-        self.candidates, self.lookup, self.hidden = candidates, lookup, hidden
+    def __init__(self, candidates: Collection[relax.Var], lookup: Lookup) -> None:
+        self.candidates, self.lookup = candidates, lookup
         self.places = Places(lookup)
         self._known: dict[relax.Var, Masked | None] = {}
 

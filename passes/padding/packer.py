@@ -79,6 +79,8 @@ class Packer:
         Reads what depends on the mask.
     known : mapping of relax.Var to Packed
         The variables that are packed.
+    hidden : float
+        The largest bias of attention that gives a key the weight 0.
     of_first : list of relax.Expr
         The results that are made of the first token of each sentence.
     """
@@ -86,6 +88,7 @@ class Packer:
     tokens: Tokens
     masks: Masks
     known: Mapping[relax.Var, Packed]
+    hidden: float
     of_first: list[relax.Expr] = field(default_factory=list)
 
     def apply(self, call: relax.Call, layer: str) -> Packed | relax.Expr:
@@ -225,7 +228,7 @@ class Packer:
         attrs = call.attrs
         if attrs["causal_mask"] is not None or attrs["window_size"] is not None:
             return None
-        if not hides(self.masks, call.args[3], self.tokens.map.mask):
+        if not hides(self.masks, call.args[3], self.tokens.map.mask, self.hidden):
             return None
         scale = 1 / math.sqrt(shape[3]) if attrs["scale"] is None else float(attrs["scale"])
         roundings = operators.roundings_of(call)
@@ -285,13 +288,13 @@ class Packer:
         return relax.Call(call.op, [padded], call.attrs)
 
 
-def hides(masks: Masks, bias: relax.Expr, mask: relax.Var) -> bool:
-    """Whether a bias ``(batch, heads, queries, keys)`` hides the keys where a mask is 0, only."""
+def hides(masks: Masks, bias: relax.Expr, mask: relax.Var, hidden: float) -> bool:
+    """Whether a bias of scores is at most `hidden` where a mask of keys is 0, and 0 elsewhere."""
     found, own = masks.read(bias), View.whole(mask)
     if found is None or found.view is None or own is None or len(found.view.axes) != 4:
         return False
     sentences, *repeated, keys = found.view.axes
     wanted = replace(found.view, axes=(sentences, keys))
     repeats = all(step == 0 for axis in repeated for _, step in axis)
-    is_hidden = bool(found.at_masked <= masks.hidden) and bool(found.at_other == 0)
+    is_hidden = bool(found.at_masked <= hidden) and bool(found.at_other == 0)
     return same(wanted, own) and repeats and is_hidden
