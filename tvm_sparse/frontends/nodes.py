@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 
@@ -21,13 +21,15 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return list(names)
 
 
-def needed(nodes: Sequence[onnx.NodeProto], result: str) -> list[onnx.NodeProto]:
-    """Return the nodes that a result depends on, in their order."""
-    wanted, kept = {result}, []
+def needed(
+    nodes: Sequence[onnx.NodeProto], results: Iterable[str], given: Collection[str] = ()
+) -> list[onnx.NodeProto]:
+    """Return the nodes that results depend on, in their order; given values need none."""
+    wanted, kept = set(results).difference(given), []
     for node in reversed(nodes):
         if not wanted.isdisjoint(node.output):
             kept.append(node)
-            wanted.update(reads(node))
+            wanted.update(name for name in reads(node) if name not in given)
     return kept[::-1]
 
 

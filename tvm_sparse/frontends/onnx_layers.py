@@ -21,6 +21,7 @@ from tvm_sparse.formats.blocks import misfit, unpacked
 from tvm_sparse.formats.density import count_nonzeros
 from tvm_sparse.frontends.few_bits import OPERATOR as _FEW_BITS
 from tvm_sparse.frontends.few_bits import sizes_of
+from tvm_sparse.frontends.nodes import needed, reads
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _EITHER = (0, 1)
@@ -129,7 +130,7 @@ def _weighted(
         constants.pop(value.name, None)
     constants |= {tensor.name: (tensor, None) for tensor in graph.initializer}
     constants |= {tensor.values.name: (tensor, None) for tensor in graph.sparse_initializer}
-    needed = _needed(graph)
+    used = _needed(graph)
     for node in graph.node:
         if node.op_type == "Constant":
             for attribute in node.attribute:
@@ -154,7 +155,7 @@ def _weighted(
                 largest = largest[0], _zero_point(node, 2, constants)
             constants |= dict.fromkeys(node.output, largest)
             continue
-        if needed.isdisjoint(node.output):
+        if used.isdisjoint(node.output):
             continue
         for position in _WEIGHTS.get(node.op_type, ()):
             name = node.input[position] if position < len(node.input) else ""
@@ -185,21 +186,8 @@ def _joined(arrays: Sequence[np.ndarray]) -> onnx.TensorProto:
 
 def _needed(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the tensors that an output of the graph depends on."""
-    needed = {value.name for value in graph.output}
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(_reads(node))
-    return needed
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of what a node reads, in its subgraphs too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-            for inside in inner.node:
-                yield from _reads(inside)
-            yield from (value.name for value in inner.output)
+    outputs = {value.name for value in graph.output}
+    return outputs.union(*map(reads, needed(graph.node, outputs)))
 
 
 def _is_float(tensor: Any) -> bool:

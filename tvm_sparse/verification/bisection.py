@@ -11,6 +11,7 @@ from onnx import external_data_helper, helper
 from tvm_sparse.errors import TvmSparseError
 from tvm_sparse.files import scratch_folder
 from tvm_sparse.frontends.failures import without_warnings
+from tvm_sparse.frontends.nodes import needed, reads
 from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.verification.comparison import Arrays, Reference, Refused
 
@@ -46,8 +47,8 @@ class Bisection:
         self.differs[output] = True
         tensor = self._first_different(order)
         while True:  # a tensor of another branch may differ, too
-            reads = [name for name in self._reads(self.makers[tensor]) if name in self.makers]
-            other = next((name for name in reads if self._is_different(name)), None)
+            read = [name for name in reads(self.makers[tensor]) if name in self.makers]
+            other = next((name for name in read if self._is_different(name)), None)
             if other is None:
                 break
             tensor = other
@@ -67,27 +68,14 @@ class Bisection:
 
     def _order(self, output: str) -> list[str]:
         """Return the tensors that an output depends on and that depend on an input."""
-        needed, varying = {output}, set(self.inputs)
-        for node in reversed(self.model.graph.node):
-            if needed.intersection(node.output):
-                needed.update(self._reads(node))
+        nodes = needed(self.model.graph.node, [output])
+        wanted, varying = {output}.union(*map(reads, nodes)), set(self.inputs)
         order = []
-        for node in self.model.graph.node:
-            if varying.intersection(self._reads(node)):
+        for node in nodes:
+            if varying.intersection(reads(node)):
                 varying.update(node.output)
-                order += [name for name in node.output if name in needed]
+                order += [name for name in node.output if name in wanted]
         return order
-
-    def _reads(self, node: onnx.NodeProto) -> list[str]:
-        """Return the names of what a node reads, in its subgraphs too."""
-        inner = [
-            name
-            for attribute in node.attribute
-            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs)
-            for inside in graph.node
-            for name in self._reads(inside)
-        ]
-        return [name for name in (*node.input, *inner) if name]
 
     def _is_different(self, tensor: str) -> bool:
         if tensor not in self.differs and len(self.differs) < MOST_STEPS:
@@ -115,17 +103,14 @@ class Bisection:
 
     def _part(self, tensor: str) -> onnx.ModelProto:
         """Return the model up to a tensor, which is its only output."""
-        needed, nodes = {tensor}, []
-        for node in reversed(self.model.graph.node):
-            if needed.intersection(node.output):
-                needed.update(self._reads(node))
-                nodes.append(node)
+        nodes = needed(self.model.graph.node, [tensor])
+        wanted = {tensor}.union(*map(reads, nodes))
         part = onnx.ModelProto()
         part.CopyFrom(self.model)
         graph = part.graph
         del graph.node[:], graph.output[:], graph.initializer[:], graph.input[:]
-        graph.node.extend(reversed(nodes))
+        graph.node.extend(nodes)
         graph.output.append(onnx.ValueInfoProto(name=tensor))
-        graph.initializer.extend(t for t in self.model.graph.initializer if t.name in needed)
-        graph.input.extend(v for v in self.model.graph.input if v.name in needed)
+        graph.initializer.extend(t for t in self.model.graph.initializer if t.name in wanted)
+        graph.input.extend(v for v in self.model.graph.input if v.name in wanted)
         return part

@@ -35,7 +35,7 @@ from tvm_sparse.frontends.canonical.expert_proof import Sum, summed
 from tvm_sparse.frontends.canonical.expert_router import Router, router_of
 from tvm_sparse.frontends.canonical.expert_weights import ChosenWeights
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
-from tvm_sparse.frontends.nodes import reads
+from tvm_sparse.frontends.nodes import needed, reads
 
 
 def gather_experts(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -105,14 +105,14 @@ def _replace(
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(writer.tensors)
-    _drop_unused(values.model, values.folder)
+    _drop_unused(values.model)
     return True
 
 
-def _drop_unused(model: onnx.ModelProto, folder: Path) -> None:
+def _drop_unused(model: onnx.ModelProto) -> None:
     graph = model.graph
     outputs = [value.name for value in graph.output]
-    nodes = GraphValues(model, folder).needed(outputs)
+    nodes = needed(graph.node, outputs)
     used = {*outputs} | {name for node in nodes for name in reads(node)}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     kept = []

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from tvm_sparse.frontends.nodes import reads
+from tvm_sparse.frontends.nodes import needed, reads
 from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.onnx_runtime import onnxruntime
 
@@ -82,12 +82,7 @@ class GraphValues:
 
     def needed(self, names: Iterable[str], given: Collection[str] = ()) -> list[onnx.NodeProto]:
         """Return the nodes that values depend on, but for those behind given values."""
-        wanted, kept = set(names) - set(given), []
-        for node in reversed(self.nodes):
-            if not wanted.isdisjoint(node.output):
-                kept.append(node)
-                wanted.update(name for name in reads(node) if name not in given)
-        return kept[::-1]
+        return needed(self.nodes, names, given)
 
     def computed(
         self, names: Sequence[str], given: Mapping[str, Array]

@@ -155,5 +155,5 @@ def _computed(model: onnx.ModelProto, folder: Path, name: str, total: int) -> ND
             return np.arange(total - shape[1], total)[None].astype(dtype)
         return np.ones(shape, dtype) if "mask" in value.name else np.zeros(shape, dtype)
 
-    (result,) = computed(model, folder, needed(model.graph.node, name), [name], fed)
+    (result,) = computed(model, folder, needed(model.graph.node, [name]), [name], fed)
     return result

@@ -86,7 +86,7 @@ def _found(model: onnx.ModelProto, folder: Path, ids: str) -> dict[str, NDArray[
             counting[name] = arrays[1]
     # What is computed of positions is computed of the input.
     makers = [
-        (name, {out for node in needed(light, name) for out in node.output}) for name in counting
+        (name, {out for node in needed(light, [name]) for out in node.output}) for name in counting
     ]
     return {
         name: counting[name] for name, made in makers if counting.keys().isdisjoint(made - {name})

@@ -109,7 +109,7 @@ def rewrite(
         nodes[:0] = _positions(name, types[name], rows, made)
     if last_only:
         nodes = _with_last_row(nodes, result, made)
-    nodes = needed(nodes, result)
+    nodes = needed(nodes, [result])
     read = {name for node in nodes for name in reads(node)}
     others = read & types.keys() - {ids, *positions}
     if states := sorted(name for name in others if "past" in name):
