@@ -5,6 +5,7 @@ from tvm_sparse.schedules.operators.amx_conv2d import AmxConv2d, amx_conv2d
 from tvm_sparse.schedules.operators.amx_linear import AmxLinear, amx_linear
 from tvm_sparse.schedules.operators.attention import Attention, attention
 from tvm_sparse.schedules.operators.bilinear2d import Bilinear2d, bilinear2d
+from tvm_sparse.schedules.operators.bitmap_row_linear import bitmap_row_linear
 from tvm_sparse.schedules.operators.block_row_linear import block_row_linear
 from tvm_sparse.schedules.operators.cached_attention import cached_attention
 from tvm_sparse.schedules.operators.concat import Concat
@@ -80,6 +81,7 @@ __all__ = [
     "attention",
     "avg_pool2d",
     "bilinear2d",
+    "bitmap_row_linear",
     "block_row_linear",
     "cached_attention",
     "conv2d",

@@ -20,6 +20,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.bitmaps import BitmapBlocks, can_have_bitmaps, code_bytes
 from tvm_sparse.formats.blocks import BlockCodes
 from tvm_sparse.formats.groups import GroupedBlocks, scales_type
 from tvm_sparse.formats.pairs import PairBlocks, is_pairs
@@ -32,16 +33,18 @@ from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
 from tvm_sparse.passes.sparsify.weights_pass import WeightsPass
 from tvm_sparse.sizes.block_linear import BlockLinear, Form
-from tvm_sparse.tilings.block_rows import best_form, block_rows_family
+from tvm_sparse.tilings.block_forms import best_form, block_rows_family
+from tvm_sparse.tilings.block_rows import SPARSE_BITMAP_FAMILY
 from tvm_sparse.tilings.layer import Layer
 
 MOST_DENSITY = 0.65
-"""The largest density of a weight for which windows are tried: others need more bytes than all
-codes."""
+"""The largest density of a weight for which windows and bitmaps are tried: others need about as
+many bytes as all codes."""
 
-MOST_BESIDE_PAIRS = 0.4
-"""That density for weights that have pairs, which take 3.1 bits each: windows take 3.4 at a density
-of 0.3, and packing them takes most of the time of a layer."""
+MOST_BESIDE_OTHERS = 0.4
+"""That density for windows and bitmaps where pairs are possible, which take 3.1 bits a weight and
+few instructions, and for windows where bitmaps are. At a density of 0.3, windows take 3.4 bits and
+bitmaps 2.5. Packing windows takes most of the time of a layer."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackBlockWeights")
@@ -137,7 +140,12 @@ def _best_packed(
     packed: dict[Form, PackedBlocks] = {}
     if is_pairs(weight):
         forms[Form.PAIRS] = replace(problem, form=Form.PAIRS)
-    most = MOST_BESIDE_PAIRS if Form.PAIRS in forms else MOST_DENSITY
+    most = MOST_DENSITY if len(forms) == 1 else MOST_BESIDE_OTHERS
+    if can_have_bitmaps(weight) and weight.density <= most:
+        bitmaps = replace(problem, form=Form.BITMAPS, steps=code_bytes(weight))
+        if not SPARSE_BITMAP_FAMILY.refusal(Layer(replace(bitmaps, rows=1)), cpu):
+            forms[Form.BITMAPS] = bitmaps
+    most = MOST_DENSITY if len(forms) == 1 else MOST_BESIDE_OTHERS
     if can_slide(weight) and weight.density <= most:
         windows = SlidingBlocks.pack(weight, scales)
         packed[Form.WINDOWS] = windows
@@ -148,7 +156,8 @@ def _best_packed(
     return best, _PACKERS[best.form].pack(weight, scales)
 
 
-_PACKERS: Mapping[Form, type[GroupedBlocks | PairBlocks]] = {
+_PACKERS: Mapping[Form, type[GroupedBlocks | PairBlocks | BitmapBlocks]] = {
     Form.DENSE: GroupedBlocks,
     Form.PAIRS: PairBlocks,
+    Form.BITMAPS: BitmapBlocks,
 }

@@ -34,7 +34,8 @@ from tvm_sparse.schedules.emit.windows import WINDOW_ARRAYS
 from tvm_sparse.sizes import block_linear
 from tvm_sparse.sizes.block_linear import BlockLinear
 from tvm_sparse.sizes.expert_linear import ExpertLinear
-from tvm_sparse.tilings.block_rows import BLOCK_ROW_LINEAR_FAMILY, block_rows_family
+from tvm_sparse.tilings.block_forms import block_rows_family
+from tvm_sparse.tilings.block_rows import BLOCK_ROW_LINEAR_FAMILY
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.expert_linear import (
     MOST_ROWS,

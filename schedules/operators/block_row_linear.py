@@ -67,11 +67,19 @@ def block_row_linear(
         ``(x [rows, K], codes, scales, [zeros], [bias [N]], [residual [rows, N]], y [rows, N])``,
         the weight's arrays as in `GroupedBlocks`.
     """
-    product = _Blocks(problem, tiling, dots, scale_dtype, has_zeros)
+    product = Blocks(problem, tiling, dots, scale_dtype, has_zeros)
     return frame("block_row_linear", problem, product, tiling.jobs, epilogue)
 
 
-class _Blocks(SummedBlocks):
+class Blocks(SummedBlocks):
+    """The product of a few rows and a dense weight in blocks.
+
+    Parameters
+    ----------
+    problem, tiling, dots, scale_dtype, has_zeros
+        As `block_row_linear` takes them.
+    """
+
     columns = COLUMNS
 
     def __init__(

@@ -86,6 +86,10 @@ class SummedBlocks(PackedProduct):
     def rounding(self) -> RoundedRows:
         """Return the memory for the rounded rows."""
 
+    def begin(self, group: Expr) -> None:
+        """Emit what comes before the first step of a group."""
+        del group
+
     @abstractmethod
     def multiply(self, group: Expr, step: Expr, rows: list[Expr]) -> None:
         """Add the products of a step to `sums`, which `number` finds."""
@@ -121,6 +125,7 @@ class SummedBlocks(PackedProduct):
             for i in range(count * self.vectors):
                 self.totals[i] = filled(0, self.lanes)
             self._clear(rows)
+            self.begin(group)
             with T.serial(T.int64(0), T.int64(problem.blocks * steps_of_block)) as step:
                 self.multiply(group, step, rows)
                 if self.has_runs:

@@ -16,7 +16,7 @@ from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.sizes.tensor import RowMap, Tensor
-from tvm_sparse.tilings.block_rows import BLOCK_ROWS_FAMILIES
+from tvm_sparse.tilings.block_forms import BLOCK_ROWS_FAMILIES
 from tvm_sparse.tilings.families import FAMILIES
 from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY
 from tvm_sparse.tilings.joined_conv2d import as_conv2d

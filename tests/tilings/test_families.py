@@ -24,7 +24,12 @@ from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.amx_conv2d import AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AmxLinearTiling
-from tvm_sparse.tilings.block_rows import BlockRowTiling, SparsePairTiling, SparseWindowTiling
+from tvm_sparse.tilings.block_rows import (
+    BlockRowTiling,
+    SparseBitmapTiling,
+    SparsePairTiling,
+    SparseWindowTiling,
+)
 from tvm_sparse.tilings.conv2d import Conv2dTiling
 from tvm_sparse.tilings.depthwise_conv2d import DepthwiseConv2dTiling
 from tvm_sparse.tilings.families import (
@@ -46,6 +51,8 @@ from tvm_sparse.tilings.row_linear import RowTiling, SparseRowTiling
 from tvm_sparse.tilings.sparse_int8 import SparseInt8Conv2dTiling, SparseInt8LinearTiling
 
 CPU = profile("skylake-avx512")
+EXPANDING = profile("icelake-server")
+"""A processor that has the instructions of the kernel of bitmaps, too."""
 CONV = Conv2d(1, 16, 8, 8, 16, (3, 3), padding=(1, 1, 1, 1), lanes_in=8, lanes_out=8)
 LINEAR = Layer(Linear(4, 16, 64, 48), 0.1)
 LAYERS = {
@@ -62,6 +69,7 @@ LAYERS = {
     "few bits": Layer(BlockLinear(4, 64, 48, 4, 16), 0.1),
     "pairs": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.PAIRS), 0.5),
     "windows": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.WINDOWS, steps=40), 0.1),
+    "bitmaps": Layer(BlockLinear(4, 64, 48, 4, 16, form=Form.BITMAPS, steps=400), 0.1),
 }
 TILINGS = [
     SparseTiling(4, 16, rows=2),
@@ -73,6 +81,7 @@ TILINGS = [
     BlockRowTiling(4, 2),
     SparsePairTiling(4, 2),
     SparseWindowTiling(4, 2),
+    SparseBitmapTiling(4, 2),
     Conv2dTiling(4, 1, 2, 8, 8, 1),
     FlatConv2dTiling(4, 2, 16, 8, 1),
     DepthwiseConv2dTiling(4, 1, 8, 8, 4),
@@ -87,21 +96,22 @@ TILINGS = [
     SparseInt8Conv2dTiling(6, 4),
     Int8RowTiling(16, 4, 4, 2),
 ]
-FEW_BITS = ("few bits", "pairs", "windows")
+FEW_BITS = ("few bits", "pairs", "windows", "bitmaps")
 FITTING = {
     "linear": {0, 3},
     "rows": {1, 5},
-    "conv2d": {2, 9, 10, 13},
-    "grouped": {9, 10},
-    "depthwise": {11},
-    "narrow linear": {0, 3, 12},
-    "narrow conv2d": {2, 9, 13},
-    "quantized linear": {0, 3, 15, 19},
-    "quantized conv2d": {2, 9, 10, 13, 17, 20},
-    "quantized rows": {1, 5, 21},
+    "conv2d": {2, 10, 11, 14},
+    "grouped": {10, 11},
+    "depthwise": {12},
+    "narrow linear": {0, 3, 13},
+    "narrow conv2d": {2, 10, 14},
+    "quantized linear": {0, 3, 16, 20},
+    "quantized conv2d": {2, 10, 11, 14, 18, 21},
+    "quantized rows": {1, 5, 22},
     "few bits": {6},
     "pairs": {7},
     "windows": {8},
+    "bitmaps": {9},
 }
 TRIED = next(tiling for tiling in family_of(TILINGS[0]).tilings(LINEAR, CPU) if tiling.rows == 2)
 SIZES = st.integers(1, 1 << 16)
@@ -127,6 +137,7 @@ def test_names_of_families_in_records_do_not_change():
         *("sparse_linear", "sparse_row_linear", "sparse_conv2d"),
         *("linear", "amx_linear", "row_linear"),
         *("block_row_linear", "sparse_pair_row_linear", "sparse_window_row_linear"),
+        "sparse_bitmap_row_linear",
         *("conv2d", "flat_conv2d", "depthwise_conv2d"),
         *("joined_linear", "joined_conv2d", "amx_conv2d"),
         *("int8_linear", "amx_int8_linear", "int8_conv2d", "amx_int8_conv2d"),
@@ -147,7 +158,7 @@ def test_fields_of_kernels_in_records_do_not_change():
         ["kernel", "channels", "vectors"],
         ["kernel", "inputs"],
         of_rows,
-        *[["kernel", "rows", "jobs"]] * 3,
+        *[["kernel", "rows", "jobs"]] * 4,
         ["kernel", "channels", "vectors", "rows", "width", "row_block", "chunks"],
         ["kernel", "channels", "vectors", "width", "row_block", "chunks"],
         ["kernel", "rows", "vectors", "width", "row_block", "channels"],
@@ -163,8 +174,8 @@ def test_fields_of_kernels_in_records_do_not_change():
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_which_kernels_fit_a_layer(name):
-    layer = LAYERS[name]
-    fitting = {i for i, tiling in enumerate(TILINGS) if fits(layer, tiling, CPU)}
+    layer, cpu = LAYERS[name], EXPANDING if name == "bitmaps" else CPU
+    fitting = {i for i, tiling in enumerate(TILINGS) if fits(layer, tiling, cpu)}
     assert fitting == FITTING[name]
     if name not in FEW_BITS:  # their families are compared by `best_form`
         assert fits(layer, default_kernel(layer, CPU), CPU)
@@ -172,12 +183,13 @@ def test_which_kernels_fit_a_layer(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_family_refuses_a_layer_with_a_reason_or_tiles_it(name):
-    layer, computing = LAYERS[name], families_of(LAYERS[name], CPU)
+    layer, cpu = LAYERS[name], EXPANDING if name == "bitmaps" else CPU
+    computing = families_of(layer, cpu)
     for family in FAMILIES:
-        assert bool(family.refusal(layer, CPU)) == (family not in computing)
+        assert bool(family.refusal(layer, cpu)) == (family not in computing)
     for family in computing:
-        assert family.fits(layer, family.default(layer, CPU), CPU)
-        assert all(family.fits(layer, tiling, CPU) for tiling in family.tilings(layer, CPU))
+        assert family.fits(layer, family.default(layer, cpu), cpu)
+        assert all(family.fits(layer, tiling, cpu) for tiling in family.tilings(layer, cpu))
 
 
 def test_layers_of_other_sizes_are_refused_by_name():

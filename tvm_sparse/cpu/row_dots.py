@@ -78,3 +78,14 @@ def shuffled_dots(cpu: CpuProfile) -> RowDots | None:
         has_avx2 = has_all(("avx2",), cpu.triple, cpu.mcpu, cpu.mattr)
         return _AVX2 if has_avx2 else None
     return row_dots(cpu)
+
+
+def expanding_dots(cpu: CpuProfile) -> RowDots | None:
+    """Return the products of words that bitmaps fill, or None if there are none.
+
+    An instruction of AVX-512 puts bytes where the bits of a mask are.
+    """
+    found = row_dots(cpu)
+    if found is None or found.vector_bytes != 64:
+        return None
+    return found if has_all(("avx512vbmi2",), cpu.triple, cpu.mcpu, cpu.mattr) else None

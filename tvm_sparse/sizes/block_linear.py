@@ -23,6 +23,8 @@ class Form(StrEnum):
     """Two codes of every four, see `tvm_sparse.formats.pairs`."""
     WINDOWS = "windows"
     """The non-zeros, see `tvm_sparse.formats.sliding`."""
+    BITMAPS = "bitmaps"
+    """The non-zeros and a bit for each weight, see `tvm_sparse.formats.bitmaps`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class BlockLinear:
     form : Form
         How the weight is packed.
     steps : int
-        Steps of a weight in windows.
+        Steps of a weight in windows, or bytes of the codes of one with bitmaps.
     """
 
     rows: int

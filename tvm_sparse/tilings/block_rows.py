@@ -7,14 +7,14 @@ and sixteen rows share one copy of it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import LAUNCH_CYCLES
-from tvm_sparse.cpu.row_dots import RowDots, row_dots, shuffled_dots
-from tvm_sparse.formats import groups, pairs, sliding
+from tvm_sparse.cpu.row_dots import RowDots, expanding_dots, row_dots, shuffled_dots
+from tvm_sparse.formats import bitmaps, groups, pairs, sliding
 from tvm_sparse.formats.groups import GROUP
 from tvm_sparse.sizes.block_linear import MOST_ROWS, PLANES, BlockLinear, Form
 from tvm_sparse.tilings.family import Family
@@ -35,6 +35,10 @@ OF_A_BLOCK = 8
 MISS_CYCLES = 8
 """Cycles that a core waits where a loop ends that it expected to go on; fitted to 80 % zeros in
 blocks of 32 on Zen 3, where loads go on meanwhile."""
+
+EXPAND_CYCLES = 6
+"""Cycles in which a core puts the codes of eight columns of a group in their places: one port loads
+two masks and expands by them. Measured from L2 on a core of the Sapphire Rapids class."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class SparsePairTiling(BlockRowTiling):
 @dataclass(frozen=True)
 class SparseWindowTiling(BlockRowTiling):
     """How a layer whose weight is packed in windows is cut."""
+
+
+@dataclass(frozen=True)
+class SparseBitmapTiling(BlockRowTiling):
+    """How a layer whose weight is packed with bitmaps is cut."""
 
 
 class BlockRowsFamily(Family[BlockLinear, BlockRowTiling]):
@@ -228,48 +237,42 @@ class SparseWindowFamily(BlockRowsFamily):
         return _groups(problem) * problem.blocks * MISS_CYCLES
 
 
+class SparseBitmapFamily(BlockRowsFamily):
+    """Weights of four bits with a bit for each weight."""
+
+    name = "sparse_bitmap_row_linear"
+    is_sparse = True
+    tiling = SparseBitmapTiling
+    form, columns = Form.BITMAPS, groups.COLUMNS
+
+    def dots(self, cpu: CpuProfile) -> RowDots | None:
+        """Return the products of words that an instruction fills by a mask."""
+        return expanding_dots(cpu)
+
+    def refusal_of_sizes(self, problem: BlockLinear, cpu: CpuProfile) -> str:
+        """Return that codes cannot be expanded, or what `BlockRowsFamily` says."""
+        if self.dots(cpu) is None:
+            return "the kernel of bitmaps needs VNNI and VBMI2 of AVX-512"
+        return super().refusal_of_sizes(problem, cpu)
+
+    def code_bytes(self, problem: BlockLinear) -> float:
+        """Return the bytes of the codes and the masks."""
+        return problem.steps + self._octets(problem) * bitmaps.MASK_BYTES
+
+    def operations(self, problem: BlockLinear, tiles: int, dots: RowDots) -> float:
+        """Return those that a core does in `EXPAND_CYCLES`, and two products a row."""
+        del dots
+        prepared = tiles * EXPAND_CYCLES * OPERATIONS["x86_64"]
+        return self._octets(problem) * (prepared + 2 * _planes(problem))
+
+    def _octets(self, problem: BlockLinear) -> int:
+        return _groups(problem) * _columns(problem) // groups.COLUMNS
+
+
 BLOCK_ROW_LINEAR_FAMILY = BlockRowLinearFamily()
 SPARSE_PAIR_FAMILY = SparsePairFamily()
 SPARSE_WINDOW_FAMILY = SparseWindowFamily()
-BLOCK_ROWS_FAMILIES: tuple[BlockRowsFamily, ...] = (
-    BLOCK_ROW_LINEAR_FAMILY,
-    SPARSE_PAIR_FAMILY,
-    SPARSE_WINDOW_FAMILY,
-)
-
-
-def block_rows_family(form: Form) -> BlockRowsFamily:
-    """Return the family of a form."""
-    return next(family for family in BLOCK_ROWS_FAMILIES if family.form == form)
-
-
-def best_form(problems: Iterable[BlockLinear], cpu: CpuProfile) -> BlockLinear:
-    """Return the fastest of several forms of one layer, whatever its rows.
-
-    They are compared on one row and on all cores, and by their bytes if they take the same time.
-    Weights come from memory: until the next inference, those of other layers have passed through
-    the caches.
-
-    Parameters
-    ----------
-    problems : iterable of BlockLinear
-        The layer in forms that its weight can have, the dense one among them.
-    cpu : CpuProfile
-        The processor.
-    """
-    cpu = replace(cpu, l3_bytes=0)
-
-    def price(problem: BlockLinear) -> tuple[float, float]:
-        family = block_rows_family(problem.form)
-        layer = Layer(replace(problem, rows=1))
-        return family.cycles(layer, family.tiling(1, cpu.cores), cpu), family.size(problem)
-
-    able = [
-        problem
-        for problem in problems
-        if not block_rows_family(problem.form).refusal(Layer(replace(problem, rows=1)), cpu)
-    ]
-    return min(able, key=price)
+SPARSE_BITMAP_FAMILY = SparseBitmapFamily()
 
 
 def _groups(problem: BlockLinear) -> int:

@@ -16,9 +16,10 @@ from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.tilings.amx_conv2d import AMX_CONV2D_FAMILY, AmxConv2dTiling
 from tvm_sparse.tilings.amx_linear import AMX_LINEAR_FAMILY, AmxLinearTiling
+from tvm_sparse.tilings.block_forms import BLOCK_ROWS_FAMILIES
 from tvm_sparse.tilings.block_rows import (
-    BLOCK_ROWS_FAMILIES,
     BlockRowTiling,
+    SparseBitmapTiling,
     SparsePairTiling,
     SparseWindowTiling,
 )
@@ -66,6 +67,7 @@ Tiling: TypeAlias = (
     | BlockRowTiling
     | SparsePairTiling
     | SparseWindowTiling
+    | SparseBitmapTiling
     | Conv2dTiling
     | FlatConv2dTiling
     | AmxConv2dTiling

@@ -73,7 +73,7 @@ def packed_block_experts(
     ----------
     x, experts_of
         As `expert_linear` takes them.
-    packed : GroupedBlocks, PairBlocks or SlidingBlocks
+    packed : GroupedBlocks, PairBlocks, SlidingBlocks or BitmapBlocks
         The weights of all experts, each of which has whole groups.
     one : BlockLinear
         The layer of a few rows of one expert, with the output channels of all of them.

@@ -12,6 +12,7 @@ from tvm import relax
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.formats.bitmaps import BitmapBlocks
 from tvm_sparse.formats.groups import GroupedBlocks
 from tvm_sparse.formats.pairs import PairBlocks
 from tvm_sparse.formats.sliding import SlidingBlocks
@@ -26,15 +27,16 @@ from tvm_sparse.passes.ir.shapes import known_shape
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.packed_rows import Frame, packed_rows
 from tvm_sparse.sizes.block_linear import BlockLinear, Form
-from tvm_sparse.tilings.block_rows import block_rows_family
+from tvm_sparse.tilings.block_forms import block_rows_family
 
-PackedBlocks: TypeAlias = GroupedBlocks | PairBlocks | SlidingBlocks
+PackedBlocks: TypeAlias = GroupedBlocks | PairBlocks | SlidingBlocks | BitmapBlocks
 """A packed weight of few bits."""
 
 _ARRAYS = {
     Form.DENSE: ("codes", "scales"),
     Form.PAIRS: ("codes", "scales"),
     Form.WINDOWS: ("codes", "windows", "starts", "scales"),
+    Form.BITMAPS: ("masks", "codes", "starts", "scales"),
 }
 """The arrays of a packed weight, in the order of a kernel's arguments."""
 
@@ -48,7 +50,7 @@ def block_rows(
     ----------
     x : relax.Expr
         Panels of one lane, ``[rows, in_channels, 1]``.
-    packed : GroupedBlocks, PairBlocks or SlidingBlocks
+    packed : GroupedBlocks, PairBlocks, SlidingBlocks or BitmapBlocks
         The weight.
     problem : BlockLinear
         The sizes, with the form of `packed`.
@@ -89,6 +91,7 @@ def _kernel_of(form: Form, **how: Any) -> Callable[[relax.Call, CpuProfile], tvm
         Form.DENSE: schedules.block_row_linear,
         Form.PAIRS: schedules.pair_row_linear,
         Form.WINDOWS: schedules.sliding_row_linear,
+        Form.BITMAPS: schedules.bitmap_row_linear,
     }
     # Decoders have dozens of layers of one size.
     make = functools.lru_cache(maxsize=64)(make_of[form])

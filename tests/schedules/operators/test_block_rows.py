@@ -10,28 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tvm_sparse.cpu.profile import native, profile
-from tvm_sparse.cpu.row_dots import row_dots, shuffled_dots
+from tvm_sparse.cpu.row_dots import expanding_dots, row_dots, shuffled_dots
+from tvm_sparse.formats.bitmaps import BitmapBlocks
 from tvm_sparse.formats.groups import GroupedBlocks
 from tvm_sparse.formats.pairs import PairBlocks
 from tvm_sparse.formats.sliding import SlidingBlocks
 from tvm_sparse.schedules.emit.epilogue import Epilogue
+from tvm_sparse.schedules.operators.bitmap_row_linear import bitmap_row_linear
 from tvm_sparse.schedules.operators.block_row_linear import block_row_linear
 from tvm_sparse.schedules.operators.pair_row_linear import pair_row_linear
 from tvm_sparse.schedules.operators.sliding_row_linear import sliding_row_linear
 from tvm_sparse.sizes.block_linear import BlockLinear, Form
 from tvm_sparse.testing.few_bits import random_codes, two_of_four
 from tvm_sparse.testing.kernels import assembly, run_kernel
-from tvm_sparse.tilings.block_rows import (
-    BLOCK_ROW_LINEAR_FAMILY,
-    BlockRowTiling,
-    block_rows_family,
-)
+from tvm_sparse.tilings.block_forms import block_rows_family
+from tvm_sparse.tilings.block_rows import BLOCK_ROW_LINEAR_FAMILY, BlockRowTiling
 from tvm_sparse.tilings.layer import Layer
 
 EPILOGUES = [Epilogue(), Epilogue(bias=True, residual=True, activation="relu"), Epilogue(True)]
 LEVELS = {"int8": 127, "int16": 127 * 256 + 127}
 
 needs_windows = pytest.mark.skipif(shuffled_dots(native()) is None, reason="no AVX2")
+needs_bitmaps = pytest.mark.skipif(expanding_dots(native()) is None, reason="no VBMI2")
 pytestmark = pytest.mark.skipif(row_dots(native()) is None, reason="no kernel for this CPU")
 
 
@@ -55,6 +55,10 @@ def result(weight, problem, tiling, epilogue, x, more=(), form=Form.DENSE):
         packed = SlidingBlocks.pack(weight, "float32")
         kernel = sliding_row_linear(problem, tiling, epilogue, dots)
         arrays = [packed.codes, packed.windows, packed.starts, packed.scales]
+    elif form == Form.BITMAPS:
+        packed = BitmapBlocks.pack(weight, "float32")
+        kernel = bitmap_row_linear(problem, tiling, epilogue, dots)
+        arrays = [packed.masks, packed.codes, packed.starts, packed.scales]
     else:
         packed = GroupedBlocks.pack(weight, "float32")
         has_zeros = packed.zeros is not None
@@ -121,7 +125,21 @@ def test_windows_of_any_size(n, k, block, density, **how):
     check(random_codes(n, k, 4, block, density=density), **how, form=Form.WINDOWS)
 
 
-@pytest.mark.parametrize("form", [Form.PAIRS, pytest.param(Form.WINDOWS, marks=needs_windows)])
+@needs_bitmaps
+@settings(max_examples=12, deadline=None)
+@given(block=st.sampled_from([8, 24, 32, 128]), **SIZES)
+def test_bitmaps_of_any_size(n, k, block, density, **how):
+    check(random_codes(n, k, 4, block, density=density), **how, form=Form.BITMAPS)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Form.PAIRS,
+        pytest.param(Form.WINDOWS, marks=needs_windows),
+        pytest.param(Form.BITMAPS, marks=needs_bitmaps),
+    ],
+)
 @pytest.mark.parametrize("code", [0, 15])
 def test_the_largest_products_of_sparse_weights_do_not_overflow(form, code):
     weight = random_codes(16, 256, 4, 128)
