@@ -43,12 +43,14 @@ shapes = {"batch": 64}
 # ``tvm-sparse analyze dense.onnx --impose-sparsity 0.8,0.95`` prunes copies in memory and asks the
 # cost model. With ``--measure`` it compiles and measures them.
 
-from tvm_sparse.report.analysis import analyze
 from tvm_sparse.report.imposed import impose
 
-rows = impose(
-    dense, analyze(dense, shapes), [0.8, 0.95], analyze=lambda path: analyze(path, shapes)
-)
+
+def analyze(path):
+    return tvm_sparse.analyze(path, shapes)
+
+
+rows = impose(dense, analyze(dense), [0.8, 0.95], analyze=analyze)
 for row in rows:
     print(
         f"{row.zeros:4.0%} zeros: {row.sparse} sparse layers, {1e3 * row.seconds:.3f} ms expected"
@@ -62,9 +64,7 @@ assert rows[0].sparse == 0 < rows[-1].sparse
 # weight. One-shot pruning is good for trying things out and bad for accuracy: a network that shall
 # be used is pruned step by step while it trains, as ``examples/sparse_transfer`` does.
 
-from tvm_sparse.pruning import prune
-
-for weight in prune(dense, folder / "pruned.onnx", 0.9):
+for weight in tvm_sparse.prune(dense, folder / "pruned.onnx", 0.9):
     print(weight.layer, f"{weight.zeros / weight.size:.0%} zeros", weight.kept)
 
 # %%

@@ -38,9 +38,7 @@ path = write_onnx(Path(tempfile.mkdtemp()) / "m.onnx", nodes, {"x": shape}, ["y"
 # ``analyze`` returns what the compiler decides, here for a Raspberry Pi 4: no board is needed for
 # that. Operators that run in columns form a region; ``columns=8`` asks for columns of eight rows.
 
-from tvm_sparse.report.analysis import analyze
-
-found = analyze(path, target="rpi4", columns=8)
+found = tvm_sparse.analyze(path, target="rpi4", columns=8)
 region = max(found.regions, key=lambda region: len(region.shape.stages))
 names = [stage.name for stage in region.shape.stages]
 print(names)

@@ -22,23 +22,29 @@ if TYPE_CHECKING:
     from tvm_sparse import passes, schedules
     from tvm_sparse.compiler import compile
     from tvm_sparse.errors import TvmSparseError
+    from tvm_sparse.pruning import prune
+    from tvm_sparse.report.analysis import analyze
     from tvm_sparse.runtime.engine import Engine
     from tvm_sparse.runtime.loading import load
     from tvm_sparse.runtime.session import step_sessions
+    from tvm_sparse.tuning.tune import tune
 
 from tvm_sparse.version import __version__
 
 __all__ = [
-    "Engine", "TvmSparseError", "__version__", "compile", "load", "passes", "schedules",
-    "step_sessions",
+    "Engine", "TvmSparseError", "__version__", "analyze", "compile", "load", "passes", "prune",
+    "schedules", "step_sessions", "tune",
 ]  # fmt: skip
 
 _HOME = {
     "Engine": "runtime.engine",
     "TvmSparseError": "errors",
+    "analyze": "report.analysis",
     "compile": "compiler",
     "load": "runtime.loading",
+    "prune": "pruning",
     "step_sessions": "runtime.session",
+    "tune": "tuning.tune",
 }
 
 

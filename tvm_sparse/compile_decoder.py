@@ -22,7 +22,7 @@ from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.runtime.weights import Weights
 from tvm_sparse.runtime.writing import describe
-from tvm_sparse.specs import CacheOption
+from tvm_sparse.specs import MEASURED_BY_GENERATE, CacheOption
 
 _log = logging.getLogger("tvm_sparse")
 
@@ -55,12 +55,6 @@ def refuse_decoder(model: object, shapes: object) -> None:
     """
     if is_decoder(model, shapes):
         raise InputError(MEASURED_BY_GENERATE)
-
-
-MEASURED_BY_GENERATE = (
-    "the model is a decoder, whose steps are no inferences: `tvm-sparse generate` measures tokens "
-    "a second"
-)
 
 
 def check_decoder_options(

@@ -293,7 +293,11 @@ def verify_engine(
     """
     from tvm_sparse.verification import verify
 
-    part = compile_part or functools.partial(
+    return verify.verify(model, engine, compile_part or like(engine), inputs)
+
+
+def like(engine: Engine) -> Callable[[Path], Engine]:
+    """Return a function that compiles an ONNX file with the threads and precision of an engine."""
+    return functools.partial(
         compile, threads=engine.threads, precision=engine.info.precision, padding="keep"
     )
-    return verify.verify(model, engine, part, inputs)

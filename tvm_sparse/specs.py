@@ -28,6 +28,12 @@ PaddingOption = Literal["keep", "drop", "auto"]
 RUN_SUBMODEL = "tvm_sparse.onnxruntime.run"
 """The name of the function that compiled code calls for a part that ONNX Runtime runs."""
 
+MEASURED_BY_GENERATE = (
+    "the model is a decoder, whose steps are no inferences: `tvm-sparse generate` measures tokens "
+    "a second"
+)
+"""What is said where the time of an inference of a decoder is asked for."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -1,5 +1,8 @@
 """A tiny model, its library, and calls of the command line."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -23,6 +26,25 @@ def model(folder):
 def library(model, folder):
     assert main.main(["compile", str(model), *SHAPE, "-o", str(folder / "mlp.so")]) == 0
     return folder / "mlp.so"
+
+
+@pytest.fixture
+def without_compiler():
+    """Run a verb in a fresh process that must not import TVM's compiler; returns its stdout."""
+    program = (
+        "import sys\n"
+        "from tvm_sparse.cli import main\n"
+        "assert main.main(sys.argv[1:]) == 0\n"
+        "assert 'tvm' not in sys.modules, 'the compiler is imported'\n"
+    )
+
+    def run(*arguments):
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
 
 
 @pytest.fixture

@@ -38,6 +38,11 @@ def test_numbers(call, decoder, lookup):
     assert "3 tokens read" in err and "12 written" in err
 
 
+def test_writing_needs_no_compiler(decoder, without_compiler):
+    written = without_compiler("generate", decoder, "--ids", "5", "--tokens", 2)
+    assert len(written.split(",")) == 2
+
+
 def test_json(call, decoder):
     status, out, _ = call("generate", decoder, "--ids", "5", "--tokens", 4, "--json")
     found = json.loads(out)

@@ -199,22 +199,25 @@ class TestMistakes:
         assert "ONNX model" in fails("benchmark", library, "--compare", "onnxruntime")
 
     @pytest.mark.parametrize(
-        "arguments",
+        ("arguments", "says"),
         [
-            [],
-            ["fly"],
-            ["compile", "a.onnx"],
-            ["compile", "a.onnx", "-o", "a.so", "--shape", "x"],
-            ["compile", "a.onnx", "-o", "a.so", "--shape", "x=1,-b"],
-            ["run", "a.so", "--input", "x.npy"],
-            ["prune", "a.onnx", "-o", "b.onnx", "--sparsity", "many"],
+            ("", "arguments are required: VERB; see `tvm-sparse --help`"),
+            ("fly", "invalid choice: 'fly'"),
+            ("compile a.onnx", "are required: -o/--output; see `tvm-sparse compile --help`"),
+            ("compile a.onnx -o a.so --shape x", "--shape: 'x' is not like input_ids=1,128;"),
+            ("compile a.onnx -o a.so --shape x=1,-b", "'x=1,-b' is not like"),
+            ("compile a.onnx -o a.so --fly \r", "unrecognized arguments: --fly \\r;"),
+            ("run a.so --input x.npy", "'x.npy' is not like input_ids=ids.npy"),
+            ("prune a.onnx -o b.onnx --sparsity many", "invalid float value: 'many'"),
         ],
     )
-    def test_usage(self, arguments, capsys):
+    def test_usage(self, arguments, says, capsys):
         with pytest.raises(SystemExit) as stop:
-            main.main(arguments)
+            main.main(arguments.split(" ") if arguments else [])
         assert stop.value.code == 2
-        assert capsys.readouterr().err.startswith("usage: tvm-sparse")
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and says in message
+        assert message.count("\n") == 1 and message.endswith("\n")
 
 
 def test_mistakes_print_no_traceback():

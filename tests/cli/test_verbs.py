@@ -176,6 +176,12 @@ def test_help_waits_for_nothing():
     assert result.stdout.endswith("[]\n")
 
 
+def test_a_library_is_verified_and_measured_without_the_compiler(model, library, without_compiler):
+    assert "verified against" in without_compiler("verify", model, library)
+    turns = ["--rounds", 1, "--seconds", 0]
+    assert "tvm-sparse" in without_compiler("benchmark", library, *turns)
+
+
 class TestThroughput:
     """``benchmark`` with DeepSparse's flags."""
 

@@ -27,8 +27,7 @@ from tvm_sparse.bench.peers import (
     PeerProcess,
 )
 from tvm_sparse.bench.results import Comparison, EngineResult, check_turns
-from tvm_sparse.cpu.peak_rates import fma_peak
-from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.this_machine import usable_cores
 from tvm_sparse.cpu.threads import check_threads
 from tvm_sparse.errors import InputError
 from tvm_sparse.files import scratch_folder
@@ -121,7 +120,7 @@ def compare(
     unknown = [engine for engine in engines if engine not in (OURS, *PEERS)]
     if unknown:
         raise InputError(f"unknown engine {unknown[0]!r}: it is one of {', '.join(PEERS)}")
-    given, threads = threads, threads or native().cores
+    given, threads = threads, threads or usable_cores()
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_folder())
         work = None
@@ -135,7 +134,7 @@ def compare(
         elif inputs is None or library is None or set(engines) != {OURS}:
             raise InputError("without an ONNX model, give a library and its inputs, and no peers")
         np.savez(scratch / "inputs.npz", *inputs.values())
-        peak = fma_peak()
+        peak = 0.0 if work is None else _fma_peak()
         contenders: list[_Contender] = []
         names = list(inputs)
 
@@ -171,6 +170,13 @@ def compare(
         results = tuple(_finish(contender) for contender in contenders)
     name = model.stem if model is not None else str(library)
     return Comparison(name, threads, results, work, peak)
+
+
+def _fma_peak() -> float:
+    """Return the multiply-adds a second that this machine reaches."""
+    from tvm_sparse.cpu.peak_rates import fma_peak  # needs TVM's compiler
+
+    return fma_peak()
 
 
 def _write_whole(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path:

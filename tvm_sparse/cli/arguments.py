@@ -10,9 +10,9 @@ import argparse
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
-from tvm_sparse.errors import RemoteError
+from tvm_sparse.errors import RemoteError, printable
 
 if TYPE_CHECKING:
     from tvm_sparse.records.best import RecordedPlans
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The verbs of a parser, to which `add_verb` adds one."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads a command line; a mistake in it is one line, as every other mistake is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, and end the program with status 2."""
+        what = printable(message.removeprefix("argument "))
+        self.exit(2, f"error: {what}; see `{self.prog} --help`\n")
 
 
 def add_verb(

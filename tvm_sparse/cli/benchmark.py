@@ -77,22 +77,25 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _measure_here(options: argparse.Namespace, update: Callable[[str], None]) -> Comparison:
-    from tvm_sparse import compiler
     from tvm_sparse.bench import arrays, comparison
     from tvm_sparse.bench.peers import OURS
-    from tvm_sparse.compile_decoder import MEASURED_BY_GENERATE, refuse_decoder
     from tvm_sparse.runtime import library
+    from tvm_sparse.specs import MEASURED_BY_GENERATE
 
     is_library = options.model.is_file() and library.is_library(options.model)
     inputs: dict[str, np.ndarray] | None = None
     if is_library:
-        engine = compiler.load(options.model)
+        from tvm_sparse.runtime.loading import load
+
+        engine = load(options.model)
         if engine.is_decoder:
             raise InputError(MEASURED_BY_GENERATE)
         inputs = arrays.random_inputs(_at(engine.inputs, options.hint))
     elif options.hint:
         raise InputError("--hint is for libraries: a model is measured at the shapes of --shape")
     else:
+        from tvm_sparse.compile_decoder import refuse_decoder
+
         refuse_decoder(options.model, options.shape)
     compile_options = {"target": options.target, **arguments.compile_options(options)}
     if is_library:

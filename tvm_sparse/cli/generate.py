@@ -192,11 +192,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _engine(options: argparse.Namespace) -> Engine:
-    from tvm_sparse import compiler
-
     if options.model.suffix == _LIBRARY:
-        return compiler.load(options.model, options.threads)
-    return compiler.compile(options.model, threads=options.threads)
+        from tvm_sparse.runtime.loading import load
+
+        return load(options.model, options.threads)
+    from tvm_sparse.compiler import compile
+
+    return compile(options.model, threads=options.threads)
 
 
 def _room(options: argparse.Namespace, engine: Engine, prompt: int) -> tuple[int, int]:

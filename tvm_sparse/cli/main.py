@@ -28,6 +28,7 @@ from tvm_sparse.cli import (
     tune,
     verify,
 )
+from tvm_sparse.cli.arguments import Parser
 from tvm_sparse.errors import TvmSparseError, is_out_of_memory, printable, reason
 
 _NO_MEMORY = reason(MemoryError())
@@ -132,7 +133,7 @@ class _Printable(logging.Formatter):
 def _parser() -> argparse.ArgumentParser:
     from tvm_sparse.version import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tvm-sparse", description="Compiles pruned networks to fast libraries for plain CPUs."
     )
     parser.add_argument("--version", action="version", version=__version__)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm_sparse.cli import arguments, limits, streams
+
+if TYPE_CHECKING:
+    from tvm_sparse.runtime.engine import Engine
 
 
 def declare(verbs: arguments.Verbs) -> None:
@@ -25,13 +29,20 @@ def declare(verbs: arguments.Verbs) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare a library with ONNX Runtime."""
-    from tvm_sparse import compiler, files
+    from tvm_sparse import files
     from tvm_sparse.cli import console
+    from tvm_sparse.runtime.loading import load
+    from tvm_sparse.verification.verify import verify
+
+    def compile_part(path: Path) -> Engine:
+        from tvm_sparse import compiler
+
+        return compiler.like(engine)(path)
 
     inputs = files.read_npz(options.calibration) if options.calibration else None
-    engine = compiler.load(options.library, options.threads)
+    engine = load(options.library, options.threads)
     with console.progress(f"comparing {options.library} with ONNX Runtime"):
-        verification = compiler.verify_engine(options.model, engine, inputs)
+        verification = verify(options.model, engine, compile_part, inputs)
     if options.json:
         console.print_json(asdict(verification))
     else:

@@ -11,12 +11,11 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx
 
-from tvm_sparse.cpu.precision import PrecisionOption
 from tvm_sparse.dtypes import DType
 from tvm_sparse.errors import PLEASE_REPORT, InputError, TvmSparseError, VerificationError
 from tvm_sparse.frontends.input_shapes import bind_shapes
@@ -26,8 +25,12 @@ from tvm_sparse.runtime.engine import Engine
 from tvm_sparse.specs import TensorSpec
 from tvm_sparse.verification.bisection import Bisection, Compile
 from tvm_sparse.verification.comparison import Difference, Reference, Refused
-from tvm_sparse.verification.decoder import compare_decoder
 from tvm_sparse.verification.inputs import UnknownInput, example_inputs
+
+if TYPE_CHECKING:
+    from tvm_sparse.cpu.precision import PrecisionOption
+
+# What needs TVM's compiler is imported late: a library is verified with the runtime alone.
 
 MOST_DISTRUSTED = 5
 """The most nodes that ONNX Runtime runs since their results differ."""
@@ -118,6 +121,8 @@ def verify(
 
 def _decoder(model: str | os.PathLike[str], engine: Engine) -> Verification:
     """Verify a decoder by the logits of some tokens."""
+    from tvm_sparse.verification.decoder import compare_decoder
+
     _check_names(read_model(model)[0], engine)
     try:
         found = compare_decoder(model, engine)
