@@ -6,7 +6,9 @@ Each turn starts a new process for each engine: it imports the engine, loads the
 model three times, on zeros. Columns are fastest (median) of the turns, times in milliseconds. The
 memory is what the kernel says of the process: resident at the end, of which others share none
 (private), and at most (peak). With --together, two processes of each engine run at once, and the
-column "both" is what the two take: their proportional shares of common pages.
+column "both" is what the two take: their proportional shares of common pages. With --deepsparse,
+the Python of an environment that has DeepSparse, ONNX files are run in it, too; it needs files of
+fixed shapes.
 """
 
 from __future__ import annotations
@@ -38,21 +40,30 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--together", action="store_true", help="two processes of each at once")
+    parser.add_argument("--deepsparse", metavar="PYTHON", help="run ONNX files in it, too")
     options = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {file: [] for file in options.files}
+    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for file in options.files:
+        found[file, sys.executable] = []
+        if options.deepsparse and file.endswith(".onnx"):
+            found[file, options.deepsparse] = []
     for _ in range(options.turns):
-        for file, answers in found.items():
-            answers.append(_turn(file, options.threads, 2 if options.together else 1))
+        for (file, python), answers in found.items():
+            answers.append(_turn(python, file, options.threads, 2 if options.together else 1))
     table = Table("file", *_TIMES, *(f"{size} MB" for size in (*_SIZES, "both")), box=None)
-    for file, answers in found.items():
+    for (file, python), answers in found.items():
         cells = [_cell([answer[name] for answer in answers]) for name in (*_TIMES, *_SIZES, "both")]
-        table.add_row(Path(file).name, *cells)
+        engine = "" if python == sys.executable else " in DeepSparse"
+        table.add_row(Path(file).name + engine, *cells)
     Console(width=140).print(table)
 
 
-def _turn(file: str, threads: int, count: int) -> dict[str, float]:
+def _turn(python: str, file: str, threads: int, count: int) -> dict[str, float]:
     """Return what one of `count` processes measures, and the memory of all of them."""
-    command = [sys.executable, str(_WORKER), file, str(threads)]
+    engine = "onnxruntime" if file.endswith(".onnx") else "tvm_sparse"
+    if python != sys.executable:
+        engine = "deepsparse"
+    command = [python, str(_WORKER), engine, file, str(threads)]
     workers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for _ in range(count)

@@ -6,6 +6,7 @@ It imports nothing of this project before the engine, whose import it measures.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 
 def main() -> None:
     """Print times and memory; after a line of input, print this process's share of its pages."""
-    file, threads = sys.argv[1], int(sys.argv[2])
+    engine, file, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     times = {}
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
@@ -26,8 +27,7 @@ def main() -> None:
         times[name] = 1e3 * (time.perf_counter() - start)
         return result
 
-    prepare = _onnxruntime if file.endswith(".onnx") else _tvm_sparse
-    load = timed("import", prepare)
+    load = timed("import", _ENGINES[engine])
     run = timed("load", lambda: load(file, threads))
     timed("first", run)
     run()
@@ -75,6 +75,20 @@ def _onnxruntime() -> Callable[[str, int], Callable[[], object]]:
 
     return loaded
 
+
+def _deepsparse() -> Callable[[str, int], Callable[[], object]]:
+    os.environ["NM_DISABLE_ANALYTICS"] = "True"
+    import deepsparse
+
+    def loaded(file: str, threads: int) -> Callable[[], object]:
+        engine = deepsparse.Engine(file, batch_size=None, num_cores=threads)
+        inputs = [np.zeros_like(array) for array in engine.generate_random_inputs()]
+        return lambda: engine.run(inputs, val_inp=False)
+
+    return loaded
+
+
+_ENGINES = {"tvm_sparse": _tvm_sparse, "onnxruntime": _onnxruntime, "deepsparse": _deepsparse}
 
 _OPEN = {"batch": 1, "batch_size": 1}
 """The sizes of open dimensions by name; others are 128, as in `tvm-sparse benchmark bert-base`."""
