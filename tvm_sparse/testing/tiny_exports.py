@@ -46,6 +46,8 @@ class TinyExport:
     slopes : bool
         Whether scores grow from position to position, by a slope of each head (ALiBi). Without a
         form of its own, the mask has it; written out, it is a sum of three dimensions, as in Bloom.
+    is_limited : bool
+        Whether hidden scores are limited from below, as in XGLM.
     experts : int
         The experts of a mixture behind each attention; 0 for no mixture.
     """
@@ -66,6 +68,7 @@ class TinyExport:
     room: int = 0
     reads_past: bool = False
     slopes: bool = False
+    is_limited: bool = False
     experts: int = 0
 
     def write(self, path: Path) -> Path:
@@ -265,6 +268,9 @@ class TinyExport:
             masked = out.node("Where", [self._mask(out), scores, low], f"masked{i}")
         else:
             masked = out.node("Add", [scores, self._mask(out)], f"masked{i}")
+        if self.is_limited:
+            least = out.weight(f"least{i}", np.float32(-3.4e38))
+            masked = out.node("Max", [masked, least], f"limited{i}")
         weights = out.node("Softmax", [masked], f"weights{i}", axis=-1)
         return out.node("MatMul", [weights, repeated[1]], f"y{i}")
 

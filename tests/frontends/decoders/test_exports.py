@@ -18,7 +18,7 @@ FORMS = {
     "rows": TinyExport("rows", heads=6, kv_heads=3),
     "scatter": TinyExport("scatter"),
     "written out": TinyExport("written out"),
-    "written out, tied": TinyExport("written out", tied=True),
+    "written out, tied": TinyExport("written out", tied=True, is_limited=True),
     "written out, a table of masks": TinyExport("written out", room=256),
     "written out, counted positions": TinyExport("written out", counts=True),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),

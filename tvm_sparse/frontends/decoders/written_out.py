@@ -159,6 +159,10 @@ class _Reader:
         is_view = node.op_type == "Reshape" and self._keeps_last_two(node)
         if node.op_type in _TRANSPARENT or is_view:
             return self._scores(node.input[0])
+        if node.op_type == "Max":
+            # XGLM keeps what is hidden finite.
+            above = [name for name in node.input if not self._is_low(name)]
+            return self._scores(above[0]) if len(above) == 1 else None
         if node.op_type in ("Mul", "Div"):
             scores, factor = self._scores(node.input[0]), self._number(node.input[1])
             if scores is None or factor is None:
