@@ -8,7 +8,10 @@ import pytest
 from onnx import numpy_helper
 from onnx.helper import make_node
 
+import tvm_sparse
 from tvm_sparse.cli.main import main
+from tvm_sparse.cpu.profile import native
+from tvm_sparse.cpu.row_dots import expanding_dots, row_dots
 from tvm_sparse.decoders import decoder_model
 from tvm_sparse.errors import InputError, ModelError, OutputError
 from tvm_sparse.frontends.onnx_file import write_model
@@ -36,6 +39,21 @@ def test_products_are_rounded_and_zeros_stay(tmp_path, group):
     assert kinds.count("MatMulNBits") == 2
     assert "MatMul" not in kinds
     assert report.bytes_after < report.bytes_before
+
+
+@pytest.mark.skipif(row_dots(native()) is None, reason="this CPU has no products of bytes")
+@pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
+def test_rounded_products_compile(tmp_path, density):
+    model, out = write_mlp(tmp_path / "m.onnx", density=density), tmp_path / "q.onnx"
+    round_weights(model, out, 32)
+    engine = tvm_sparse.compile(out, shapes={"x": (1, 5, 32)}, threads=1)
+    kernels = {layer.kernel for layer in engine.report.layers}
+    if density == 0.5 and expanding_dots(native()) is not None:
+        assert "sparse_bitmap_row_linear" in kernels
+    x = np.random.default_rng(0).standard_normal((1, 5, 32)).astype("float32")
+    np.testing.assert_allclose(
+        engine.run({"x": x})["y"], onnxruntime_outputs(out, {"x": x})["y"], atol=1e-3
+    )
 
 
 def test_the_graph_of_rounded_weights_is_that_of_the_builder(tmp_path):

@@ -73,7 +73,7 @@ class _Bitmaps(Blocks):
         shapes = {
             "masks": ((groups, octets, 2), "uint64"),
             "codes": ((count,), "uint8"),
-            "starts": ((groups,), "int64"),
+            "starts": ((groups,), "int32"),
             "scales": ((groups, problem.blocks, GROUP), self.scale_dtype),
         }
         self.held = {
@@ -88,7 +88,7 @@ class _Bitmaps(Blocks):
 
     def begin(self, group: Expr) -> None:
         """Go to the first code of a group."""
-        self.place[0] = self.held["starts"][group]
+        self.place[0] = T.Cast("int64", self.held["starts"][group])
 
     def multiply(self, group: Expr, step: Expr, rows: list[Expr]) -> None:
         """Add the products of eight columns to the sums."""

@@ -23,6 +23,9 @@ MASK_BYTES = 16
 READ_BYTES = 64
 """Bytes that a kernel reads from the first code of eight columns on."""
 
+MOST_BYTES = 2**31 - 1
+"""Bytes of codes at which the first one of a group can be."""
+
 _MIDDLE = 8
 
 
@@ -56,7 +59,7 @@ class BitmapBlocks:
     codes : numpy.ndarray
         uint8, those of all groups one after the other, and `READ_BYTES` more.
     starts : numpy.ndarray
-        int64, ``(groups,)``: the first byte of each group.
+        int32, ``(groups,)``: the first byte of each group.
     scales : numpy.ndarray
         float16 or float32, ``(groups, blocks, GROUP)``.
     block : int
@@ -65,7 +68,7 @@ class BitmapBlocks:
 
     masks: NDArray[np.uint64]
     codes: NDArray[np.uint8]
-    starts: NDArray[np.int64]
+    starts: NDArray[np.int32]
     scales: NDArray[np.float16 | np.float32]
     block: int
 
@@ -96,7 +99,7 @@ class BitmapBlocks:
         return BitmapBlocks(
             np.stack(masks),
             np.concatenate([*codes, np.zeros(READ_BYTES, np.uint8)]),
-            np.array(starts, np.int64),
+            np.array(starts, np.int32),
             in_lanes(weight.padded(GROUP, COLUMNS).scales).astype(scale_dtype),
             weight.block,
         )

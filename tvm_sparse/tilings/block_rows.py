@@ -253,6 +253,8 @@ class SparseBitmapFamily(BlockRowsFamily):
         """Return that codes cannot be expanded, or what `BlockRowsFamily` says."""
         if self.dots(cpu) is None:
             return "the kernel of bitmaps needs VNNI and VBMI2 of AVX-512"
+        if problem.steps > bitmaps.MOST_BYTES:
+            return f"the kernel of bitmaps takes codes of {bitmaps.MOST_BYTES} bytes"
         return super().refusal_of_sizes(problem, cpu)
 
     def code_bytes(self, problem: BlockLinear) -> float:
