@@ -61,6 +61,7 @@ from tvm_sparse.passes.lower.count_multiples import (
     default_counts,
     multiples_in,
 )
+from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
 from tvm_sparse.passes.lower.legalize_quantize import legalize_quantize
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
@@ -168,6 +169,7 @@ def lower(cpu: CpuProfile) -> Passes:
         ClampIndices(),
         CheckDivisors(),
         relax.transform.AnnotateTIROpPattern(),
+        KeepNumbersApart(),
         relax.transform.FoldConstant(),
         relax.transform.DeadCodeElimination(),
         relax.transform.FuseOps(),

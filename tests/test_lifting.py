@@ -68,6 +68,17 @@ def test_a_function_that_others_call_keeps_its_weights():
     tvm.ir.assert_structural_equal(lifted, mod)
 
 
+def test_constants_of_no_bytes():
+    """TVM's own blob of constants cannot hold them."""
+    empty = relax.const(np.zeros((0, 3), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", []):
+        builder.emit_func_output(builder.emit(relax.op.nn.relu(empty)))
+    lifted, weights, read_by = lift_weights(builder.get())
+    assert read_by == {"main": (0,)} and weights[0].shape == (0, 3)
+    assert constants_of(lifted["main"]) == []
+
+
 def test_types_that_numpy_does_not_have_stay():
     half = relax.const(np.zeros(LEAST_BYTES, "float32"), "bfloat16")
     builder = relax.BlockBuilder()

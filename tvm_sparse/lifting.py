@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 LEAST_BYTES = 4096
-"""Constants below this size, the page of a system, stay where they are."""
+"""Constants below this size, the page of a system, stay where they are, but for those of no bytes:
+TVM writes a blob with such a constant that it refuses to read."""
 
 
 def lift_weights(
@@ -108,7 +109,7 @@ class _Lifter:
 def _can_be_mapped(tensor: tvm.runtime.Tensor) -> bool:
     # NumPy has other types, such as bfloat16, from ml_dtypes; DLPack refuses them.
     array = tensor.numpy()
-    return array.dtype.kind in "biuf" and array.nbytes >= LEAST_BYTES
+    return array.dtype.kind in "biuf" and (array.nbytes >= LEAST_BYTES or not array.nbytes)
 
 
 def _bytes_of(tensor: tvm.runtime.Tensor) -> NDArray[Any]:

@@ -9,16 +9,17 @@ Runs before constants are folded, which runs operators.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax.expr_functor import PyExprMutator, mutator
+from tvm_ffi import structural_walk
 
 from tvm_sparse.errors import ModelError
-from tvm_sparse.passes.ir.shapes import static_shape
 from tvm_sparse.schedules.operators.checked_copy import MOST, checked_copy, within
 
 if TYPE_CHECKING:
@@ -69,9 +70,15 @@ class _Checker(PyExprMutator):
             return call
         text = index_error(self.layer, axes)
         if isinstance(indices, tvm.ir.GenericConst):
-            _check_constant(indices.value.numpy(), axes, from_end, text)
-            return call
-        indices = checked(self.builder_, indices, within(axes, from_end), text)
+            # A size that is not known is 1 at least.
+            least = [size if isinstance(size, int) else 1 for size in axes]
+            if _are_within(indices.value.numpy(), least, from_end):
+                return call
+            if least == axes:
+                raise ModelError(text)
+        variables = _variables_of(axes)
+        is_valid = within(axes, from_end, variables)
+        indices = checked(self.builder_, indices, is_valid, text, sizes=variables)
         if call.op.name == "relax.take":
             return relax.op.take(call.args[0], indices, call.attrs.axis, mode="clip")
         return relax.Call(call.op, [call.args[0], indices, *call.args[2:]], call.attrs)
@@ -80,9 +87,10 @@ class _Checker(PyExprMutator):
 def checked(
     builder: relax.BlockBuilder,
     values: relax.Expr,
-    is_valid: Callable[[Expr, Expr], Expr],
+    is_valid: Callable[..., Expr],
     text: str,
     product: bool = False,
+    sizes: Sequence[Expr] = (),
 ) -> relax.Var:
     """Return a variable that holds a copy of integers, all of which are valid.
 
@@ -94,13 +102,16 @@ def checked(
         A tensor of integers.
     is_valid, text, product
         As `checked_copy` takes them.
+    sizes : sequence of Expr
+        Variables of sizes that are known at run time only; `is_valid` gets their values.
     """
     dtype, shape = str(values.ty.dtype), values.ty.shape
-    gvar = builder.add_func(checked_copy(list(shape), dtype, is_valid, text, product), NAME)
-    return builder.emit(relax.call_tir(gvar, [values], relax.TensorType(shape, dtype)))
+    func = checked_copy(list(shape), dtype, is_valid, text, product, len(sizes))
+    gvar, ty = builder.add_func(func, NAME), relax.TensorType(shape, dtype)
+    return builder.emit(relax.call_tir(gvar, [*sizes, values], ty))
 
 
-def _axes(call: relax.Call) -> tuple[list[int], bool] | None:
+def _axes(call: relax.Call) -> tuple[list[Expr | int], bool] | None:
     """Return the sizes of the axes that a call's indices are for, and whether they count back.
 
     There is one axis for all indices, or one for each position along the last axis of the indices.
@@ -108,14 +119,14 @@ def _axes(call: relax.Call) -> tuple[list[int], bool] | None:
     name = call.op.name
     if name not in _OPERATORS or (name == "relax.take" and call.attrs.mode != "fast"):
         return None
-    shape = static_shape(call.args[0])
-    if shape is None:
+    if not isinstance(call.args[0].ty.shape, relax.ShapeExpr):
         return None
+    shape = [int(n) if isinstance(n, tirx.IntImm) else n for n in call.args[0].ty.shape]
     if name in ("relax.gather_nd", "relax.scatter_nd"):
         batch = int(call.attrs.batch_dims) if name == "relax.gather_nd" else 0
-        return list(shape[batch : batch + int(call.args[1].ty.shape[-1])]), False
+        return shape[batch : batch + int(call.args[1].ty.shape[-1])], False
     axis = call.attrs.axis
-    size = int(np.prod(shape)) if axis is None else shape[int(axis)]
+    size = math.prod(shape) if axis is None else shape[int(axis)]
     return [size], name == "relax.scatter_elements"
 
 
@@ -125,13 +136,21 @@ _OPERATORS = frozenset(
 )
 
 
-def index_error(layer: str, axes: Sequence[int]) -> str:
+def index_error(layer: str, axes: Sequence[Expr | int]) -> str:
     """Return the message of the error for an index that is out of range."""
     sizes = " and ".join(map(str, dict.fromkeys(axes)))
     return f"an index is out of range in {layer}: it is for an axis of {sizes}"
 
 
-def _check_constant(indices: np.ndarray, axes: Sequence[int], from_end: bool, text: str) -> None:
+def _variables_of(sizes: Sequence[Expr | int]) -> list[Expr]:
+    """Return the variables in sizes, each once, in their order."""
+    found: dict[Expr, None] = {}
+    for size in sizes:
+        if not isinstance(size, int):
+            structural_walk(size, (tvm.ir.Var, found.setdefault))
+    return list(found)
+
+
+def _are_within(indices: np.ndarray, axes: Sequence[int], from_end: bool) -> bool:
     sizes = np.array(axes)
-    if ((indices < (-sizes if from_end else 0)) | (indices >= sizes)).any():
-        raise ModelError(text)
+    return bool(((indices >= (-sizes if from_end else 0)) & (indices < sizes)).all())

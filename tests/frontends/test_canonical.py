@@ -1,5 +1,7 @@
 """The steps to the canonical form: each keeps what the model computes."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -136,7 +138,7 @@ def test_wrong_indices_of_a_sparse_tensor():
     broken = sparse(np.eye(3, dtype="float32"))
     broken.indices.CopyFrom(numpy_helper.from_array(np.array([0, 4, 99]), "i"))
     with pytest.raises(ModelError, match="'w': its indices are wrong"):
-        dense(broken, "w")
+        dense(broken, "w", Path())
 
 
 def test_functions_are_written_out(tmp_path):

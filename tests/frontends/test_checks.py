@@ -66,6 +66,18 @@ INVALID = {
     "parts that do not add up": (
         node("Split", "s", outputs=("y", "z")), {"x": [8, 3]}, {"s": integers(3, 3)}, "split"
     ),
+    "a range without end": (
+        make_node("Range", ["zero", "x1", "zero"], ["y"], "n"),
+        {"x": [1]},
+        {"zero": np.float32(0), "x1": np.float32(5)},
+        "no range",
+    ),
+    "a range of no numbers": (
+        make_node("Range", ["a", "b", "a"], ["y"], "n"),
+        {"x": [1]},
+        {"a": np.float32(1), "b": np.float32("nan")},
+        "no range",
+    ),
     "an index": (node("Gather", "i"), {"x": [6, 8]}, {"i": integers(0, 6)}, "-6 to 5"),
     "a negative index": (
         node("GatherElements", "i", axis=1), {"x": [1, 8]}, {"i": integers(-9)[None]}, "-8 to 7"
@@ -349,6 +361,9 @@ class TestFile:
             ("offset", "abc", "described wrong"),
             ("offset", "-4", "described wrong"),
             ("length", "-4", "described wrong"),
+            ("length", "4", "its length is 4, and its shape and type need 128 bytes"),
+            ("offset", "4", "too short"),
+            ("offset", str(10**30), "too short"),
             ("location", "a" * 5000, "not a valid ONNX model"),
             ("location", "/etc/passwd", "outside of the model's folder"),
         ],
@@ -361,3 +376,16 @@ class TestFile:
         found = model([node("MatMul", "w")], {"x": [3, 4]})
         found.graph.initializer.append(tensor)
         refused(found.SerializeToString(), message)
+
+    @pytest.mark.parametrize("kind", [TensorProto.UNDEFINED, TensorProto.STRING, 99])
+    @pytest.mark.parametrize("location", [TensorProto.DEFAULT, TensorProto.EXTERNAL])
+    def test_types_of_weights(self, refused, tmp_path, kind, location):
+        (tmp_path / "w.bin").write_bytes(bytes(128))
+        tensor = TensorProto(name="w", data_type=kind, dims=[4, 4], data_location=location)
+        if location == TensorProto.EXTERNAL:
+            tensor.external_data.add(key="location", value="w.bin")
+        found = model([node("MatMul", "w")], {"x": [3, 4]})
+        found.graph.initializer.append(tensor)
+        message = "is text" if kind == TensorProto.STRING else "does not know"
+        if kind != TensorProto.STRING or location == TensorProto.EXTERNAL:
+            refused(found.SerializeToString(), message)

@@ -25,7 +25,8 @@ def check(path, shapes):
     rng = np.random.default_rng(1)
     inputs = {name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
     expected = onnxruntime_outputs(path, inputs)
-    engine = tvm_sparse.compile(path, fallback="off", threads=1)
+    tvm_sparse.compile(path, fallback="off", threads=1).save(path.with_suffix(".so"))
+    engine = tvm_sparse.load(path.with_suffix(".so"))
     for name, value in engine.run(inputs).items():
         assert (value.shape, value.dtype) == (expected[name].shape, expected[name].dtype)
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5)

@@ -201,6 +201,18 @@ def test_what_no_formula_expresses_is_an_error(tmp_path):
         tvm_sparse.compile(path)
 
 
+def test_slices_of_any_place_are_an_error(tmp_path):
+    node = make_node("Slice", ["x", "s", "e"], ["y"])
+    inputs = {"x": ["n", 8], "s": [1], "e": [1]}
+    path = write_onnx(tmp_path / "m.onnx", [node], inputs, ["y"], {})
+    model = onnx.load(path)
+    for value in model.graph.input[1:]:
+        value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    with pytest.raises(InputError, match="any n"):
+        tvm_sparse.compile(path)
+
+
 def test_formulas():
     at = probes(["batch", "sequence"])
     variables = {"batch": 5, "sequence": 100}  # numbers stand for the variables

@@ -4,9 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import tvm
+from onnx import TensorProto, helper, numpy_helper
 from onnx.helper import make_node
 from tvm import relax
 
+import tvm_sparse
 from tvm_sparse.errors import InputError, ModelError
 from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.specs import TensorSpec
@@ -203,6 +205,59 @@ class TestExternalData:
             (tmp_path / "snapshot" / name).symlink_to(tmp_path / name)
         mod = import_onnx(tmp_path / "snapshot" / "mlp.onnx", SHAPES).mod
         assert sorted(w.shape for w in constants_of(mod)) == [(32, 64), (64,), (64, 48)]
+
+    @pytest.mark.parametrize("rows", [4, 64])
+    @pytest.mark.parametrize("place", ["initializer", "constant", "sparse", "branch", "function"])
+    def test_places_of_tensors(self, place, rows, tmp_path, tmp_path_factory, monkeypatch):
+        """Wherever a tensor is, it lies next to the model, and no link leads away."""
+        values = np.arange(1, rows * 8 + 1, dtype="float32")
+        path, data = tmp_path / "model.onnx", tmp_path / "w.bin"
+        data.write_bytes(values.tobytes())
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        (elsewhere / "w.bin").write_bytes(bytes(values.nbytes))
+        path.write_bytes(with_external_weight(place, rows).SerializeToString())
+        monkeypatch.chdir(elsewhere)
+        y = tvm_sparse.compile(path, threads=1).run([np.eye(rows, dtype="float32")])["y"]
+        np.testing.assert_array_equal(y, values.reshape(rows, 8))
+        data.unlink()
+        data.symlink_to(elsewhere / "w.bin")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ModelError, match="a link out of the model's folder"):
+            import_onnx(path)
+        path.rename(elsewhere / "model.onnx")
+        import_onnx(elsewhere / "model.onnx")
+
+
+def with_external_weight(place, rows):
+    """Return y = x @ w, where `w` lies in a file and is a tensor somewhere in the model."""
+    dims = [rows * 8] if place == "sparse" else [rows, 8]
+    weight = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=dims, data_location=1)
+    weight.external_data.add(key="location", value="w.bin")
+    product, opsets = make_node("MatMul", ["x", "w"], ["y"]), [helper.make_opsetid("", 17)]
+    constant = [make_node("Constant", [], ["w"], value=weight), product]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, 8])
+    nodes, functions, initializers = [product], [], []
+    if place == "initializer":
+        initializers = [weight]
+    elif place == "constant":
+        nodes = constant
+    elif place == "branch":
+        inner = helper.make_graph(constant, "inner", [], [y])
+        flag = numpy_helper.from_array(np.array(True), "flag")
+        nodes = [make_node("If", ["flag"], ["y"], then_branch=inner, else_branch=inner)]
+        initializers = [flag]
+    elif place == "function":
+        functions = [helper.make_function("mine", "F", ["x"], ["y"], constant, opsets)]
+        opsets.append(helper.make_opsetid("mine", 1))
+        nodes = [make_node("F", ["x"], ["y"], domain="mine")]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, rows])
+    graph = helper.make_graph(nodes, "g", [x], [y], initializers)
+    if place == "sparse":
+        indices = numpy_helper.from_array(np.arange(rows * 8), "i")
+        graph.sparse_initializer.append(
+            onnx.SparseTensorProto(values=weight, indices=indices, dims=[rows, 8])
+        )
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
 
 
 class TestShapes:

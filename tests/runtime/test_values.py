@@ -35,7 +35,12 @@ CASES = {
     "Tile": (
         {"x": X, "s": integers(2, 1)},
         [{"s": integers(1, 3)}],
-        [{"s": integers(-1, 1)}, {"s": integers(2**62, 4)}, {"s": integers(2**32, 2**32)}],
+        [
+            {"s": integers(-1, 1)},
+            {"s": integers(2**62, 4)},
+            {"s": integers(2**32, 2**32)},
+            {"s": integers(1, 2**61 + 1)},  # eight times that are 8 in 64 bits
+        ],
         {},
     ),
     "MaxUnpool": (
@@ -71,7 +76,7 @@ CASES = {
             {"s": integers(-9, 7), "e": integers(-9, 0), "t": integers(-2, -LAST - 1)},
             {"s": integers(1, 1), "e": integers(6, 6), "t": integers(LAST, 1)},
         ],
-        [{"t": integers(0, 1)}],
+        [{"t": integers(0, 1)}, {"a": integers(0, 2)}, {"a": integers(-3, 1)}],
         {},
     ),
 }  # fmt: skip

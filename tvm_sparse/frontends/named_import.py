@@ -14,7 +14,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvm_sparse.errors import InputError, TvmSparseError
+from tvm_sparse.errors import InputError, TvmSparseError, border
 from tvm_sparse.frontends.imported_model import ImportedModel, tensor_spec
 from tvm_sparse.frontends.lift import lift
 from tvm_sparse.frontends.lifted_constants import Constants
@@ -61,8 +61,11 @@ def import_named(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> I
             f"{path}: nodes that ONNX Runtime runs need fixed sizes: "
             f"{'; '.join(map(str, first.fallbacks))}; give them (shapes=, --shape)"
         )
+    anything = f"{path}: cannot be compiled for any {', '.join(names)}"
+    with border(InputError, anything, "give fixed sizes (shapes=, --shape)"):
+        plain = [_plain(one.mod) for one in imported]
     mod, constants = lift(
-        [_plain(one.mod) for one in imported],
+        plain,
         at,
         list(shapes.values()),
         lambda variables: Constants(at, variables, lambda: _tables(path)),

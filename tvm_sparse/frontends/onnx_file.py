@@ -5,18 +5,20 @@ The user's file is only read. Weights in external files stay there until `tensor
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import external_data_helper, numpy_helper
+from onnx import external_data_helper, helper, numpy_helper
 
 from tvm_sparse.errors import ModelError, border, reason
-from tvm_sparse.files import replacing, writable_target
+from tvm_sparse.files import open_regular, replacing, writable_target
 from tvm_sparse.frontends.checkpoints import as_onnx, is_checkpoint
 from tvm_sparse.frontends.checks.file import check_file
 from tvm_sparse.frontends.other_formats import other_format
@@ -72,7 +74,10 @@ def read_model(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
         check_file(model, path)
         _normalize(model.graph)
         for tensor in external_tensors(model):
-            _check_inside(external_data_path(tensor, path.parent), path, tensor.name)
+            weights = external_data_path(tensor, path.parent)
+            _check_inside(weights, path, tensor.name)
+            if _stored_bytes(tensor) <= _SMALL:
+                _embed(tensor, weights)
     return model, path.parent
 
 
@@ -94,16 +99,29 @@ def _normalize(graph: onnx.GraphProto) -> None:
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors of the graph and its subgraphs whose values lie in another file."""
-    for graph in graphs_of(model.graph):
-        attributes = (a.t for node in graph.node for a in node.attribute if a.HasField("t"))
-        for tensor in (*graph.initializer, *attributes):
-            if external_data_helper.uses_external_data(tensor):
-                yield tensor
+    """Yield the tensors of a model whose values lie in another file."""
+    for part in (model.graph, *model.functions):
+        for graph in graphs_of(part):
+            for tensor in _tensors(graph):
+                if external_data_helper.uses_external_data(tensor):
+                    yield tensor
 
 
-def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and the subgraphs of its nodes, however deep."""
+def _tensors(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors of a graph, but for those of the graphs in it."""
+    sparse: list[onnx.SparseTensorProto] = []
+    if isinstance(graph, onnx.GraphProto):
+        yield from graph.initializer
+        sparse += graph.sparse_initializer
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        yield from (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors)
+        sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()
+        sparse += attribute.sparse_tensors
+    yield from (part for tensor in sparse for part in (tensor.values, tensor.indices))
+
+
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """Yield a graph, or the body of a function, and the subgraphs of its nodes, however deep."""
     yield graph
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
@@ -128,9 +146,25 @@ def external_data_path(tensor: onnx.TensorProto, folder: Path) -> Path:
         raise ModelError(f"{where} is outside of the model's folder")
     if not path.is_file():
         raise ModelError(f"{where} does not exist; keep it next to the model")
-    if path.stat().st_size < (info.offset or 0) + (info.length or 0):
+    stored = _stored_bytes(tensor)
+    # ONNX Runtime takes a length of 0 for one that is left out, too.
+    if info.length and info.length != stored:
+        raise ModelError(
+            f"{where} is described wrong: its length is {info.length}, and its shape and type need "
+            f"{stored} bytes"
+        )
+    if path.stat().st_size < (info.offset or 0) + stored:
         raise ModelError(f"{where} is too short; the file is truncated")
     return path
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes the values of a tensor take in another file."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise ModelError(f"weight {tensor.name!r} is text, which cannot lie in another file")
+    name = onnx.TensorProto.DataType.Name(tensor.data_type)
+    bits = _BITS.get(name) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return -(-math.prod(tensor.dims) * bits // 8)
 
 
 def _check_inside(weights: Path, model: Path, name: str) -> None:
@@ -155,14 +189,29 @@ def tensor_array(tensor: onnx.TensorProto, folder: Path) -> np.ndarray:
     info = external_data_helper.ExternalDataInfo(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     shape = tuple(tensor.dims)
-    if tensor.data_type in _PACKED or 0 in shape:
-        external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+    if onnx.TensorProto.DataType.Name(tensor.data_type) in _BITS or 0 in shape:
+        _embed(tensor, path)
         return numpy_helper.to_array(tensor)
     return np.memmap(path, dtype, "r", info.offset or 0, shape or (1,)).reshape(shape)
 
 
-# Element types that ONNX stores two to a byte.
-_PACKED = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1)
+_SMALL = 1024
+"""Bytes of a tensor that is read with the model, so that numbers and sizes are there for all."""
+
+_BITS = {
+    "UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2, "FLOAT6E2M3": 6, "FLOAT6E3M2": 6,
+}  # fmt: skip
+"""Bits of the element types that ONNX stores in less than a byte; some are newer than some onnx."""
+
+
+def _embed(tensor: onnx.TensorProto, path: Path) -> None:
+    """Read the values of a tensor from their file into the tensor, in place."""
+    info = external_data_helper.ExternalDataInfo(tensor)
+    with open_regular(path, ModelError) as file:
+        file.seek(info.offset or 0)
+        tensor.raw_data = file.read(_stored_bytes(tensor))
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
 
 
 def write_model(model: onnx.ModelProto, path: Path, read: Iterable[Path] = ()) -> None:

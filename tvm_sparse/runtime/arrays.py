@@ -9,6 +9,7 @@ import numpy as np
 import tvm_ffi
 
 from tvm_sparse.errors import InputError, LibraryError
+from tvm_sparse.runtime.empty import with_products_as_strides
 from tvm_sparse.runtime.info import LibraryInfo
 from tvm_sparse.specs import TensorSpec, unknown_input
 
@@ -130,7 +131,7 @@ def to_tensor(array: np.ndarray) -> tvm_ffi.Tensor:
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned and flags.writeable):
         array = np.array(array, order="C")
-    return tvm_ffi.from_dlpack(array)
+    return tvm_ffi.from_dlpack(with_products_as_strides(array))
 
 
 def prepare_types(info: LibraryInfo) -> None:

@@ -22,6 +22,7 @@ import tvm_ffi
 
 from tvm_sparse.cpu.threads import pool_threads
 from tvm_sparse.errors import InputError, LibraryError
+from tvm_sparse.runtime.empty import with_products_as_strides
 from tvm_sparse.specs import RUN_SUBMODEL, Fallback
 
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -139,9 +140,8 @@ os.register_at_fork(after_in_child=_leave_sessions)
 
 def _run(key: str, content: tvm_ffi.Tensor, *inputs: tvm_ffi.Tensor) -> Any:
     results = _session(key, content).run([np.from_dlpack(tensor) for tensor in inputs])
-    tensors = [
-        tvm_ffi.from_dlpack(np.require(result, requirements=["C", "W"])) for result in results
-    ]
+    arrays = (np.require(result, requirements=["C", "W"]) for result in results)
+    tensors = [tvm_ffi.from_dlpack(with_products_as_strides(array)) for array in arrays]
     return tensors[0] if len(tensors) == 1 else tensors
 
 

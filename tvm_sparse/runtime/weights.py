@@ -16,6 +16,7 @@ import tvm_ffi
 from numpy.typing import NDArray
 
 from tvm_sparse.dtypes import element_type
+from tvm_sparse.runtime.empty import with_products_as_strides
 
 if TYPE_CHECKING:
     import tvm
@@ -133,6 +134,7 @@ def append_weights(path: Path, weights: Weights, arrays: Sequence[NDArray[Any]])
         for weight, array in zip(weights.table, arrays, strict=True):
             file.seek(start + weight.offset)
             file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        file.truncate()  # the last weights may have no bytes
     return replace(weights, start=start)
 
 
@@ -153,7 +155,8 @@ def map_arrays(file: BinaryIO, weights: Weights) -> list[NDArray[Any]]:
 
 def map_weights(file: BinaryIO, weights: Weights) -> list[tvm_ffi.Tensor]:
     """Return what `map_arrays` does as tensors."""
-    return [tvm_ffi.from_dlpack(array) for array in map_arrays(file, weights)]
+    arrays = map_arrays(file, weights)
+    return [tvm_ffi.from_dlpack(with_products_as_strides(array)) for array in arrays]
 
 
 def _part(region: NDArray[np.uint8], weight: Weight) -> NDArray[Any]:

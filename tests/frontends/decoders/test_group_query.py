@@ -146,6 +146,16 @@ def test_tables_of_long_sequences(tmp_path):
         engine.session(tokens=31)
 
 
+def test_numbers_and_tables_in_another_file(tmp_path):
+    path = TinyDecoder(short=30).write(tmp_path / "tiny.onnx")
+    onnx.save(
+        onnx.load(path), path, save_as_external_data=True, location="tiny.data", size_threshold=0,
+        convert_attribute=True,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="tables for sequences of up to 30"):
+        tvm_sparse.compile(path, threads=1).session(tokens=31)
+
+
 def test_caches_of_half_precision(tmp_path):
     path = TinyDecoder(layers=1).write(tmp_path / "tiny.onnx")
     engine = tvm_sparse.compile(path, threads=1, cache="float16", verify=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.relax import op
 
 from tvm_sparse.cpu.profile import native
@@ -12,10 +12,12 @@ from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 X = np.arange(48, dtype="float32").reshape(6, 8)
 
 
-def module(operator, x, *others):
-    """Return a module of an operator on `x` and on what `others` are like."""
+def module(operator, x, *others, is_open=False):
+    """Return a module of an operator on `x`, which may be of any size, and on others."""
     builder = relax.BlockBuilder()
-    types = (relax.TensorType(np.shape(a), str(a.dtype)) for a in (x, *others))
+    shape = [tirx.Var(name, "int64") for name in "nm"] if is_open else x.shape
+    types = [relax.TensorType(shape, str(x.dtype))]
+    types += [relax.TensorType(np.shape(a), str(a.dtype)) for a in others]
     args = [relax.Var(f"a{i}", ty) for i, ty in enumerate(types)]
     with builder.function("main", args):
         with builder.dataflow():
@@ -24,8 +26,8 @@ def module(operator, x, *others):
     return builder.get()
 
 
-def function(operator, *arrays):
-    mod = module(operator, *arrays)
+def function(operator, *arrays, is_open=False):
+    mod = module(operator, *arrays, is_open=is_open)
     executable = tvm.compile(mod, native().to_target(), relax_pipeline="tvm_sparse")
     main = relax.VirtualMachine(executable, tvm.cpu())["main"]
     return lambda *given: main(*(tvm.runtime.tensor(np.asarray(a)) for a in given)).numpy()
@@ -61,6 +63,12 @@ CASES = {
         scattered([[1], [5], [0]], ROWS),
         6,
     ),
+    "scatter_nd of values": (
+        lambda x, i: op.scatter_nd(x, i, relax.const(ROWS[0, :2])),
+        [[1, 2], [5, 7]],
+        scattered([[1, 2], [5, 7]], ROWS[0, :2]),
+        8,
+    ),
     "scatter_elements": (
         lambda x, i: op.scatter_elements(x, i, relax.const(ROWS), axis=0),
         [[4] * 8, [-1] * 8, [0] * 8],
@@ -68,16 +76,20 @@ CASES = {
         6,
     ),
 }
+FIXED = ("take of a flat table", "scatter_nd")
+"""The cases that need `x` to be of a fixed size."""
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"),
-    [(name, "int64") for name in CASES] + [("take", "int32"), ("scatter_elements", "int32")],
+    ("name", "dtype", "is_open"),
+    [(name, "int64", False) for name in CASES]
+    + [(name, "int64", True) for name in CASES if name not in FIXED]
+    + [("take", "int32", False), ("scatter_elements", "int32", True)],
 )
-def test_known_at_run_time_only(name, dtype):
+def test_known_at_run_time_only(name, dtype, is_open):
     operator, indices, wanted, size = CASES[name]
     indices = np.array(indices, dtype)
-    main = function(operator, X, indices)
+    main = function(operator, X, indices, is_open=is_open)
     np.testing.assert_array_equal(main(X, indices), wanted)
     for wrong in (size, -size - 1, np.iinfo(dtype).max, np.iinfo(dtype).min):
         bad = indices.copy()
@@ -100,6 +112,15 @@ def test_constants_are_checked_at_compile_time():
     outside = module(lambda x: op.take(x, relax.const(np.array([6])), 0), X)
     with pytest.raises(Exception, match="an index is out of range"):
         CheckIndices()(outside)
+
+
+def test_constants_for_an_axis_of_any_size():
+    first = module(lambda x: op.take(x, relax.const(np.array([0])), 1), X, is_open=True)
+    tvm.ir.assert_structural_equal(CheckIndices()(first), first)
+    main = function(lambda x: op.take(x, relax.const(np.array([7])), 1), X, is_open=True)
+    np.testing.assert_array_equal(main(X), X[:, 7:])
+    with pytest.raises(ValueError, match=r"an index is out of range in .*for an axis of m"):
+        main(X[:, :7])
 
 
 def test_indices_that_are_clipped_stay():

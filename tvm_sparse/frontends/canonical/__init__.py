@@ -41,7 +41,7 @@ def canonical(
     ModelError
         If a step cannot be done.
     """
-    model = make_dense(model)
+    model = make_dense(model, folder)
     model = inline_functions(model)
     model = raise_opset(model)
     model = multiply_blocks(model, folder)

@@ -68,8 +68,10 @@ def limits() -> str:
 def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str], opset: int) -> None:
     for tensor in graph.initializer:
         _check_tensor(tensor.name, tensor.dims, path)
+        _check_type(tensor, path)
     for sparse in graph.sparse_initializer:
         _check_tensor(sparse.values.name, sparse.dims, path)
+        _check_type(sparse.values, path)
     for value in graph.input:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         _check_tensor(value.name, [max(size, 1) for size in sizes], path)
@@ -99,6 +101,8 @@ def _check_graph(graph: onnx.GraphProto, path: Path, outer: set[str], opset: int
         for attribute in node.attribute:
             for dims in _dims(attribute):
                 _check_tensor(node.name, dims, path)
+            if attribute.HasField("t"):
+                _check_type(attribute.t, path)
             for inner in _graphs(attribute):
                 _check_graph(inner, path, known, opset)
         check_bodies(node, what, opset)
@@ -125,6 +129,16 @@ def _dims(attribute: onnx.AttributeProto) -> Iterator[Iterable[int]]:
         if attribute.HasField(field):
             yield getattr(attribute, field).dims
     yield from (tensor.dims for tensor in (*attribute.tensors, *attribute.sparse_tensors))
+
+
+def _check_type(tensor: onnx.TensorProto, path: Path) -> None:
+    """Refuse a type that there is not; later, it would be an error without a name."""
+    known = onnx.TensorProto.DataType.values()
+    if tensor.data_type not in known or tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise ModelError(
+            f"{path}: tensor {tensor.name!r} has the type {tensor.data_type}, which the installed "
+            f"onnx {onnx.__version__} does not know"
+        )
 
 
 def _check_tensor(name: str, dims: Iterable[int], path: Path) -> None:

@@ -1,7 +1,7 @@
 """Indices that are constants lie in the range that the ONNX standard gives them.
 
 Compiled code checks indices that are known at run time only
-(`tvm_sparse.passes.lower.check_indices`).
+(`tvm_sparse.passes.canonicalize.check_indices`).
 """
 
 from __future__ import annotations

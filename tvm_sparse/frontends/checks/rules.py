@@ -112,6 +112,15 @@ def _broadcast(small: list[int], large: list[int]) -> None:
         raise ValueError(f"a tensor of shape {small} does not broadcast to {large}")
 
 
+def _range(node: CheckedNode) -> None:
+    values = [node.constant(position) for position in range(3)]
+    if not all(value is not None and value.size == 1 for value in values):
+        return
+    numbers = [value.item() for value in values if value is not None]
+    if not numbers[2] or not np.isfinite(numbers).all():
+        raise ValueError(f"its start, limit and delta are {numbers}, which are no range")
+
+
 def _axis_of_input(position: int) -> Callable[[CheckedNode], None]:
     def rule(node: CheckedNode) -> None:
         x, axis = node.shape(0), node.constant(position)
@@ -150,6 +159,7 @@ _RULES: dict[str, Callable[[CheckedNode], None]] = {
     "LayerNormalization": _layer_normalization,
     "PRelu": _slope,
     "RNN": _recurrent,
+    "Range": _range,
     "Scatter": _elements,
     "ScatterElements": _elements,
     "ScatterND": _scatter_nd,

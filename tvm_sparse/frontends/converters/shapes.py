@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.frontends.converters.node import Node
-from tvm_sparse.schedules.operators.checked_copy import within
+from tvm_sparse.schedules.operators.checked_copy import MOST, within
 
 
 def slicing(node: Node) -> Any:
@@ -18,6 +18,7 @@ def slicing(node: Node) -> Any:
     given = [node.inputs[i] for i in range(1, 5)]
     known = all(value is None or isinstance(value, tvm.ir.GenericConst) for value in given)
     if not known or isinstance(node.inputs[0], relax.ShapeExpr) or node.opset < 10:
+        _check_axes(node)
         return node.by_tvm()
     shape = node.shape(0)
     starts, ends = node.required(1, "starts"), node.required(2, "ends")
@@ -29,6 +30,25 @@ def slicing(node: Node) -> Any:
         result[axis] = len(range(shape[axis])[slice(int(start), int(end), int(step))])
     if 0 in result:
         return relax.const(np.zeros(result, node.dtype(0)), node.dtype(0))
+    return node.by_tvm()
+
+
+def _check_axes(node: Node) -> None:
+    """Check the axes of a Slice that are known at run time only."""
+    axes = node.inputs[3]
+    if isinstance(axes, relax.Var) and isinstance(axes.ty, relax.TensorType):
+        rank = node.inputs[0].ty.ndim
+        text = f"an axis is not one of the {rank} of the input"
+        node.inputs[3] = node.checked(3, within([rank], from_end=True), text)
+
+
+def tile(node: Node) -> Any:
+    """Convert Tile; how often to repeat may be known at run time only."""
+    repeats = node.inputs[1]
+    if isinstance(repeats, relax.Var) and isinstance(repeats.ty, relax.TensorType):
+        # Each has 31 bits, then, so that its product with a size does not overflow.
+        text = "a number of repetitions is out of range"
+        node.inputs[1] = node.checked(1, within([MOST + 1]), text)
     return node.by_tvm()
 
 

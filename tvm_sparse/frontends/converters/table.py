@@ -97,6 +97,7 @@ OURS: dict[str, Callable[[Node], Any]] = {
     "Sign": elementwise.sign,
     "Sum": elementwise.variadic,
     "ThresholdedRelu": elementwise.thresholded_relu,
+    "Tile": shapes.tile,
     "TopK": shapes.top_k,
 }
 

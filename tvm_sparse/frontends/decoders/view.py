@@ -83,7 +83,7 @@ def view_at(
     """
     for form in OF_ANY_LENGTH:
         if form.is_form(model.graph):
-            model = with_short_tables(model)
+            model = with_short_tables(model, folder)
             return View(model, folder, _with(form.find(model), cache), False)
     (found, *_) = (form for form in AT_LENGTHS if form.is_form(model.graph))
     simple = at_lengths(model, folder, scratch, rows, past)
