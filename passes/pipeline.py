@@ -53,6 +53,7 @@ from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without
 from tvm_sparse.passes.ir.shapes import planned_for, sizes_of
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
+from tvm_sparse.passes.lower.call_host_functions import CallHostFunctions
 from tvm_sparse.passes.lower.check_divisors import CheckDivisors
 from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.count_multiples import (
@@ -166,6 +167,7 @@ def lower(cpu: CpuProfile) -> Passes:
         LowerRegions(cpu),
         LowerOperators(cpu),
         relax.transform.LegalizeOps({"relax.quantize": legalize_quantize}),
+        CallHostFunctions(),
         ClampIndices(),
         CheckDivisors(),
         relax.transform.AnnotateTIROpPattern(),

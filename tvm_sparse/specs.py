@@ -34,6 +34,9 @@ MEASURED_BY_GENERATE = (
 )
 """What is said where the time of an inference of a decoder is asked for."""
 
+HOST_FUNCTIONS = "tvm_sparse.host."
+"""What the names of the functions in Python begin with that compute operators not compiled."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

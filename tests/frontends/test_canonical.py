@@ -91,6 +91,29 @@ def test_operators_of_opset_9(tmp_path, node):
     check(write(tmp_path / "m.onnx", [node], (1, 4, 6, 5), opset=9), (1, 4, 6, 5))
 
 
+@pytest.mark.parametrize("are_inputs", [False, True])
+def test_weights_in_the_oldest_version_of_the_format(tmp_path, are_inputs):
+    """Weights had to be inputs in it; exporters did not always keep to that."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: np.abs(rng.standard_normal(shape)).astype("float32")
+        for name, shape in (("g", 4), ("b", 4), ("m", 4), ("v", 4), ("w", (300, 4, 1, 1)))
+    }
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *"gbmv"], ["n"]),
+        helper.make_node("Conv", ["n", "w"], ["y"]),
+    ]
+    model = onnx.load(write(tmp_path / "m.onnx", nodes, (1, 4, 6, 5), weights, opset=8))
+    model.ir_version = 3
+    if are_inputs:
+        model.graph.input.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+            for name, array in weights.items()
+        )
+    onnx.save(model, tmp_path / "m.onnx")
+    check(tmp_path / "m.onnx", (1, 4, 6, 5))
+
+
 def test_large_weights_of_an_old_opset_are_kept(tmp_path):
     weights = {"w": np.random.default_rng(1).standard_normal((64, 32)).astype("float32")}
     nodes = [

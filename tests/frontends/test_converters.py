@@ -52,6 +52,19 @@ def test_axes_of_unsqueeze_as_an_attribute(tmp_path, axes):
     check(tmp_path, make_node("Unsqueeze", ["x"], ["y"], axes=axes), {"x": image(2, 5)}, opset=12)
 
 
+@pytest.mark.parametrize("operator", ["ReduceMin", "ReduceMax"])
+def test_extremes_of_truth_values(tmp_path, operator):
+    node = make_node(operator, ["x", "axes"], ["y"], keepdims=0)
+    x = np.array([[True, True], [True, False], [False, False]])
+    path = write(tmp_path / "m.onnx", node, {"x": [3, 2]}, {"axes": np.array([1])}, opset=20)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    onnx.save(model, path)
+    y = tvm_sparse.compile(path, fallback="off", threads=1).run({"x": x})["y"]
+    np.testing.assert_array_equal(y, onnxruntime_outputs(path, {"x": x})["y"])
+    assert y.dtype == np.bool_
+
+
 AUTO_PADS = ["SAME_UPPER", "SAME_LOWER", "VALID"]
 
 

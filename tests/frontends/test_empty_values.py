@@ -86,6 +86,13 @@ def test_inputs(tmp_path, caplog):
     assert "input 'x' has shape (3, 0, 5)" in warning and "give the shape" in warning
 
 
+def test_constants(tmp_path):
+    weights = {"nothing": np.zeros((0, 4), "float32"), "none": np.zeros((2, 0), "float32")}
+    nodes = [make_node("Relu", ["x"], ["y"])]
+    outputs = ["y", "nothing", "none"]
+    check(write_onnx(tmp_path / "m.onnx", nodes, {"x": [3]}, outputs, weights), {"x": (3,)})
+
+
 def test_the_user_gives_a_size_in_place_of_0(tmp_path):
     nodes = [make_node("Relu", ["x"], ["y"])]
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [0, 5]}, ["y"], {})

@@ -187,6 +187,26 @@ def test_places_of_all_elements_are_counted(tmp_path):
         np.testing.assert_array_equal(engine.run([x])["y"], x)
 
 
+def test_sizes_in_arithmetic(tmp_path):
+    """A size as a float, in a mean that an exporter wrote out, and sizes that are returned."""
+    nodes = [
+        make_node("Shape", ["x"], ["sizes"]),
+        make_node("Cast", ["sizes"], ["floats"], to=onnx.TensorProto.FLOAT),
+        make_node("Gather", ["floats", "first"], ["count"]),
+        make_node("ReduceSum", ["x", "axis"], ["sum"]),
+        make_node("Div", ["sum", "count"], ["mean"]),
+    ]
+    weights = {"first": np.array(0), "axis": np.array([0])}
+    outputs = ["mean", "floats"]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["rows", 5]}, outputs, weights)
+    engine = tvm_sparse.compile(path, threads=1)
+    for rows in (1, 6, 31):
+        x = np.random.default_rng(rows).standard_normal((rows, 5)).astype("float32")
+        found = engine.run({"x": x})
+        np.testing.assert_allclose(found["mean"], x.mean(0, keepdims=True), atol=1e-6)
+        np.testing.assert_array_equal(found["floats"], [rows, 5])
+
+
 def test_what_no_formula_expresses_is_an_error(tmp_path):
     rng = np.random.default_rng(0)
     half = [

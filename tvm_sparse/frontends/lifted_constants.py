@@ -70,7 +70,7 @@ class Constants:
             return first
         if len({array.ndim for array in arrays}) > 1 or len({a.dtype for a in arrays}) > 1:
             raise ValueError("a constant changes its rank or type with the sizes")
-        if len({array.shape for array in arrays}) == 1 and arrays[0].dtype == np.int64:
+        if len({array.shape for array in arrays}) == 1 and all(map(_are_whole, arrays)):
             found = self._sizes(arrays, emit)
             if found is not None:
                 return found
@@ -107,6 +107,8 @@ class Constants:
         if any(number is None for number in numbers):
             return None
         tensor = emit(relax.op.shape_to_tensor(emit(relax.ShapeExpr(numbers))))
+        if arrays[0].dtype != np.int64:
+            tensor = emit(relax.op.astype(tensor, str(arrays[0].dtype)))
         return emit(relax.op.reshape(tensor, arrays[0].shape))
 
     def _steps(
@@ -225,6 +227,13 @@ def _axes(array: Array) -> list[tuple[int, int]]:
 
 def _begin(array: Array, axis: int, count: int) -> Array:
     return array[(*[slice(None)] * axis, slice(0, count))]
+
+
+def _are_whole(array: Array) -> bool:
+    """Whether all values of an array are whole numbers, whatever their type."""
+    if array.dtype.kind not in "iuf":
+        return False
+    return bool(np.isfinite(array).all() and (array == np.floor(array)).all())
 
 
 def _cut(array: Array, axes: Sequence[int]) -> Array:

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import tvm_ffi
 
+import tvm_sparse.runtime.host_functions
 import tvm_sparse.runtime.tvm_runtime  # noqa: F401
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.runtime import fallback

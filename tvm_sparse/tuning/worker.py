@@ -18,7 +18,7 @@ import tvm
 from tvm import relax, rpc
 
 from tvm_sparse.cpu.threads import start_pool
-from tvm_sparse.runtime import fallback  # noqa: F401 (libraries may call it)
+from tvm_sparse.runtime import fallback, host_functions  # noqa: F401 (libraries may call them)
 from tvm_sparse.runtime.board import Board, use_threads
 from tvm_sparse.runtime.isolated import serve
 

@@ -1,7 +1,8 @@
 """Old operators become those of opset 11, the oldest for which TVM's converters are written.
 
 ONNX's version converter knows all of them. It drops that Upsample, and Resize of opset 10, count
-pixels from their corners.
+pixels from their corners. It takes weights for undefined that are no inputs of a file of the oldest
+versions of the format, which asked for that; ONNX Runtime reads such files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from tvm_sparse.frontends.canonical.light import with_light_weights
 
 OLDEST = 11
 """The opset that older models are raised to."""
+
+FREE_WEIGHTS = 4
+"""The first version of the format in which a weight need not be an input of the graph."""
 
 _CORNERS = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 """How the scales of Upsample, and of Resize in opset 10, are meant."""
@@ -33,7 +37,7 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     _check_operands(model.graph, old)
     try:
-        raised = with_light_weights(model, lambda m: version_converter.convert_version(m, OLDEST))
+        raised = with_light_weights(model, _raised)
     # The converter raises errors of several kinds, without a common base.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -45,6 +49,11 @@ def raise_opset(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Resize" and node.domain in ("", "ai.onnx"):
             node.attribute.extend(onnx.helper.make_attribute(*item) for item in _CORNERS.items())
     return raised
+
+
+def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
+    model.ir_version = max(model.ir_version, FREE_WEIGHTS)
+    return version_converter.convert_version(model, OLDEST)
 
 
 def _check_operands(graph: onnx.GraphProto, opset: int) -> None:

@@ -17,9 +17,12 @@ def extreme(node: Node) -> Any:
     """Convert ReduceMax and ReduceMin.
 
     TVM's reductions begin at the largest finite number, so the maximum over values that all are
-    minus infinity would be finite. Here they begin at infinity.
+    minus infinity would be finite. Here they begin at infinity. TVM has none of bool.
     """
     x, rank, keep = node.inputs[0], len(node.shape(0)), node.attributes.get("keepdims", 1)
+    if node.dtype(0) == "bool":
+        node.inputs[0] = node.emit(relax.op.astype(x, "uint8"))
+        return relax.op.astype(node.emit(node.by_tvm()), "bool")
     if not node.dtype(0).startswith("float"):
         return node.by_tvm()
     axes = _axes(node, rank)
