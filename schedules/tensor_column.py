@@ -54,8 +54,13 @@ EXPRESSIONS = RowArithmetic(
     min=lambda a, b: T.min(_row(a), _row(b)),
     max=lambda a, b: T.max(_row(a), _row(b)),
     size=factor,
+    named=lambda row: opaque(_row(row)),
 )
-"""The arithmetic of rows that are expressions; an `Extent` is the parameter that holds it."""
+"""The arithmetic of rows that are expressions; an `Extent` is the parameter that holds it.
+
+A row is in memory, not in the expressions of all the rows that depend on it: they would double with
+each stage.
+"""
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ def tensor_column(region: Region, plan: ColumnPlan, cores: int = 1) -> tvm.tirx.
         columns = _Columns(region, shape, plan, memory, inputs, results, scratch, stored)
         if isinstance(shape.height, Extent):
             with contextlib.ExitStack() as otherwise:
-                if cores > 1:
+                if cores > 1 and shape.is_row_by_row:
                     otherwise.enter_context(T.If(images * height < cores))
                     with T.Then():
                         one_by_one(region.stages, scratch, stored, images, height, cores)
@@ -223,11 +228,9 @@ class _Columns:
             for i in scratch:
                 if memory[i].is_carried:
                     scratch[i].allocate()
-            start = opaque(column_rows(shape, plan, column, arithmetic)[0])
-            bounds = [
-                (opaque(_row(first)), opaque(_row(end)))
-                for first, end in column_bounds(shape, plan, column, arithmetic)
-            ]
+            start, last = column_rows(shape, plan, column, arithmetic)
+            span = opaque(start), opaque(last)
+            bounds = column_bounds(shape, span, arithmetic)
             done = allocate(len(region.stages), "int64")
             for i, (row, _) in enumerate(bounds):
                 T.buffer_store(done, row, [i])
@@ -240,7 +243,7 @@ class _Columns:
                 for i in scratch:
                     if not memory[i].is_carried:
                         scratch[i].allocate()
-                first, end = frontier(shape, plan, column, at_step - ahead, arithmetic)
+                first, end = frontier(plan, span, at_step - ahead, arithmetic)
                 rows = opaque(first), opaque(end)
                 with T.If(rows[0] < rows[1]), T.Then():
                     needed = rows_needed(
@@ -253,7 +256,7 @@ class _Columns:
                         _compute(stage, memory[i], results[i], image, run)
                         if i in scratch and i in stored:
                             own = [
-                                opaque(first_unowned_row(shape, i, T.max(row, start), arithmetic))
+                                opaque(first_unowned_row(shape, i, T.max(row, span[0]), arithmetic))
                                 for row in rows
                             ]
                             copy_rows(results[i], stored[i], image, own[0], own[1])
@@ -262,9 +265,9 @@ class _Columns:
 def _run(needed: tuple[Expr, Expr], i: int, plan: ColumnPlan, done: Expr) -> tuple[Expr, Expr]:
     """Return the rows that a stage computes: the needed rows that are not there yet."""
     if plan.overlap == "recompute" or plan.steps() == 1:
-        return opaque(_row(needed[0])), opaque(_row(needed[1]))
+        return needed
     first = opaque(done[i])
-    end = opaque(T.max(first, _row(needed[1])))
+    end = opaque(T.max(first, needed[1]))
     T.buffer_store(done, end, [i])
     return first, end
 

@@ -70,7 +70,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(model):
-    return tvm_sparse.compile(model, hints={"height": 40})
+    """Columns of few rows, so that most heights have several of them."""
+    return tvm_sparse.compile(model, hints={"height": 40}, columns=3)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,9 @@ def test_any_height_whatever_the_hint(model, engine, other):
     assert engine.info.multiples == {"height": STRIDE}
     assert not engine.report.kept_by_tvm
     assert {"sparse_conv2d", "depthwise_conv2d"} <= {layer.kernel for layer in engine.report.layers}
+    windows = {"sparse_conv2d", "depthwise_conv2d", "conv2d", "avg_pool2d", "bilinear2d"}
+    later = {name for region in engine.report.regions for name in region["operators"][1:]}
+    assert len(windows & later) > 2  # they read rows that stages of their region computed
     rng = np.random.default_rng(0)
     sizes = [(1, 1), (2, 1), (1, 2), (3, 5), (1, 50), *rng.integers(1, 20, (6, 2)).tolist()]
     for images, count in sizes:

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from tvm import relax
 
+from tvm_sparse.columns.heights import growth_of
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.operators import layer_of
 from tvm_sparse.passes.ir.operators.stages import images_of, operands_of, stage_of
@@ -16,7 +17,7 @@ from tvm_sparse.passes.ir.shapes import known_extents
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region
 from tvm_sparse.sizes.extent import Extent
-from tvm_sparse.sizes.tensor import RowMap, Tensor
+from tvm_sparse.sizes.tensor import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +190,6 @@ def _connect(
         sources = {}
         for name, (tensor, rows) in stage.panels.items():
             value = read[name]
-            is_windowed = rows not in (None, RowMap())
-            if len(stages) > 1 and is_windowed and isinstance(stage.tensor.rows, Extent):
-                return None
             if value in made:
                 is_image = len(known_extents(value)) == 4  # Scratch memory holds panels only.
                 if rows is None or is_image:
@@ -204,7 +202,11 @@ def _connect(
             sources[name] = -1 - inputs[value]
         connected.append(stage)
         operands.append(sources)
-    return Region(tuple(connected), tuple(operands), tuple(tensors), outputs)
+    region = Region(tuple(connected), tuple(operands), tuple(tensors), outputs)
+    is_sized = any(isinstance(stage.tensor.rows, Extent) for stage in connected)
+    if len(stages) > 1 and is_sized and growth_of(region.shape) is None:
+        return None
+    return region
 
 
 def inputs_of(

@@ -6,9 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tvm_sparse.columns.heights import growth_of
 from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import RowArithmetic, column_bounds, frontier, halo_steps
+from tvm_sparse.columns.rows import (
+    RowArithmetic,
+    column_bounds,
+    column_rows,
+    frontier,
+    halo_steps,
+    runs,
+)
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.costs.best_plan import best_plan
@@ -62,9 +70,64 @@ def test_memory_is_enough_for_every_number_of_rows(plan):
             assert of_rows.capacity <= any_rows.capacity
 
 
-def test_memory_of_windows_needs_their_number_of_rows():
-    with pytest.raises(ValueError, match="window"):
+UNIT = Extent.symbol("unit", 5)
+WINDOW, STRIDED = RowMap(before=1, after=2), RowMap(stride=2, before=1, after=2)
+
+
+def enlarging(unit) -> RegionShape:
+    """Windows on images of ``8 * unit`` rows, halved and enlarged again, with a skip connection."""
+    rows = [8 * unit, 4 * unit, 4 * unit, 8 * unit, 8 * unit]
+    edges = [
+        (Edge(-1, WINDOW),),
+        (Edge(0, STRIDED),),
+        (Edge(1, WINDOW),),
+        (Edge(2, RowMap(factor=2)), Edge(0, RowMap())),
+        (Edge(3, WINDOW),),
+    ]
+    tiles = (Tiles(2, 3), Tiles(), Tiles(3), Tiles(2), Tiles(1))
+    stages = tuple(
+        StageShape("f", Tensor(1, *size), own, tile)
+        for size, own, tile in zip([(r, 32, 16) for r in rows], edges, tiles, strict=True)
+    )
+    return RegionShape(stages, (Tensor(1, 8 * unit, 32, 16),), (1, 4))
+
+
+@pytest.mark.parametrize("plan", [*PLANS, ColumnPlan(5, 1, "carry")])
+def test_memory_of_windows_is_enough_for_every_height(plan):
+    memory = stage_memory(enlarging(UNIT), plan)
+    for unit in (1, 2, 3, 4, 7, 11):
+        known = enlarging(unit)
+        for count in range(-(-known.height // plan.column_rows), known.height + 1):
+            rows = RowArithmetic(columns=count)
+            for column in range(count):
+                span = column_rows(known, plan, column, rows)
+                bounds = column_bounds(known, span)
+                for run in runs(known, plan, span):
+                    for i, (first, end) in enumerate(run):
+                        assert first == end or end - first in memory[i].run_rows
+                        for edge in known.stages[i].edges:
+                            if edge.source < 0 or first == end:
+                                continue
+                            held = run[edge.source][1] - max(edge.rows.first(first), 0)
+                            assert held <= (memory[edge.source].capacity or held)
+                        if memory[i].is_carried and memory[i].capacity and not memory[i].is_split:
+                            origin, capacity = bounds[i][0], memory[i].capacity
+                            for begin, size in known.stages[i].tiles.cut(
+                                first - origin, end - origin
+                            ):
+                                assert begin % capacity + size <= capacity
+
+
+def test_stages_whose_rows_do_not_grow_alike_are_no_columns():
+    assert growth_of(enlarging(UNIT)) is not None
+    assert growth_of(region(HEIGHT)) is None  # an odd height has a row more than two halves
+    with pytest.raises(ValueError, match="rows"):
         stage_memory(region(HEIGHT), PLANS[0])
+    other = dataclasses.replace(enlarging(UNIT), outputs=(1, 2, 4))
+    grows = [dataclasses.replace(other.stages[0], tensor=Tensor(1, 8 * UNIT + 1, 32, 16))]
+    assert growth_of(dataclasses.replace(other, outputs=(0, 4))) is not None
+    shifted = dataclasses.replace(other, stages=(*grows, *other.stages[1:]), outputs=(0, 4))
+    assert growth_of(shifted) is None  # which rows of it are whose depends on the height
 
 
 def test_plans_are_those_of_the_hints():
@@ -79,10 +142,11 @@ def test_rows_are_those_of_the_expressions(height, plan):
     rows = RowArithmetic(size=lambda size: value_of(size, {"height": height}))
     extended, static = region(HEIGHT), region(height)
     for column in range(plan.columns(static)):
-        assert column_bounds(extended, plan, column, rows) == column_bounds(static, plan, column)
+        span = column_rows(static, plan, column)
+        assert column_rows(extended, plan, column, rows) == span
+        assert column_bounds(extended, span, rows) == column_bounds(static, span)
         for step in range(plan.steps()):
-            want = frontier(static, plan, column, step)
-            assert frontier(extended, plan, column, step, rows) == want
+            assert frontier(plan, span, step, rows) == frontier(plan, span, step)
 
 
 def test_a_static_region_plans_with_itself():
@@ -94,4 +158,4 @@ def test_a_static_region_plans_with_itself():
 
 def test_a_size_that_no_parameter_gives_is_an_error_in_loops():
     with pytest.raises(ValueError, match="height"):
-        column_bounds(region(HEIGHT), PLANS[0], 0, EXPRESSIONS)
+        column_bounds(region(HEIGHT), (0, 8), EXPRESSIONS)

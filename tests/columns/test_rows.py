@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tvm_sparse.columns.memory import stage_memory
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import column_bounds, first_unowned_row, frontier, halo_steps, runs
+from tvm_sparse.columns.rows import (
+    column_bounds,
+    column_rows,
+    first_unowned_row,
+    frontier,
+    halo_steps,
+    runs,
+)
 from tvm_sparse.columns.shapes import Edge, RegionShape, StageShape
 from tvm_sparse.columns.tiles import Tiles
 from tvm_sparse.sizes.tensor import RowMap, Tensor
@@ -39,16 +46,17 @@ def test_three_windows_recompute_two_rows_a_side_and_stage() -> None:
 
 def test_a_strided_layer_and_one_that_enlarges() -> None:
     down = chain(64, WINDOW, RowMap(stride=2, before=1, after=2))
-    assert runs(down, ColumnPlan(8, 8), 1) == [[(15, 32), (8, 16)]]
+    plan = ColumnPlan(8, 8)
+    assert runs(down, plan, column_rows(down, plan, 1)) == [[(15, 32), (8, 16)]]
     up = chain(16, WINDOW, RowMap(factor=2), WINDOW)
-    assert runs(up, ColumnPlan(8, 8), 1) == [[(3, 9), (7, 17), (8, 16)]]
+    assert runs(up, plan, column_rows(up, plan, 1)) == [[(3, 9), (7, 17), (8, 16)]]
 
 
 def test_a_halo_of_several_steps_takes_steps_of_its_own() -> None:
     region = chain(32, WINDOW, WINDOW, WINDOW)
     plan = ColumnPlan(8, 2, "carry")
     assert halo_steps(region, plan) == 1
-    assert runs(region, plan, 1) == [
+    assert runs(region, plan, column_rows(region, plan, 1)) == [
         [(6, 10), (7, 9), (8, 8)],
         [(10, 12), (9, 11), (8, 10)],
         [(12, 14), (11, 13), (10, 12)],
@@ -64,8 +72,8 @@ def test_a_halo_of_several_steps_takes_steps_of_its_own() -> None:
 
 def test_a_rolling_buffer_splits_no_tile_if_a_few_rows_more_prevent_it() -> None:
     region = chain(32, ROW, WINDOW, tiles=(4, 2))
-    for column_rows in (16, 7):
-        (kept, _) = stage_memory(region, ColumnPlan(column_rows, 2, "carry"))
+    for rows in (16, 7):
+        (kept, _) = stage_memory(region, ColumnPlan(rows, 2, "carry"))
         assert (kept.capacity, kept.is_carried, kept.is_split) == (8, True, False)
     # Read by the last stage in tiles that begin one row behind those of the first.
     read = StageShape(
@@ -81,7 +89,7 @@ def test_tiles_are_counted_from_the_first_row_of_a_column() -> None:
     region = chain(14, ROW, ROW, tiles=(4, 2))
     plan = ColumnPlan(7, 2, "carry")
     assert rows_computed(region, plan) == [14, 14]
-    assert runs(region, plan, 1) == [
+    assert runs(region, plan, column_rows(region, plan, 1)) == [
         [(7, 11), (7, 9)],
         [(11, 11), (9, 11)],
         [(11, 14), (11, 13)],
@@ -123,10 +131,11 @@ def test_what_is_read_is_there(data: st.DataObject) -> None:
     stored: list[set[int]] = [set() for _ in region.stages]
     for column in range(plan.columns(region)):
         places: list[dict[int, int]] = [{} for _ in region.stages]
-        bounds = column_bounds(region, plan, column)
+        span = column_rows(region, plan, column)
+        bounds = column_bounds(region, span)
         start = column * plan.column_rows
-        for step, run in enumerate(runs(region, plan, column), -halo_steps(region, plan)):
-            first, end = (max(row, start) for row in frontier(region, plan, column, step))
+        for step, run in enumerate(runs(region, plan, span), -halo_steps(region, plan)):
+            first, end = (max(row, start) for row in frontier(plan, span, step))
             for i, (low, high) in enumerate(run):
                 stage = region.stages[i]
                 assert low <= high

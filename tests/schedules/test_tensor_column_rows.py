@@ -19,8 +19,10 @@ from tvm_sparse.cpu.profile import native
 from tvm_sparse.cpu.threads import start_pool
 from tvm_sparse.schedules.emit.buffers import argument
 from tvm_sparse.schedules.emit.row_vectors import each_vector
+from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
+from tvm_sparse.sizes.extent import Extent, value_of
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 from tvm_sparse.testing.columns import halo_share, rows_computed
 
@@ -51,7 +53,7 @@ class CountingStage(Stage):
 
     def declare(self, panels):
         self.x = panels("x")
-        self.counts = argument("counts", self.tensor.images, self.tensor.rows, dtype="int64")
+        self.counts = argument("counts", self.tensor.images, size(self.tensor.rows), dtype="int64")
 
     def compute(self, y, image, first, end, chunk):
         for start, count in self.each_tile(first, end):
@@ -68,7 +70,7 @@ class CountingStage(Stage):
 
     def _rows_seen(self, row):
         low = T.bind(T.max(self.seen.first(row), T.int64(0)))
-        return low, T.bind(T.min(self.seen.end(row + 1), T.int64(self.source.rows)))
+        return low, T.bind(T.min(self.seen.end(row + 1), size(self.source.rows)))
 
     def cycles(self):
         return float(self.tensor.images * self.tensor.rows)
@@ -120,29 +122,57 @@ def test_rows_that_run_are_those_that_were_counted(
 
 
 def count_rows(region, plan, images):
-    """Return how often each row of each stage is computed; one thread, so that none is missed."""
-    func = tensor_column(region, plan).with_attr("global_symbol", "main")
-    main = tvm.compile(tvm.IRModule({"main": func}), target=CPU.to_target())["main"]
-    counts = [
-        tvm.runtime.tensor(np.zeros((images, stage.tensor.rows), "int64"))
-        for stage in region.stages
-    ]
+    """Return how often each row of each stage is computed."""
+    return counted_rows(region, compiled(region, plan), images, {})
+
+
+def compiled(region, plan, cores=1):
+    func = tensor_column(region, plan, cores).with_attr("global_symbol", "main")
+    return tvm.compile(tvm.IRModule({"main": func}), target=CPU.to_target())["main"]
+
+
+def counted_rows(region, main, images, sizes):
+    """Run a region's function and check it; one thread, so that the count misses no row."""
+    heights = [value_of(stage.tensor.rows, sizes) for stage in region.stages]
+    counts = [tvm.runtime.tensor(np.zeros((images, rows), "int64")) for rows in heights]
     rng = np.random.default_rng(0)
     tensor = region.inputs[0]
-    x = rng.integers(-3, 4, (images, tensor.rows, tensor.channels, tensor.lanes))
+    x = rng.integers(-3, 4, (images, value_of(tensor.rows, sizes), tensor.channels, tensor.lanes))
     result = region.stages[-1].tensor
-    shape = (images * result.rows, result.channels, result.lanes)
+    shape = (images * heights[-1], result.channels, result.lanes)
     y = tvm.runtime.tensor(np.full(shape, np.nan, "float32"))
     panels = tvm.runtime.tensor(x.reshape(-1, *x.shape[2:]).astype("float32"))
+    given = [value_of(extent, sizes) for extent in region.sizes]
     with ThreadPoolExecutor(1, initializer=start_pool, initargs=(1,)) as executor:
-        executor.submit(main, panels, *counts, y).result()
-    for stage in region.stages:
-        rows = np.arange(stage.tensor.rows)
+        executor.submit(main, panels, *counts, *given, y).result()
+    for stage, height in zip(region.stages, heights, strict=True):
+        rows = np.arange(height)
         low = np.maximum([stage.seen.first(int(row)) for row in rows], 0)
         high = np.minimum([stage.seen.end(int(row) + 1) for row in rows], x.shape[1])
         x = np.stack([x[:, a:b].sum(axis=1) for a, b in zip(low, high, strict=True)], axis=1)
     np.testing.assert_array_equal(y.numpy(), x.reshape(y.shape))
     return [count.numpy() for count in counts]
+
+
+UNIT = Extent.symbol("unit", 3)
+
+
+@settings(max_examples=6, deadline=None)
+@given(
+    maps=st.lists(st.sampled_from([WINDOW, WINDOW, STRIDED, ENLARGED]), min_size=2, max_size=4),
+    tiles=st.lists(st.integers(1, 3), min_size=4, max_size=4),
+    most_tile_rows=st.integers(1, 5),
+    column=st.integers(1, 14),
+    step=st.integers(1, 6),
+    overlap=st.sampled_from(["recompute", "carry"]),
+)
+def test_columns_of_any_height(maps, tiles, most_tile_rows, column, step, overlap):
+    region = counting_region(16 * UNIT, maps, tiles[: len(maps)], 1, most_tile_rows)
+    main = compiled(region, ColumnPlan(column, step, overlap), cores=3)
+    for unit in (1, 2, 3, 8):
+        counts = counted_rows(region, main, 1, {"unit": unit})
+        assert all((count >= 1).all() for count in counts)
+        assert (counts[-1] == 1).all()
 
 
 @pytest.mark.parametrize("overlap", ["recompute", "carry"])

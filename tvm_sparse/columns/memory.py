@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from tvm_sparse.columns.heights import all_columns
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import column_bounds, first_unowned_row, frontier, halo_steps, runs
+from tvm_sparse.columns.rows import (
+    RowArithmetic,
+    Span,
+    column_bounds,
+    first_unowned_row,
+    frontier,
+    halo_steps,
+    rows_needed,
+    runs,
+)
 from tvm_sparse.columns.shapes import RegionShape, StageShape
 from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap
@@ -39,71 +52,90 @@ class StageMemory:
 
 
 def stage_memory(region: RegionShape, plan: ColumnPlan) -> tuple[StageMemory, ...]:
-    """Return the memory of every stage.
+    """Return the memory of every stage, which is enough for every height that is possible.
 
     An output of the region that some of its stages read goes to scratch memory as well, if two
     columns compute one of its rows: neither may see a row while the other column stores it.
     """
-    count = len(region.stages)
-    run_rows: list[set[int]] = [set() for _ in range(count)]
-    tiles: list[set[tuple[int, int]]] = [set() for _ in range(count)]
-    kept = [0] * count
-    overlapping, carried = [False] * count, [False] * count
-    last_end = [0] * count
-    for known, column in ((k, c) for k in _heights(region, plan) for c in range(plan.columns(k))):
-        begin = column * plan.column_rows
-        bounds = column_bounds(known, plan, column)
-        for step, run in enumerate(runs(known, plan, column), -halo_steps(known, plan)):
-            begin = max(begin, frontier(known, plan, column, step)[0])
-            for i, (first, end) in enumerate(run):
-                run_rows[i].add(end - first)
-                for source in {i, *_read_in_place(known.stages[i])}:
-                    origin = bounds[source][0]
-                    own = known.stages[i].tiles.cut(first - origin, end - origin)
-                    tiles[source].update(own)
-                if column and first < last_end[i]:
-                    overlapping[i] = True
-                oldest = [
-                    max(seen.first(run[reader][0]), 0)
-                    for reader, seen in known.consumers[i]
-                    if run[reader][0] < run[reader][1]
-                ]
-                if i in known.outputs:
-                    oldest.append(first_unowned_row(known, i, begin))
-                kept[i] = max(kept[i], end - min([first, *oldest]))
-                carried[i] = carried[i] or min([first, *oldest]) < first
-        last_end = [end for _, end in run]
+    span, rows = all_columns(region, plan)
+    bounds = column_bounds(region, span, rows)
+    used = [_Used() for _ in region.stages]
+    for step, run in enumerate(runs(region, plan, span, rows), -halo_steps(region, plan)):
+        begin = rows.max(span[0], frontier(plan, span, step, rows)[0])
+        for i, (first, end) in enumerate(run):
+            is_run = first < end
+            oldest = first
+            for reader, seen in region.consumers[i]:
+                low, high = run[reader]
+                oldest = rows.choose(
+                    low < high, rows.min(oldest, rows.max(seen.first(low), 0)), oldest
+                )
+            if i in region.outputs:
+                oldest = rows.min(oldest, first_unowned_row(region, i, begin, rows))
+            used[i].run_rows.update(np.unique((end - first)[is_run]).tolist())
+            used[i].kept = max(used[i].kept, int((end - oldest).max()))
+            used[i].is_carried |= bool((oldest < first).any())
+            for source in {i, *_read_in_place(region.stages[i])}:
+                origin = bounds[source][0]
+                pairs = np.stack([first - origin, end - origin], axis=1)[is_run]
+                used[source].runs[i].update(map(tuple, np.unique(pairs, axis=0).tolist()))
+    overlapping = _overlapping(region, span, bounds, rows)
     memory = []
     for i, readers in enumerate(region.consumers):
-        is_stored = i in region.outputs
+        own, is_stored = used[i], i in region.outputs
         needs_scratch = bool(readers) and (overlapping[i] or not is_stored)
-        capacity, is_split = kept[i] if needs_scratch else 0, False
-        if needs_scratch and carried[i] and is_less(capacity, region.stages[i].tensor.rows):
-            capacity, is_split = _capacity(capacity, tiles[i])
-        lengths = frozenset(run_rows[i] - {0})
-        memory.append(StageMemory(lengths, capacity, is_split, is_stored, carried[i]))
+        capacity, is_split = own.kept if needs_scratch else 0, False
+        if needs_scratch and own.is_carried and is_less(capacity, region.stages[i].tensor.rows):
+            tiles = {
+                tile
+                for user, found in own.runs.items()
+                for first, end in found
+                for tile in region.stages[user].tiles.cut(first, end)
+            }
+            capacity, is_split = _capacity(capacity, tiles)
+        lengths = frozenset(own.run_rows)
+        memory.append(StageMemory(lengths, capacity, is_split, is_stored, own.is_carried))
     return tuple(memory)
+
+
+@dataclass
+class _Used:
+    """What the runs of all columns need of the memory of a stage.
+
+    Attributes
+    ----------
+    run_rows : set of int
+        The rows of runs of the stage.
+    kept : int
+        The most rows that are there at a time.
+    is_carried : bool
+        Whether rows are kept from step to step.
+    runs : mapping of int to set of (int, int)
+        The runs of the stages that write or read the memory tile by tile: the rows
+        ``[first, end)``, counted from the first one in the column.
+    """
+
+    run_rows: set[int] = field(default_factory=set)
+    kept: int = 0
+    is_carried: bool = False
+    runs: dict[int, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
+
+
+def _overlapping(
+    region: RegionShape, span: Span, bounds: Sequence[Span], rows: RowArithmetic
+) -> list[bool]:
+    """Return for every stage whether a column and the one before it compute the same row."""
+    start, is_first = span[0], span[0] == 0
+    before = rows_needed(region, start - 1, start, rows)
+    return [
+        bool((~is_first & (low < high)).any())
+        for (low, _), (_, high) in zip(bounds, before, strict=True)
+    ]
 
 
 def is_less(capacity: int, rows: int) -> bool:
     """Return whether fewer rows than a tensor has fit into memory, for some height at least."""
     return isinstance(rows, Extent) or capacity < rows
-
-
-def _heights(region: RegionShape, plan: ColumnPlan) -> Iterator[RegionShape]:
-    """Yield the region with every number of rows whose columns have runs of other lengths.
-
-    Where the rows are an extent, each output row sees the input row of its number. So all whole
-    columns are alike, and two columns show what a last column of any length does.
-    """
-    if not isinstance(region.height, Extent):
-        yield region.planned
-        return
-    seen = {edge.rows for stage in region.stages for edge in stage.edges} - {None}
-    if seen - {RowMap()}:
-        raise ValueError("the rows of windows must be known when the region is compiled")
-    for rows in range(1, 2 * plan.column_rows + 1):
-        yield region.of_height(rows)
 
 
 def _read_in_place(stage: StageShape) -> list[int]:

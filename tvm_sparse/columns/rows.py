@@ -13,18 +13,23 @@ each stage computes the rows that its readers ask for:
 A stage computes its rows in tiles, counted from its first row in the column, and carried rows in
 whole tiles, ahead of the rows that the step needs. So columns may have any number of rows.
 
-The functions work on integers, for the cost models, and on expressions, for the schedule. So the
-loops that run are the loops that were counted.
+The functions work on integers and arrays of them, for the cost models, and on expressions, for the
+schedule. So the loops that run are the loops that were counted.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.columns.shapes import RegionShape
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import Row
 
 ALIKE = 4
@@ -42,6 +47,10 @@ class RowArithmetic:
     size : callable
         Returns the number of rows that a size, perhaps an `Extent`, stands for: of an extent, the
         hint or the expression.
+    choose : callable
+        Returns the second of its arguments where the first one is true, else the third one.
+    named : callable
+        Returns a row that many others depend on, as an expression of its own.
     columns : int or Expr, optional
         The number of columns of an image, which then have about equally many rows, at most
         those of the plan. By default, all columns but the last one have the rows of the plan.
@@ -50,10 +59,18 @@ class RowArithmetic:
     min: Callable[[Row, Row], Row] = min
     max: Callable[[Row, Row], Row] = max
     size: Callable[[int], Row] = int
+    choose: Callable[[Any, Row, Row], Row] = lambda condition, a, b: a if condition else b
+    named: Callable[[Row], Row] = lambda row: row
     columns: Row | None = None
 
 
 INTEGERS = RowArithmetic()
+
+ARRAYS = RowArithmetic(np.minimum, np.maximum, choose=np.where)
+"""Row numbers as arrays: those of many columns, or of many plans."""
+
+Span: TypeAlias = tuple[Row, Row]
+"""The rows ``[first, end)`` of the last stage in a column."""
 
 
 @functools.cache
@@ -63,7 +80,7 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
         return 0
     # The second column has a halo on both sides, if there are three.
     column = min(1, plan.columns(region) - 1)
-    bounds = column_bounds(region, plan, column)
+    bounds = column_bounds(region, column_rows(region, plan, column))
     steps, end = 0, column * plan.column_rows - plan.step_rows
     while any(
         high > first
@@ -75,7 +92,7 @@ def halo_steps(region: RegionShape, plan: ColumnPlan) -> int:
 
 def column_rows(
     region: RegionShape, plan: ColumnPlan, column: Row, rows: RowArithmetic = INTEGERS
-) -> tuple[Row, Row]:
+) -> Span:
     """Return the rows ``[first, end)`` of the last stage in a column."""
     height = rows.size(region.height)
     if rows.columns is not None:
@@ -85,21 +102,21 @@ def column_rows(
 
 
 def column_bounds(
-    region: RegionShape, plan: ColumnPlan, column: Row, rows: RowArithmetic = INTEGERS
+    region: RegionShape, span: Span, rows: RowArithmetic = INTEGERS
 ) -> list[tuple[Row, Row]]:
     """Return the rows ``[first, end)`` of every stage in a column."""
-    return rows_needed(region, *column_rows(region, plan, column, rows), rows)
+    return rows_needed(region, *span, rows)
 
 
 def frontier(
-    region: RegionShape, plan: ColumnPlan, column: Row, step: Row, rows: RowArithmetic = INTEGERS
+    plan: ColumnPlan, span: Span, step: Row, rows: RowArithmetic = INTEGERS
 ) -> tuple[Row, Row]:
     """Return the rows ``[first, end)`` of the last stage that a step of a column computes.
 
     The rows of a halo's step ``-i`` lie in front of the column; a step of the halo computes what
     is needed up to them.
     """
-    start, last = column_rows(region, plan, column, rows)
+    start, last = span
     first = rows.min(start + step * plan.step_rows, last)
     return first, rows.min(first + plan.step_rows, last)
 
@@ -125,9 +142,20 @@ def first_unowned_row(
     own, height = region.stages[stage].tensor.rows, region.height
     scaled = last_stage_row
     if own != height:
-        own_rows, last_rows = rows.size(own), rows.size(height)
-        scaled = (last_stage_row * own_rows + (last_rows - 1)) // last_rows
+        own_rows, last_rows = _ratio(own, height)
+        scaled = last_stage_row * own_rows
+        if last_rows > 1:
+            scaled = (scaled + (last_rows - 1)) // last_rows
     return rows.min(scaled, rows.size(own))
+
+
+def _ratio(own: int, height: int) -> tuple[int, int]:
+    """Return the least numbers in the ratio of the rows of two stages, which grow alike."""
+    if isinstance(own, Extent) and isinstance(height, Extent):
+        ((term, slope),) = ((term, count) for term, count in own.terms.items() if term)
+        own, height = slope, height.terms[term]
+    divisor = math.gcd(own, height)
+    return own // divisor, height // divisor
 
 
 def rows_needed(
@@ -171,24 +199,31 @@ def rows_needed(
         if bounds and stage.tiles.rows > 1:
             begin, last = bounds[i]
             high = rows.min(begin + stage.tiles.up(high - begin), last)
-        needed[i] = low, high
+        needed[i] = rows.named(low), rows.named(high)
     return needed
 
 
-def runs(region: RegionShape, plan: ColumnPlan, column: int) -> list[list[tuple[int, int]]]:
+def runs(
+    region: RegionShape, plan: ColumnPlan, span: Span, rows: RowArithmetic = INTEGERS
+) -> list[list[tuple[Row, Row]]]:
     """Return the rows ``[first, end)`` that each stage computes, for every step of a column."""
     result = []
-    bounds = column_bounds(region, plan, column)
+    bounds = column_bounds(region, span, rows)
     done = [first for first, _ in bounds]
     for step in range(-halo_steps(region, plan), plan.steps()):
-        first, end = frontier(region, plan, column, step)
-        if first == end:
+        first, end = frontier(plan, span, step, rows)
+        is_over = first == end
+        if np.all(is_over):
             break
         if plan.overlap == "recompute":
-            needed = rows_needed(region, first, end)
+            needed = rows_needed(region, first, end, rows)
         else:
-            ahead = rows_needed(region, first, end, bounds=bounds)
-            needed = [(d, max(d, high)) for d, (_, high) in zip(done, ahead, strict=True)]
+            ahead = rows_needed(region, first, end, rows, bounds)
+            needed = [(d, rows.max(d, high)) for d, (_, high) in zip(done, ahead, strict=True)]
+        needed = [
+            (rows.choose(is_over, d, low), rows.choose(is_over, d, high))
+            for d, (low, high) in zip(done, needed, strict=True)
+        ]
         result.append(needed)
         done = [high for _, high in needed]
     return result

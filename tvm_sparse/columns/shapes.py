@@ -6,7 +6,6 @@ import functools
 from dataclasses import dataclass, replace
 
 from tvm_sparse.columns.tiles import ONE_ROW, Tiles
-from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 
@@ -104,23 +103,16 @@ class RegionShape:
         inputs = tuple(tensor.planned for tensor in self.inputs)
         return replace(self, stages=stages, inputs=inputs)
 
-    def of_height(self, rows: int) -> RegionShape:
-        """Return the planned region with a number of rows in place of an extent of rows."""
-        known = self.planned
-        return replace(
-            known,
-            stages=tuple(
-                replace(stage, tensor=replace(stage.tensor, rows=rows))
-                if isinstance(own.tensor.rows, Extent)
-                else stage
-                for own, stage in zip(self.stages, known.stages, strict=True)
-            ),
-        )
-
     @property
     def height(self) -> int:
         """Rows of the last stage, the unit of columns and steps."""
         return self.stages[-1].tensor.rows
+
+    @property
+    def is_row_by_row(self) -> bool:
+        """Whether each row of every stage sees only the row of its number, of stages and inputs."""
+        seen = {edge.rows for stage in self.stages for edge in stage.edges}
+        return seen <= {None, RowMap()}
 
     @functools.cached_property
     def consumers(self) -> tuple[tuple[tuple[int, RowMap], ...], ...]:

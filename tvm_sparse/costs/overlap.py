@@ -15,16 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import ALIKE, RowArithmetic, rows_needed
+from tvm_sparse.columns.rows import ALIKE, ARRAYS, rows_needed
 from tvm_sparse.columns.shapes import RegionShape
 from tvm_sparse.sizes.tensor import RowMap, Tensor
 
 Rows: TypeAlias = NDArray[np.int64]
 """Numbers of rows, or of bytes."""
-
-
-ARRAYS = RowArithmetic(np.minimum, np.maximum)
-"""Row numbers as arrays: those of many plans."""
 
 
 @dataclass(frozen=True)

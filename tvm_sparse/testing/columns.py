@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import runs
+from tvm_sparse.columns.rows import column_rows, runs
 from tvm_sparse.columns.shapes import RegionShape
 
 
@@ -11,7 +11,7 @@ def rows_computed(region: RegionShape, plan: ColumnPlan) -> list[int]:
     """Return how many rows each stage computes in one image; without overlap, its height."""
     total = [0] * len(region.stages)
     for column in range(plan.columns(region)):
-        for step in runs(region, plan, column):
+        for step in runs(region, plan, column_rows(region, plan, column)):
             for i, (first, end) in enumerate(step):
                 total[i] += end - first
     return total
