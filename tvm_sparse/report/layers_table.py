@@ -10,11 +10,26 @@ from tvm_sparse.report.analysis import Analysis, alone_predictions
 
 STYLE = """
 .sorted th{cursor:pointer}.sorted th:after{content:" \\2195";color:var(--line)}
+.sorted td{padding:.3rem .6rem}.sorted th{padding:.3rem .6rem}
 .sorted td,.sorted th{vertical-align:top}.sorted td.text{text-align:left;white-space:normal}
+.sorted tbody tr:hover{background:var(--other)}.sorted tbody tr:last-child td{border-bottom:0}
 .scroll{overflow-x:auto}tr.refused td:first-child{border-left:3px solid var(--alone)}
 .sorted{min-width:64rem}.sorted th[data-kind=text]{text-align:left}
-.time{position:relative;min-width:9rem}.time i{position:absolute;right:0;top:.15rem;bottom:.15rem;
-background:var(--ours);opacity:.3;border-radius:3px}.time b{position:relative;font-weight:normal}
+.time{position:relative;min-width:9rem}.time i{position:absolute;left:.6rem;top:.25rem;
+bottom:.25rem;background:var(--faint);opacity:.3;border-radius:3px}
+.time b{position:relative;font-weight:normal}tr.sparse .time i{background:var(--ours);opacity:.55}
+.key i{display:inline-block;width:.8rem;height:.8rem;border-radius:3px;margin:0 .3rem 0 .8rem;
+vertical-align:-.1rem;background:var(--faint);opacity:.3}.key i.sparse{background:var(--ours);
+opacity:.55}
+@media(max-width:720px){.sorted{min-width:0;display:block}.sorted thead,.sorted tbody{display:block}
+.sorted thead tr{display:flex;flex-wrap:wrap;gap:.3rem;padding-bottom:.5rem}
+.sorted thead th{border:1px solid var(--line);border-radius:6px;padding:.1rem .5rem}
+.sorted tbody tr{display:grid;grid-template-columns:1fr auto auto;padding:.5rem 0;
+border-bottom:1px solid var(--line)}.sorted tbody td{border:0;padding:.05rem .4rem}
+.sorted td.name{grid-column:1/-1;font-weight:600;overflow-wrap:anywhere}
+.sorted td.operator{display:none}.sorted td.kernel{order:-1}.sorted td.name{order:-2}
+.sorted td.time,.sorted td.why{grid-column:1/-1}.sorted td.zeros:after{content:" zeros"}
+.sorted td.why{color:var(--faint)}.sorted td:empty{display:none}}
 summary{cursor:pointer;font-size:1.05rem;padding:.4rem 0}
 .tabs{margin-top:1rem}.tabs>input{position:absolute;opacity:0}
 .tabs>label{display:inline-block;padding:.3rem .9rem;
@@ -98,30 +113,37 @@ def layers_table(analysis: Analysis) -> str:
     longest = max((seconds.get(layer.binding, 0.0) for layer in analysis.layers), default=0.0)
     head = "".join(f'<th data-kind="{kind}">{escape(name)}</th>' for name, kind in _HEADERS)
     rows = "".join(
-        f"<tr{' class=refused' if layer.is_pruned and not layer.is_sparse else ''}>"
+        f'<tr class="{_kind(layer)}">'
         + "".join(_cells(layer, seconds.get(layer.binding), longest))
         + "</tr>"
         for layer in analysis.layers
     )
     return (
-        '<div class="scroll"><table class="sorted">'
+        '<p class="faint key">A click on a heading sorts.<i class="sparse"></i>sparse kernel'
+        '<i></i>dense kernel</p><div class="scroll"><table class="sorted">'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _kind(layer: LayerReport) -> str:
+    if layer.is_sparse:
+        return "sparse"
+    return "refused" if layer.is_pruned else "dense"
 
 
 def _cells(layer: LayerReport, seconds: float | None, longest: float) -> Iterator[str]:
     zeros = -1.0 if layer.density is None else 1 - layer.density
     shown = "" if seconds is None else _time(seconds)
-    width = 100 * (seconds or 0) / (longest or 1)
-    bar = f'<i style="width:{width:.1f}%"></i><b>{shown}</b>'
+    length = (seconds or 0) / (longest or 1)  # of what the number leaves free
+    bar = f'<i style="width:calc((100% - 6.2rem) * {length:.3f})"></i><b>{shown}</b>'
     values: Sequence[tuple[object, str, str]] = (
-        (layer.name, escape(layer.name), "text"),
-        (layer.operator, escape(layer.operator), "text"),
+        (layer.name, escape(layer.name), "text name"),
+        (layer.operator, escape(layer.operator), "text operator"),
         (layer.size, "x".join(map(str, layer.shape)), ""),
-        (zeros, "" if zeros < 0 else f"{zeros:.1%}", ""),
-        (layer.kernel, escape(layer.kernel), "text"),
-        (seconds or 0, bar, "time"),
-        (layer.reason, escape(layer.reason), "text"),
+        (zeros, "" if zeros < 0 else f"{zeros:.1%}", "zeros"),
+        (layer.kernel, escape(layer.kernel), "text kernel"),
+        (seconds or 0, bar if shown else "", "time"),
+        (layer.reason, escape(layer.reason), "text why"),
     )
     for value, cell, kind in values:
         yield f'<td class="{kind}" data-value="{escape(str(value))}">{cell}</td>'

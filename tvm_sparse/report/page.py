@@ -8,6 +8,8 @@ from html import escape
 from tvm_sparse.columns.plans import ColumnPlan, Overlap
 from tvm_sparse.costs.best_plan import best_plan
 from tvm_sparse.cpu.memory_system import LEVELS
+from tvm_sparse.cpu.profile import CpuProfile
+from tvm_sparse.cpu.this_machine import cpu_name
 from tvm_sparse.layer_report import SPARSE
 from tvm_sparse.passes.regions.region_planner import PlannedRegion
 from tvm_sparse.report.analysis import Analysis, alone_bytes_moved
@@ -51,10 +53,20 @@ def render(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{STYLE}{TABLE_STYLE}</style></head><body>"
-        f"<header><h1>{title}</h1>{_headline(analysis, measurement)}"
+        f'<header><h1>{escape(analysis.model)}</h1><p class="faint">for {_where(analysis.cpu)}</p>'
+        f"{_headline(analysis, measurement)}"
         f"{tabs(('The model', layers), worth)}</header><script>{SCRIPT}</script>"
         "</body></html>\n"
     )
+
+
+def _where(cpu: CpuProfile) -> str:
+    name = f"this machine, {cpu_name()}" if cpu.name == "native" else f"{cpu.name}, {cpu.mcpu}"
+    return f"{escape(name)}, {_threads(cpu.cores)}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _headline(analysis: Analysis, measurement: Measurement | None) -> str:
@@ -62,7 +74,7 @@ def _headline(analysis: Analysis, measurement: Measurement | None) -> str:
     pruned = [layer for layer in analysis.layers if layer.is_pruned]
     dense = [layer for layer in pruned if not layer.is_sparse]
     others = sum(operator.region is None for operator in analysis.operators)
-    about = f"an inference on {analysis.cpu.cores} threads"
+    about = f"an inference on {_threads(analysis.cpu.cores)}"
     left_out = f"without {others} operators of TVM's own schedule" if others else "all operators"
     tiles = [_tile(_us(analysis.seconds), f"expected: {about}", left_out)]
     if measurement:
@@ -105,7 +117,7 @@ def _columns(analysis: Analysis, measurement: Measurement | None) -> str:
     if measurement:
         tiles += _measured_tiles(measurement)
     return (
-        f'<p class="faint">{escape(cpu.name)} ({escape(cpu.mcpu)}), {cpu.cores} threads; '
+        f'<p class="faint">{escape(cpu.name)} ({escape(cpu.mcpu)}), {_threads(cpu.cores)}; '
         f"{caches}</p>"
         f'<div class="tiles">{"".join(tiles)}</div>'
         '<p class="faint">A region runs in columns of rows: each core carries a few rows through '
@@ -189,20 +201,16 @@ def _card(analysis: Analysis, number: int, measured: MeasuredRegion | None) -> s
 
 
 def _gains(gains: Sequence[Imposed]) -> str:
-    rows = [
-        (
-            gain.sparsity is None,
-            (
-                "as it is" if gain.sparsity is None else f"{gain.sparsity:.0%}",
-                f"{gain.sparse} of {gain.layers}",
-                _us(gain.seconds),
-                "" if gain.measured_seconds is None else _us(gain.measured_seconds),
-                f"{gains[0].best_known_seconds / (gain.best_known_seconds or 1):.2f}x",
-            ),
-        )
-        for gain in gains
-    ]
-    return _table(("imposed zeros", "sparse layers", "expected", "measured", "gain"), rows)
+    rows = []
+    for gain in gains:
+        measured = () if gain.measured_seconds is None else (_us(gain.measured_seconds),)
+        name = "as it is" if gain.sparsity is None else f"{gain.sparsity:.0%}"
+        sparse = f"{gain.sparse} of {gain.layers}"
+        faster = f"{gains[0].best_known_seconds / (gain.best_known_seconds or 1):.2f}x"
+        cells = (name, sparse, _us(gain.seconds), *measured, faster)
+        rows.append((gain.sparsity is None, cells))
+    titles = ("imposed zeros", "sparse layers", "expected", *["measured"] * len(measured), "gain")
+    return _table(titles, rows)
 
 
 def _overlaps(analysis: Analysis, region: PlannedRegion) -> str:

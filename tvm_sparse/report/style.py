@@ -10,13 +10,14 @@ STYLE = """
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.45 system-ui,sans-serif}
 header,main{max-width:1360px;margin:auto;padding:1rem 1.2rem}
 h1{margin:.2rem 0;font-size:1.6rem}h2{margin:0 0 .4rem;font-size:1.05rem}
-p{margin:.4rem 0}.faint,figcaption{color:var(--faint)}
+p{margin:.4rem 0}header>p{margin:0 0 1rem}.faint,figcaption{color:var(--faint)}
 main{display:grid;grid-template-columns:320px minmax(0,1fr);gap:1.4rem;align-items:start}
 aside{position:sticky;top:0;max-height:100vh;overflow:auto}
 @media(max-width:860px){main{grid-template-columns:1fr}aside{position:static;max-height:60vh}}
-.tiles{display:flex;flex-wrap:wrap;gap:.8rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.8rem;
+margin:.4rem 0 1rem}
 .tile,section{background:var(--card);border:1px solid var(--line);border-radius:10px}
-.tile{padding:.6rem .9rem;min-width:11rem}.tile b{display:block;font-size:1.35rem}
+.tile{padding:.7rem 1rem}.tile b{display:block;font-size:1.6rem;line-height:1.3}
 section{padding:.9rem 1.1rem;margin-bottom:1rem}section:target{outline:3px solid var(--ours)}
 section.single{padding:.45rem 1.1rem;margin-bottom:.5rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:.4rem 1.4rem}

@@ -75,7 +75,7 @@ class JoinedConv2dFamily(Family[Conv2d, JoinedTiling]):
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
         """Return a reason if there are several groups, or rows that fill half of a vector."""
         if problem.groups > 1:
-            return "the sparse kernel has one group"
+            return "a convolution in groups has no sparse kernel"
         if not joins_rows(problem, cpu.vector_lanes(problem.dtype)):
             return "a vector holds one row"
         if next(_possible(problem, cpu), None) is None:

@@ -65,7 +65,7 @@ class SparseConv2dFamily(Family[Conv2d, SparseConvTiling]):
     def refusal_of_sizes(self, problem: Conv2d, cpu: CpuProfile) -> str:
         """Return a reason if there are several groups, or rows that the offsets cannot reach."""
         if problem.groups > 1:
-            return "the sparse kernel has one group"
+            return "a convolution in groups has no sparse kernel"
         if next(_possible(problem, cpu), None) is None:
             return f"no sparse kernel reaches the inputs of {problem}"
         return ""
