@@ -71,7 +71,7 @@ def declare(verbs: arguments.Verbs) -> None:
     )  # fmt: skip
     command.add_argument(
         "--tokenizer", type=Path, metavar="FILE",
-        help="tokenizer.json (default: that beside the model)",
+        help="tokenizer.json, or the GGUF file of the model (default: that beside the model)",
     )  # fmt: skip
     arguments.add_threads(command, "those of the library")
     arguments.add_json(command)
@@ -91,7 +91,8 @@ def run(options: argparse.Namespace) -> None:
         return
     sampler = Sampler(options.temperature, options.top_p, options.seed)
     prompt, tokenizer = _prompt(options)
-    stop = frozenset() if options.ignore_eos else stop_tokens_beside(options.model)
+    given = options.model, options.tokenizer
+    stop = frozenset() if options.ignore_eos else stop_tokens_beside(*given)
     with console.progress(f"preparing {options.model}"):
         engine = _engine(options)
         room, count = _room(options, engine, len(prompt))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_sparse.errors import InputError, border
+from tvm_sparse.generation import gguf_tokenizer
 
 TOKENIZER = "tokenizer.json"
 
@@ -21,7 +22,7 @@ def folder_of(model: Path) -> Path:
 
 
 def tokenizer_beside(model: Path) -> Path:
-    """Return the file of the tokenizer.
+    """Return the file of the tokenizer, which may be a GGUF model itself.
 
     Raises
     ------
@@ -30,15 +31,19 @@ def tokenizer_beside(model: Path) -> Path:
     """
     path = folder_of(model) / TOKENIZER
     if not path.is_file():
+        if model.suffix == gguf_tokenizer.SUFFIX:
+            return model
         raise InputError(
-            f"{path}: there is no tokenizer beside the model; name one by --tokenizer FILE, or "
-            "give numbers of tokens by --ids"
+            f"{path}: there is no tokenizer beside the model; name one by --tokenizer FILE (a "
+            "tokenizer.json, or the GGUF file of the model), or give numbers of tokens by --ids"
         )
     return path
 
 
-def stop_tokens_beside(model: Path) -> frozenset[int]:
+def stop_tokens_beside(model: Path, tokenizer: Path | None = None) -> frozenset[int]:
     """Return the tokens that end a text, as a file beside the model says; none if none says it.
+
+    A GGUF file, the model or the one that holds the tokenizer, says it itself.
 
     Raises
     ------
@@ -54,6 +59,9 @@ def stop_tokens_beside(model: Path) -> frozenset[int]:
             if said is not None:
                 tokens = said if isinstance(said, list) else [said]
                 return frozenset(int(token) for token in tokens)
+    for file in (tokenizer, model):
+        if file is not None and file.suffix == gguf_tokenizer.SUFFIX:
+            return gguf_tokenizer.stop_tokens(file)
     return frozenset()
 
 

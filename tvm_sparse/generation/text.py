@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm_sparse.errors import InputError, ToolError, border
+from tvm_sparse.generation.gguf_tokenizer import SUFFIX, read_tokenizer
 
 
 class Tokenizer:
@@ -15,7 +16,7 @@ class Tokenizer:
     Parameters
     ----------
     path : Path
-        A file ``tokenizer.json``, as Hugging Face's libraries write it.
+        A file ``tokenizer.json``, as Hugging Face's libraries write it, or a GGUF file.
 
     Raises
     ------
@@ -33,6 +34,9 @@ class Tokenizer:
                 "text needs the package tokenizers: `pip install 'tokenizers>=0.21'`, or give "
                 "numbers of tokens by --ids"
             ) from error
+        if path.suffix == SUFFIX:
+            self._tokenizer: Any = read_tokenizer(path)
+            return
         with border(InputError, f"{path}: is no tokenizer", "; it must be a tokenizer.json"):
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
 

@@ -18,7 +18,7 @@ from tvm_sparse.frontends.onnx_file import tensor_array
 from tvm_sparse.frontends.onnx_importer import Refused, simplified
 from tvm_sparse.sizes.decoder import ROWS
 
-PASTS = tuple((1 << power) - ROWS[-1] * (power < 14) for power in range(14, 7, -1))
+PASTS = tuple((1 << power) - ROWS[-1] * (power < 14) for power in range(14, 4, -1))
 """The past tokens at which decoders are looked at; the first number that a decoder takes counts.
 Those with tables of a fixed size, such as GPT-Neo's masks, take no more than the tables hold. A
 larger window of a mask would not be seen, so sessions hold no more."""
