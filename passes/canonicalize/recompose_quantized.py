@@ -1,8 +1,9 @@
 """dequantize(quantize(x)) => fake_quantize(x); matmul(fake_quantize(x), dequantize(w)) => one call
 
-The call is a `quantized_matmul`, or a `quantized_conv2d` for a convolution. Both keep the integers
-of the weight. All other constants become the floats that they stand for. The scales and zero points
-of activations are single numbers: constants, or what an inference computes.
+The call is a `quantized_matmul`, or a `quantized_conv2d` for a convolution; one of a single axis is
+one of images of one row. Both keep the integers of the weight. All other constants become the
+floats that they stand for. The scales and zero points of activations are single numbers: constants,
+or what an inference computes.
 
 Rounding moves down the graph: it commutes with whatever keeps the order of numbers and moves them
 as they are, such as poolings, transposes and ReLU, and doing it twice changes nothing. So it meets
@@ -26,10 +27,16 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.run_time_steps import steps_of_parts
-from tvm_sparse.passes.ir.shapes import extents_of, is_image_shape, is_symbolic, static_shape
+from tvm_sparse.passes.ir.shapes import (
+    extents_of,
+    is_image_shape,
+    is_symbolic,
+    known_extents,
+    reshaped,
+    static_shape,
+)
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
-from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE
 
 QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
 MOVING = (*RESHAPING, TRANSPOSE, *(f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3)))
@@ -37,9 +44,10 @@ MOVING = (*RESHAPING, TRANSPOSE, *(f"relax.nn.max_pool{rank}d" for rank in (1, 2
 COMMUTING = (*MOVING, "relax.nn.relu")
 """Operators of one tensor whose result, for rounded numbers, is the rounded result."""
 
-_LAYERS = ("relax.matmul", "relax.nn.conv2d")
+_LAYERS = {"relax.matmul": (1, 2), "relax.nn.conv1d": (0, 3), "relax.nn.conv2d": (0, 4)}
+"""Operators with weights: the axis of a weight's output channels, and its rank."""
 _BYTES = "uint8", "int8"
-_LAYOUTS = ("NCHW", "OIHW", "NCHW")
+_LAYOUTS = ("NCHW", "OIHW", "NCHW"), ("NCW", "OIW", "NCW")
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeQuantized")
@@ -145,7 +153,8 @@ def _layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     steps, weight = _rounding_of(call.args[0], lookup), _layer_weight(call, lookup)
     if steps is None or not steps.has_byte or weight is None:
         return None
-    return _on_integers(call, _unrounded(call.args[0], steps, lookup, emit), weight, steps)
+    x = _unrounded(call.args[0], steps, lookup, emit)
+    return _on_integers(call, x, weight, steps, emit)
 
 
 def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
@@ -168,7 +177,7 @@ def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
     if any(t.ty.dtype != ACTIVATIONS for t in (x, scale, outer[1])):
         return None
     steps = steps_of_parts(x, scale, zero, lookup, emit)
-    return _on_integers(call, _again([*outer[0], *path], x, emit), weight, steps)
+    return _on_integers(call, _again([*outer[0], *path], x, emit), weight, steps, emit)
 
 
 def _on_integers(
@@ -176,13 +185,25 @@ def _on_integers(
     x: relax.Expr,
     weight: tuple[NDArray[np.int8], NDArray[np.float32]],
     steps: operators.Steps,
+    emit: Emit,
 ) -> relax.Call:
     """Return a layer as one of integers that rounds `x` itself."""
-    values, scales = (relax.const(array) for array in weight)
+    values, scales = weight
     if is_call_to(call, "relax.matmul"):
-        return operators.quantized_matmul(x, values, scales, steps)
+        return operators.quantized_matmul(x, relax.const(values), relax.const(scales), steps)
     attributes = {name: call.attrs[name] for name in operators.CONV_ATTRIBUTES}
-    return operators.quantized_conv2d(x, values, scales, steps, attributes)
+    if is_call_to(call, "relax.nn.conv2d"):
+        constants = relax.const(values), relax.const(scales)
+        return operators.quantized_conv2d(x, *constants, steps, attributes)
+    for name in ("strides", "dilation"):
+        attributes[name] = [1, *(int(n) for n in attributes[name])]
+    left, right = (int(n) for n in attributes["padding"])
+    attributes["padding"] = [0, left, 0, right]
+    batch, channels, width = known_extents(x)
+    row = emit(reshaped(x, (batch, channels, 1, width)))
+    constants = relax.const(values[:, :, None]), relax.const(scales)
+    product = operators.quantized_conv2d(row, *constants, steps, attributes)
+    return reshaped(emit(product), known_extents(call))
 
 
 def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:
@@ -194,7 +215,7 @@ def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndar
     if weight is None or not _has_kernel(call):
         return None
     values, scale = weight
-    axis, rank = (1, 2) if is_call_to(call, "relax.matmul") else (0, 4)
+    axis, rank = _LAYERS[call.op.name]
     channels = values.shape[axis] if values.ndim == rank else 0
     per_channel = [1] * rank
     per_channel[axis] = channels
@@ -215,11 +236,8 @@ def _has_kernel(call: relax.Call) -> bool:
         return False
     attrs = call.attrs
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
-    # Longer rows are cut into strips, and meet kernels of floats; those of open width do not.
-    widest = WIDEST_SINGLE if shape[2] == 1 else WIDEST
     is_narrow = (static_shape(call.args[1]) or (WIDEST_KERNEL + 1,))[-1] <= WIDEST_KERNEL
-    is_plain = layouts == _LAYOUTS and int(attrs["groups"]) == 1
-    return is_plain and is_narrow and (is_symbolic(shape[3:]) or shape[3] <= widest)
+    return layouts in _LAYOUTS and int(attrs["groups"]) == 1 and is_narrow
 
 
 def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:

@@ -39,7 +39,7 @@ def move_above(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     joint = lookup(call.args[0]) if call.args else None
     if not is_call_to(joint, operators.FROM_STRIPS.name):
         return None
-    if is_call_to(call, "relax.nn.conv2d"):
+    if is_call_to(call, "relax.nn.conv2d", operators.QUANTIZED_CONV2D.name):
         return _pixels(call, joint, emit)
     if is_call_to(call, "relax.split"):
         return _split(call, joint, emit)
@@ -185,7 +185,7 @@ def _pixels(call: relax.Call, joint: relax.Call, emit: Emit) -> relax.Expr | Non
     padding = [int(n) for n in attrs["padding"]]
     if int(attrs["strides"][1]) != 1 or known_extents(weight)[3] != 1 or padding[1] or padding[3]:
         return None
-    product = emit(relax.Call(call.op, [joint.args[0], weight], attrs))
+    product = emit(relax.Call(call.op, [joint.args[0], *call.args[1:]], attrs))
     return _again(joint, product, known_extents(call)[2])
 
 

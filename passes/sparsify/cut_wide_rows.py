@@ -55,7 +55,7 @@ class CutWideRows:
             if is_call_to(call, "relax.nn.conv1d", "relax.nn.conv2d"):
                 return _cut(call, lookup, emit, self.cpu)
             if is_call_to(call, operators.QUANTIZED_CONV2D.name):
-                return _cut_quantized(call, emit)
+                return _cut_quantized(call, lookup, emit, self.cpu)
             return _cut_pool(call, emit) if is_call_to(call, *_POOLS) else None
 
         return rewrite_calls(mod, rewrite)
@@ -111,12 +111,19 @@ def _of_one_row(line: relax.Expr, lookup: Lookup, emit: Emit) -> relax.Expr:
     return emit(reshaped(line, shape))
 
 
-def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
-    """Cut the images of a quantized convolution whose width is open; zeros are rounded to zeros."""
+def _cut_quantized(
+    call: relax.Call, lookup: Lookup, emit: Emit, cpu: CpuProfile
+) -> relax.Expr | None:
+    """Cut the images of a quantized convolution; zeros are rounded to zeros."""
     x, values, scale = call.args[:3]
     shape, out_shape = known_extents(x), known_extents(call)
-    if not isinstance(shape[3], Extent):
+    is_single, is_open = shape[2] == 1, isinstance(shape[3], Extent)
+    if not is_open and shape[3] <= (WIDEST_SINGLE if is_single else WIDEST):
         return None
+    line = lookup(x).args[0] if is_call_to(lookup(x), *RESHAPING) else x
+    is_line = len(extents_of(line) or ()) == 3
+    if is_line:
+        x = _of_one_row(line, lookup, emit)
     attributes = {
         name: call.attrs[name] if name == "groups" else [int(n) for n in call.attrs[name]]
         for name in operators.CONV_ATTRIBUTES
@@ -124,7 +131,12 @@ def _cut_quantized(call: relax.Call, emit: Emit) -> relax.Expr | None:
     top, left, bottom, _ = attributes["padding"]
     reach = (known_extents(values)[3] - 1) * attributes["dilation"][1] + 1
     window = left, attributes["strides"][1], reach
-    strips = Strips.of_any_width(shape[3], out_shape[3], *window)
+    sizes = shape[3], out_shape[3], *window
+    strips = (
+        Strips.of_any_width(*sizes, PREFERRED if is_line else OF_OPEN_WIDTH)
+        if is_open
+        else Strips.of(*sizes, STRIPS_OF_CORE * cpu.cores if is_single else 1)
+    )
     cut = emit(operators.to_strips(x, strips))
     attributes["padding"] = [top, 0, bottom, 0]
     steps = operators.run_time_steps_of(call) or operators.steps_of(call)

@@ -105,15 +105,32 @@ def test_other_weights_become_floats(values, scale, axis):
     np.testing.assert_array_equal(product.args[1].value.numpy(), values.astype("float32"))
 
 
-@pytest.mark.parametrize("sizes", [((1, 3, 4, 3000), 3), ((1, 3, 1, 200), 3), ((1, 3, 4, 80), 65)])
-def test_images_and_kernels_that_are_too_wide_meet_floats(sizes):
-    shape, width = sizes
-
+def test_a_kernel_that_is_too_wide_meets_floats():
     def body(builder, x):
-        w = weight(builder, np.ones((2, 3, 1, width), "int8"), np.float32(0.25))
+        w = weight(builder, np.ones((2, 3, 1, 65), "int8"), np.float32(0.25))
         return relax.op.nn.conv2d(rounded(builder, x), w)
 
-    assert names(RecomposeQuantized()(module(shape, body))) == ["fake_quantize", "nn.conv2d"]
+    after = RecomposeQuantized()(module((1, 3, 4, 80), body))
+    assert names(after) == ["fake_quantize", "nn.conv2d"]
+
+
+def test_a_convolution_of_one_axis_is_one_of_images_of_one_row():
+    values = np.arange(-15, 15, dtype="int8").reshape(2, 3, 5)
+    scale = np.array([1, 2], "float32")
+
+    def body(builder, x):
+        w = weight(builder, values, scale)
+        return relax.op.nn.conv1d(rounded(builder, x), w, 2, (1, 2), 3)
+
+    def expected(builder, x):
+        row = builder.emit(relax.op.reshape(x, (2, 3, 1, 40)))
+        constants = relax.const(values[:, :, None]), relax.const(scale)
+        attributes = {"strides": [1, 2], "padding": [0, 1, 0, 2], "dilation": [1, 3], "groups": 1}
+        y = operators.quantized_conv2d(row, *constants, BYTES, attributes)
+        return relax.op.reshape(builder.emit(y), (2, 2, 16))
+
+    after = RecomposeQuantized()(module((2, 3, 40), body))
+    tvm.ir.assert_structural_equal(after, module((2, 3, 40), expected), map_free_vars=True)
 
 
 def test_rounding_moves_below_what_it_commutes_with():
