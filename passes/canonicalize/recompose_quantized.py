@@ -15,6 +15,7 @@ Runs before constants are folded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.dtypes import ACTIVATIONS
-from tvm_sparse.formats.quantization import Quantization, along, dequantized
+from tvm_sparse.formats.quantization import Quantization, dequantized
+from tvm_sparse.passes.canonicalize.quantized_weights import arrays_of, weight_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
@@ -183,7 +185,7 @@ def _dynamic_layer(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
 def _on_integers(
     call: relax.Call,
     x: relax.Expr,
-    weight: tuple[NDArray[np.int8], NDArray[np.float32]],
+    weight: tuple[NDArray[Any], NDArray[np.float32]],
     steps: operators.Steps,
     emit: Emit,
 ) -> relax.Call:
@@ -211,7 +213,7 @@ def _layer_weight(call: relax.Call, lookup: Lookup) -> tuple[np.ndarray, np.ndar
 
     None says that the layer has no kernel of integers.
     """
-    weight = _weight(call.args[1], lookup)
+    weight = weight_of(call.args[1], lookup)
     if weight is None or not _has_kernel(call):
         return None
     values, scale = weight
@@ -238,41 +240,6 @@ def _has_kernel(call: relax.Call) -> bool:
     layouts = attrs["data_layout"], attrs["kernel_layout"], attrs["out_layout"]
     is_narrow = (static_shape(call.args[1]) or (WIDEST_KERNEL + 1,))[-1] <= WIDEST_KERNEL
     return layouts in _LAYOUTS and int(attrs["groups"]) == 1 and is_narrow
-
-
-def _weight(value: relax.Expr, lookup: Lookup) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the values of a weight, int8 of the zero point 0, and its scale; None if it has none.
-
-    The scale has as many axes as the weight, or none.
-    """
-    call = lookup(value)
-    if is_call_to(call, TRANSPOSE):
-        found, axes = _weight(call.args[0], lookup), call.attrs.axes
-        if found is None:
-            return None
-        order = None if axes is None else [int(axis) for axis in axes]
-        values, scale = found
-        return values.transpose(order), scale.transpose(order) if scale.ndim else scale
-    if not is_call_to(call, DEQUANTIZE) or call.ty.dtype != ACTIVATIONS:
-        return None
-    arrays = _arrays(call, lookup)
-    if arrays is None or arrays[0].dtype not in (np.int8, np.uint8):
-        return None
-    values, scale, zero_point = arrays
-    axis, rank = int(call.attrs.axis), values.ndim
-    steps = values.astype(np.int32) - along(zero_point, axis, rank).astype(np.int32)
-    if rank < 2 or steps.size == 0 or steps.min() < -128 or steps.max() > 127:
-        return None
-    if not np.isfinite(scale).all():
-        return None
-    return steps.astype(np.int8), along(scale, axis, rank)
-
-
-def _arrays(call: relax.Call, lookup: Lookup) -> list[np.ndarray] | None:
-    constants = [lookup(arg) for arg in call.args]
-    if not all(isinstance(constant, tvm.ir.GenericConst) for constant in constants):
-        return None
-    return [constant.value.numpy() for constant in constants]
 
 
 def _share(mod: tvm.IRModule) -> tvm.IRModule:
@@ -302,7 +269,7 @@ def _fold(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None:
     """dequantize(c) => the constant that c stands for"""
     if not is_call_to(call, DEQUANTIZE) or call.ty.dtype != ACTIVATIONS:
         return None
-    arrays = _arrays(call, lookup)
+    arrays = arrays_of(call, lookup)
     if arrays is None or arrays[0].dtype.kind not in "iu":
         return None
     values, scale, zero_point = arrays

@@ -134,13 +134,18 @@ def _match_quantized(call: relax.Call, cpu: CpuProfile) -> ConstantLayer | None:
     def with_integers(layer: ConstantLayer) -> ConstantLayer:
         known, words = layer.layer, word_density(layer.layer.problem, array, cpu)
         steps = given
-        if constant is not None and INT8_ROW_FAMILY.takes(known.problem, cpu):
+        is_wide = array.dtype != np.int8
+        if constant is not None and INT8_ROW_FAMILY.takes(known.problem, cpu, is_wide=is_wide):
             # Its kernel takes words, which are made apart from it: channels become lanes.
             above = constant.zero_point - constant.low
             numbers = relax.const(np.array([constant.scale, above], ACTIVATIONS))
             steps = RunTimeSteps(numbers, covers=False)
         known = dataclasses.replace(
-            known, is_quantized=True, word_density=words, is_dynamic=steps is not None
+            known,
+            is_quantized=True,
+            word_density=words,
+            is_dynamic=steps is not None,
+            is_wide=is_wide,
         )
         of_integers = constant if steps is None else None
         quantized = QuantizedWeight(array, scale.value.numpy(), of_integers)

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.quantization import RoundedBefore
+from tvm_sparse.formats.quantization import RoundedBefore, shifts_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
@@ -33,7 +33,9 @@ def quantized_layer(
     assert quantized is not None
     values, known = quantized.values, quantized.steps
     scales = relax.const(quantized.scale * np.float32(1 if known is None else known.scale))
-    given = [] if found.steps is None else [found.steps.value]
+    is_shifted = quantized.is_wide and family.per_word(cpu) == 4
+    given = [relax.const(shifts_of(values))] if is_shifted else []
+    given += [] if found.steps is None else [found.steps.value]
     if isinstance(tiling, Int8RowTiling):
         matrix = values.reshape(problem.n, problem.k)
         weight, corrections = map(relax.const, pack_int8_rows(matrix, tiling, cpu))
@@ -45,11 +47,12 @@ def quantized_layer(
         weights = [*weight, scales, corrections, *given]
         steps = known or RoundedBefore(problem.k, problem.dtype)
         fields = problem.n, steps, family.to_fields(tiling)
-        return operators.int8_linear(family, panels, weights, *fields)
+        return operators.int8_linear(family, panels, weights, *fields, is_shifted=is_shifted)
     assert isinstance(family, IntegerWindows)
     window = family.window(problem, cpu)
     matrix, distances = window.matrix(values), relax.const(window.offsets())
     *weight, corrections = map(relax.const, packed_int8(matrix, known, tiling, cpu))
     weights = [*weight, distances, scales, corrections, *given]
     steps = known or RoundedBefore(problem.channels, problem.dtype)
-    return operators.int8_conv2d(family, panels, weights, problem, steps, family.to_fields(tiling))
+    fields = problem, steps, family.to_fields(tiling)
+    return operators.int8_conv2d(family, panels, weights, *fields, is_shifted=is_shifted)

@@ -24,24 +24,26 @@ def int8_conv2d(
     epilogue: Epilogue,
     cpu: CpuProfile,
     tiling: AnyInt8Conv2dTiling,
+    *,
+    is_shifted: bool = False,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a quantized convolution.
 
     Parameters
     ----------
-    problem, steps, epilogue, cpu, tiling
+    problem, steps, epilogue, cpu, tiling, is_shifted
         As `Int8Conv2d`.
 
     Returns
     -------
     PrimFunc
         ``(x [N * H, C, lanes_in], *weight, distances [words], scales [Co], corrections [Co],
-        [run_time_steps [2]], [bias [Co]], [residual [N * Ho, Co, lanes_out]], y [N * Ho, Co,
-        lanes_out])``; weight and corrections from `packed_int8` of the window's `matrix`,
-        distances, int32, its `offsets`, scales and steps float32, and the others of the problem's
-        type; x may consist of words.
+        [shifts [Co]], [run_time_steps [2]], [bias [Co]], [residual [N * Ho, Co, lanes_out]], y [N *
+        Ho, Co, lanes_out])``; weight and corrections from `packed_int8` of the window's `matrix`,
+        distances, int32, its `offsets`, shifts from `shifts_of`, scales and steps float32, and the
+        others of the problem's type; x may consist of words.
     """
-    return kernel(Int8Conv2d(problem, steps, epilogue, cpu, tiling))
+    return kernel(Int8Conv2d(problem, steps, epilogue, cpu, tiling, is_shifted=is_shifted))
 
 
 class Int8Conv2d(Int8Layer, WordConv2d):
@@ -61,6 +63,8 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         The tiling that the weight was packed with.
     density : float
         Share of the weight's words that are not zero; only the costs depend on it.
+    is_shifted : bool
+        Whether the weights were shifted, so that they fit in bytes.
     reads_image, writes_image : bool
         Whether input and output are images instead of panels.
 
@@ -79,6 +83,7 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         tiling: AnyInt8Conv2dTiling,
         density: float = 1.0,
         *,
+        is_shifted: bool = False,
         reads_image: bool = False,
         writes_image: bool = False,
     ) -> None:
@@ -97,7 +102,7 @@ class Int8Conv2d(Int8Layer, WordConv2d):
         self.words = integers_for(steps, tiling, cpu)
         column_lanes = self.column_lanes_of(tiling, cpu)
         self.cut(column_lanes, window.columns, self.family.pass_rows(window))
-        self.of_integers(steps, tiling, window.words)
+        self.of_integers(steps, tiling, window.words, is_shifted=is_shifted)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

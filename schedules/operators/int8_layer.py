@@ -7,6 +7,9 @@ floats at the exit. An integer of panels stands for zero where it is the zero po
 
 Where only an inference knows the scale and the zero point, panels are words of integers already,
 and ``y = act((sums - corrections * zero) * (scales * scale) + bias + residual)``.
+
+Weights that do not fit in bytes are shifted, by one number for each output channel. What their sums
+lack is that number times the sum of all inputs, which is computed as the words are made.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from tvm.tirx.script import builder as T
 from tvm_sparse.cpu.integers import dot_products
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.formats.amx import pack_tiles
-from tvm_sparse.formats.quantization import Quantization, RoundedBefore
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore, shifts_of
 from tvm_sparse.formats.sparse import PackedSparse
 from tvm_sparse.formats.words import as_words, pack_words
 from tvm_sparse.schedules.emit import amx
 from tvm_sparse.schedules.emit.amx_product import COLUMN_LANES, AmxProduct
-from tvm_sparse.schedules.emit.buffers import argument
-from tvm_sparse.schedules.emit.dot_product import DotProduct
-from tvm_sparse.schedules.emit.product import Product
+from tvm_sparse.schedules.emit.buffers import argument, scratch, vector
+from tvm_sparse.schedules.emit.dot_product import DotProduct, add_dot_products
+from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product
 from tvm_sparse.schedules.emit.run_time_words import ReadyWords
 from tvm_sparse.schedules.emit.sparse_dot_product import SparseDotProduct
 from tvm_sparse.schedules.emit.words import Integers
@@ -62,20 +65,26 @@ def integers_for(steps: Steps, tiling: Any, cpu: CpuProfile) -> Integers | Ready
 
 
 def packed_int8(
-    values: NDArray[np.int8], steps: Quantization | None, tiling: Any, cpu: CpuProfile
+    values: NDArray[Any], steps: Quantization | None, tiling: Any, cpu: CpuProfile
 ) -> tuple[NDArray[Any], ...]:
     """Return a weight ``[N, K]`` as a kernel reads it, and behind it the corrections ``[N]``.
 
     The weight is an array, or the arrays of a `PackedSparse` of words. Corrections are the products
     of the weight and inputs of zero, which the sums contain. If only an inference knows the steps,
-    it multiplies the corrections by the byte that stands for zero.
+    it multiplies the corrections by the byte that stands for zero. Values of int16 are shifted for
+    kernels of bytes, see `shifts_of`, with zeros that fill up the last word.
     """
     words = None if steps is None else integers_for(steps, tiling, cpu)
     zero = words.zero_byte if isinstance(words, Integers) else 1
     corrections = (values.sum(axis=1, dtype=np.int64) * zero).astype(np.int32)
-    if isinstance(tiling, ON_MATRIX_UNIT):
+    is_on_unit = isinstance(tiling, ON_MATRIX_UNIT)
+    is_of_bytes = is_on_unit or dots_of(cpu).per_word == 4
+    if is_of_bytes and values.dtype != np.int8:
+        whole = np.pad(values, ((0, 0), (0, -values.shape[1] % 4)))
+        values = (whole - shifts_of(values)[:, None]).astype(np.int8)
+    if is_on_unit:
         return pack_tiles(values, tiling.inputs), corrections
-    integers = values.astype(np.int8 if dots_of(cpu).per_word == 4 else np.int16)
+    integers = values.astype(np.int8 if is_of_bytes else np.int16)
     if isinstance(tiling, SparseInt8Tiling):
         matrix = as_words(integers)
         n, k = matrix.shape
@@ -90,9 +99,9 @@ class Int8Layer(WordLayer):
     layer: Layer[Any]
     words: Integers | ReadyWords
 
-    def of_integers(self, steps: Steps, tiling: Any, words: int) -> None:
+    def of_integers(self, steps: Steps, tiling: Any, words: int, *, is_shifted: bool) -> None:
         """Choose the product of an output channel of some words; called after `cut`."""
-        self.steps = steps
+        self.steps, self.is_shifted = steps, is_shifted
         self.product = self._product(tiling, words)
 
     def _product(self, tiling: Any, words: int) -> Product:
@@ -118,6 +127,7 @@ class Int8Layer(WordLayer):
         n = self.tensor.channels
         self.scales = argument("scales", n)
         self.corrections = argument("corrections", n, dtype="int32")
+        self.shifts = argument("shifts", n, dtype="int32") if self.is_shifted else None
         is_given = isinstance(self.words, ReadyWords)
         self.given = argument("run_time_steps", 2) if is_given else None
 
@@ -126,13 +136,41 @@ class Int8Layer(WordLayer):
         super().allocate(run_rows)
         if isinstance(self.words, ReadyWords):
             self.words.read(self.given)
+        if self.is_shifted:
+            columns = self.column_rows(min(self.pass_rows, self.most_rows)) * self.row_columns
+            size = max(columns * self.column_lanes, LEAST_SCRATCH)
+            self._of_inputs = scratch(size, "int32")
 
-    def in_floats(self, sums: Expr, channel: Expr) -> Expr:
+    def begin_part(self, part: Part, rows: Expr) -> None:
+        """Set the sums of the inputs to zero before the first part."""
+        if not (self.is_shifted and part.begins):
+            return
+        columns = self.column_rows(rows) * self.row_columns
+        with T.serial(T.int64(0), columns) as column:
+            zeros = T.Broadcast(T.int32(0), self.column_lanes)
+            T.buffer_store(self._of_inputs, zeros, [self._place(column, 1)])
+
+    def keep(self, column: Expr, word: Expr, value: Expr) -> None:
+        """Store a word of a column, and add its integers to the sum of the inputs."""
+        super().keep(column, word, value)
+        if self.is_shifted:
+            place = self._place(column, 1)
+            ones = T.Broadcast(T.uint32(0x01010101), self.column_lanes)
+            total = add_dot_products(dots_of(self.cpu), self._of_inputs[place], value, ones)
+            T.buffer_store(self._of_inputs, total, [place])
+
+    def _place(self, column: Expr, count: int) -> Expr:
+        return vector(column * self.column_lanes, count * self.column_lanes)
+
+    def in_floats(self, sums: Expr, channel: Expr, column: Expr) -> Expr:
         """Return sums of integers as the float32 values that they stand for."""
         lanes = sums.ty.dtype.lanes
         correction, scale = self.corrections[channel], self.scales[channel]
         if isinstance(self.words, ReadyWords):
             known = self.words.steps
             correction, scale = correction * known.zero, scale * known.scale
+        if self.shifts is not None:
+            of_inputs = self._of_inputs[self._place(column, lanes // self.column_lanes)]
+            sums = sums + of_inputs * T.Broadcast(self.shifts[channel], lanes)
         exact = sums - T.Broadcast(correction, lanes)
         return T.Cast(f"float32x{lanes}", exact) * T.Broadcast(scale, lanes)

@@ -26,23 +26,25 @@ def int8_linear(
     epilogue: Epilogue,
     cpu: CpuProfile,
     tiling: AnyInt8LinearTiling,
+    *,
+    is_shifted: bool = False,
 ) -> tvm.tirx.PrimFunc:
     """Build the kernel of a quantized linear layer.
 
     Parameters
     ----------
-    source, n, steps, epilogue, cpu, tiling
+    source, n, steps, epilogue, cpu, tiling, is_shifted
         As `Int8Linear`.
 
     Returns
     -------
     PrimFunc
-        ``(x [rows, K, lanes], *weight, scales [N], corrections [N], [run_time_steps [2]], [bias
-        [N]], [residual [rows, N, lanes]], y [rows, N, lanes])``; weight and corrections from
-        `packed_int8`, scales and steps float32, and the others of the source's type, or of the type
-        of `steps` if x consists of words.
+        ``(x [rows, K, lanes], *weight, scales [N], corrections [N], [shifts [N]], [run_time_steps
+        [2]], [bias [N]], [residual [rows, N, lanes]], y [rows, N, lanes])``; weight and corrections
+        from `packed_int8`, shifts from `shifts_of`, scales and steps float32, and the others of the
+        source's type, or of the type of `steps` if x consists of words.
     """
-    return kernel(Int8Linear(source, n, steps, epilogue, cpu, tiling))
+    return kernel(Int8Linear(source, n, steps, epilogue, cpu, tiling, is_shifted=is_shifted))
 
 
 class Int8Linear(Int8Layer, WordLinear):
@@ -64,6 +66,8 @@ class Int8Linear(Int8Layer, WordLinear):
         The tiling that the weight was packed with.
     density : float
         Share of the weight's words that are not zero; only the costs depend on it.
+    is_shifted : bool
+        Whether the weights were shifted, so that they fit in bytes.
 
     Raises
     ------
@@ -80,6 +84,8 @@ class Int8Linear(Int8Layer, WordLinear):
         cpu: CpuProfile,
         tiling: AnyInt8LinearTiling,
         density: float = 1.0,
+        *,
+        is_shifted: bool = False,
     ) -> None:
         images, rows, k, lanes = source.images, source.rows, source.channels, source.lanes
         is_dynamic, dtype = isinstance(steps, RoundedBefore), source.dtype
@@ -98,7 +104,8 @@ class Int8Linear(Int8Layer, WordLinear):
         self.words = integers_for(steps, tiling, cpu)
         column_lanes = self.column_lanes_of(tiling, cpu)
         self.cut(column_lanes, -(-lanes // column_lanes), self.family.pass_rows(problem, cpu))
-        self.of_integers(steps, tiling, -(-source.channels // self.words.per_word))
+        words = -(-source.channels // self.words.per_word)
+        self.of_integers(steps, tiling, words, is_shifted=is_shifted)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""

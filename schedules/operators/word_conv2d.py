@@ -99,7 +99,7 @@ class WordConv2d(WordLayer):
                 offset = T.bind(T.Cast("int64", self.distances[first + word]))
                 for c in range(self.row_columns):
                     rows_held = [self.memory.read(base + offset, c, lanes) for base in bases]
-                    self.product.keep(column + c, word, side_by_side(rows_held))
+                    self.keep(column + c, word, side_by_side(rows_held))
             self.fill_up(part, column, self.row_columns, words)
 
     def window_bytes(self) -> int:

@@ -109,7 +109,7 @@ class WordLayer(LayerStage):
                 self.product.compute(
                     self.column_rows(rows),
                     chunk if self.chunks > 1 else None,
-                    fill=lambda part: self.fill(part, image, row, rows),
+                    fill=lambda part: self._fill(part, image, row, rows),
                     store=lambda sums: self._store(sums, y, image, row, rows),
                 )
         self.product.end()
@@ -117,6 +117,18 @@ class WordLayer(LayerStage):
     def gather(self, image: Expr, row: Expr, rows: Expr) -> None:
         """Gather the inputs of `rows` output rows from `row` on, before the first `fill`."""
         del image, row, rows
+
+    def _fill(self, part: Part, image: Expr, row: Expr, rows: Expr) -> None:
+        self.begin_part(part, rows)
+        self.fill(part, image, row, rows)
+
+    def begin_part(self, part: Part, rows: Expr) -> None:
+        """Do what comes before the words of a part of the inputs: by default, nothing."""
+        del part, rows
+
+    def keep(self, column: Expr, word: Expr, value: Expr) -> None:
+        """Store a word of a column, counted from the first of the part."""
+        self.product.keep(column, word, value)
 
     @abstractmethod
     def fill(self, part: Part, image: Expr, row: Expr, rows: Expr) -> None:
@@ -149,9 +161,9 @@ class WordLayer(LayerStage):
         first = columns * self.joined
         return [first, *(T.min(first + i, rows - 1) for i in range(1, self.joined))]
 
-    def in_floats(self, sums: Expr, channel: Expr) -> Expr:
-        """Return a vector of sums of an output channel as float32 values."""
-        del channel
+    def in_floats(self, sums: Expr, channel: Expr, column: Expr) -> Expr:
+        """Return sums of an output channel, in columns from `column` on, as float32 values."""
+        del channel, column
         return sums
 
     def _store(self, sums: Sums, y: Panels, image: Expr, row: Expr, rows: Expr) -> None:
@@ -169,7 +181,7 @@ class WordLayer(LayerStage):
         with T.serial(T.int64(0), sums.channels) as c:
             channel = sums.channel(c)
             for i, column, place, outs in pieces:
-                value = self.in_floats(sums.vector(c, i, count), channel)
+                value = self.in_floats(sums.vector(c, i, count), channel, sums.columns[i])
                 if self.bias is not None:
                     bias = converted(self.bias[channel], DType.FLOAT32)
                     value = value + T.Broadcast(bias, count * self.column_lanes)

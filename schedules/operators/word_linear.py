@@ -98,5 +98,5 @@ class WordLinear(WordLayer):
                 part = v
                 if held > lanes:
                     part = T.Shuffle([v], list(range(start, start + lanes)))
-                self.product.keep(column + lane // lanes, word, part)
+                self.keep(column + lane // lanes, word, part)
                 lane += lanes

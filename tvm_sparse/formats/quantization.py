@@ -76,16 +76,32 @@ class QuantizedWeight:
     Attributes
     ----------
     values : numpy.ndarray
-        int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero.
+        int8, ``(out_channels, in_channels)`` or that of a convolution; 0 stands for zero. int16 if
+        some are farther from zero than int8 reaches, as those of uint8 weights may be.
     scale : numpy.ndarray
         float32, ``(out_channels,)``: the distance of two neighbouring weights.
     steps : Quantization, optional
         The numbers that the layer rounds its input to; None if only an inference knows them.
     """
 
-    values: NDArray[np.int8]
+    values: NDArray[Any]
     scale: NDArray[np.float32]
     steps: Quantization | None
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its values need more than a byte."""
+        return self.values.dtype != np.int8
+
+
+def shifts_of(values: NDArray[Any]) -> NDArray[np.int32]:
+    """Return what makes the values of each output channel fit in int8, subtracted from them.
+
+    They are distances of 8-bit integers from their zero point, and 0 fits behind it, too.
+    """
+    flat = values.reshape(len(values), -1).astype(np.int32)
+    below = np.minimum(flat.min(axis=1, initial=0) + 128, 0)
+    return below + np.maximum(flat.max(axis=1, initial=0) - 127, 0)
 
 
 @dataclass(frozen=True)

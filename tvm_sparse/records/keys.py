@@ -91,6 +91,7 @@ def layer_text(layer: Layer[Any]) -> str:
     kind = _other_than_float32(problem.dtype)
     if layer.is_quantized:
         kind += f" quantized words {density_bucket(layer.word_density)}"
+        kind += " wide" if layer.is_wide else ""
     return f"{problem.key}{kind} {density_bucket(layer.density)}"
 
 

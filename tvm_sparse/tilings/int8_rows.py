@@ -35,6 +35,11 @@ class Int8RowFamily(IntegerFamily[Linear, Int8RowTiling]):
         reason = super().refusal(layer, cpu)
         return reason or ("" if layer.is_dynamic else "the kernel takes words of integers")
 
+    def takes_wide(self, cpu: CpuProfile) -> bool:
+        """Return that the kernel of bytes takes no weights that do not fit."""
+        del cpu
+        return False
+
     def refusal_of_sizes(self, problem: Linear, cpu: CpuProfile) -> str:
         """Return why the kernel cannot compute a layer; an empty string if it can."""
         if problem.lanes != 1:
@@ -80,9 +85,9 @@ class Int8RowFamily(IntegerFamily[Linear, Int8RowTiling]):
         """Return vectors and rows."""
         return tiling.vectors, tiling.rows
 
-    def takes(self, problem: Linear, cpu: CpuProfile) -> bool:
+    def takes(self, problem: Linear, cpu: CpuProfile, *, is_wide: bool) -> bool:
         """Return whether the kernel computes a layer once its input consists of words."""
-        layer = Layer(problem, is_quantized=True, is_dynamic=True)
+        layer = Layer(problem, is_quantized=True, is_dynamic=True, is_wide=is_wide)
         return dot_products(cpu) is not None and not self.refusal(layer, cpu)
 
 

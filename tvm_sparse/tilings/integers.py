@@ -57,7 +57,14 @@ class IntegerFamily(Family[SizesT, TilingT]):
             return "dynamic quantization makes words of 4 integers, for the matrix unit"
         if layer.is_dynamic and self._pairs_pixels(layer.problem, cpu):
             return "a window of pairs of pixels is not quantized dynamically"
+        if layer.is_wide and self.per_word(cpu) == 4 and not self.takes_wide(cpu):
+            return "integers of its weight do not fit in a byte"
         return super().refusal(layer, cpu)
+
+    def takes_wide(self, cpu: CpuProfile) -> bool:
+        """Return whether kernels of bytes shift weights that do not fit, and sum up the inputs."""
+        dots = dot_products(cpu)
+        return not self.is_sparse and dots is not None and dots.per_word == 4
 
     def _pairs_pixels(self, problem: Any, cpu: CpuProfile) -> bool:
         """Return whether a window of words consists of pairs of pixels."""

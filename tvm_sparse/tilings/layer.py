@@ -29,6 +29,8 @@ class Layer(Generic[SizesT_co]):
         are not zero; 1 for a weight of floats.
     is_dynamic : bool
         Whether only an inference knows the scale and the zero point of its input.
+    is_wide : bool
+        Whether integers of its weight are farther from zero than int8 reaches.
     """
 
     problem: SizesT_co
@@ -36,6 +38,7 @@ class Layer(Generic[SizesT_co]):
     is_quantized: bool = False
     word_density: float = 1.0
     is_dynamic: bool = False
+    is_wide: bool = False
 
     @property
     def name(self) -> str:

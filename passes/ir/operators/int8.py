@@ -39,6 +39,8 @@ def int8_linear(
     channels: int,
     steps: Quantization | RoundedBefore,
     tiling: Mapping[str, Any],
+    *,
+    is_shifted: bool = False,
 ) -> relax.Call:
     """Multiply panels by a packed weight of integers.
 
@@ -50,16 +52,19 @@ def int8_linear(
         Panels, ``[rows, in_channels, lanes]``, float32 or float16, not rounded yet; or of words.
     weights : sequence of relax.Expr
         The packed weight, or the four arrays of one without its zeros; the scale of the sums of
-        each output channel, float32; the sums that stand for zeros, int32: see `packed_int8`. For
-        panels of words, what they were rounded to, as from `dynamic_range`, follows.
+        each output channel, float32; the sums that stand for zeros, int32: see `packed_int8`. Then
+        follow what the weights of each output channel were shifted by, int32, if they were, and,
+        for panels of words, what they were rounded to, as from `dynamic_range`.
     channels : int
         Output channels.
     steps : Quantization or RoundedBefore
         The numbers that `x` is rounded to, or that it consists of words.
     tiling : mapping
         The fields of the tiling that the weight was packed with.
+    is_shifted : bool
+        Whether the weights were shifted, so that they fit in bytes.
     """
-    fields = _fields_of(steps) | {"tiling": dict(tiling)}
+    fields = _fields_of(steps) | {"tiling": dict(tiling), _SHIFTS: is_shifted}
     return _LINEAR[family.name].call(x, *weights, channels=channels, **fields)
 
 
@@ -70,13 +75,15 @@ def int8_conv2d(
     conv: Conv2d,
     steps: Quantization | RoundedBefore,
     tiling: Mapping[str, Any],
+    *,
+    is_shifted: bool = False,
 ) -> relax.Call:
     """Convolve panels of images with a packed weight of integers.
 
     Parameters are those of `int8_linear`; `weights` has the distances of the window's words
     behind the packed weight.
     """
-    fields = _fields_of(steps) | {"tiling": dict(tiling)}
+    fields = _fields_of(steps) | {"tiling": dict(tiling), _SHIFTS: is_shifted}
     return _CONV2D[family.name].call(x, *weights, conv=of_any_batch(conv), **fields)
 
 
@@ -112,7 +119,8 @@ def _linear_stage(call: relax.Call, images: int, cpu: CpuProfile) -> Stage:
     if family.is_sparse:
         words = n * (x.channels if call.attrs[_GIVEN] else -(-x.channels // family.per_word(cpu)))
         density = sparse_density(_LINEAR[family.name].operand(call, "values"), words)
-    return schedules.Int8Linear(x, n, _steps_of(call), epilogue_of(call), cpu, tiling, density)
+    fields = _steps_of(call), epilogue_of(call), cpu, tiling, density
+    return schedules.Int8Linear(x, n, *fields, is_shifted=bool(call.attrs[_SHIFTS]))
 
 
 def _conv2d_stage(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
@@ -122,14 +130,15 @@ def _conv2d_stage(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     if family.is_sparse:
         words = conv.out_channels * family.window(conv, cpu).words
         density = sparse_density(_CONV2D[family.name].operand(call, "values"), words)
-    return schedules.Int8Conv2d(conv, steps, epilogue_of(call), cpu, tiling, density, **images)
+    options = {**images, "is_shifted": bool(call.attrs[_SHIFTS])}
+    return schedules.Int8Conv2d(conv, steps, epilogue_of(call), cpu, tiling, density, **options)
 
 
 def _linear(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
         (*_weight_operands(family), "scales", "corrections"),
-        (_GIVEN, *EPILOGUE_OPERANDS),
+        (_SHIFTS, _GIVEN, *EPILOGUE_OPERANDS),
         infer=_infer_linear,
         stage=_linear_stage,
         takes_sizes=True,
@@ -141,7 +150,7 @@ def _conv2d(family: Family[Any, Any]) -> Operator:
     return Operator(
         PREFIX + family.name,
         (*_weight_operands(family), "distances", "scales", "corrections"),
-        (_GIVEN, *EPILOGUE_OPERANDS),
+        (_SHIFTS, _GIVEN, *EPILOGUE_OPERANDS),
         infer=infer_conv2d,
         stage=_conv2d_stage,
         images=lambda call: conv_of(call).batch,
@@ -156,6 +165,8 @@ def _weight_operands(family: Family[Any, Any]) -> tuple[str, ...]:
 
 _GIVEN = "run_time_steps"
 """The optional operand of a layer whose panels are words."""
+_SHIFTS = "shifts"
+"""The optional operand of a layer of bytes whose weights were shifted."""
 
 _LINEAR = {family.name: _linear(family) for family in INT8_LINEAR_FAMILIES}
 _CONV2D = {family.name: _conv2d(family) for family in INT8_CONV2D_FAMILIES}

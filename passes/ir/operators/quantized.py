@@ -56,7 +56,7 @@ def quantized_matmul(
     x : relax.Expr
         ``(..., K)``, float32, not rounded yet.
     values : relax.Expr
-        A constant ``(K, N)``, int8, in which 0 stands for zero.
+        A constant ``(K, N)``, int8 or int16, in which 0 stands for zero.
     scale : relax.Expr
         A constant ``(N,)``, float32: the distance of two neighbouring weights.
     steps : Quantization or RunTimeSteps

@@ -74,6 +74,18 @@ def test_a_convolution_with_a_weight_of_bytes_around_its_zero_point():
     assert [int(s) for s in call.attrs["strides"]] == [2, 2]
 
 
+def test_a_weight_that_is_farther_from_its_zero_point_than_a_byte_reaches():
+    values = np.arange(12, dtype="uint8").reshape(4, 3) * 23
+
+    def body(builder, x):
+        return relax.op.matmul(rounded(builder, x), weight(builder, values, np.float32(1), 117))
+
+    (call,) = called(RecomposeQuantized()(module((2, 4), body)))
+    found = call.args[1].value.numpy()
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found, values.astype("int32") - 117)
+
+
 def test_a_transposed_weight():
     values = np.arange(-6, 6, dtype="int8").reshape(3, 4)
     scale = np.array([1, 2, 3], "float32")
@@ -90,7 +102,6 @@ def test_a_transposed_weight():
 @pytest.mark.parametrize(
     ("values", "scale", "axis"),
     [
-        (np.full((4, 3), 200, "uint8"), np.float32(1), 0),  # beyond the integers of a byte
         (np.ones((4, 3), "int8"), np.ones(4, "float32"), 0),  # a scale for each input
         (np.ones((4, 3), "int32"), np.float32(1), 0),
     ],

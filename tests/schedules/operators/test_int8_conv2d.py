@@ -7,7 +7,7 @@ import pytest
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.dtypes import DType
-from tvm_sparse.formats.quantization import Quantization, RoundedBefore
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore, shifts_of
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.int8_conv2d import Int8Conv2d, int8_conv2d
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
@@ -103,6 +103,25 @@ def test_words_of_run_time(unit, size):
     want = want * given[0]
     np.testing.assert_allclose(got[..., : problem.out_width], want, rtol=1e-6, atol=1e-6)
     assert np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("unit", ["AMX", "VNNI"])
+@pytest.mark.parametrize("size", ["3x3 / 2", "narrow", "many"])
+def test_weights_that_do_not_fit_in_bytes(unit, size):
+    cpu, problem, steps = cpu_of(unit), SIZES[size], QUANTIZATIONS[0]
+    if cpu is None:
+        pytest.skip(f"this processor has no {unit}")
+    tiling, arrays, _ = operands(unit, problem, steps, cpu)
+    window, shape = family_of(unit).window(problem, cpu), (problem.channels, *problem.kernel)
+    values = np.random.default_rng(1).integers(-150, 106, (problem.out_channels, *shape))
+    values = values.astype("int16")
+    packed, corrections = packed_int8(window.matrix(values), steps, tiling, cpu)
+    arrays |= {"weight": packed, "corrections": corrections}
+    func = int8_conv2d(problem, steps, Epilogue(), cpu, tiling, is_shifted=True)
+    inputs = [*arrays.values(), shifts_of(values)]
+    got = run_kernel(func, inputs, problem.output.shape, cpu)
+    want = in_floats(conv2d_sums(arrays["x"], values, steps, problem), arrays["scales"])
+    np.testing.assert_array_equal(got[..., : problem.out_width], want)
 
 
 @pytest.mark.parametrize("unit", [unit for unit in UNITS if not UNITS[unit][2]])

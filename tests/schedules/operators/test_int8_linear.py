@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.dtypes import DType
-from tvm_sparse.formats.quantization import Quantization, RoundedBefore
+from tvm_sparse.formats.quantization import Quantization, RoundedBefore, shifts_of
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
 from tvm_sparse.schedules.operators.int8_linear import Int8Linear, int8_linear
@@ -26,7 +26,7 @@ from tvm_sparse.testing.quantized import (
     words_of,
 )
 from tvm_sparse.tilings.int8_linear import AMX_INT8_LINEAR_FAMILY, INT8_LINEAR_FAMILY
-from tvm_sparse.tilings.integers import word_form
+from tvm_sparse.tilings.integers import dots_of, word_form
 from tvm_sparse.tilings.layer import Layer
 
 PLAIN = Epilogue()
@@ -121,6 +121,44 @@ def test_words_of_run_time(unit, n, k, lanes):
     inputs = [words, packed, arrays["scales"], corrections, given, bias]
     got = run_kernel(func, inputs, want.shape, cpu)
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("is_given", [False, True])
+@pytest.mark.parametrize(("n", "k", "lanes"), [(33, 131, 8), (40, 66, 48), (900, 1100, 32)])
+def test_weights_that_do_not_fit_in_bytes(unit, is_given, n, k, lanes):
+    """Distances of uint8 weights from zero points; some channels need no shift."""
+    cpu, steps = cpu_of(unit), Quantization(0.03, 77, 0, 255)
+    if cpu is None:
+        pytest.skip(f"this processor has no {unit}")
+    tensor, rng = Tensor(1, 3, k, lanes), np.random.default_rng(0)
+    tiling = tiling_of(unit, tensor, n, cpu)
+    arrays, _ = operands(tensor, n, steps, tiling, cpu)
+    zeros = np.resize([0, 255, 128, 100, 160], (n, 1))
+    values = (rng.integers(0, 256, (n, k)) - zeros).astype("int16")
+    is_shifted = UNITS[unit][2] or dots_of(cpu).per_word == 4
+    packed, corrections = packed_int8(values, None if is_given else steps, tiling, cpu)
+    words, given = words_of(arrays["x"], steps, word_form(cpu))
+    inputs = [arrays["x"], packed, arrays["scales"], corrections]
+    inputs += [shifts_of(values)] if is_shifted else []
+    want, source, rounded = linear_sums(arrays["x"], values, steps), tensor, steps
+    if is_given:
+        inputs, want = [words, *inputs[1:], given], want * given[0]
+        source = replace(tensor, channels=words.shape[1], dtype=DType.WORDS)
+        rounded = RoundedBefore(k, DType.FLOAT32)
+    func = int8_linear(source, n, rounded, PLAIN, cpu, tiling, is_shifted=is_shifted)
+    got = run_kernel(func, inputs, want.shape, cpu)
+    want = want * arrays["scales"][:, None]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
+def test_shifts_leave_bytes_and_zero():
+    values = np.array([[-128, 127], [-255, 0], [0, 255], [-200, 55], [3, 5]], "int16")
+    shifts = shifts_of(values)
+    np.testing.assert_array_equal(shifts, [0, -127, 128, -72, 0])
+    for array in (values, 0 * values):
+        assert (array - shifts[:, None] >= -128).all()
+        assert (array - shifts[:, None] <= 127).all()
 
 
 @pytest.mark.parametrize("unit", UNITS)
