@@ -135,7 +135,7 @@ def _instructions(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if line and not line.startswith(".") and line[-1] != ":"]
 
 
-def estimate(loop: Sequence[str], core: str) -> LoopEstimate:
+def estimate(loop: Sequence[str], core: str, instruction: str = "fmla") -> LoopEstimate:
     """Simulate a loop on a core.
 
     Parameters
@@ -144,6 +144,8 @@ def estimate(loop: Sequence[str], core: str) -> LoopEstimate:
         AArch64 instructions, as `inner_loop` returns them.
     core : str
         One of `CORES`.
+    instruction : str
+        The mnemonic of the multiply-adds, such as ``sdot`` for those of bytes.
 
     Raises
     ------
@@ -152,7 +154,7 @@ def estimate(loop: Sequence[str], core: str) -> LoopEstimate:
     """
     model = CORES[core]
     summary, costs = _simulate(tuple(loop), model.model)
-    fma = [cost for line, cost in zip(loop, costs, strict=True) if line.startswith("fmla")]
+    fma = [cost for line, cost in zip(loop, costs, strict=True) if line.split()[0] == instruction]
     resources = max(summary["BlockRThroughput"], len(loop) / model.decode)
     cycles = summary["TotalCycles"] / summary["Iterations"]
     return LoopEstimate(len(loop), len(fma), sum(fma), resources, max(cycles, resources))

@@ -25,7 +25,7 @@ from tvm_sparse.formats.sparse import OFFSET_UNIT, SparseLayout
 from tvm_sparse.schedules.emit.buffers import argument, flat, opaque, prefetch, scratch, vector
 from tvm_sparse.schedules.emit.dot_product import SumRegisters, add_dot_products
 from tvm_sparse.schedules.emit.product import LEAST_SCRATCH, Part, Product, Sums, each_of_chunk
-from tvm_sparse.schedules.emit.sparse_walk import PREFETCH_DISTANCE
+from tvm_sparse.schedules.emit.sparse_walk import PREFETCH_DISTANCE, load_step
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -131,10 +131,13 @@ class SparseDotProduct(Product):
             sums[i] = T.Broadcast(T.int32(0), lanes)
         start = T.bind(place * self.place_words)
         with T.serial(T.int64(0), steps) as step:
-            prefetch(values[step * size + PREFETCH_DISTANCE])
-            for c in range(size):
-                weight = T.bind(T.Broadcast(values[step * size + c], lanes))
-                at = T.bind(start + T.Cast("int64", offsets[step * size + c]) * OFFSET_UNIT)
+            by_element = self.dots.by_element
+            if not by_element:
+                prefetch(values[step * size + PREFETCH_DISTANCE])
+            cut, joins = (size, OFFSET_UNIT, lanes), {"joins": by_element, "by_element": by_element}
+            slots = load_step(offsets, values, step * size, *cut, **joins)
+            for c, (offset, weight) in enumerate(slots):
+                at = T.bind(start + offset)
                 for b in range(self.columns):
                     i = c * self.columns + b
                     x = self._words[vector(at + b * lanes, lanes)]

@@ -149,32 +149,17 @@ class SparseGroup:
     def _load_step(self, step: Expr) -> Iterator[tuple[Expr, Expr]]:
         """Load every channel's next non-zero: its offset in floats, its weight in all lanes.
 
-        The loop waits for loads, so that four offsets come with one load: always on ARM, and with
-        float16 on x86, where it gains 6 to 13 %. With float32, where twice as many loads of inputs
-        belong to an offset, it gains nothing. NEON's multiply-add also takes its weight from an
-        element of a vector, so that one load serves four channels. Hints would be loads, too, and
-        ARM's cores foresee two streams read in order.
+        With float16 on x86, four offsets of a load gain 6 to 13 %. With float32, where twice as
+        many loads of inputs belong to an offset, they gain nothing.
         """
-        arguments, weights = self._arguments, self._weights
-        unit, width, dtype = arguments.unit, arguments.width, arguments.dtype
-        first, by_element = step * self._size, width * dtype.bits == NEON_BITS
+        arguments, dtype = self._arguments, self._arguments.dtype
+        by_element = arguments.width * dtype.bits == NEON_BITS
         if not by_element:
             self._hint(step)
         joins = by_element or dtype == DType.FLOAT16
-        for r, count in _pieces(self._size, OFFSETS_OF_LOAD if joins else 1):
-            if count == 1:
-                offset = T.bind(T.Cast("int64", self._positions[first + r]) * unit)
-                yield offset, T.bind(T.Broadcast(weights[first + r], width))
-                continue
-            together = vector(first + r, count)
-            bits = T.bind(T.reinterpret(f"uint{16 * count}", self._positions[together]))
-            loaded = T.bind(weights[together]) if by_element else None
-            for i in range(count):
-                offset = T.bind(T.Cast("int64", (bits >> (16 * i)) & 0xFFFF) * unit)
-                if loaded is None:
-                    yield offset, T.bind(T.Broadcast(weights[first + r + i], width))
-                else:  # TVM allows no more lanes out of a shuffle than into it
-                    yield offset, T.bind(T.Shuffle([loaded] * (width // count), [i] * width))
+        streams, size = (self._positions, self._weights), self._size
+        cut = arguments.unit, arguments.width
+        yield from load_step(*streams, step * size, size, *cut, joins=joins, by_element=by_element)
 
     def _hint(self, step: Expr) -> None:
         """Ask for the weights of later steps.
@@ -193,6 +178,54 @@ class SparseGroup:
         with T.If(T.EQ(step % shared, T.int64(0))), T.Then():
             prefetch(self._positions[ahead])
             prefetch(self._weights[ahead])
+
+
+def load_step(
+    positions: Any,
+    weights: Any,
+    first: Expr,
+    size: int,
+    unit: int,
+    width: int,
+    *,
+    joins: bool,
+    by_element: bool,
+) -> Iterator[tuple[Expr, Expr]]:
+    """Load the offset and the weight, in all lanes, of every channel of a group in a step.
+
+    The loops wait for loads. NEON's multiply-adds and dot products take a weight from an element of
+    a vector, so that one load serves four channels. Hints would be loads, too, and ARM's cores
+    foresee two streams read in order.
+
+    Parameters
+    ----------
+    positions, weights : Buffer
+        The offsets and the weights of all steps.
+    first : Expr
+        The place of the first channel in both of them.
+    size : int
+        Channels of the group.
+    unit, width : int
+        Elements of a unit of an offset, and lanes of a vector.
+    joins : bool
+        Whether four offsets come with one load.
+    by_element : bool
+        Whether four weights do, too.
+    """
+    for r, count in _pieces(size, OFFSETS_OF_LOAD if joins else 1):
+        if count == 1:
+            offset = T.bind(T.Cast("int64", positions[first + r]) * unit)
+            yield offset, T.bind(T.Broadcast(weights[first + r], width))
+            continue
+        together = vector(first + r, count)
+        bits = T.bind(T.reinterpret(f"uint{16 * count}", positions[together]))
+        loaded = T.bind(weights[together]) if by_element else None
+        for i in range(count):
+            offset = T.bind(T.Cast("int64", (bits >> (16 * i)) & 0xFFFF) * unit)
+            if loaded is None:
+                yield offset, T.bind(T.Broadcast(weights[first + r + i], width))
+            else:  # TVM allows no more lanes out of a shuffle than into it
+                yield offset, T.bind(T.Shuffle([loaded] * (width // count), [i] * width))
 
 
 def _pieces(size: int, longest: int) -> Iterator[tuple[int, int]]:

@@ -73,6 +73,12 @@ def test_independent_sums_reach_the_bound_and_one_sum_does_not(core, llvm_mca):
     assert one.share < 0.5
 
 
+def test_dot_products_of_bytes_are_counted(llvm_mca):
+    sums = [f"sdot\tv{8 + i}.4s, v0.16b, v1.4b[0]" for i in range(16)]
+    found = estimate([*sums, *accumulators(1)], "neoverse-n1", "sdot")
+    assert (found.multiply_adds, found.fma_cycles) == (16, 8)
+
+
 def test_the_decoder_is_a_bound(llvm_mca):
     loop = [*["nop"] * 100, *accumulators(16)]
     for core, model in CORES.items():

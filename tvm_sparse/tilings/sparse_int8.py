@@ -128,11 +128,13 @@ class SparseIntegers(IntegerFamily[SizesT, TilingT]):
         """Return the expected cycles of a layer, summed over the cores.
 
         A word costs the loads of its offset, of itself and of the columns, or their dot products,
-        whichever take longer.
+        whichever take longer. Where dot products take a word from any element of a vector, a load
+        brings four words, and another one their offsets.
         """
         found, n = self.columns(layer.problem, cpu), self.outputs(layer.problem)
         places = found.passes * -(-found.of_pass // tiling.columns)
-        loads = (tiling.columns + 2) / loads_per_cycle(cpu)
+        of_weight = 2 / 4 if dots_of(cpu).by_element else 2
+        loads = (tiling.columns + of_weight) / loads_per_cycle(cpu)
         products = tiling.columns / 2 / DOT_SHARE * (1 if dots_of(cpu).adds else 2)
         walk = layer.word_density * n * found.words * max(loads, products)
         return places * (walk + -(-n // tiling.group) * GROUP_CYCLES) + found.cycles

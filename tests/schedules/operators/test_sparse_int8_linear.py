@@ -1,9 +1,12 @@
 """Sparse quantized linear layers against exact sums of integers."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvm_mca import inner_loop
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import profile
@@ -133,3 +136,14 @@ def test_what_is_refused():
     assert "out of reach" in family.refusal(far, cpu)
     wide = layer_of(Tensor(1, 1, 12_000, 64), 48)
     assert family.default(wide, cpu) == SparseInt8LinearTiling(12, 2)
+
+
+def test_arm_takes_words_and_offsets_from_shared_loads():
+    cpu, tensor = profile("rpi5"), Tensor(1, 2, 96, 64)
+    tiling = SPARSE_INT8_LINEAR_FAMILY.default(layer_of(tensor, 48, 0.2), cpu)
+    text = assembly(int8_linear(tensor, 48, QUANTIZATIONS[1], PLAIN, cpu, tiling), cpu)
+    loop = inner_loop(text, "sdot")
+    sums = [line for line in loop if line.startswith("sdot")]
+    assert len(sums) == tiling.group * tiling.columns
+    assert all(re.search(r"\.4b\[\d\]$", line) for line in sums)
+    assert not [line for line in loop if re.match(r"ld1r|ldrh|prfm", line) or "[sp" in line]
