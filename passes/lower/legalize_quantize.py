@@ -18,6 +18,9 @@ from tvm_sparse.dtypes import ACTIVATIONS
 LEAST = 2.0**-100
 """Smaller scales, of which the inverse may be infinite, are multiplied by `FACTOR` before."""
 FACTOR = 2.0**64
+WITHOUT_FRACTIONS = 1.5 * 2.0**23
+"""A sum with this number is rounded to the even one of two integers, which its last bits are: one
+instruction in place of a rounding, which takes two, and a conversion."""
 
 
 def legalize_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -48,16 +51,16 @@ def legalize_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Ex
 
 def integer(x: Any, scale: Any, zero: Any, dtype: str) -> Any:
     """Return the integer that is the nearest to `x`, the even one of two, for a positive scale."""
-    zero = tirx.Cast(ACTIVATIONS, zero)
-    low, high = (_number(float(end)) - zero for end in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+    shift = tirx.Cast(ACTIVATIONS, zero)
+    low, high = (_number(float(end)) - shift for end in (np.iinfo(dtype).min, np.iinfo(dtype).max))
     inverse = _number(1) / scale
     # Selections are single instructions; minima that hand NaN on are not.
     above = tirx.Select(x < low * scale, low * scale, x)
     inside = tirx.Select(above > high * scale, high * scale, above)
     nearly = inside * inverse
     left = _multiply_add(nearly, _number(0) - scale, inside)
-    steps = tirx.nearbyint(_multiply_add(left, inverse, nearly))
-    return tirx.Cast(dtype, tirx.Cast("int32", steps + zero))
+    steps = _multiply_add(left, inverse, nearly) + _number(WITHOUT_FRACTIONS)
+    return tirx.Cast(dtype, tirx.reinterpret("int32", steps) + tirx.Cast("int32", zero))
 
 
 def _at(numbers: te.Tensor, place: tuple[Any, ...]) -> Any:
