@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax
 
 from tvm_sparse.cpu.profile import CpuProfile
-from tvm_sparse.formats.quantization import RoundedBefore, shifts_of
+from tvm_sparse.formats.quantization import QuantizedWeight, RoundedBefore, shifts_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer
 from tvm_sparse.schedules.operators.int8_layer import packed_int8
@@ -29,13 +29,27 @@ def quantized_layer(
     panels: relax.Expr, found: ConstantLayer, tiling: Any, cpu: CpuProfile
 ) -> relax.Call:
     """Return the call that computes a quantized layer on the panels of its operand."""
-    family, problem, quantized = family_of(tiling), found.layer.problem, found.quantized
-    assert quantized is not None
+    assert found.quantized is not None
+    steps = None if found.steps is None else found.steps.value
+    return layer_of_integers(panels, found.layer.problem, found.quantized, steps, tiling, cpu)
+
+
+def layer_of_integers(
+    panels: relax.Expr,
+    problem: Any,
+    quantized: QuantizedWeight,
+    run_time_steps: relax.Expr | None,
+    tiling: Any,
+    cpu: CpuProfile,
+) -> relax.Call:
+    """Return the call that computes a layer of some sizes by a weight of integers."""
+    family = family_of(tiling)
     values, known = quantized.values, quantized.steps
     scales = relax.const(quantized.scale * np.float32(1 if known is None else known.scale))
+    assert isinstance(family, IntegerFamily)
     is_shifted = quantized.is_wide and family.per_word(cpu) == 4
     given = [relax.const(shifts_of(values))] if is_shifted else []
-    given += [] if found.steps is None else [found.steps.value]
+    given += [] if run_time_steps is None else [run_time_steps]
     if isinstance(tiling, Int8RowTiling):
         matrix = values.reshape(problem.n, problem.k)
         weight, corrections = map(relax.const, pack_int8_rows(matrix, tiling, cpu))
@@ -54,5 +68,5 @@ def quantized_layer(
     *weight, corrections = map(relax.const, packed_int8(matrix, known, tiling, cpu))
     weights = [*weight, distances, scales, corrections, *given]
     steps = known or RoundedBefore(problem.channels, problem.dtype)
-    fields = problem, steps, family.to_fields(tiling)
-    return operators.int8_conv2d(family, panels, weights, *fields, is_shifted=is_shifted)
+    sizes = problem, steps, family.to_fields(tiling)
+    return operators.int8_conv2d(family, panels, weights, *sizes, is_shifted=is_shifted)

@@ -10,8 +10,10 @@ import pytest
 import tvm
 from tvm import relax
 
+from tvm_sparse.cpu.integers import dot_products
 from tvm_sparse.cpu.profile import native, profile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization, QuantizedWeight
 from tvm_sparse.sizes.conv2d import Conv2d
 from tvm_sparse.sizes.linear import Linear
 from tvm_sparse.testing.models import pruned
@@ -36,21 +38,36 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+STEPS = Quantization(0.05, 100, 0, 255)
+QUANTIZED = {
+    "linear of integers": (Layer(Linear(3, 32, 24, 40), 0.2, True, 0.2), (24, 40)),
+    "conv2d of integers": (Layer(CONV, 0.2, True, 0.2), (10, 12, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *QUANTIZED])
 def test_all_compute_the_same(kind, tmp_path):
-    cpu = native()
-    layer, shape = LAYERS[kind]
-    weight = pruned(np.random.default_rng(0), shape, 0.1 if "sparse" in kind else 1.0)
+    cpu, quantized = native(), None
+    layer, shape = (LAYERS | QUANTIZED)[kind]
+    rng = np.random.default_rng(0)
+    weight = pruned(rng, shape, 0.1 if "sparse" in kind else 1.0)
+    if layer.is_quantized:
+        values = (rng.integers(-127, 128, shape) * (weight > 0)).astype("int8")
+        scale = rng.uniform(0.5, 1, shape[0]).astype("float32") / 100
+        quantized = QuantizedWeight(values, scale, STEPS)
+        weight = values * scale.reshape(-1, *[1] * (len(shape) - 1))
     if layer.problem.dtype == DType.FLOAT16:
         if not cpu.has_half:
             pytest.skip("this CPU has no float16 arithmetic")
         cpu = replace(cpu, activations=DType.FLOAT16)
-    kernel = LayerSubject.write(layer, weight, tmp_path, "native", cpu)
+    kernel = LayerSubject.write(layer, weight, tmp_path, "native", cpu, quantized)
     arguments = kernel.arguments()
     x = tvm.runtime.tensor(np.load(arguments.path)["arr_0"])
     (common,) = arguments.common
     plans = [kernel_to_fields(c.tiling) for c in kernel_candidates(layer, cpu, 9.0)]
     expected = None
+    if quantized is not None and dot_products(cpu) is not None:
+        assert any("int8" in str(plan["kernel"]) for plan in plans)
     for plan in [plans[0], plans[len(plans) // 2], plans[-1]]:
         library = tmp_path / "kernel.so"
         # The tuner sends the arguments to another process.

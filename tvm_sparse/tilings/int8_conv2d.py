@@ -20,6 +20,7 @@ from tvm_sparse.tilings.integers import (
     dot_cycles,
     dots_of,
     pass_lanes,
+    smaller_blocks,
 )
 from tvm_sparse.tilings.layer import Layer
 
@@ -92,8 +93,9 @@ class Int8Conv2dFamily(IntegerWindows[Int8Conv2dTiling]):
         return Int8Conv2dTiling(block_channels(layer.problem.out_channels, cpu))
 
     def tilings(self, layer: Layer[Conv2d], cpu: CpuProfile) -> Iterator[Int8Conv2dTiling]:
-        """Yield the default."""
-        yield self.default(layer, cpu)
+        """Yield the default and smaller blocks."""
+        for channels in smaller_blocks(self.default(layer, cpu).channels, cpu):
+            yield Int8Conv2dTiling(channels)
 
     def cycles(self, layer: Layer[Conv2d], tiling: Int8Conv2dTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores."""

@@ -16,6 +16,7 @@ from tvm_sparse.tilings.integers import (
     dot_cycles,
     dots_of,
     pass_lanes,
+    smaller_blocks,
 )
 from tvm_sparse.tilings.layer import Layer
 
@@ -67,8 +68,9 @@ class Int8LinearFamily(IntegerFamily[Linear, Int8LinearTiling]):
         return Int8LinearTiling(block_channels(layer.problem.n, cpu))
 
     def tilings(self, layer: Layer[Linear], cpu: CpuProfile) -> Iterator[Int8LinearTiling]:
-        """Yield the default."""
-        yield self.default(layer, cpu)
+        """Yield the default and smaller blocks."""
+        for channels in smaller_blocks(self.default(layer, cpu).channels, cpu):
+            yield Int8LinearTiling(channels)
 
     def cycles(self, layer: Layer[Linear], tiling: Int8LinearTiling, cpu: CpuProfile) -> float:
         """Return the expected cycles of a layer, summed over the cores."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -136,6 +137,13 @@ def block_channels(n: int, cpu: CpuProfile) -> int:
         return min(most, -(-n // 4) * 4)
     blocks = -(-n // most)
     return -(-n // blocks)
+
+
+def smaller_blocks(channels: int, cpu: CpuProfile) -> Iterator[int]:
+    """Yield the output channels of a block and of smaller ones, of at least four."""
+    step = 4 if dots_of(cpu).by_element else 2
+    yield channels
+    yield from (count for count in range(channels - step, 3, -step))
 
 
 def dot_cycles(n: int, words: int, columns: float, channels: int) -> float:

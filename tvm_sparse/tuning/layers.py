@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from tvm_sparse.compiling import one_at_a_time
 from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.dtypes import DType
+from tvm_sparse.formats.quantization import Quantization, QuantizedWeight
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.sparsify.constant_layers import ConstantLayer, constant_layers
 from tvm_sparse.passes.sparsify.pack_dense_weights import dense_layer
+from tvm_sparse.passes.sparsify.quantized_layer import is_of_integers, layer_of_integers
 from tvm_sparse.passes.sparsify.sparsify_weights import sparse_layer
 from tvm_sparse.passes.sparsify.token_network import token_network
 from tvm_sparse.records.keys import key_on, layer_key
@@ -51,6 +53,9 @@ class LayerSubject:
         The number of threads that the kernels run on.
     precision : DType
         The type of the model's activations.
+    steps : Quantization, optional
+        The numbers that a quantized layer rounds its input to; its integers are in
+        ``integers.npz``.
     """
 
     layer: Layer[Any]
@@ -58,14 +63,24 @@ class LayerSubject:
     target: str
     threads: int
     precision: DType = DType.FLOAT32
+    steps: Quantization | None = None
 
     @staticmethod
     def write(
-        layer: Layer[Any], weight: NDArray[np.float32], folder: Path, target: str, cpu: CpuProfile
+        layer: Layer[Any],
+        weight: NDArray[np.float32],
+        folder: Path,
+        target: str,
+        cpu: CpuProfile,
+        quantized: QuantizedWeight | None = None,
     ) -> LayerSubject:
         """Write the weight, `(n, k)` or as a convolution has it, to a folder."""
         np.save(folder / "weight.npy", weight)
-        return LayerSubject(layer, folder, target, cpu.cores, cpu.activations)
+        steps = None
+        if quantized is not None:
+            steps = quantized.steps
+            np.savez(folder / "integers.npz", values=quantized.values, scale=quantized.scale)
+        return LayerSubject(layer, folder, target, cpu.cores, cpu.activations, steps)
 
     def build(self, plan: Plan) -> Build:
         """Return how the library of a kernel is built."""
@@ -78,12 +93,18 @@ class LayerSubject:
             "threads": self.threads,
             "precision": self.precision,
         }
+        if self.steps is not None:
+            arguments["integers"] = str(self.folder / "integers.npz")
+            arguments["steps"] = vars(self.steps)
         return Build(f"{__name__}:build_layer_library", arguments)
 
     def arguments(self) -> Arguments:
         """Write the arguments of the kernels, which are random panels."""
         panels, outputs = self.layer.problem.input, self.layer.problem.output_lanes
-        x = np.random.default_rng(0).standard_normal(panels.shape).astype(panels.dtype)
+        x = np.random.default_rng(0).standard_normal(panels.shape)
+        if self.steps is not None:  # most values within the range
+            x *= (self.steps.high - self.steps.low) / 6 * self.steps.scale
+        x = x.astype(panels.dtype)
         path = self.folder / "arguments.npz"
         np.savez(path, x)
         return Arguments(path, (outputs,), TOLERANCES[self.precision])
@@ -97,6 +118,8 @@ def build_layer_library(
     target: str,
     threads: int,
     precision: PrecisionOption,
+    integers: str = "",
+    steps: Mapping[str, Any] | None = None,
 ) -> None:
     """Build a layer with bias as the function ``main`` of a library for the virtual machine."""
     cpu = processor(target, threads, precision)
@@ -109,14 +132,25 @@ def build_layer_library(
     layer = Layer(family.sizes(**fields))
     array = _read(weight)
     x = relax.Var("x", relax.TensorType(layer.problem.input.shape, dtype))
-    if family.is_sparse:
-        call = sparse_layer(x, array, layer, tiling)
-    else:
-        call = dense_layer(x, array, layer, tiling, cpu)
     bias = relax.const(np.zeros(array.shape[0], dtype))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
         with builder.dataflow():
+            if steps is not None and is_of_integers(tiling):
+                with np.load(integers) as held:
+                    quantized = QuantizedWeight(
+                        held["values"], held["scale"], Quantization(**steps)
+                    )
+                call = layer_of_integers(x, layer.problem, quantized, None, tiling, cpu)
+            else:
+                operand = x
+                if steps is not None:
+                    operand = builder.emit(operators.fake_quantize(x, Quantization(**steps)))
+                call = (
+                    sparse_layer(operand, array, layer, tiling)
+                    if family.is_sparse
+                    else dense_layer(operand, array, layer, tiling, cpu)
+                )
             result = builder.emit_output(operators.with_epilogue(call, bias=bias))
         builder.emit_func_output(result)
     build_module(builder.get(), library, cpu)
@@ -151,8 +185,8 @@ def layer_parts(
     counts: collections.Counter[str] = collections.Counter()
     layers: dict[str, ConstantLayer] = {}
     for own in constant_layers(mod, own_cpu, keep_float32):
-        if own.quantized is not None:
-            continue  # the cost model chooses its kernel; the others' subjects hold floats
+        if own.steps is not None:
+            continue  # the cost model chooses the kernel of a layer that reads words
         counts[layer_key(own.layer)] += 1
         layers.setdefault(layer_key(own.layer), own)
     plans = {
@@ -164,7 +198,8 @@ def layer_parts(
     for key in sorted(layers, key=lambda key: -seconds[key]):
         layer, weight = layers[key].layer, layers[key].weight
         chosen = plans[key][: setting.share(seconds[key], mean) + 1]
-        kernel = LayerSubject.write(layer, weight, setting.own_folder(), setting.target, cpu)
+        folder, quantized = setting.own_folder(), layers[key].quantized
+        kernel = LayerSubject.write(layer, weight, folder, setting.target, cpu, quantized)
         task = Task(
             layer.name,
             key_on(key, cpu),
