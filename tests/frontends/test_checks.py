@@ -304,6 +304,15 @@ def test_functions_without_end(bodies, message, tmp_path):
         read_model(tmp_path / "m.onnx")
 
 
+def test_functions_named_like_operators(tmp_path):
+    """ONNX's own reference calls the function, and ONNX Runtime its own operator."""
+    found = calls(["Relu"])
+    found.functions[0].domain, found.functions[0].name = "", "Relu"
+    (tmp_path / "m.onnx").write_bytes(found.SerializeToString())
+    with pytest.raises(ModelError, match="'Relu' has the name of an operator of ONNX"):
+        read_model(tmp_path / "m.onnx")
+
+
 def test_functions_of_functions(tmp_path):
     (tmp_path / "m.onnx").write_bytes(calls(["Relu"], ["F0", "F0"]).SerializeToString())
     assert read_model(tmp_path / "m.onnx")[0].functions

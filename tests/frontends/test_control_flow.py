@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tvm_sparse
-from tvm_sparse.errors import PLEASE_REPORT
+from tvm_sparse.errors import PLEASE_REPORT, ModelError
+from tvm_sparse.frontends import value_types
 from tvm_sparse.frontends.canonical import control_flow
 from tvm_sparse.frontends.canonical.control_flow import CONTROL_FLOW, write_out
 
@@ -147,6 +148,14 @@ def test_a_loop_of_nodes_for_onnx_runtime_stays():
 def test_a_long_loop_takes_no_time():
     model = loop_model(n=np.array(2**62))
     assert kept(write_out(model, Path(), lambda _: True)) == ["Loop"]
+
+
+def test_a_loop_without_end_is_stopped_where_its_values_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(value_types, "SAMPLING_SECONDS", 0.2)
+    path = tmp_path / "m.onnx"
+    onnx.save(loop_model(trips="", body=recurrence(reads="three")), path)
+    with pytest.raises(ModelError, match="'h' is known only at run time"):
+        tvm_sparse.compile(path, threads=1)
 
 
 @pytest.mark.parametrize("backwards", [0, 1])

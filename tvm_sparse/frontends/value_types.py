@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from tvm_sparse.onnx_runtime import onnxruntime
 
 _LARGEST_SIZE = 64
 """The largest number that stands for a size; an array of three dimensions of it has 1 MB."""
+
+SAMPLING_SECONDS = 30.0
+"""How long a model may run that is tried for the shapes of its values."""
 
 _BITS = (8, 16, 32, 64)
 
@@ -86,13 +90,18 @@ def with_sampled_shapes(
 
     The model runs on zeros, ones, numbers that count up, random ones, and some that are as large
     as sizes are, as far as it takes them. A dimension that changes between them, or that is 0 in
-    one, stays unknown. If the model takes only one kind, no more than the ranks are known.
+    one, stays unknown. If the model takes only one kind, no more than the ranks are known. A model
+    that runs for `SAMPLING_SECONDS`, such as a loop without end, is stopped.
     """
     session = _session(_with_outputs(model, names), folder)
     known, runs = dict(types), 0
+    options = onnxruntime.RunOptions()
+    stop = threading.Timer(SAMPLING_SECONDS, setattr, (options, "terminate", True))
+    stop.daemon = True
+    stop.start()
     for feeds in _samples(session):
         try:
-            results = session.run(list(names), feeds)
+            results = session.run(list(names), feeds, options)
         # ONNX Runtime's errors share no base class below Exception.
         except Exception:
             continue
@@ -100,6 +109,7 @@ def with_sampled_shapes(
         for name, array in zip(names, results, strict=True):
             if types[name].dtype is not None:
                 known[name] = _agreed(types[name], known[name], np.shape(array))
+    stop.cancel()
     if runs == 1:
         for name in names:
             sizes = known[name].shape

@@ -23,9 +23,16 @@ def check_functions(model: onnx.ModelProto) -> None:
     Raises
     ------
     ModelError
-        If a function does, or the model has more than `MOST_NODES` nodes.
+        If a function does, or is named like an operator of ONNX, or the model has more than
+        `MOST_NODES` nodes.
     """
     functions = {(function.domain, function.name): function for function in model.functions}
+    for domain, name in functions:
+        if domain in ("", "ai.onnx") and onnx.defs.has(name):
+            raise ModelError(
+                f"not a valid model: its function {name!r} has the name of an operator of ONNX, so "
+                "that engines differ in what they compute; give it another domain"
+            )
     sizes: dict[tuple[str, str], int | None] = {}
     _size(model.graph, functions, sizes)
 
