@@ -147,7 +147,7 @@ class TestLibrary:
         assert tvm_sparse.load(tmp_path / "a.so").info == info
 
     @pytest.mark.parametrize(
-        "text", ["", "null", "[]", "{}", "hello", '{"inputs": [1]}', "{" * 9999]
+        "text", ["", "null", "[]", "{}", "hello", '{"inputs": [1]}', "{" * 9999, "[" * 99_999]
     )
     def test_a_description_of_another_kind(self, text, saved, tmp_path):
         resealed(saved, tmp_path / "a.so", text)

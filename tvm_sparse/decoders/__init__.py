@@ -4,7 +4,7 @@ The zoo, and the readers of GGUF files and of Hugging Face folders, give sizes a
 `write_decoder` writes the file.
 """
 
-from tvm_sparse.decoders.config import DecoderConfig
+from tvm_sparse.decoders.config import DecoderConfig, check_size
 from tvm_sparse.decoders.graph import decoder_model
 from tvm_sparse.decoders.parameters import Parameter, parameter_names, parameter_shapes
 from tvm_sparse.decoders.quantized_rows import QuantizedRows, quantize_rows
@@ -14,6 +14,7 @@ __all__ = [
     "DecoderConfig",
     "Parameter",
     "QuantizedRows",
+    "check_size",
     "decoder_model",
     "parameter_names",
     "parameter_shapes",

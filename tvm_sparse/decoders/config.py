@@ -9,8 +9,25 @@ from numpy.typing import NDArray
 
 from tvm_sparse.errors import ModelError
 
-_MOST = {"layers": 1 << 12, "context": 1 << 22}
+_MOST = {"layers": 1 << 12, "context": 1 << 22, "head_size": 1 << 14}
 """Sizes beyond which a file must be broken; they would take much memory before weights do."""
+
+
+def check_size(name: str, size: int) -> int:
+    """Return a size of a decoder, if it is one.
+
+    Whoever computes with a size before there is a `DecoderConfig` checks it first: a loop over all
+    layers, or the angles of a head, may take all memory.
+
+    Raises
+    ------
+    ModelError
+        If it is below 1 or absurd.
+    """
+    most = _MOST.get(name, 1 << 31)
+    if not 1 <= size <= most:
+        raise ModelError(f"a decoder with {name} {size}: it is from 1 to {most}")
+    return size
 
 
 @dataclass(frozen=True)
@@ -96,9 +113,7 @@ class DecoderConfig:
         """
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_size",
                      "vocabulary", "context"):  # fmt: skip
-            size, most = getattr(self, name), _MOST.get(name, 1 << 31)
-            if not 1 <= size <= most:
-                raise ModelError(f"a decoder with {name} {size}: it is from 1 to {most}")
+            check_size(name, getattr(self, name))
         if self.heads % self.kv_heads:
             raise ModelError(
                 f"a decoder with {self.heads} heads and {self.kv_heads} heads of keys and values: "

@@ -112,7 +112,7 @@ def read_parts(path: Path) -> tuple[LibraryInfo, bytes, list[NDArray[Any]]]:
 def _read_info(file: BinaryIO, path: Path) -> LibraryInfo:
     try:
         info = LibraryInfo.from_json(read_seal(file, path))
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise LibraryError(f"{path}: of another version; compile the model again") from None
     except OSError as error:
         raise LibraryError(f"{path}: cannot be read: {error.strerror or error}") from error

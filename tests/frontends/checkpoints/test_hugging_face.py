@@ -206,8 +206,12 @@ def test_floats_are_rounded_on_the_way(tmp_path):
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "scaling 'yarn'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "format 'gptq'"),
+        ({"quantization_config": "gptq"}, "the format of the weights is broken"),
         ({"quantization_config": {"format": "marlin-24"}}, "format 'marlin-24'"),
         ({"num_attention_heads": "many"}, "not the sizes of a network"),
+        ({"num_hidden_layers": 2**62}, "layers 4611686018427387904"),
+        ({"head_dim": 2**40}, "head_size 1099511627776"),
+        ({"head_dim": -4}, "head_size -4"),
         ({"vocab_size": 300}, r"'model.embed_tokens.weight' is \(256, 64\), not \(300, 64\)"),
     ],
 )
@@ -215,6 +219,22 @@ def test_other_networks_are_refused(tmp_path, change, said):
     folder = write(tmp_path / "m", tensors(RandomDecoder(LLAMA_TINY)), settings(**change))
     with pytest.raises(ModelError, match=said):
         read_model(folder)
+
+
+@pytest.mark.parametrize("name", ["../w.safetensors", "/etc/passwd", "a\0b", "..", ""])
+def test_an_index_names_files_of_its_folder(tmp_path, name):
+    weights = tensors(RandomDecoder(LLAMA_TINY))
+    folder = write(tmp_path / "m", weights, settings(), shards=2)
+    (tmp_path / "w.safetensors").write_bytes(b"")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(ModelError, match="is no file of the folder"):
+        read_model(folder)
+
+
+def test_an_index_without_end_is_left_out(tmp_path):
+    folder = write(tmp_path / "m", tensors(RandomDecoder(LLAMA_TINY)), settings())
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+    assert read_model(folder)[0].graph.node
 
 
 def test_broken_folders_are_one_error(tmp_path):

@@ -27,14 +27,28 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the files with the weights of a folder in Hugging Face's layout.
 
     Some folders hold the weights a second time, by other names, in a file that is not listed.
+
+    Raises
+    ------
+    ModelError
+        If the index names a file that is not in the folder itself.
     """
     try:
         index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return [folder / name for name in sorted({*index["weight_map"].values()})]
+        names = sorted({*index["weight_map"].values()})
+        outside = [name for name in names if not _is_plain(name)]
     # Without an index, or with a broken one, all that is there is taken.
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = folder / "model.safetensors"
         return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    if outside:
+        raise ModelError(f"{folder / _INDEX}: {outside[0]!r} is no file of the folder")
+    return [folder / name for name in names]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is one of a file in a folder, and leads nowhere else."""
+    return Path(name).name == name and name not in ("", "..") and "\0" not in name
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tvm_sparse.decoders import Parameter, QuantizedRows
 from tvm_sparse.decoders.quantized_rows import pack_nibbles
-from tvm_sparse.errors import ModelError
+from tvm_sparse.errors import ModelError, border
 
 _log = logging.getLogger("tvm_sparse")
 
@@ -48,6 +48,11 @@ def check_scheme(scheme: Mapping[str, Any] | None, folder: Path) -> None:
     """
     if not scheme:
         return
+    with border(ModelError, f"{folder}: what is said of the format of the weights is broken"):
+        _check(scheme, folder)
+
+
+def _check(scheme: Mapping[str, Any], folder: Path) -> None:
     method = scheme.get("quant_method", "compressed-tensors")
     sparsity = scheme.get("sparsity_config") or {}
     formats = {scheme.get("format", "dense"), sparsity.get("format", "dense")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tvm_sparse.decoders import DecoderConfig
+from tvm_sparse.decoders import DecoderConfig, check_size
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.checkpoints.rotation import rotation_of
 
@@ -96,8 +96,9 @@ def sizes_of(settings: Mapping[str, Any], folder: Path) -> tuple[Family, Decoder
     if settings.get("use_bidirectional_attention"):
         raise ModelError(f"{folder}: a network whose tokens see later ones is no decoder")
     heads, hidden = int(settings["num_attention_heads"]), int(settings["hidden_size"])
-    layers = int(settings["num_hidden_layers"])
+    layers = check_size("layers", int(settings["num_hidden_layers"]))
     head_size = int(settings.get("head_dim") or family.head_size or hidden // heads)
+    check_size("head_size", head_size)
     windows = _windows(settings, family, layers, folder)
     rotation = rotation_of(_of_full_layers(settings), settings, head_size, folder)
     local = None

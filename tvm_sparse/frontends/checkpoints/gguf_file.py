@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tvm_sparse.decoders import DecoderConfig, Parameter, QuantizedRows
+from tvm_sparse.decoders import DecoderConfig, Parameter, QuantizedRows, check_size
 from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, ROUTER, expert_names
 from tvm_sparse.errors import ModelError, ToolError, border
 from tvm_sparse.frontends.checkpoints.checkpoint import Checkpoint
@@ -125,6 +125,7 @@ class _GgufFile:
             raise ModelError(f"{self._path}: rotary scaling {scaling!r} cannot be read")
         heads, hidden = self._size("attention.head_count"), self._size("embedding_length")
         head_size = int(self._field("attention.key_length", hidden // max(heads, 1)))
+        check_size("head_size", head_size)
         if self._field("attention.value_length", head_size) != head_size:
             raise ModelError(f"{self._path}: heads of values have another size than those of keys")
         rotated = int(self._field("rope.dimension_count", head_size))
