@@ -208,6 +208,37 @@ class TestFileLayers:
     def layers(self, path):
         return [(f.name, f.operator, f.shape, f.nonzeros) for f in file_layers(*read_model(path))]
 
+    @pytest.mark.parametrize("operator", ["QDQ", "QGemm", "MatMulInteger", "DynamicQuantizeMatMul"])
+    @pytest.mark.parametrize("is_single", [False, True])
+    def test_zero_points(self, tmp_path, operator, is_single):
+        """A weight is zero where it equals the zero point of its output channel."""
+        rng = np.random.default_rng(0)
+        zeros = np.array([117] if is_single else rng.integers(100, 150, 8), "uint8")
+        values = rng.integers(0, 256, (12, 8)).astype("uint8")
+        values[rng.random(values.shape) < 0.5] = 0
+        values = np.where(values == 0, zeros, values)
+        of_weight = {"w": values, "z": zeros, "s": np.full(zeros.shape, 0.1, "float32")}
+        of_input = {"one": np.float32(0.1), "zero": np.uint8(3)}
+        given = ("q", "one", "zero")
+        rounding = ("QuantizeLinear", ("x", "one", "zero"), ("q",), "rounding", {})
+        nodes = {
+            "QDQ": [
+                ("DequantizeLinear", given, ("f",), "input", {}),
+                ("DequantizeLinear", ("w", "s", "z"), ("v",), "weight", {"axis": 1}),
+                ("MatMul", ("f", "v"), ("y",), "layer", {}),
+            ],
+            "QGemm": [("QGemm", (*given, "w", "s", "z"), ("y",), "layer", {})],
+            "MatMulInteger": [("MatMulInteger", ("q", "w", "zero", "z"), ("y",), "layer", {})],
+            "DynamicQuantizeMatMul": [
+                ("DynamicQuantizeMatMul", ("x", "w", "s", "z"), ("y",), "layer", {})
+            ],
+        }[operator]
+        constants = {**of_weight, **of_input}
+        path = self.model(tmp_path, [rounding, *nodes], {"x": [1, 12]}, constants)
+        ((name, _, shape, nonzeros),) = self.layers(path)
+        assert (name, shape) == ("layer", (12, 8))
+        assert nonzeros == np.count_nonzero(values != zeros)
+
     def test_operators(self, tmp_path):
         nodes = [
             ("Conv", ("x", "c1"), ("a",), "conv1d", {"pads": [1, 1]}),

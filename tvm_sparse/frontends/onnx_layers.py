@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from tvm_sparse.formats.blocks import misfit, unpacked
 from tvm_sparse.formats.density import count_nonzeros
+from tvm_sparse.formats.quantization import along
 from tvm_sparse.frontends.few_bits import OPERATOR as _FEW_BITS
 from tvm_sparse.frontends.few_bits import sizes_of
 from tvm_sparse.frontends.nodes import needed, reads
@@ -49,14 +50,27 @@ _WEIGHTS: dict[str, tuple[int, ...]] = {
     _FEW_BITS: (1,),
     "MoE": (2, 4, 6),
     "QAttention": (1,),
+    "QGemm": (3,),
     "QLinearConv": (3,),
     "QLinearMatMul": (0, 3),
     "RNN": _RECURRENT,
 }
 """Operators with weights: the operands that are weights if they are constants."""
 
-_DEQUANTIZE = {"ConvInteger": 3, "MatMulInteger": 3, "QLinearConv": 5, "QLinearMatMul": 5}
+_DEQUANTIZE = {
+    "ConvInteger": 3,
+    "DynamicQuantizeMatMul": 3,
+    "MatMulInteger": 3,
+    "MatMulIntegerToFloat": 5,
+    "QAttention": 7,
+    "QGemm": 5,
+    "QLinearConv": 5,
+    "QLinearMatMul": 5,
+}
 """Operators that read the zero point of their weight: its operand."""
+
+_FIRST_AXIS = ("ConvInteger", "QLinearConv")
+"""Those whose zero points lie along the first axis of the weight, and not along the last one."""
 
 _Constant = tuple[onnx.TensorProto | onnx.SparseTensorProto, Any]
 """A tensor of the file, and the zero point that is subtracted from it (None without one)."""
@@ -152,7 +166,8 @@ def _weighted(
                 if len(parts) > 1:
                     largest = _joined([tensor_array(part, folder) for part in parts]), None
             if node.op_type == "DequantizeLinear":
-                largest = largest[0], _zero_point(node, 2, constants)
+                dims = tuple(largest[0].dims)
+                largest = largest[0], _zero_point(node, 2, constants, dims)
             constants |= dict.fromkeys(node.output, largest)
             continue
         if used.isdisjoint(node.output):
@@ -167,7 +182,8 @@ def _weighted(
             if node.op_type == _FEW_BITS and len(node.input) > 3 and node.input[3] in constants:
                 zero_point = tensor_array(constants[node.input[3]][0], folder)
             if node.op_type in _DEQUANTIZE:
-                zero_point = _zero_point(node, _DEQUANTIZE[node.op_type], constants)
+                of_zeros = _DEQUANTIZE[node.op_type]
+                zero_point = _zero_point(node, of_zeros, constants, tuple(tensor.dims))
             yield node, tensor, zero_point
 
 
@@ -197,17 +213,31 @@ def _is_float(tensor: Any) -> bool:
 
 
 def _zero_point(
-    node: onnx.NodeProto, position: int, constants: Mapping[str, _Constant]
+    node: onnx.NodeProto,
+    position: int,
+    constants: Mapping[str, _Constant],
+    shape: Sequence[int],
 ) -> np.ndarray | None:
-    """Return the zero point that a node reads; one number, or None if it differs by channel."""
+    """Return the zero points that a node reads, as they are subtracted from a weight of some rank.
+
+    None says that it reads none, or others than one, or one for each entry of an axis.
+    """
     name = node.input[position] if position < len(node.input) else ""
     if name not in constants or isinstance(constants[name][0], onnx.SparseTensorProto):
         return None
     tensor = constants[name][0]
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return None
-    values = np.unique(numpy_helper.to_array(tensor))
-    return values if values.size == 1 else None
+    values = numpy_helper.to_array(tensor)
+    if np.unique(values).size == 1:
+        return values.reshape(-1)[:1]
+    numbers = {attribute.name: attribute.i for attribute in node.attribute}
+    is_first = node.op_type in _FIRST_AXIS or bool(numbers.get("transB", 0))
+    axis = 0 if is_first else -1
+    if node.op_type == "DequantizeLinear":
+        axis = numbers.get("axis", 1)
+    is_along = values.ndim == 1 and -len(shape) <= axis < len(shape) and values.size == shape[axis]
+    return along(values, axis, len(shape)) if is_along else None
 
 
 def _nonzeros(
