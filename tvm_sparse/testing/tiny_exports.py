@@ -13,6 +13,7 @@ from onnx import TensorProto
 from tvm_sparse.testing.tiny_decoders import GraphWriter
 from tvm_sparse.testing.tiny_mixtures import write_mixture
 from tvm_sparse.testing.tiny_positions import biases, count_positions
+from tvm_sparse.testing.tiny_sinks import softmax_with_sinks
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class TinyExport:
         form of its own, the mask has it; written out, it is a sum of three dimensions, as in Bloom.
     is_limited : bool
         Whether hidden scores are limited from below, as in XGLM.
+    sinks : bool
+        Whether each head has one more score in the softmax, as in gpt-oss.
     experts : int
         The experts of a mixture behind each attention; 0 for no mixture.
     """
@@ -69,6 +72,7 @@ class TinyExport:
     reads_past: bool = False
     slopes: bool = False
     is_limited: bool = False
+    sinks: bool = False
     experts: int = 0
 
     def write(self, path: Path) -> Path:
@@ -271,7 +275,10 @@ class TinyExport:
         if self.is_limited:
             least = out.weight(f"least{i}", np.float32(-3.4e38))
             masked = out.node("Max", [masked, least], f"limited{i}")
-        weights = out.node("Softmax", [masked], f"weights{i}", axis=-1)
+        if self.sinks:
+            weights = softmax_with_sinks(out, masked, self.heads, i)
+        else:
+            weights = out.node("Softmax", [masked], f"weights{i}", axis=-1)
         return out.node("MatMul", [weights, repeated[1]], f"y{i}")
 
     def _turned(self, out: GraphWriter, keys: str, i: int) -> str:

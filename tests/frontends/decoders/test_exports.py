@@ -21,6 +21,7 @@ FORMS = {
     "written out, tied": TinyExport("written out", tied=True, is_limited=True),
     "written out, a table of masks": TinyExport("written out", room=256),
     "written out, counted positions": TinyExport("written out", counts=True),
+    "written out, sinks": TinyExport("written out", sinks=True, window=7),
     "written out, window": TinyExport("written out", window=5, kv_heads=4),
     "written out, bool, softcap": TinyExport("written out", is_bool=True, softcap=2.0, kv_heads=1),
     "standard, slopes": TinyExport("standard", slopes=True),

@@ -55,7 +55,10 @@ class FoundAttention:
     tables : tuple of str
         The cosines and sines of the angles by which queries and keys are to be rotated, if any.
     sinks : str
-        For each head of queries the score of a position that has no value, if any.
+        For each head of queries the score of a position that has no value, if any: a value of the
+        graph.
+    own_sinks : tuple of float
+        The same as numbers.
     slopes : tuple of float
         For each head of queries what its scores grow by from position to position, if they do.
     head_dim : int
@@ -75,6 +78,7 @@ class FoundAttention:
     rows: tuple[str, ...]
     tables: tuple[str, ...] = ()
     sinks: str = ""
+    own_sinks: tuple[float, ...] = ()
     slopes: tuple[float, ...] = ()
     head_dim: int = 0
     heads_first: bool = False
@@ -99,7 +103,8 @@ class FoundAttention:
                 before.append(_reshape(turned, rows[i], _ROWS))
             result = f"{self.result}_rows"
         slopes = f"{self.result}{_SLOPES}" if self.slopes else ""
-        inputs = [*rows, *(self.tables or ("", "")), self.sinks, slopes, places, STATE]
+        sinks = f"{self.result}{_SINKS}" if self.own_sinks else self.sinks
+        inputs = [*rows, *(self.tables or ("", "")), sinks, slopes, places, STATE]
         attend = helper.make_node(
             OPERATOR, inputs, [result], name=self.node, domain=DOMAIN, **self.attributes
         )
@@ -114,6 +119,8 @@ class FoundAttention:
         found: dict[str, NDArray[np.generic]] = {}
         if self.slopes:
             found[f"{self.result}{_SLOPES}"] = np.array(self.slopes, np.float32)
+        if self.own_sinks:
+            found[f"{self.result}{_SINKS}"] = np.array(self.own_sinks, np.float32)
         if self.heads_first:
             heads = int(self.attributes["num_heads"])
             found[_ROWS] = np.array([0, 0, -1])
@@ -121,7 +128,7 @@ class FoundAttention:
         return found
 
 
-_SLOPES = "_slopes"
+_SLOPES, _SINKS = "_slopes", "_sinks"
 _ROWS, _HEADS = "tvm_sparse_rows", "tvm_sparse_heads"
 
 

@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
 from tvm_sparse.errors import ModelError
 from tvm_sparse.frontends.decoders.attention import FoundAttention, Lengths
 from tvm_sparse.frontends.decoders.extended_caches import ExtendedCache, extended_caches
 from tvm_sparse.frontends.decoders.masks import HIDDEN, Mask, mask_of
+from tvm_sparse.frontends.decoders.sinks import drops_last, without_sinks
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _TRANSPARENT = {"Cast", "Identity", "Dropout"}
@@ -58,7 +60,7 @@ def find(model: onnx.ModelProto, folder: Path, lengths: Lengths) -> Iterator[Fou
         raise ModelError(
             f"the cache {sorted(others)[0]!r} belongs to no attention of a form that is known: a "
             "softmax of scaled, perhaps softly limited and masked products of queries and keys, "
-            "times the values (sinks are not supported)"
+            "times the values (latents of both, as DeepSeek caches them, are not supported)"
         )
     yield from attentions
 
@@ -93,13 +95,14 @@ class _Reader:
 
     def attention(self, softmax: onnx.NodeProto) -> FoundAttention | None:
         """Return the attention that a softmax belongs to, None if it belongs to none."""
-        scores = self._scores(softmax.input[0])
+        read, sinks = without_sinks(softmax.input[0], self.makers, self._array)
+        scores = self._scores(read)
         if scores is None:
             return None
         query, factor = self._scaled(scores.product.input[0])
         query = self._with_batch(query)
         keys, key_factor, key_turns = self._cache(scores.product.input[1])
-        weighted = self._weighted(softmax.output[0])
+        weighted = self._weighted(softmax.output[0], bool(sinks))
         if keys is None or weighted is None:
             return None
         read, result = weighted
@@ -125,6 +128,7 @@ class _Reader:
             rows=(query, keys.node.input[1], values.node.input[1]),
             heads_first=True,
             slopes=slopes,
+            own_sinks=sinks,
             attributes={
                 "num_heads": heads,
                 "kv_num_heads": kv_heads,
@@ -246,17 +250,19 @@ class _Reader:
         before, after = (self.lengths.shapes[name] for name in (node.input[0], node.output[0]))
         return before[-2:] == after[-2:]
 
-    def _weighted(self, name: str) -> tuple[str, str] | None:
+    def _weighted(self, name: str, has_sinks: bool) -> tuple[str, str] | None:
         """Return the values that a softmax is multiplied by, and the product with all heads."""
         while True:
             readers = [node for node in self.readers.get(name, []) if node.op_type != "IsNaN"]
             if len(readers) != 1:
                 return None
             (node,) = readers
-            if node.op_type == "MatMul" and node.input[0] == name:
+            if node.op_type == "MatMul" and node.input[0] == name and not has_sinks:
                 result = self._heads_of(node.output[0])
                 return None if result is None else (node.input[1], result)
             is_view = node.op_type == "Reshape" and self._keeps_last_two(node)
+            if has_sinks and drops_last(node, self.lengths.shapes, self._array):
+                has_sinks, is_view = False, True
             if node.op_type not in (*_TRANSPARENT, "Where") and not is_view:
                 return None
             name = node.output[0]
@@ -273,17 +279,20 @@ class _Reader:
 
     def _number(self, name: str) -> float | None:
         """Return a constant of one element."""
-        node = self.makers.get(name)
-        if node is not None and node.op_type == "Constant":
-            value: Any = _attributes(node).get("value")
-            array = None if value is None else onnx.numpy_helper.to_array(value)
-        else:
-            tensor = self.constants.get(name)
-            array = None if tensor is None else tensor_array(tensor, self.folder)
+        array = self._array(name)
         if array is None or array.size != 1:
             return None
         number = float(np.asarray(array).reshape(()))
         return number if math.isfinite(number) and number else None
+
+    def _array(self, name: str) -> NDArray[Any] | None:
+        """Return a constant."""
+        node = self.makers.get(name)
+        if node is not None and node.op_type == "Constant":
+            value: Any = _attributes(node).get("value")
+            return None if value is None else onnx.numpy_helper.to_array(value)
+        tensor = self.constants.get(name)
+        return None if tensor is None else tensor_array(tensor, self.folder)
 
 
 def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
