@@ -26,6 +26,7 @@ from tvm_sparse.passes.lower.check_divisors import CheckDivisors
 from tvm_sparse.passes.lower.clamp_indices import ClampIndices
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.lower.trust_arguments import TrustArguments
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.padding.drop_padding import DropPadding
 from tvm_sparse.passes.padding.map_padding import MapPadding
@@ -79,6 +80,7 @@ __all__ = [
     "SparsifyWeights",
     "SplitLinear",
     "SplitReductions",
+    "TrustArguments",
     "VectorizeMath",
     "WidenHalf",
     "WriteOutPowers",

@@ -66,6 +66,7 @@ from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
 from tvm_sparse.passes.lower.legalize_quantize import legalize_quantize
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.lower.trust_arguments import TrustArguments
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.lower.view_reshapes import ViewReshapes
 from tvm_sparse.passes.lower.view_results import ViewResults
@@ -183,6 +184,7 @@ def lower(cpu: CpuProfile) -> Passes:
         ApplyDefaultSchedule(cpu),
         VectorizeMath(),
         AcceptUnaligned(),
+        TrustArguments(),
     ]
 
 

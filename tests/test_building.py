@@ -11,6 +11,7 @@ from tvm_sparse import building, compiling
 from tvm_sparse.building import PARTS, build, parts_of
 from tvm_sparse.cpu.profile import native
 from tvm_sparse.passes import pipeline
+from tvm_sparse.passes.lower.trust_arguments import TRUSTED
 from tvm_sparse.testing.models import dataflow
 
 
@@ -40,7 +41,9 @@ def test_parts_hold_every_function_once_on_any_machine(lowered, monkeypatch):
     parts = parts_of(lowered)
     names = [gvar.name_hint for part in parts for gvar in part.get_global_vars()]
     assert sorted(names) == sorted(gvar.name_hint for gvar in lowered.get_global_vars())
-    assert 1 < len(parts) <= PARTS
+    assert 1 < len(parts) <= 2 * PARTS
+    for part in parts:
+        assert len({bool(f.attrs.get(TRUSTED, False)) for f in part.functions.values()}) == 1
     monkeypatch.setattr(compiling.os, "sched_getaffinity", lambda _: {0})
     for part, alone in zip(parts, parts_of(lowered), strict=True):
         tvm.ir.assert_structural_equal(part, alone)

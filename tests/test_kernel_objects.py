@@ -32,13 +32,13 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def builds(monkeypatch):
     """The modules that TVM compiles."""
-    made, compiled = [], kernel_objects._compiled
+    made, compiled = [], kernel_objects.compiled
 
     def counted(part, *others):
         made.append(part)
         return compiled(part, *others)
 
-    monkeypatch.setattr(kernel_objects, "_compiled", counted)
+    monkeypatch.setattr(kernel_objects, "compiled", counted)
     return made
 
 

@@ -12,8 +12,9 @@ from tvm.relax import vm_build
 
 from tvm_sparse.compiling import on_all_cores, one_at_a_time
 from tvm_sparse.files import kernel_cache
-from tvm_sparse.kernel_objects import kernel_objects
+from tvm_sparse.kernel_objects import compiled, kernel_objects
 from tvm_sparse.passes.ir.left_out import without_passes
+from tvm_sparse.passes.lower.trust_arguments import TRUSTED
 from tvm_sparse.runtime.code import Code, CompiledCode
 from tvm_sparse.runtime.linking import can_link
 from tvm_sparse.runtime.objects import is_size_limited
@@ -26,8 +27,8 @@ pass finds nothing. Its search takes most of the compile time of a region of ten
 """
 
 PARTS = 8
-"""The most parts of a module. Their number does not depend on the cores, so that any machine makes
-the same library."""
+"""The most parts of a module, of either kind. Their number does not depend on the cores, so that
+any machine makes the same library."""
 
 LEAST_FUNCTIONS = 3
 """The least PrimFuncs of a part. A part by itself takes TVM about 15 ms, and LLVM compiles most
@@ -108,14 +109,13 @@ def _build_in_parts(mod: tvm.IRModule, target: tvm.target.Target, relax_pipeline
     builder, functions = _executable(mod)
     scope = tvm.transform.PassContext.current()
 
-    def compiled(part: tvm.IRModule) -> tvm.runtime.Module:
-        with scope:  # a context is in scope of one thread
-            return tvm.tirx.build(part, target)
+    def code_of(part: tvm.IRModule) -> tvm.runtime.Module:
+        return compiled(part, target, scope)
 
     parts = parts_of(functions)
     # What watches the passes of a context was written for one thread.
     libraries = (
-        [compiled(part) for part in parts] if scope.instruments else on_all_cores(compiled, parts)
+        [code_of(part) for part in parts] if scope.instruments else on_all_cores(code_of, parts)
     )
     return relax.VMExecutable(_link(builder, mod, target, libraries))
 
@@ -142,13 +142,17 @@ def _link(
 def parts_of(mod: tvm.IRModule) -> list[tvm.IRModule]:
     """Return the PrimFuncs of a module as modules, which depend on nothing but `mod`.
 
-    Functions that follow one another, which are often alike, come into different parts. PrimFuncs
-    of a network do not call one another.
+    Functions that follow one another, which are often alike, come into different parts, and so do
+    those whose arguments are checked and those whose arguments are trusted. PrimFuncs of a network
+    do not call one another.
     """
     functions = {
         gvar: func for gvar, func in mod.functions_items() if isinstance(func, tvm.tirx.PrimFunc)
     }
-    order = sorted(functions, key=lambda gvar: gvar.name_hint)
-    count = min(PARTS, -(-len(order) // LEAST_FUNCTIONS))
-    parts = [{gvar: functions[gvar] for gvar in order[i::count]} for i in range(count)]
+    parts = []
+    for is_trusted in (False, True):
+        alike = [g for g in functions if functions[g].attrs.get(TRUSTED, False) == is_trusted]
+        order = sorted(alike, key=lambda gvar: gvar.name_hint)
+        count = min(PARTS, -(-len(order) // LEAST_FUNCTIONS))
+        parts += [{gvar: functions[gvar] for gvar in order[i::count]} for i in range(count)]
     return [tvm.IRModule(part, attrs=mod.attrs) for part in parts]

@@ -6,6 +6,7 @@ them, the target, the settings of the pass context, and the version and the file
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,6 +18,8 @@ from tvm.target import codegen
 
 from tvm_sparse.compiling import on_all_cores
 from tvm_sparse.files import Cache
+from tvm_sparse.passes.ir.left_out import without_assertions
+from tvm_sparse.passes.lower.trust_arguments import TRUSTED
 from tvm_sparse.passes.lower.vectorize_math import VECTORIZABLE
 from tvm_sparse.runtime.objects import written
 
@@ -41,23 +44,25 @@ def kernel_objects(
     def kernel_object(part: tvm.IRModule) -> bytes:
         functions = tvm.IRModule(dict(part.functions_items()))
         if cache is None:
-            return _compiled(functions, target, scope)
+            return written(compiled(functions, target, scope))
         text = tvm.ir.save_json(functions)
         key = hashlib.sha256(f"{compiler}\n{text}".encode()).hexdigest()
         found = cache.get(key)
         if found is None:
-            found = _compiled(functions, target, scope)
+            found = written(compiled(functions, target, scope))
             cache.put(key, found)
         return found
 
     return on_all_cores(kernel_object, parts)
 
 
-def _compiled(
+def compiled(
     part: tvm.IRModule, target: tvm.target.Target, scope: tvm.transform.PassContext
-) -> bytes:
-    with scope:  # a context is in scope of one thread
-        return written(tvm.tirx.build(part, target))
+) -> tvm.runtime.Module:
+    """Return the code of some PrimFuncs, without checks of arguments if all of them are trusted."""
+    is_trusted = all(func.attrs.get(TRUSTED, False) for func in part.functions.values())
+    with scope, without_assertions() if is_trusted else contextlib.nullcontext():
+        return tvm.tirx.build(part, target)
 
 
 def _settings(scope: tvm.transform.PassContext) -> list[str]:

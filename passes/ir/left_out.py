@@ -22,6 +22,18 @@ def without_passes(*names: str) -> tvm.transform.PassContext:
     )
 
 
+def without_assertions() -> tvm.transform.PassContext:
+    """Return the pass context in scope, in which TVM leaves out what functions assert."""
+    scope = tvm.transform.PassContext.current()
+    return tvm.transform.PassContext(
+        opt_level=scope.opt_level,
+        required_pass=scope.required_pass,
+        disabled_pass=scope.disabled_pass,
+        instruments=scope.instruments,
+        config={**scope.config, "tirx.disable_assert": True},
+    )
+
+
 def has_branches(mod: tvm.IRModule) -> bool:
     """Return whether a Relax function of a module has an If whose branches allocate memory."""
     found = []
