@@ -28,6 +28,7 @@ from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.gather_whole import GatherWhole
 from tvm_sparse.passes.canonicalize.keep_zeros import KeepZeros
 from tvm_sparse.passes.canonicalize.legalize_dynamic_slice import LegalizeDynamicSlice
+from tvm_sparse.passes.canonicalize.move_left_weights import MoveLeftWeights
 from tvm_sparse.passes.canonicalize.multiply_frames import MultiplyFrames
 from tvm_sparse.passes.canonicalize.multiply_single_pixels import MultiplySinglePixels
 from tvm_sparse.passes.canonicalize.recompose_attention import RecomposeAttention
@@ -131,6 +132,7 @@ def canonicalize() -> Passes:
         RecomposeClip(),
         RecomposeHardSwish(),
         RecomposeAttention(),
+        MoveLeftWeights(),
         FlattenRecurrentRows(),
         SplitLinear(),
         SplitReductions(),

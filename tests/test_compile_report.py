@@ -55,8 +55,8 @@ def product_of_parameter(view):
 
 
 def left_product():
-    constant = relax.const(weights(256, 512))
-    return module(lambda emit, x: relax.op.matmul(constant, x), (512, 64))
+    constant = relax.const(weights(2, 256, 512))
+    return module(lambda emit, x: relax.op.matmul(constant, x), (2, 512, 64))
 
 
 def convolution(operator, shape, weight, **attributes):
@@ -92,7 +92,7 @@ DENSE = {
     ),
     "groups": (
         lambda: convolution(relax.op.nn.conv2d, (1, 32, 8, 8), weights(64, 16, 3, 3), groups=2),
-        "one group",
+        "in groups",
     ),
     "layout": (
         lambda: convolution(
