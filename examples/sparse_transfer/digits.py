@@ -15,13 +15,16 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from sklearn.datasets import load_digits
-from sparse import Masks, accuracy, train
+from sparse import Masks, train
 from torch import nn
+from torch.nn import functional
 
 import tvm_sparse
 
@@ -58,6 +61,47 @@ def digits(first: int) -> tuple[Data, Data]:
     labels = torch.tensor(found.target[chosen] - first)
     is_test = torch.arange(len(labels)) % 4 == 0
     return (images[~is_test], labels[~is_test]), (images[is_test], labels[is_test])
+
+
+def teach(
+    network: nn.Module,
+    data: Data,
+    recipe: Mapping[str, Any],
+    teacher: nn.Module | None = None,
+    masks: Masks | None = None,
+) -> None:
+    """Train a network on labels, and on the answers of a teacher if there is one.
+
+    The teacher is the dense network, as in Hinton, Vinyals and Dean, "Distilling the Knowledge in a
+    Neural Network" (arXiv 1503.02531).
+    """
+    (inputs, labels), softly = data, recipe["distillation"]
+
+    def loss(batch: torch.Tensor) -> torch.Tensor:
+        answers = network(inputs[batch])
+        right = functional.cross_entropy(answers, labels[batch])
+        if teacher is None:
+            return right
+        with torch.no_grad():
+            known = teacher(inputs[batch])
+        heat, weight = softly["temperature"], softly["weight"]
+        apart = functional.kl_div(
+            functional.log_softmax(answers / heat, 1),
+            functional.log_softmax(known / heat, 1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        return (1 - weight) * right + weight * heat**2 * apart
+
+    size = recipe["training"]["batch"]
+    train(network, lambda: torch.randperm(len(inputs)).split(size), loss, recipe, masks)
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: Data) -> float:
+    """Return the share of inputs whose label the network finds."""
+    inputs, labels = data
+    return float((network(inputs).argmax(1) == labels).float().mean())
 
 
 def milliseconds(run, runs: int = 50) -> float:
@@ -109,20 +153,20 @@ def main() -> None:
 
     upstream, upstream_test = digits(0)
     dense = Network()
-    train(dense, upstream, only_training)
+    teach(dense, upstream, only_training)
 
     pruned = copy.deepcopy(dense)
-    train(pruned, upstream, recipe, teacher=dense, masks=Masks(pruned, left_dense))
+    teach(pruned, upstream, recipe, teacher=dense, masks=Masks(pruned, left_dense))
 
     downstream, downstream_test = digits(5)
     other_dense = copy.deepcopy(dense)
     other_dense.head = nn.Linear(256, 5)
-    train(other_dense, downstream, only_training)
+    teach(other_dense, downstream, only_training)
 
     moved = copy.deepcopy(pruned)
     moved.head = nn.Linear(256, 5)
     zeros = Masks(moved, left_dense)
-    train(moved, downstream, only_training, teacher=other_dense, masks=zeros)
+    teach(moved, downstream, only_training, teacher=other_dense, masks=zeros)
     assert Masks(moved, left_dense).zeros >= zeros.zeros, "a zero came back"
 
     print(f"| network, batch {BATCH} | zeros | accuracy | sparse layers | PyTorch ms | ours ms |")

@@ -1,20 +1,18 @@
-"""Gradual magnitude pruning with masks, and training with distillation, in plain PyTorch.
+"""Gradual magnitude pruning with masks, in plain PyTorch.
 
 The share of zeros follows the cubic curve of Zhu and Gupta, "To prune, or not to prune"
-(arXiv 1710.01878): much is pruned early, while the network can still recover. The teacher is the
-dense network, as in Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network"
-(arXiv 1503.02531). Masks that stay while another task is learned are the sparse transfer of
-Kurtic and others, "The Optimal BERT Surgeon" (arXiv 2203.07259).
+(arXiv 1710.01878): much is pruned early, while the network can still recover. Masks that stay while
+another task is learned are the sparse transfer of Kurtic and others, "The Optimal BERT Surgeon"
+(arXiv 2203.07259).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 
 class Masks:
@@ -28,7 +26,7 @@ class Masks:
         The names of layers that stay dense.
     """
 
-    def __init__(self, network: nn.Module, dense: tuple[str, ...] = ()) -> None:
+    def __init__(self, network: nn.Module, dense: Sequence[str] = ()) -> None:
         self.weights = {
             name: layer.weight
             for name, layer in network.named_modules()
@@ -71,9 +69,9 @@ def shares_at(epoch: float, masks: Masks, pruning: Mapping[str, Any]) -> dict[st
 
 def train(
     network: nn.Module,
-    data: tuple[torch.Tensor, torch.Tensor],
+    batches: Callable[[], Sequence[Any]],
+    loss: Callable[[Any], torch.Tensor],
     recipe: Mapping[str, Any],
-    teacher: nn.Module | None = None,
     masks: Masks | None = None,
 ) -> None:
     """Train a network; with masks and a part `pruning` in the recipe, prune it meanwhile.
@@ -82,49 +80,34 @@ def train(
     ----------
     network : nn.Module
         The network, in place.
-    data : tuple of torch.Tensor
-        Inputs and labels.
+    batches : function
+        Returns the batches of one epoch.
+    loss : function
+        What a batch costs.
     recipe : mapping
         As `recipe.yaml`; without `pruning`, the zeros of `masks` stay as they are.
-    teacher : nn.Module, optional
-        The network whose answers count, too.
     masks : Masks, optional
         The zeros.
     """
-    training, softly = recipe["training"], recipe["distillation"]
-    inputs, labels = data
+    training, pruning = recipe["training"], recipe.get("pruning")
     optimizer = torch.optim.Adam(network.parameters(), training["learning_rate"])
-    steps = training["epochs"] * -(-len(inputs) // training["batch"])
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     network.train()
     for epoch in range(training["epochs"]):
-        if masks is not None and "pruning" in recipe:
-            masks.prune(shares_at(epoch, masks, recipe["pruning"]))
-        for batch in torch.randperm(len(inputs)).split(training["batch"]):
-            answers = network(inputs[batch])
-            loss = functional.cross_entropy(answers, labels[batch])
-            if teacher is not None:
-                with torch.no_grad():
-                    known = teacher(inputs[batch])
-                heat, weight = softly["temperature"], softly["weight"]
-                apart = functional.kl_div(
-                    functional.log_softmax(answers / heat, 1),
-                    functional.log_softmax(known / heat, 1),
-                    log_target=True,
-                    reduction="batchmean",
-                )
-                loss = (1 - weight) * loss + weight * heat**2 * apart
+        data = batches()
+        for step, batch in enumerate(data):
+            now = epoch + step / len(data)
+            if masks is not None and pruning and step % pruning["every"] == 0:
+                masks.prune(shares_at(now, masks, pruning))
+            for group in optimizer.param_groups:
+                group["lr"] = training["learning_rate"] * rate_at(now / training["epochs"])
             optimizer.zero_grad()
-            loss.backward()
+            loss(batch).backward()
             optimizer.step()
-            decay.step()
             if masks is not None:
                 masks.apply()
     network.eval()
 
 
-@torch.no_grad()
-def accuracy(network: nn.Module, data: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Return the share of inputs whose label the network finds."""
-    inputs, labels = data
-    return float((network(inputs).argmax(1) == labels).float().mean())
+def rate_at(done: float) -> float:
+    """Return the share of the learning rate: a short rise, then a straight way down to nothing."""
+    return min(done / 0.03, 1) * (1 - done)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import contextlib
 import importlib.util
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +17,7 @@ import tvm_sparse
 from tvm_sparse.zoo.transformers import TransformerConfig, bert
 
 testclient = pytest.importorskip("starlette.testclient")
-pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx")
 
 EXAMPLES = Path(__file__).parents[2] / "examples/embeddings"
 TINY = TransformerConfig(layers=1, width=32, heads=2, intermediate=64, vocabulary=50, positions=64)
@@ -64,6 +67,35 @@ def test_sentences_of_any_length_are_computed_together(server, engine, model):
     for one, other, want in zip(alone, together["data"], reference, strict=True):
         assert one["data"][0]["embedding"] == other["embedding"]
         np.testing.assert_allclose(other["embedding"], want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_load_is_measured_in_turns(server, engine, model, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("load_test", EXAMPLES / "load_test.py")
+    load_test = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(load_test)
+    functions = {"ours": server.packed(engine), "theirs": server.padded(model, 1)}
+    batchers = {name: server.Batcher(function, wait=0) for name, function in functions.items()}
+    apps = {name: server.Server(name, batcher).app() for name, batcher in batchers.items()}
+    client = httpx.AsyncClient
+
+    def connected(base_url, **options):  # to the service in this process
+        transport = httpx.ASGITransport(apps[base_url.removeprefix("http://")])
+        return client(base_url=base_url, transport=transport)
+
+    monkeypatch.setattr(httpx, "AsyncClient", connected)
+    options = argparse.Namespace(mean=8, most=40, words=50, rounds=1, clients=4, seconds=0.1)
+
+    async def measured():
+        async with contextlib.AsyncExitStack() as stack:
+            for batcher in batchers.values():
+                await stack.enter_async_context(batcher.running())
+            await load_test.compare({name: f"http://{name}" for name in apps}, options)
+
+    asyncio.run(measured())
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["ours", "theirs"]
+    for _, rate, median, most in rows:
+        assert float(rate) > 0 and 0 <= float(median) <= float(most)
 
 
 def test_mistakes_are_answered(server, engine):
