@@ -141,9 +141,8 @@ class AmxInt8Conv2dFamily(IntegerWindows[AmxInt8Conv2dTiling]):
         columns = rows * window.columns / joined_rows(problem.lanes_out)
         passes = rows / min(self.pass_rows(window), problem.out_height)
         words = tiles_of(window.words, TILE_WORDS) * TILE_WORDS
-        product = product_cycles(
-            problem.out_channels, 2 * words, tiling.inputs // 2, columns, passes
-        )
+        sizes = problem.out_channels, 2 * words, tiling.inputs // 2
+        product = product_cycles(*sizes, columns, passes, memory_cycles=0)
         return product + self.gathering_cycles(window, words)
 
     def register_tile(self, tiling: AmxInt8Conv2dTiling) -> tuple[object, ...]:

@@ -30,6 +30,11 @@ PLACE_COLUMNS = (4, 2, 1)
 MOST_GROUP = 12
 """Most output channels of a group."""
 
+FAR_LOADS = 1.8
+"""Loads from L1 that take as long as one of a column that lies in L2. In ResNet-50 with 85 % of
+zeros, layers of 3x3 by 256 and 512 channels took 1.7 times as many cycles, on a Xeon of
+the Sapphire Rapids class."""
+
 WINDOW_GROUPS = 16
 """Groups whose channels are sorted together."""
 
@@ -134,7 +139,9 @@ class SparseIntegers(IntegerFamily[SizesT, TilingT]):
         found, n = self.columns(layer.problem, cpu), self.outputs(layer.problem)
         places = found.passes * -(-found.of_pass // tiling.columns)
         of_weight = 2 / 4 if dots_of(cpu).by_element else 2
-        loads = (tiling.columns + of_weight) / loads_per_cycle(cpu)
+        place_bytes = found.words * tiling.columns * dots_of(cpu).lanes * 4
+        of_columns = tiling.columns * (FAR_LOADS if place_bytes > cpu.l1_bytes else 1)
+        loads = (of_columns + of_weight) / loads_per_cycle(cpu)
         products = tiling.columns / 2 / DOT_SHARE * (1 if dots_of(cpu).adds else 2)
         walk = layer.word_density * n * found.words * max(loads, products)
         return places * (walk + -(-n // tiling.group) * GROUP_CYCLES) + found.cycles
