@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +110,8 @@ class DecoderConfig:
         Raises
         ------
         ModelError
-            If a size is below 1 or absurd, or sizes do not divide each other as they must.
+            If a size is below 1 or absurd, or sizes do not divide each other as they must, or
+            angles are no numbers.
         """
         for name in ("layers", "hidden", "intermediate", "heads", "kv_heads", "head_size",
                      "vocabulary", "context"):  # fmt: skip
@@ -123,6 +125,14 @@ class DecoderConfig:
             raise ModelError(f"a decoder with {self.active_experts} of {self.experts} experts")
         if self.windows and len(self.windows) != self.layers:
             raise ModelError(f"a decoder of {self.layers} layers with {len(self.windows)} windows")
+        if not (0 < self.rope_theta < math.inf and 0 <= self.norm_epsilon < math.inf):
+            raise ModelError(
+                f"a decoder with the base {self.rope_theta} of its angles, and {self.norm_epsilon} "
+                "in its norms"
+            )
+        angles = (*(self.frequencies or ()), *(self.local_frequencies or ()), self.rotary_scale)
+        if not all(map(math.isfinite, angles)):
+            raise ModelError("a decoder with angles that are no numbers; its rotation is broken")
         pairs = self.head_size / 2 if self.frequencies is None else len(self.frequencies)
         if pairs % 8 or pairs * 2 > self.head_size:
             raise ModelError(

@@ -1,6 +1,7 @@
 """Folders in Hugging Face's layout, with whole, quantized and pruned weights."""
 
 import json
+import os
 from dataclasses import replace
 
 import ml_dtypes
@@ -210,6 +211,9 @@ def test_floats_are_rounded_on_the_way(tmp_path):
         ({"quantization_config": {"format": "marlin-24"}}, "format 'marlin-24'"),
         ({"num_attention_heads": "many"}, "not the sizes of a network"),
         ({"num_hidden_layers": 2**62}, "layers 4611686018427387904"),
+        ({"partial_rotary_factor": 1e6}, "of 16 channels of a head are rotated"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "angles that are no numbers"),
+        ({"rope_theta": -1.0}, "the base -1.0 of its angles"),
         ({"head_dim": 2**40}, "head_size 1099511627776"),
         ({"head_dim": -4}, "head_size -4"),
         ({"vocab_size": 300}, r"'model.embed_tokens.weight' is \(256, 64\), not \(300, 64\)"),
@@ -246,6 +250,10 @@ def test_broken_folders_are_one_error(tmp_path):
         file.write_bytes(content[:size])
         with pytest.raises(ModelError, match="not a safetensors file"):
             read_model(folder)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ModelError, match="not a safetensors file"):
+        read_model(folder)
     file.unlink()
     with pytest.raises(ModelError, match=r"no \*\.safetensors"):
         read_model(folder)

@@ -84,6 +84,8 @@ class _Tensors:
         self._files: dict[str, Any] = {}
         for path in paths:
             with border(ModelError, f"{path}: not a safetensors file, or a truncated one"):
+                if path.exists() and not path.is_file():
+                    raise ValueError("it is a folder, a device or a pipe")
                 file = safetensors.safe_open(path, framework="numpy")
                 self._files |= dict.fromkeys(file.keys(), file)
 

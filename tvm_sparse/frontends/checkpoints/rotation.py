@@ -39,6 +39,7 @@ class Rotation:
     context: int = 0
 
 
+@np.errstate(all="ignore")  # `DecoderConfig` refuses what is no number
 def rotation_of(
     described: Mapping[str, Any], settings: Mapping[str, Any], head_size: int, folder: Path
 ) -> Rotation:
@@ -64,6 +65,8 @@ def rotation_of(
     theta = float(described.get("rope_theta") or settings.get("rope_theta") or 10000.0)
     part = described.get("partial_rotary_factor") or settings.get("partial_rotary_factor") or 1.0
     rotated = int(head_size * float(part))
+    if not 0 < rotated <= head_size:
+        raise ModelError(f"{folder}: {rotated} of {head_size} channels of a head are rotated")
     plain = theta ** -(np.arange(0, rotated, 2) / rotated)
     kind = described.get("rope_type", described.get("type", "default"))
     if kind == "default":
