@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tvm_sparse.sizes.extent import Extent
 from tvm_sparse.sizes.strips import MULTIPLE, SHORTEST, Strips
 
 
@@ -33,3 +34,12 @@ def test_a_short_row_is_cut_for_all_cores_and_a_long_reach_makes_long_strips():
     assert Strips.of(1000, 1000, 0, 1, 1, 1000).pixels == SHORTEST
     assert Strips.of(10, 10, 0, 1, 1, 8).count == 1
     assert Strips.of(9000, 8000, 0, 1, 1001, 8).pixels >= 1001
+
+
+def test_enlarged_strips_are_those_of_the_enlarged_image():
+    width = Extent.symbol("width", 40)
+    cuts = [
+        Strips.of_any_width(scale * width, scale * width, 1, 1, 3, 16 * scale)
+        for scale in (1, 2, 4)
+    ]
+    assert len({cut.count for cut in cuts}) == 1

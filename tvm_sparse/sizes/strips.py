@@ -99,7 +99,7 @@ class Strips:
         The convolutions of one axis take `PREFERRED` pixels.
         """
         return Strips(
-            count=(out_width + (pixels - 1)) // pixels,
+            count=strips_over(out_width, pixels),
             pixels=pixels,
             step=pixels * stride,
             left=left,
@@ -107,6 +107,17 @@ class Strips:
             width=width,
             out_width=out_width,
         )
+
+
+def strips_over(width: int, pixels: int) -> int:
+    """Return how many strips of some pixels cover a width.
+
+    It is the same expression for images and strips that are both twice as wide, so that they count
+    as equal if the width is an `Extent`.
+    """
+    while pixels % 2 == 0 and width % 2 == 0:
+        width, pixels = width // 2, pixels // 2
+    return (width + (pixels - 1)) // pixels
 
 
 def strip_sizes(batch: int, height: int, *cuts: Strips) -> tuple[int, ...]:

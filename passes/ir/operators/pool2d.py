@@ -23,6 +23,7 @@ from tvm_sparse.passes.ir.operators.operator import (
 from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
 from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.pool2d import Pool2d
+from tvm_sparse.sizes.strips import strips_over
 
 
 def max_pool2d(x: relax.Expr, pool: Pool2d) -> relax.Call:
@@ -86,7 +87,7 @@ def _images_of(call: relax.Call) -> tuple[int, int, int, int]:
 def _strips_of(call: relax.Call) -> int:
     """Return into how many strips the rows of images are cut."""
     pixels, width = int(call.attrs["strip_pixels"]), known_size(call.attrs["image"][1])
-    return (width + (pixels - 1)) // pixels if pixels else 1
+    return strips_over(width, pixels) if pixels else 1
 
 
 def _windows(name: str, stage: Callable[[Pool2d, CpuProfile], Stage]) -> Operator:
