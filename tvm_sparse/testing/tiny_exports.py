@@ -25,7 +25,8 @@ class TinyExport:
     form : str
         ``written out``: products and a softmax, as optimum exports them. ``standard``: Attention
         with past keys. ``rows``: the same on tensors ``(batch, tokens, channels)``. ``scatter``:
-        TensorScatter writes into tensors of `positions` places.
+        TensorScatter writes into tensors of `positions` places. ``joined``: Attention on joined
+        tensors, as torch.onnx writes it with opset 23.
     layers, width, heads, kv_heads, head_dim, vocabulary, positions : int
         Its sizes.
     window : int
@@ -189,6 +190,8 @@ class TinyExport:
                 operands = [past[place], inputs[place + 1], "write_indices"]
                 inputs[place + 1] = out.node("TensorScatter", operands, present[place], axis=2)
             inputs += ["", "", "", "nonpad_kv_seqlen"]
+        elif self.form == "joined":
+            inputs[1:] = [*self._repeated(out, heads, past, present), self._mask(out)]
         else:
             has_mask = self.window or self.slopes
             inputs += [self._mask(out) if has_mask else "", *past]
@@ -230,9 +233,10 @@ class TinyExport:
             return out.node("Add", [whole, biases(out, self.heads)], "mask")
         return out.node("Unsqueeze", [numbers, middle], "mask")
 
-    def _written_out(
-        self, out: GraphWriter, heads: dict[str, str], past: list[str], present: list[str], i: int
-    ) -> str:
+    def _repeated(
+        self, out: GraphWriter, heads: dict[str, str], past: list[str], present: list[str]
+    ) -> list[str]:
+        """Append new keys and values to caches; return both for all heads of queries."""
         repeated = []
         for cache, new, name in zip(past, (heads["k"], heads["v"]), present, strict=True):
             if self.counts:
@@ -257,6 +261,12 @@ class TinyExport:
             flat = [extents[0], all_heads, *extents[2:]]
             joined = out.node("Concat", flat, f"{name}_joined", axis=0)
             repeated.append(out.node("Reshape", [copies, joined], f"{name}_repeated"))
+        return repeated
+
+    def _written_out(
+        self, out: GraphWriter, heads: dict[str, str], past: list[str], present: list[str], i: int
+    ) -> str:
+        repeated = self._repeated(out, heads, past, present)
         keys = self._turned(out, repeated[0], i)
         scores = out.node("MatMul", [heads["q"], keys], f"scores{i}")
         if self.slopes:

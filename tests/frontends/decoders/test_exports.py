@@ -17,6 +17,7 @@ FORMS = {
     "standard, window, softcap": TinyExport("standard", window=5, softcap=2.0),
     "rows": TinyExport("rows", heads=6, kv_heads=3),
     "scatter": TinyExport("scatter"),
+    "joined": TinyExport("joined", window=6, is_bool=True),
     "written out": TinyExport("written out"),
     "written out, tied": TinyExport("written out", tied=True, is_limited=True),
     "written out, a table of masks": TinyExport("written out", room=256),
