@@ -1,7 +1,8 @@
 """Constants that follow the sizes of a model's inputs, as expressions of these sizes.
 
-Three kinds are known, and repetitions of them along axes: whole numbers that grow by the same step
-along each axis, the beginning of a table that the file holds, and sizes themselves.
+Three kinds are known, and repetitions of them along axes: numbers that grow by the same step along
+each axis, the beginning of a table that the file holds, and sizes themselves. An axis may hold
+several grids of such numbers, one behind another, see `tvm_sparse.frontends.grids`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
+from tvm_sparse.frontends.grids import grids_along
 from tvm_sparse.frontends.probes import Sizes, formula
 
 Array = NDArray[Any]
@@ -87,6 +89,7 @@ class Constants:
             core: relax.Expr | None = constant(cores[0])
         else:
             core = self._steps(cores, core_shape, emit)
+            core = self._grids(cores, core_shape, emit) if core is None else core
             core = self._table(cores, core_shape, emit) if core is None else core
         if core is None:
             raise ValueError(
@@ -111,52 +114,95 @@ class Constants:
             tensor = emit(relax.op.astype(tensor, str(arrays[0].dtype)))
         return emit(relax.op.reshape(tensor, arrays[0].shape))
 
+    def _grids(
+        self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit
+    ) -> relax.Expr | None:
+        """Return numbers of which an axis holds those of several grids, one behind another."""
+        varying = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
+        if len(varying) != 1:
+            return None
+        (axis,) = varying
+
+        def known(grids: Sequence[Array]) -> relax.Expr | None:
+            try:
+                return self._known(grids, emit)
+            except ValueError:
+                return None
+
+        parts = grids_along(arrays, axis, self.at, known)
+        if parts is None:
+            return None
+        flat = []
+        for part in parts:
+            sizes = list(part.ty.shape.values)
+            sizes[axis : axis + 2] = [_int64(sizes[axis]) * _int64(sizes[axis + 1])]
+            flat.append(emit(relax.op.reshape(part, sizes)))
+        return self._of_shape(emit(relax.op.concat(flat, axis)), shape, emit)
+
+    def _known(self, arrays: Sequence[Array], emit: Emit) -> relax.Expr | None:
+        """Return numbers that are the same everywhere, or grow by one step along each axis."""
+        shape = [self._extent(axis, arrays) for axis in range(arrays[0].ndim)]
+        if len({value for array in arrays for value in (array.min(), array.max())}) == 1:
+            one = np.full([1] * len(shape), arrays[0].flat[0], arrays[0].dtype)
+            return emit(relax.op.broadcast_to(constant(one), shape))
+        return self._steps(arrays, shape, emit)
+
     def _steps(
         self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit
     ) -> relax.Expr | None:
-        """Return whole numbers that grow by one step along each axis."""
-        if arrays[0].dtype.kind != "i":
+        """Return numbers that grow by one step along each axis; a short axis may have several."""
+        if arrays[0].dtype.kind not in "if":
             return None
         whole = self._ramp(arrays, shape, emit)
-        if whole is not None or not shape or not isinstance(shape[-1], int):
+        if whole is not None:
             return whole
-        if shape[-1] > MOST_SLICES:
-            return None
-        slices = [[array[..., i : i + 1] for array in arrays] for i in range(shape[-1])]
-        parts = [self._ramp(part, [*shape[:-1], 1], emit) for part in slices]
-        if any(part is None for part in parts):
-            return None
-        return emit(relax.op.concat(parts, axis=len(shape) - 1))
+        for axis, count in enumerate(shape):
+            if not isinstance(count, int) or not 1 < count <= MOST_SLICES:
+                continue
+            slices = [[array.take([i], axis) for array in arrays] for i in range(count)]
+            own = [1 if a == axis else extent for a, extent in enumerate(shape)]
+            parts = [self._ramp(part, own, emit) for part in slices]
+            if all(part is not None for part in parts):
+                return emit(relax.op.concat(parts, axis=axis))
+        return None
 
     def _ramp(self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit) -> relax.Expr | None:
-        origins = {int(array.flat[0]) for array in arrays if array.size}
+        origins = {array.flat[0] for array in arrays if array.size}
         steps = [[_step(array, axis) for array in arrays] for axis in range(arrays[0].ndim)]
         if len(origins) != 1:
             return None
+        dtype, (origin,) = arrays[0].dtype, origins
         for i, array in enumerate(arrays):
-            wanted = np.full(array.shape, next(iter(origins)))
+            wanted = np.full([1] * array.ndim, origin, dtype)
             for axis, step in enumerate(steps):
-                places = np.arange(array.shape[axis]) * step[i]
+                places = np.arange(array.shape[axis]).astype(dtype) * dtype.type(step[i])
                 wanted = wanted + places.reshape(
                     [-1 if a == axis else 1 for a in range(array.ndim)]
                 )
-            if not np.array_equal(wanted, array):
+            if not np.array_equal(np.broadcast_to(wanted, array.shape), array):
                 return None
-        dtype = str(arrays[0].dtype)
-        total: relax.Expr = constant(np.full([1] * len(shape), next(iter(origins)), dtype))
+        total: relax.Expr = constant(np.full([1] * len(shape), origin, dtype))
         for axis, step in enumerate(steps):
             if not any(step):
                 continue
-            factor = formula(step, self.at, self.variables)
+            factor = self._factor(step, dtype, emit)
             if factor is None:
                 return None
             count = shape[axis]
-            counted = emit(relax.op.arange(0, _int64(count), 1, dtype))
-            if not isinstance(factor, int) or factor != 1:
-                counted = emit(relax.op.multiply(counted, self._scalar(factor, dtype, emit)))
+            counted = emit(relax.op.arange(0, _int64(count), 1, "int64"))
+            if dtype != np.int64:
+                counted = emit(relax.op.astype(counted, str(dtype)))
+            counted = emit(relax.op.multiply(counted, factor))
             own = [count if a == axis else 1 for a in range(len(shape))]
             total = emit(relax.op.add(total, emit(relax.op.reshape(counted, own))))
         return emit(relax.op.broadcast_to(total, list(shape)))
+
+    def _factor(self, step: Sequence[Any], dtype: np.dtype[Any], emit: Emit) -> relax.Expr | None:
+        """Return the step along an axis, which is a formula of the sizes if it is whole."""
+        if dtype.kind == "f":
+            return relax.const(step[0], str(dtype)) if len(set(step)) == 1 else None
+        factor = formula(step, self.at, self.variables)
+        return None if factor is None else self._scalar(factor, str(dtype), emit)
 
     def _scalar(self, factor: Any, dtype: str, emit: Emit) -> relax.Expr:
         if isinstance(factor, int):
@@ -244,11 +290,11 @@ def _equal(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-def _step(array: Array, axis: int) -> int:
+def _step(array: Array, axis: int) -> Any:
     if array.shape[axis] < 2:
         return 0
     second = tuple(int(a == axis) for a in range(array.ndim))
-    return int(array[second]) - int(array.flat[0])
+    return (array[second] - array.flat[0]).item()
 
 
 def _int64(size: Any) -> Any:
