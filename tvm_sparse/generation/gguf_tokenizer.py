@@ -7,12 +7,12 @@ the highest score, so that merges follow from scores.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm_sparse.errors import InputError, ToolError, border
+from tvm_sparse.errors import InputError, border
+from tvm_sparse.files.gguf import gguf_reader
 
 SUFFIX = ".gguf"
 
@@ -66,18 +66,10 @@ def stop_tokens(path: Path) -> frozenset[int]:
 
 
 def _fields(path: Path) -> Mapping[str, Any]:
-    try:
-        gguf = importlib.import_module("gguf")
-    except ImportError:
-        raise ToolError(
-            f"{path}: reading GGUF files takes the package gguf: pip install 'tvm-sparse[gguf]'"
-        ) from None
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
-    with border(InputError, f"{path}: not a GGUF file, or a truncated one"):
+    with gguf_reader(path, InputError) as (reader, _):
         return {
             name.removeprefix(_PREFIX): field.contents()
-            for name, field in gguf.GGUFReader(path).fields.items()
+            for name, field in reader.fields.items()
             if name.startswith(_PREFIX)
         }
 

@@ -6,7 +6,6 @@ The layout is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md,
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from tvm_sparse.decoders import DecoderConfig, Parameter, QuantizedRows, check_size
 from tvm_sparse.decoders.parameters import EMBEDDINGS, HEAD, ROUTER, expert_names
-from tvm_sparse.errors import ModelError, ToolError, border
+from tvm_sparse.errors import ModelError, border
+from tvm_sparse.files.gguf import gguf_reader
 from tvm_sparse.frontends.checkpoints.checkpoint import Checkpoint
 
 _log = logging.getLogger("tvm_sparse")
@@ -63,19 +63,10 @@ def open_gguf(path: Path) -> Checkpoint:
     ToolError
         If the package `gguf` is not installed.
     """
-    try:
-        gguf = importlib.import_module("gguf")
-    except ImportError:
-        raise ToolError(
-            f"{path}: reading GGUF files takes the package gguf: pip install 'tvm-sparse[gguf]'"
-        ) from None
-    if not path.is_file():
-        raise ModelError(f"{path}: there is no such file")
-    with border(ModelError, f"{path}: not a GGUF file, or a truncated one"):
-        reader = gguf.GGUFReader(path)
+    with gguf_reader(path, ModelError) as (reader, dequantize):
         fields = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-    file = _GgufFile(path, fields, tensors, gguf.dequantize)
+    file = _GgufFile(path, fields, tensors, dequantize)
     with border(ModelError, f"{path}: its fields are not the sizes of a network"):
         config = file.config()
     return Checkpoint(path, config, file.parameter, file.names)
