@@ -112,6 +112,120 @@ def sent(order=range(EXPERTS)):
     return [*nodes, make_node("Relu", [total], ["y"])]
 
 
+def hit(hits, activations=None, chosen="is_sent", each="no_bias"):
+    """A loop that was traced for as many experts as an example hit; gate and up are one product.
+
+    The sizes of its halves are computed of the product's shape, as torch writes `chunk`.
+    """
+    nodes = [
+        *router(),
+        make_node("OneHot", ["chosen", "classes", "on"], ["one_hot"], axis=-1),
+        make_node("Transpose", ["one_hot"], ["is_sent"], perm=[2, 1, 0]),
+        make_node("ReduceSum", [chosen, "token_axes"], ["sent"], keepdims=0),
+        make_node("Greater", ["sent", "n0"], ["is_hit"]),
+        make_node("NonZero", ["is_hit"], ["hit"]),
+        make_node("Transpose", ["hit"], ["hit_rows"], perm=[1, 0]),
+        make_node("Split", ["hit_rows", "ones"], [f"e{i}" for i in range(hits)], axis=0),
+    ]
+    total = "zeros"
+    for i in range(hits):
+        activation = activations[i] if activations else "Sigmoid"
+        steps = [
+            ("Reshape", [f"e{i}", "scalar"], ["number"]),
+            ("Gather", ["is_sent", f"number{i}"], ["mine"]),
+            ("NonZero", [f"mine{i}"], ["at"]),
+            ("Gather", [f"at{i}", "n0"], ["rank"]),
+            ("Gather", [f"at{i}", "n1"], ["token"]),
+            ("Gather", ["x", f"token{i}"], ["rows"]),
+            ("Gather", ["gate_up", f"number{i}"], ["weight"]),
+            ("MatMul", [f"rows{i}", f"weight{i}"], ["both"]),
+            ("Shape", [f"both{i}"], ["shape"]),
+            ("Gather", [f"shape{i}", "last"], ["width"]),
+            ("Div", [f"width{i}", "two"], ["half"]),
+            ("Slice", [f"both{i}", "first", f"half{i}", "last"], ["gate"]),
+            ("Slice", [f"both{i}", f"half{i}", f"width{i}", "last"], ["up"]),
+            (activation, [f"gate{i}"], ["act"]),
+            ("Mul", [f"act{i}", f"up{i}"], ["inner"]),
+            ("Gather", ["down", f"number{i}"], ["turned"]),
+            ("Transpose", [f"turned{i}"], ["narrow"]),
+            ("MatMul", [f"inner{i}", f"narrow{i}"], ["result"]),
+            ("Unsqueeze", [f"token{i}", "last"], ["where"]),
+            ("Unsqueeze", [f"rank{i}", "last"], ["column"]),
+            ("Concat", [f"where{i}", f"column{i}"], ["place"]),
+            ("GatherND", ["shares", f"place{i}"], ["flat"]),
+            ("Unsqueeze", [f"flat{i}", "last"], ["share"]),
+            ("Mul", [f"result{i}", f"share{i}"], ["part"]),
+            ("ScatterND", [total, f"where{i}", f"part{i}"], ["added"]),
+            ("Add", [f"added{i}", each], ["sum"]),
+        ]
+        more = {"Concat": {"axis": -1}, "ScatterND": {"reduction": "add"}}
+        more["Transpose"] = {"perm": [1, 0]}
+        nodes += [
+            make_node(kind, read, [f"{made[0]}{i}"], **more.get(kind, {}))
+            for kind, read, made in steps
+        ]
+        total = f"sum{i}"
+    return [*nodes, make_node("Relu", [total], ["y"])]
+
+
+def hit_constants(hits):
+    rng = np.random.default_rng(3)
+    more = {name: np.array([n]) for name, n in {"first": 0, "two": 2, "classes": EXPERTS}.items()}
+    return constants(
+        **more,
+        gate_up=rng.standard_normal((EXPERTS, HIDDEN, 2 * INNER)).astype("float32"),
+        down=rng.standard_normal((EXPERTS, HIDDEN, INNER)).astype("float32"),
+        no_bias=np.zeros(1, "float32"),
+        bias=np.ones(1, "float32"),
+        on=np.arange(2),
+        token_axes=np.array([1, 2]),
+        ones=np.ones(hits, np.int64),
+        scalar=np.zeros(0, np.int64),
+    )
+
+
+def test_a_loop_over_the_experts_that_were_hit(tmp_path):
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    alike = np.repeat(x[:1], TOKENS, 0) * np.linspace(0.5, 2, TOKENS, dtype="float32")[:, None]
+    paths = {
+        hits: write(
+            tmp_path / f"{hits}.onnx", hit(hits), {"x": x}, TensorProto.FLOAT, hit_constants(hits),
+            opset=18,
+        )
+        for hits in (CHOSEN, EXPERTS)
+    }  # fmt: skip
+    path = paths[CHOSEN]
+    model = rewritten(path)
+    assert len([node for node in model.graph.node if node.op_type == "MatMul"]) == 3
+    assert "NonZero" not in {node.op_type for node in model.graph.node}
+    engine = tvm_sparse.compile(path, fallback="off", verify=False)
+    # ONNX Runtime computes as many experts as the loop has iterations, and no other tokens.
+    for tokens, hits in ((alike, CHOSEN), (x, EXPERTS)):
+        (want,) = onnxruntime_outputs(paths[hits], {"x": tokens}).values()
+        (got,) = engine.run({"x": tokens}).values()
+        np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        hit(3, activations=["Sigmoid", "Tanh", "Sigmoid"]),
+        hit(3, chosen="not_sent"),
+        hit(3, each="bias"),
+    ],
+    ids=["another activation", "experts that were not hit", "more than a sum"],
+)
+def test_a_loop_over_something_else_stays(tmp_path, nodes):
+    x = np.random.default_rng(5).standard_normal((TOKENS, HIDDEN)).astype("float32")
+    inverse = make_node("Sub", ["n1", "is_sent"], ["not_sent"])
+    place = next(i for i, node in enumerate(nodes) if node.op_type == "ReduceSum")
+    nodes = [*nodes[:place], inverse, *nodes[place:]]
+    tensors = hit_constants(3)
+    path = write(tmp_path / "m.onnx", nodes, {"x": x}, TensorProto.FLOAT, tensors, opset=18)
+    before = onnx.load(path)
+    assert rewritten(path) == before
+
+
 def rewritten(path):
     return gather_experts(onnx.load(path, load_external_data=False), path.parent)
 

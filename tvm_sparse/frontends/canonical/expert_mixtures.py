@@ -30,12 +30,13 @@ from tvm_sparse.frontends.canonical.expert_bodies import (
     common_experts,
     sent_experts,
 )
+from tvm_sparse.frontends.canonical.expert_hits import unroll_hits
 from tvm_sparse.frontends.canonical.expert_order import in_order
 from tvm_sparse.frontends.canonical.expert_proof import Sum, summed
 from tvm_sparse.frontends.canonical.expert_router import Router, router_of
 from tvm_sparse.frontends.canonical.expert_weights import ChosenWeights
 from tvm_sparse.frontends.canonical.graph_values import GraphValues
-from tvm_sparse.frontends.nodes import needed, reads
+from tvm_sparse.frontends.canonical.replaced_nodes import replace_all, replace_node
 
 
 def gather_experts(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -54,6 +55,10 @@ def gather_experts(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
         router = router_of(values, choice)
         if router is None:
             continue
+        nodes, tensors = list(model.graph.node), list(model.graph.initializer)
+        is_unrolled = unroll_hits(values, router, f"tvm_sparse_loop{number}_")
+        if is_unrolled:
+            values = GraphValues(model, folder)
         for experts, shape in itertools.product(
             _possible_experts(values, router), router.possible_shapes(values)
         ):
@@ -62,6 +67,10 @@ def gather_experts(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
             prefix = f"tvm_sparse_experts{number}_"
             if ordered and total and _replace(values, router, ordered, total, prefix):
                 break
+        else:
+            # Only in a mixture do experts without tokens add nothing.
+            if is_unrolled:
+                replace_all(model, nodes, tensors)
     return model
 
 
@@ -100,26 +109,5 @@ def _replace(
     place = values.places[total.result]
     if len(values.nodes[place].output) > 1:
         return False
-    graph = values.model.graph
-    nodes = [*values.nodes[:place], *writer.nodes, last, *values.nodes[place + 1 :]]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(writer.tensors)
-    _drop_unused(values.model)
+    replace_node(values.model, place, [*writer.nodes, last], writer.tensors)
     return True
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    graph = model.graph
-    outputs = [value.name for value in graph.output]
-    nodes = needed(graph.node, outputs)
-    used = {*outputs} | {name for node in nodes for name in reads(node)}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    kept = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        kept.append(copy)
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(tensors)
