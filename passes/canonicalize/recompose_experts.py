@@ -51,7 +51,8 @@ def _experts(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
         if rows[-1 if side == 0 else -2] != 1 or str(call.args[other].ty.dtype) != ACTIVATIONS:
             continue
         weight, indices, is_turned = taken
-        chosen, k = static_shape(indices), rows[-2 if side == 0 else -1]
+        chosen, k = static_shape(call.args[side]), rows[-2 if side == 0 else -1]
+        chosen = None if chosen is None else chosen[:-2]
         if chosen is None or shape[:-2] != chosen or math.prod(chosen) == 0:
             continue
         # A column is multiplied by [N, K] as it is stored, a row by [K, N].
@@ -81,7 +82,11 @@ def _taken(value: relax.Expr, lookup: Lookup) -> tuple[relax.Constant, relax.Exp
         if order != [*range(rank - 2), rank - 1, rank - 2]:
             return None
         call, is_turned = lookup(call.args[0]), True
-    if not is_call_to(call, "relax.take") or call.attrs.mode != "clip" or call.attrs.axis != 0:
+    if is_call_to(call, "relax.gather_nd"):
+        places = static_shape(call.args[1])
+        if int(call.attrs.batch_dims) != 0 or not places or places[-1] != 1:
+            return None
+    elif not is_call_to(call, "relax.take") or call.attrs.mode != "clip" or call.attrs.axis != 0:
         return None
     weight, indices = call.args
     is_stack = isinstance(weight, tvm.ir.GenericConst) and len(weight.value.shape) == 3

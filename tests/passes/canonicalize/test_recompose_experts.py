@@ -61,6 +61,24 @@ def test_every_way_to_write_it(is_turned, weight_first):
     np.testing.assert_allclose(y.reshape(ROWS, N), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_weights_taken_by_gather_nd(columns):
+    stored = stack(EXPERTS, N, K) if columns == 1 else stack(2, EXPERTS, N, K)
+    places = np.stack([INDICES % 2, INDICES][-columns:], 1)
+
+    def body(emit, x):
+        taken = emit(relax.op.gather_nd(relax.const(stored), relax.const(places, "int64")))
+        return emit(relax.op.matmul(taken, emit(relax.op.expand_dims(x, [2]))))
+
+    before = dataflow(body, (ROWS, K))
+    names = calls(RecomposeExperts()(before))
+    assert (operators.EXPERT_LINEAR.name in names) == (columns == 1)
+    x = stack(ROWS, K) + 1
+    (y,) = tvm_sparse.compile(before, threads=2).run([x]).values()
+    expected = np.einsum("rk,rnk->rn", x, stored[tuple(places.T)])
+    np.testing.assert_allclose(y.reshape(ROWS, N), expected, atol=1e-4)
+
+
 def test_structure():
     weight = stack(EXPERTS, N, K)
     column = (ROWS, K, 1)
