@@ -12,6 +12,7 @@ from tvm import tirx
 
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.default.default import default_schedule
+from tvm_sparse.schedules.default.natural_divisions import with_natural_divisions
 from tvm_sparse.schedules.default.special_values import keep_special_values
 
 
@@ -30,5 +31,5 @@ class ApplyDefaultSchedule:
     def _schedule(self, func: tvm.ir.BaseFunc) -> tvm.ir.BaseFunc:
         if not isinstance(func, tirx.PrimFunc) or func.attrs.get("tirx.is_scheduled"):
             return func
-        func = keep_special_values(func)
-        return default_schedule(func, self.cpu).with_attr("tirx.is_scheduled", True)
+        scheduled = default_schedule(keep_special_values(func), self.cpu)
+        return with_natural_divisions(scheduled).with_attr("tirx.is_scheduled", True)

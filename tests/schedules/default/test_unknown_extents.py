@@ -66,3 +66,14 @@ def test_is_parallel_and_right(name):
         ]
         got = main(*map(tvm.runtime.tensor, arrays)).numpy()
         np.testing.assert_allclose(got, want(*arrays), rtol=1e-4, atol=1e-4)
+
+
+def test_indices_are_divided_as_natural_numbers():
+    """TVM would select by the sign of each divisor, and look into the selections for minutes."""
+    body, _, shapes = CASES["elementwise"]
+    mod = dataflow(lambda emit, *xs: emit(body(*xs)), *shapes)
+    with native().to_target():
+        lowered = tvm.transform.Sequential(pipeline.lower(native()))(mod)
+    found = [f.script() for f in lowered.functions.values() if isinstance(f, tirx.PrimFunc)]
+    assert any("T.Div(" in text or "T.truncmod(" in text for text in found)
+    assert not any(f"{op} s" in text for text in found for op in ("//", "%"))
