@@ -52,14 +52,14 @@ print(region.plan, "->", region.plan.columns(region.shape), "columns")
 # new rows only, and those that the next step needs again stay in a rolling buffer.
 
 from tvm_sparse.columns.plans import ColumnPlan
-from tvm_sparse.columns.rows import runs
+from tvm_sparse.columns.rows import column_rows, runs
 
 counts = {}
 for overlap in ("recompute", "carry"):
     plan = ColumnPlan(column_rows=8, step_rows=4, overlap=overlap)
     counts[overlap] = 0
     print(overlap)
-    for step in runs(region.shape, plan, column=1):
+    for step in runs(region.shape, plan, column_rows(region.shape, plan, 1)):
         spans = zip(names, step, strict=True)
         print("  ", ", ".join(f"{name} {first} to {end - 1}" for name, (first, end) in spans))
         counts[overlap] += sum(end - first for first, end in step)

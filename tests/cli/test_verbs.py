@@ -28,21 +28,21 @@ class TestVerbs:
         assert (tmp_path / "a.so").exists()
 
     def test_compile_warns_of_dense_layers(self, call, tmp_path):
-        x, weight = "x", pruned(np.random.default_rng(0), (64, 64), 0.1)
-        node = make_node("MatMul", ["w", x], ["y"], name="/mix/MatMul")
-        model = write_onnx(tmp_path / "m.onnx", [node], {x: [64, 20]}, ["y"], {"w": weight})
+        weight = pruned(np.random.default_rng(0), (64, 16, 3, 3), 0.1)
+        node = make_node("Conv", ["x", "w"], ["y"], name="/mix/Conv", group=2)
+        model = write_onnx(tmp_path / "m.onnx", [node], {"x": [1, 32, 8, 8]}, ["y"], {"w": weight})
         status, out, err = call("compile", model, "-o", "a.so")
         assert status == 0
-        assert err.startswith("warning: a pruned layer is not sparse: /mix/MatMul: its weight is ")
+        assert err.startswith("warning: a pruned layer is not sparse: /mix/Conv: ")
         assert err.count("\n") == 1
         assert "0 of 1 pruned layer sparse" in out
         _, out, _ = call("compile", model, "-o", "a.so", "--json")
         record = json.loads(out)
-        assert [layer["name"] for layer in record["layers"]] == ["/mix/MatMul"]
+        assert [layer["name"] for layer in record["layers"]] == ["/mix/Conv"]
         assert len(record["warnings"]) == 1
         status, out, err = call("compile", model, "-o", "b.so", "--strict")
         assert (status, out) == (2, "")
-        assert err.startswith("error: a pruned layer is not sparse: /mix/MatMul: ")
+        assert err.startswith("error: a pruned layer is not sparse: /mix/Conv: ")
         assert err.count("\n") == 1
         assert not (tmp_path / "b.so").exists()
 

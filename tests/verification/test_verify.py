@@ -113,9 +113,10 @@ def test_onnxruntime_runs_the_node_that_differs(tmp_path, monkeypatch, caplog, f
 
 
 def test_parts_do_not_repeat_warnings(tmp_path, caplog):
-    weight = pruned(np.random.default_rng(0), (40, 40), 0.1)
-    nodes = [node("MatMul", "p x", "a", "/mix"), node("Relu", "a", "r", "/relu"), *GATE]
-    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [40, 20]}, ["y"], {"p": weight})
+    weight = pruned(np.random.default_rng(0), (64, 16, 3, 3), 0.1)
+    mix = node("Conv", "x p", "a", "/mix", group=2)
+    nodes = [mix, node("Relu", "a", "r", "/relu"), *GATE]
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": [1, 32, 8, 8]}, ["y"], {"p": weight})
     compile_part = miscompiler("/gate", "Tanh", tmp_path)
     with caplog.at_level(logging.WARNING, "tvm_sparse"):
         engine = compile_part(path)
