@@ -221,7 +221,7 @@ def test_what_no_formula_expresses_is_an_error(tmp_path):
         tvm_sparse.compile(path)
 
 
-def test_slices_from_any_place(tmp_path):
+def test_slices_of_any_place_are_an_error(tmp_path):
     node = make_node("Slice", ["x", "s", "e"], ["y"])
     inputs = {"x": ["n", 8], "s": [1], "e": [1]}
     path = write_onnx(tmp_path / "m.onnx", [node], inputs, ["y"], {})
@@ -229,11 +229,8 @@ def test_slices_from_any_place(tmp_path):
     for value in model.graph.input[1:]:
         value.type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(model, path)
-    engine = tvm_sparse.compile(path)
-    for n, first, end in ((1, 0, 2), (3, 1, 4), (5, -3, -1), (9, 2, 100), (9, 5, 2), (4, -9, 9)):
-        x = np.random.default_rng(n).random((n, 8), "float32")
-        found = engine.run({"x": x, "s": np.array([first]), "e": np.array([end])})["y"]
-        np.testing.assert_array_equal(found, x[first:end])
+    with pytest.raises(InputError, match="any n"):
+        tvm_sparse.compile(path)
 
 
 def test_formulas():

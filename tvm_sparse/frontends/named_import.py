@@ -24,7 +24,6 @@ from tvm_sparse.frontends.onnx_importer import import_onnx
 from tvm_sparse.frontends.probes import probes
 from tvm_sparse.frontends.strides import multiples_of
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
-from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
 from tvm_sparse.passes.canonicalize.recompose_quantized_products import RecomposeQuantizedProducts
@@ -83,7 +82,7 @@ def import_named(path: str | os.PathLike[str], shapes: Mapping[str, Shape]) -> I
 def _plain(mod: tvm.IRModule) -> tvm.IRModule:
     """Return an import without the functions of limits, which the importer writes out."""
     transform = relax.transform
-    constants = [ComputeConstants(), FoldConstants()]
+    constants = [ComputeConstants(), transform.FoldConstant()]
     # Weights of integers are found before they are folded to floats.
     quantized = [RecomposeQuantizedProducts(), ViewQuantizedWeights(), RecomposeQuantized()]
     passes = [transform.CanonicalizeBindings(), *quantized, *constants, RecomposeClip()]
