@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import tvm
 from tvm import relax
 
@@ -12,25 +15,22 @@ to the other branch, which then reads freed memory or none."""
 
 def without_passes(*names: str) -> tvm.transform.PassContext:
     """Return the pass context in scope, in which TVM leaves out some passes."""
-    scope = tvm.transform.PassContext.current()
-    return tvm.transform.PassContext(
-        opt_level=scope.opt_level,
-        required_pass=scope.required_pass,
-        disabled_pass=[*scope.disabled_pass, *names],
-        instruments=scope.instruments,
-        config=scope.config,
-    )
+    return _scope_with(names, {})
 
 
 def without_assertions() -> tvm.transform.PassContext:
     """Return the pass context in scope, in which TVM leaves out what functions assert."""
+    return _scope_with((), {"tirx.disable_assert": True})
+
+
+def _scope_with(left_out: Sequence[str], config: Mapping[str, Any]) -> tvm.transform.PassContext:
     scope = tvm.transform.PassContext.current()
     return tvm.transform.PassContext(
         opt_level=scope.opt_level,
         required_pass=scope.required_pass,
-        disabled_pass=scope.disabled_pass,
+        disabled_pass=[*scope.disabled_pass, *left_out],
         instruments=scope.instruments,
-        config={**scope.config, "tirx.disable_assert": True},
+        config={**scope.config, **config},
     )
 
 
