@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import torch
 import yaml
 from sklearn.datasets import load_digits
 from sparse import Masks, train
+from timing import milliseconds
 from torch import nn
 from torch.nn import functional
 
@@ -102,16 +102,6 @@ def accuracy(network: nn.Module, data: Data) -> float:
     """Return the share of inputs whose label the network finds."""
     inputs, labels = data
     return float((network(inputs).argmax(1) == labels).float().mean())
-
-
-def milliseconds(run, runs: int = 50) -> float:
-    """Return the time of the fastest of some runs."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import yaml
 from sparse import Masks, train
+from timing import milliseconds
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
@@ -125,16 +126,6 @@ def rank_correlation(vectors: torch.Tensor, expected: torch.Tensor) -> float:
         for each in (vectors, expected)
     ]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
-
-
-def milliseconds(run: Any, runs: int = 50) -> float:
-    """Return the time of the fastest of some runs."""
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * min(times)
 
 
 def export(network: Encoder, batch: Batch, path: Path) -> None:
