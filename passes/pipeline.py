@@ -51,6 +51,7 @@ from tvm_sparse.passes.canonicalize.view_quantized_weights import ViewQuantizedW
 from tvm_sparse.passes.canonicalize.widen_half import WidenHalf
 from tvm_sparse.passes.canonicalize.write_out_powers import WriteOutPowers
 from tvm_sparse.passes.ir.left_out import MEMORY_PLANNING, has_branches, without_passes
+from tvm_sparse.passes.ir.legalize_quantize import legalize_quantize
 from tvm_sparse.passes.ir.shapes import planned_for, sizes_of
 from tvm_sparse.passes.lower.accept_unaligned import AcceptUnaligned
 from tvm_sparse.passes.lower.apply_default_schedule import ApplyDefaultSchedule
@@ -64,7 +65,6 @@ from tvm_sparse.passes.lower.count_multiples import (
     multiples_in,
 )
 from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
-from tvm_sparse.passes.lower.legalize_quantize import legalize_quantize
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.lower.trust_arguments import TrustArguments

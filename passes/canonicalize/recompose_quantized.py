@@ -27,6 +27,7 @@ from tvm_sparse.formats.quantization import Quantization, dequantized
 from tvm_sparse.passes.canonicalize.quantized_weights import arrays_of, weight_of
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.quantized import DEQUANTIZE, QUANTIZE, QUANTIZING
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.run_time_steps import steps_of_parts
 from tvm_sparse.passes.ir.shapes import (
@@ -40,7 +41,7 @@ from tvm_sparse.passes.ir.shapes import (
 from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.sizes.conv2d import WIDEST_KERNEL
 
-QUANTIZE, DEQUANTIZE, TRANSPOSE = "relax.quantize", "relax.dequantize", "relax.permute_dims"
+TRANSPOSE = "relax.permute_dims"
 MOVING = (*RESHAPING, TRANSPOSE, *(f"relax.nn.max_pool{rank}d" for rank in (1, 2, 3)))
 """Operators of one tensor that do the same to integers as to the numbers that they stand for."""
 COMMUTING = (*MOVING, "relax.nn.relu")
@@ -66,7 +67,7 @@ def is_quantized(mod: tvm.IRModule) -> bool:
     found: list[bool] = []
 
     def visit(expr: relax.Expr) -> None:
-        found.append(is_call_to(expr, QUANTIZE))
+        found.append(is_call_to(expr, *QUANTIZING))
 
     for func in mod.functions.values():
         if isinstance(func, relax.Function):
@@ -86,10 +87,12 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
 def _round(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
     """dequantize(f(quantize(x, s, z)), s, z) => fake_quantize(f(x)); f only moves integers"""
     path, inner = _above(call.args[0], lookup, MOVING)
-    if not is_call_to(inner, QUANTIZE) or call.ty.dtype != ACTIVATIONS:
+    if not is_call_to(inner, *QUANTIZING) or call.ty.dtype != ACTIVATIONS:
         return None
-    steps = _steps(inner, lookup)
-    if steps is None or steps != _steps(call, lookup) or inner.args[0].ty.dtype != ACTIVATIONS:
+    steps, of_floats = _steps(inner, lookup), _steps(call, lookup)
+    if steps is None or of_floats is None or not steps.stands_for_same(of_floats):
+        return None
+    if inner.args[0].ty.dtype != ACTIVATIONS:
         return None
     x = _unrounded(_again(path, inner.args[0], emit), steps, lookup, emit)
     relu = lookup(x)
@@ -104,13 +107,15 @@ def _steps(call: relax.Call, lookup: Lookup) -> Quantization | None:
     if not all(isinstance(n, tvm.ir.GenericConst) and n.value.numpy().size == 1 for n in numbers):
         return None
     scale, zero_point = (n.value.numpy().reshape(-1)[0] for n in numbers)
-    integers = str(call.ty.dtype if is_call_to(call, QUANTIZE) else call.args[0].ty.dtype)
+    is_dequantize = is_call_to(call, DEQUANTIZE)
+    integers = str(call.args[0].ty.dtype if is_dequantize else call.ty.dtype)
     if integers not in ("int8", "uint8", "int16", "uint16"):
         return None
     if not (np.isfinite(scale) and scale > 0 and np.isfinite(np.float32(1) / np.float32(scale))):
         return None
     bounds = np.iinfo(integers)
-    return Quantization(float(scale), int(zero_point), int(bounds.min), int(bounds.max))
+    tie = int(zero_point) % 2 if is_call_to(call, operators.QUANTIZE_TO_EVEN.name) else 0
+    return Quantization(float(scale), int(zero_point), int(bounds.min), int(bounds.max), tie)
 
 
 def _unrounded(x: relax.Expr, steps: Quantization, lookup: Lookup, emit: Emit) -> relax.Expr:

@@ -19,7 +19,7 @@ from tvm import relax
 from tvm_sparse.passes.canonicalize.compute_constants import SAME_ORDER, TRANSPOSE
 from tvm_sparse.passes.ir.dataflow import Dataflow, dataflow_blocks
 from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
-from tvm_sparse.passes.ir.quantized import DEQUANTIZE, QUANTIZE
+from tvm_sparse.passes.ir.quantized import DEQUANTIZE, QUANTIZING
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import static_shape
 
@@ -144,7 +144,7 @@ def _scale_of(value: relax.Expr, lookup: Lookup) -> relax.Expr | None:
     call = lookup(value)
     while is_call_to(call, TRANSPOSE, *SAME_ORDER):
         call = lookup(call.args[0])
-    if not is_call_to(call, QUANTIZE) or static_shape(call.args[1]) != ():
+    if not is_call_to(call, *QUANTIZING) or static_shape(call.args[1]) != ():
         return None
     return call.args[1]
 

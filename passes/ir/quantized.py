@@ -6,9 +6,12 @@ import tvm
 from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.ir.operators import QUANTIZE_TO_EVEN
 
 DEQUANTIZE = "relax.dequantize"
 QUANTIZE = "relax.quantize"
+QUANTIZING = (QUANTIZE, QUANTIZE_TO_EVEN.name)
+"""The operators that round numbers to integers by a scale and a zero point."""
 
 WEIGHTS = ("int8", "uint8")
 """Element types of which layers have kernels."""

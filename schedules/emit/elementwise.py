@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import astuple
 from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
@@ -44,11 +43,13 @@ _ROUNDING = 1.5 * 2**23
 """Added to a float32 below 2**22, it leaves an integer, the even one of two equally near ones."""
 
 
-def fake_quantize(x: Expr, scale: float, zero_point: float, low: float, high: float) -> Expr:
+def fake_quantize(
+    x: Expr, scale: float, zero_point: float, low: float, high: float, tie: float = 0.0
+) -> Expr:
     """Return the nearest float32 that an integer of some bits stands for; NaN stays NaN."""
     inverse = float(Quantization(scale, int(zero_point), int(low), int(high)).inverse)
     # TVM's simplifier would cancel an addition with a subtraction, but not with a call.
-    operands = x, constant(inverse, x), constant(_ROUNDING, x)
+    operands = x, constant(inverse, x), constant(_ROUNDING + tie, x)
     steps = T.call_llvm_pure_intrin(x.ty.dtype, "llvm.fmuladd", *operands) - operands[2]
     return clip(steps, low - zero_point, high - zero_point) * constant(scale, x)
 
@@ -106,7 +107,7 @@ their operands' type."""
 def rounded(value: Expr, quantizations: Iterable[Quantization]) -> Expr:
     """Return a float32 or float16 vector that is rounded to the numbers of quantizations."""
     for steps in quantizations:
-        numbers = ", ".join(str(float(number)) for number in astuple(steps))
+        numbers = ", ".join(str(float(number)) for number in steps.numbers)
         value = bound(expression(f"fake_quantize({numbers})")(value))
     return value
 

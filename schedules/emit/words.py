@@ -120,7 +120,7 @@ class Integers(Words):
         return T.Broadcast(T.uint32((self.zero_byte % 256) * 0x01010101), lanes)
 
     def of(self, values: Sequence[Expr]) -> list[Expr]:
-        """Return words of the nearest integers; ties go to the even distance from zero."""
+        """Return words of the nearest integers."""
         words = joined([self._distances(value) for value in values], self.per_word)
         if self.zero_byte % 256:
             words = with_added(words, T.int8((self.zero_byte + 128) % 256 - 128))
@@ -136,12 +136,15 @@ class Integers(Words):
         lanes = value.ty.dtype.lanes
         dtype = f"float32x{lanes}"
         wide = value if value.ty.dtype.bits == 32 else T.Cast(dtype, value)
-        inverse, one = float(self.steps.inverse), _float(ROUNDING, lanes)
-        moved = T.call_llvm_pure_intrin(dtype, "llvm.fmuladd", wide, _float(inverse, lanes), one)
+        inverse, tie = float(self.steps.inverse), self.steps.tie
+        start = ROUNDING + tie
+        operands = wide, _float(inverse, lanes), _float(start, lanes)
+        moved = T.call_llvm_pure_intrin(dtype, "llvm.fmuladd", *operands)
         zero = self.steps.zero_point
-        moved = T.max(moved, _float(ROUNDING + self.steps.low - zero, lanes))
-        moved = T.min(moved, _float(ROUNDING + self.steps.high - zero, lanes))
-        return T.reinterpret(f"int32x{lanes}", moved)
+        moved = T.max(moved, _float(start + self.steps.low - zero, lanes))
+        moved = T.min(moved, _float(start + self.steps.high - zero, lanes))
+        distances = T.reinterpret(f"int32x{lanes}", moved)
+        return distances - _filled(tie, lanes) if tie else distances
 
 
 def joined(integers: Sequence[Expr], per_word: int) -> Expr:

@@ -69,6 +69,33 @@ def test_quantized_functions_are_right_within_a_step(tmp_path, node, x, tensors)
     check(tmp_path / "m.onnx", [ROUND_X, node], {"x": x}, BYTES, X | tensors, step=1)
 
 
+TIED = {"xs": np.float32(1 / 32), "ys": np.float32(1 / 16), "bs": np.float32(1 / 32)}
+
+
+@pytest.mark.parametrize("zero", [120, 121])
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"),
+    [
+        ("QLinearAdd", [*QX, *QB, *QY], {}),
+        ("QLinearMul", [*QX, *QB, *QY], {}),
+        ("QLinearLeakyRelu", [*QX, *QY], {"alpha": 0.5}),
+        ("QLinearAveragePool", [*QX, *QY], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("QLinearConcat", [*QY, *QX, *QB], {"axis": 1}),
+        ("QLinearWhere", ["c", *QX, *QB, *QY], {}),
+    ],
+)
+def test_ties_are_rounded_as_in_onnx_runtime(tmp_path, op_type, inputs, attributes, zero):
+    """A further product of a finer scale would make several steps of a wrong one."""
+    tensors = X | other(1, 6, 9, 7) | TIED | {"yz": np.uint8(zero), "zz": np.uint8(7)}
+    tensors |= {"c": rng().random((1, 6, 9, 7)) < 0.5, "zs": np.float32(1 / 512)}
+    nodes = [
+        ROUND_X,
+        microsoft(op_type, inputs, ["t"], **attributes),
+        microsoft("QLinearAdd", ["t", *QY, "t", *QY, "zs", "zz"]),
+    ]
+    check(tmp_path / "m.onnx", nodes, {"x": IMAGE}, BYTES, tensors)
+
+
 WEIGHT = {
     "w": integers(32, 24, dtype="int8"),
     "ws": rng().uniform(0.005, 0.01, 24).astype("float32"),

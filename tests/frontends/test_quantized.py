@@ -149,3 +149,15 @@ def test_rounding_is_to_even_and_saturates(tmp_path, dtype, axis):
         write(tmp_path / "m.onnx", nodes, {"x": x}, FLOAT, tensors, opset=21), {"x": x}
     )
     np.testing.assert_array_equal(got, want)
+
+
+def test_both_of_two_roundings_in_turn_are_done(tmp_path):
+    """ONNX Runtime's optimizers leave the first one out."""
+    steps = {"as": np.float32(0.026), "az": np.int8(0), "bs": np.float32(0.023), "bz": np.int8(1)}
+    nodes = [
+        make_node("QuantizeLinear", ["x", "as", "az"], ["p"]),
+        make_node("DequantizeLinear", ["p", "as", "az"], ["f"]),
+        make_node("QuantizeLinear", ["f", "bs", "bz"], ["q"]),
+        make_node("DequantizeLinear", ["q", "bs", "bz"], ["y"]),
+    ]
+    check(tmp_path / "m.onnx", nodes, {"x": tokens()}, FLOAT, steps)

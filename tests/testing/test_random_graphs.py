@@ -31,6 +31,23 @@ def test_graphs_are_right(first):
     assert list(outcomes.values()).count(check.RIGHT) > 10 - MOST_REFUSED
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 20, 5))
+def test_graphs_of_quantized_operators_are_right(first):
+    """The command that shrinks a graph also has the option ``--integers``."""
+    for seed in range(first, first + 5):
+        assert check.outcome(random_case(seed, NODES, integers=True)) == check.RIGHT, seed
+
+
+def test_graphs_of_quantized_operators_are_of_many_kinds():
+    cases = [random_case(seed, integers=True) for seed in range(60)]
+    kinds = {node.op_type for case in cases for node in case.model.graph.node}
+    assert {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger"} < kinds
+    assert {"QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat"} < kinds
+    assert {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "QLinearAveragePool"} < kinds
+    assert any(case.options.forces_integers for case in cases)
+
+
 def test_a_seed_gives_one_graph():
     one, other = (random_case(7) for _ in range(2))
     assert one.model == other.model

@@ -23,6 +23,12 @@ def test_reason_names_the_zeros_and_the_gain():
     assert "x slower" in sparse_or_dense(Layer(BERT, 0.95), CPU).reason
 
 
+def test_a_kernel_without_work_is_chosen():
+    choice = choose(0.0, 0.0, 1e6)
+    assert choice.sparse
+    assert choice.reason == "100% zeros: a sparse kernel has no work"
+
+
 def test_a_gain_must_be_worth_the_start_of_a_loop():
     assert choose(0.5, 1e6, 1e6 + LAUNCH_CYCLES).sparse
     words = choose(0.2, 1e6, 2e6, word_density=0.6).reason

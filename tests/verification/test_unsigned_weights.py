@@ -47,3 +47,19 @@ def test_other_weights_stay(tmp_path):
     path, _ = model_of(tmp_path / "m.onnx", 1, "uint8")
     model = onnx.load(path)
     assert with_unsigned_weights(model, tmp_path) is model
+
+
+@pytest.mark.parametrize("is_input", [False, True])
+def test_products_of_two_signed_operands_stay(tmp_path, is_input):
+    x = np.arange(80).reshape(2, 40).astype("int8" if is_input else "float32")
+    nodes = [
+        make_node("MatMulInteger", ["x" if is_input else "q", "w", "" if is_input else "z"], ["y"])
+    ]
+    if not is_input:
+        nodes.insert(0, make_node("QuantizeLinear", ["x", "xs", "z"], ["q"]))
+    tensors = {"xs": np.float32(1), "z": np.int8(0), "w": np.full((40, 5), 3, "int8")}
+    path = write(tmp_path / "m.onnx", nodes, {"x": x}, TensorProto.INT32, tensors)
+    model = onnx.load(path)
+    assert with_unsigned_weights(model, tmp_path) is model
+    engine = tvm_sparse.compile(path, verify=True, fallback="off")
+    np.testing.assert_array_equal(engine.run([x])["y"], x.astype("int32") @ tensors["w"])

@@ -35,6 +35,8 @@ class Function:
         Whether it may follow a linear operator while the result is in registers.
     parameters : tuple of str
         The numbers that the name of a call holds in parentheses.
+    optional : tuple of str
+        Numbers that may follow them.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Function:
     half_operations: float | None = None
     in_epilogue: bool = False
     parameters: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 # Operations were measured on a Xeon with AVX-512, in vectors of 16 float32. Those of `erf`, `log`
@@ -62,6 +65,7 @@ _UNARY = (
         half_operations=10.0,
         in_epilogue=True,
         parameters=("scale", "zero_point", "low", "high"),
+        optional=("tie",),
     ),
     Function("gelu", "relax.nn.gelu", operations=28.0, half_operations=14.0, in_epilogue=True),
     Function(
@@ -111,7 +115,8 @@ def parse(name: str) -> tuple[Function, tuple[float, ...]]:
     match = re.fullmatch(r"(\w+)(?:\((.*)\))?", name)
     function = FUNCTIONS.get(match[1]) if match else None
     parameters = match[2].split(",") if match and match[2] else []
-    if function is None or len(parameters) != len(function.parameters):
+    least = len(function.parameters) if function else 0
+    if function is None or not least <= len(parameters) <= least + len(function.optional):
         known = ", ".join(sorted(map(_signature, FUNCTIONS.values())))
         raise ValueError(f"unknown function {name!r}; known: {known}")
     return function, tuple(float(parameter) for parameter in parameters)

@@ -24,12 +24,25 @@ class Quantization:
         The integer that stands for zero.
     low, high : int
         The least and the largest integer.
+    tie : int
+        The parity of the distance from zero to which a value goes that lies in the middle of two:
+        0 for even ones, as ONNX defines it. 1 stands for even integers where zero is an odd one.
     """
 
     scale: float
     zero_point: int
     low: int
     high: int
+    tie: int = 0
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """All numbers; `tie` is left out where it is 0."""
+        return astuple(self)[: None if self.tie else -1]
+
+    def stands_for_same(self, other: Quantization) -> bool:
+        """Return whether integers stand for the same numbers."""
+        return replace(self, tie=other.tie) == other
 
     @property
     def has_byte(self) -> bool:
@@ -37,8 +50,9 @@ class Quantization:
         return self.high - self.low <= 255
 
     def integers(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Return the integers of floats; ties go to the even neighbour of zero's distance."""
-        steps = np.rint(x.astype(np.float64) * np.float64(self.inverse))
+        """Return the integers of floats."""
+        steps = x.astype(np.float64) * np.float64(self.inverse)
+        steps = np.rint(steps + self.tie) - self.tie
         lowest, highest = self.low - self.zero_point, self.high - self.zero_point
         return np.clip(steps, lowest, highest).astype(np.int32) + np.int32(self.zero_point)
 
@@ -135,7 +149,7 @@ class Roundings:
     def to_fields(self) -> dict[str, list[list[float]]]:
         """Return the numbers of all quantizations, by the name of the part."""
         parts = vars(self).items()
-        return {name: [list(map(float, astuple(s))) for s in steps] for name, steps in parts}
+        return {name: [list(map(float, s.numbers)) for s in steps] for name, steps in parts}
 
     @staticmethod
     def from_fields(fields: Mapping[str, Sequence[Sequence[float]]]) -> Roundings:

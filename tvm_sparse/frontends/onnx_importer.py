@@ -45,8 +45,11 @@ from tvm_sparse.specs import Fallback
 # These optimizers of ONNX Runtime hide what the passes look for: the first wraps matrix products in
 # reshapes, the second moves transposes out of attention. The third changes results: it rounds a
 # bias of floats to the steps of a quantized layer's sums, which are coarse where a channel of
-# zeros has any scale.
-_DISABLED_OPTIMIZERS = ["MatMulAddFusion", "TransposeOptimizer", "WeightBiasQuantization"]
+# zeros has any scale. The fourth does, too: of two roundings in turn it drops the first one.
+_DISABLED_OPTIMIZERS = [
+    *("MatMulAddFusion", "TransposeOptimizer"),
+    *("WeightBiasQuantization", "DoubleQDQPairsRemover"),
+]
 
 
 def import_onnx(

@@ -33,6 +33,7 @@ QUANTIZATIONS = (
     Quantization(0.05, 100, 0, 255),
     Quantization(0.02, 0, -128, 127),
     Quantization(0.3, -128, -128, 127),
+    Quantization(0.25, 101, 0, 255, tie=1),
 )
 
 

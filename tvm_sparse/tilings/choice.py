@@ -49,7 +49,8 @@ def choose(
     if word_density is not None and density < 0.95:
         zeros += f" ({1 - word_density:.0%} of the words of integers)"
     if dense - sparse >= LAUNCH_CYCLES:  # a smaller gain is not worth another kernel
-        return Choice(True, f"{zeros}: {dense / sparse:.1f}x faster sparse", sparse, dense)
+        gain = f"{dense / sparse:.1f}x faster sparse" if sparse else "a sparse kernel has no work"
+        return Choice(True, f"{zeros}: {gain}", sparse, dense)
     if dense > sparse:
         return Choice(False, f"{zeros}, but too small a layer to gain from it", sparse, dense)
     return Choice(False, f"{zeros}: {sparse / dense:.1f}x slower sparse", sparse, dense)

@@ -2,11 +2,13 @@
 
 ONNX Runtime multiplies unsigned by signed bytes on x86 processors without VNNI in sums of 16 bits,
 and cuts off what does not fit. Its products of two unsigned operands are exact, so that a reference
-has to have such weights.
+has to have such weights. It has no kernels of signed inputs and unsigned weights, so that products
+of two signed operands stay as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +18,17 @@ from onnx import numpy_helper
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _OPERANDS = {
-    "ConvInteger": (1, 3),
-    "DynamicQuantizeMatMul": (1, 3),
-    "MatMulInteger": (1, 3),
-    "MatMulIntegerToFloat": (1, 5),
-    "QAttention": (1, 7),
-    "QGemm": (3, 5),
-    "QLinearConv": (3, 5),
-    "QLinearMatMul": (3, 5),
+    "ConvInteger": (1, 3, 2),
+    "DynamicQuantizeMatMul": (1, 3, None),
+    "MatMulInteger": (1, 3, 2),
+    "MatMulIntegerToFloat": (1, 5, 4),
+    "QAttention": (1, 7, 6),
+    "QGemm": (3, 5, 2),
+    "QLinearConv": (3, 5, 2),
+    "QLinearMatMul": (3, 5, 2),
 }
-"""Operators of integers: the positions of their weight and of its zero point."""
+"""Operators of integers: the positions of their weight, of its zero point, and of that of the other
+operand, if it has one."""
 
 _HIGHER = 128
 
@@ -45,7 +48,12 @@ def with_unsigned_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelPro
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.INT8
     }
-    found = [node for node in model.graph.node if _weight(node, signed) is not None]
+    inputs = {
+        value.name
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type == onnx.TensorProto.INT8
+    }
+    found = [node for node in model.graph.node if _weight(node, signed, inputs) is not None]
     if not found:
         return model
     changed = onnx.ModelProto()
@@ -64,19 +72,27 @@ def with_unsigned_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelPro
         return made[name]
 
     for node in changed.graph.node:
-        weight = _weight(node, signed)
+        weight = _weight(node, signed, inputs)
         if weight is None:
             continue
-        position, zero = _OPERANDS[node.op_type]
+        position, zero, _ = _OPERANDS[node.op_type]
         while len(node.input) <= zero:
             node.input.append("")
         node.input[position], node.input[zero] = higher(weight), higher(node.input[zero])
     return changed
 
 
-def _weight(node: onnx.NodeProto, signed: dict[str, onnx.TensorProto]) -> str | None:
-    """Return the name of a node's int8 weight; None without one, or with a computed zero point."""
+def _weight(node: onnx.NodeProto, signed: Collection[str], inputs: Collection[str]) -> str | None:
+    """Return the name of a node's int8 weight.
+
+    It is None without one, with a computed zero point, or if the other operand is int8, too: its
+    zero point is, or it is one of the `inputs` of that type.
+    """
     if node.op_type not in _OPERANDS:
         return None
-    name, zero = (node.input[i] if i < len(node.input) else "" for i in _OPERANDS[node.op_type])
-    return name if name in signed and (not zero or zero in signed) else None
+    name, zero, other = (
+        node.input[i] if i is not None and i < len(node.input) else ""
+        for i in _OPERANDS[node.op_type]
+    )
+    is_known = name in signed and (not zero or zero in signed)
+    return name if is_known and other not in signed and node.input[0] not in inputs else None

@@ -91,6 +91,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
     max_pool2d,
     pool_of,
 )
+from tvm_sparse.passes.ir.operators.quantize_to_even import QUANTIZE_TO_EVEN, quantize_to_even
 from tvm_sparse.passes.ir.operators.quantized import (
     CONV_ATTRIBUTES,
     QUANTIZED,
@@ -181,6 +182,7 @@ __all__ = [
     "QUANTIZED",
     "QUANTIZED_CONV2D",
     "QUANTIZED_MATMUL",
+    "QUANTIZE_TO_EVEN",
     "QUANTIZE_WORDS",
     "RECURRENT",
     "RECUT_STRIPS",
@@ -250,6 +252,7 @@ __all__ = [
     "packed_block_experts",
     "panels_to_image",
     "pool_of",
+    "quantize_to_even",
     "quantize_words",
     "quantized_conv2d",
     "quantized_matmul",

@@ -42,7 +42,7 @@ def function_of(call: relax.Call) -> str | None:
     if is_call_to(call, "relax.nn.leakyrelu"):
         return f"leaky_relu({call.attrs['alpha']})"
     if is_call_to(call, FAKE_QUANTIZE.name):
-        numbers = (call.attrs[field.name] for field in dataclasses.fields(Quantization))
+        numbers = _quantization(call).numbers
         return f"fake_quantize({', '.join(str(float(number)) for number in numbers)})"
     if is_call_to(call, "relax.clip"):
         _, *bounds = call.args
@@ -111,16 +111,22 @@ def _legalize_softplus(builder: relax.BlockBuilder, call: relax.Call) -> relax.E
     return builder.call_te(body, x, primfunc_name_hint="softplus")
 
 
+def _quantization(call: relax.Call) -> Quantization:
+    """Return the numbers that a call of `FAKE_QUANTIZE` rounds to."""
+    scale, *integers = (call.attrs[field.name] for field in dataclasses.fields(Quantization))
+    return Quantization(float(scale), *(int(number) for number in integers))
+
+
 def _legalize_fake_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    scale, zero_point, low, high = (
-        float(call.attrs[field.name]) for field in dataclasses.fields(Quantization)
-    )
+    steps = _quantization(call)
 
     def body(x: te.Tensor) -> te.Tensor:
         def value(*i: Any) -> Any:
-            steps = tirx.nearbyint(x(*i) / tirx.const(scale, x.dtype))
-            least, most = (tirx.const(n - zero_point, x.dtype) for n in (low, high))
-            return tirx.max(tirx.min(steps, most), least) * tirx.const(scale, x.dtype)
+            tie, zero = (float(n) for n in (steps.tie, steps.zero_point))
+            moved = x(*i) / tirx.const(steps.scale, x.dtype) + tirx.const(tie, x.dtype)
+            nearest = tirx.nearbyint(moved) - tirx.const(tie, x.dtype)
+            least, most = (tirx.const(n - zero, x.dtype) for n in (steps.low, steps.high))
+            return tirx.max(tirx.min(nearest, most), least) * tirx.const(steps.scale, x.dtype)
 
         return te.compute(x.shape, value, name="fake_quantize")
 

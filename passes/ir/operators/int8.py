@@ -95,7 +95,7 @@ def _steps_of(call: relax.Call) -> Quantization | RoundedBefore:
     steps = call.attrs["steps"]
     if call.attrs[_GIVEN]:
         return RoundedBefore(int(steps["channels"]), DType(steps["dtype"]))
-    numbers = (int(steps[name]) for name in ("zero_point", "low", "high"))
+    numbers = (int(steps[name]) for name in ("zero_point", "low", "high", "tie"))
     return Quantization(float(steps["scale"]), *numbers)
 
 

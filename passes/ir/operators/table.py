@@ -39,6 +39,7 @@ from tvm_sparse.passes.ir.operators.pool2d import (
     GLOBAL_MAX_POOL2D,
     MAX_POOL2D,
 )
+from tvm_sparse.passes.ir.operators.quantize_to_even import QUANTIZE_TO_EVEN
 from tvm_sparse.passes.ir.operators.quantized import QUANTIZED_CONV2D, QUANTIZED_MATMUL
 from tvm_sparse.passes.ir.operators.recurrent import RECURRENT
 from tvm_sparse.passes.ir.operators.resize2d import BILINEAR2D, DEPTH_TO_SPACE, UPSAMPLE2D
@@ -59,7 +60,7 @@ RECORDS = (
     *(UPSAMPLE2D, BILINEAR2D, DEPTH_TO_SPACE),
     RECURRENT,
     *(EXPERT_LINEAR, SPARSE_EXPERT_LINEAR, BLOCK_EXPERTS, *PACKED_BLOCK_EXPERTS),
-    *(QUANTIZED_MATMUL, QUANTIZED_CONV2D),
+    *(QUANTIZED_MATMUL, QUANTIZED_CONV2D, QUANTIZE_TO_EVEN),
     *(DYNAMIC_RANGE, QUANTIZE_WORDS, DEQUANTIZE_WORDS),
     *(CONCAT, SLICE, *ELEMENTWISE.values()),
 )

@@ -112,10 +112,12 @@ def test_whole_vectors():
     assert "%zmm" in assembly(func, cpu)
 
 
-@pytest.mark.parametrize("numbers", [(0.25, 3, 0, 255), (0.1, 0, -128, 127), (1e-5, 200, 0, 255)])
+@pytest.mark.parametrize(
+    "numbers", [(0.25, 3, 0, 255), (0.1, 0, -128, 127), (1e-5, 200, 0, 255), (0.25, 3, 0, 255, 1)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rounding_to_the_integers_of_some_bits(numbers, dtype):
-    """Ties go to the even distance from zero, and what is beyond the integers ends there."""
+    """Ties go to the distance of the right parity; what is beyond the integers ends there."""
     steps, tensor = Quantization(*numbers), Tensor(1, 3, 5, 16, DType(dtype))
     cpu = native() if dtype == "float32" else profile("sapphirerapids")
     if dtype == "float16" and "avx512_fp16" not in cpu_flags():

@@ -47,6 +47,8 @@ def operands(tensor, n, steps, tiling, cpu, density=1.0):
     values = rng.integers(-128, 128, (n, tensor.channels))
     values = (values * (rng.random(values.shape) < density)).astype("int8")
     x = (rng.standard_normal(tensor.shape) * 60 * steps.scale).astype(tensor.dtype)
+    if steps.tie:
+        x = (np.rint(x / steps.scale * 2) / 2 * steps.scale).astype(tensor.dtype)
     scales = rng.random(n).astype("float32")
     packed, corrections = packed_int8(values, steps, tiling, cpu)
     arrays = {"x": x, "weight": packed, "scales": scales, "corrections": corrections}

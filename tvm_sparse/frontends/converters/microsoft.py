@@ -28,17 +28,25 @@ def binary(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Callable
 
     def convert(node: Node) -> Any:
         result = node.emit(function(operand(node, 0), operand(node, 3)))
-        return quantized(node, result, node.inputs[6], node.inputs[7], node.dtype(0))
+        steps = node.inputs[6], node.inputs[7], node.dtype(0)
+        return quantized(node, result, *steps, to_even=True)
 
     return convert
 
 
-def unary(function: Callable[[Node, relax.Expr], relax.Expr]) -> Callable[[Node], Any]:
-    """Return the converter of an operator of one quantized tensor, such as QLinearSigmoid."""
+def unary(
+    function: Callable[[Node, relax.Expr], relax.Expr], *, to_even: bool = False
+) -> Callable[[Node], Any]:
+    """Return the converter of an operator of one quantized tensor, such as QLinearSigmoid.
+
+    ONNX Runtime adds the zero point before it rounds in those with `to_even`, in `binary`, too, and
+    in the others behind it.
+    """
 
     def convert(node: Node) -> Any:
         result = node.emit(function(node, operand(node, 0)))
-        return quantized(node, result, node.inputs[3], node.inputs[4], node.dtype(0))
+        steps = node.inputs[3], node.inputs[4], node.dtype(0)
+        return quantized(node, result, *steps, to_even=to_even)
 
     return convert
 
@@ -226,7 +234,7 @@ QUANTIZED: dict[str, Callable[[Node], Any]] = {
     "MatMulNBits": matmul_of_bits,
     "QGemm": gemm,
     "QLinearAdd": binary(relax.op.add),
-    "QLinearAveragePool": unary(average_pool),
+    "QLinearAveragePool": unary(average_pool, to_even=True),
     "QLinearConcat": concat,
     "QLinearGlobalAveragePool": unary(global_average_pool),
     "QLinearLeakyRelu": unary(leaky_relu),

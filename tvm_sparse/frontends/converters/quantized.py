@@ -157,16 +157,20 @@ def quantized(
     zero: Any,
     dtype: str | None = None,
     axis: int = 0,
+    *,
+    to_even: bool = False,
 ) -> relax.Expr:
     """Return ``round(values / scale) + zero``, rounded to even and saturated.
 
-    `dtype` is that of `zero` by default.
+    `dtype` is that of `zero` by default. With `to_even`, it is ``round(values / scale + zero)``.
     """
     dtype = dtype or ("uint8" if zero is None else str(zero.ty.dtype))
     along, parameters = _parameters(node, values, scale, zero, dtype, axis)
     if along is None:
         raise NotImplementedError("its scales differ along several axes")
-    return node.emit(relax.op.quantize(values, *parameters, axis=along, out_dtype=dtype))
+    of_scale, of_zero = parameters
+    quantize = operators.quantize_to_even if to_even else relax.op.quantize
+    return node.emit(quantize(values, of_scale, of_zero, along, dtype))
 
 
 def _parameters(

@@ -40,10 +40,12 @@ class Runner:
         The least number of nodes of a graph.
     folder : Path
         Where failing graphs are written.
+    integers : bool
+        Whether most of their operators are quantized.
     """
 
-    def __init__(self, nodes: int, folder: Path) -> None:
-        self.nodes, self.folder = nodes, folder
+    def __init__(self, nodes: int, folder: Path, integers: bool) -> None:
+        self.nodes, self.folder, self.integers = nodes, folder, integers
         self.outcomes: dict[int, str] = {}
         self._local = threading.local()
         self._counting = threading.Lock()
@@ -52,7 +54,7 @@ class Runner:
 
     def run(self, seed: int) -> None:
         """Run a graph; a failure is printed and shrunk."""
-        found = self._call("graph", seed=seed, nodes=self.nodes)
+        found = self._call("graph", seed=seed, nodes=self.nodes, integers=self.integers)
         kind = found.split(":")[0]
         with self._counting:
             self.outcomes[seed] = found
@@ -83,7 +85,7 @@ class Runner:
             return self._call("file", folder=str(folder), **options).split(":")[0] == kind
 
         try:
-            small = shrink(random_case(seed, self.nodes), fails)
+            small = shrink(random_case(seed, self.nodes, self.integers), fails)
         # A failure that cannot be shrunk must not end the run.
         except Exception as error:
             self._say(f"seed {seed}: not shrunk: {type(error).__name__}: {error}")
@@ -123,11 +125,12 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100, help="how many graphs (default: 100)")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the first one")
     parser.add_argument("--nodes", type=int, default=12, help="the least number of nodes of each")
+    parser.add_argument("--integers", action="store_true", help="graphs of quantized operators")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes at once")
     parser.add_argument("--output", type=Path, help="the folder for graphs that fail")
     arguments = parser.parse_args()
     folder = arguments.output or Path(tempfile.mkdtemp(prefix="tvm_sparse-random_graphs-"))
-    runner = Runner(arguments.nodes, folder)
+    runner = Runner(arguments.nodes, folder, arguments.integers)
     seeds = range(arguments.seed, arguments.seed + arguments.count)
     try:
         with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -14,6 +14,8 @@ import onnx
 from tvm_sparse.testing.random_graphs import (
     arithmetic,
     images,
+    integer_operators,
+    integer_products,
     networks,
     quantized,
     reductions,
@@ -45,6 +47,16 @@ _FILES = {
     "quantized": quantized.RULES,
 }
 
+_AMONG_INTEGERS = {
+    integer_operators: 1.0,
+    integer_products: 1.0,
+    quantized: 0.6,
+    arithmetic: 0.05,
+    images: 0.05,
+    views: 0.05,
+}
+"""How likely rules are in a graph of quantized operators."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -58,11 +70,14 @@ class Options:
         The number of threads.
     columns : str or int
         As `tvm_sparse.compile` takes it.
+    forces_integers : bool
+        Whether all layers that have kernels of integers take one, at random.
     """
 
     target: str = "native"
     threads: int = 1
     columns: Any = "auto"
+    forces_integers: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,7 @@ class Case:
     options: Options
 
 
-def random_case(seed: int, nodes: int = 12) -> Case:
+def random_case(seed: int, nodes: int = 12, integers: bool = False) -> Case:
     """Return a random graph.
 
     Parameters
@@ -93,17 +108,20 @@ def random_case(seed: int, nodes: int = 12) -> Case:
         The seed; the same one gives the same graph.
     nodes : int
         The graph grows until it has at least this many nodes.
+    integers : bool
+        Whether most of its operators are quantized.
     """
     choices = random.Random(f"options {seed}")
     options = Options(
         target=choices.choice(["native", "native", "native", "haswell"]),
         threads=choices.choice([1, 2]),
         columns=choices.choice(["auto", "auto", "off", 1, 3]),
+        forces_integers=integers and choices.random() < 0.6,
     )
     graph = Graph(seed, choices.choice(_OPSETS))
     style = choices.choice(list(_STYLES))
     _add_inputs(graph, style)
-    rules, weights = _rules(style)
+    rules, weights = _rules_of_integers() if integers else _rules(style)
     while len(graph.nodes) < nodes:
         (rule,) = choices.choices(rules, weights)
         with graph.attempt():
@@ -120,6 +138,15 @@ def _rules(style: str) -> tuple[list[Rule], list[float]]:
         (rule, weight * factors.get(file, 1.0))
         for file, rules in _FILES.items()
         for weight, rule in rules
+    ]
+    return [rule for rule, _ in pairs], [weight for _, weight in pairs]
+
+
+def _rules_of_integers() -> tuple[list[Rule], list[float]]:
+    pairs = [
+        (rule, weight * factor)
+        for file, factor in _AMONG_INTEGERS.items()
+        for weight, rule in file.RULES
     ]
     return [rule for rule, _ in pairs], [weight for _, weight in pairs]
 

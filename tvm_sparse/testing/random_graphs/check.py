@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 import tvm_sparse
+from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.errors import ModelError
 from tvm_sparse.records.best import RecordedPlans
+from tvm_sparse.records.lookups import Lookups
 from tvm_sparse.testing.random_graphs.case import Case
+from tvm_sparse.tilings.families import Tiling, families_of
+from tvm_sparse.tilings.integers import IntegerFamily
+from tvm_sparse.tilings.layer import Layer
 from tvm_sparse.verification.comparison import Reference
 
 RIGHT = "right"
 REFUSED = "refused"
+
+
+class RandomIntegers(RecordedPlans):
+    """Records that have a kernel of integers for every layer that can have one."""
+
+    def lookups_on(self, cpu: CpuProfile) -> Lookups:
+        """Return one that tiles layers by what their sizes are."""
+
+        def kernel_for(layer: Layer[Any]) -> Tiling | None:
+            able = [f for f in families_of(layer, cpu) if isinstance(f, IntegerFamily)]
+            if not able:
+                return None
+            family = random.Random(repr(layer)).choice(able)
+            tiling: Tiling = family.default(layer, cpu)
+            return tiling
+
+        return Lookups(kernel_for=kernel_for)
+
 
 TOLERANCE = 1e-4
 """The difference of an output that is allowed, as a share of its spread."""
@@ -40,7 +65,7 @@ def outcome(case: Case) -> str:
                 target=options.target,
                 threads=options.threads,
                 columns=options.columns,
-                records=RecordedPlans(),
+                records=RandomIntegers() if options.forces_integers else RecordedPlans(),
                 fallback="off",
             )
             first, second = (engine.run(case.inputs) for _ in range(2))

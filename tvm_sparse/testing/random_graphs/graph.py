@@ -17,7 +17,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tvm_sparse.testing.random_graphs.run_nodes import Array, Unfit, run_nodes
+from tvm_sparse.testing.random_graphs.run_nodes import (
+    MICROSOFT,
+    Array,
+    Unfit,
+    opsets,
+    run_nodes,
+)
 
 Operand = str | NDArray[Any] | None
 
@@ -27,6 +33,12 @@ MOST_RANK = 5
 """The most dimensions of such a tensor."""
 SPREAD = (0.3, 3.0)
 """The standard deviations that results may have before they are normalized."""
+CONTRIBUTED = (
+    *("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearConcat"),
+    *("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearSoftmax", "QLinearWhere", "QGemm"),
+    *("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "DynamicQuantizeLSTM"),
+)
+"""The operators that are no part of the standard, but of ONNX Runtime."""
 DENSITIES = (0.0, 0.03, 0.1, 0.1, 0.2, 0.2, 0.5, 1.0, 1.0)
 """The shares of weights that are not zero, of which one is drawn for each layer."""
 
@@ -49,6 +61,8 @@ class Graph:
         The tensors that further nodes may read.
     read : set of str
         The tensors that were picked by a rule.
+    steps : dict of str to (scale, zero point)
+        What the tensors of integers stand for that have a known scale.
     """
 
     def __init__(self, seed: int, opset: int) -> None:
@@ -61,6 +75,7 @@ class Graph:
         self.values: dict[str, Array] = {}
         self.pool: list[str] = []
         self.read: set[str] = set()
+        self.steps: dict[str, tuple[Array, Array]] = {}
 
     # Choices.
 
@@ -166,13 +181,15 @@ class Graph:
         for operand in operands:
             name = operand if isinstance(operand, str) else ""
             if operand is not None and not name:
-                name = self._constant(np.asarray(operand))
+                name = self.constant(np.asarray(operand))
             if name:
                 feeds[name] = self.values[name] if name in self.values else self.weights[name]
             names.append(name)
         label = f"{op_type}_{len(self.nodes)}"
         results = [label] if outputs == 1 else [f"{label}_{i}" for i in range(outputs)]
         node = helper.make_node(op_type, names, results, name=label, **attributes)
+        if op_type in CONTRIBUTED:
+            node.domain = MICROSOFT
         arrays = run_nodes([node], feeds, results, self.opset)
         for array in arrays:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -181,7 +198,8 @@ class Graph:
         self.values.update(zip(results, arrays, strict=True))
         return results
 
-    def _constant(self, array: Array) -> str:
+    def constant(self, array: Array) -> str:
+        """Add a constant, and return its name."""
         name = f"constant_{len(self.weights)}"
         self.weights[name] = array
         return name
@@ -218,12 +236,13 @@ class Graph:
         """Undo what was added if it turns out to be `Unfit`."""
         nodes, weights, inputs = len(self.nodes), dict(self.weights), list(self.inputs)
         values, pool, read = dict(self.values), list(self.pool), set(self.read)
+        steps = dict(self.steps)
         try:
             yield
         except Unfit:
             del self.nodes[nodes:]
             self.weights, self.inputs = weights, inputs
-            self.values, self.pool, self.read = values, pool, read
+            self.values, self.pool, self.read, self.steps = values, pool, read, steps
 
 
 def _spread(array: Array) -> float:
@@ -254,7 +273,4 @@ def to_model(graph: Graph, outputs: Sequence[str]) -> onnx.ModelProto:
             if name in needed
         ],
     )
-    model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", graph.opset)], ir_version=8
-    )
-    return model
+    return helper.make_model(proto, opset_imports=opsets(graph.opset), ir_version=8)

@@ -15,7 +15,7 @@ _MARGIN = 5e-4
 """The least distance of a value from one at which it is rounded to another step, in steps."""
 _SCALES = 20
 """How many steps are tried until no value is so near."""
-_WIDTHS = (1, 8, 16, 17, 24, 32, 48, 64, 96)
+WIDTHS = (1, 8, 16, 17, 24, 32, 48, 64, 96)
 
 
 def rounded(graph: Graph, x: str) -> str:
@@ -26,20 +26,32 @@ def rounded(graph: Graph, x: str) -> str:
     Unfit
         If values lie where the last bit decides to which step they are rounded.
     """
-    array = graph.values[x].astype("float64")
-    dtype = np.dtype(graph.choice(["uint8", "int8", "int8"]))
+    steps = steps_for(graph, graph.values[x], graph.choice(["uint8", "int8", "int8"]))
+    return graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, *steps), *steps)
+
+
+def steps_for(graph: Graph, array: Array, dtype: str) -> tuple[Array, Array]:
+    """Return a scale and a zero point of 8 bits with which no value lies between two steps.
+
+    Raises
+    ------
+    Unfit
+        If none of some random ones does it.
+    """
     limits = np.iinfo(dtype)
     for _ in range(_SCALES):
         scale, zero = _step(graph, array, limits)
-        steps = array / float(scale)
-        inside = (steps > limits.min - zero - 1) & (steps < limits.max - zero + 1)
-        near = np.abs(steps - np.floor(steps) - 0.5)[inside]
-        if near.min(initial=1.0) > _MARGIN:
-            break
-    else:
-        raise Unfit("a value lies between two steps")
-    operands = (np.asarray(scale), np.asarray(zero, dtype))
-    return graph.add("DequantizeLinear", graph.add("QuantizeLinear", x, *operands), *operands)
+        if not is_between(array, float(scale), zero, limits, _MARGIN):
+            return np.asarray(scale), np.asarray(zero, dtype)
+    raise Unfit("a value lies between two steps")
+
+
+def is_between(array: Array, scale: float, zero: int, limits: np.iinfo[Any], margin: float) -> bool:
+    """Return whether a value lies where the last bit decides to which step it is rounded."""
+    steps = array.astype("float64") / scale
+    inside = (steps > limits.min - zero - 1) & (steps < limits.max - zero + 1)
+    near = np.abs(steps - np.floor(steps) - 0.5)[inside]
+    return bool(near.min(initial=1.0) <= margin)
 
 
 def _step(graph: Graph, array: Array, limits: np.iinfo[Any]) -> tuple[np.float32, int]:
@@ -77,7 +89,7 @@ def _finished(graph: Graph, y: str, x: str) -> list[str]:
 def linear(graph: Graph) -> list[str]:
     """Add a linear layer over the last axis."""
     x = graph.pick(lambda a: a.ndim > 1)
-    shape, width = graph.shape(x), graph.choice(_WIDTHS)
+    shape, width = graph.shape(x), graph.choice(WIDTHS)
     values = rounded(graph, x)
     if len(shape) == 2 and graph.chance(0.5):
         operands: list[str | Array] = [_weight(graph, [width, shape[-1]], shape[-1], 0)]
@@ -94,7 +106,7 @@ def convolution(graph: Graph) -> list[str]:
     """Add a convolution of one or more groups, or a depthwise one."""
     x = graph.pick(lambda a: a.ndim in (3, 4, 4) and a.shape[1] <= 48)
     inputs = graph.shape(x)[1]
-    channels, groups = graph.choice(_WIDTHS), 1
+    channels, groups = graph.choice(WIDTHS), 1
     if graph.chance(0.2):
         channels, groups = inputs, inputs
     window = random_window(graph, graph.shape(x)[2:])

@@ -14,9 +14,17 @@ from tvm_sparse.onnx_runtime import exact_options, onnxruntime
 
 Array = NDArray[Any]
 
+MICROSOFT = "com.microsoft"
+"""The domain of the operators of ONNX Runtime's own."""
+
 
 class Unfit(Exception):
     """A rule does not fit the graph, such as a convolution where there is no image."""
+
+
+def opsets(opset: int) -> list[onnx.OperatorSetIdProto]:
+    """Return the versions of the operators of a model."""
+    return [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
 
 
 def run_nodes(
@@ -37,7 +45,7 @@ def run_nodes(
     ]
     results = [onnx.ValueInfoProto(name=name) for name in outputs]
     graph = helper.make_graph(nodes, "nodes", infos, results)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=opsets(opset), ir_version=8)
     options = exact_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4

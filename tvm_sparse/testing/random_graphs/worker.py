@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,13 +16,13 @@ from tvm_sparse.testing.random_graphs.check import outcome
 class Worker:
     """What the process can be asked for."""
 
-    def graph(self, seed: int, nodes: int) -> dict[str, str]:
+    def graph(self, seed: int, nodes: int, integers: bool) -> dict[str, str]:
         """Return the outcome of a random graph."""
-        return {"outcome": outcome(random_case(seed, nodes))}
+        return {"outcome": outcome(random_case(seed, nodes, integers))}
 
-    def file(self, folder: str, target: str, threads: int, columns: str | int) -> dict[str, str]:
+    def file(self, folder: str, **options: Any) -> dict[str, str]:
         """Return the outcome of a graph in a file, with its inputs beside it."""
-        return {"outcome": outcome(read_case(Path(folder), Options(target, threads, columns)))}
+        return {"outcome": outcome(read_case(Path(folder), Options(**options)))}
 
 
 def write_case(case: Case, folder: Path) -> None:

@@ -23,15 +23,21 @@ WITHOUT_FRACTIONS = 1.5 * 2.0**23
 instruction in place of a rounding, which takes two, and a conversion."""
 
 
-def legalize_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-    """Return the call of a function that rounds float32 to integers of at most 16 bits."""
+def legalize_quantize(
+    builder: relax.BlockBuilder, call: relax.Call, *, to_even: bool = False
+) -> relax.Expr:
+    """Return the call of a function that rounds float32 to integers of at most 16 bits.
+
+    Of two equally near integers it takes the even one if `to_even`, and else the one whose distance
+    from the zero point is even.
+    """
     x, scale, zero = call.args
-    dtype = str(call.attrs.out_dtype)
+    dtype = str(call.attrs["out_dtype"])
     types = {str(value.ty.dtype) for value in (x, scale)}
     if types != {ACTIVATIONS} or dtype not in ("int8", "uint8", "int16", "uint16"):
         legalize: relax.Expr = tvm.ir.Op.get("relax.quantize").get_attr("FLegalize")(builder, call)
         return legalize
-    axis = int(call.attrs.axis) % max(x.ty.ndim, 1)
+    axis = int(call.attrs["axis"]) % max(x.ty.ndim, 1)
 
     is_known = isinstance(scale, tvm.ir.GenericConst)
     may_be_small = not (is_known and scale.value.numpy().min(initial=1) >= LEAST)
@@ -41,16 +47,16 @@ def legalize_quantize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Ex
             step, shift = (_at(numbers, place[axis : axis + 1]) for numbers in (scale, zero))
             factor = tirx.Select(step < LEAST, _number(FACTOR), _number(1))
             if not may_be_small:
-                return integer(x(*place), step, shift, dtype)
-            return integer(x(*place) * factor, step * factor, shift, dtype)
+                return integer(x(*place), step, shift, dtype, to_even=to_even)
+            return integer(x(*place) * factor, step * factor, shift, dtype, to_even=to_even)
 
         return te.compute(x.shape, value, name="quantized")
 
     return builder.call_te(quantized, x, scale, zero, primfunc_name_hint="quantize")
 
 
-def integer(x: Any, scale: Any, zero: Any, dtype: str) -> Any:
-    """Return the integer that is the nearest to `x`, the even one of two, for a positive scale."""
+def integer(x: Any, scale: Any, zero: Any, dtype: str, *, to_even: bool) -> Any:
+    """Return the integer that is the nearest to `x`, for a positive scale."""
     shift = tirx.Cast(ACTIVATIONS, zero)
     low, high = (_number(float(end)) - shift for end in (np.iinfo(dtype).min, np.iinfo(dtype).max))
     inverse = _number(1) / scale
@@ -59,7 +65,11 @@ def integer(x: Any, scale: Any, zero: Any, dtype: str) -> Any:
     inside = tirx.Select(above > high * scale, high * scale, above)
     nearly = inside * inverse
     left = _multiply_add(nearly, _number(0) - scale, inside)
-    steps = _multiply_add(left, inverse, nearly) + _number(WITHOUT_FRACTIONS)
+    exact = _multiply_add(left, inverse, nearly)
+    if to_even:
+        steps = exact + (_number(WITHOUT_FRACTIONS) + shift)
+        return tirx.Cast(dtype, tirx.reinterpret("int32", steps))
+    steps = exact + _number(WITHOUT_FRACTIONS)
     return tirx.Cast(dtype, tirx.reinterpret("int32", steps) + tirx.Cast("int32", zero))
 
 
