@@ -30,7 +30,7 @@ from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.schedules.emit.buffers import Registers, filled, opaque, scratch, vector
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.emit.gather_window import gather_flat
-from tvm_sparse.schedules.emit.panel_memory import Panels, Tile
+from tvm_sparse.schedules.emit.panel_memory import Panels
 from tvm_sparse.schedules.operators.dense_conv_layer import DenseConvStage
 from tvm_sparse.schedules.stage import kernel
 from tvm_sparse.sizes.conv2d import Conv2d
@@ -122,8 +122,6 @@ class FlatConv2d(DenseConvStage):
         self._clear_behind_sums()
         places = (rows - 1) * window.pitch + problem.out_width
         pieces = opaque(-(-places // (self.tiling.vectors * self.width)))
-        residual = self.residual_tile(image, first, self.most_rows)
-        out = y.tile(image, first, self.most_rows)
         chunk_blocks = -(-self.blocks // self.chunks)
         with self.each_chunk(chunk) as own_chunk:
             first_block = T.bind(own_chunk * chunk_blocks)
@@ -132,7 +130,7 @@ class FlatConv2d(DenseConvStage):
                 block = T.bind(first_block + b)
                 with T.serial(T.int64(0), pieces) as piece:
                     self._sum(block, T.bind(piece * (self.tiling.vectors * self.width)))
-                self._store(block, rows, out, residual)
+                self._store(block, rows, y, image, first)
 
     def cycles(self) -> float:
         """Return the compute cycles of all rows, summed over cores."""
@@ -194,21 +192,26 @@ class FlatConv2d(DenseConvStage):
             kept = vector(place + (k * self.sums_pitch + v * width), width)
             T.buffer_store(self.sums, self.acc[i], [kept])
 
-    def _store(self, block: Expr, rows: Expr, y: Tile, residual: Tile | None) -> None:
-        """Store the results of a block of channels."""
+    def _store(self, block: Expr, rows: Expr, y: Panels, image: Expr, first: Expr) -> None:
+        """Store the results of a block of channels.
+
+        The rows need not lie one after another: a column's memory may end between any two.
+        """
         lanes = self.tensor.lanes
         width = math.gcd(lanes, self.width)
-        first = T.bind(self.first_output(block))
+        first_channel = T.bind(self.first_output(block))
         left = self.group_outputs - block % self.group_blocks * self.block_channels
         count = opaque(T.min(T.int64(self.block_channels), left))
-        with T.serial(T.int64(0), count) as k, T.serial(T.int64(0), rows) as row:
+        with T.serial(T.int64(0), rows) as row, T.serial(T.int64(0), count) as k:
+            out = y.tile(image, T.bind(first + row))
+            residual = self.residual_tile(image, T.bind(first + row), 1)
             start = T.bind(k * self.sums_pitch + row * self.flat.pitch)
-            channel = T.bind(first + k)
+            channel = T.bind(first_channel + k)
             with T.serial(T.int64(0), T.int64(lanes // width)) as i:
                 value = self.sums[vector(start + i * width, width)]
                 at = vector(i * width, width)
                 if self.bias is not None:
                     value = value + T.Broadcast(self.bias[channel], width)
                 if residual is not None:
-                    value = value + residual[row, channel, at]
-                y.store(self.epilogue.activate(T.bind(value)), row, channel, at)
+                    value = value + residual[0, channel, at]
+                out.store(self.epilogue.activate(T.bind(value)), 0, channel, at)

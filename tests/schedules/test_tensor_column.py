@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import native, profile
+from tvm_sparse.formats.dense import pack_conv2d
 from tvm_sparse.formats.sparse import PackedSparse, SparseConvTiling, SparseTiling
 from tvm_sparse.schedules.emit.epilogue import Epilogue
 from tvm_sparse.schedules.operators.concat import Concat
 from tvm_sparse.schedules.operators.depthwise_conv2d import DepthwiseConv2d
 from tvm_sparse.schedules.operators.elementwise import Elementwise
+from tvm_sparse.schedules.operators.flat_conv2d import FlatConv2d
 from tvm_sparse.schedules.operators.linear import DenseLinear
 from tvm_sparse.schedules.operators.pool2d import MaxPool2d
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d
@@ -34,12 +36,17 @@ from tvm_sparse.sizes.tensor import Tensor
 from tvm_sparse.testing.images import image_panels, panel_image
 from tvm_sparse.testing.kernels import assembly, run_kernel
 from tvm_sparse.testing.models import pruned
+from tvm_sparse.tilings.flat_conv2d import FLAT_CONV2D_FAMILY
+from tvm_sparse.tilings.layer import Layer as Sizes
 
 CPU = native()
 KINDS = (
     *("conv3x3", "strided", "pool", "depthwise", "pointwise"),
-    *("residual", "add", "concat", "upsample"),
+    *("residual", "add", "concat", "upsample", "flat"),
 )
+
+
+flat_refusal = FLAT_CONV2D_FAMILY.refusal
 
 
 @dataclass
@@ -107,6 +114,25 @@ class Network:
         make = lambda: SparseConv2d(problem, tiling, epilogue, CPU, 0.4)  # noqa: E731
         shape = (outputs, problem.out_height, problem.out_width)
         self.append(Layer(make, sources, constants), shape)
+
+    def flat_problem(self, x: int) -> Conv2d:
+        channels, height, width = self.shape_of(x)
+        lanes = self.lanes(x)
+        return Conv2d(
+            *(self.images, channels, height, width, 4, (3, 3)),
+            padding=(1, 1, 1, 1),
+            lanes_in=lanes,
+            lanes_out=lanes,
+        )
+
+    def flat(self, x: int) -> None:
+        channels, height, width = self.shape_of(x)
+        problem = self.flat_problem(x)
+        weight = self.rng.standard_normal((4, channels, 3, 3)).astype("float32")
+        tiling = FLAT_CONV2D_FAMILY.default(Sizes(problem), CPU)
+        make = lambda: FlatConv2d(problem, Epilogue(), CPU, tiling)  # noqa: E731
+        packed = pack_conv2d(weight, 1, tiling.channels)
+        self.append(Layer(make, (x,), [packed]), (4, height, width))
 
     def depthwise(self, x: int) -> None:
         channels, height, width = self.shape_of(x)
@@ -215,6 +241,7 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Network:
             and (equal or kind != "add")
             and (alike or kind != "residual")
             and (size[0] < 20 or kind != "upsample")
+            and (kind != "flat" or not flat_refusal(Sizes(network.flat_problem(x)), CPU))
         ]
         kind = draw(st.sampled_from(allowed))
         outputs = draw(st.integers(1, 6))
@@ -262,6 +289,18 @@ def test_any_region(network, column, step, overlap, also):
         want = panel_image(expected[i], shape)
         tolerance = 1e-6 * max(1.0, float(np.abs(want).max()))
         np.testing.assert_allclose(panel_image(result, shape), want, atol=tolerance)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_the_rows_of_a_run_may_lie_at_both_ends_of_a_columns_memory(step):
+    network = Network(1, [(3, 40, 12)])
+    network.flat(-1)
+    network.depthwise(0)
+    network.flat(1)
+    x = image_panels(network.rng.standard_normal((1, 3, 40, 12)), network.lanes(-1), junk=7)
+    constants = [array for layer in network.layers for array in layer.constants]
+    (result,) = run_region(network.region((2,)), ColumnPlan(40, step, "carry"), [x, *constants])
+    np.testing.assert_allclose(result[..., :12], network.one_by_one(x)[2][..., :12], atol=1e-4)
 
 
 def test_accumulators_stay_in_registers_behind_a_stage_with_a_window():
