@@ -242,10 +242,10 @@ def front(
     with planned_for(sizes_of(mod)):
         mod = canonical(mod, cpu)
         known = lookups or Lookups()
-        is_refused = known.refuses(model_key(mod, cpu))
+        is_refused = lookups is not None and lookups.refuses(model_key(mod, cpu))
         if is_refused:
             known = Lookups(source=known.source)
-        lanes = known.lanes_for(token_network(mod, cpu))
+        lanes = known.lanes_for(token_network(mod, cpu)) if lookups else None
         packed = lanes or max(PACKED_LANES, cpu.vector_lanes(cpu.activations))
         mod = tvm.transform.Sequential([DropPadding(padding, packed)])(mod)
         if decision(mod).get("mask"):

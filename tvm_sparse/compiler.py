@@ -228,11 +228,11 @@ def compile(
     if is_decoder(model, shapes):
         sizes = {"hints": hints, "bounds": bounds, "padding": padding == "drop"}
         check_decoder_options(precision, calibration, sizes)
-        passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+        passes = functools.partial(pipeline.pipeline, columns, overlap, records.known_on(cpu))
         return compile_decoder(model, passes, cpu, threads, streams, strict, cache, kernel_cache)
     named, fixed = names_in(model, shapes), cast(Any, shapes)
     refusal = no_fallback(cpu.architecture, fallback)
-    passes = functools.partial(pipeline.pipeline, columns, overlap, records.lookups_on(cpu))
+    passes = functools.partial(pipeline.pipeline, columns, overlap, records.known_on(cpu))
     passes = functools.partial(passes, precision=precision, hints=hints, padding=padding)
     passes = functools.partial(passes, fewer_threads=threads is None)
     once = functools.partial(

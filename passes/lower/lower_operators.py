@@ -1,7 +1,7 @@
 """LowerOperators: our operators => call_tir of scheduled PrimFuncs
 
 Operators that can be stages of tensor columns become kernels of one stage; the others have their
-own schedules. Layers of one shape share one PrimFunc.
+own schedules. Layers of one shape share one PrimFunc, which is emitted once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import tvm
 from tvm import relax
+from tvm_ffi import StructuralKey
 
 from tvm_sparse import schedules
 from tvm_sparse.cpu.profile import CpuProfile
@@ -27,6 +28,7 @@ from tvm_sparse.passes.ir.operators.layouts import batched, lanes_of
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
 from tvm_sparse.passes.ir.operators.stages import images_of, stage_of
 from tvm_sparse.passes.ir.shapes import known_extents, known_shape, lowered, reshaped
+from tvm_sparse.passes.ir.structure import structure_of
 from tvm_sparse.schedules.emit.sizes import parameters_of
 
 
@@ -40,16 +42,22 @@ class LowerOperators:
     def transform_module(self, mod: tvm.IRModule, _ctx: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its panel operators lowered."""
         others = [name for name in tvm.ir.Op.list_op_names() if name not in KERNELS]
-        rules = {name: self._legalize(kernel) for name, kernel in KERNELS.items()}
+        emitted: dict[StructuralKey, Kernel] = {}
+        rules = {name: self._legalize(kernel, emitted) for name, kernel in KERNELS.items()}
         return relax.transform.LegalizeOps(rules, skip_ops=others)(mod)
 
     def _legalize(
-        self, kernel: Callable[[relax.Call, CpuProfile], Kernel]
+        self,
+        kernel: Callable[[relax.Call, CpuProfile], Kernel],
+        emitted: dict[StructuralKey, Kernel],
     ) -> Callable[[relax.BlockBuilder, relax.Call], relax.Expr]:
         def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
             if _is_view(call):
                 return reshaped(call.args[0], known_extents(call))
-            func, sizes = kernel(call, self.cpu)
+            key = structure_of([relax.VarBinding(relax.Var("y", call.ty), call)])
+            if key not in emitted:
+                emitted[key] = kernel(call, self.cpu)
+            func, sizes = emitted[key]
             gvar = builder.add_func(func, call.op.name.removeprefix(PREFIX))
             return _call_batched(builder, gvar, call, [lowered(size) for size in sizes])
 

@@ -1,23 +1,26 @@
 """LowerRegions: tensor_column(p) => call_tir of one PrimFunc
 
 The functions of `FormRegions` become functions of `tvm_sparse.schedules.tensor_column`. Regions of
-the same structure and plan share a function.
+the same structure and plan share a function, which is emitted once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
-from tvm_ffi import structural_equal, structural_hash
+from tvm_ffi import StructuralKey, structural_equal, structural_hash
 
 from tvm_sparse.columns.plans import ColumnPlan
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.ir.shapes import known_size, lowered
+from tvm_sparse.passes.ir.structure import structure_of
 from tvm_sparse.passes.regions.form_regions import REGION
-from tvm_sparse.passes.regions.plan_for_hints import hints_of
+from tvm_sparse.passes.regions.plan_for_hints import HINTS, hints_of
 from tvm_sparse.passes.regions.region_graph import build_region, inputs_of
-from tvm_sparse.schedules.tensor_column import tensor_column
+from tvm_sparse.schedules.tensor_column import Region, tensor_column
 
 
 @tvm.transform.module_pass(opt_level=0, name="LowerRegions")
@@ -51,6 +54,7 @@ class _Lowered(PyExprMutator):
             if isinstance(func, relax.Function) and func.attrs and REGION in func.attrs
         }
         self._lowered: dict[int, list[tuple[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]]] = {}
+        self._emitted: dict[StructuralKey, tuple[tvm.ir.GlobalVar, Region]] = {}
 
     def prim_funcs(self) -> dict[tvm.ir.GlobalVar, tvm.tirx.PrimFunc]:
         """Return the PrimFuncs that are called."""
@@ -66,6 +70,27 @@ class _Lowered(PyExprMutator):
         made = [binding.var for binding in bindings]
         outputs = tuple(made.index(var) for var in results)
         attrs = func.attrs[REGION]
+        parts = [attrs[name] for name in ("column_rows", "step_rows", "overlap", "images")]
+        key = structure_of(bindings, outputs, parts, func.attrs.get(HINTS))
+        if key not in self._emitted:
+            self._emitted[key] = self._emit(call.op, func, bindings, outputs)
+        gvar, region = self._emitted[key]
+        named = dict(zip(func.params, call.args, strict=True))
+        panels, others = inputs_of(bindings, region)
+        given = [named.get(value, value) for value in (*panels, *others)]
+        types = [var.ty for var in results]
+        given += [lowered(size) for size in region.sizes]
+        return relax.call_tir(gvar, given, types if len(types) > 1 else types[0])
+
+    def _emit(
+        self,
+        gvar: tvm.ir.GlobalVar,
+        func: relax.Function,
+        bindings: Sequence[relax.VarBinding],
+        outputs: tuple[int, ...],
+    ) -> tuple[tvm.ir.GlobalVar, Region]:
+        """Return the variable of the PrimFunc of a region, and the region."""
+        attrs = func.attrs[REGION]
         rows, step_rows = int(attrs["column_rows"]), int(attrs["step_rows"])
         plan = ColumnPlan(rows, step_rows, attrs["overlap"])
         with hints_of(func):
@@ -73,13 +98,7 @@ class _Lowered(PyExprMutator):
             if region is None:
                 raise ValueError(f"not a region: {func}")
             built = tensor_column(region, plan, self.cpu.cores)
-        gvar = self._share(call.op, built)
-        named = dict(zip(func.params, call.args, strict=True))
-        panels, others = inputs_of(bindings, region)
-        given = [named.get(value, value) for value in (*panels, *others)]
-        types = [var.ty for var in results]
-        given += [lowered(size) for size in region.sizes]
-        return relax.call_tir(gvar, given, types if len(types) > 1 else types[0])
+        return self._share(gvar, built), region
 
     def _share(self, gvar: tvm.ir.GlobalVar, func: tvm.tirx.PrimFunc) -> tvm.ir.GlobalVar:
         """Return the variable of a function like this one, or name it `gvar`."""

@@ -7,14 +7,15 @@ a run is found from the best partitions of fewer of them (dynamic programming).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tvm_sparse.columns.options import ColumnRows, OverlapOption
 from tvm_sparse.columns.plans import ColumnPlan, PlanFor, Stops
-from tvm_sparse.columns.shapes import RegionShape
+from tvm_sparse.columns.shapes import RegionShape, part
 from tvm_sparse.costs.best_plan import best_plan
+from tvm_sparse.costs.endings import Ending, best_endings
 from tvm_sparse.costs.regions import Prediction, predict, predict_alone
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.passes.regions.region_graph import Node, region_of
@@ -87,13 +88,15 @@ class PlannedRegion:
         return report | dataclasses.asdict(self.plan) | {"columns": prediction.columns}
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """The best way to cut the first operators of a run: its seconds, and its last region."""
+class _Cut(NamedTuple):
+    """The best way to cut the first operators of a run: its seconds, and its last region.
+
+    The region has no plan if it is a single operator.
+    """
 
     seconds: float
     start: int = 0
-    region: PlannedRegion | None = None
+    plan: ColumnPlan | None = None
 
 
 class RegionPlanner:
@@ -125,58 +128,107 @@ class RegionPlanner:
         self.column_rows, self._overlap, self._plan_for = column_rows, overlap, plan_for
         self._least_gain = least_gain
         self._known: dict[RegionShape, tuple[ColumnPlan, Prediction]] = {}
+        self._known_endings: dict[RegionShape, list[Ending]] = {}
         self.planned: list[PlannedRegion] = []
 
     def partition(self, nodes: Sequence[Node]) -> list[PlannedRegion]:
         """Cut a run of operators so that the expected times add up to the least."""
         alone = [self._alone(node) for node in nodes]
         best = [_Cut(0.0)]
+        first = 0
         for end in range(1, len(nodes) + 1):
-            best.append(self._last_region(nodes, end, alone, best))
+            # Operators that are no region together are none with those in front of them either.
+            first = max(first, end - MOST_STAGES)
+            while (longest := region_of(nodes[first:end], self.cpu)) is None:
+                first += 1
+            best.append(self._last_region(nodes, first, end, longest.shape, alone, best))
         regions: list[PlannedRegion] = []
         end = len(nodes)
         while end:
-            region = best[end].region
-            assert region is not None
+            _, start, plan = best[end]
+            region = (
+                self._planned(nodes[start:end], plan, alone[start:end]) if plan else alone[start]
+            )
             stop = self._stop(region, regions[0] if regions else None)
             regions.insert(0, dataclasses.replace(region, stop=stop))
-            end = best[end].start
+            end = start
         regions = [final for region in regions for final in self._final(region)]
         self.planned += regions
         return regions
 
+    def _planned(
+        self, nodes: Sequence[Node], plan: ColumnPlan, alone: Sequence[PlannedRegion]
+    ) -> PlannedRegion:
+        """Return operators as a region with a plan."""
+        shape = self._shape(nodes)
+        one_by_one = sum(one.alone_seconds for one in alone)
+        return PlannedRegion(nodes, shape, plan, predict(shape, plan, self.cpu), one_by_one)
+
     def _last_region(
         self,
         nodes: Sequence[Node],
+        first: int,
         end: int,
+        longest: RegionShape,
         alone: Sequence[PlannedRegion],
         best: Sequence[_Cut],
     ) -> _Cut:
-        """Return the best cut of the first `end` operators, of those with each last region."""
-        cuts = [_Cut(best[end - 1].seconds + alone[end - 1].alone_seconds, end - 1, alone[end - 1])]
-        for start in range(end - 2, max(end - MOST_STAGES, 0) - 1, -1):
-            region = region_of(nodes[start:end], self.cpu)
-            if region is None:
-                break
-            shape = region.shape
-            plan, prediction = self._best_plan(shape)
-            one_by_one = sum(one.alone_seconds for one in alone[start:end])
-            planned = PlannedRegion(nodes[start:end], shape, plan, prediction, one_by_one)
-            measured = self._plan_for(shape.planned) if self._plan_for else None
-            seconds = prediction.seconds * (1 + self._least_gain)
-            if measured is not None:
+        """Return the best cut of the first `end` operators, of those with each last region.
+
+        The `longest` of these regions starts at `first`.
+        """
+        one_by_one = alone[end - 1].alone_seconds
+        cuts = [_Cut(best[end - 1].seconds + one_by_one, end - 1)]
+        for start, whole, ending in self._endings(nodes, first, end, longest):
+            one_by_one += alone[start].alone_seconds
+            seconds = ending.seconds * (1 + self._least_gain)
+            measured = None
+            if self._plan_for:
+                count = len(whole.stages)
+                measured = self._plan_for(part(whole.planned, start - end + count, count))
+            if measured:
                 # Measured and predicted seconds do not compare, so only the share was measured.
                 seconds = measured.share * one_by_one
-            cuts.append(_Cut(best[start].seconds + seconds, start, planned))
-            if prediction.seconds > HOPELESS * one_by_one:
+            cuts.append(_Cut(best[start].seconds + seconds, start, ending.plan))
+            if ending.seconds > HOPELESS * one_by_one:
                 break
         return min(cuts, key=lambda cut: cut.seconds)
 
+    def _endings(
+        self, nodes: Sequence[Node], first: int, end: int, longest: RegionShape
+    ) -> Iterator[tuple[int, RegionShape, Ending]]:
+        """Yield the starts of regions of several operators, the last one first, and the best plans.
+
+        Each comes with the longest region whose end it is. Operators work on one image, unless one
+        of their region tells how many there are.
+        """
+        several = [i for i in range(first, end) if nodes[i].images not in (None, 1)]
+        last = max(several, default=end - 2)
+        if last < end - 2:
+            shape = self._shape(nodes[last + 1 : end])
+            endings = self._best_endings(shape)
+            for start in range(end - 2, last, -1):
+                yield start, shape, endings[start - last - 1]
+        if first < end - 1:
+            endings = self._best_endings(longest)
+            for start in range(min(last, end - 2), first - 1, -1):
+                yield start, longest, endings[start - first]
+
+    def _best_endings(self, shape: RegionShape) -> list[Ending]:
+        if shape not in self._known_endings:
+            self._known_endings[shape] = best_endings(shape, self.cpu, self._overlap)
+        return self._known_endings[shape]
+
+    def _shape(self, nodes: Sequence[Node]) -> RegionShape:
+        """Return the shape of operators that can be a region."""
+        region = region_of(nodes, self.cpu)
+        assert region is not None
+        return region.shape
+
     def _alone(self, node: Node) -> PlannedRegion:
-        region = region_of([node], self.cpu)
-        assert region is not None  # every operator of a run is a region by itself
-        prediction = predict_alone(region.shape, self.cpu)
-        return PlannedRegion([node], region.shape, None, prediction, prediction.seconds)
+        shape = self._shape([node])  # every operator of a run is a region by itself
+        prediction = predict_alone(shape, self.cpu)
+        return PlannedRegion([node], shape, None, prediction, prediction.seconds)
 
     def _best_plan(self, shape: RegionShape) -> tuple[ColumnPlan, Prediction]:
         if shape not in self._known:
@@ -186,12 +238,8 @@ class RegionPlanner:
     def whole(self, nodes: Sequence[Node], plan: ColumnPlan | Stops) -> list[PlannedRegion]:
         """Return operators that can be one region with a plan, or cut at given stops."""
         if isinstance(plan, ColumnPlan):
-            region = region_of(nodes, self.cpu)
-            assert region is not None
-            one_by_one = sum(self._alone(node).alone_seconds for node in nodes)
-            plan = plan.fitted(region.shape)
-            prediction = predict(region.shape, plan, self.cpu)
-            return [PlannedRegion(nodes, region.shape, plan, prediction, one_by_one)]
+            plan = plan.fitted(self._shape(nodes))
+            return [self._planned(nodes, plan, [self._alone(node) for node in nodes])]
         parts = [nodes[first:end] for first, end in plan.parts(len(nodes))]
         return [region for part in parts for region in self._part(part)]
 
@@ -199,9 +247,7 @@ class RegionPlanner:
         """Return the operators between two cache stops, measured or by the cost model."""
         if len(nodes) == 1:
             return [self._alone(nodes[0])]
-        region = region_of(nodes, self.cpu)
-        assert region is not None  # it is a part of one
-        (chosen,) = self.whole(nodes, self._best_plan(region.shape)[0])
+        (chosen,) = self.whole(nodes, self._best_plan(self._shape(nodes))[0])
         return self._final(chosen)
 
     def _final(self, region: PlannedRegion) -> list[PlannedRegion]:

@@ -77,6 +77,13 @@ def test_without_measurements_the_cost_model_chooses():
     assert all(name == "sparse_linear" for name, _ in tilings_of(mlp, (2, 32, 64), None))
 
 
+def test_without_records_nothing_is_asked(monkeypatch):
+    assert RecordedPlans().known_on(CPU) is None
+    for name in ("model_key", "token_network"):
+        monkeypatch.setattr(pipeline, name, None)  # a call is an error
+    assert pipeline.front(dataflow(mlp, (2, 32, 64)), CPU, None).plan_for is None
+
+
 def test_the_lanes_of_tokens():
     seen = []
     lookups = Lookups(lanes_for=lambda network: seen.append(network) or 24)

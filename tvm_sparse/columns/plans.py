@@ -31,6 +31,11 @@ class ColumnPlan:
     step_rows: int
     overlap: Overlap = "carry"
 
+    @property
+    def is_carried(self) -> bool:
+        """Whether rows that the next step needs again are kept."""
+        return self.overlap == "carry"
+
     def columns(self, region: RegionShape) -> int:
         """Return the number of columns of one image."""
         return -(-int(region.height) // self.column_rows)

@@ -30,8 +30,12 @@ def best_plan(
     overlap : str
         ``"auto"`` chooses between ``"recompute"`` and ``"carry"``.
     """
-    overlaps: Sequence[Overlap] = ("carry", "recompute") if overlap == "auto" else (overlap,)
-    return predict_best(region, *_promising(region, cpu, overlaps), cpu)
+    return predict_best(region, *_promising(region, cpu, overlaps_of(overlap)), cpu)
+
+
+def overlaps_of(overlap: Overlap | Literal["auto"]) -> Sequence[Overlap]:
+    """Return the kinds of overlap that an option leaves to choose from."""
+    return ("carry", "recompute") if overlap == "auto" else (overlap,)
 
 
 def promising_plans(
@@ -51,20 +55,29 @@ def _promising(
 ) -> tuple[list[ColumnPlan], Rows]:
     """Return the plans worth a prediction, and the scratch memory that each is expected to need."""
     region = region.planned
+    plans = possible_plans(region, cpu, overlaps)
+    scratch = expected_scratch_bytes(region, plans)
+    fits = scratch <= cpu.l2_bytes
+    fits[0] |= not fits.any()
+    return list(itertools.compress(plans, fits)), scratch[fits]
+
+
+def possible_plans(
+    region: RegionShape, cpu: CpuProfile, overlaps: Sequence[Overlap]
+) -> list[ColumnPlan]:
+    """Return the plans worth a look; they follow from the last stage.
+
+    The first one, of the largest columns and the smallest steps, is for regions that need more
+    scratch memory than the L2 cache holds whatever their plan.
+    """
     tile = region.stages[-1].tiles.rows
     most = -(-region.height // tile)
     fewest = -(-min(cpu.cores, region.height * region.images) // region.images)
     counts = [fewest, *(fewest << k for k in range(1, most.bit_length()) if fewest << k <= most)]
     sizes = {-(-region.height // count) for count in counts}
-    plans = [
+    return [
         ColumnPlan(size, step, overlap)
         for size in sorted(sizes, reverse=True)
         for step in [*(step * tile for step in STEPS if step * tile < size), size]
         for overlap in (overlaps if step < size else overlaps[:1])
     ]
-    scratch = expected_scratch_bytes(region, plans)
-    fits = scratch <= cpu.l2_bytes
-    if fits.any():
-        return list(itertools.compress(plans, fits)), scratch[fits]
-    plans = [ColumnPlan(max(sizes), min(tile, max(sizes)), overlaps[0])]
-    return plans, expected_scratch_bytes(region, plans)

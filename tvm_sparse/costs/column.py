@@ -74,14 +74,7 @@ class ColumnCosts:
     def __init__(self, region: RegionShape, columns: Columns, caches: Caches) -> None:
         self._region, self._caches = region, caches
         self.steps = columns.steps
-        computed = column_rows_computed(region, columns)
-        self.rows = [rows / self.steps for rows in computed]
-        # With carried rows, all tiles of a column are whole except for the last one.
-        last = 1 - (self.steps - 1) * columns.step_rows / (columns.end - columns.start)
-        self._row_costs = []
-        for stage, of_column, of_step in zip(region.stages, computed, self.rows, strict=True):
-            run = np.where(columns.is_carried, of_column, of_step)
-            self._row_costs.append(_row_cost(stage, run, last * run))
+        self.rows, self._row_costs = rows_and_costs(region, columns)
         # The first stage that reads an input of the region brings its rows near.
         self._first_readers: dict[int, int] = {}
         # Bytes that come into use with a stage: those of its result, and of the inputs that no
@@ -132,10 +125,7 @@ class ColumnCosts:
         found = moved(traffics, self._caches, len(self.steps))
         for i, of_weights, of_rows in zip(stages, found, found[len(stages) :], strict=False):
             stage = self._region.stages[i]
-            work = self.rows[i] * self._row_costs[i]
-            every_row = stage.tensor.images * stage.tensor.rows
-            cycles = stage.cycles * work / every_row + stage.run_cycles + RUN_CYCLES
-            compute = cycles / clock_hz
+            compute = compute_seconds(stage, self.rows[i], self._row_costs[i], clock_hz)
             # Weights are read one after another, mostly long before they are needed. The core waits
             # for rows: measured times are nearer to the sum than to the larger of the two.
             exposed = EXPOSED_SHARE * np.minimum(compute, of_weights.seconds)
@@ -203,6 +193,37 @@ class ColumnCosts:
     def _private(self, own: Bytes) -> Distance:
         """Return the distance of bytes after which each core touches `own` bytes."""
         return Distance(own, own * self._caches.cores)
+
+
+def rows_and_costs(
+    region: RegionShape, columns: Columns
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
+    """Return for each stage the rows that it computes in a step of each column, and their cost.
+
+    The cost is that of a row, as a multiple of the cost of a row in whole tiles.
+    """
+    steps = columns.steps
+    computed = column_rows_computed(region, columns)
+    rows = [of_column / steps for of_column in computed]
+    # With carried rows, all tiles of a column are whole except for the last one.
+    last = 1 - (steps - 1) * columns.step_rows / (columns.end - columns.start)
+    costs = []
+    for stage, of_column, of_step in zip(region.stages, computed, rows, strict=True):
+        run = np.where(columns.is_carried, of_column, of_step)
+        costs.append(_row_cost(stage, run, last * run))
+    return rows, costs
+
+
+def compute_seconds(
+    stage: StageShape,
+    rows: NDArray[np.float64],
+    row_costs: NDArray[np.float64],
+    clock_hz: float,
+) -> NDArray[np.float64]:
+    """Return how long a stage computes in a step of each column."""
+    every_row = stage.tensor.images * stage.tensor.rows
+    cycles = stage.cycles * (rows * row_costs) / every_row + stage.run_cycles + RUN_CYCLES
+    return cycles / clock_hz
 
 
 def _row_cost(

@@ -58,6 +58,14 @@ def expected_scratch_bytes(region: RegionShape, plans: Sequence[ColumnPlan]) -> 
     ndarray
         The bytes for each plan.
     """
+    return scratch_of_stages(region, plans).sum(axis=0)
+
+
+def scratch_of_stages(region: RegionShape, plans: Sequence[ColumnPlan]) -> Rows:
+    """Return `expected_scratch_bytes` stage by stage, ``[stages, plans]``.
+
+    They follow from the stages behind each stage, and not from those in front of it.
+    """
     step = np.array([plan.step_rows for plan in plans])
     first = [
         plan.columns(region) // 2 * plan.column_rows + plan.steps() // 2 * plan.step_rows
@@ -67,17 +75,17 @@ def expected_scratch_bytes(region: RegionShape, plans: Sequence[ColumnPlan]) -> 
     end = np.minimum(start + step, region.height)
     needed = rows_needed(region, np.minimum(start, end - 1), end, ARRAYS)
     oldest = [low for low, _ in needed]
-    keeps = np.array([plan.overlap == "carry" and plan.steps() > 1 for plan in plans])
+    keeps = np.array([plan.is_carried and plan.steps() > 1 for plan in plans])
     if keeps.any():
         done = [high for _, high in rows_needed(region, start - step, start, ARRAYS)]
         for i, readers in enumerate(region.consumers):
             kept = (seen.first(done[reader]) for reader, seen in readers)
             oldest[i] = np.where(keeps, functools.reduce(np.minimum, kept, done[i]), oldest[i])
-    total = np.zeros(len(plans), np.int64)
+    total = np.zeros((len(region.stages), len(plans)), np.int64)
     for i, (stage, low, (_, high)) in enumerate(zip(region.stages, oldest, needed, strict=True)):
         if i not in region.outputs:
             rows = high - np.maximum(low, 0) + stage.tiles.rows - 1
-            total += np.minimum(rows, stage.tensor.rows) * stage.tensor.row_bytes
+            total[i] = np.minimum(rows, stage.tensor.rows) * stage.tensor.row_bytes
     return total
 
 

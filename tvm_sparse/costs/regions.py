@@ -129,7 +129,7 @@ def predict_best(
     done = _first_columns(costs, stands_for, starts)
     work = np.diff(done, axis=1)
     seconds = work[:, :, 0].max(axis=1) + np.where(counts > 1, LAUNCH_SECONDS, 0.0)
-    best = int(np.argmin(seconds))
+    best = int(first_of_least(seconds))
     busiest = work[best, np.argmax(work[best, :, 0])]
     mine = slice(best * kinds, best * kinds + len(typical[best]))
     return plans[best], _prediction(
@@ -140,6 +140,12 @@ def predict_best(
         halo_share=_halo_share(region, columns, mine, stands_for[best]),
         columns=int(counts[best]),
     )
+
+
+def first_of_least(seconds: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the number of the first plan of the least seconds, whose last digits are noise."""
+    least = seconds.min(axis=-1, keepdims=True)
+    return np.argmax(seconds <= least * (1 + 1e-9), axis=-1)
 
 
 def predict_alone(region: RegionShape, cpu: CpuProfile) -> Prediction:

@@ -69,11 +69,34 @@ class Caches:
 
     def levels(self, distance: Distance, hits: Hits = HITS) -> NDArray[np.float64]:
         """Return the shares of accesses that L1, L2, L3 and memory answer, ``[4, ...]``."""
+        l1, l2, l3 = self._up_to(distance, hits)
+        return np.stack([l1, l2 - l1, l3 - l2, 1 - l3])
+
+    def row_seconds(self, distance: Distance, is_write: bool = False) -> NDArray[np.float64]:
+        """Return the seconds that a byte of rows takes."""
+        return self._seconds(distance, ROW_HITS, self.write_seconds if is_write else None)
+
+    def weight_seconds(self, distance: Distance) -> NDArray[np.float64]:
+        """Return the seconds that a byte of weights takes."""
+        return self._seconds(distance, HITS)
+
+    def _seconds(
+        self, distance: Distance, hits: Hits, seconds: Sequence[float] | None = None
+    ) -> NDArray[np.float64]:
+        *steps, memory = seconds or self.read_seconds
+        total: NDArray[np.float64] | float = memory
+        for share, near, far in zip(
+            self._up_to(distance, hits), steps, [*steps[1:], memory], strict=True
+        ):
+            total = total + share * (near - far)
+        return np.asarray(total)
+
+    def _up_to(self, distance: Distance, hits: Hits) -> list[NDArray[np.float64]]:
+        """Return the shares of accesses that are answered by L1, by L2 at most, by L3 at most."""
         touched = distance.own, distance.own, distance.all
         l1, l2, l3 = map(_found, touched, self._sizes, hits)
         l2 = np.maximum(l1, l2)
-        l3 = np.maximum(l2, l3)
-        return np.stack([l1, l2 - l1, l3 - l2, 1 - l3])
+        return [l1, l2, np.maximum(l2, l3)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,10 @@ class RecordedPlans:
             self.lanes_on(cpu), self.kernels_on(cpu), self.plans_on(cpu), refuses, self.source
         )
 
+    def known_on(self, cpu: CpuProfile) -> Lookups | None:
+        """Return what a compilation looks up; None, which asks for no keys, without records."""
+        return self.lookups_on(cpu) if len(self.records) else None
+
     def plans_on(self, cpu: CpuProfile) -> PlanFor:
         """Return the function that looks up the best plan for a region."""
 

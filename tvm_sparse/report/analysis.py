@@ -168,16 +168,16 @@ def analyze(
     imported = imported or import_module(hinted.model, hinted.shapes, no_fallback(cpu.architecture))
     calibrated = calibration_for(cpu, model, shapes, hints, calibration)
 
-    def planned_on(cpu: CpuProfile, lookups: Lookups) -> _Planned:
+    def planned_on(cpu: CpuProfile, lookups: Lookups | None) -> _Planned:
         found = pipeline.front(imported.mod, cpu, lookups, calibrated.keep_float32)
         planner = RegionPlanner(cpu, columns, overlap, found.plan_for)
         formed = tvm.transform.Sequential([FormRegions(cpu, planner=planner)])(found.mod)
         made = compile_report(formed, cpu, found.used, precision)
         return _Planned(cpu, found.mod, formed, tuple(planner.planned), made)
 
-    plan = planned_on(cpu, records.lookups_on(cpu))
+    plan = planned_on(cpu, records.known_on(cpu))
     if threads is None and not hinted.sizes and may_be_small(plan.together, plan.made, cpu):
-        alone = planned_on(replace(cpu, cores=1), Lookups())
+        alone = planned_on(replace(cpu, cores=1), None)
         plan = alone if is_small(plan.made, alone.made) else plan
     operators = _operators(plan.together, plan.regions)
     numbers = {

@@ -180,8 +180,9 @@ def _possible(problem: Conv2d, cpu: CpuProfile) -> Iterator[SparseConvTiling]:
                 continue
             k_block = -(-problem.channels // -(-problem.channels // reach))
             window = Window(problem, width, k_block, shifted)
-            for blocks in range(1, problem.out_height + 1):
-                row_block = -(-problem.out_height // blocks // rows) * rows
+            counts = range(1, problem.out_height + 1)
+            sizes_of_blocks = (-(-problem.out_height // count // rows) * rows for count in counts)
+            for row_block in dict.fromkeys(sizes_of_blocks):
                 fits = _job_bytes(window, row_block) <= JOB_L2_SHARE * cpu.l2_bytes
                 fits = fits or row_block == rows
                 if not fits or row_block > problem.out_height + rows - 1:

@@ -22,7 +22,7 @@ from tvm_sparse.passes.ir.operators.epilogue import (
     with_attributes,
 )
 from tvm_sparse.passes.ir.operators.layouts import IMAGE_TO_PANELS, PANELS_TO_IMAGE
-from tvm_sparse.passes.ir.operators.linear import SPARSE_OPERANDS, sparse_density
+from tvm_sparse.passes.ir.operators.linear import OF_NONZEROS, SPARSE_OPERANDS, sparse_density
 from tvm_sparse.passes.ir.operators.operator import (
     EPILOGUE_OPERANDS,
     PREFIX,
@@ -209,6 +209,7 @@ def _convolution(name: str, operands: tuple[str, ...], stage: StageFor) -> Opera
         images=_images,
         takes_sizes=True,
         with_epilogue=True,
+        any_length=OF_NONZEROS if operands == SPARSE_OPERANDS else (),
     )
 
 

@@ -25,6 +25,8 @@ from tvm_sparse.tilings.sparse_linear import SPARSE_LINEAR_FAMILY
 
 SPARSE_OPERANDS = ("x", "indptr", "channels", "offsets", "values")
 """The panels, and the arrays of a `PackedSparse`."""
+OF_NONZEROS = ("offsets", "values")
+"""Those of the arrays that have an element for each non-zero; cost models alone ask how many."""
 
 
 def sparse_linear(
@@ -100,6 +102,7 @@ SPARSE_LINEAR = Operator(
     stage=_sparse_linear,
     takes_sizes=True,
     with_epilogue=True,
+    any_length=OF_NONZEROS,
 )
 LINEAR = Operator(
     PREFIX + "linear",

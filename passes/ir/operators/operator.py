@@ -95,6 +95,8 @@ class Operator:
         Returns the sizes of a call that `kernel` takes as parameters where they are an `Extent`.
     takes_sizes : bool
         Whether `stage` and `kernel` compute calls with sizes that are known at run time only.
+    any_length : tuple of str
+        The names of operands whose length the code does not depend on.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Operator:
     legalize: Legalize | None = None
     sizes: Callable[[relax.Call], Sequence[int]] = _none
     takes_sizes: bool = False
+    any_length: tuple[str, ...] = ()
 
     @property
     def is_own(self) -> bool:

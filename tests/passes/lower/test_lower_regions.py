@@ -14,6 +14,8 @@ from tvm_sparse.cpu.profile import native
 from tvm_sparse.frontends.load import import_module
 from tvm_sparse.passes import pipeline
 from tvm_sparse.passes.ir import operators as panel
+from tvm_sparse.passes.ir.expressions import is_call_to
+from tvm_sparse.passes.lower import lower_regions
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
 from tvm_sparse.passes.regions.form_regions import REGIONS
 from tvm_sparse.records.best import RecordedPlans
@@ -76,6 +78,36 @@ def test_regions_of_one_structure_and_plan_share_a_function():
     formed = losing_regions(CPU, 6, "carry")(dataflow(body, PANELS))
     assert [len(report["layers"]) for report in formed.attrs[REGIONS]] == [2, 2]
     assert len(prim_funcs(LowerRegions(CPU)(formed))) == 1
+
+
+def test_regions_that_differ_in_weights_are_emitted_once(monkeypatch):
+    emitted = []
+
+    def emit_column(*arguments):
+        emitted.append(arguments)
+        return tensor_column(*arguments)
+
+    monkeypatch.setattr(lower_regions, "tensor_column", emit_column)
+
+    def body(emit, x):
+        for bounds in ((0, 3), (0, 3), (0, 4)):
+            weight = relax.const(rng.standard_normal((8, 1, 3, 3)).astype("float32"))
+            x = emit(panel.depthwise_conv2d(x, weight, CONV))
+            x = emit(relax.op.sin(emit(relax.op.clip(x, *bounds))))  # a sine is no stage
+        return x
+
+    rng = np.random.default_rng(0)
+    after = lowered(body)
+    columns = [name for name, _ in after.functions_items() if "column" in name.name_hint]
+    assert len(emitted) == len(columns) == 2, "the bounds of a clip are part of the code"
+    calls = [
+        binding.value
+        for block in after["main"].body.blocks
+        for binding in block.bindings
+        if is_call_to(binding.value, "relax.call_tir")
+    ]
+    weights = [next(a for a in call.args[1] if hasattr(a, "value")) for call in calls]
+    assert len({weight.value.numpy().tobytes() for weight in weights}) == 3
 
 
 def test_another_plan_is_another_function():

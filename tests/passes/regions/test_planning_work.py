@@ -61,7 +61,7 @@ def test_the_cycles_of_an_operator_are_asked_once(count):
 
 
 def test_planning_is_linear_in_the_number_of_layers(count):
-    looked_at, priced = count(region_planner, "region_of"), count(region_planner, "best_plan")
+    looked_at, priced = count(region_planner, "region_of"), count(region_planner, "best_endings")
     seen = []
     for layers in (24, 48, 96):
         nodes = run(layers)
@@ -96,6 +96,22 @@ def test_no_cut_of_a_run_is_expected_to_be_faster(name):
         sum(seconds(*ends) for ends in itertools.pairwise((0, *cut, len(nodes)))) for cut in cuts
     )
     assert found == pytest.approx(best, rel=1e-9)
+
+
+def test_measured_plans_are_looked_up_as_those_of_each_region():
+    nodes, asked = run(8), []
+
+    def plan_for(shape):
+        asked.append(shape)
+
+    RegionPlanner(CPU, "auto", "auto", plan_for).partition(nodes)
+    possible = {
+        region_of(nodes[start:end], CPU).shape
+        for end in range(2, len(nodes) + 1)
+        for start in range(end - 1)
+    }
+    assert len(set(asked)) > len(nodes)
+    assert possible.issuperset(asked)
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
