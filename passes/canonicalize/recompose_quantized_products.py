@@ -2,9 +2,9 @@
 
 q and W are integers less their zero points, and the product is ``matmul`` or a convolution.
 Converters of integer products give q and W a scale of 1 and cast the exact sums to int32. Exporters
-add an int32 bias, cast to float32, and multiply by the scales: that of q, which `quantize` took or
-computed, and one or one for each channel of W. Behind this pass such a layer looks like any other
-that is quantized. Factors that are neither stay where they are.
+add an int32 bias, which may depend on the scale of q, cast to float32, and multiply by the scales:
+that of q, which `quantize` took or computed, and one or one for each channel of W. Behind this pass
+such a layer looks like any other that is quantized. Factors that are neither stay where they are.
 """
 
 from __future__ import annotations
@@ -45,9 +45,12 @@ def _without_casts(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr |
     if is_call_to(source, "relax.add"):
         for cast, bias in (source.args, source.args[::-1]):
             product = _cast_product(lookup(cast), lookup)
-            bias = lookup(bias)
-            if product is not None and isinstance(bias, tvm.ir.GenericConst):
-                wide = relax.const(bias.value.numpy().astype("float32"), "float32")
+            if product is not None and static_shape(product) == static_shape(call):
+                found = lookup(bias)
+                if isinstance(found, tvm.ir.GenericConst):
+                    wide = relax.const(found.value.numpy().astype("float32"), "float32")
+                else:
+                    wide = emit(relax.op.astype(bias, "float32"))
                 return relax.op.add(product, wide)
     return _cast_product(source, lookup)
 
@@ -78,21 +81,19 @@ def _scaled(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
         result = _with_scales(product, factor, lookup, emit)
         if result is None or bias is None:
             return result
-        factor = lookup(factor)
-        if isinstance(factor, tvm.ir.GenericConst):
-            shift = relax.const(bias.value.numpy() * factor.value.numpy(), "float32")
+        known = [lookup(number) for number in (bias, factor)]
+        if all(isinstance(number, tvm.ir.GenericConst) for number in known):
+            shift = relax.const(np.multiply(*(n.value.numpy() for n in known)), "float32")
         else:
             shift = emit(relax.op.multiply(bias, factor))
         return relax.op.add(emit(result), shift)
     return None
 
 
-def _with_bias(
-    value: relax.Expr, lookup: Lookup
-) -> tuple[relax.Expr | None, tvm.ir.GenericConst | None]:
+def _with_bias(value: relax.Expr, lookup: Lookup) -> tuple[relax.Expr | None, relax.Expr | None]:
     """Return the integer product in ``product + bias``, and the bias, None without one."""
     call = lookup(value)
-    if is_call_to(call, "relax.add") and isinstance(call.args[1], tvm.ir.GenericConst):
+    if is_call_to(call, "relax.add"):
         if static_shape(call.args[0]) == static_shape(value) and _is_exact(
             lookup(call.args[0]), lookup
         ):

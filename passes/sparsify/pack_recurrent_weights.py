@@ -28,11 +28,13 @@ from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, rewrite_layers
 from tvm_sparse.passes.sparsify.decisions import decision, with_decisions
+from tvm_sparse.schedules.operators.recurrent_rounding import pack_recurrent_words
 from tvm_sparse.sizes.recurrent import Recurrent
 from tvm_sparse.tilings.choice import Choice, choose
 from tvm_sparse.tilings.recurrent import (
     RecurrentTiling,
     dense_cycles,
+    has_word_kernel,
     recurrent_tiling,
     shared,
     sparse_cycles,
@@ -67,6 +69,12 @@ class PackRecurrentWeights:
             if packed is not None and packed.tiling is not None:
                 return operators.recurrent(problem, operands | packed.operands, packed.tiling)
             tiling = recurrent_tiling(problem, self.cpu)
+            if packed is not None and has_word_kernel(problem, self.cpu):
+                integers = weight.value.numpy()
+                (rows,) = _rows(problem, tiling)
+                arrays = pack_recurrent_words(integers, rows, self.cpu)
+                operands |= {name: relax.const(array) for name, array in arrays.items()}
+                return operators.recurrent(problem, operands, tiling)
             for number, rows in enumerate(_rows(problem, tiling)):
                 operands[f"weight{number}"] = _packed(weight, rows, emit)
             return operators.recurrent(problem, operands, tiling)
@@ -113,6 +121,12 @@ class _Sparse:
         tiling = shared(tiling, problem, cycles_of, size, cpu)
         return _Sparse(problem, density, choice, tiling, operands)
 
+    def kernel(self, cpu: CpuProfile) -> str:
+        """Return the name of the kernel."""
+        if self.choice.sparse:
+            return "sparse_recurrent"
+        return "int8_recurrent" if has_word_kernel(self.problem, cpu) else "recurrent"
+
     def decision(self, name: str, cpu: CpuProfile) -> dict[str, Any]:
         """Return the entry of the module attribute that lists the decisions about layers."""
         problem, choice = self.problem, self.choice
@@ -122,7 +136,7 @@ class _Sparse:
             name,
             (problem.directions, problem.gates * problem.hidden, problem.hidden),
             self.density,
-            "sparse_recurrent" if choice.sparse else "recurrent",
+            self.kernel(cpu),
             choice.reason,
             choice.cycles / (threads * cpu.memory_system.clock_hz),
             is_refused=choice.is_refused,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MOST = 255
 """How far the largest integer lies above the least one."""
 
+ROUNDING_BITS = 0x4B400000
+"""The bits of `ROUNDING`."""
+
 LEAST_SCALE = 2.0**-100
 """The inverse of a smaller scale may be infinite."""
 
@@ -32,15 +35,17 @@ class RunTimeSteps:
     Parameters
     ----------
     steps : Expr
-        The parameter of the function that holds them.
+        The memory that holds them.
     form : WordForm
         What words look like.
+    first : Expr or int
+        The place of the first of them.
     """
 
-    def __init__(self, steps: Expr, form: WordForm) -> None:
+    def __init__(self, steps: Expr, form: WordForm, first: Expr | int = 0) -> None:
         self.form = form
-        self.scale: Expr = T.bind(steps[T.int64(0)])
-        self.above: Expr = T.bind(steps[T.int64(1)])
+        self.scale: Expr = T.bind(steps[T.int64(0) + first])
+        self.above: Expr = T.bind(steps[T.int64(1) + first])
         zero = T.Cast("int32", self.above) - (128 if form.is_signed else 0)
         self.zero: Expr = T.bind(T.int32(0) if form.per_word == 2 else zero)
 
@@ -73,12 +78,17 @@ class RunTimeIntegers(Words):
 
     def of(self, values: Sequence[Expr]) -> list[Expr]:
         """Return words of the nearest integers; ties go to the even distance from zero."""
-        words = joined([self._distances(value) for value in values], self.per_word)
+        words = joined([self._moved(value) for value in values], self.per_word)
         if self.per_word == 2:
             return [words]
         return [with_added(words, T.Cast("int8", self.steps.zero))]
 
-    def _distances(self, value: Expr) -> Expr:
+    def distances(self, value: Expr) -> Expr:
+        """Return the distances of the nearest integers from the zero point, as int32."""
+        lanes = value.ty.dtype.lanes
+        return self._moved(value) - across(T.int32(ROUNDING_BITS), lanes)
+
+    def _moved(self, value: Expr) -> Expr:
         """Return int32 values whose low bits are the distances from the zero point, in steps."""
         lanes = value.ty.dtype.lanes
         steps = self._quotient(converted(value, DType.FLOAT32), lanes)
@@ -125,6 +135,16 @@ class ReadyWords(Words):
     def zeros(self, lanes: int) -> Expr:
         """Return words whose integers all stand for zero."""
         return self.steps.zeros(lanes)
+
+
+def steps_of_range(least: Expr, most: Expr) -> tuple[Expr, Expr]:
+    """Return the scale of a range that contains 0, and how far its zero point lies above 0."""
+    zero, one = number(0), number(1)
+    extent = T.bind(most - least)
+    step = T.bind(extent / number(MOST))
+    scale = T.bind(T.Select(T.EQ(extent, zero), one, step))
+    above = T.nearbyint(T.min(T.max((zero - least) / scale, zero), number(MOST)))
+    return scale, above
 
 
 def _multiply_add(a: Expr, b: Expr, c: Expr) -> Expr:

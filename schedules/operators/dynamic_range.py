@@ -31,13 +31,13 @@ from tvm_sparse.schedules.emit.buffers import (
     converted,
     filled,
     flat,
-    number,
     opaque,
     scratch,
     vector,
     whole,
 )
 from tvm_sparse.schedules.emit.lanes import across_lanes
+from tvm_sparse.schedules.emit.run_time_words import steps_of_range
 from tvm_sparse.schedules.emit.sizes import declare, factor, named, size
 from tvm_sparse.sizes.extent import Extent
 
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
 
 CHAINS = 4
 """Vectors that are compared side by side, since a comparison takes some cycles."""
-
-STEPS = 255
-"""The distance of the largest integer from the least one."""
 
 
 @dataclass(frozen=True)
@@ -211,10 +208,5 @@ def _over(found: Expr, parts: int, end: int, choose: Callable[[Expr, Expr], Expr
 
 def _steps(y: Expr, least: Expr, most: Expr) -> None:
     """Store the scale and the zero point of a range."""
-    zero, one = number(0), number(1)
-    extent = T.bind(most - least)
-    step = T.bind(extent / number(STEPS))
-    scale = T.bind(T.Select(T.EQ(extent, zero), one, step))
-    T.buffer_store(y, scale, [T.int64(0)])
-    steps = T.nearbyint(T.min(T.max((zero - least) / scale, zero), number(STEPS)))
-    T.buffer_store(y, steps, [T.int64(1)])
+    for i, value in enumerate(steps_of_range(least, most)):
+        T.buffer_store(y, value, [T.int64(i)])

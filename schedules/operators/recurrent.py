@@ -12,7 +12,8 @@ The product of the inputs with their weights, `xw`, is computed before, for all 
 
 A step reads the states of one buffer and writes those of the other, so that tiles may overlap and
 threads may share a step. A GRU without `linear_before_reset` has two sections, because its
-candidate reads the whole state that the reset gate scaled.
+candidate reads the whole state that the reset gate scaled. `recurrent_rounding` says how the states
+of a step are rounded.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from tvm_sparse.formats.windows import MOST_WINDOW
 from tvm_sparse.schedules.emit.buffers import argument, number, scratch, whole
 from tvm_sparse.schedules.emit.recurrent_activations import activation
 from tvm_sparse.schedules.emit.sizes import declare, named, size
+from tvm_sparse.schedules.operators.recurrent_rounding import Rounding
 from tvm_sparse.schedules.operators.recurrent_tile import Part, Tile
+from tvm_sparse.tilings.integers import dots_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +58,8 @@ def recurrent(
         How its steps are cut.
     operands : mapping
         Shape and dtype of each operand: those of `Recurrent.operands` that the layer has, and
-        ``weight0``, ... for each section, or the arrays of a sparse weight: ``starts0``, ....
+        ``weight0``, ... for each section, or the arrays of a sparse weight: ``starts0``, ..., or of
+        one of integers: ``words0``, ``corrections0`` and perhaps ``shifts0``.
     cpu : CpuProfile
         Gives the number of registers.
 
@@ -139,6 +143,12 @@ class Layer:
         if len(problem.sections) > 1:
             # What the first section of a GRU leaves for the second one.
             self.states |= {name: State(problem, 1) for name in ("update", "scaled")}
+        self.rounding: Rounding | None = None
+        if problem.rounds:
+            dots = dots_of(cpu) if "words0" in buffers else None
+            if dots is None:
+                self.states["rounded"] = State(problem, tiling.jobs)
+            self.rounding = Rounding(problem, tiling, self.states.get("rounded"), dots)
 
     def compute(self) -> None:
         """Compute all steps."""
@@ -170,6 +180,8 @@ class Layer:
         tiles, units = self.tiling.tiles(section, hidden), self.tiling.units(section)
         first = T.bind(part.share * tiles // jobs)
         end = T.bind((part.share + 1) * tiles // jobs)
+        if self.rounding is not None:
+            self.rounding.round(self.states["h"], T.bind(part.step % 2), part)
         with T.serial(T.int64(0), end - first) as i:
             tile = T.bind(first + i)
             unit = T.bind(T.min(tile * units, T.int64(hidden - units)))

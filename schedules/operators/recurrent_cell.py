@@ -110,7 +110,12 @@ class Cell:
     def _sum(self, gate: int) -> Expr:
         """Return the product of the state with the recurrent weight."""
         place = self.tile.gates.index(gate) * self.tile.vectors + self.u
-        return self.tile.sums[self.row * self.tile.sums_of_sequence + place]
+        total = self.tile.sums[self.row * self.tile.sums_of_sequence + place]
+        if not self.problem.rounds:
+            return total
+        first = gate * self.problem.hidden + self.unit
+        scale = self.tile.buffers["scale"][self.tile.direction, vector(first, self.tile.width)]
+        return total * (scale * across(self.tile.steps.scale, self.tile.width))
 
     def _peephole(self, number_of_gate: int, cell: Expr) -> Expr:
         if "peepholes" not in self.tile.buffers:

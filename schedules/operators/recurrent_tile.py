@@ -9,6 +9,7 @@ from tvm.tirx import Select
 from tvm.tirx.script import builder as T
 
 from tvm_sparse.schedules.emit.buffers import Registers, across, filled, vector
+from tvm_sparse.schedules.emit.dot_product import SumRegisters, add_dot_products
 from tvm_sparse.schedules.emit.sizes import size
 from tvm_sparse.schedules.emit.tiles import each_tile, tile_height
 from tvm_sparse.schedules.emit.windows import multiply_windows
@@ -49,6 +50,10 @@ class Tile:
         self.height = min(tile_height(self.sums_of_sequence, layer.cpu), self.batch)
         self.sums = Registers(self.height * self.sums_of_sequence, self.width)
         self.values = Registers(MOST_VALUES, self.width)
+        self.part, self.rounding = part, layer.rounding
+        if self.rounding is not None:
+            self.steps = self.rounding.steps(part)
+            self.integers = SumRegisters(self.height * self.sums_of_sequence, self.width)
 
     def compute(self) -> None:
         """Compute the new states."""
@@ -72,9 +77,14 @@ class Tile:
 
     def _multiply(self, first: Expr, count: int) -> None:
         """Add up the products of the states and the recurrent weight."""
+        sequences = [self.sequence + first + i for i in range(count)]
+        if f"words{self.section}" in self.buffers:
+            self._multiply_words(sequences)
+            return
         state = self.layer.states["scaled" if self.section else "h"]
         copy = T.int64(0) if self.section else self.old
-        sequences = [self.sequence + first + i for i in range(count)]
+        if self.rounding is not None:
+            state, copy = self.layer.states["rounded"], self.part.share
         rows = [
             T.bind(state.place(copy, self.direction, sequence, T.int64(0)))
             for sequence in sequences
@@ -98,6 +108,44 @@ class Tile:
                 for n, vector_of_weights in enumerate(weights):
                     s = i * self.sums_of_sequence + n
                     self.sums[s] = self.sums[s] + value * vector_of_weights
+
+    def _multiply_words(self, sequences: Sequence[Expr]) -> None:
+        """Multiply words of integers, and make floats of the exact sums."""
+        rounding, sums, count = self.rounding, self.integers, self.sums_of_sequence
+        assert rounding is not None
+        assert rounding.dots is not None
+        weight, lanes = self.buffers[f"words{self.section}"], vector(T.int64(0), self.width)
+        places = [rounding.place(self.part, sequence) for sequence in sequences]
+        for s in range(len(places) * count):
+            sums[s] = across(T.int32(0), self.width)
+        with T.serial(T.int64(0), T.int64(rounding.words)) as word:
+            weights = [
+                T.bind(weight[self.direction, self.tile, word, n, lanes]) for n in range(count)
+            ]
+            for i, place in enumerate(places):
+                x = T.bind(across(rounding.memory[place + word], self.width))
+                for n, vector_of_weights in enumerate(weights):
+                    s = i * count + n
+                    sums[s] = add_dot_products(rounding.dots, sums[s], x, vector_of_weights)
+        for i, sequence in enumerate(sequences):
+            total = rounding.total(self.part, sequence)
+            for n in range(count):
+                gate, u = self.gates[n // self.vectors], n % self.vectors
+                first = gate * self.problem.hidden + self.unit + u * self.width
+                whole = self._without_zero(sums[i * count + n], total, first)
+                self.sums[i * count + n] = T.Cast(f"float32x{self.width}", whole)
+
+    def _without_zero(self, sums: Expr, total: Expr, first: Expr) -> Expr:
+        """Return sums of the distances from zero and of the weights before their shift.
+
+        `total` is the sum of these distances, and `first` the first row of the weight.
+        """
+        place = (self.direction, vector(first, self.width))
+        for name, factor in (("corrections", T.int32(0) - self.steps.zero), ("shifts", total)):
+            if f"{name}{self.section}" in self.buffers:
+                numbers = self.buffers[f"{name}{self.section}"][place]
+                sums = sums + numbers * across(factor, self.width)
+        return sums
 
     def _steps(self) -> tuple[Expr, Expr]:
         """Return the first step of a sparse weight in the tile, and the end of the last one."""

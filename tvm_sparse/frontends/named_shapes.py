@@ -25,7 +25,7 @@ OF_IMAGES = frozenset(
 `_needs_width` finds, and need other sizes when they are compiled. A model with one keeps names of
 other sizes only if the user says so."""
 
-NEED_SIZES = frozenset(("LSTM", "GRU", "RNN", "NonMaxSuppression", "LpPool"))
+NEED_SIZES = frozenset(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "NonMaxSuppression", "LpPool"))
 """Operators whose kernels need all sizes when they are compiled. A model with one keeps its own
 names only if the user says so."""
 

@@ -97,10 +97,12 @@ def convert_recurrent(
         steps = _shape(given["x"])[1 if attributes.get("layout", 0) else 0]
         text = f"a length of a sequence in {name} is not from 0 to {steps}"
         given["lengths"] = checked(builder, given["lengths"], within([steps + 1]), text)
-    return _Node(emit, op_type, given, attributes).convert()
+    return RecurrentNode(emit, op_type, given, attributes).convert()
 
 
-class _Node:
+class RecurrentNode:
+    """A node with its operands by name, which become those of the operator `recurrent`."""
+
     def __init__(
         self, emit: Emit, op_type: str, given: dict[str, Any], attributes: Mapping[str, Any]
     ) -> None:
@@ -118,6 +120,7 @@ class _Node:
         self.gates = rows // self.hidden
 
     def convert(self) -> relax.Tuple:
+        """Return the results of the node."""
         problem, operands = self._problem(), self._operands()
         activations = self._activations()
         if len(set(activations)) == 1:
@@ -171,14 +174,17 @@ class _Node:
             x = self._move(x, [1, 0, 2])
         steps, batch, width = _shape(x)
         rows = self.directions * self.gates * self.hidden
-        weight = self.emit(relax.op.reshape(self.given["w"], (rows, width)))
-        weight = self._move(weight, [1, 0])
-        x = self.emit(relax.op.reshape(x, (steps * batch, width)))
-        product = self.emit(relax.op.matmul(x, weight), "")
+        product = self._multiplied(self.emit(relax.op.reshape(x, (steps * batch, width))))
         if "bias" in self.given:
             bias = self.emit(relax.op.reshape(self._bias(), (rows,)))
             product = self.emit(relax.op.add(product, bias))
         return self.emit(relax.op.reshape(product, (steps, batch, rows)))
+
+    def _multiplied(self, x: relax.Expr) -> relax.Expr:
+        """Return the product of rows with the weights of all directions."""
+        directions, rows, width = _shape(self.given["w"])
+        weight = self.emit(relax.op.reshape(self.given["w"], (directions * rows, width)))
+        return self.emit(relax.op.matmul(x, self._move(weight, [1, 0])), "")
 
     def _bias(self) -> relax.Expr:
         """Return the biases of a step that do not depend on anything, for each direction."""

@@ -31,6 +31,9 @@ class Recurrent:
         Whether the forget gate of an LSTM is one minus its input gate.
     linear_before_reset : bool
         Whether the reset gate of a GRU scales the recurrent product instead of the state.
+    rounds : bool
+        Whether the product of an LSTM reads the states of a step as integers of 8 bits, whose scale
+        follows from their range over all sequences.
     """
 
     cell: str
@@ -43,6 +46,7 @@ class Recurrent:
     clip: float = 0.0
     input_forget: bool = False
     linear_before_reset: bool = False
+    rounds: bool = False
 
     @property
     def gates(self) -> int:
@@ -68,13 +72,15 @@ class Recurrent:
         """Return the shapes of all operands but the recurrent weight, by their names.
 
         ``xw`` is the product of the inputs with their weights plus all biases, ``bias`` the
-        recurrent bias of a GRU's candidate that `linear_before_reset` keeps apart.
+        recurrent bias of a GRU's candidate that `linear_before_reset` keeps apart. ``scale`` is
+        what a weight of integers is multiplied with, if the layer `rounds`.
         """
         state = (self.directions, self.batch, self.hidden)
         return {
             "xw": (self.steps, self.batch, self.directions * self.gates * self.hidden),
             "bias": (self.directions, self.hidden),
             "peepholes": (self.directions, 3 * self.hidden),
+            "scale": (self.directions, self.gates * self.hidden),
             "lengths": (self.batch,),
             "initial_h": state,
             "initial_c": state,

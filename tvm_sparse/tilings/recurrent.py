@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tvm_sparse.cpu.integers import dot_products
 from tvm_sparse.cpu.profile import CpuProfile
 from tvm_sparse.cpu.rates import FMA_PER_CYCLE, loads_per_cycle
 from tvm_sparse.dtypes import ACTIVATIONS
 from tvm_sparse.formats.recurrent_columns import MOST_HIDDEN, ColumnSparse
 from tvm_sparse.formats.windows import MOST_VECTORS, WINDOWS, WindowSparse
 from tvm_sparse.sizes.recurrent import Recurrent
+from tvm_sparse.tilings.integers import DOT_SHARE, dots_of
 
 DENSE_ACCUMULATORS = 8
 """Sums that hide the latency of a multiply-add: 4 cycles, of which 2 begin in each."""
@@ -61,15 +63,26 @@ class RecurrentTiling:
         return -(-hidden // self.units(section))
 
 
+def has_word_kernel(problem: Recurrent, cpu: CpuProfile) -> bool:
+    """Return whether dot products of words compute the product of a layer that rounds states."""
+    dots, width = dot_products(cpu), dense_width(problem, cpu)
+    return problem.rounds and dots is not None and dots.lanes == width
+
+
+def dense_width(problem: Recurrent, cpu: CpuProfile) -> int:
+    """Return the hidden units of a vector of a dense product."""
+    return min(cpu.vector_lanes(ACTIVATIONS), 1 << (problem.hidden.bit_length() - 1))
+
+
 def recurrent_tiling(problem: Recurrent, cpu: CpuProfile) -> RecurrentTiling:
     """Return the tiling for a dense recurrent weight."""
-    width = min(cpu.vector_lanes(ACTIVATIONS), 1 << (problem.hidden.bit_length() - 1))
+    width = dense_width(problem, cpu)
     rows = min(problem.batch, 2)
     vectors = tuple(
         max(min(DENSE_ACCUMULATORS // (len(gates) * rows), problem.hidden // width), 1)
         for gates in problem.sections
     )
-    weight_bytes = problem.gates * problem.hidden**2 * ACTIVATIONS.bytes
+    weight_bytes = _dense_bytes(problem, cpu)
 
     def cycles(batch: int) -> float:
         return dense_cycles(replace(problem, batch=batch), width, cpu)
@@ -106,10 +119,20 @@ def sparse_format(cpu: CpuProfile) -> type[WindowSparse | ColumnSparse] | None:
 
 def dense_cycles(problem: Recurrent, width: int, cpu: CpuProfile) -> float:
     """Return the cycles of a dense product of a step and direction on one core."""
-    weights = problem.gates * problem.hidden**2
-    weight_bytes = weights * ACTIVATIONS.bytes
+    weights, weight_bytes = problem.gates * problem.hidden**2, _dense_bytes(problem, cpu)
     work = weights / width * problem.batch / FMA_PER_CYCLE
+    if has_word_kernel(problem, cpu):
+        dots = dots_of(cpu)
+        work /= dots.per_word * DOT_SHARE / (1 if dots.adds else 2)
     return max(weight_bytes / bytes_per_cycle(weight_bytes, cpu), work)
+
+
+def _dense_bytes(problem: Recurrent, cpu: CpuProfile) -> float:
+    """Return the bytes of the packed dense weight of a direction."""
+    weights = problem.gates * problem.hidden**2
+    if has_word_kernel(problem, cpu):
+        return weights * 4 / dots_of(cpu).per_word
+    return weights * ACTIVATIONS.bytes
 
 
 def sparse_cycles(
@@ -178,6 +201,7 @@ def shared(
     if ways > 1:
         costs[replace(tiling, jobs=ways)] = cycles(problem.batch) / ways + waits
     groups = max(n for n in range(1, ways + 1) if problem.batch % n == 0)
-    if groups > 1 and weight_bytes <= cpu.l2_bytes * L2_SHARE:
+    # A range is that of all sequences.
+    if groups > 1 and not problem.rounds and weight_bytes <= cpu.l2_bytes * L2_SHARE:
         costs[replace(tiling, groups=groups)] = cycles(problem.batch // groups)
     return min(costs, key=costs.__getitem__)

@@ -18,17 +18,18 @@ from onnx import numpy_helper
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _OPERANDS = {
-    "ConvInteger": (1, 3, 2),
-    "DynamicQuantizeMatMul": (1, 3, None),
-    "MatMulInteger": (1, 3, 2),
-    "MatMulIntegerToFloat": (1, 5, 4),
-    "QAttention": (1, 7, 6),
-    "QGemm": (3, 5, 2),
-    "QLinearConv": (3, 5, 2),
-    "QLinearMatMul": (3, 5, 2),
+    "ConvInteger": ((1, 3, 2),),
+    "DynamicQuantizeLSTM": ((1, 9, None), (2, 11, None)),
+    "DynamicQuantizeMatMul": ((1, 3, None),),
+    "MatMulInteger": ((1, 3, 2),),
+    "MatMulIntegerToFloat": ((1, 5, 4),),
+    "QAttention": ((1, 7, 6),),
+    "QGemm": ((3, 5, 2),),
+    "QLinearConv": ((3, 5, 2),),
+    "QLinearMatMul": ((3, 5, 2),),
 }
-"""Operators of integers: the positions of their weight, of its zero point, and of that of the other
-operand, if it has one."""
+"""Operators of integers: for each weight its position, that of its zero point, and that of the zero
+point of the other operand, if it has one."""
 
 _HIGHER = 128
 
@@ -53,7 +54,7 @@ def with_unsigned_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelPro
         for value in model.graph.input
         if value.type.tensor_type.elem_type == onnx.TensorProto.INT8
     }
-    found = [node for node in model.graph.node if _weight(node, signed, inputs) is not None]
+    found = [node for node in model.graph.node if _weights(node, signed, inputs)]
     if not found:
         return model
     changed = onnx.ModelProto()
@@ -72,27 +73,33 @@ def with_unsigned_weights(model: onnx.ModelProto, folder: Path) -> onnx.ModelPro
         return made[name]
 
     for node in changed.graph.node:
-        weight = _weight(node, signed, inputs)
-        if weight is None:
-            continue
-        position, zero, _ = _OPERANDS[node.op_type]
-        while len(node.input) <= zero:
-            node.input.append("")
-        node.input[position], node.input[zero] = higher(weight), higher(node.input[zero])
+        for position, zero in _weights(node, signed, inputs):
+            while len(node.input) <= zero:
+                node.input.append("")
+            node.input[position] = higher(node.input[position])
+            node.input[zero] = higher(node.input[zero])
     return changed
 
 
-def _weight(node: onnx.NodeProto, signed: Collection[str], inputs: Collection[str]) -> str | None:
-    """Return the name of a node's int8 weight.
+def _weights(
+    node: onnx.NodeProto, signed: Collection[str], inputs: Collection[str]
+) -> list[tuple[int, int]]:
+    """Return the positions of a node's int8 weights and of their zero points.
 
-    It is None without one, with a computed zero point, or if the other operand is int8, too: its
+    Those with a computed zero point are left out, and so are those that meet a signed operand: its
     zero point is, or it is one of the `inputs` of that type.
     """
-    if node.op_type not in _OPERANDS:
-        return None
-    name, zero, other = (
-        node.input[i] if i is not None and i < len(node.input) else ""
-        for i in _OPERANDS[node.op_type]
-    )
-    is_known = name in signed and (not zero or zero in signed)
-    return name if is_known and other not in signed and node.input[0] not in inputs else None
+
+    def name(position: int | None) -> str:
+        is_given = position is not None and position < len(node.input)
+        return str(node.input[position]) if is_given else ""
+
+    if node.op_type not in _OPERANDS or name(0) in inputs:
+        return []
+    return [
+        (weight, zero)
+        for weight, zero, other in _OPERANDS[node.op_type]
+        if name(weight) in signed
+        and (not name(zero) or name(zero) in signed)
+        and name(other) not in signed
+    ]

@@ -96,6 +96,25 @@ def test_the_scale_of_the_input_is_computed_when_the_model_runs():
     same(before, after, (2, 8))
 
 
+def test_a_bias_may_be_computed_when_the_model_runs():
+    """Older versions of ONNX Runtime's dynamic quantizer divide it by the scales there."""
+
+    def before(emit, x, bias):
+        exact = product(emit, quantize(emit, x), number(1), KERNEL, number(1))
+        exact = emit(OPS.add(emit(OPS.astype(exact, "int32")), emit(OPS.astype(bias, "int32"))))
+        return emit(OPS.multiply(as_float(emit, exact), number(0.125)))
+
+    def after(emit, x, bias):
+        quantized = quantize(emit, x)
+        wide = emit(OPS.astype(emit(OPS.astype(bias, "int32")), "float32"))
+        image = emit(dequantize(quantized, number(0.5), ZERO_X))
+        kernel = emit(dequantize(KERNEL, number(0.25), ZERO_W))
+        shift = emit(OPS.multiply(wide, number(0.125)))
+        return emit(OPS.add(emit(OPS.nn.conv2d(image, kernel, padding=1)), shift))
+
+    same(before, after, (1, 8, 5, 5), (1, 6, 1, 1))
+
+
 def test_a_scale_of_something_else_stays_a_factor():
     def before(emit, x, other):
         exact = product(emit, quantize(emit, x), number(1), WEIGHT, number(1))

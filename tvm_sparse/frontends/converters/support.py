@@ -43,6 +43,7 @@ LIMITS = {
     "ai.onnx.ml.Imputer": "other types than float32",
     "ai.onnx.ml.LinearRegressor": "other types than float32, `post_transform`",
     "com.microsoft.Attention": "caches of past keys, biases of scores, rotary embedding",
+    "com.microsoft.DynamicQuantizeLSTM": "lengths of sequences, weights that are no constants",
     "com.microsoft.EmbedLayerNormalization": "`mask_index_type`, the sum of embeddings",
     "com.microsoft.GatherBlockQuantized": "blocks along another axis than the last, in bytes",
     "com.microsoft.MatMulNBits": "`g_idx`, weights that are no constants",
