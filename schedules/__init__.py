@@ -38,12 +38,13 @@ from tvm_sparse.schedules.operators.panels import from_panels, to_panels
 from tvm_sparse.schedules.operators.pool2d import AvgPool2d, MaxPool2d, avg_pool2d, max_pool2d
 from tvm_sparse.schedules.operators.quantize_words import quantize_words
 from tvm_sparse.schedules.operators.recurrent import recurrent
+from tvm_sparse.schedules.operators.recut_strips import RecutStrips
 from tvm_sparse.schedules.operators.row_linear import row_linear, sparse_row_linear
 from tvm_sparse.schedules.operators.slice_channels import SliceChannels
 from tvm_sparse.schedules.operators.sliding_row_linear import sliding_row_linear
 from tvm_sparse.schedules.operators.sparse_conv2d import SparseConv2d, sparse_conv2d
 from tvm_sparse.schedules.operators.sparse_linear import SparseLinear, sparse_linear
-from tvm_sparse.schedules.operators.strips import from_strips, recut_strips, to_strips
+from tvm_sparse.schedules.operators.strips import from_strips, to_strips
 from tvm_sparse.schedules.operators.upsample2d import Upsample2d, upsample2d
 from tvm_sparse.schedules.stage import Stage, kernel
 from tvm_sparse.schedules.tensor_column import Region, tensor_column
@@ -70,6 +71,7 @@ __all__ = [
     "MaxPool2d",
     "PackedAttention",
     "PanelsToImage",
+    "RecutStrips",
     "Region",
     "SliceChannels",
     "SparseConv2d",
@@ -109,7 +111,6 @@ __all__ = [
     "panels_to_image",
     "quantize_words",
     "recurrent",
-    "recut_strips",
     "row_linear",
     "sliding_row_linear",
     "sparse_conv2d",

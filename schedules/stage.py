@@ -59,6 +59,9 @@ class Stage(ABC):
         The operands in `panels` that are stored as images ``[images, channels, rows, lanes]``.
     writes_images : bool
         Whether the result is stored as such images.
+    from_outside : collection of str
+        The operands in `panels` that no stage of its region computes: it reads other images of them
+        than the one it computes.
     preparations : collection of callable
         Emit what must happen once in a call, before the first of its threads starts.
     other_sizes : collection of int
@@ -79,6 +82,7 @@ class Stage(ABC):
     chunks_outermost: bool = False
     reads_images: Collection[str] = ()
     writes_images: bool = False
+    from_outside: Collection[str] = ()
     preparations: Collection[Callable[[], None]] = ()
     other_sizes: Collection[int] = ()
     holds_runs: bool = False

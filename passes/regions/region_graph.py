@@ -192,7 +192,7 @@ def _connect(
             value = read[name]
             if value in made:
                 is_image = len(known_extents(value)) == 4  # Scratch memory holds panels only.
-                if rows is None or is_image:
+                if rows is None or is_image or name in stage.from_outside:
                     return None
                 sources[name] = made[value]
                 continue

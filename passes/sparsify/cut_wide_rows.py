@@ -30,7 +30,7 @@ from tvm_sparse.passes.ir.view_chains import RESHAPING
 from tvm_sparse.passes.sparsify.above_joints import move_above
 from tvm_sparse.passes.sparsify.refusals import refusal
 from tvm_sparse.sizes.extent import Extent
-from tvm_sparse.sizes.strips import OF_OPEN_WIDTH, PREFERRED, WIDEST, WIDEST_SINGLE, Strips
+from tvm_sparse.sizes.strips import PREFERRED, WIDEST, WIDEST_SINGLE, Strips
 
 STRIPS_OF_CORE = 4
 """Strips for each core that a row should be cut into, so that cores wait little for one another."""
@@ -85,7 +85,7 @@ def _cut(call: relax.Call, lookup: Lookup, emit: Emit, cpu: CpuProfile) -> relax
     window = left, strides[1], (array.shape[3] - 1) * dilation[1] + 1
     least = STRIPS_OF_CORE * cpu.cores if is_single else 1
     strips = (
-        Strips.of_any_width(width, out_width, *window, PREFERRED if is_line else OF_OPEN_WIDTH)
+        Strips.of_any_width(width, out_width, *window, PREFERRED if is_line else None)
         if is_open
         else Strips.of(width, out_width, *window, least)
     )
@@ -133,7 +133,7 @@ def _cut_quantized(
     window = left, attributes["strides"][1], reach
     sizes = shape[3], out_shape[3], *window
     strips = (
-        Strips.of_any_width(*sizes, PREFERRED if is_line else OF_OPEN_WIDTH)
+        Strips.of_any_width(*sizes, PREFERRED if is_line else None)
         if is_open
         else Strips.of(*sizes, STRIPS_OF_CORE * cpu.cores if is_single else 1)
     )

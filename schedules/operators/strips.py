@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from tvm.script.ir_builder import IRBuilder
@@ -12,11 +11,8 @@ from tvm_sparse.dtypes import ACTIVATIONS, DType
 from tvm_sparse.schedules.emit.buffers import (
     argument,
     converted,
-    filled,
     job_loop,
     number,
-    only_lanes,
-    opaque,
     vector,
 )
 from tvm_sparse.schedules.emit.sizes import declare, named, size
@@ -124,88 +120,6 @@ def from_strips(
                 T.buffer_store(y, value, [image, channel, line, first + pixel])
 
     return _copies("from_strips", shape, strips, lanes, dtype, copy)
-
-
-def recut_strips(
-    images: tuple[int, int, int],
-    before: Strips,
-    strips: Strips,
-    lanes: tuple[int, int],
-    cpu: CpuProfile,
-    dtype: DType = ACTIVATIONS,
-    beside: float = 0.0,
-) -> tvm.tirx.PrimFunc:
-    """Build the copy of panels of strips into panels of other strips of the same images.
-
-    Parameters
-    ----------
-    images : tuple of int
-        Batch, channels and height of the images.
-    before, strips : Strips
-        How they are cut in the operand, by `pixels` and `count`, and in the result.
-    lanes : tuple of int
-        Lanes of the operand and of the result.
-    cpu, dtype, beside
-        As `to_strips` takes them; both panels have type `dtype`.
-
-    Returns
-    -------
-    PrimFunc
-        ``(x [batch * strips * height, channels, lanes], y [batch * strips * height, channels,
-        lanes])``. The loops::
-
-            for row of y in parallel:
-                for vector of its lanes:
-                    find the two vectors of x that hold its pixels, and which of them exist
-                    for channel:
-                        two loads, a shuffle, and a choice between pixels and `beside`
-    """
-    batch, channels, height = images
-    width = cpu.vector_width(math.gcd(*lanes, before.pixels, strips.step), dtype)
-    ahead = -strips.left // width * width  # vectors of x begin at whole vectors of its strips
-    shift = -strips.left - ahead
-    sizes = strip_sizes(batch, height, before, strips)
-    with (
-        named(sizes) as variables,
-        IRBuilder() as builder,
-        T.prim_func(s_tir=True, private=True),
-    ):
-        lines, had, counts = size(height), size(before.count), size(strips.count)
-        read, rows = (size(batch) * (size(cut.count) * lines) for cut in (before, strips))
-        T.func_name("recut_strips")
-        T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True})
-        x = argument("x", read, channels, lanes[0], dtype=dtype)
-        declare(variables)
-        y = argument("y", rows, channels, lanes[1], dtype=dtype)
-        outside = filled(beside, width, dtype)
-        elements = batch * strips.count * height * channels * lanes[1]
-        with job_loop(rows, elements) as i, T.sblock("recut_strips"):
-            row = T.axis.spatial(rows, i)
-            T.reads(x[0:read, 0:channels, 0 : lanes[0]])
-            T.writes(y[0:rows, 0:channels, 0 : lanes[1]])
-            image, line = T.bind(row // (counts * lines)), T.bind(row % lines)
-            seen = T.bind(row // lines % counts * strips.step + ahead)
-
-            def place(pixel: Expr) -> tuple[Expr, Expr]:
-                """Return the row of x with a pixel, or another one of the image, and its lane."""
-                strip = T.bind(pixel // before.pixels)
-                held = T.max(T.min(strip, had - 1), T.int64(0))
-                lane = T.bind(pixel - strip * before.pixels)
-                return T.bind((image * had + held) * lines + line), lane
-
-            with T.serial(T.int64(0), T.int64(lanes[1] // width)) as v:
-                pixel = T.bind(seen + v * width)
-                (low, a), (high, b) = place(pixel), place(pixel + width)
-                first = T.bind(pixel + shift)
-                begin, end = opaque(-first), opaque(size(before.out_width) - first)
-                with T.serial(T.int64(0), T.int64(channels)) as channel:
-                    value = x[low, channel, vector(a, width)]
-                    if shift:
-                        more = x[high, channel, vector(b, width)]
-                        value = T.Shuffle([value, more], [shift + lane for lane in range(width)])
-                    value = only_lanes(value, begin, end, outside)
-                    T.buffer_store(y, value, [row, channel, vector(v * width, width)])
-    return builder.get()
 
 
 def _copies(

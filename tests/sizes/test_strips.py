@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tvm_sparse.sizes.extent import Extent
-from tvm_sparse.sizes.strips import MULTIPLE, SHORTEST, Strips
+from tvm_sparse.sizes.strips import MULTIPLE, SHORTEST, Strips, pixels_of_strips
 
 
 @given(
@@ -43,3 +43,10 @@ def test_enlarged_strips_are_those_of_the_enlarged_image():
         for scale in (1, 2, 4)
     ]
     assert len({cut.count for cut in cuts}) == 1
+
+
+def test_strips_of_open_widths_are_as_wide_as_the_planned_image_allows():
+    assert [pixels_of_strips(width) for width in (1, 20, 80, 160, 320, 4000)] == [
+        *(16, 16, 16, 32, 64, 64),
+    ]
+    assert pixels_of_strips(Extent.symbol("width", 320)) == 64

@@ -16,6 +16,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.operators.layouts import dtype_named
 from tvm_sparse.passes.ir.operators.operator import PREFIX, Operator, dtype_of, tensor_type
 from tvm_sparse.passes.ir.shapes import known_extents, known_size, lowered
+from tvm_sparse.schedules.stage import Stage
 from tvm_sparse.sizes.strips import Strips, strip_sizes
 
 PANEL_RANK = 3
@@ -132,12 +133,17 @@ def _from_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
     return schedules.from_strips(images, strips_of(call), lanes, cpu, dtype_of(call.args[0]))
 
 
-def _recut_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+def _recut_strips(call: relax.Call, _images: int, cpu: CpuProfile) -> Stage:
     _, channels, before = known_extents(call.args[0])
     batch, height = images_joined(call)
     images, lanes = (batch, channels, height), (before, int(call.attrs["lanes"]))
     cuts, beside = (strips_of(call, "before"), strips_of(call)), float(call.attrs["beside"])
-    return schedules.recut_strips(images, *cuts, lanes, cpu, dtype_named(call), beside)
+    return schedules.RecutStrips(images, cuts, lanes, cpu, dtype_named(call), beside)
+
+
+def _strips_recut(call: relax.Call) -> int:
+    batch, _ = images_joined(call)
+    return batch * strips_of(call).count
 
 
 def _sizes_cut(call: relax.Call) -> Sequence[int]:
@@ -149,8 +155,15 @@ def _sizes_joined(call: relax.Call) -> Sequence[int]:
     return strip_sizes(*images_joined(call), strips_of(call))
 
 
+def _kernel_of_recut_strips(call: relax.Call, cpu: CpuProfile) -> tvm.tirx.PrimFunc:
+    return schedules.kernel(_recut_strips(call, 0, cpu))  # of words, too, which no region holds
+
+
 def _sizes_recut(call: relax.Call) -> Sequence[int]:
-    return strip_sizes(*images_joined(call), strips_of(call, "before"), strips_of(call))
+    (batch, height), before = images_joined(call), strips_of(call, "before")
+    ends = (batch * cut.count for cut in (strips_of(call), before))
+    made, read = ((images, height) for images in ends)
+    return *made, *read, *strip_sizes(batch, height, before, strips_of(call))
 
 
 TO_STRIPS = Operator(
@@ -173,7 +186,9 @@ RECUT_STRIPS = Operator(
     PREFIX + "recut_strips",
     ("x",),
     infer=_infer_recut_strips,
-    kernel=_recut_strips,
+    stage=_recut_strips,
+    kernel=_kernel_of_recut_strips,
     sizes=_sizes_recut,
+    images=_strips_recut,
     takes_sizes=True,
 )
