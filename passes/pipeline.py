@@ -67,6 +67,7 @@ from tvm_sparse.passes.lower.count_multiples import (
 from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
+from tvm_sparse.passes.lower.machine_code import machine_code
 from tvm_sparse.passes.lower.trust_arguments import TrustArguments
 from tvm_sparse.passes.lower.vectorize_math import VectorizeMath
 from tvm_sparse.passes.lower.view_reshapes import ViewReshapes
@@ -356,6 +357,6 @@ def pipeline(
                 raise ModelError(made.warnings[0])
             mod = tvm.transform.Sequential([CountMultiples(), *lower(plan.cpu)])(plan.mod)
             with without_passes(*[MEMORY_PLANNING] if has_branches(mod) else []):
-                return relax.get_pipeline("default_build")(mod)
+                return tvm.transform.Sequential(machine_code())(mod)
 
     return run

@@ -39,15 +39,19 @@ def compile_once(
     use_cache: bool,
     strict: bool = False,
     explain: Callable[[CompileReport], CompileReport] = lambda report: report,
+    not_compiled: str = "",
 ) -> Engine:
-    """Compile a model as it is; `explain` completes the report."""
+    """Compile a model as it is; `explain` completes the report.
+
+    If `not_compiled` says why it cannot be, the library hands all of it to ONNX Runtime.
+    """
     from tvm_sparse.building import compile_code
     from tvm_sparse.passes.canonicalize.recompose_quantized import is_quantized
     from tvm_sparse.passes.padding.drop_padding import OUTPUTS
 
     name, tvm_target = "the module" if isinstance(model, tvm.IRModule) else model, cpu.to_target()
     with COMPILING:
-        imported = import_module(model, shapes, no_fallback, distrusted, named)
+        imported = import_module(model, shapes, no_fallback, distrusted, named, not_compiled)
         for option, sizes in (("bounds=", bounds), *(("hints=", sizes) for sizes in hints)):
             check_sizes(option, sizes, imported.inputs)
         info = LibraryInfo(
@@ -61,6 +65,7 @@ def compile_once(
             precision=cpu.activations,
             bounds=allowed(bounds, imported.bounds),
             multiples=imported.multiples,
+            has_blocks=True,
         )
         mod = imported.mod.with_attr(OUTPUTS, [spec.name for spec in info.outputs])
         del imported  # frees each weight as soon as a packed one replaces it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tvm_sparse.cpu.precision import PrecisionOption, processor
 from tvm_sparse.cpu.profile import profile
 from tvm_sparse.cpu.threads import check_streams, check_threads, share_of_cores
 from tvm_sparse.dtypes import DType
-from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.errors import CompilationError, InputError, ModelError, NotLifted
 from tvm_sparse.frontends.in_memory import is_in_memory, on_disk
 from tvm_sparse.frontends.load import names_in, no_fallback
 from tvm_sparse.frontends.pytorch import import_torch, is_module
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from tvm_sparse.verification.verify import Verification
 
 __all__ = ["compile", "load", "verify_engine"]
+
+_log = logging.getLogger("tvm_sparse")
 
 # The passes are imported when something is compiled: a machine that only loads needs none.
 
@@ -246,12 +249,33 @@ def compile(
         calibrated = calibration_for(cpu, model, shapes, hints, calibration)
         passes = functools.partial(passes, keep_float32=calibrated.keep_float32)
         once = functools.partial(once, pipeline=passes, explain=calibrated.explain)
-    if isinstance(model, tvm.IRModule) or named:
+    if isinstance(model, tvm.IRModule):
         return once(model, fixed, {}, strict=strict)
+    if named:
+        return _for_all_sizes(model, functools.partial(once, strict=strict), refusal)
     from tvm_sparse.frontends.failures import until_compiled  # needs onnx, as loading does not
 
     strictly = functools.partial(once, strict=strict)
     return until_compiled(model, fixed, strictly, once, refusal, distrusted)
+
+
+def _for_all_sizes(
+    model: str | os.PathLike[str], once: Callable[..., Engine], refusal: str
+) -> Engine:
+    """Compile a model whose sizes stay open; ONNX Runtime runs it if that is not possible."""
+    try:
+        return once(model, None, {})
+    except (NotLifted, CompilationError) as error:
+        if refusal or isinstance(error.__cause__, MemoryError):
+            raise
+        reason = str(error)
+        try:
+            engine = once(model, None, {}, not_compiled=reason)
+        except ModelError:
+            cause = error.__cause__  # what is wrong with the model itself
+            raise cause if isinstance(cause, ModelError) else error from None
+    _log.warning("ONNX Runtime runs the whole model, for any sizes: %s", reason)
+    return engine
 
 
 def verify_engine(

@@ -39,6 +39,10 @@ class InputError(TvmSparseError):
     """An input is missing, or has a wrong name, shape or dtype; or an option has a wrong value."""
 
 
+class NotLifted(InputError):
+    """A model cannot be compiled for all sizes of its inputs."""
+
+
 class TargetError(TvmSparseError):
     """A target is unknown, or this machine cannot run or build for it."""
 

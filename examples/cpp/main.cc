@@ -211,8 +211,10 @@ void Run(const Arguments& arguments) {
   RefuseFallbacks(arguments.library, info);
   const auto inputs = info["inputs"].cast<ffi::json::Array>();
   const auto outputs = info["outputs"].cast<ffi::json::Array>();
-  // The pool keeps a block for every size that it has seen.
-  if (HasSizes(inputs)) machine = Machine(*executable, kNaiveAllocator);
+  // The pool keeps a block for every size that it has seen; libraries of today take few sizes.
+  if (HasSizes(inputs) && !info.count("has_blocks")) {
+    machine = Machine(*executable, kNaiveAllocator);
+  }
   if (arguments.inputs.empty() && !inputs.empty()) {
     Print("input", inputs);
     Print("output", outputs);

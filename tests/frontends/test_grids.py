@@ -7,6 +7,7 @@ import pytest
 import tvm
 from tvm import relax, tirx
 
+from tvm_sparse.frontends.formulas import Formulas
 from tvm_sparse.frontends.lifted_constants import Constants
 from tvm_sparse.frontends.probes import probes
 
@@ -37,7 +38,7 @@ def lifted(make):
     at = probes(["height", "width"])
     arrays = [make(sizes["height"], sizes["width"]) for sizes in at]
     variables = {name: tirx.Var(name, "int64") for name in at[0]}
-    constants = Constants(at, variables, list)
+    constants = Constants(Formulas(at, variables), list)
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType([variables["height"], variables["width"]], "float32"))
     with builder.function("main", [x]):

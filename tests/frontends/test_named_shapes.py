@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +11,10 @@ from onnx.helper import make_node
 
 import tvm_sparse
 from tvm_sparse.errors import InputError, ModelError
+from tvm_sparse.frontends.formulas import formula
 from tvm_sparse.frontends.input_shapes import bind_shapes
 from tvm_sparse.frontends.named_shapes import named_shapes
-from tvm_sparse.frontends.probes import formula, probes
+from tvm_sparse.frontends.probes import MOST, probes
 from tvm_sparse.testing.models import onnxruntime_outputs, pruned, write_mlp, write_onnx
 
 CHANNELS, HEADS, POSITIONS, WORDS = 32, 2, 40, 50
@@ -218,10 +221,10 @@ def test_what_no_formula_expresses_is_an_error(tmp_path):
     weights = {"w": pruned(rng, (8, 8), 0.5), "two": np.int64([2]), "zero": np.int64([0])}
     path = write_onnx(tmp_path / "m.onnx", half, {"x": ["n", 8]}, ["y"], weights)
     with pytest.raises((InputError, ModelError), match="any n"):
-        tvm_sparse.compile(path)
+        tvm_sparse.compile(path, fallback="off")
 
 
-def test_slices_of_any_place_are_an_error(tmp_path):
+def test_slices_of_any_place_are_left_to_onnxruntime(tmp_path, caplog):
     node = make_node("Slice", ["x", "s", "e"], ["y"])
     inputs = {"x": ["n", 8], "s": [1], "e": [1]}
     path = write_onnx(tmp_path / "m.onnx", [node], inputs, ["y"], {})
@@ -230,7 +233,105 @@ def test_slices_of_any_place_are_an_error(tmp_path):
         value.type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(model, path)
     with pytest.raises(InputError, match="any n"):
+        tvm_sparse.compile(path, fallback="off")
+    with caplog.at_level(logging.WARNING, "tvm_sparse"):
+        tvm_sparse.compile(path, threads=1).save(tmp_path / "m.so")
+    assert "ONNX Runtime runs the whole model" in caplog.text
+    engine = tvm_sparse.load(tmp_path / "m.so")
+    assert engine.inputs[0].shape == ("n", 8)
+    assert [fallback.operator for fallback in engine.info.fallbacks] == ["Slice"]
+    for n, start, end in ((9, 2, 5), (3, 0, 3)):
+        x = np.random.default_rng(0).standard_normal((n, 8)).astype("float32")
+        found = engine.run({"x": x, "s": np.array([start]), "e": np.array([end])})
+        np.testing.assert_array_equal(found["y"], x[start:end])
+
+
+def test_what_onnxruntime_cannot_run_is_the_first_error(tmp_path):
+    path = write_onnx(
+        tmp_path / "m.onnx",
+        [make_node("Reshape", ["x", "to"], ["y"], domain="nobody")],
+        {"x": ["n", 8]},
+        ["y"],
+        {"to": np.int64([-1])},
+    )
+    with pytest.raises(ModelError):
         tvm_sparse.compile(path)
+
+
+def heads(nodes, weights, x, prefix):
+    """Write attention among the tokens of `x`, and return its result."""
+    rng = np.random.default_rng(0)
+    for name in "qkv":
+        weights[prefix + name] = (rng.standard_normal((32, 32)) / 6).astype("float32")
+        nodes.append(make_node("MatMul", [x, prefix + name], [prefix + name + "x"]))
+    nodes += [
+        make_node("Transpose", [prefix + "kx"], [prefix + "t"], perm=[0, 2, 1]),
+        make_node("MatMul", [prefix + "qx", prefix + "t"], [prefix + "s"]),
+        make_node("Softmax", [prefix + "s"], [prefix + "p"], axis=-1),
+        make_node("MatMul", [prefix + "p", prefix + "vx"], [prefix + "y"]),
+    ]
+    return prefix + "y"
+
+
+def test_sizes_are_added(tmp_path):
+    rng, weights = np.random.default_rng(0), {"first": np.ones((1, 1, 32), "float32")}
+    nodes = [
+        make_node("Shape", ["x"], ["b"], start=0, end=1),
+        make_node("Concat", ["b", "one", "many"], ["sizes"], axis=0),
+        make_node("Expand", ["first", "sizes"], ["token"]),
+        make_node("Concat", ["token", "x", "z"], ["all"], axis=1),
+    ]
+    weights |= {"one": np.int64([1]), "many": np.int64([32])}
+    y = heads(nodes, weights, "all", "")
+    inputs = {"x": ["n", "s", 32], "z": ["n", "t", 32]}
+    path = write_onnx(tmp_path / "m.onnx", nodes, inputs, [y], weights, 17)
+    engine = tvm_sparse.compile(path)
+    assert not engine.info.fallbacks and not engine.report.kept_by_tvm
+    for n, s, t in ((1, 1, 1), (3, 20, 7), (2, 33, 40)):
+        shapes = {"x": (n, s, 32), "z": (n, t, 32)}
+        given = {k: rng.standard_normal(shape).astype("float32") for k, shape in shapes.items()}
+        want = onnxruntime_outputs(path, given)[y]
+        np.testing.assert_allclose(engine.run(given)[y], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def vision_transformer(tmp_path):
+    """Write one whose table of positions is enlarged to the image; return its file."""
+    rng, c = np.random.default_rng(0), [[32], [-1], [1, 32]]
+    weights = {f"c{i}": np.int64(value) for i, value in enumerate(c)}
+    weights |= {
+        "patch": (rng.standard_normal((32, 3, 8, 8)) / 14).astype("float32"),
+        "table": rng.standard_normal((1, 32, 4, 4)).astype("float32"),
+    }
+    nodes = [
+        make_node("Conv", ["x", "patch"], ["p"], strides=[8, 8]),
+        make_node("Shape", ["p"], ["b"], start=0, end=1),
+        make_node("Shape", ["p"], ["hw"], start=2),
+        make_node("Concat", ["c2", "hw"], ["sizes"], axis=0),
+        make_node("Resize", ["table", "", "", "sizes"], ["enlarged"], mode="cubic"),
+        make_node("Concat", ["b", "c0", "c1"], ["flat"], axis=0),
+        make_node("Add", ["p", "enlarged"], ["placed"]),
+        make_node("Reshape", ["placed", "flat"], ["f"]),
+        make_node("Transpose", ["f"], ["tokens"], perm=[0, 2, 1]),
+    ]
+    y = heads(nodes, weights, "tokens", "a")
+    nodes.append(make_node("ReduceMean", [y], ["y"], axes=[1], keepdims=0))
+    inputs = {"x": ["n", 3, "h", "w"]}
+    return write_onnx(tmp_path / "vit.onnx", nodes, inputs, ["y"], weights, 17)
+
+
+def test_constants_that_follow_sizes_in_an_unknown_way(vision_transformer):
+    engine = tvm_sparse.compile(vision_transformer)
+    assert engine.info.multiples == {} and not engine.report.kept_by_tvm
+    (fallback,) = engine.info.fallbacks
+    assert "Resize" in fallback.operator and "Conv" not in fallback.operator
+    rng = np.random.default_rng(0)
+    for n, h, w in ((1, 8, 8), (2, 31, 77), (1, 64, 40)):
+        given = {"x": rng.standard_normal((n, 3, h, w)).astype("float32")}
+        want = onnxruntime_outputs(vision_transformer, given)["y"]
+        np.testing.assert_allclose(engine.run(given)["y"], want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="follows the sizes in an unknown way"):
+        tvm_sparse.compile(vision_transformer, fallback="off")
 
 
 def test_formulas():
@@ -240,6 +341,11 @@ def test_formulas():
         values = [made(*sizes.values()) for sizes in at]
         found = formula(values, at, variables)
         assert (found if isinstance(found, int) else found.value) == made(5, 100)
+    assert formula([s["sequence"] // 2 for s in at], at, variables) is None
+    at = probes(["batch", "sequence"], MOST)
+    for made in (lambda b, s: b + s, lambda b, s: b * (s + 1), lambda b, s: (s + 1) ** 2 * b):
+        found = formula([made(*sizes.values()) for sizes in at], at, variables)
+        assert found == made(5, 100)
     assert formula([s["sequence"] // 2 for s in at], at, variables) is None
 
 

@@ -16,9 +16,9 @@ EXPRESSIONS = st.recursive(
     LEAVES,
     lambda inner: st.one_of(
         st.tuples(inner, st.sampled_from("+-*"), inner).map(lambda t: f"({' '.join(t)})"),
-        st.tuples(inner, st.sampled_from(["//", "%"]), st.sampled_from(["2", "7", "32", "n"])).map(
-            lambda t: f"({' '.join(t)})"
-        ),
+        st.tuples(
+            inner, st.sampled_from(["//", "%"]), st.sampled_from(["2", "7", "32", "n", "(n + s)"])
+        ).map(lambda t: f"({' '.join(t)})"),
     ),
     max_leaves=6,
 )
@@ -37,6 +37,8 @@ def test_equality_and_divisibility_are_proofs():
     assert S % 37 != 0 and S % 37, "37 is the hint only"
     assert N * S // N == S
     assert -(-S // 32) == -(-S // 32)
+    assert N * (S + N) // (S + N) == N and (N + S) * (S + 1) * 6 % (2 * S + 2) == 0
+    assert (N * S + N + 1) % (S + 1) != 0 and 0 // (N + S) == 0
 
 
 def test_order_is_a_matter_of_hints():

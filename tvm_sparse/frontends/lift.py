@@ -1,7 +1,7 @@
 """One module with variables for sizes, of the modules that imports at several sizes made.
 
 The modules have the same calls in the same order; numbers in shapes and arguments become formulas
-of the sizes (`tvm_sparse.frontends.probes`), and constants that differ become expressions
+of the sizes (`tvm_sparse.frontends.formulas`), and constants that differ become expressions
 (`tvm_sparse.frontends.lifted_constants`). Whatever does not fit is an error that names the node.
 """
 
@@ -14,9 +14,10 @@ import tvm
 from tvm import relax, tirx
 from tvm_ffi import structural_equal, structural_map
 
-from tvm_sparse.errors import InputError
+from tvm_sparse.errors import NotLifted
+from tvm_sparse.frontends.formulas import Formulas
 from tvm_sparse.frontends.lifted_constants import Constants
-from tvm_sparse.frontends.probes import Sizes, formula
+from tvm_sparse.frontends.probes import Sizes
 from tvm_sparse.passes.lower.count_multiples import MULTIPLES
 
 
@@ -24,7 +25,7 @@ def lift(
     modules: Sequence[tvm.IRModule],
     at: Sequence[Sizes],
     shapes: Sequence[Sequence[int | str]],
-    constants: Callable[[Mapping[str, Any]], Constants],
+    constants: Callable[[Formulas], Constants],
     multiples: Mapping[str, int],
 ) -> tuple[tvm.IRModule, Constants]:
     """Return the module for all sizes, and what its constants allow.
@@ -38,7 +39,7 @@ def lift(
     shapes : sequence of shapes
         The shape of every input, with names.
     constants : callable
-        Makes what lifts constants, from the variable of each named size.
+        Makes what lifts constants, from what finds formulas.
     multiples : mapping of str to int
         The numbers that divide named sizes. The variable of such a size counts its multiples, and
         so do the probes; the function has a last parameter with these variables, see
@@ -46,11 +47,12 @@ def lift(
 
     Raises
     ------
-    InputError
+    NotLifted
         If the modules differ in another way than by sizes.
     """
     variables = {name: tirx.Var(name, "int64") for name in at[0]}
-    lifter = _Lifter(at, variables, constants(variables), multiples)
+    formulas = Formulas(at, variables)
+    lifter = _Lifter(formulas, constants(formulas), multiples)
     lifted = lifter.lift([mod["main"] for mod in modules], shapes)
     lifted = lifted.with_attrs(dict(modules[0].attrs or {}))
     return lifted.with_attr(MULTIPLES, dict(multiples)) if multiples else lifted, lifter.constants
@@ -61,17 +63,17 @@ class _Lifter:
 
     def __init__(
         self,
-        at: Sequence[Sizes],
-        variables: Mapping[str, Any],
+        formulas: Formulas,
         constants: Constants,
         multiples: Mapping[str, int],
     ) -> None:
         self.multiples = multiples
-        self.at, self.variables, self.constants = at, variables, constants
+        self.formulas, self.constants = formulas, constants
+        self.at, self.variables = formulas.at, formulas.variables
         self.builder = relax.BlockBuilder()
         self.known: dict[relax.Var, relax.Expr] = {}
         """What stands for a variable of the first module."""
-        self.same: list[dict[relax.Var, relax.Var]] = [{} for _ in at]
+        self.same: list[dict[relax.Var, relax.Var]] = [{} for _ in self.at]
         """The variable of the first module for each variable of a module."""
         self.where = ""
 
@@ -89,16 +91,16 @@ class _Lifter:
         if self.multiples:
             counted = [self.variables[name] for name in self.multiples]
             params.append(relax.Var("multiples", relax.ShapeType(counted)))
-        builder = self.builder
+        builder, refusal = self.builder, None
         with builder.function("main", params):
             with builder.dataflow():
-                for bindings in zip(*map(_bindings, mains), strict=False):
-                    self._binding(bindings)
-                if len({len(_bindings(main)) for main in mains}) > 1:
-                    raise self._error("the graphs have different numbers of operators")
-                body = self._expr([main.body.body for main in mains])
-                result = builder.emit_output(body)
+                try:
+                    result = builder.emit_output(self._body(mains))
+                except NotLifted as error:  # TVM complains about a function that is not finished
+                    refusal, result = error, builder.emit_output(params[0])
             builder.emit_func_output(result)
+        if refusal is not None:
+            raise refusal
         attrs = mains[0].attrs
         mod = builder.get()
         if attrs:
@@ -106,6 +108,14 @@ class _Lifter:
             mod.update_func(mod.get_global_var("main"), mod["main"].with_attrs(kept))
         # The result has a second name, which hides the tuple of several outputs.
         return relax.transform.CanonicalizeBindings()(mod)
+
+    def _body(self, mains: Sequence[relax.Function]) -> relax.Expr:
+        """Return the result of the function for all sizes, behind its bindings."""
+        for bindings in zip(*map(_bindings, mains), strict=False):
+            self._binding(bindings)
+        if len({len(_bindings(main)) for main in mains}) > 1:
+            raise self._error("the graphs have different numbers of operators")
+        return self._expr([main.body.body for main in mains])
 
     def _extent(self, name: str) -> Any:
         multiple = self.multiples.get(name, 1)
@@ -131,13 +141,15 @@ class _Lifter:
         shapes = [var.ty.shape for var in own]
         if not all(isinstance(shape, relax.ShapeExpr) for shape in shapes):
             return lifted
-        wanted = [self._number(values) for values in zip(*shapes, strict=True)]
+        values = [list(map(int, sizes)) for sizes in zip(*shapes, strict=True)]
         shape = lifted.ty.shape
-        if isinstance(shape, relax.ShapeExpr) and len(shape.values) == len(wanted):
-            if all(self._agrees(e, [s[i] for s in shapes]) for i, e in enumerate(shape.values)):
+        if isinstance(shape, relax.ShapeExpr) and len(shape.values) == len(values):
+            if all(map(self._agrees, shape.values, values)):
+                for size, numbers in zip(shape.values, values, strict=True):
+                    self.formulas.remember(size, numbers)
                 return lifted
             raise self._error("its shape is no formula of the sizes")
-        ty = relax.TensorType(wanted, own[0].ty.dtype)
+        ty = relax.TensorType(list(map(self._number, values)), own[0].ty.dtype)
         return self.builder.match_cast(lifted, ty)
 
     def _agrees(self, size: Any, values: Sequence[Any]) -> bool:
@@ -195,7 +207,7 @@ class _Lifter:
         return relax.Call(first.op, args, first.attrs, first.ty_args)
 
     def _number(self, values: Sequence[Any]) -> Any:
-        found = formula([int(value) for value in values], self.at, self.variables)
+        found = self.formulas.of(values)
         if found is None:
             raise self._error(f"the number {list(map(int, values))} is no formula of the sizes")
         return found if not isinstance(found, int) else tirx.IntImm("int64", found)
@@ -205,10 +217,10 @@ class _Lifter:
             raise self._error("the graphs differ")
         return list(zip(*lists, strict=True))
 
-    def _error(self, why: str) -> InputError:
+    def _error(self, why: str) -> NotLifted:
         names = ", ".join(self.variables)
         where = f"node {self.where!r}" if self.where else "the model"
-        return InputError(
+        return NotLifted(
             f"{where} cannot be compiled for any {names}: {why}; give fixed sizes "
             "(shapes=, --shape)"
         )

@@ -7,17 +7,29 @@ several grids of such numbers, one behind another, see `tvm_sparse.frontends.gri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from tvm import relax, tirx
+import tvm
+from tvm import relax
 
+from tvm_sparse.frontends.formulas import Formulas
 from tvm_sparse.frontends.grids import grids_along
-from tvm_sparse.frontends.probes import Sizes, formula
+from tvm_sparse.frontends.probed_arrays import (
+    Array,
+    are_equal,
+    are_whole,
+    beginning,
+    constant,
+    first_along,
+    int64,
+    numbered_axes,
+    step_along,
+)
+from tvm_sparse.frontends.size_values import SizeValue
+from tvm_sparse.specs import RUN_SUBMODEL
 
-Array = NDArray[Any]
 Emit = Callable[[relax.Expr], relax.Expr]
 
 MOST_SLICES = 8
@@ -29,26 +41,29 @@ class Constants:
 
     Parameters
     ----------
-    at : sequence of Sizes
-        The probes.
-    variables : mapping of str to tirx.Var
-        The variable of each named size.
+    formulas : Formulas
+        Finds the formulas of numbers.
     tables : callable
         Returns the arrays that the file holds.
+    computed : callable
+        Returns what of the file computes a constant from sizes, or None.
 
     Attributes
     ----------
+    parts : list of SizeValue
+        What ONNX Runtime computes of the constants.
     bounds : dict of str to int
         The largest sizes that the tables allow.
     """
 
     def __init__(
         self,
-        at: Sequence[Sizes],
-        variables: Mapping[str, Any],
+        formulas: Formulas,
         tables: Callable[[], Iterable[Array]],
+        computed: Callable[[Sequence[Array]], SizeValue | None] = lambda arrays: None,
     ) -> None:
-        self.at, self.variables, self.tables = at, variables, tables
+        self.formulas, self.tables, self.computed = formulas, tables, computed
+        self.parts: list[SizeValue] = []
         self.bounds: dict[str, int] = {}
 
     def lifted(self, arrays: Sequence[Array], first: relax.Expr, emit: Emit) -> relax.Expr:
@@ -68,24 +83,35 @@ class Constants:
         ValueError
             If no kind fits; the text says so.
         """
-        if all(_equal(arrays[0], array) for array in arrays[1:]):
+        if all(are_equal(arrays[0], array) for array in arrays[1:]):
             return first
         if len({array.ndim for array in arrays}) > 1 or len({a.dtype for a in arrays}) > 1:
             raise ValueError("a constant changes its rank or type with the sizes")
-        if len({array.shape for array in arrays}) == 1 and all(map(_are_whole, arrays)):
+        if len({array.shape for array in arrays}) == 1 and all(map(are_whole, arrays)):
             found = self._sizes(arrays, emit)
             if found is not None:
                 return found
         shape = [self._extent(axis, arrays) for axis in range(arrays[0].ndim)]
+        try:
+            return self._written_out(arrays, shape, emit)
+        except ValueError:
+            part = self.computed(arrays)
+            if part is None:
+                raise
+            self.parts.append(part)
+            return self._of_shape(self._of_part(part, emit), shape, emit)
+
+    def _written_out(self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit) -> relax.Expr:
+        """Return the expression of a constant of one of the kinds that are known."""
         varying = [axis for axis, extent in enumerate(shape) if not isinstance(extent, int)]
         repeats = [
             axis
             for axis in varying
             if all((array == array.take([0], axis)).all() for array in arrays)
         ]
-        cores = [_cut(array, repeats) for array in arrays]
+        cores = [first_along(array, repeats) for array in arrays]
         core_shape = [1 if axis in repeats else extent for axis, extent in enumerate(shape)]
-        if all(_equal(cores[0], core) for core in cores[1:]):
+        if all(are_equal(cores[0], core) for core in cores[1:]):
             core: relax.Expr | None = constant(cores[0])
         else:
             core = self._steps(cores, core_shape, emit)
@@ -97,8 +123,27 @@ class Constants:
             )
         return emit(relax.op.broadcast_to(core, shape)) if repeats else core
 
+    def _of_part(self, part: SizeValue, emit: Emit) -> relax.Expr:
+        """Return what ONNX Runtime computes from shapes."""
+        operands = []
+        for values in part.operands:
+            same = all(are_equal(values[0], value) for value in values[1:])
+            operand = constant(values[0]) if same else self._sizes(values, emit)
+            if operand is None:
+                raise ValueError("a constant is computed from no formulas of the sizes")
+            operands.append(operand)
+        shape = [self._extent(axis, part.results) for axis in range(part.results[0].ndim)]
+        call = relax.call_pure_packed(
+            RUN_SUBMODEL,
+            tvm.ir.StringImm(part.key),
+            relax.const(np.frombuffer(part.content, "uint8")),
+            *operands,
+            ty_args=relax.TensorType(list(map(int64, shape)), str(part.results[0].dtype)),
+        )
+        return emit(call)
+
     def _extent(self, axis: int, arrays: Sequence[Array]) -> Any:
-        found = formula([array.shape[axis] for array in arrays], self.at, self.variables)
+        found = self.formulas.of([array.shape[axis] for array in arrays])
         if found is None:
             raise ValueError("the shape of a constant is no formula of the sizes")
         return found
@@ -106,7 +151,7 @@ class Constants:
     def _sizes(self, arrays: Sequence[Array], emit: Emit) -> relax.Expr | None:
         """Return whole numbers that are sizes."""
         flat = zip(*(array.ravel() for array in arrays), strict=True)
-        numbers = [formula(values, self.at, self.variables) for values in flat]
+        numbers = [self.formulas.of(values) for values in flat]
         if any(number is None for number in numbers):
             return None
         tensor = emit(relax.op.shape_to_tensor(emit(relax.ShapeExpr(numbers))))
@@ -129,13 +174,13 @@ class Constants:
             except ValueError:
                 return None
 
-        parts = grids_along(arrays, axis, self.at, known)
+        parts = grids_along(arrays, axis, self.formulas.at, known)
         if parts is None:
             return None
         flat = []
         for part in parts:
             sizes = list(part.ty.shape.values)
-            sizes[axis : axis + 2] = [_int64(sizes[axis]) * _int64(sizes[axis + 1])]
+            sizes[axis : axis + 2] = [int64(sizes[axis]) * int64(sizes[axis + 1])]
             flat.append(emit(relax.op.reshape(part, sizes)))
         return self._of_shape(emit(relax.op.concat(flat, axis)), shape, emit)
 
@@ -168,7 +213,7 @@ class Constants:
 
     def _ramp(self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit) -> relax.Expr | None:
         origins = {array.flat[0] for array in arrays if array.size}
-        steps = [[_step(array, axis) for array in arrays] for axis in range(arrays[0].ndim)]
+        steps = [[step_along(array, axis) for array in arrays] for axis in range(arrays[0].ndim)]
         if len(origins) != 1:
             return None
         dtype, (origin,) = arrays[0].dtype, origins
@@ -189,7 +234,7 @@ class Constants:
             if factor is None:
                 return None
             count = shape[axis]
-            counted = emit(relax.op.arange(0, _int64(count), 1, "int64"))
+            counted = emit(relax.op.arange(0, int64(count), 1, "int64"))
             if dtype != np.int64:
                 counted = emit(relax.op.astype(counted, str(dtype)))
             counted = emit(relax.op.multiply(counted, factor))
@@ -201,7 +246,7 @@ class Constants:
         """Return the step along an axis, which is a formula of the sizes if it is whole."""
         if dtype.kind == "f":
             return relax.const(step[0], str(dtype)) if len(set(step)) == 1 else None
-        factor = formula(step, self.at, self.variables)
+        factor = self.formulas.of(step)
         return None if factor is None else self._scalar(factor, str(dtype), emit)
 
     def _scalar(self, factor: Any, dtype: str, emit: Emit) -> relax.Expr:
@@ -219,7 +264,7 @@ class Constants:
             return None
         (axis,) = varying
         longest = max(arrays, key=lambda array: array.shape[axis])
-        if not all(_equal(_begin(longest, axis, a.shape[axis]), a) for a in arrays):
+        if not all(are_equal(beginning(longest, axis, a.shape[axis]), a) for a in arrays):
             return None
         own = [n for a, n in enumerate(longest.shape) if n > 1 or a == axis]
         place = sum(1 for a in range(axis) if longest.shape[a] > 1)
@@ -233,11 +278,13 @@ class Constants:
                 n for a, n in enumerate(own) if a != place
             ]:
                 continue
-            if not _equal(_begin(flat, place, longest.shape[axis]), longest.reshape(own)):
+            if not are_equal(beginning(flat, place, longest.shape[axis]), longest.reshape(own)):
                 continue
-            whole = flat.reshape([flat.shape[place] if a == axis else n for a, n in _axes(longest)])
+            whole = flat.reshape(
+                [flat.shape[place] if a == axis else n for a, n in numbered_axes(longest)]
+            )
             self._limit(arrays, axis, flat.shape[place])
-            end = _int64(shape[axis])
+            end = int64(shape[axis])
             sliced = relax.op.strided_slice(
                 constant(np.ascontiguousarray(whole)), [axis], [0], [end]
             )
@@ -253,49 +300,13 @@ class Constants:
 
     def _limit(self, arrays: Sequence[Array], axis: int, length: int) -> None:
         extents = [array.shape[axis] for array in arrays]
-        for name in self.variables:
-            ahead = {extent - sizes[name] for extent, sizes in zip(extents, self.at, strict=True)}
+        for name in self.formulas.variables:
+            ahead = {
+                extent - sizes[name]
+                for extent, sizes in zip(extents, self.formulas.at, strict=True)
+            }
             if len(ahead) == 1:
                 most = length - ahead.pop()
                 self.bounds[name] = min(self.bounds.get(name, most), most)
                 return
         raise ValueError("the length of a table's beginning is no size of the inputs")
-
-
-def constant(array: Array) -> relax.Expr:
-    """Return an array as a constant of its own type, which Relax would make int32 of int64."""
-    return relax.const(array, str(array.dtype))
-
-
-def _axes(array: Array) -> list[tuple[int, int]]:
-    return list(enumerate(array.shape))
-
-
-def _begin(array: Array, axis: int, count: int) -> Array:
-    return array[(*[slice(None)] * axis, slice(0, count))]
-
-
-def _are_whole(array: Array) -> bool:
-    """Whether all values of an array are whole numbers, whatever their type."""
-    if array.dtype.kind not in "iuf":
-        return False
-    return bool(np.isfinite(array).all() and (array == np.floor(array)).all())
-
-
-def _cut(array: Array, axes: Sequence[int]) -> Array:
-    return array[tuple(slice(0, 1) if a in axes else slice(None) for a in range(array.ndim))]
-
-
-def _equal(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-def _step(array: Array, axis: int) -> Any:
-    if array.shape[axis] < 2:
-        return 0
-    second = tuple(int(a == axis) for a in range(array.ndim))
-    return (array[second] - array.flat[0]).item()
-
-
-def _int64(size: Any) -> Any:
-    return tirx.IntImm("int64", size) if isinstance(size, int) else size

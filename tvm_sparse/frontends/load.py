@@ -23,6 +23,7 @@ def import_module(
     no_fallback: str = "",
     distrusted: Mapping[str, str] | None = None,
     named: Mapping[str, Sequence[int | str]] | None = None,
+    not_compiled: str = "",
 ) -> ImportedModel:
     """Return `model`, an ONNX file or a Relax module, with its inputs and outputs.
 
@@ -36,11 +37,15 @@ def import_module(
         Names of nodes that ONNX Runtime shall run though they can be compiled, and why.
     named : mapping of str to shape, optional
         The shapes of the inputs of an ONNX file if dimensions stay open, from `names_in`.
+    not_compiled : str
+        Why ONNX Runtime shall run all of a model whose dimensions stay open; empty if it shall not.
 
     Raises
     ------
     ModelError
         If the model cannot be read or imported.
+    NotLifted
+        If the model cannot be imported for all sizes.
     InputError
         If `shapes` does not fit the model, or is given for a Relax module.
     """
@@ -48,10 +53,14 @@ def import_module(
         # Late, because a machine that only loads libraries needs neither onnx nor ONNX Runtime.
         from tvm_sparse.frontends.onnx_importer import import_onnx
 
+        if named and not_compiled:
+            from tvm_sparse.frontends.whole_model import import_whole
+
+            return import_whole(model, named, not_compiled)
         if named:
             from tvm_sparse.frontends.named_import import import_named
 
-            return import_named(model, {name: tuple(shape) for name, shape in named.items()})
+            return import_named(model, {n: tuple(shape) for n, shape in named.items()}, no_fallback)
         return import_onnx(model, shapes, no_fallback, distrusted)
     if shapes:
         raise InputError("shapes= is for ONNX files; bind a Relax module's with BindSymbolicVars")

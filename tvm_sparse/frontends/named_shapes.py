@@ -76,13 +76,24 @@ def named_shapes(
             return None  # its shape is not known, which `bind_shapes` says
         named[name] = tuple(renamed.get(s, s) if isinstance(s, str) else s for s in known)
     is_open = any(isinstance(size, str) for shape in named.values() for size in shape)
-    first_known = WIDTH_AXIS + (not any(map(_needs_width, model.graph.node)))
+    values = computed_from_values(model)
+    blends = any(_needs_width(n) and n.input[0] in values for n in model.graph.node)
+    first_known = WIDTH_AXIS + (not blends)
     has_other = any(
         isinstance(size, str) for shape in named.values() for size in _others(shape, first_known)
     )
     if not has_names and has_other and operators & OF_IMAGES:
         return None
     return named if is_open else None
+
+
+def computed_from_values(model: onnx.ModelProto) -> set[str]:
+    """Return the names of the values that depend on more of the inputs than their sizes."""
+    found = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def _needs_width(node: onnx.NodeProto) -> bool:

@@ -2,7 +2,8 @@
 
 A network that halves its images and enlarges them again joins images of equal height only if their
 heights were even at every step. So an open height is a multiple of all strides on a way through
-the network, and every height inside is a whole number of it. The same holds for widths.
+the network, and every height inside is a whole number of it. The same holds for widths. A network
+that only makes its images smaller takes any height.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import onnx
 from onnx import helper
 from onnx.external_data_helper import uses_external_data
 
-from tvm_sparse.frontends.named_shapes import OF_IMAGES, Shape
+from tvm_sparse.frontends.named_shapes import OF_IMAGES, Shape, computed_from_values
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 HEIGHT, WIDTH = 2, -1
 """The axes of images ``(batch, channels, height, width)``; sound ``(batch, channels, width)`` has
 the second one only."""
+
+_ENLARGING = ("Resize", "Upsample", "ConvTranspose", "DepthToSpace", "MaxUnpool", "GridSample")
 
 _WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool", "ConvInteger", "QLinearConv")
 _SCALES = {"Resize": 2, "Upsample": 1}
@@ -48,6 +51,12 @@ def multiples_of(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[st
         for name in sorted(name for name in names if isinstance(name, str)):
             found[name] = math.lcm(found.get(name, 1), total_stride(model, axis))
     return found
+
+
+def enlarges(model: onnx.ModelProto) -> bool:
+    """Whether a model makes images larger, which it may join with others of their size."""
+    values = computed_from_values(model)
+    return any(n.op_type in _ENLARGING and n.input[0] in values for n in model.graph.node)
 
 
 def total_stride(model: onnx.ModelProto, axis: int = HEIGHT) -> int:

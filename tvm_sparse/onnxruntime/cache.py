@@ -15,6 +15,7 @@ from tvm_sparse.errors import LibraryError, ModelError
 from tvm_sparse.frontends.model_files import ModelFiles
 from tvm_sparse.frontends.named_shapes import named_shapes
 from tvm_sparse.frontends.onnx_file import read_model
+from tvm_sparse.specs import FallbackOption
 from tvm_sparse.version import __version__
 
 _log = logging.getLogger("tvm_sparse")
@@ -84,7 +85,12 @@ def _compiled(
     precision: Any,
     hints: Mapping[str, int] | None,
 ) -> tvm_sparse.Engine:
-    engine = tvm_sparse.compile(model, shapes, threads=threads, precision=precision, hints=hints)
+    # What cannot be compiled for all sizes has kernels of ours where they are known.
+    is_open = any(isinstance(size, str) for shape in shapes.values() for size in shape)
+    fallback: FallbackOption = "off" if is_open else "onnxruntime"
+    engine = tvm_sparse.compile(
+        model, shapes, threads=threads, precision=precision, hints=hints, fallback=fallback
+    )
     if engine.report and engine.report.kept_by_tvm:
         raise ModelError(engine.report.kept_by_tvm)
     return engine

@@ -286,7 +286,8 @@ class Engine:
                 library.check_machine(self.info)
                 counts.check_startable(self.threads * self.streams)
                 tensors = code.weights if isinstance(code, LoadedLibrary) else self._weights
-                sizes = self.threads, self.streams, self.info.has_sizes
+                grows = self.info.has_sizes and not self.info.has_blocks
+                sizes = self.threads, self.streams, grows
                 weights = by_function(self.info.weights, tensors)
                 falls_back = bool(self.info.fallbacks)
                 self._machine = Machine(runnable(code), *sizes, weights, has_fallbacks=falls_back)

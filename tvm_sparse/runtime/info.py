@@ -47,6 +47,9 @@ class LibraryInfo:
         The input that says which tokens are computed, of a library that packs them; else empty.
     multiples : mapping of str to int
         The numbers that must divide named dimensions; others have none.
+    has_blocks : bool
+        Whether all memory is taken in blocks of few sizes, so that TVM's pool may keep them. The
+        libraries of older versions take as many bytes as tensors have.
     decoder : Decoder or None
         What a session must know, if the model is a decoder, whose functions sessions call.
     weights : Weights or None
@@ -68,6 +71,7 @@ class LibraryInfo:
     bounds: Mapping[str, int] = field(default_factory=dict)
     mask: str = ""
     multiples: Mapping[str, int] = field(default_factory=dict)
+    has_blocks: bool = False
     decoder: Decoder | None = None
     weights: Weights | None = None
 
@@ -81,7 +85,7 @@ class LibraryInfo:
         """Return the text that `from_json` reads."""
         fields = asdict(self)
         usual: dict[str, Any] = {"fallbacks": (), "precision": DType.FLOAT32, "mask": ""}
-        usual |= {"bounds": {}, "multiples": {}}
+        usual |= {"bounds": {}, "multiples": {}, "has_blocks": False}
         fields = {name: field for name, field in fields.items() if field != usual.get(name)}
         if self.weights is not None:
             fields["weights"] = self.weights.to_fields()

@@ -55,8 +55,8 @@ class Machine:
         The number of threads that a call runs on.
     streams : int
         The number of calls that may run at once.
-    has_sizes : bool
-        Whether calls may have tensors of other sizes than those before.
+    grows : bool
+        Whether calls take blocks of memory of ever new sizes.
     weights : mapping of str to sequence of tensor
         The last arguments of functions, which each call gets.
     has_fallbacks : bool
@@ -68,13 +68,13 @@ class Machine:
         module: tvm_ffi.Module,
         threads: int,
         streams: int = 1,
-        has_sizes: bool = False,
+        grows: bool = False,
         weights: Mapping[str, Sequence[tvm_ffi.Tensor]] | None = None,
         has_fallbacks: bool = False,
     ) -> None:
         self._module, self._threads, self._weights = module, threads, weights or {}
         # TVM's pool keeps a block for every size that it has seen, and never frees one.
-        self._memory = _NAIVE_MEMORY if has_sizes else _POOLED_MEMORY
+        self._memory = _NAIVE_MEMORY if grows else _POOLED_MEMORY
         self._forks = _forks
         self._executor = ThreadPoolExecutor(streams, "tvm_sparse")
         self._streams, self._started = streams, frozenset[int]()

@@ -235,26 +235,43 @@ def _terms(size: int) -> Mapping[Term, int]:
 
 
 def _divided(dividend: Mapping[Term, int], divisor: Mapping[Term, int]) -> dict[Term, int] | None:
-    """Return the terms of the quotient if `divisor` provably divides, else None."""
-    if dividend == divisor and dividend:
-        return {(): 1}
-    if len(divisor) != 1:
+    """Return the terms of the quotient if `divisor` provably divides, else None.
+
+    It is the division of polynomials: the first term of the divisor divides the first one of what
+    is left, in an order that products keep.
+    """
+    if not divisor or 0 in divisor.values():
         return None
-    ((factors, coefficient),) = divisor.items()
-    if coefficient == 0:
-        return None
-    quotient: dict[Term, int] = {}
-    for term, count in dividend.items():
-        left = list(term)
-        for factor in factors:
-            if factor not in left:
-                return None
-            left.remove(factor)
-        ratio = Fraction(count, coefficient)
-        if ratio.denominator != 1:
+    names = sorted({factor for term in (*dividend, *divisor) for factor in term}, key=repr)
+
+    def order(term: Term) -> tuple[int, ...]:
+        return len(term), *(term.count(name) for name in names)
+
+    first, quotient = max(divisor, key=order), dict[Term, int]()
+    left = {term: count for term, count in dividend.items() if count}
+    while left:
+        term = max(left, key=order)
+        ratio, rest = Fraction(left[term], divisor[first]), _without(term, first)
+        if ratio.denominator != 1 or rest is None:
             return None
-        quotient[tuple(left)] = ratio.numerator
+        quotient[rest] = ratio.numerator
+        for factors, coefficient in divisor.items():
+            product = tuple(sorted((*rest, *factors), key=repr))
+            total = left.get(product, 0) - ratio.numerator * coefficient
+            left[product] = total
+            if not total:
+                del left[product]
     return quotient
+
+
+def _without(term: Term, factors: Term) -> Term | None:
+    """Return a product without some factors; None if it lacks one of them."""
+    left = list(term)
+    for factor in factors:
+        if factor not in left:
+            return None
+        left.remove(factor)
+    return tuple(left)
 
 
 def _name(factor: Factor) -> str:
