@@ -231,6 +231,32 @@ def test_constants_of_four_bits(tmp_path, data_type, block):
     check(write(tmp_path / "m.onnx", nodes, (3, 8), weights, opset=21), (3, 8))
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_constants_that_only_a_branch_reads_stay(tmp_path, sign):
+    out = [onnx.ValueInfoProto(name="b")]
+    then, otherwise = (
+        helper.make_graph([helper.make_node("Add", ["p", read], ["b"])], "branch", [], out)
+        for read in ("one", "two")
+    )
+    weights = {
+        "q": helper.make_tensor("q", TensorProto.INT4, (2, 3), [1, -3, 5, 7, 0, -8]),
+        "s": np.float32(0.5),
+        "zero": np.float32(0),
+        "sign": np.float32(sign),
+        "one": np.float32(1),
+        "two": np.float32(2),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Mul", ["largest", "sign"], ["limit"]),
+        helper.make_node("Greater", ["limit", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=otherwise),
+    ]
+    check(write(tmp_path / "m.onnx", nodes, (4, 2), weights, opset=21), (4, 2))
+
+
 def test_the_last_block_may_be_short():
     values, scale = np.arange(5, dtype="int8"), np.float32([1, 2, 3])
     result = dequantized(values, scale, axis=0, block=2)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from tvm_sparse.frontends.canonical.replaced_nodes import drop_unused
 from tvm_sparse.frontends.onnx_file import tensor_array
 
 _FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
@@ -44,7 +45,7 @@ def dequantize_constants(model: onnx.ModelProto, folder: Path) -> onnx.ModelProt
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(kept)
-        _drop_unused(graph)
+        drop_unused(model)
     return model
 
 
@@ -84,13 +85,3 @@ def dequantized(
     if zero_point is not None:
         exact = exact - spread(zero_point.astype("int32"))
     return (exact.astype(scale.dtype) * spread(scale)).astype(scale.dtype)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    used |= {value.name for value in graph.output}
-    constants = [tensor for tensor in graph.initializer if tensor.name in used]
-    nodes = [node for node in graph.node if node.op_type != "Constant" or node.output[0] in used]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(constants)
-    graph.node.extend(nodes)
