@@ -22,6 +22,7 @@ from tvm_sparse.cpu.profile import CpuProfile, native
 from tvm_sparse.errors import ModelError
 from tvm_sparse.passes.canonicalize.check_indices import CheckIndices
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
+from tvm_sparse.passes.canonicalize.compute_indices import ComputeIndices
 from tvm_sparse.passes.canonicalize.expand_blocks import ExpandBlocks
 from tvm_sparse.passes.canonicalize.flatten_recurrent_rows import FlattenRecurrentRows
 from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
@@ -64,6 +65,7 @@ from tvm_sparse.passes.lower.count_multiples import (
     default_counts,
     multiples_in,
 )
+from tvm_sparse.passes.lower.drop_pragmas import DropPragmas
 from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
@@ -109,6 +111,7 @@ Passes = list[tvm.transform.Pass]
 def canonicalize() -> Passes:
     """Make whole operators of the parts into which exporters decompose them."""
     return [
+        ComputeIndices(),
         CheckIndices(),
         WidenHalf(),
         relax.transform.DecomposeOpsForInference(),
@@ -185,6 +188,7 @@ def lower(cpu: CpuProfile) -> Passes:
         ViewResults(),
         relax.transform.DeadCodeElimination(),
         ApplyDefaultSchedule(cpu),
+        DropPragmas(),
         VectorizeMath(),
         AcceptUnaligned(),
         TrustArguments(),

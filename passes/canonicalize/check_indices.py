@@ -73,15 +73,20 @@ class _Checker(PyExprMutator):
             # A size that is not known is 1 at least.
             least = [size if isinstance(size, int) else 1 for size in axes]
             if _are_within(indices.value.numpy(), least, from_end):
-                return call
+                return _at(call, indices)
             if least == axes:
                 raise ModelError(text)
         variables = _variables_of(axes)
         is_valid = within(axes, from_end, variables)
         indices = checked(self.builder_, indices, is_valid, text, sizes=variables)
-        if call.op.name == "relax.take":
-            return relax.op.take(call.args[0], indices, call.attrs.axis, mode="clip")
-        return relax.Call(call.op, [call.args[0], indices, *call.args[2:]], call.attrs)
+        return _at(call, indices)
+
+
+def _at(call: relax.Call, indices: relax.Expr) -> relax.Call:
+    """Return a call with indices that are within its axes; TVM warns of the mode "fast"."""
+    if call.op.name == "relax.take":
+        return relax.op.take(call.args[0], indices, call.attrs.axis, mode="clip")
+    return relax.Call(call.op, [call.args[0], indices, *call.args[2:]], call.attrs)
 
 
 def checked(

@@ -26,6 +26,8 @@ from tvm_sparse.frontends.probes import FEW, MOST, RESTS, probes
 from tvm_sparse.frontends.size_values import SizeValues, fallback_of
 from tvm_sparse.frontends.strides import enlarges, multiples_of
 from tvm_sparse.passes.canonicalize.compute_constants import ComputeConstants
+from tvm_sparse.passes.canonicalize.compute_indices import ComputeIndices
+from tvm_sparse.passes.canonicalize.fold_constants import FoldConstants
 from tvm_sparse.passes.canonicalize.recompose_clip import RecomposeClip
 from tvm_sparse.passes.canonicalize.recompose_quantized import RecomposeQuantized
 from tvm_sparse.passes.canonicalize.recompose_quantized_products import RecomposeQuantizedProducts
@@ -148,7 +150,7 @@ class _Imports:
 def _plain(mod: tvm.IRModule) -> tvm.IRModule:
     """Return an import without the functions of limits, which the importer writes out."""
     transform = relax.transform
-    constants = [ComputeConstants(), transform.FoldConstant()]
+    constants = [ComputeIndices(), ComputeConstants(), FoldConstants()]
     # Weights of integers are found before they are folded to floats.
     quantized = [RecomposeQuantizedProducts(), ViewQuantizedWeights(), RecomposeQuantized()]
     passes = [transform.CanonicalizeBindings(), *quantized, *constants, RecomposeClip()]
