@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from corpus_models import MODELS, Model
@@ -114,11 +114,21 @@ def allowed(check: dict[str, Any]) -> float:
     return max(TOLERANCE, float(check.get("own", 0)))
 
 
-def examine(model: Model, folder: Path, arguments: argparse.Namespace) -> Row:
+class Fetch(Protocol):
+    """Returns the ONNX file of a model, which it gets if the cache does not have it."""
+
+    def __call__(self, model: Model, *, cache: Path) -> Path:
+        """Return the path."""
+        ...
+
+
+def examine(model: Model, fetch: Fetch, arguments: argparse.Namespace) -> Row:
     """Take a model through the steps, each in a process of its own, until one fails."""
+    zeros = f"-{arguments.zeros:g}" if arguments.zeros else ""
+    folder = arguments.cache / f"{model.name}{zeros}"
     row = Row(model)
     try:
-        _prepare(model, folder, arguments)
+        _prepare(model, fetch(model, cache=arguments.cache), folder, arguments)
         for step in STEPS:
             if step == "time" and not arguments.rounds:
                 continue
@@ -130,12 +140,11 @@ def examine(model: Model, folder: Path, arguments: argparse.Namespace) -> Row:
     return row
 
 
-def _prepare(model: Model, folder: Path, arguments: argparse.Namespace) -> None:
+def _prepare(model: Model, original: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Write the model, pruned if asked for, its inputs, and the settings into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: getattr(arguments, name) for name in ("threads", "rounds", "seconds")}
     (folder / SETTINGS).write_text(json.dumps(settings))
-    original = fetch(model, arguments.cache)
     if not arguments.zeros:
         (folder / MODEL).unlink(missing_ok=True)
         os.link(original, folder / MODEL)
@@ -185,37 +194,46 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "", *notes])
 
 
-def main() -> None:
-    """Parse the command line, examine the models, print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--zeros", type=float, default=0.0, help="prune to this share of zeros")
+def add_options(parser: argparse.ArgumentParser, zeros: float, cache: Path) -> None:
+    """Add the options of `examine_all`; `zeros` and `cache` are defaults."""
+    parser.add_argument("--zeros", type=float, default=zeros, help="prune to this share of zeros")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--rounds", type=int, default=5, help="of both engines; 0 times nothing")
     parser.add_argument("--seconds", type=float, default=0.3, help="of an engine in a round")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a step may take")
-    parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder (default: {CACHE})")
+    parser.add_argument("--cache", type=Path, default=cache, help=f"folder (default: {cache})")
     parser.add_argument(
         "--reuse", action="store_true", help="compile only what an earlier run did not; time all"
     )
     parser.add_argument("--json", type=Path, help="file to write everything found to")
-    arguments = parser.parse_args()
-    if unknown := sorted(set(arguments.names) - set(MODELS)):
-        raise InputError(f"unknown model {unknown[0]!r}; the models are {', '.join(MODELS)}")
-    arguments.cache = arguments.cache.expanduser()
+
+
+def examine_all(models: Sequence[Model], fetch: Fetch, arguments: argparse.Namespace) -> None:
+    """Examine models and print the table; exit with code 1 if one failed or differs."""
     rows = []
-    for name in arguments.names or MODELS:
-        folder = arguments.cache / (f"{name}-{arguments.zeros:g}" if arguments.zeros else name)
-        rows.append(examine(MODELS[name], folder, arguments))
-        print(f"{name}: {rows[-1].verdict or 'right'}", file=sys.stderr, flush=True)
+    for model in models:
+        rows.append(examine(model, fetch, arguments))
+        print(f"{model.name}: {rows[-1].verdict or 'right'}", file=sys.stderr, flush=True)
     print(table(rows))
     if arguments.json:
         record = {row.model.name: {**row.found, "verdict": row.verdict} for row in rows}
         write_json(arguments.json, {"machine": machine(), "models": record})
     if any(row.verdict for row in rows):
         sys.exit(1)
+
+
+def main() -> None:
+    """Parse the command line, examine the models, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    add_options(parser, zeros=0.0, cache=CACHE)
+    arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.names) - set(MODELS)):
+        raise InputError(f"unknown model {unknown[0]!r}; the models are {', '.join(MODELS)}")
+    arguments.cache = arguments.cache.expanduser()
+    examine_all([MODELS[name] for name in arguments.names or MODELS], fetch, arguments)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from tvm import relax, tirx
 from tvm_sparse.passes.canonicalize.compute_constants import SAME_ORDER, TRANSPOSE
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
-from tvm_sparse.passes.ir.shapes import static_shape
+from tvm_sparse.passes.ir.shapes import known_shape, static_shape
 
 _DTYPES = ("int32", "int64", "bool")
 _LARGEST = 1 << 22
@@ -86,7 +86,7 @@ def _elementwise(function: Callable[..., Any], dtypes: tuple[str, ...] = _DTYPES
 
 
 def _reshaped(call: relax.Call, arrays: list[_Array]) -> _Array:
-    return arrays[0].reshape(static_shape(call))
+    return arrays[0].reshape(known_shape(call))
 
 
 def _transposed(call: relax.Call, arrays: list[_Array]) -> _Array:
@@ -95,7 +95,7 @@ def _transposed(call: relax.Call, arrays: list[_Array]) -> _Array:
 
 
 def _broadcast(call: relax.Call, arrays: list[_Array]) -> _Array:
-    return np.broadcast_to(arrays[0], static_shape(call))
+    return np.broadcast_to(arrays[0], known_shape(call))
 
 
 def _cast(call: relax.Call, arrays: list[_Array]) -> _Array:

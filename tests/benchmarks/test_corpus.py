@@ -144,7 +144,7 @@ def test_a_pruned_model_goes_through_all_steps(corpus, models, tmp_path, monkeyp
     model = models.Model("mlp", "nothing==1", "mlp.onnx", lambda: {"x": x})
     broken = models.Model("broken", "nothing==1", "mlp.onnx", lambda: {"z": x})
     monkeypatch.setattr(corpus, "MODELS", {"mlp": model, "broken": broken})
-    monkeypatch.setattr(corpus, "fetch", lambda *_: original)
+    monkeypatch.setattr(corpus, "fetch", lambda *_, cache: original)
     record = tmp_path / "record.json"
     arguments = ["--zeros", "0.8", "--rounds", "1", "--seconds", "0", "--threads", "1"]
     arguments += ["--cache", str(tmp_path / "cache"), "--json", str(record)]
