@@ -107,6 +107,7 @@ def a_model(nodes, inputs, outputs, weights=(), opset=17):
 
 
 FLOAT = TensorProto.FLOAT
+NUMBERS = {"zero": 0, "eight": 8, "ten": 10, "eighteen": 18}
 
 
 def parts_of(model, chosen, folder):
@@ -288,6 +289,30 @@ class TestPartition:
         assert kinds(parts) == [SUBMODEL, "Abs"]
         (submodel,) = parts.submodels.values()
         assert [spec.shape for spec in submodel.outputs] == [(4, 2)]
+
+    def test_shapes_that_most_inputs_share(self, tmp_path):
+        """Small or equal numbers, or those in a row, never have two ends of 11 to 17 together."""
+        nodes = [
+            make_node("Gather", ["x", "backwards"], ["r"]),
+            make_node("Add", ["x", "r"], ["sums"]),
+            make_node("Sub", ["sums", "ten"], ["above"]),
+            make_node("Sub", ["eighteen", "sums"], ["below"]),
+            make_node("Mul", ["above", "below"], ["between"]),
+            make_node("Greater", ["between", "zero"], ["is_between"]),
+            make_node("Cast", ["is_between"], ["ones"], to=TensorProto.INT64),
+            make_node("ReduceSum", ["ones"], ["count"]),
+            make_node("Sub", ["eight", "count"], ["rest"]),
+            make_node("Concat", ["count", "rest"], ["sizes"], axis=0),
+            make_node("Split", ["x", "sizes"], ["z", "most"]),
+            make_node("Abs", ["most"], ["y"]),
+        ]
+        weights = {
+            "backwards": np.arange(7, -1, -1),
+            **{name: np.array([n]) for name, n in NUMBERS.items()},
+        }
+        model = a_model(nodes, {"x": (TensorProto.INT64, [8])}, ["y"], weights)
+        parts = check(model, {"Split"}, tmp_path, np.array([6, 1, 2, 3, 4, 5, 6, 7]))
+        assert kinds(parts)[-1] == SUBMODEL
 
     def test_sequences_stay_inside(self, tmp_path):
         nodes = [

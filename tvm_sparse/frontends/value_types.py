@@ -88,8 +88,8 @@ def with_sampled_shapes(
 ) -> dict[str, ValueType]:
     """Return `types` with the shapes that the values `names` have whatever the inputs hold.
 
-    The model runs on zeros, ones, numbers that count up, random ones, and some that are as large
-    as sizes are, as far as it takes them. A dimension that changes between them, or that is 0 in
+    The model runs on zeros, ones, numbers that count up, random ones of several ranges, and some
+    that are as large as sizes are, as far as it takes them. A dimension that changes between them, or that is 0 in
     one, stays unknown. If the model takes only one kind, no more than the ranks are known. A model
     that runs for `SAMPLING_SECONDS`, such as a loop without end, is stopped.
     """
@@ -144,6 +144,8 @@ def _samples(session: Any) -> Iterator[dict[str, np.ndarray]]:
         generator.standard_normal,
         lambda shape: np.full(shape, 5),
         lambda shape: np.full(shape, size),
+        lambda shape: generator.integers(0, size, shape),
+        lambda shape: generator.integers(0, size, shape),
     ):
         yield {
             name: np.asarray(np.abs(fill(shape)), dtype) for name, (dtype, shape) in shapes.items()
