@@ -89,9 +89,9 @@ def with_sampled_shapes(
     """Return `types` with the shapes that the values `names` have whatever the inputs hold.
 
     The model runs on zeros, ones, numbers that count up, random ones of several ranges, and some
-    that are as large as sizes are, as far as it takes them. A dimension that changes between them, or that is 0 in
-    one, stays unknown. If the model takes only one kind, no more than the ranks are known. A model
-    that runs for `SAMPLING_SECONDS`, such as a loop without end, is stopped.
+    that are as large as sizes are, as far as it takes them. A dimension that changes between them,
+    or that is 0 in one, stays unknown. If the model takes only one kind, no more than the ranks are
+    known. A model that runs for `SAMPLING_SECONDS`, such as a loop without end, is stopped.
     """
     session = _session(_with_outputs(model, names), folder)
     known, runs = dict(types), 0
