@@ -66,6 +66,7 @@ from tvm_sparse.passes.lower.count_multiples import (
     multiples_in,
 )
 from tvm_sparse.passes.lower.drop_pragmas import DropPragmas
+from tvm_sparse.passes.lower.join_reshapes import JoinReshapes
 from tvm_sparse.passes.lower.keep_numbers_apart import KeepNumbersApart
 from tvm_sparse.passes.lower.lower_operators import LowerOperators
 from tvm_sparse.passes.lower.lower_regions import LowerRegions
@@ -173,6 +174,7 @@ def lower(cpu: CpuProfile) -> Passes:
         MapPadding(),
         LowerRegions(cpu),
         LowerOperators(cpu),
+        JoinReshapes(),
         relax.transform.LegalizeOps({"relax.quantize": legalize_quantize}),
         CallHostFunctions(),
         ClampIndices(),

@@ -250,21 +250,30 @@ def _has_kernel(call: relax.Call) -> bool:
 def _share(mod: tvm.IRModule) -> tvm.IRModule:
     """fake_quantize(x) for several readers, also for layers, which round it a second time.
 
-    A rounded tensor that something else reads, too, is then the only reader of x, so that it can
-    join the epilogue of the layer that computes x.
+    They may read it in another shape. A rounded tensor that something else reads, too, is then the
+    only reader of x, so that it can join the epilogue of the layer that computes x.
     """
     seen: set[tuple[relax.Expr, Quantization]] = set()
 
-    def share(call: relax.Call, _lookup: Lookup, emit: Emit) -> relax.Expr | None:
+    def visit(expr: relax.Expr) -> None:
+        if is_call_to(expr, operators.FAKE_QUANTIZE.name):
+            seen.add((expr.args[0], operators.steps_of(expr)))
+
+    for func in mod.functions.values():
+        if isinstance(func, relax.Function):
+            relax.analysis.post_order_visit(func, visit)
+
+    def share(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | None:
         if is_call_to(call, operators.FAKE_QUANTIZE.name):
-            seen.add((call.args[0], operators.steps_of(call)))
-            return emit(call)
+            return emit(call)  # the variable that a layer made before, if one did
         if not is_call_to(call, *operators.QUANTIZED) or operators.run_time_steps_of(call):
             return None
         x, steps = call.args[0], operators.steps_of(call)
-        if (x, steps) not in seen:
+        path, _ = _above(x, lookup, RESHAPING)
+        source = path[-1].args[0] if path else x
+        if (source, steps) not in seen:
             return None
-        rounded = emit(operators.fake_quantize(x, steps))
+        rounded = _again(path, emit(operators.fake_quantize(source, steps)), emit)
         return relax.Call(call.op, [rounded, *call.args[1:]], call.attrs)
 
     return rewrite_calls(mod, share)

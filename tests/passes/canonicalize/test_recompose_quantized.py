@@ -221,6 +221,29 @@ def test_a_layer_reads_the_rounded_tensor_that_something_else_reads():
     assert layer.value.args[0].same_as(rounding.var)
 
 
+def test_a_layer_reads_the_rounded_tensor_that_something_else_reads_later():
+    def body(builder, x):
+        w = weight(builder, np.ones((4, 4), "int8"), np.float32(1))
+        y = builder.emit(relax.op.matmul(rounded(builder, x), w))
+        return relax.op.add(y, rounded(builder, x))
+
+    after = RecomposeQuantized()(module((2, 4), body))
+    assert names(after) == ["fake_quantize", "quantized_matmul", "add"]
+
+
+def test_a_layer_reads_it_in_another_shape():
+    def body(builder, x):
+        seen = rounded(builder, x)
+        w = weight(builder, np.ones((3, 3, 1), "int8"), np.float32(1))
+        return relax.op.add(builder.emit(relax.op.nn.conv1d(seen, w)), seen)
+
+    after = RecomposeQuantized()(module((2, 3, 4), body))
+    assert names(after) == ["fake_quantize", "reshape", "quantized_conv2d", "reshape", "add"]
+    rounding, line, layer, *_ = after["main"].body.blocks[0].bindings
+    assert line.value.args[0].same_as(rounding.var)
+    assert layer.value.args[0].same_as(line.var)
+
+
 def run_time_layer(scale, zero, **numbers):
     """Return the layer of a module whose input is rounded by what an inference knows."""
     x = relax.Var("x", relax.TensorType((2, 4), "float32"))
