@@ -233,3 +233,25 @@ def test_what_has_no_strips_is_slow_with_a_word(tmp_path, caplog):
     assert "1 image.resize2d" in caplog.text
     given = {"x": rng.standard_normal((1, 3, 12, 50)).astype("float32")}
     assert_close(engine.run(given), onnxruntime_outputs(path, given))
+
+
+def test_pixels_that_attend_to_their_row(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {"w0": weight(rng, 16, 3, 3, 3), "q": weight(rng, 16, 16), "k": weight(rng, 16, 16)}
+    nodes = [
+        make_node("Conv", ["x", "w0"], ["c"], **HALF),
+        make_node("Transpose", ["c"], ["t"], perm=[0, 2, 3, 1]),
+        make_node("MatMul", ["t", "q"], ["a"]),
+        make_node("MatMul", ["t", "k"], ["b"]),
+        make_node("Transpose", ["b"], ["bt"], perm=[0, 1, 3, 2]),
+        make_node("MatMul", ["a", "bt"], ["s"]),
+        make_node("Softmax", ["s"], ["p"], axis=-1),
+        make_node("MatMul", ["p", "t"], ["y"]),
+    ]
+    inputs = {"x": ["n", 3, "height", "width"]}
+    path = write_onnx(tmp_path / "m.onnx", nodes, inputs, ["y"], weights, 14)
+    engine = tvm_sparse.compile(path)
+    assert not engine.info.fallbacks and not engine.report.kept_by_tvm
+    for sizes in ((1, 8, 16), (2, 5, 41)):
+        given = image(rng, *sizes)
+        assert_close(engine.run(given), onnxruntime_outputs(path, given))

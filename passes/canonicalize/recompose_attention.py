@@ -41,6 +41,7 @@ from tvm_sparse.passes.ir.expressions import is_call_to, uniform_value
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import broadcast, extents_of, reshaped
 from tvm_sparse.passes.ir.view_chains import RESHAPING, follow
+from tvm_sparse.sizes.extent import Extent
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecomposeAttention")
@@ -78,6 +79,8 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     if scores is None or leading_shape(call.args[1]) != leading_shape(call):
         return None
     groups = _batch_and_heads(extents_of(call) or (), shape, scores, lookup)
+    if isinstance(groups[1], Extent) and scores.bias is None:
+        groups = groups[0] * groups[1], 1  # the rows of an image, whose pixels attend to each other
     q = _per_token(scores.query, groups, (0, 2, 1, 3), lookup, through_scaling=True)
     k = _per_token(scores.key, groups, (0, 3, 1, 2), lookup, through_scaling=True)
     v = _per_token(call.args[1], groups, (0, 2, 1, 3), lookup, through_scaling=False)
@@ -104,7 +107,8 @@ def _recompose(call: relax.Call, lookup: Lookup, emit: Emit) -> relax.Expr | Non
     if guarded and bias is not None and lower_bound(bias, lookup) == -math.inf:
         out = _nan_to_zero(out, emit)
     out = relax.op.permute_dims(out, [0, 2, 1, 3])
-    return out if len(call.ty.shape) == 4 else relax.op.reshape(out, call.ty.shape)
+    is_whole = extents_of(call) == (*groups, *(extents_of(call) or ())[-2:])
+    return out if is_whole else relax.op.reshape(out, call.ty.shape)
 
 
 def _nan_to_zero(out: relax.Expr, emit: Emit) -> relax.Expr:

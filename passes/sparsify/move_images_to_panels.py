@@ -62,7 +62,9 @@ class _Mover(Mover):
         """Return the expression that takes the place of the call, or None."""
         call = self.call
         if is_call_to(call, operators.FROM_STRIPS.name):
-            panels = self._panels_of(call.args[0])
+            panels, form = self._panels_of(call.args[0]), self._form_of(call.args[0])
+            if panels is None and form is not None:  # what no kernel on panels computes
+                panels = self._as_panels(call.args[0], form)
             return None if panels is None else relax.Call(call.op, [panels], call.attrs)
         if is_call_to(call, operators.IMAGE_TO_PANELS.name):
             return self._as_panels(call.args[0], _Form(int(call.attrs["lanes"]), dtype_named(call)))

@@ -7,7 +7,7 @@ import pytest
 from onnx.helper import make_node
 
 from tvm_sparse.frontends.onnx_file import read_model
-from tvm_sparse.frontends.strides import multiples_of, total_stride
+from tvm_sparse.frontends.strides import WIDTH, multiples_of, total_stride
 from tvm_sparse.testing.models import write_onnx
 
 HALF = {"kernel_shape": [2, 2], "strides": [2, 2]}
@@ -86,3 +86,13 @@ def test_sound_has_the_strides_of_its_only_axis(tmp_path):
     path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["n", 4, "samples"]}, ["y"], {}, 13)
     model = read_model(path)[0]
     assert multiples_of(model, {"x": ("n", 4, "samples")}) == {"samples": 16}
+
+
+def test_a_slice_of_every_second_pixel_is_a_stride(tmp_path):
+    nodes, last = halved(2)
+    names = ("start", "end", "axes", "steps")
+    nodes.append(make_node("Slice", [last, *names], ["y"]))
+    arrays = ([0, 0], [99, 99], [2, 3], [2, 4])
+    weights = {name: np.int64(array) for name, array in zip(names, arrays, strict=True)}
+    model = model_of(tmp_path, nodes, "y", weights)
+    assert (total_stride(model), total_stride(model, WIDTH)) == (8, 16)

@@ -1,15 +1,19 @@
 """Which thread computes a call, and that calls of several threads do not mix."""
 
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.helper import make_node
 
 import tvm_sparse
 from tvm_sparse.errors import ClosedError
 from tvm_sparse.runtime.machine import MachineClosed
+from tvm_sparse.testing.models import write_onnx
 
 PROGRAM = """
 import os, sys, threading, time, numpy as np, tvm_sparse
@@ -73,3 +77,22 @@ def test_a_closed_engine_refuses_calls(saved, x, threads, run_before):
     for call in (lambda: machine.run([]), lambda: machine.submit(lambda: None)):
         with pytest.raises(MachineClosed):
             call()
+
+
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
+
+
+def test_a_closed_engine_leaves_no_blocks_in_the_pool(tmp_path):
+    nodes = [make_node("Exp", ["x"], ["e"]), make_node("CumSum", ["e", "axis"], ["c"])]
+    nodes.append(make_node("ReduceSum", ["c"], ["y"]))
+    path = write_onnx(tmp_path / "m.onnx", nodes, {"x": ["n"]}, ["y"], {"axis": np.array(0)})
+    engine = tvm_sparse.compile(path, threads=1)
+    x = np.zeros(8 << 20, "float32")
+    engine.run([x])
+    before = resident_bytes()
+    engine.run([x])
+    assert resident_bytes() - before < 8 << 20  # the blocks are there
+    engine.close()
+    assert before - resident_bytes() > 24 << 20

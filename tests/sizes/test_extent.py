@@ -37,6 +37,8 @@ def test_equality_and_divisibility_are_proofs():
     assert S % 37 != 0 and S % 37, "37 is the hint only"
     assert N * S // N == S
     assert -(-S // 32) == -(-S // 32)
+    assert (S - 8) // 8 + 1 == S // 8 and (S - 1) // 2 + 1 == (S + 1) // 2
+    assert (16 * N + S + 33) // 16 == N + 2 + (S + 1) // 16
     assert N * (S + N) // (S + N) == N and (N + S) * (S + 1) * 6 % (2 * S + 2) == 0
     assert (N * S + N + 1) % (S + 1) != 0 and 0 // (N + S) == 0
 

@@ -85,6 +85,8 @@ def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -
         strides: Sequence[int] = attributes.get("strides", (1, 1))
         along = Fraction(strides[-1] if axis == WIDTH else strides[-2] if len(strides) > 1 else 1)
         return 1 / along if node.op_type == "ConvTranspose" else along
+    if node.op_type == "Slice":
+        return Fraction(_step(node, constants, axis))
     if node.op_type in ("DepthToSpace", "SpaceToDepth"):
         block = Fraction(attributes["blocksize"])
         return block if node.op_type == "SpaceToDepth" else 1 / block
@@ -96,6 +98,18 @@ def _own_stride(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -
             return Fraction(0)  # it takes the size of another image, which is known
         return 1 / Fraction(float(scales[axis])).limit_denominator(64)
     return Fraction(1)
+
+
+def _step(node: onnx.NodeProto, constants: Mapping[str, Any], axis: int) -> int:
+    """Return from which pixel to which a slice goes along an axis of images."""
+    if len(node.input) < 5:
+        return 1
+    axes, steps = (constants.get(name) for name in node.input[3:5])
+    if axes is None or steps is None:
+        return 1
+    wanted = {HEIGHT} if axis == HEIGHT else {WIDTH, 3}
+    along = zip(np.ravel(axes).tolist(), np.ravel(steps).tolist(), strict=True)
+    return max((abs(int(step)) for own, step in along if own in wanted), default=1)
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Any]:

@@ -37,6 +37,9 @@ STARTING = threading.RLock()
 _CPU = 1
 _NAIVE_MEMORY, _POOLED_MEMORY = 1, 2
 
+_free_blocks = tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")
+"""Frees the blocks of TVM's pool, which all engines share, as far as no call uses them."""
+
 _T = TypeVar("_T")
 
 
@@ -133,13 +136,14 @@ class Machine:
         return functions[name](*tensors, *self._weights.get(name, ()))
 
     def close(self) -> None:
-        """Wait for the calls that were made before, and end the threads."""
+        """Wait for the calls that were made before, end the threads, and free memory."""
         if self.is_of_this_process:
             with STARTING:
                 self._is_closed = True
             self._executor.shutdown()
             with self._turn:  # a caller's call has ended now
                 pass
+            _free_blocks()
 
     def park(self, until: threading.Event) -> Callable[[], object]:
         """Let all threads wait for `until`, each after the calls that were made before.

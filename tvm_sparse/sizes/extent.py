@@ -193,7 +193,8 @@ def value_of(size: int, sizes: Mapping[str, int]) -> int:
 def floor_divide(dividend: int, divisor: int) -> Extent:
     """Return the whole quotient: a polynomial where `divisor` divides for all sizes.
 
-    A number divides a sum if it divides all products in it: ``(16 h + 1) // 2`` is ``8 h``.
+    What a number divides is taken out of a sum: ``(16 h + 1) // 2`` is ``8 h``, and
+    ``(h - 8) // 8 + 1`` is ``h // 8``.
 
     Raises
     ------
@@ -205,13 +206,20 @@ def floor_divide(dividend: int, divisor: int) -> Extent:
         return _extent(exact)
     if int(divisor) == 0:
         raise ZeroDivisionError(f"{dividend!r} // {divisor!r}")
-    if not isinstance(divisor, Extent):
-        terms = dict(_terms(dividend))
-        rest = terms.pop((), 0) // divisor
-        exact = _divided(terms, _terms(divisor))
-        if exact is not None:
-            return _extent({**exact, (): rest})
-    return _extent({(Quotient(dividend, divisor),): 1})
+    if isinstance(divisor, Extent):
+        return _extent({(Quotient(dividend, divisor),): 1})
+    whole, left = dict[Term, int](), dict[Term, int]()
+    for term, count in _terms(dividend).items():
+        if term and count % divisor:
+            left[term] = count
+        elif term:
+            whole[term] = count // divisor
+    number = _terms(dividend).get((), 0)
+    whole[()] = number // divisor
+    if not left:
+        return _extent(whole)
+    rest = Quotient(_extent({**left, (): number % divisor}), divisor)
+    return _extent({(rest,): 1}) + _extent(whole)
 
 
 def _extent(terms: Mapping[Term, int]) -> Extent:

@@ -16,6 +16,7 @@ from tvm_sparse.onnx_runtime import exact_options
 from tvm_sparse.passes.ir import operators
 from tvm_sparse.passes.ir.shapes import known_size
 from tvm_sparse.passes.sparsify.cut_wide_rows import CutWideRows
+from tvm_sparse.passes.sparsify.move_images_to_panels import MoveImagesToPanels
 from tvm_sparse.sizes.strips import WIDEST, WIDEST_SINGLE, Strips
 from tvm_sparse.testing.models import dataflow, operators_of, pruned
 
@@ -203,3 +204,14 @@ def test_images_of_any_width_are_cut_and_operators_of_pixels_move_above_the_join
     tvm.ir.assert_structural_equal(
         mod["main"], dataflow(after, (2, 8, 10, 2 * width))["main"], map_free_vars=True
     )
+
+
+def test_strips_that_no_kernel_computes_are_joined_from_panels():
+    width = known_size(tirx.Var("width", "int64"))
+    strips = Strips.of_any_width(width, width, 0, 1, 1, 16)
+
+    def joined(emit, x):
+        return emit(operators.from_strips(x, strips, 1, 3))
+
+    mod = MoveImagesToPanels(CPU)(dataflow(joined, (strips.count, 4, 3, 16)))
+    assert operators_of(mod) == ["tvm_sparse.image_to_panels", "tvm_sparse.from_strips"]
