@@ -310,7 +310,8 @@ def vision_transformer(tmp_path):
         make_node("Concat", ["c2", "hw"], ["sizes"], axis=0),
         make_node("Resize", ["table", "", "", "sizes"], ["enlarged"], mode="cubic"),
         make_node("Concat", ["b", "c0", "c1"], ["flat"], axis=0),
-        make_node("Add", ["p", "enlarged"], ["placed"]),
+        make_node("Mul", ["p", "enlarged"], ["scaled"]),
+        make_node("Add", ["scaled", "enlarged"], ["placed"]),
         make_node("Reshape", ["placed", "flat"], ["f"]),
         make_node("Transpose", ["f"], ["tokens"], perm=[0, 2, 1]),
     ]

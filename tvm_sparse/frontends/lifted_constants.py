@@ -64,6 +64,7 @@ class Constants:
     ) -> None:
         self.formulas, self.tables, self.computed = formulas, tables, computed
         self.parts: list[SizeValue] = []
+        self._computed: dict[str, relax.Expr] = {}
         self.bounds: dict[str, int] = {}
 
     def lifted(self, arrays: Sequence[Array], first: relax.Expr, emit: Emit) -> relax.Expr:
@@ -98,8 +99,10 @@ class Constants:
             part = self.computed(arrays)
             if part is None:
                 raise
-            self.parts.append(part)
-            return self._of_shape(self._of_part(part, emit), shape, emit)
+            if part.key not in self._computed:
+                self.parts.append(part)
+                self._computed[part.key] = self._of_part(part, emit)
+            return self._of_shape(self._computed[part.key], shape, emit)
 
     def _written_out(self, arrays: Sequence[Array], shape: Sequence[Any], emit: Emit) -> relax.Expr:
         """Return the expression of a constant of one of the kinds that are known."""
