@@ -15,6 +15,7 @@ from tvm_sparse.zoo.transformers import (
     BERT_BASE,
     BERT_LARGE,
     BERT_TINY,
+    MINILM,
     VIT_BASE,
     VIT_TINY,
     TransformerConfig,
@@ -108,6 +109,7 @@ _YOLO_TINY = partial(detectors.yolov8, config=detectors.YOLO_TINY)
 _FAMILIES: dict[str, Callable[[float], ModelRecipe]] = {
     "bert-base": partial(_bert_recipe, BERT_BASE, tokens=128),
     "bert-large": partial(_bert_recipe, BERT_LARGE, tokens=128),
+    "minilm": partial(_bert_recipe, MINILM, tokens=128),
     "bert-tiny": partial(_bert_recipe, BERT_TINY, tokens=16),
     "linear-square": partial(_chain_recipe, [768] * 13),
     "linear-ffn": partial(_chain_recipe, [768, 3072] * 4 + [768]),

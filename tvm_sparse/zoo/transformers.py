@@ -38,6 +38,7 @@ class TransformerConfig:
 
 
 BERT_BASE = TransformerConfig(layers=12, width=768, heads=12, intermediate=3072)
+MINILM = TransformerConfig(layers=6, width=384, heads=12, intermediate=1536)
 BERT_LARGE = TransformerConfig(layers=24, width=1024, heads=16, intermediate=4096)
 BERT_TINY = TransformerConfig(
     layers=2, width=64, heads=4, intermediate=256, vocabulary=1000, positions=64
