@@ -224,13 +224,26 @@ def test_what_no_formula_expresses_is_an_error(tmp_path):
         tvm_sparse.compile(path, fallback="off")
 
 
-def test_slices_of_any_place_are_left_to_onnxruntime(tmp_path, caplog):
+def test_slices_of_any_place(tmp_path):
     node = make_node("Slice", ["x", "s", "e"], ["y"])
     inputs = {"x": ["n", 8], "s": [1], "e": [1]}
     path = write_onnx(tmp_path / "m.onnx", [node], inputs, ["y"], {})
     model = onnx.load(path)
     for value in model.graph.input[1:]:
         value.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    engine = tvm_sparse.compile(path, threads=1, fallback="off")
+    for n, start, end in ((9, 2, 5), (3, 0, 3), (5, -2, 100), (5, -100, -1), (4, 3, 1), (4, 9, 12)):
+        x = np.random.default_rng(0).standard_normal((n, 8)).astype("float32")
+        found = engine.run({"x": x, "s": np.array([start]), "e": np.array([end])})
+        np.testing.assert_array_equal(found["y"], x[start:end])
+
+
+def test_what_depends_on_values_is_left_to_onnxruntime(tmp_path, caplog):
+    node = make_node("NonZero", ["x"], ["y"])
+    path = write_onnx(tmp_path / "m.onnx", [node], {"x": ["n", 8]}, ["y"], {})
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
     onnx.save(model, path)
     with pytest.raises(InputError, match="any n"):
         tvm_sparse.compile(path, fallback="off")
@@ -239,11 +252,10 @@ def test_slices_of_any_place_are_left_to_onnxruntime(tmp_path, caplog):
     assert "ONNX Runtime runs the whole model" in caplog.text
     engine = tvm_sparse.load(tmp_path / "m.so")
     assert engine.inputs[0].shape == ("n", 8)
-    assert [fallback.operator for fallback in engine.info.fallbacks] == ["Slice"]
-    for n, start, end in ((9, 2, 5), (3, 0, 3)):
-        x = np.random.default_rng(0).standard_normal((n, 8)).astype("float32")
-        found = engine.run({"x": x, "s": np.array([start]), "e": np.array([end])})
-        np.testing.assert_array_equal(found["y"], x[start:end])
+    assert [fallback.operator for fallback in engine.info.fallbacks] == ["NonZero"]
+    for n in (9, 3):
+        x = np.random.default_rng(0).integers(0, 2, (n, 8)).astype("float32")
+        np.testing.assert_array_equal(engine.run({"x": x})["y"], np.nonzero(x))
 
 
 def test_what_onnxruntime_cannot_run_is_the_first_error(tmp_path):

@@ -20,6 +20,9 @@ _LARGEST_SIZE = 64
 SAMPLING_SECONDS = 30.0
 """How long a model may run that is tried for the shapes of its values."""
 
+_FEWEST_RUNS = 3
+"""Runs that must agree on a shape: two may do so by chance."""
+
 _BITS = (8, 16, 32, 64)
 
 # What ONNX Runtime calls the element types that NumPy has too.
@@ -90,8 +93,9 @@ def with_sampled_shapes(
 
     The model runs on zeros, ones, numbers that count up, random ones of several ranges, and some
     that are as large as sizes are, as far as it takes them. A dimension that changes between them,
-    or that is 0 in one, stays unknown. If the model takes only one kind, no more than the ranks are
-    known. A model that runs for `SAMPLING_SECONDS`, such as a loop without end, is stopped.
+    or that is 0 in one, stays unknown. If the model takes fewer than three kinds, no more than the
+    ranks are known. A model that runs for `SAMPLING_SECONDS`, such as a loop without end, is
+    stopped.
     """
     session = _session(_with_outputs(model, names), folder)
     known, runs = dict(types), 0
@@ -110,7 +114,7 @@ def with_sampled_shapes(
             if types[name].dtype is not None:
                 known[name] = _agreed(types[name], known[name], np.shape(array))
     stop.cancel()
-    if runs == 1:
+    if runs < _FEWEST_RUNS:
         for name in names:
             sizes = known[name].shape
             if known[name] is not types[name] and sizes is not None:
