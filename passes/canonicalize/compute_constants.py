@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from tvm_sparse.passes.ir.expressions import is_call_to
@@ -63,8 +64,13 @@ def _compute(call: relax.Call, lookup: Lookup, _emit: Emit) -> relax.Expr | None
         with np.errstate(all="ignore"):
             result = np.asarray(ON_NUMBERS[call.op.name](*arrays))
     elif is_call_to(call, TRANSPOSE):
-        axes = call.attrs.axes
-        result = np.transpose(arrays[0], None if axes is None else [int(axis) for axis in axes])
+        result = transposed(call, arrays[0])
     else:
         result = arrays[0]
     return relax.const(np.ascontiguousarray(result).reshape(shape), call.ty.dtype)
+
+
+def transposed(call: relax.Call, array: NDArray[Any]) -> NDArray[Any]:
+    """Return what a transpose of a constant gives."""
+    axes = call.attrs.axes
+    return np.transpose(array, None if axes is None else [int(axis) for axis in axes])

@@ -19,7 +19,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax, tirx
 
-from tvm_sparse.passes.canonicalize.compute_constants import SAME_ORDER, TRANSPOSE
+from tvm_sparse.passes.canonicalize.compute_constants import SAME_ORDER, TRANSPOSE, transposed
 from tvm_sparse.passes.ir.expressions import is_call_to
 from tvm_sparse.passes.ir.rewriting import Emit, Lookup, rewrite_calls
 from tvm_sparse.passes.ir.shapes import known_shape, static_shape
@@ -90,8 +90,7 @@ def _reshaped(call: relax.Call, arrays: list[_Array]) -> _Array:
 
 
 def _transposed(call: relax.Call, arrays: list[_Array]) -> _Array:
-    axes = call.attrs.axes
-    return np.transpose(arrays[0], None if axes is None else [int(axis) for axis in axes])
+    return transposed(call, arrays[0])
 
 
 def _broadcast(call: relax.Call, arrays: list[_Array]) -> _Array:
