@@ -26,7 +26,7 @@ from tvm_sparse.passes.ir.shapes import known_shape, static_shape
 
 _DTYPES = ("int32", "int64", "bool")
 _LARGEST = 1 << 22
-"""Elements of a result: larger ones are left to TVM, whose arrays are shared."""
+"""Elements of a result; a larger one, such as a mask that is broadcast, is left to TVM."""
 
 _Array = NDArray[Any]
 
